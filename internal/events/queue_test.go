@@ -1,0 +1,222 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+)
+
+type note struct {
+	Header
+	N int
+}
+
+func n(i int) *note { return &note{N: i} }
+
+// drain reads what is queued: numbers as they are, a Lagged as its negative count.
+func drain(t testing.TB, q *Queue) (got []int) {
+	t.Helper()
+	last := uint64(0)
+	for {
+		ev, err := q.take()
+		if ev == nil {
+			_ = err
+			return got
+		}
+		require.Greater(t, ev.Head().Seq, last, "numbers rise")
+		last = ev.Head().Seq
+		switch ev := ev.(type) {
+		case *note:
+			got = append(got, ev.N)
+		case *Lagged:
+			require.Equal(t, "lagged", ev.Type)
+			got = append(got, -ev.Missed)
+		}
+	}
+}
+
+func TestQueueDropsOldestBroadcastsAndSaysHowManyInTheirPlace(t *testing.T) {
+	q := NewQueue("ops", Limits{Events: 3})
+	q.PushNotice(n(1))
+	for i := 2; i <= 7; i++ {
+		q.PushBroadcast(n(i), 1)
+	}
+	q.PushNotice(n(8))
+	require.Equal(t, []int{1, -3, 5, 6, 7, 8}, drain(t, q))
+	require.Empty(t, drain(t, q))
+}
+
+func TestQueueBoundsBytesAndAdmitsAFirstMessageOfAnySize(t *testing.T) {
+	q := NewQueue("", Limits{Bytes: 10})
+	require.Zero(t, q.PushBroadcast(n(1), 100))
+	require.False(t, q.PushDirect(n(2), 1))
+	require.Equal(t, 1, q.PushBroadcast(n(3), 10))
+	require.Equal(t, []int{-1, 3}, drain(t, q))
+}
+
+func TestQueueRefusesDirectsWhenFullAndDropsABroadcastForNoDirect(t *testing.T) {
+	q := NewQueue("", Limits{Events: 2})
+	require.True(t, q.PushDirect(n(1), 1))
+	require.True(t, q.PushDirect(n(2), 1))
+	require.False(t, q.PushDirect(n(3), 1))
+	require.Equal(t, 1, q.PushBroadcast(n(4), 1), "the new broadcast itself is dropped")
+	q.PushNotice(n(5))
+	require.Equal(t, []int{1, 2, -1, 5}, drain(t, q))
+}
+
+func TestQueueTellsOfDropsAtItsVeryEnd(t *testing.T) {
+	q := NewQueue("", Limits{Events: 1})
+	require.True(t, q.PushDirect(n(1), 1))
+	q.PushBroadcast(n(2), 1)
+	q.End(errors.New("over"))
+	ctx := context.Background()
+	ev, err := q.Recv(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 1, ev.(*note).N)
+	ev, err = q.Recv(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 1, ev.(*Lagged).Missed)
+	for range 2 {
+		_, err = q.Recv(ctx)
+		require.EqualError(t, err, "over")
+	}
+	require.False(t, q.PushDirect(n(9), 1), "an ended queue takes nothing")
+}
+
+func TestQueueEndsAReaderThatLeavesNoticesUnread(t *testing.T) {
+	q := NewQueue("", Limits{})
+	for i := range maxNotices + 1 {
+		q.PushNotice(n(i))
+	}
+	require.Len(t, drain(t, q), maxNotices)
+	_, err := q.Recv(context.Background())
+	require.ErrorIs(t, err, ErrOverrun)
+}
+
+func TestRecvWaitsForAnEventAndForItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := NewQueue("ops", Limits{})
+		got := make(chan Event)
+		go func() {
+			ev, _ := q.Recv(t.Context())
+			got <- ev
+		}()
+		synctest.Wait()
+		q.PushNotice(n(1))
+		require.Equal(t, "ops", (<-got).Head().Room)
+
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := q.Recv(ctx)
+		require.ErrorIs(t, err, context.Canceled)
+	})
+}
+
+func TestAllEndsSilentlyOrWithTheError(t *testing.T) {
+	over := errors.New("over")
+	for _, quiet := range []bool{true, false} {
+		q := NewQueue("", Limits{})
+		q.PushNotice(n(1))
+		q.End(over)
+		var got []error
+		for _, err := range q.All(t.Context(), func(err error) bool { return quiet && errors.Is(err, over) }) {
+			got = append(got, err)
+		}
+		if quiet {
+			require.Equal(t, []error{nil}, got)
+		} else {
+			require.Equal(t, []error{nil, over}, got)
+		}
+	}
+}
+
+// Against a plain model: nothing but broadcasts is ever dropped, order holds, and the counts add up.
+func TestQueueAgreesWithAModel(t *testing.T) {
+	for seed := range uint64(300) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 1))
+			limit := 1 + r.IntN(6)
+			q := NewQueue("", Limits{Events: limit})
+			pushed, missed := 0, 0
+			var got, keep []int // keep: notices and admitted directs
+			read := func() {
+				for _, v := range drain(t, q) {
+					if v < 0 {
+						missed -= v
+					} else {
+						got = append(got, v)
+					}
+				}
+			}
+			broadcasts := 0
+			for i := 1; i < 200; i++ {
+				switch r.IntN(4) {
+				case 0:
+					q.PushNotice(n(i))
+					keep = append(keep, i)
+				case 1:
+					if q.PushDirect(n(i), 1) {
+						keep = append(keep, i)
+					} else {
+						pushed--
+					}
+				case 2:
+					q.PushBroadcast(n(i), 1)
+					broadcasts++
+				case 3:
+					pushed--
+					if r.IntN(3) == 0 {
+						read()
+					}
+				}
+				pushed++
+			}
+			read()
+			require.Equal(t, pushed, len(got)+missed)
+			require.True(t, slices.IsSorted(got))
+			require.LessOrEqual(t, missed, broadcasts)
+			for _, k := range keep {
+				require.Contains(t, got, k)
+			}
+			require.Zero(t, q.count)
+			require.Zero(t, q.bytes)
+			require.Zero(t, q.notices)
+		})
+	}
+}
+
+func TestQueueIsSafeForManyWriters(t *testing.T) {
+	q := NewQueue("", Limits{})
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			for i := range 500 {
+				q.PushBroadcast(n(w*500+i), 1)
+			}
+		})
+	}
+	for range 2000 {
+		_, err := q.Recv(t.Context())
+		require.NoError(t, err)
+	}
+	wg.Wait()
+}
+
+func BenchmarkQueue(b *testing.B) {
+	q := NewQueue("", Limits{})
+	ev := n(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		q.PushBroadcast(ev, 1)
+		if _, err := q.Recv(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
