@@ -1,0 +1,90 @@
+package meshtest
+
+import "sync"
+
+// ConnectAll connects every host with every other.
+func (n *Net) ConnectAll() {
+	n.t.Helper()
+	var pairs [][2]int
+	for i := range n.Len() {
+		for j := range i {
+			pairs = append(pairs, [2]int{i, j})
+		}
+	}
+	n.connect(pairs)
+}
+
+// Chain connects every host with the next: 0 - 1 - 2 - …
+func (n *Net) Chain() {
+	n.t.Helper()
+	var pairs [][2]int
+	for i := 1; i < n.Len(); i++ {
+		pairs = append(pairs, [2]int{i - 1, i})
+	}
+	n.connect(pairs)
+}
+
+// Star connects every host with the given one.
+func (n *Net) Star(centre int) {
+	n.t.Helper()
+	var pairs [][2]int
+	for i := range n.Len() {
+		if i != centre {
+			pairs = append(pairs, [2]int{i, centre})
+		}
+	}
+	n.connect(pairs)
+}
+
+// Random connects the hosts into one connected graph in which hosts have degree connections on average: a random tree
+// first, then random pairs. A degree that the number of hosts does not allow gives all pairs.
+func (n *Net) Random(degree int) {
+	n.t.Helper()
+	n.connect(n.randomPairs(degree))
+}
+
+func (n *Net) randomPairs(degree int) [][2]int {
+	count := n.Len()
+	if degree >= count-1 {
+		degree = count - 1
+	}
+	want := count * degree / 2
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var (
+		pairs [][2]int
+		have  = make(map[[2]int]bool)
+	)
+	add := func(i, j int) {
+		if p := pair(i, j); i != j && !have[p] {
+			have[p] = true
+			pairs = append(pairs, p)
+		}
+	}
+	order := n.rng.Perm(count)
+	for k := 1; k < count; k++ {
+		add(order[k], order[n.rng.IntN(k)])
+	}
+	for len(pairs) < want {
+		add(n.rng.IntN(count), n.rng.IntN(count))
+	}
+	return pairs
+}
+
+// connect makes all connections at once: in sequence, the round trips of a large topology would take seconds of virtual time.
+func (n *Net) connect(pairs [][2]int) {
+	n.t.Helper()
+	var (
+		wg   sync.WaitGroup
+		errs = make([]error, len(pairs))
+	)
+	for k, p := range pairs {
+		wg.Go(func() { errs[k] = n.TryConnect(p[0], p[1]) })
+	}
+	wg.Wait()
+	for k, err := range errs {
+		if err != nil {
+			n.t.Fatalf("meshtest: connect %d to %d: %v", pairs[k][0], pairs[k][1], err)
+		}
+	}
+}
