@@ -1,0 +1,113 @@
+package main
+
+import (
+	"math"
+	"time"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+)
+
+// jsonHelp is `starling help json`: the contract with programs that read the chat.
+const jsonHelp = `With --json, starling chat writes one JSON object a line to standard output, and nothing else there.
+It takes the same lines on standard input as without.
+
+Every object has "type" and "time" (RFC 3339). 64-bit numbers are strings. The events of the mesh
+(message, direct, joined, left, gap_lost, lagged, peer_up, …) also have "seq", which counts per room, and
+for those without "room" per node: a hole in it is events that this program read too slowly for. Message
+texts are "text"; binary is base64 in "data". The chat's own objects have no "seq":
+
+  ready   first of all: user, key (fingerprint), peer (ID), addrs (to give to others as --peer), app,
+          data (directory; absent with --ephemeral), rooms (about to be entered, the first is current)
+  entered the room "room" is ready: what is sent now reaches every member of "members"
+  exited  the room "room" has been left
+  sent    the result of a message, exactly one for each: line (which line of standard input asked for
+          it), id (absent if it was not accepted), ok, room or to or both, rtt_ms (sends to one user),
+          and when not ok: error (a code, below) and detail (words)
+  who     room, members, online
+  help    lines
+  error   code, detail, and line if a line of standard input was at fault
+  bye     last of all: reason (quit, eof, signal, displaced or failed), code (the exit code)
+
+Codes of "sent": not_sent (the other side has certainly seen nothing), unknown (it may have arrived),
+refused (its node said no, detail says why), not_member, not_found, conflict, not_joined, not_logged_in,
+too_long, empty, self, not_text, bad_id, closed, failed.
+Other codes: usage, data_dir_in_use, key, room, overrun, failed.
+
+The chat ends at the end of standard input: to only listen, keep it open, as in
+  sleep infinity | starling chat --json`
+
+// head opens every object of the chat's own.
+type head struct {
+	Type string    `json:"type"`
+	Time time.Time `json:"time"`
+	Room string    `json:"room,omitempty"`
+}
+
+func newHead(typ, room string) head { return head{typ, time.Now(), room} }
+
+// ready says who this is. It is the first that a chat tells.
+type ready struct {
+	head
+	identity.Login
+	Addrs []string `json:"addrs"`
+	App   string   `json:"app"`
+	Data  string   `json:"data,omitempty"`
+	Rooms []string `json:"rooms"`
+}
+
+// entered says that a room is ready.
+type entered struct {
+	head
+	Members []mesh.Member `json:"members"`
+}
+
+// exited says that a room has been left.
+type exited struct{ head }
+
+// sent is the result of one message.
+type sent struct {
+	head
+	Line    int    `json:"line"`
+	ID      uint64 `json:"id,string,omitempty"`
+	OK      bool   `json:"ok"`
+	To      string `json:"to,omitempty"` // a user; empty: all in the room
+	RTT     millis `json:"rtt_ms,omitempty"`
+	Relayed bool   `json:"relayed,omitempty"`
+	Error   string `json:"error,omitempty"`
+	Detail  string `json:"detail,omitempty"`
+}
+
+// who answers /who.
+type who struct {
+	head
+	Members []mesh.Member    `json:"members"`
+	Online  []identity.Login `json:"online"`
+}
+
+type help struct {
+	head
+	Lines []string `json:"lines"`
+}
+
+// trouble is what went wrong, other than a send.
+type trouble struct {
+	head
+	Line   int    `json:"line,omitempty"`
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+}
+
+// bye is the last that a chat tells.
+type bye struct {
+	head
+	Reason string `json:"reason"`
+	Code   int    `json:"code"`
+}
+
+// millis is a duration in milliseconds, to the microsecond.
+type millis float64
+
+func toMillis(d time.Duration) millis {
+	return millis(math.Round(float64(d)/float64(time.Microsecond)) / 1000)
+}

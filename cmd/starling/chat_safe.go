@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// safeText makes what a peer sent fit for a terminal: no byte of it moves the cursor, changes colours or
+// reverses the direction of the line, and a second line of it cannot be taken for a message of its own.
+func safeText(s string) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, s[0])
+		case r == '\n':
+			b.WriteString("\n    | ")
+		case r == '\t', r == '\u200c', r == '\u200d', unicode.IsGraphic(r): // the joiners make emoji and scripts
+			b.WriteRune(r)
+		default:
+			q := strconv.QuoteRuneToASCII(r)
+			b.WriteString(q[1 : len(q)-1])
+		}
+		s = s[n:]
+	}
+	return b.String()
+}
+
+// binarySummary shows binary to people: its size and its first bytes.
+func binarySummary(data []byte) string {
+	const shown = 16
+	s := fmt.Sprintf("[%s of binary: % x", count(len(data), "byte"), data[:min(shown, len(data))])
+	if len(data) > shown {
+		s += " …"
+	}
+	return s + "]"
+}
+
+// count writes "1 byte" and "2 bytes".
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// system is what a process gets from the one that started it. Tests give their own.
+type system struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	signals        <-chan os.Signal // nil: none ever come
+	exit           func(code int)   // ends the process from a second signal; must not return
+}
+
+// closeTime is how long after a first signal the process may still be there.
+const closeTime = 2 * time.Second
+
+// run runs the command line args and returns its exit code.
+func run(args []string, sys system) int {
+	ctx, stop := withSignals(sys)
+	defer stop()
+
+	app := &app{system: sys}
+	root := app.command()
+	root.SetArgs(args)
+	root.SetIn(sys.stdin)
+	root.SetOut(sys.stdout)
+	root.SetErr(sys.stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !app.running {
+		err = usage(err) // all that cobra refuses by itself: commands, flags and arguments
+	}
+	return app.report(ctx, cmd, err)
+}
+
+// app is one run of the command.
+type app struct {
+	system
+	logLevel string
+	running  bool // a command's own code has begun
+}
+
+// action makes a command's RunE of f, which gets no arguments of its own unless the command takes some.
+func (a *app) action(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		a.running = true
+		return f(cmd, args)
+	}
+}
+
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "starling",
+		Short: "Rooms and direct messages between devices, with no server",
+		Long: `Starling is a peer-to-peer mesh node: rooms for everybody in them, messages to one user, and no
+server anywhere. Two machines on one network that run "starling chat" find each other by themselves.`,
+		Example: `  starling demo                          see all of it work, inside one process
+  starling chat                          talk with whoever runs it on this network
+  starling chat --user bob --room ops    as bob, in the room ops
+  starling help exit-codes               what a script can branch on`,
+		Args:                  subcommandsOnly,
+		RunE:                  a.action(func(cmd *cobra.Command, _ []string) error { return cmd.Help() }),
+		SilenceErrors:         true,
+		SilenceUsage:          true,
+		DisableFlagsInUseLine: true,
+	}
+	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "warn",
+		"what to log on standard error: off, error, warn, info or debug")
+	root.SetFlagErrorFunc(flagError)
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(a.demoCommand(), a.chatCommand(), a.idCommand(), a.versionCommand())
+	root.AddCommand(topics()...)
+	root.SetHelpCommand(a.helpCommand())
+	return root
+}
+
+// helpCommand is cobra's own, but a topic that does not exist is wrong usage and not a success.
+func (a *app) helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:                   "help [COMMAND]",
+		Short:                 "Explain a command or a topic",
+		Example:               "  starling help chat\n  starling help exit-codes",
+		DisableFlagsInUseLine: true,
+		RunE: a.action(func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usagef("no help on %q%s", strings.Join(args, " "), suggestCommand(cmd.Root(), args[0]))
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		}),
+	}
+}
+
+// subcommandsOnly refuses the arguments of a command that has subcommands: the first is a mistyped one.
+func subcommandsOnly(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), suggestCommand(cmd, args[0]))
+}
+
+// noArguments refuses the arguments of a command that takes none.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%q takes no arguments, and got %q", cmd.CommandPath(), args[0])
+}
+
+// report tells what went wrong on standard error, and returns the exit code.
+func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
+	var sig *signalError
+	if errors.As(context.Cause(ctx), &sig) && (err == nil || errors.Is(err, context.Canceled) || errors.As(err, &sig)) {
+		return sig.exitCode()
+	}
+	if err == nil {
+		return exitOK
+	}
+	var told *toldError
+	if !errors.As(err, &told) {
+		fmt.Fprintf(a.stderr, "starling: %v\n", err)
+	}
+	code := exitCode(err)
+	if code == exitUsage {
+		fmt.Fprintf(a.stderr, "Run '%s --help' for usage.\n", cmd.CommandPath())
+	}
+	return code
+}
+
+// withSignals returns a context that ends at the first signal, with a *signalError as its cause. Whatever
+// still runs 2 s later, or at a second signal, is ended with the process.
+func withSignals(sys system) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	done := make(chan struct{})
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		var first *signalError
+		var late <-chan time.Time
+		for {
+			select {
+			case s := <-sys.signals:
+				if first != nil {
+					sys.exit(first.exitCode())
+					return
+				}
+				first = &signalError{s}
+				cancel(first)
+				late = time.After(closeTime)
+			case <-late:
+				fmt.Fprintf(sys.stderr, "starling: not closed %v after the signal, leaving without a goodbye\n", closeTime)
+				sys.exit(first.exitCode())
+				return
+			case <-done:
+				return
+			}
+		}
+	})
+	return ctx, func() {
+		close(done)
+		watcher.Wait()
+		cancel(nil)
+	}
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+// version is the release that this tree is on the way to.
+const version = "0.1.0-dev"
+
+// build is what `starling version` tells.
+type build struct {
+	Version  string `json:"version"`
+	Revision string `json:"revision,omitempty"` // the commit, when built in a repository
+	Modified bool   `json:"modified,omitempty"` // with changes on top of it
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+}
+
+func thisBuild() build {
+	b := build{Version: version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			switch s.Key {
+			case "vcs.revision":
+				b.Revision = s.Value
+			case "vcs.modified":
+				b.Modified = s.Value == "true"
+			}
+		}
+	}
+	return b
+}
+
+func (b build) String() string {
+	s := "starling " + b.Version
+	if b.Revision != "" {
+		s += " (" + b.Revision[:min(12, len(b.Revision))]
+		if b.Modified {
+			s += ", modified"
+		}
+		s += ")"
+	}
+	return fmt.Sprintf("%s %s %s", s, b.Go, b.Platform)
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "version",
+		Short:   "Say which starling this is",
+		Example: "  starling version\n  starling version --json",
+		Args:    noArguments,
+		RunE: a.action(func(cmd *cobra.Command, _ []string) error {
+			if asJSON {
+				return json.NewEncoder(a.stdout).Encode(thisBuild())
+			}
+			_, err := fmt.Fprintln(a.stdout, thisBuild())
+			return err
+		}),
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as one JSON object")
+	return cmd
+}
