@@ -1,0 +1,195 @@
+package identity
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// The files of a data directory. Keys are files of their own, so that people can see, copy and protect
+// them; everything else is in one database, whose lock is the lock of the directory.
+const (
+	deviceFile   = "device.key"
+	userFile     = "user.key" // absent while the device key is the user key
+	databaseFile = "starling.db"
+)
+
+// lockTimeout is how long OpenDir waits for another process to let go of the directory: long enough for one that
+// is closing.
+const lockTimeout = time.Second
+
+// ErrInUse reports a data directory that another process, or another Dir of this one, holds open.
+var ErrInUse = errors.New("in use by another node")
+
+// DirError reports a data directory that cannot be used.
+type DirError struct {
+	Path string
+	Err  error
+}
+
+func (e *DirError) Error() string {
+	return fmt.Sprintf("identity: data directory %s: %v", e.Path, e.Err)
+}
+
+// Unwrap returns Err.
+func (e *DirError) Unwrap() error { return e.Err }
+
+// Dir is an open data directory: what a node keeps from one run to the next. One Dir at a time holds a
+// directory. It is safe for concurrent use; reads come from memory, writes go to the disk before they return.
+type Dir struct {
+	path  string
+	db    *bolt.DB
+	keys  *Keys
+	pins  *Pins
+	close func() error
+
+	mu       sync.Mutex
+	ports    map[string]int
+	user     string
+	sequence uint64
+	peers    map[peer.ID]*remembered
+	failed   error // the first write that failed
+}
+
+// OpenDir opens the data directory at path. It creates the directory (0700) and the keys (0600) if they are
+// missing. It waits up to a second for another process to let go of the directory. Errors are a [*DirError],
+// which may wrap [ErrInUse], or a [*KeyError].
+func OpenDir(path string) (*Dir, error) {
+	db, err := openDB(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &Dir{path: path, db: db}
+	d.close = sync.OnceValue(d.shutdown)
+	if err := errors.Join(d.loadKeys(), d.load()); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// Path returns the path that the directory was opened with.
+func (d *Dir) Path() string { return d.path }
+
+// Keys returns the node's keys.
+func (d *Dir) Keys() *Keys { return d.keys }
+
+// Pins returns the directory's pins. Changes are kept.
+func (d *Dir) Pins() *Pins { return d.pins }
+
+// Close writes what is left to write and lets go of the directory. It returns the first error of any write since
+// OpenDir. It may be called again; every call returns the same.
+func (d *Dir) Close() error { return d.close() }
+
+func (d *Dir) shutdown() error {
+	d.flushPeers()
+	err := d.db.Close()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err = errors.Join(d.failed, err); err != nil {
+		return &DirError{Path: d.path, Err: err}
+	}
+	return nil
+}
+
+// Ports returns the ports that the node listened on last, by the caller's names for them; empty at first.
+func (d *Dir) Ports() map[string]int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.ports)
+}
+
+// SetPorts keeps the ports that the node listens on.
+func (d *Dir) SetPorts(ports map[string]int) error {
+	d.mu.Lock()
+	d.ports = maps.Clone(ports)
+	d.mu.Unlock()
+	return d.save(saveMeta)
+}
+
+// LastUser returns the user ID that the node had last; empty at first.
+func (d *Dir) LastUser() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.user
+}
+
+// SetLastUser keeps the user ID that the node has.
+func (d *Dir) SetLastUser(user string) error {
+	d.mu.Lock()
+	d.user = user
+	d.mu.Unlock()
+	return d.save(saveMeta)
+}
+
+// Sequence returns the highest log-in sequence kept; 0 at first. See [NextSequence].
+func (d *Dir) Sequence() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sequence
+}
+
+// SetSequence keeps the log-in sequence that the node uses now.
+func (d *Dir) SetSequence(sequence uint64) error {
+	d.mu.Lock()
+	d.sequence = sequence
+	d.mu.Unlock()
+	return d.save(saveMeta)
+}
+
+// loadKeys reads the keys, and makes those that are missing.
+func (d *Dir) loadKeys() error {
+	removeTemps(d.path)
+	device, err := readKey(filepath.Join(d.path, deviceFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		device, err = d.newDeviceKey()
+	}
+	if err != nil {
+		return err
+	}
+	user, err := readKey(filepath.Join(d.path, userFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		user, err = device, nil
+	}
+	if err != nil {
+		return err
+	}
+	d.keys = &Keys{Device: device, User: user}
+	return nil
+}
+
+func (d *Dir) newDeviceKey() (ed25519.PrivateKey, error) {
+	keys, err := GenerateKeys()
+	if err != nil {
+		return nil, err
+	}
+	return keys.Device, writeKey(filepath.Join(d.path, deviceFile), keys.Device)
+}
+
+// openDB creates the directory if need be, and takes its lock.
+func openDB(path string) (*bolt.DB, error) {
+	if path == "" {
+		return nil, &DirError{Path: path, Err: errors.New("no path given")}
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, &DirError{Path: path, Err: err}
+	}
+	db, err := bolt.Open(filepath.Join(path, databaseFile), 0o600, &bolt.Options{Timeout: lockTimeout})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		err = ErrInUse
+	}
+	if err != nil {
+		return nil, &DirError{Path: path, Err: err}
+	}
+	return db, nil
+}

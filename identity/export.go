@@ -1,0 +1,65 @@
+package identity
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+)
+
+// ErrOtherKey reports an import into a data directory that is another user already.
+var ErrOtherKey = errors.New("another user key is there already")
+
+// ExportUserKey returns the user key of a data directory in the form that [ImportUserKey] takes, to carry the
+// user to another device. It is a private key: who has it is that user. The directory may be in use. The error
+// is a [*KeyError]; errors.Is(err, fs.ErrNotExist) holds if there is no key.
+func ExportUserKey(dir string) (pemText []byte, err error) {
+	key, err := readKey(filepath.Join(dir, userFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		key, err = readKey(filepath.Join(dir, deviceFile))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return MarshalKey(key)
+}
+
+// ImportUserKey makes the node in a data directory the user of an exported key. The directory keeps its own
+// device key, or gets one when it is next opened; it is created if it is not there. A directory that has a key
+// already is somebody: unless that is the same user, the import is refused with [ErrOtherKey] and changes
+// nothing. It fails with [ErrInUse] while a node uses the directory, and with [ErrKeyDamaged] or [ErrKeyType] for
+// text that holds no key.
+func ImportUserKey(dir string, pemText []byte) error { return importUserKey(dir, pemText, false) }
+
+// ReplaceUserKey is [ImportUserKey], and overwrites another user key. What was overwritten is lost unless it was
+// exported.
+func ReplaceUserKey(dir string, pemText []byte) error { return importUserKey(dir, pemText, true) }
+
+func importUserKey(dir string, pemText []byte, replace bool) error {
+	key, err := ParseKey(pemText)
+	if err != nil {
+		return fmt.Errorf("identity: user key: %w", err)
+	}
+	db, err := openDB(dir) // nobody reads the keys meanwhile
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+
+	path := filepath.Join(dir, userFile)
+	has, err := readKey(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		has, err = readKey(filepath.Join(dir, deviceFile))
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || replace:
+	case err != nil:
+		return err
+	case has.Equal(key):
+		return nil
+	default:
+		return &KeyError{Path: path, Err: fmt.Errorf("%w: %s, not %s", ErrOtherKey,
+			publicKey(has).Fingerprint(), publicKey(key).Fingerprint())}
+	}
+	return writeKey(path, key)
+}
