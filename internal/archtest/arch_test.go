@@ -1,0 +1,168 @@
+package archtest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/starling-mesh/starling"
+
+// row says what of this module the packages in a directory may import. Tests may import more: they are not looked at.
+type row struct {
+	dir string   // below the module; "x/..." is every package under x, and x itself
+	may []string // directories
+}
+
+// table has one row for every package, lowest first. A row names what it may use, not what it does use.
+var table = []row{
+	{"internal/wire", nil},
+	{"internal/events", nil},
+	{"identity", []string{"internal/wire"}},
+	{"presence", []string{"identity", "internal/wire"}},
+	{"mesh", []string{"identity", "internal/wire", "internal/events"}},
+	{"node", []string{"mesh", "presence", "identity", "internal/wire", "internal/events"}},
+	{"cmd/starling", []string{"node", "mesh", "presence", "identity", "internal/wire", "internal/events"}},
+	// An example shows what any embedder can write, and an embedder cannot import internal packages.
+	{"examples/...", []string{"node", "mesh", "presence", "identity"}},
+	// For tests: nothing that ships may import these, and they know nothing of what they test.
+	{"internal/meshtest", nil},
+	{"internal/netlab", nil},
+	{"internal/archtest", nil},
+}
+
+// pkg is what go list says about a package.
+type pkg struct {
+	ImportPath string
+	Imports    []string
+}
+
+// faults returns what is wrong with the imports of pkgs, a line each, and whether a package has no row.
+func faults(table []row, pkgs []pkg) []string {
+	var found []string
+	for _, p := range pkgs {
+		dir, ours := strings.CutPrefix(p.ImportPath, module+"/")
+		if !ours {
+			continue
+		}
+		i := slices.IndexFunc(table, func(r row) bool { return r.covers(dir) })
+		if i < 0 {
+			found = append(found, fmt.Sprintf("%s has no row in the table of internal/archtest: add one that says what it may import", dir))
+			continue
+		}
+		for _, imp := range p.Imports {
+			to, ours := strings.CutPrefix(imp, module+"/")
+			if ours && !slices.Contains(table[i].may, to) {
+				found = append(found, fmt.Sprintf("%s imports %s: it may import %s", dir, to, table[i].allowed()))
+			}
+		}
+	}
+	return found
+}
+
+func (r row) covers(dir string) bool {
+	parent, all := strings.CutSuffix(r.dir, "/...")
+	return dir == parent || all && strings.HasPrefix(dir, parent+"/")
+}
+
+func (r row) allowed() string {
+	if len(r.may) == 0 {
+		return "nothing of this module"
+	}
+	return "only " + strings.Join(r.may, ", ")
+}
+
+// list runs go list over the whole module and all that it depends on, as built for one operating system.
+func list(t *testing.T, goos string) []pkg {
+	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Imports", module+"/...")
+	cmd.Env = append(os.Environ(), "GOOS="+goos, "CGO_ENABLED=0")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	require.NoError(t, err, "go list for %s", goos)
+	var pkgs []pkg
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return pkgs
+		}
+		require.NoError(t, err)
+		pkgs = append(pkgs, p)
+	}
+}
+
+// lookAtSources makes the test look at every source file of the module. go test keeps a result while what the
+// test has looked at is unchanged, and go list looks in a process of its own.
+func lookAtSources(t *testing.T) {
+	gomod, err := exec.Command("go", "env", "GOMOD").Output()
+	require.NoError(t, err)
+	root := filepath.Dir(strings.TrimSpace(string(gomod)))
+	seen := 0
+	require.NoError(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".go" {
+			return err
+		}
+		seen++
+		_, err = os.Stat(path)
+		return err
+	}))
+	require.NotZero(t, seen)
+}
+
+func TestArrowsBetweenPackagesPointDown(t *testing.T) {
+	lookAtSources(t)
+	for _, goos := range []string{"linux", "windows", "darwin"} {
+		t.Run(goos, func(t *testing.T) {
+			t.Parallel()
+			pkgs := list(t, goos)
+			require.True(t, slices.ContainsFunc(pkgs, func(p pkg) bool { return p.ImportPath == module+"/internal/wire" }),
+				"go list has not listed this module")
+			for _, fault := range faults(table, pkgs) {
+				t.Error(fault)
+			}
+		})
+	}
+}
+
+func TestTableItselfPointsDown(t *testing.T) {
+	var below []string
+	for _, r := range table {
+		for _, dir := range r.may {
+			require.Contains(t, below, dir, "%s may import %s, which is not below it", r.dir, dir)
+		}
+		below = append(below, r.dir)
+	}
+}
+
+func TestFaultsAreToldReadably(t *testing.T) {
+	of := func(dir string, imports ...string) []pkg {
+		return []pkg{{ImportPath: module + "/" + dir, Imports: imports}}
+	}
+	for _, c := range []struct {
+		name string
+		pkgs []pkg
+		want []string
+	}{
+		{"allowed", of("mesh", "fmt", module+"/identity", "github.com/libp2p/go-libp2p"), nil},
+		{"up", of("identity", module+"/node"), []string{"identity imports node: it may import only internal/wire"}},
+		{"sideways", of("mesh", module+"/presence"), []string{"mesh imports presence: it may import only identity, internal/wire, internal/events"}},
+		{"from the bottom", of("internal/wire", module+"/identity"), []string{"internal/wire imports identity: it may import nothing of this module"}},
+		{"test code", of("node", module+"/internal/meshtest"), []string{"node imports internal/meshtest: it may import only mesh, presence, identity, internal/wire, internal/events"}},
+		{"internal in an example", of("examples/embed", module+"/internal/wire"), []string{"examples/embed imports internal/wire: it may import only node, mesh, presence, identity"}},
+		{"no row", of("util"), []string{"util has no row in the table of internal/archtest: add one that says what it may import"}},
+		{"a row is no prefix", of("node2"), []string{"node2 has no row in the table of internal/archtest: add one that says what it may import"}},
+		{"not ours", []pkg{{ImportPath: "github.com/starling-mesh/other", Imports: []string{module + "/node"}}}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.want, faults(table, c.pkgs)) })
+	}
+}
