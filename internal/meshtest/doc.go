@@ -24,6 +24,9 @@
 // be closed before the test's function returns; the network itself is closed by the test's cleanup, still inside the
 // bubble, or earlier by [Net.Close].
 //
+// Under -race, [New] leaves the test binary on one processor (GOMAXPROCS): the race detector itself crashes when two
+// processors run the timers of one bubble.
+//
 // # Faults
 //
 // Faults drop packets in silence, in flight ones included: nobody gets an error, as with a pulled cable. [Net.Cut],

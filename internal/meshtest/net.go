@@ -76,6 +76,7 @@ type node struct {
 // closed when the test, or the bubble that it was made in, ends.
 func New(t testing.TB, o Options) *Net {
 	t.Helper()
+	oneProcessor()
 	if s := os.Getenv("STARLING_SEED"); s != "" {
 		seed, err := strconv.ParseUint(s, 0, 64)
 		if err != nil {
