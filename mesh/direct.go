@@ -1,0 +1,218 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// DirectProtocol carries messages to one user, in rooms and outside them.
+const DirectProtocol protocol.ID = "/starling/direct/1.0.0"
+
+// Mode is how hard a send to one user tries. Each mode has streams of its own, so that none waits behind a
+// large message of another.
+type Mode uint8
+
+const (
+	// Reliable messages are written again after a broken connection until their deadline. They arrive once
+	// and in order. The zero value.
+	Reliable Mode = iota
+	// UnreliableOrdered messages are not written again, and are dropped when they have waited [LateAfter]
+	// to be written. What arrives is in order. A lost one still ends with a result.
+	UnreliableOrdered
+	// UnreliableUnordered messages are like these, and may overtake each other.
+	UnreliableUnordered
+)
+
+func (m Mode) String() string {
+	switch m {
+	case Reliable:
+		return "reliable"
+	case UnreliableOrdered:
+		return "unreliable ordered"
+	case UnreliableUnordered:
+		return "unreliable unordered"
+	}
+	return fmt.Sprintf("mode %d", uint8(m))
+}
+
+// LateAfter is how long a message of the unreliable modes may wait to be written, for instance while
+// its receiver is dialled, before it is dropped and its send ends as [ErrUnreachable].
+const LateAfter = 500 * time.Millisecond
+
+// Send sends data to one logged-in user, outside rooms, and waits for its answer: until ctx ends, or the
+// send timeout (see [WithSendTimeout]) if ctx has no deadline. A nil error means that the receiver's node
+// has put the message into its program's queue.
+//
+// Refused here at once, with no traffic and no ID: [ErrEmpty], [*SizeError], [ErrNotText], [ErrSelf],
+// [ErrNotLoggedIn], [ErrClosed]. Otherwise the receipt has the send's ID even where the error is not nil: [ErrUnreachable],
+// [ErrUnconfirmed] or a [*RefusedError].
+func (m *Mesh) Send(ctx context.Context, to identity.Login, data []byte, opts ...SendOption) (Receipt, error) {
+	p, err := m.sendOutside(ctx, to, data, opts, waits)
+	if err != nil {
+		return Receipt{}, err
+	}
+	return p.await(ctx)
+}
+
+// SendAsync is Send for callers that pipeline: it copies data, gives the send its ID, and returns. ctx still
+// bounds the whole send. It blocks only while the queue to that peer is full (4096 messages or 8 MiB); if ctx
+// ends meanwhile, the send was not accepted, and has no ID and no result but this error.
+func (m *Mesh) SendAsync(ctx context.Context, to identity.Login, data []byte, opts ...SendOption) (*Pending, error) {
+	return m.sendOutside(ctx, to, data, opts, watched)
+}
+
+func (m *Mesh) sendOutside(ctx context.Context, to identity.Login, data []byte, opts []SendOption, w watching) (*Pending, error) {
+	var c sendConfig
+	for _, o := range opts {
+		o.applySend(&c)
+	}
+	out := outgoing{to: to.User, kind: c.kind, payload: data, mode: c.mode, watching: w}
+	if err := m.checkOutgoing(to.Peer, out); err != nil {
+		return nil, err
+	}
+	self := m.who.Self()
+	if self == nil || !self.LoggedIn {
+		return nil, ErrNotLoggedIn
+	}
+	if self.UserKey == to.Key {
+		return nil, ErrSelf
+	}
+	return m.enqueue(ctx, to.Peer, out)
+}
+
+// outgoing is one message to one user.
+type outgoing struct {
+	room     *[32]byte // nil: outside rooms
+	to       string    // the user
+	kind     Kind
+	payload  []byte // copied
+	mode     Mode
+	watching watching
+}
+
+// watching is who sees to it that a send ends with its context.
+type watching uint8
+
+const (
+	watched watching = iota // the mesh: the handle is the caller's
+	waits                   // the caller, in [Pending.await]
+)
+
+// sendDirect checks d and gives it to the stream of that peer and mode. Whether the two users may talk is
+// the caller's to check.
+func (m *Mesh) sendDirect(ctx context.Context, to peer.ID, d outgoing) (*Pending, error) {
+	if err := m.checkOutgoing(to, d); err != nil {
+		return nil, err
+	}
+	return m.enqueue(ctx, to, d)
+}
+
+func (m *Mesh) checkOutgoing(to peer.ID, d outgoing) error {
+	switch {
+	case m.ctx.Err() != nil:
+		return ErrClosed
+	case len(d.payload) == 0:
+		return ErrEmpty
+	case len(d.payload) > m.cfg.maxMessage:
+		return &SizeError{Size: len(d.payload), Limit: m.cfg.maxMessage}
+	case d.kind > Text:
+		return fmt.Errorf("mesh: unknown %v", d.kind)
+	case d.kind == Text && !utf8.Valid(d.payload):
+		return ErrNotText
+	case d.mode > UnreliableUnordered:
+		return fmt.Errorf("mesh: unknown %v", d.mode)
+	case to == m.host.ID():
+		return ErrSelf
+	}
+	if err := to.Validate(); err != nil {
+		return fmt.Errorf("mesh: receiver: %w", err)
+	}
+	return identity.CheckUser(d.to)
+}
+
+// enqueue gives a checked message to its lane, once there is room.
+func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, &sendError{ErrUnreachable, err}
+	}
+	now := time.Now()
+	content := wire.Direct{Kind: kindToWire(d.kind), To: []byte(d.to), Payload: d.payload, SentMS: now.UnixMilli()}
+	if d.room != nil {
+		content.Room = d.room[:]
+	}
+	p := &Pending{done: make(chan struct{}), body: content.MessageContent(), deadline: now.Add(m.cfg.sendTimeout)}
+	if t, ok := ctx.Deadline(); ok {
+		p.deadline, p.ctxErr = t, context.DeadlineExceeded
+	}
+	if d.mode != Reliable {
+		p.late = now.Add(LateAfter)
+	}
+	for {
+		l := m.lane(laneKey{to, d.mode})
+		if l == nil {
+			return nil, ErrClosed
+		}
+		space, err := l.accept(p, now)
+		if err == errRetired {
+			continue // it ended just now; the next one takes over
+		}
+		if err != nil {
+			return nil, err
+		}
+		if space == nil {
+			break
+		}
+		select {
+		case <-space:
+		case <-ctx.Done():
+			return nil, &sendError{ErrUnreachable, fmt.Errorf("queue to the peer is full: %w", ctx.Err())}
+		case <-m.ctx.Done():
+			return nil, ErrClosed
+		}
+		now = time.Now()
+	}
+	if d.watching == watched && ctx.Done() != nil {
+		p.lane.watch(ctx, p)
+	}
+	return p, nil
+}
+
+// await waits for the end of a send that nobody else watches ctx for.
+func (p *Pending) await(ctx context.Context) (Receipt, error) {
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		p.lane.abandon(p, ctx.Err())
+		<-p.done
+	}
+	return p.receipt, p.err
+}
+
+func kindToWire(k Kind) wire.Kind {
+	if k == Text {
+		return wire.Kind_KIND_TEXT
+	}
+	return wire.Kind_KIND_BINARY
+}
+
+// kindFromWire also says whether a user may send that kind.
+func kindFromWire(k wire.Kind) (Kind, bool) {
+	switch k {
+	case wire.Kind_KIND_BINARY:
+		return Binary, true
+	case wire.Kind_KIND_TEXT:
+		return Text, true
+	}
+	return 0, false
+}
+
+var errRetired = errors.New("lane retired")

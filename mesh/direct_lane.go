@@ -1,0 +1,476 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	multistream "github.com/multiformats/go-multistream"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+const (
+	// writeBatch is about how many bytes one write takes: more gains nothing, and what it takes counts as
+	// written although a part of it may not be.
+	writeBatch = 64 << 10
+	// idleStream is after how long without a message an outgoing stream is closed and forgotten.
+	idleStream = 5 * time.Minute
+	// Pauses between attempts to open a stream, doubled each time and varied by a quarter.
+	minPause, maxPause = 50 * time.Millisecond, time.Second
+	// openTimeout bounds one attempt, so that a lost packet of a dial does not cost the whole deadline.
+	openTimeout = 10 * time.Second
+)
+
+type laneKey struct {
+	peer peer.ID
+	mode Mode
+}
+
+// outbound is the lanes of a mesh.
+type outbound struct {
+	mu    sync.Mutex
+	lanes map[laneKey]*lane
+	// base is the highest sequence that a lane which is gone had used: a lane that comes again to the same
+	// peer must not use one twice, and nothing else of it need be remembered.
+	base [UnreliableUnordered + 1]uint64
+}
+
+// lane is the one way from here to one peer in one mode. One goroutine connects and writes, another reads
+// the answers; the ledger says what is owed.
+type lane struct {
+	m    *Mesh
+	key  laneKey
+	wake chan struct{} // holds a token when the writer has something to look at
+
+	mu      sync.Mutex
+	book    ledger
+	retired bool
+	space   chan struct{} // callers wait here for room; closed when there is
+	due     time.Time     // when timer fires
+	timer   *time.Timer
+	dial    context.CancelFunc // ends the attempt under way
+	stream  *outStream
+	peerInc uint64 // the peer's incarnation, once known is set
+	known   bool
+	used    time.Time // last accepted or answered
+}
+
+// lane gives the lane of a key and starts it if there is none; nil when the mesh is closed.
+func (m *Mesh) lane(key laneKey) *lane {
+	m.out.mu.Lock()
+	defer m.out.mu.Unlock()
+	if l := m.out.lanes[key]; l != nil {
+		return l
+	}
+	l := &lane{m: m, key: key, wake: make(chan struct{}, 1), used: time.Now()}
+	l.book = ledger{unreliable: key.mode != Reliable, stats: &m.stats, seq: m.out.base[key.mode]}
+	if !m.goTask(l.run) {
+		return nil
+	}
+	m.out.lanes[key] = l
+	return l
+}
+
+// accept gives p its ID and queues it. A channel means that there is no room until it is closed.
+func (l *lane) accept(p *Pending, now time.Time) (space <-chan struct{}, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.retired {
+		if l.m.ctx.Err() != nil {
+			return nil, ErrClosed
+		}
+		return nil, errRetired
+	}
+	if l.book.full(len(p.body)) {
+		if l.space == nil {
+			l.space = make(chan struct{})
+		}
+		return l.space, nil
+	}
+	p.lane, p.size = l, len(p.body)
+	p.id = l.m.nextID()
+	l.m.stats.directSent.Add(1)
+	l.used = now
+	l.book.add(p)
+	due := p.deadline
+	if !p.late.IsZero() && p.late.Before(due) {
+		due = p.late
+	}
+	l.armLocked(due)
+	l.signal()
+	return nil, nil
+}
+
+// signal lets the writer look.
+func (l *lane) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// watch makes the end of ctx the end of p. It is separate from accept, and only for contexts that can end.
+func (l *lane) watch(ctx context.Context, p *Pending) {
+	unwatch := context.AfterFunc(ctx, func() { l.abandon(p, ctx.Err()) })
+	l.mu.Lock()
+	ended := p.ended
+	p.unwatch = unwatch
+	l.mu.Unlock()
+	if ended {
+		unwatch()
+	}
+}
+
+// abandon ends p with its context.
+func (l *lane) abandon(p *Pending, cause error) {
+	l.mu.Lock()
+	l.book.abandon(p, cause)
+	l.easeLocked()
+	l.mu.Unlock()
+}
+
+// easeLocked follows every end of a message: it lets in who waits for room, and stops a dial for nobody.
+func (l *lane) easeLocked() {
+	// Half empty, so that a caller who pipelines is woken once for many messages.
+	if l.space != nil && l.book.queue.len()+l.book.sent.len() <= laneMessages/2 && l.book.queueBytes+l.book.sentBytes <= laneBytes/2 {
+		close(l.space)
+		l.space = nil
+	}
+	if l.dial != nil && !l.book.wants() {
+		l.dial()
+	}
+}
+
+// armLocked makes the timer fire at t at the latest.
+func (l *lane) armLocked(t time.Time) {
+	if t.IsZero() || !l.due.IsZero() && !t.Before(l.due) {
+		return
+	}
+	l.due = t
+	if l.timer == nil {
+		l.timer = time.AfterFunc(time.Until(t), l.sweep)
+		return
+	}
+	l.timer.Reset(time.Until(t))
+}
+
+// sweep ends what is overdue. One timer serves all messages of the lane.
+func (l *lane) sweep() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.retired {
+		return
+	}
+	now := time.Now()
+	due, stuck := l.book.expire(now)
+	l.due = time.Time{}
+	l.armLocked(due)
+	l.easeLocked()
+	if s := l.stream; stuck && s != nil && now.Sub(s.heard) >= l.m.cfg.sendTimeout {
+		s.fail(errNoAnswer) // silent though the connection lives: the next message starts afresh
+	}
+}
+
+// run connects, writes, and connects again, until the lane has been idle for long or the mesh closes.
+func (l *lane) run() {
+	defer context.AfterFunc(l.m.ctx, l.interrupt)()
+	pause := minPause
+	for l.waitWork() || !l.retire() {
+		answered := false
+		if s, err := l.open(); err != nil {
+			l.failed(err)
+		} else {
+			answered = l.serve(s)
+		}
+		if answered {
+			pause = minPause
+			continue
+		}
+		l.pause(pause)
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// interrupt is called when the mesh closes.
+func (l *lane) interrupt() {
+	l.mu.Lock()
+	if l.stream != nil {
+		l.stream.fail(ErrClosed)
+	}
+	l.mu.Unlock()
+	l.signal()
+}
+
+// waitWork waits until there is something to send. It reports false when the lane is to end.
+func (l *lane) waitWork() bool {
+	idle := time.AfterFunc(idleStream, l.signal)
+	defer idle.Stop()
+	for l.m.ctx.Err() == nil {
+		l.mu.Lock()
+		wants, unused := l.book.wants(), time.Since(l.used)
+		l.mu.Unlock()
+		if wants {
+			return true
+		}
+		if unused >= idleStream {
+			return false
+		}
+		idle.Reset(idleStream - unused)
+		<-l.wake
+	}
+	return false
+}
+
+// pause waits before the next attempt, or for the mesh to close.
+func (l *lane) pause(d time.Duration) {
+	d += time.Duration(rand.Int64N(int64(d/2))) - d/4
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-l.m.ctx.Done():
+	}
+}
+
+// failed keeps why no stream could be opened. Where trying again cannot help, it ends what waits.
+func (l *lane) failed(err error) {
+	var unsupported multistream.ErrNotSupported[protocol.ID]
+	hopeless := errors.Is(err, network.ErrNoRemoteAddrs) || errors.Is(err, swarm.ErrNoAddresses) ||
+		errors.Is(err, swarm.ErrGaterDisallowedConnection) || errors.As(err, &unsupported)
+	l.m.log.Debug("direct stream not opened", "peer", l.key.peer, "mode", l.key.mode, "err", err)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.book.lastErr = err
+	if hopeless {
+		l.book.failQueue(err)
+		l.easeLocked()
+	}
+}
+
+// open dials the peer if need be, learns which process it is, and opens a stream to it.
+func (l *lane) open() (*outStream, error) {
+	ctx, cancel := context.WithTimeout(l.m.ctx, openTimeout)
+	defer cancel()
+	l.mu.Lock()
+	if !l.book.wants() {
+		l.mu.Unlock()
+		return nil, context.Canceled
+	}
+	l.dial = cancel
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		l.dial = nil
+		l.mu.Unlock()
+	}()
+
+	ctx = network.WithAllowLimitedConn(ctx, "starling direct message")
+	h, p := l.m.host, l.key.peer
+	if sw, ok := h.Network().(interface{ Backoff() *swarm.DialBackoff }); ok {
+		sw.Backoff().Clear(p) // the pauses of this lane are shorter
+	}
+	if err := h.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
+		return nil, err
+	}
+	session, err := l.m.who.Peer(ctx, p)
+	if err != nil {
+		return nil, fmt.Errorf("hello: %w", err)
+	}
+	raw, err := h.NewStream(ctx, p, DirectProtocol)
+	if err != nil {
+		return nil, err
+	}
+	l.m.stats.directStreamsOpened.Add(1)
+	return l.begin(raw, session.Incarnation), nil
+}
+
+// begin makes a fresh stream to an incarnation of the peer the lane's.
+func (l *lane) begin(raw network.Stream, incarnation uint64) *outStream {
+	s := &outStream{Stream: raw, tasks: &l.m.tasks, relayed: raw.Conn().Stat().Limited, heard: time.Now()}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.known && l.peerInc != incarnation {
+		l.book.restarted()
+	}
+	l.peerInc, l.known = incarnation, true
+	l.book.lastErr = nil
+	l.book.opened()
+	l.stream = s
+	if l.m.ctx.Err() != nil {
+		s.fail(ErrClosed) // interrupt has been called already
+	}
+	return s
+}
+
+// outStream is a stream that this node opened.
+type outStream struct {
+	network.Stream
+	tasks   *sync.WaitGroup
+	relayed bool
+
+	// The lane's mutex guards these.
+	dead  bool
+	err   error
+	heard time.Time // when the peer last answered
+	heeds bool      // the peer has answered at all
+}
+
+// fail resets the stream, which lets its reader and its writer end. The caller holds the lane's mutex.
+func (s *outStream) fail(err error) {
+	if s.dead {
+		return
+	}
+	s.dead, s.err = true, err
+	code := network.StreamNoError
+	if errors.Is(err, errViolation) {
+		code = network.StreamProtocolViolation
+	}
+	s.tasks.Go(func() { s.ResetWithError(code) }) // it may wait for the connection's own writer
+}
+
+// serve writes to s until it ends, and reports whether the peer answered anything.
+func (l *lane) serve(s *outStream) bool {
+	done := make(chan struct{})
+	l.m.tasks.Go(func() {
+		defer close(done)
+		l.fail(s, l.readAnswers(s))
+	})
+	err := l.write(s)
+	l.fail(s, err)
+	<-done
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stream = nil
+	l.book.broken()
+	l.easeLocked()
+	l.m.log.Debug("direct stream ended", "peer", l.key.peer, "mode", l.key.mode, "err", s.err)
+	return s.heeds
+}
+
+func (l *lane) fail(s *outStream, err error) {
+	l.mu.Lock()
+	s.fail(err)
+	l.mu.Unlock()
+	l.signal()
+}
+
+var errIdle = errors.New("idle")
+
+// write opens the exchange and writes what there is to write, as many frames at a time as have gathered.
+func (l *lane) write(s *outStream) error {
+	idle := time.AfterFunc(idleStream, l.signal)
+	defer idle.Stop()
+	buf := make([]byte, 0, 4<<10)
+	open := wire.Direct{
+		Type: wire.DirectFrame_OPEN, Class: wire.DirectFrame_Class(l.key.mode),
+		Sender: l.m.who.Incarnation(), Receiver: l.peerInc,
+	}
+	buf = open.AppendFrame(buf)
+	for {
+		l.mu.Lock()
+		if s.dead {
+			l.mu.Unlock()
+			return s.err
+		}
+		buf = l.book.fill(time.Now(), buf, writeBatch)
+		l.easeLocked()
+		unused := time.Since(l.used)
+		over := len(buf) == 0 && l.book.idle() && unused >= idleStream
+		l.mu.Unlock()
+		if over {
+			s.Close()
+			return errIdle
+		}
+		if len(buf) == 0 {
+			<-l.wake
+			continue
+		}
+		if _, err := s.Write(buf); err != nil {
+			return err
+		}
+		if cap(buf) > 4*writeBatch {
+			buf = nil
+		}
+		buf = buf[:0]
+	}
+}
+
+// readAnswers ends messages as the peer answers them.
+func (l *lane) readAnswers(s *outStream) error {
+	const limit = 256 // bytes of an answer; unknown fields of later versions included
+	r := wire.NewDirectReader(s, limit, func(bool) {})
+	var f wire.Direct
+	for {
+		if err := nextDirect(r, &f); err != nil {
+			return err
+		}
+		if err := l.answer(s, &f); err != nil {
+			return err
+		}
+	}
+}
+
+func (l *lane) answer(s *outStream, f *wire.Direct) (err error) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.heard, l.used = now, now
+	switch {
+	case f.Type == wire.DirectFrame_ACK:
+		err = l.book.ack(f.Sequence, now, s.relayed)
+	case f.Type == wire.DirectFrame_REFUSE && f.Sequence == 0:
+		l.book.turnedAway()
+		if f.Reason == wire.DirectFrame_INCARNATION {
+			l.book.restarted()
+		}
+		return fmt.Errorf("stream %w", &RefusedError{Reason: Reason(f.Reason)})
+	case f.Type == wire.DirectFrame_REFUSE:
+		err = l.book.refuse(f.Sequence, Reason(f.Reason))
+	default:
+		err = errViolation
+	}
+	if err != nil {
+		l.m.stats.directViolations.Add(1)
+		return err
+	}
+	s.heeds = true
+	l.easeLocked()
+	if l.book.queue.len() > 0 {
+		l.signal() // the window may have been full
+	}
+	return nil
+}
+
+// retire ends the lane: with the mesh, or when it was idle for long. It reports false, ending nothing, when a
+// message has come in between.
+func (l *lane) retire() bool {
+	l.m.out.mu.Lock()
+	defer l.m.out.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.book.wants() && l.m.ctx.Err() == nil {
+		return false
+	}
+	l.retired = true
+	l.book.failAll(ErrClosed)
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+	if l.space != nil {
+		close(l.space)
+		l.space = nil
+	}
+	base := &l.m.out.base[l.key.mode]
+	*base = max(*base, l.book.seq)
+	delete(l.m.out.lanes, l.key)
+	return true
+}

@@ -1,0 +1,388 @@
+package mesh
+
+import (
+	"errors"
+	"sort"
+	"time"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+const (
+	// windowMessages and windowBytes bound what is written and not yet answered, per peer and mode: enough
+	// to keep a link of 1 Gbit/s and 30 ms busy, and well below windowRefusals.
+	windowMessages = 1024
+	windowBytes    = 4 << 20
+	// windowSpan bounds the sequences from the oldest unanswered message to the newest, so that whatever may
+	// be written again lies within what a receiver remembers.
+	windowSpan = windowRefusals / 2
+	// laneMessages and laneBytes bound all that waits here for one peer and mode.
+	laneMessages = 4096
+	laneBytes    = 8 << 20
+	// resendHorizon is how long after it was first written a message may be written again. Receivers keep
+	// what they have taken for longer, so that they know a repeat.
+	resendHorizon = 5 * time.Minute
+)
+
+var (
+	errViolation = errors.New("the peer broke the protocol")
+	errRestarted = errors.New("the peer has restarted since")
+	errBroken    = errors.New("the connection broke")
+	errLate      = errors.New("dropped: it had waited too long to be written")
+	errNoAnswer  = errors.New("no answer in time")
+)
+
+// ledger is what one node owes one peer in one mode: what is queued, what is written, and how each ended. It
+// has no clock, lock or stream of its own; the lane around it does.
+type ledger struct {
+	unreliable bool
+	stats      *counters
+
+	queue fifo // accepted, and certainly not sent
+	sent  fifo // written at least once, by rising sequence; some have ended already
+	next  int  // sent[:next] were written on the present stream
+	seq   uint64
+	top   uint64 // the highest sequence written on the present stream
+	epoch uint64 // numbers the streams
+
+	queueBytes, sentBytes int
+	live                  int   // accepted and not ended
+	lastErr               error // the last failure to connect, to tell the user
+}
+
+// full reports whether another message of that size must wait.
+func (l *ledger) full(size int) bool {
+	n := l.queue.len() + l.sent.len()
+	return n >= laneMessages || n > 0 && l.queueBytes+l.sentBytes+size > laneBytes
+}
+
+// add accepts a message.
+func (l *ledger) add(p *Pending) {
+	l.queue.push(p)
+	l.queueBytes += p.size
+	l.live++
+}
+
+// idle reports that nothing is owed: neither an end to a caller nor an answer by the peer.
+func (l *ledger) idle() bool { return l.live == 0 && l.sent.len() == 0 }
+
+// wants reports whether there is something that a stream is needed for.
+func (l *ledger) wants() bool { return l.live > 0 }
+
+// opened starts a new stream: all that is unanswered is to be written again on it.
+func (l *ledger) opened() {
+	l.epoch++
+	l.next, l.top = 0, 0
+}
+
+// fill appends frames to buf until it holds limit bytes or nothing more may be written.
+func (l *ledger) fill(now time.Time, buf []byte, limit int) []byte {
+	for len(buf) < limit {
+		if l.next < l.sent.len() {
+			p := l.sent.at(l.next)
+			l.next++
+			if p.ended {
+				continue
+			}
+			buf = l.frame(p, buf)
+			l.stats.directResent.Add(1)
+			continue
+		}
+		p := l.take(now)
+		if p == nil {
+			break
+		}
+		l.seq++
+		p.seq, p.epoch, p.wrote = l.seq, l.epoch, now
+		l.sent.push(p)
+		l.sentBytes += p.size
+		l.next++
+		buf = l.frame(p, buf)
+	}
+	return buf
+}
+
+func (l *ledger) frame(p *Pending, buf []byte) []byte {
+	l.top = p.seq
+	return wire.AppendMessageFrame(buf, p.seq, p.body)
+}
+
+// take gives the next queued message if the window has room for it, and drops what has become late.
+func (l *ledger) take(now time.Time) *Pending {
+	for l.queue.len() > 0 {
+		p := l.queue.at(0)
+		if !p.ended && !p.late.IsZero() && now.After(p.late) {
+			l.end(p, ErrUnreachable, errLate)
+		}
+		if !p.ended {
+			if n := l.sent.len(); n > 0 && (n >= windowMessages || l.sentBytes+p.size > windowBytes ||
+				l.seq+1-l.sent.at(0).seq >= windowSpan) {
+				return nil
+			}
+		}
+		l.queue.pop()
+		l.queueBytes -= p.size
+		if !p.ended {
+			return p
+		}
+	}
+	return nil
+}
+
+// ack ends every message up to seq that was not refused.
+func (l *ledger) ack(seq uint64, now time.Time, relayed bool) error {
+	if seq == 0 || seq > l.top {
+		return errViolation
+	}
+	for l.next > 0 && l.sent.at(0).seq <= seq {
+		p := l.popSent()
+		if !p.ended {
+			l.deliver(p, now, relayed)
+		}
+	}
+	return nil
+}
+
+// refuse ends one message. Its record stays until an acknowledgement passes it or it is the oldest.
+func (l *ledger) refuse(seq uint64, reason Reason) error {
+	if seq == 0 || seq > l.top {
+		return errViolation
+	}
+	i := sort.Search(l.next, func(i int) bool { return l.sent.at(i).seq >= seq })
+	if i == l.next || l.sent.at(i).seq != seq {
+		return nil // answered before
+	}
+	p := l.sent.at(i)
+	p.answered = true
+	if !p.ended {
+		l.stats.directRefused.Add(1)
+		l.finish(p, Receipt{ID: p.id}, &RefusedError{Reason: reason})
+	}
+	for l.next > 0 && l.sent.at(0).answered {
+		l.popSent()
+	}
+	return nil
+}
+
+func (l *ledger) popSent() *Pending {
+	p := l.sent.pop()
+	l.sentBytes -= p.size
+	l.next--
+	return p
+}
+
+// turnedAway says that the peer took nothing of the present stream. What was never written on another one
+// is certainly not sent, and waits again.
+func (l *ledger) turnedAway() {
+	var back []*Pending
+	for l.sent.len() > 0 && l.sent.at(l.sent.len()-1).epoch == l.epoch {
+		p := l.sent.popLast()
+		l.sentBytes -= p.size
+		if p.ended {
+			continue
+		}
+		p.seq, p.wrote = 0, time.Time{}
+		back = append(back, p)
+		l.queueBytes += p.size
+	}
+	for _, p := range back { // the newest first
+		l.queue.pushFront(p)
+	}
+	l.next = min(l.next, l.sent.len())
+}
+
+// broken says that the present stream is gone. Reliable messages that nobody has given up stay, to be
+// written again; for the unreliable modes what was written is lost.
+func (l *ledger) broken() {
+	l.keepSent(func(p *Pending) bool {
+		if l.unreliable {
+			l.end(p, ErrUnconfirmed, errBroken)
+			return false
+		}
+		return true
+	})
+	l.next, l.top = 0, 0
+}
+
+// restarted says that the peer is another process now, which knows no repeats of what the former took.
+func (l *ledger) restarted() {
+	l.keepSent(func(p *Pending) bool {
+		l.end(p, ErrUnconfirmed, errRestarted)
+		return false
+	})
+	l.next, l.top = 0, 0
+}
+
+// keepSent drops what has ended, and of the rest what keep does not want.
+func (l *ledger) keepSent(keep func(*Pending) bool) {
+	var kept fifo
+	l.sentBytes = 0
+	for i := range l.sent.len() {
+		if p := l.sent.at(i); !p.ended && keep(p) {
+			kept.push(p)
+			l.sentBytes += p.size
+		}
+	}
+	l.sent = kept
+}
+
+// expire ends what is due at now and gives the time when something next will be, zero for never. stuck says
+// that a written message ended unanswered.
+func (l *ledger) expire(now time.Time) (due time.Time, stuck bool) {
+	next := func(t time.Time) {
+		if due.IsZero() || t.Before(due) {
+			due = t
+		}
+	}
+	for i := range l.sent.len() {
+		p := l.sent.at(i)
+		if p.ended {
+			continue
+		}
+		limit := p.deadline
+		if h := p.wrote.Add(resendHorizon); h.Before(limit) {
+			limit = h
+		}
+		if now.Before(limit) {
+			next(limit)
+			continue
+		}
+		stuck = true
+		l.end(p, ErrUnconfirmed, p.timeout(errNoAnswer))
+	}
+	for i := range l.queue.len() {
+		p := l.queue.at(i)
+		if p.ended {
+			continue
+		}
+		limit, cause := p.deadline, p.timeout(l.lastErr)
+		if !p.late.IsZero() && p.late.Before(limit) {
+			limit, cause = p.late, errLate
+		}
+		if now.Before(limit) {
+			next(limit)
+			continue
+		}
+		l.end(p, ErrUnreachable, cause)
+	}
+	l.dropEnded()
+	return due, stuck
+}
+
+// dropEnded frees the front of the queue of what has ended there.
+func (l *ledger) dropEnded() {
+	for l.queue.len() > 0 && l.queue.at(0).ended {
+		l.queueBytes -= l.queue.pop().size
+	}
+}
+
+// abandon ends one message because its caller's context has.
+func (l *ledger) abandon(p *Pending, cause error) {
+	if p.ended {
+		return
+	}
+	l.end(p, p.outcome(), cause)
+	l.dropEnded()
+}
+
+// failQueue ends all that was never written.
+func (l *ledger) failQueue(cause error) {
+	for l.queue.len() > 0 {
+		p := l.queue.pop()
+		l.queueBytes -= p.size
+		if !p.ended {
+			l.end(p, ErrUnreachable, cause)
+		}
+	}
+}
+
+// failAll ends everything.
+func (l *ledger) failAll(cause error) {
+	l.keepSent(func(p *Pending) bool {
+		l.end(p, ErrUnconfirmed, cause)
+		return false
+	})
+	l.next = 0
+	l.failQueue(cause)
+}
+
+func (l *ledger) deliver(p *Pending, now time.Time, relayed bool) {
+	l.stats.directDelivered.Add(1)
+	l.finish(p, Receipt{ID: p.id, RTT: now.Sub(p.wrote), Relayed: relayed}, nil)
+}
+
+func (l *ledger) end(p *Pending, outcome, cause error) {
+	l.stats.directFailed.Add(1)
+	l.finish(p, Receipt{ID: p.id}, &sendError{outcome, cause})
+}
+
+func (l *ledger) finish(p *Pending, r Receipt, err error) {
+	p.ended, p.receipt, p.err = true, r, err
+	p.body = nil // the caller may keep the handle for long
+	l.live--
+	if p.unwatch != nil {
+		p.unwatch()
+	}
+	close(p.done)
+}
+
+// outcome is what a message is that ends now without an answer.
+func (p *Pending) outcome() error {
+	if p.wrote.IsZero() {
+		return ErrUnreachable
+	}
+	return ErrUnconfirmed
+}
+
+// timeout is the cause of an end by deadline: the context's error if the deadline was one's, else why.
+func (p *Pending) timeout(why error) error {
+	if p.ctxErr == nil {
+		return why
+	}
+	if why == nil {
+		return p.ctxErr
+	}
+	return errors.Join(p.ctxErr, why)
+}
+
+// fifo is a queue of messages that gives its memory back.
+type fifo struct {
+	items []*Pending
+	head  int
+}
+
+func (f *fifo) len() int          { return len(f.items) - f.head }
+func (f *fifo) at(i int) *Pending { return f.items[f.head+i] }
+func (f *fifo) push(p *Pending)   { f.items = append(f.items, p) }
+
+func (f *fifo) pop() *Pending {
+	p := f.items[f.head]
+	f.items[f.head] = nil
+	f.head++
+	if f.head == len(f.items) {
+		f.items, f.head = f.items[:0], 0
+	} else if f.head >= 256 && f.head > len(f.items)/2 {
+		n := copy(f.items, f.items[f.head:])
+		clear(f.items[n:])
+		f.items, f.head = f.items[:n], 0
+	}
+	return p
+}
+
+func (f *fifo) popLast() *Pending {
+	i := len(f.items) - 1
+	p := f.items[i]
+	f.items[i] = nil
+	f.items = f.items[:i]
+	return p
+}
+
+func (f *fifo) pushFront(p *Pending) {
+	if f.head == 0 {
+		grown := make([]*Pending, 64+len(f.items), 128+2*len(f.items))
+		copy(grown[64:], f.items)
+		f.items, f.head = grown, 64
+	}
+	f.head--
+	f.items[f.head] = p
+}

@@ -1,0 +1,114 @@
+package mesh
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// What callers branch on, with errors.Is. How a send ended is said by three of them: [ErrUnreachable]
+// (the peer has seen nothing), [ErrUnconfirmed] (nobody knows) and [ErrRefused] (the peer said no).
+// When a context or Close ended the send, the error is that as well:
+// errors.Is(err, context.Canceled) and errors.Is(err, ErrUnconfirmed) can both hold.
+var (
+	// ErrClosed says that the mesh is closed, or was closed while the call waited. It is a net.ErrClosed.
+	ErrClosed = fmt.Errorf("mesh: %w", net.ErrClosed)
+
+	// ErrUnreachable says that the message certainly was not sent: no byte of it was ever written, or the
+	// peer said that it took nothing of the stream it was written to. It is safe to send it again.
+	ErrUnreachable = errors.New("peer unreachable, nothing was sent")
+
+	// ErrUnconfirmed says that the message was written at least once and that no answer came in time, or
+	// that the peer has restarted since. It may have been delivered, and if so, once.
+	ErrUnconfirmed = errors.New("delivery unconfirmed")
+
+	// ErrRefused says that the receiver took the message in and said no; see [RefusedError] for why.
+	ErrRefused = errors.New("refused by the receiver")
+
+	ErrEmpty       = errors.New("mesh: empty message")
+	ErrSelf        = errors.New("mesh: message to oneself")
+	ErrNotText     = errors.New("mesh: text is not valid UTF-8")
+	ErrNotMember   = errors.New("mesh: no such member in the room")
+	ErrNotLoggedIn = errors.New("mesh: not logged in")
+	ErrNoIdentity  = errors.New("mesh: no identity yet: set a user, or log in, first")
+	ErrJoined      = errors.New("mesh: already joined")
+	ErrLeft        = errors.New("mesh: room left")
+)
+
+// SizeError reports a message over the limit. Nothing was sent.
+type SizeError struct {
+	Size, Limit int // bytes; text counts in UTF-8 bytes
+}
+
+func (e *SizeError) Error() string {
+	return fmt.Sprintf("mesh: message of %d bytes is over the limit of %d", e.Size, e.Limit)
+}
+
+// RefusedError is the receiver's no. The message is not in the receiver's queue, and a repeat of the
+// call is a new message. errors.Is(err, ErrRefused) holds, and for [NotMember] also ErrNotMember.
+type RefusedError struct {
+	Reason Reason
+}
+
+func (e *RefusedError) Error() string { return "refused by the receiver: " + e.Reason.String() }
+
+// Is makes a RefusedError match [ErrRefused], and [ErrNotMember] where that is the reason.
+func (e *RefusedError) Is(target error) bool {
+	return target == ErrRefused || e.Reason == NotMember && target == ErrNotMember
+}
+
+// Reason is why a receiver refused a message. Later versions may add to it: treat one you do not know as
+// a plain refusal.
+type Reason uint8
+
+const (
+	QueueFull    = Reason(wire.DirectFrame_QUEUE_FULL)    // its program reads too slowly
+	NotLoggedIn  = Reason(wire.DirectFrame_NOT_LOGGED_IN) // outside rooms, the receiver or the sender is not logged in
+	NotMember    = Reason(wire.DirectFrame_NOT_MEMBER)    // it is not in that room, or does not know the sender in it
+	WrongUser    = Reason(wire.DirectFrame_WRONG_USER)    // it is not, or no longer, that user
+	TooLong      = Reason(wire.DirectFrame_TOO_LONG)      // over its limit
+	Malformed    = Reason(wire.DirectFrame_MALFORMED)     // empty, of an unknown kind, or text that is not UTF-8
+	NoIdentity   = Reason(wire.DirectFrame_NO_IDENTITY)   // the sender has shown it no login statement
+	RateExceeded = Reason(wire.DirectFrame_RATE)          // too many, too fast
+)
+
+var reasonText = map[Reason]string{
+	QueueFull:    "queue full",
+	NotLoggedIn:  "not logged in",
+	NotMember:    "not a member",
+	WrongUser:    "another user",
+	TooLong:      "too long",
+	Malformed:    "malformed",
+	NoIdentity:   "no identity shown",
+	RateExceeded: "rate exceeded",
+}
+
+func (r Reason) String() string {
+	if s, ok := reasonText[r]; ok {
+		return s
+	}
+	return fmt.Sprintf("reason %d", uint8(r))
+}
+
+// sendError is how a send failed that was accepted: outcome is ErrUnreachable or ErrUnconfirmed, and
+// cause, if any, what ended it (a context's error, ErrClosed, the last failure to connect).
+type sendError struct {
+	outcome error
+	cause   error
+}
+
+func (e *sendError) Error() string {
+	if e.cause == nil {
+		return e.outcome.Error()
+	}
+	return e.outcome.Error() + ": " + e.cause.Error()
+}
+
+func (e *sendError) Unwrap() []error {
+	if e.cause == nil {
+		return []error{e.outcome}
+	}
+	return []error{e.outcome, e.cause}
+}

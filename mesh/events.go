@@ -1,0 +1,174 @@
+package mesh
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/events"
+)
+
+// Event is one thing that happened, in a room or outside rooms: a pointer to one of [Message],
+// [DirectMessage], [MemberJoined], [MemberLeft], [GapLost] and [Lagged]. The events of one room form one
+// ordered stream, numbered in [Header].Seq; a hole there is what [Lagged] counts.
+//
+// As JSON every event is one object that starts with the header's fields. 64-bit numbers are strings,
+// times RFC 3339 with nanoseconds, binary data base64 (standard, padded) under "data", text under "text".
+type Event = events.Event
+
+// Header opens every event.
+type Header = events.Header
+
+// Lagged says how many broadcasts were dropped just before the next event, because this stream was read
+// too slowly.
+type Lagged = events.Lagged
+
+// QueueLimits bound the events that wait for a reader, in number and in bytes of payload.
+type QueueLimits = events.Limits
+
+// The Type of each event of this package.
+const (
+	TypeMessage       = "message"
+	TypeDirectMessage = "direct_message"
+	TypeMemberJoined  = "member_joined"
+	TypeMemberLeft    = "member_left"
+	TypeGapLost       = "gap_lost"
+)
+
+// Kind says whether a message is binary or text. Both arrive byte for byte; text is valid UTF-8.
+type Kind uint8
+
+const (
+	Binary Kind = iota // the zero value
+	Text
+)
+
+func (k Kind) String() string {
+	switch k {
+	case Binary:
+		return "binary"
+	case Text:
+		return "text"
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// MarshalText gives "binary" or "text".
+func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// FeedID names the numbered broadcasts of one node during one stay in a room. It is random.
+type FeedID [16]byte
+
+func (f FeedID) String() string { return hex.EncodeToString(f[:]) }
+
+// MarshalText gives 32 lower-case hex digits.
+func (f FeedID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, f[:]), nil }
+
+// Message is a broadcast in a room.
+type Message struct {
+	Header
+	From   identity.Login // proved by the signature of the envelope it came in
+	Kind   Kind
+	Data   []byte    // the reader's own; at most the room's message limit
+	Sent   time.Time // by the sender's clock, in ms
+	Feed   FeedID
+	Number uint64 // place in the feed, from 1 with no holes
+}
+
+// MarshalJSON gives {header…, "from":{…}, "kind":"text", "text":"…" or "data":"base64", "sent":…, "feed":"hex", "number":"1"}.
+func (m Message) MarshalJSON() ([]byte, error) {
+	data, text := split(m.Kind, m.Data)
+	return json.Marshal(struct {
+		Header
+		From   identity.Login `json:"from"`
+		Kind   Kind           `json:"kind"`
+		Text   *string        `json:"text,omitempty"`
+		Data   []byte         `json:"data,omitempty"`
+		Sent   time.Time      `json:"sent"`
+		Feed   FeedID         `json:"feed"`
+		Number uint64         `json:"number,string"`
+	}{m.Header, m.From, m.Kind, text, data, m.Sent.UTC(), m.Feed, m.Number})
+}
+
+// DirectMessage is a message to this user alone: of a room if Room is set, else outside rooms.
+type DirectMessage struct {
+	Header
+	From identity.Login // proved by the connection it came over
+	Kind Kind
+	Data []byte    // the reader's own; at most 65,536 bytes
+	Sent time.Time // by the sender's clock, in ms
+}
+
+// MarshalJSON gives {header…, "from":{…}, "kind":"text", "text":"…" or "data":"base64", "sent":…}.
+func (m DirectMessage) MarshalJSON() ([]byte, error) {
+	data, text := split(m.Kind, m.Data)
+	return json.Marshal(struct {
+		Header
+		From identity.Login `json:"from"`
+		Kind Kind           `json:"kind"`
+		Text *string        `json:"text,omitempty"`
+		Data []byte         `json:"data,omitempty"`
+		Sent time.Time      `json:"sent"`
+	}{m.Header, m.From, m.Kind, text, data, m.Sent.UTC()})
+}
+
+// split gives a payload to the JSON field that it belongs to.
+func split(k Kind, data []byte) ([]byte, *string) {
+	if k == Text {
+		text := string(data)
+		return nil, &text
+	}
+	return data, nil
+}
+
+// Member is one who is in a room.
+type Member struct {
+	identity.Login
+	Info  []byte    // what the member gave to Join; at most 200 bytes
+	Since time.Time // when this node learnt of it
+}
+
+// MarshalJSON gives {"user":…, "key":…, "peer":…, "info":"base64", "since":…}.
+func (m Member) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		User  string    `json:"user"`
+		Key   string    `json:"key"`
+		Peer  string    `json:"peer"`
+		Info  []byte    `json:"info,omitempty"`
+		Since time.Time `json:"since"`
+	}{m.User, m.Key.Fingerprint(), m.Peer.String(), m.Info, m.Since.UTC()})
+}
+
+// MemberJoined says that a member is in the room: one for each who was there before, and one for each
+// who comes.
+type MemberJoined struct {
+	Header
+	Member Member `json:"member"`
+}
+
+// LeaveReason is why a member is no longer in a room.
+type LeaveReason string
+
+const (
+	Quit     LeaveReason = "quit"     // it said goodbye
+	Dropped  LeaveReason = "dropped"  // its connection was lost and the grace is over
+	Replaced LeaveReason = "replaced" // the same user took its place from another device
+)
+
+// MemberLeft says that a member is no longer in the room.
+type MemberLeft struct {
+	Header
+	Member Member      `json:"member"`
+	Reason LeaveReason `json:"reason"`
+}
+
+// GapLost says that broadcasts of a member can no longer be had: First to Last of its feed, inclusive.
+type GapLost struct {
+	Header
+	From  identity.Login `json:"from"`
+	Feed  FeedID         `json:"feed"`
+	First uint64         `json:"first,string"`
+	Last  uint64         `json:"last,string"`
+}

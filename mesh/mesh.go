@@ -1,0 +1,166 @@
+package mesh
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/identity"
+)
+
+// Identity is what the mesh needs to know of users: its own, and those of connected peers. presence.Directory
+// is one. All methods are safe for concurrent use.
+type Identity interface {
+	App() identity.AppID
+	Incarnation() uint64       // this process's number, as its hello gives it
+	Self() *identity.Statement // nil while the node has no user
+
+	// Peer gives the verified hello of a connected peer. It waits for one that is under way.
+	Peer(ctx context.Context, p peer.ID) (identity.Session, error)
+}
+
+// Mesh is rooms and direct messages on one libp2p host. Make one with [New]. Its methods are safe for
+// concurrent use.
+type Mesh struct {
+	host host.Host
+	who  Identity
+	log  *slog.Logger
+	cfg  config
+	app  identity.AppID
+	key  ed25519.PrivateKey // the device key: the host's own
+
+	ctx   context.Context // ends when Close has begun
+	stop  context.CancelFunc
+	close func() error
+	tasks sync.WaitGroup // every goroutine and every call that must end before Close returns
+
+	ids   atomic.Uint64 // the last send ID given
+	stats counters
+	out   outbound
+	in    inbound
+
+	mu     sync.Mutex
+	closed bool
+	rooms  map[string]*Room // by name
+	tags   map[[32]byte]*Room
+}
+
+// New makes a mesh on h, which stays the caller's to close, after the mesh. The host's key must be Ed25519
+// and in its peerstore. New sends nothing and waits for nobody.
+func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
+	cfg := defaultConfig()
+	for _, o := range opts {
+		o(&cfg)
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("mesh: options: %w", err)
+	}
+	key, err := deviceKey(h)
+	if err != nil {
+		return nil, fmt.Errorf("mesh: device key: %w", err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	m := &Mesh{
+		host: h, who: who, log: cfg.log, cfg: cfg, app: who.App(), key: key,
+		ctx: ctx, stop: stop,
+		rooms: make(map[string]*Room), tags: make(map[[32]byte]*Room),
+	}
+	m.out.lanes = make(map[laneKey]*lane)
+	m.in.init()
+	m.close = sync.OnceValue(m.shutdown)
+	if err := m.startGossip(); err != nil {
+		m.close()
+		return nil, fmt.Errorf("mesh: gossip: %w", err)
+	}
+	h.SetStreamHandler(DirectProtocol, m.handleDirect)
+	return m, nil
+}
+
+// deviceKey is the host's private key as crypto/ed25519 wants it.
+func deviceKey(h host.Host) (ed25519.PrivateKey, error) {
+	key := h.Peerstore().PrivKey(h.ID())
+	if key == nil {
+		return nil, errors.New("the host's peerstore does not hold it")
+	}
+	if key.Type() != crypto.Ed25519 {
+		return nil, fmt.Errorf("%v, want Ed25519", key.Type())
+	}
+	raw, err := key.Raw()
+	if err != nil {
+		return nil, err
+	}
+	return ed25519.PrivateKey(raw), nil
+}
+
+// Close leaves all rooms, ends every send that waits, and returns when every goroutine of the mesh has
+// ended. It waits for no peer. It may be called again, from any goroutine; every call returns the same result.
+func (m *Mesh) Close() error { return m.close() }
+
+func (m *Mesh) shutdown() error {
+	m.host.RemoveStreamHandler(DirectProtocol) // 1. take no new work
+	rooms := m.markClosed()                    //    enter refuses handlers already on their way in
+	m.stopRooms(rooms)                         // 2. say goodbye
+	m.stop()                                   // 3. end m.ctx: for us, and for pubsub, which has no Close
+	m.in.resetAll()                            //    readers see it
+	m.tasks.Wait()                             // 4. wait, holding no lock
+	for _, r := range rooms {
+		r.end(ErrClosed) // 5. wake readers with the reason
+	}
+	return nil
+}
+
+// markClosed makes enter refuse, and gives the rooms that are still joined.
+func (m *Mesh) markClosed() []*Room {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	rooms := make([]*Room, 0, len(m.rooms))
+	for _, r := range m.rooms {
+		rooms = append(rooms, r)
+	}
+	return rooms
+}
+
+// enter counts the caller among what Close waits for, and reports false, counting nothing, once closing
+// has begun. Each true needs one leave.
+func (m *Mesh) enter() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return false
+	}
+	m.tasks.Add(1)
+	return true
+}
+
+func (m *Mesh) leave() { m.tasks.Done() }
+
+// goTask runs f in a goroutine that Close waits for. It reports false, running nothing, once closing has begun.
+func (m *Mesh) goTask(f func()) bool {
+	if !m.enter() {
+		return false
+	}
+	go func() {
+		defer m.leave()
+		f()
+	}()
+	return true
+}
+
+// nextID numbers an accepted send: one count over all kinds, from 1.
+func (m *Mesh) nextID() uint64 { return m.ids.Add(1) }
+
+// roomByTag is the joined room that has this tag on the wire, or nil.
+func (m *Mesh) roomByTag(tag [32]byte) *Room {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tags[tag]
+}

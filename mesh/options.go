@@ -1,0 +1,121 @@
+package mesh
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/starling-mesh/starling/internal/events"
+)
+
+// MaxMessage is the most a message may hold, in bytes, and the default of [WithMaxMessage].
+const MaxMessage = 64 << 10
+
+// config is what the options of New record. Its defaults stand in defaultConfig, its checks in validate;
+// a test fails for a field that has not both.
+type config struct {
+	log         *slog.Logger
+	inbox       func(*DirectMessage, int) bool
+	sendTimeout time.Duration
+	grace       time.Duration
+	queue       events.Limits
+	maxMessage  int
+	heartbeat   time.Duration
+}
+
+func defaultConfig() config {
+	return config{
+		log:         slog.New(slog.DiscardHandler),
+		inbox:       func(*DirectMessage, int) bool { return false },
+		sendTimeout: 12 * time.Second,
+		grace:       10 * time.Second,
+		queue:       events.Limits{Events: 8192, Bytes: 16 << 20},
+		maxMessage:  MaxMessage,
+		heartbeat:   time.Second,
+	}
+}
+
+func (c *config) validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(c.log != nil, "no logger")
+	check(c.inbox != nil, "no inbox function")
+	check(c.sendTimeout > 0, "send timeout %v is not positive", c.sendTimeout)
+	check(c.grace >= 0, "grace %v is negative", c.grace)
+	check(c.queue.Events > 0 && c.queue.Bytes >= c.maxMessage,
+		"a queue of %d events and %d bytes does not hold one message of %d bytes", c.queue.Events, c.queue.Bytes, c.maxMessage)
+	check(c.maxMessage > 0 && c.maxMessage <= MaxMessage, "a message limit of %d bytes is not in 1 to %d", c.maxMessage, MaxMessage)
+	check(c.heartbeat >= 100*time.Millisecond, "heartbeat %v is under 100ms", c.heartbeat)
+	return errors.Join(errs...)
+}
+
+// Option is a setting for the lifetime of a [Mesh].
+type Option func(*config)
+
+// WithLogger sets where the mesh logs. The default discards everything. What a peer does wrong is logged
+// at Debug, so that no peer can fill a disk.
+func WithLogger(log *slog.Logger) Option { return func(c *config) { c.log = log } }
+
+// WithInbox sets what takes the direct messages outside rooms, with their size in bytes. It reports
+// whether it took the message; false refuses it to its sender as [QueueFull]. It is called from many
+// goroutines, one message at a time for each sender and mode, and must not block. The default takes none.
+func WithInbox(take func(msg *DirectMessage, size int) bool) Option {
+	return func(c *config) { c.inbox = take }
+}
+
+// WithSendTimeout sets how long a send to one user waits for its answer when its context has no deadline.
+// The default is 12 s, the acknowledgement timeout that users of such services know. New rejects 0 and less.
+func WithSendTimeout(d time.Duration) Option { return func(c *config) { c.sendTimeout = d } }
+
+// WithGrace sets how long a member that fell silent stays in the room before it counts as dropped.
+// The default is 10 s; 0 drops it at once. New rejects a negative one.
+func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } }
+
+// WithQueue sets how many events, and how many bytes of payload, wait for the reader of a room. Beyond,
+// the oldest broadcasts give way (see [Lagged]) and direct messages are refused to their senders. The
+// default is 8192 events and 16 MiB. New rejects limits that do not hold one message.
+func WithQueue(limits QueueLimits) Option { return func(c *config) { c.queue = limits } }
+
+// WithMaxMessage sets the most that a message may hold, in bytes, sent or received. The default, and the
+// most that New accepts, is [MaxMessage]. It is one value per app, equal on all its nodes.
+func WithMaxMessage(n int) Option { return func(c *config) { c.maxMessage = n } }
+
+// WithHeartbeat sets the GossipSub heartbeat. The default is 1 s, as in the GossipSub v1.0 specification.
+// A shorter one repairs the topic mesh sooner and sends more control traffic. New rejects less than 100 ms.
+func WithHeartbeat(d time.Duration) Option { return func(c *config) { c.heartbeat = d } }
+
+// SendOption is a setting of one send to one user.
+type SendOption interface{ applySend(*sendConfig) }
+
+// PublishOption is a setting of one broadcast.
+type PublishOption interface{ applyPublish(*publishConfig) }
+
+type sendConfig struct {
+	kind Kind
+	mode Mode
+}
+
+type publishConfig struct {
+	kind Kind
+}
+
+// TextOption is what [AsText] gives: an option of sends and of broadcasts alike.
+type TextOption struct{}
+
+func (TextOption) applySend(c *sendConfig)       { c.kind = Text }
+func (TextOption) applyPublish(c *publishConfig) { c.kind = Text }
+
+// AsText marks a message as text. It must be valid UTF-8, or the call gives [ErrNotText].
+func AsText() TextOption { return TextOption{} }
+
+// WithMode sets how hard a send to one user tries. The default is [Reliable].
+func WithMode(m Mode) SendOption { return modeOption(m) }
+
+type modeOption Mode
+
+func (m modeOption) applySend(c *sendConfig) { c.mode = Mode(m) }

@@ -1,0 +1,66 @@
+package mesh
+
+import (
+	"context"
+	"time"
+)
+
+// Receipt says that the receiver's node put the message into its program's event queue; not that the
+// program has read it.
+type Receipt struct {
+	ID      uint64        // of the send: one count over all sends of this node, from 1
+	RTT     time.Duration // from first byte out to receipt in
+	Relayed bool          // the receipt came by way of a circuit relay
+}
+
+// Pending is a send that was accepted and has not ended, or has: it ends exactly once. Its methods are
+// safe for concurrent use.
+type Pending struct {
+	id   uint64
+	done chan struct{}
+
+	// Written before done is closed, read after.
+	receipt Receipt
+	err     error
+
+	// The lane's, guarded by its mutex.
+	lane     *lane
+	body     []byte // the frame without what is known only when it is written
+	size     int    // of body
+	deadline time.Time
+	ctxErr   error     // what the deadline gives, when it is a context's
+	late     time.Time // unreliable: not to be written after this
+	seq      uint64    // 0 until written
+	epoch    uint64    // of the stream it was first written on
+	wrote    time.Time // when first written; zero: certainly not sent
+	ended    bool      // done is closed, or about to be
+	answered bool      // the receiver acknowledged or refused it
+	unwatch  func() bool
+}
+
+// ID is the number of this send, the same as in its [Receipt].
+func (p *Pending) ID() uint64 { return p.id }
+
+// Done is closed when the send has ended.
+func (p *Pending) Done() <-chan struct{} { return p.done }
+
+// Result waits for the end of the send, which the deadline of the send bounds, and gives what Send would.
+func (p *Pending) Result() (Receipt, error) {
+	<-p.done
+	return p.receipt, p.err
+}
+
+// Wait is [Pending.Result] bounded by ctx. When ctx ends first it gives ctx's error, and the send goes on.
+func (p *Pending) Wait(ctx context.Context) (Receipt, error) {
+	select {
+	case <-p.done:
+		return p.receipt, p.err
+	default:
+	}
+	select {
+	case <-p.done:
+		return p.receipt, p.err
+	case <-ctx.Done():
+		return Receipt{ID: p.id}, ctx.Err()
+	}
+}
