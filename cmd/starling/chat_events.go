@@ -23,7 +23,7 @@ texts are "text"; binary is base64 in "data". The chat's own objects have no "se
   exited  the room "room" has been left
   sent    the result of a message, exactly one for each: line (which line of standard input asked for
           it), id (absent if it was not accepted), ok, room or to or both, rtt_ms (sends to one user),
-          and when not ok: error (a code, below) and detail (words)
+          neighbours (to a room: how many connected members took it on; at 0 nobody is there), and when not ok: error (a code, below) and detail (words)
   who     room, members, online
   help    lines
   error   code, detail, and line if a line of standard input was at fault

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/spf13/cobra"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/node"
+)
+
+// chatFlags are what the command line says of a chat.
+type chatFlags struct {
+	user, app, data      string
+	rooms, peers, listen []string
+	ephemeral, noMDNS    bool
+	json                 bool
+}
+
+func (a *app) chatCommand() *cobra.Command {
+	var f chatFlags
+	cmd := &cobra.Command{
+		Use:   "chat",
+		Short: "Talk with others, line by line",
+		Long: `Chat enters a room and shows what is said in it. What you type goes to everybody there; a line that
+begins with a slash is a command:
+
+` + strings.Join(chatHelp(), "\n") + `
+
+Who runs it on the same network is found by itself. From elsewhere, start with --peer and an address that
+the other side shows when it starts.
+
+Your name is claimed, not registered: others tell you by your key, which stays in the data directory, so
+that a restart is the same user. "starling id export" carries it to another device.
+
+Every message has a result: delivered (to one user) with the time it took, sent (to a room), refused by
+the other side, not sent, or unknown, which means that it may have arrived.
+
+The chat ends at /quit, Ctrl-C or the end of standard input, and leaves its rooms first. At the end of
+standard input and at /quit it waits for the results of what was sent; Ctrl-C does not.`,
+		Example: `  starling chat                                      as yourself, in the lobby
+  starling chat --user bob --room ops --room dev     as bob, in two rooms; ops is the current one
+  starling chat --peer /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW…
+                                                     with somebody who is not on this network
+  starling chat --ephemeral --user guest             with a new key that is forgotten at the end
+  echo "built" | starling chat --json --room builds  from a script: one JSON object a line comes back`,
+		Args: noArguments,
+		RunE: a.action(func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("user") {
+				f.user = defaultUser()
+			}
+			return a.chat(cmd.Context(), f)
+		}),
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&f.user, "user", "", "the `NAME` that others see (default: your name on this system)")
+	flags.StringArrayVar(&f.rooms, "room", []string{"lobby"}, "a room to enter, by `NAME`; may be given again")
+	flags.StringArrayVar(&f.peers, "peer", nil, "the `MULTIADDR` of somebody to connect to, with /p2p/ at its end; may be given again")
+	flags.StringArrayVar(&f.listen, "listen", nil, "a multiaddr to listen on, instead of all interfaces by TCP and QUIC; may be given again")
+	flags.StringVar(&f.data, "data", "", "the `DIR` with keys and what is remembered (default: starling in your configuration directory)")
+	flags.BoolVar(&f.ephemeral, "ephemeral", false, "keep nothing: a new key, in memory")
+	flags.StringVar(&f.app, "app", "starling", "the `NAME` of the app: others are not seen, and do not see this")
+	flags.BoolVar(&f.noMDNS, "no-mdns", false, "neither look for others on this network nor be found by them")
+	flags.BoolVar(&f.json, "json", false, "write JSON objects, one a line (see: starling help json)")
+	return cmd
+}
+
+// check refuses what cannot be, all of it at once.
+func (f *chatFlags) check() error {
+	var errs []error
+	add := func(err error, format string, args ...any) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf(format+": %w", append(args, err)...))
+		}
+	}
+	addID := func(flag string, err error) {
+		if id, ok := errors.AsType[*identity.IDError](err); ok {
+			add(id.Err, "%s %q", flag, id.Value)
+		}
+	}
+	addID("--user", identity.CheckUser(f.user))
+	addID("--app", identity.CheckApp(f.app))
+	for _, r := range f.rooms {
+		addID("--room", identity.CheckRoom(r))
+	}
+	for _, p := range f.peers {
+		_, err := peer.AddrInfoFromString(p)
+		add(err, "--peer %q", p)
+	}
+	for _, l := range f.listen {
+		_, err := ma.NewMultiaddr(l)
+		add(err, "--listen %q", l)
+	}
+	if f.ephemeral && f.data != "" {
+		errs = append(errs, errors.New("--data and --ephemeral exclude each other"))
+	}
+	if len(errs) > 0 {
+		return usage(errors.Join(errs...))
+	}
+	return nil
+}
+
+// chat runs the command: checks, opens the node, and talks until the end.
+func (a *app) chat(ctx context.Context, f chatFlags) error {
+	var v view = newTextView(a.stdout)
+	if f.json {
+		v = &jsonView{out: a.stdout}
+	}
+	reason, err := a.chatWith(ctx, f, v)
+	code := exitCode(err)
+	if err != nil && f.json {
+		if _, signalled := errors.AsType[*signalError](err); !signalled && code != exitDisplaced {
+			v.show(trouble{head: newHead("error", ""), Code: troubleCode(err), Detail: err.Error()})
+		}
+	}
+	if e := v.show(bye{head: newHead("bye", ""), Reason: reason, Code: code}); e != nil && err == nil {
+		err = fmt.Errorf("standard output: %w", e)
+	}
+	return err
+}
+
+func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string, err error) {
+	if err := f.check(); err != nil {
+		return byeFailed, err
+	}
+	log, err := a.logger()
+	if err != nil {
+		return byeFailed, err
+	}
+	opts := []node.Option{node.WithApp(f.app), node.WithLogger(log)}
+	if !f.ephemeral {
+		if f.data, err = dataDir(f.data); err != nil {
+			return byeFailed, err
+		}
+		opts = append(opts, node.WithDataDir(f.data))
+	}
+	if len(f.listen) > 0 {
+		opts = append(opts, node.WithListen(f.listen...))
+	}
+	if len(f.peers) > 0 {
+		opts = append(opts, node.WithPeers(f.peers...))
+	}
+	if f.noMDNS {
+		opts = append(opts, node.WithoutMDNS())
+	}
+	n, err := node.New(opts...)
+	if err != nil {
+		return byeFailed, explain(err,
+			"Another starling is running with it. Give this one keys of its own: --data DIR, or --ephemeral.")
+	}
+	c := newChat(n, v)
+	about := ready{App: f.app, Data: f.data, Rooms: unique(f.rooms)}
+	reason, err = c.run(ctx, f.user, about, a.stdin)
+	if e := c.close(); e != nil && err == nil {
+		reason, err = byeFailed, e
+	}
+	return reason, err
+}
+
+// explain adds the way out to the error of a directory that another process uses.
+func explain(err error, wayOut string) error {
+	if errors.Is(err, identity.ErrInUse) {
+		return fmt.Errorf("%w\n%s", err, wayOut)
+	}
+	return err
+}
+
+func troubleCode(err error) string {
+	switch {
+	case exitCode(err) == exitUsage:
+		return "usage"
+	case errors.Is(err, identity.ErrInUse):
+		return "data_dir_in_use"
+	case as[*identity.KeyError](err):
+		return "key"
+	case as[*roomError](err):
+		return "room"
+	}
+	return "failed"
+}
+
+func unique(names []string) []string {
+	var all []string
+	for _, n := range names {
+		if !slices.Contains(all, n) {
+			all = append(all, n)
+		}
+	}
+	return all
+}

@@ -1,0 +1,352 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+	"github.com/starling-mesh/starling/node"
+)
+
+// Why a chat ended, as its last event says.
+const (
+	byeQuit      = "quit"
+	byeEOF       = "eof"
+	byeSignal    = "signal"
+	byeDisplaced = "displaced"
+	byeFailed    = "failed"
+)
+
+// errDisplaced ends a chat whose user has logged in elsewhere.
+var errDisplaced = &codedError{exitDisplaced, errors.New("the same user has logged in on another device")}
+
+// roomError says which room could not be entered.
+type roomError struct {
+	room string
+	err  error
+}
+
+func (e *roomError) Error() string { return fmt.Sprintf("room %s: %v", e.room, e.err) }
+func (e *roomError) Unwrap() error { return e.err }
+
+// chat is one user talking: typed lines in, events out. Its fields belong to run's goroutine.
+type chat struct {
+	node  *node.Node
+	view  view
+	sends *sends
+	rooms []*mesh.Room // entered, in that order
+	here  *mesh.Room   // the current one; nil: none
+
+	ended  chan endedRoom // by a room whose events have ended
+	failed chan error     // by whoever finds that the chat cannot go on; holds the first
+	pumps  sync.WaitGroup
+	stop   context.CancelFunc // ends the pumps
+	ctx    context.Context    // of pumps and of messages under way: it outlives the typed lines
+}
+
+type endedRoom struct {
+	room *mesh.Room
+	err  error
+}
+
+func newChat(n *node.Node, v view) *chat {
+	c := &chat{node: n, view: v, sends: newSends(), ended: make(chan endedRoom), failed: make(chan error, 1)}
+	c.ctx, c.stop = context.WithCancel(context.Background())
+	return c
+}
+
+// run logs in, enters the rooms that about names, and does what the lines of in say, until one of them says
+// quit, they end, ctx ends, or the chat cannot go on. Close must follow.
+func (c *chat) run(ctx context.Context, user string, about ready, in io.Reader) (reason string, err error) {
+	if err := c.node.Login(ctx, user); err != nil {
+		return c.verdict(ctx, err)
+	}
+	about.head, about.Login = newHead("ready", ""), c.node.Self()
+	about.Addrs = shareable(c.node.Addrs())
+	c.show(about)
+	c.pumps.Go(func() { c.pump(c.node.Recv, nil) })
+	for _, name := range about.Rooms {
+		if err := c.join(ctx, name); err != nil {
+			return c.verdict(ctx, err)
+		}
+	}
+	c.here = c.rooms[0]
+
+	lines := readLines(c.ctx, in)
+	for n := 1; ; n++ {
+		l, err := c.next(ctx, lines)
+		if err == nil {
+			err = c.obey(ctx, l, n)
+		}
+		switch {
+		case errors.Is(err, errQuit), errors.Is(err, io.EOF):
+			reason = byeQuit
+			if errors.Is(err, io.EOF) {
+				reason = byeEOF
+			}
+			if !c.settle(ctx) {
+				return c.verdict(ctx, context.Cause(ctx))
+			}
+			return reason, nil
+		case err != nil:
+			return c.verdict(ctx, err)
+		}
+	}
+}
+
+// verdict says why a chat ended that ended by err.
+func (c *chat) verdict(ctx context.Context, err error) (string, error) {
+	switch {
+	case ctx.Err() != nil:
+		return byeSignal, context.Cause(ctx)
+	case errors.Is(err, errDisplaced):
+		return byeDisplaced, err
+	}
+	return byeFailed, err
+}
+
+// next waits for a typed line, and meanwhile sees to rooms that end by themselves.
+func (c *chat) next(ctx context.Context, lines <-chan typed) (typed, error) {
+	for {
+		select {
+		case l := <-lines:
+			return l, l.end
+		case e := <-c.ended:
+			if !slices.Contains(c.rooms, e.room) {
+				continue // by our own leave
+			}
+			c.forget(e.room)
+			c.show(trouble{newHead("error", e.room.Name()), 0, "room", fmt.Sprintf("out of %s: %v", e.room.Name(), e.err)})
+		case err := <-c.failed:
+			return typed{}, err
+		case <-ctx.Done():
+			return typed{}, ctx.Err()
+		}
+	}
+}
+
+// typed is a line of standard input, or its end.
+type typed struct {
+	text string
+	err  error // of this line
+	end  error // of the input: io.EOF, or a failure to read
+}
+
+// readLines reads in until it ends, or until ctx has ended and one more line has come.
+func readLines(ctx context.Context, in io.Reader) <-chan typed {
+	lines := make(chan typed)
+	go func() { // ends with the input: a read of a terminal cannot be called back
+		r := newLineReader(in)
+		for {
+			var l typed
+			text, err := r.next()
+			switch {
+			case errors.Is(err, errLineTooLong):
+				l.err = err
+			case err != nil:
+				l.end = err
+			default:
+				l.text = text
+			}
+			select {
+			case lines <- l:
+			case <-ctx.Done():
+				return
+			}
+			if l.end != nil {
+				return
+			}
+		}
+	}()
+	return lines
+}
+
+var errQuit = errors.New("quit")
+
+// obey does what a typed line says. The error ends the chat; what is wrong with the line is only shown.
+func (c *chat) obey(ctx context.Context, l typed, n int) error {
+	wrong := func(err error) {
+		c.show(trouble{newHead("error", ""), n, "line", err.Error()})
+	}
+	if l.err != nil {
+		wrong(l.err)
+		return nil
+	}
+	in, err := parseLine(l.text)
+	if err != nil {
+		wrong(err)
+		return nil
+	}
+	in.line = n
+	switch in.verb {
+	case "say", "to", "msg":
+		if !c.say(ctx, in) {
+			return ctx.Err()
+		}
+	case "who":
+		c.who()
+	case "join":
+		if err := c.join(ctx, in.name); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			c.show(trouble{newHead("error", ""), n, "room", err.Error()})
+		}
+	case "leave":
+		if c.here == nil {
+			wrong(errNoRoom)
+			return nil
+		}
+		c.sends.settle(ctx) // what was typed before it has its result before it
+		return c.leave(ctx, c.here)
+	case "help":
+		c.show(help{newHead("help", ""), chatHelp()})
+	case "quit":
+		return errQuit
+	}
+	return nil
+}
+
+// settle waits for the results of all that was sent, and tells why it waits if that takes a while.
+func (c *chat) settle(ctx context.Context) bool {
+	soon, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if c.sends.settle(soon) {
+		return true
+	}
+	if ctx.Err() == nil {
+		c.show(help{newHead("help", ""), []string{
+			fmt.Sprintf("  waiting for the results of %s; Ctrl-C ends it", count(c.sends.pending(), "message"))}})
+	}
+	return c.sends.settle(ctx)
+}
+
+// join enters a room, and makes it the current one.
+func (c *chat) join(ctx context.Context, name string) error {
+	for _, r := range c.rooms {
+		if r.Name() == name {
+			c.here = r
+			c.show(entered{newHead("entered", name), c.members(r)})
+			return nil
+		}
+	}
+	r, err := c.node.Join(ctx, name)
+	if err != nil {
+		return &roomError{name, err}
+	}
+	c.rooms = append(c.rooms, r)
+	c.here = r
+	c.show(entered{newHead("entered", name), c.members(r)})
+	c.pumps.Go(func() { c.pump(r.Recv, r) })
+	return nil
+}
+
+// leave leaves a room and goes to the one entered last before it, if any.
+func (c *chat) leave(ctx context.Context, r *mesh.Room) error {
+	c.forget(r)
+	err := r.Leave(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		c.show(trouble{newHead("error", r.Name()), 0, "room", err.Error()})
+	}
+	c.show(exited{newHead("exited", r.Name())})
+	return nil
+}
+
+func (c *chat) forget(r *mesh.Room) {
+	c.rooms = slices.DeleteFunc(c.rooms, func(o *mesh.Room) bool { return o == r })
+	if c.here == r {
+		c.here = nil
+		if len(c.rooms) > 0 {
+			c.here = c.rooms[len(c.rooms)-1]
+		}
+	}
+}
+
+// members are the others in a room.
+func (c *chat) members(r *mesh.Room) []mesh.Member {
+	self := c.node.Self()
+	others := []mesh.Member{}
+	for _, m := range r.Members() {
+		if m.Login != self {
+			others = append(others, m)
+		}
+	}
+	return others
+}
+
+func (c *chat) who() {
+	w := who{head: newHead("who", ""), Members: []mesh.Member{}, Online: []identity.Login{}}
+	if c.here != nil {
+		w.Room, w.Members = c.here.Name(), c.members(c.here)
+	}
+	for _, l := range c.node.Online() {
+		if l != c.node.Self() {
+			w.Online = append(w.Online, l)
+		}
+	}
+	c.show(w)
+}
+
+// pump shows what one stream of events brings, until it ends. Room is nil for the node's own.
+func (c *chat) pump(recv func(context.Context) (mesh.Event, error), room *mesh.Room) {
+	for {
+		ev, err := recv(c.ctx)
+		switch {
+		case c.ctx.Err() != nil:
+			return
+		case err != nil && room == nil:
+			c.fail(err)
+			return
+		case err != nil:
+			select {
+			case c.ended <- endedRoom{room, err}:
+			case <-c.ctx.Done():
+			}
+			return
+		}
+		c.show(ev)
+		if out, ok := ev.(*node.LoggedOut); ok && out.Reason == node.Duplicate {
+			c.fail(errDisplaced)
+		}
+	}
+}
+
+// show tells the user. Without an output there is nobody to talk to.
+func (c *chat) show(event any) {
+	if err := c.view.show(event); err != nil {
+		c.fail(fmt.Errorf("standard output: %w", err))
+	}
+}
+
+func (c *chat) fail(err error) {
+	select {
+	case c.failed <- err:
+	default:
+	}
+}
+
+// close leaves the rooms, logs out and closes the node, and returns when all goroutines but the reader of
+// lines have ended.
+func (c *chat) close() error {
+	ctx, cancel := context.WithTimeout(c.ctx, time.Second)
+	defer cancel()
+	var leaving sync.WaitGroup
+	for _, r := range c.rooms {
+		leaving.Go(func() { r.Leave(ctx) })
+	}
+	leaving.Wait()
+	err := c.node.Close()
+	c.stop()
+	c.sends.wait()
+	c.pumps.Wait()
+	return err
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+	"github.com/starling-mesh/starling/presence"
+)
+
+// outcomes gives every way in which a send can fail its code, for programs, and its words. The first that
+// matches counts: what is certain stands before what caused it. Empty words: the error's own.
+var outcomes = []struct {
+	is          func(error) bool
+	code, words string
+}{
+	{as[*mesh.SizeError], "too_long", ""},
+	{is(mesh.ErrEmpty), "empty", "an empty message is not sent"},
+	{is(mesh.ErrSelf), "self", "that is you"},
+	{is(mesh.ErrNotText), "not_text", "not valid UTF-8"},
+	{as[*identity.IDError], "bad_id", ""},
+	{as[*identity.AddressError], "bad_id", ""},
+	{is(mesh.ErrNotMember), "not_member", "no such member in this room (outside rooms: /msg)"},
+	{is(mesh.ErrRefused), "refused", ""},
+	{as[*presence.ConflictError], "conflict", ""},
+	{is(presence.ErrNotFound), "not_found", "nobody of that name is logged in within reach"},
+	{is(mesh.ErrNotLoggedIn), "not_logged_in", "not logged in"},
+	{is(mesh.ErrLeft), "not_joined", "the room has been left"},
+	{is(errNoRoom), "not_joined", ""},
+	{is(mesh.ErrUnreachable), "not_sent", ""},
+	{is(mesh.ErrUnconfirmed), "unknown", "no answer in time: it may have arrived"},
+	{is(net.ErrClosed), "closed", "closing"},
+	{is(context.Canceled), "closed", "closing"},
+}
+
+// errNoRoom answers a text that is for a room when there is none.
+var errNoRoom = errors.New("you are in no room: /join ROOM")
+
+// outcome returns the code and the words of a failed send.
+func outcome(err error) (code, words string) {
+	for _, o := range outcomes {
+		if o.is(err) {
+			if o.words == "" {
+				return o.code, err.Error()
+			}
+			return o.code, o.words
+		}
+	}
+	return "failed", err.Error()
+}
+
+func is(target error) func(error) bool {
+	return func(err error) bool { return errors.Is(err, target) }
+}
+
+func as[T error](err error) bool {
+	_, ok := errors.AsType[T](err)
+	return ok
+}
+
+// result fills in how a send ended.
+func (s sent) result(err error) sent {
+	s.OK = err == nil
+	if err != nil {
+		s.Error, s.Detail = outcome(err)
+	}
+	return s
+}
+
+// String puts a result into words.
+func (s sent) String() string {
+	to := s.To
+	if to == "" {
+		to = s.Room
+	}
+	switch {
+	case s.OK && s.Neighbours != nil && *s.Neighbours == 0:
+		return "sent to " + to + ", where nobody else is connected yet"
+	case s.OK && s.To == "":
+		return "sent to " + to
+	case s.OK && s.Relayed:
+		return fmt.Sprintf("delivered to %s in %v ms, by a relay", to, s.RTT)
+	case s.OK:
+		return fmt.Sprintf("delivered to %s in %v ms", to, s.RTT)
+	case s.Error == "unknown":
+		return fmt.Sprintf("UNKNOWN whether %s got line %d: %s", to, s.Line, s.Detail)
+	case s.Error == "refused":
+		return fmt.Sprintf("REFUSED by %s, line %d: %s", to, s.Line, s.Detail)
+	case to == "":
+		return "NOT SENT: " + s.Detail
+	}
+	return fmt.Sprintf("NOT SENT to %s, line %d: %s", to, s.Line, s.Detail)
+}

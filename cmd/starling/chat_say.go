@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+
+	"github.com/starling-mesh/starling/mesh"
+)
+
+// say hands a message to the mesh, to be told of when it has a result. It returns false when ctx ended
+// before there was room for it.
+func (c *chat) say(ctx context.Context, in input) bool {
+	s := sent{Line: in.line}
+	room, text := c.here, []byte(in.text)
+	if room == nil && in.verb != "msg" {
+		s.head = newHead("sent", "")
+		c.show(s.result(errNoRoom))
+		return true
+	}
+	var target string
+	var start func() func() // accepts the message and returns what waits for its result, or nil
+	switch in.verb {
+	case "say":
+		target, s.Room = "room "+room.Name(), room.Name()
+		start = func() func() {
+			p, err := room.PublishAsync(c.ctx, text, mesh.AsText())
+			if err != nil {
+				c.tell(s, mesh.Receipt{}, err)
+				return nil
+			}
+			return func() {
+				done, err := p.Result()
+				if err == nil {
+					s.Neighbours = &done.Neighbours
+				}
+				c.tell(s, mesh.Receipt{ID: p.ID()}, err)
+			}
+		}
+	case "to":
+		target, s.Room, s.To = "room "+room.Name()+" "+in.name, room.Name(), in.name
+		start = c.direct(s, func() (*mesh.Pending, error) {
+			return room.SendAsync(c.ctx, in.name, text, mesh.AsText())
+		})
+	case "msg":
+		target, s.To = "user "+in.name, in.name
+		start = c.direct(s, func() (*mesh.Pending, error) {
+			return c.node.SendAsync(c.ctx, in.name, text, mesh.AsText())
+		})
+	}
+	return c.sends.send(ctx, target, start)
+}
+
+// direct starts a send to one user.
+func (c *chat) direct(s sent, send func() (*mesh.Pending, error)) func() func() {
+	return func() func() {
+		p, err := send()
+		if err != nil {
+			c.tell(s, mesh.Receipt{}, err)
+			return nil
+		}
+		return func() {
+			receipt, err := p.Result()
+			receipt.ID = p.ID()
+			c.tell(s, receipt, err)
+		}
+	}
+}
+
+// tell shows how a send ended.
+func (c *chat) tell(s sent, receipt mesh.Receipt, err error) {
+	s.head = newHead("sent", s.Room)
+	s.ID, s.RTT, s.Relayed = receipt.ID, toMillis(receipt.RTT), receipt.Relayed
+	c.show(s.result(err))
+}

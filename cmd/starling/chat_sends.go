@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"sync"
+)
+
+// maxSends is how many messages may be under way before the chat stops reading standard input: enough for
+// a script that pipelines, little enough that the end of the chat has little to wait for.
+const maxSends = 256
+
+// sends are the messages under way. Those to one target are sent in the order typed; those to different
+// targets do not wait for each other, since finding a user may take seconds.
+type sends struct {
+	slots chan struct{} // holds one for each message that has no result yet
+	tasks sync.WaitGroup
+
+	mu    sync.Mutex
+	lanes map[string][]func() // what waits behind a running start, by target
+}
+
+func newSends() *sends {
+	return &sends{slots: make(chan struct{}, maxSends), lanes: make(map[string][]func())}
+}
+
+// send takes a message: start hands it to the mesh, and finish, if start returns one, waits for its result.
+// It blocks while maxSends are under way, and reports false when ctx ended first.
+func (s *sends) send(ctx context.Context, target string, start func() (finish func())) bool {
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return false
+	}
+	s.inLane(target, func() {
+		finish := start()
+		if finish == nil {
+			<-s.slots
+			return
+		}
+		s.tasks.Go(func() {
+			finish()
+			<-s.slots
+		})
+	})
+	return true
+}
+
+// inLane runs f after everything that the lane was given before.
+func (s *sends) inLane(lane string, f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waiting, running := s.lanes[lane]
+	s.lanes[lane] = append(waiting, f)
+	if running {
+		return
+	}
+	s.tasks.Go(func() {
+		for f := s.next(lane); f != nil; f = s.next(lane) {
+			f()
+		}
+	})
+}
+
+// next takes the lane's next, and closes the lane when there is none.
+func (s *sends) next(lane string) func() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waiting := s.lanes[lane]
+	if len(waiting) == 0 {
+		delete(s.lanes, lane)
+		return nil
+	}
+	s.lanes[lane] = waiting[1:]
+	return waiting[0]
+}
+
+// pending returns how many messages have no result yet.
+func (s *sends) pending() int { return len(s.slots) }
+
+// settle waits until no message is under way. No other goroutine may send meanwhile.
+func (s *sends) settle(ctx context.Context) bool {
+	taken := 0
+	defer func() {
+		for range taken {
+			<-s.slots
+		}
+	}()
+	for range cap(s.slots) {
+		select {
+		case s.slots <- struct{}{}:
+			taken++
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// wait returns when every goroutine has ended, which the results of all messages bound.
+func (s *sends) wait() { s.tasks.Wait() }

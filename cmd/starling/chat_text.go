@@ -1,0 +1,137 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+	"github.com/starling-mesh/starling/node"
+)
+
+// textLocked puts an event into words, or into "" when people need not hear of it.
+func (v *textView) textLocked(event any) string {
+	switch ev := event.(type) {
+	case ready:
+		return v.readyLocked(ev)
+	case entered:
+		return v.enteredLocked(ev)
+	case exited:
+		v.rooms--
+		return "* you have left " + ev.Room
+	case sent:
+		return "  " + ev.String()
+	case who:
+		return v.whoLocked(ev)
+	case help:
+		return strings.Join(ev.Lines, "\n")
+	case trouble:
+		return "! " + safeText(ev.Detail)
+	case bye:
+		return v.byeLocked(ev)
+	case *mesh.Message:
+		return fmt.Sprintf("%s%s: %s", v.roomLocked(ev.Room), v.nameLocked(ev.From), payload(ev.Kind, ev.Data))
+	case *mesh.DirectMessage:
+		room := v.roomLocked(ev.Room)
+		if ev.Room == "" {
+			room = "[no room] "
+		}
+		return fmt.Sprintf("%s%s to you: %s", room, v.nameLocked(ev.From), payload(ev.Kind, ev.Data))
+	case *mesh.MemberJoined:
+		return v.memberLocked(ev)
+	case *mesh.MemberLeft:
+		return fmt.Sprintf("* %s %s %s", v.nameLocked(ev.Member.Login), leftWords(ev.Reason), ev.Room)
+	case *mesh.GapLost:
+		return fmt.Sprintf("! %s of %s in %s could not be recovered",
+			count(int(ev.Last-ev.First+1), "message"), v.nameLocked(ev.From), ev.Room)
+	case *mesh.Lagged:
+		return fmt.Sprintf("! %s in %s went by unseen: this terminal was too slow", count(ev.Missed, "message"), ev.Room)
+	case *node.IdentityConflict:
+		return fmt.Sprintf("! somebody else calls himself %s too, with the key %s. Yours is %s: /msg %s goes to no other.\n"+
+			"  /msg %s reaches the new one.", ev.User, ev.Other.Key.Fingerprint(), ev.Pinned.Fingerprint(), ev.User, ev.Other.Address())
+	case *node.LoggedOut:
+		if ev.Reason == node.Duplicate {
+			return fmt.Sprintf("! you have logged in on another device (%s): this one is out.", ev.By.Peer)
+		}
+		return "* logged out"
+	}
+	return ""
+}
+
+// roomLocked is in front of what happens in a room, once there is more than one to confuse.
+func (v *textView) roomLocked(room string) string {
+	if v.rooms < 2 {
+		return ""
+	}
+	return "[" + room + "] "
+}
+
+func (v *textView) readyLocked(ev ready) string {
+	v.keys[ev.User] = ev.Key
+	var b strings.Builder
+	fmt.Fprintf(&b, "You are %s, key %s, peer %s.\n", ev.User, ev.Key.Fingerprint(), ev.Peer)
+	if ev.Data == "" {
+		b.WriteString("The key is in memory only: the next start is somebody new to the others.\n")
+	}
+	b.WriteString("Others on this network find you by themselves; from elsewhere they start with one of\n")
+	for _, a := range ev.Addrs {
+		fmt.Fprintf(&b, "  --peer %s\n", a)
+	}
+	b.WriteString("What you type goes to the room; /help lists the rest; Ctrl-C leaves.")
+	return b.String()
+}
+
+func (v *textView) enteredLocked(ev entered) string {
+	v.rooms++
+	var others []identity.Login
+	for _, m := range ev.Members {
+		others = append(others, m.Login)
+		v.were[ev.Room+"/"+m.Key.String()] = true
+	}
+	return fmt.Sprintf("* you are in %s, with %s", ev.Room, v.namesLocked(others))
+}
+
+// memberLocked does not tell of members again who were named on entering.
+func (v *textView) memberLocked(ev *mesh.MemberJoined) string {
+	key := ev.Room + "/" + ev.Member.Key.String()
+	if v.were[key] {
+		delete(v.were, key)
+		return ""
+	}
+	return fmt.Sprintf("* %s has joined %s", v.nameLocked(ev.Member.Login), ev.Room)
+}
+
+func leftWords(r mesh.LeaveReason) string {
+	switch r {
+	case mesh.Quit:
+		return "has left"
+	case mesh.Dropped:
+		return "is gone (connection lost) from"
+	case mesh.Replaced:
+		return "has changed devices in"
+	}
+	return fmt.Sprintf("is out (%s) of", r)
+}
+
+func (v *textView) whoLocked(ev who) string {
+	var b strings.Builder
+	if ev.Room != "" {
+		var members []identity.Login
+		for _, m := range ev.Members {
+			members = append(members, m.Login)
+		}
+		fmt.Fprintf(&b, "  in %s, with you: %s\n", ev.Room, v.namesLocked(members))
+	}
+	fmt.Fprintf(&b, "  online: %s", v.namesLocked(ev.Online))
+	return b.String()
+}
+
+func (v *textView) byeLocked(ev bye) string {
+	switch ev.Reason {
+	case byeDisplaced:
+		return "Bye. The chat goes on where you logged in last."
+	case byeFailed:
+		return ""
+	}
+	return "Bye."
+}

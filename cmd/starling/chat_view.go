@@ -1,0 +1,91 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+)
+
+// view is what a chat tells its user through: text for people or JSON for programs. Show may be called
+// from any goroutine, and writes each event whole.
+type view interface{ show(event any) error }
+
+// jsonView writes one object a line.
+type jsonView struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func (v *jsonView) show(event any) error {
+	line, err := json.Marshal(event)
+	if err != nil {
+		return fmt.Errorf("event %T: %w", event, err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_, err = v.out.Write(append(line, '\n'))
+	return err
+}
+
+// textView writes lines for people.
+type textView struct {
+	mu    sync.Mutex
+	out   io.Writer
+	rooms int                           // entered: with more than one, the lines say which
+	keys  map[string]identity.PublicKey // the key that each name was first seen with
+	were  map[string]bool               // members who were in a room before us, as room/key
+}
+
+func newTextView(out io.Writer) *textView {
+	return &textView{out: out, keys: make(map[string]identity.PublicKey), were: make(map[string]bool)}
+}
+
+func (v *textView) show(event any) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	text := v.textLocked(event)
+	if text == "" {
+		return nil
+	}
+	_, err := io.WriteString(v.out, text+"\n")
+	return err
+}
+
+// maxNames bounds the names whose first key is remembered: peers choose them. Past it names show with their
+// key, so that none can be taken for another.
+const maxNames = 4096
+
+// nameLocked is how a user is shown: by name, and with the key when another one had that name before.
+func (v *textView) nameLocked(l identity.Login) string {
+	first, known := v.keys[l.User]
+	if !known && len(v.keys) < maxNames {
+		v.keys[l.User], first = l.Key, l.Key
+	}
+	if first != l.Key {
+		return l.Address().String()
+	}
+	return l.User
+}
+
+func (v *textView) namesLocked(logins []identity.Login) string {
+	names := make([]string, len(logins))
+	for i, l := range logins {
+		names[i] = v.nameLocked(l)
+	}
+	if len(names) == 0 {
+		return "nobody else"
+	}
+	return strings.Join(names, ", ")
+}
+
+func payload(kind mesh.Kind, data []byte) string {
+	if kind == mesh.Text {
+		return safeText(string(data))
+	}
+	return binarySummary(data)
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/starling-mesh/starling/identity"
+)
+
+// maxKeyText bounds what is read as an exported key, in bytes. One has about 200.
+const maxKeyText = 16 << 10
+
+func (a *app) idCommand() *cobra.Command {
+	var dir string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "id",
+		Short: "Show who you are to the others, and carry it to another device",
+		Long: `Id shows the key by which others tell you, the peer ID of this device, and where both are kept. They are
+made now if there are none.
+
+The fingerprint is what two people compare who want to be sure of each other: a name can be taken by
+anybody, a key cannot. "starling id export" and "starling id import" carry your key to a second device,
+which then is the same user, with a peer ID of its own.`,
+		Example: `  starling id                        the key, the peer ID and the directory
+  starling id export me.key          on the first device
+  starling id import me.key          on the second`,
+		Args: subcommandsOnly,
+		RunE: a.action(func(*cobra.Command, []string) error { return a.showID(dir, asJSON) }),
+	}
+	cmd.PersistentFlags().StringVar(&dir, "data", "", "the `DIR` with the keys (default: starling in your configuration directory)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, `as one JSON object: {"key":…,"peer":…,"data":…}`)
+	cmd.AddCommand(a.exportCommand(&dir), a.importCommand(&dir))
+	return cmd
+}
+
+// shownID is what `starling id` tells. Peer is empty while another process holds the directory.
+type shownID struct {
+	Key  string `json:"key"`
+	Peer string `json:"peer,omitempty"`
+	Data string `json:"data"`
+}
+
+func (a *app) showID(dir string, asJSON bool) error {
+	dir, err := dataDir(dir)
+	if err != nil {
+		return err
+	}
+	id, err := readID(dir)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return json.NewEncoder(a.stdout).Encode(id)
+	}
+	if id.Peer == "" {
+		id.Peer = "in use: the starling that runs with it shows it"
+	}
+	_, err = fmt.Fprintf(a.stdout, "key   %s\npeer  %s\ndata  %s\n", id.Key, id.Peer, id.Data)
+	return err
+}
+
+// readID also answers while a chat runs with the directory, as far as it can.
+func readID(dir string) (shownID, error) {
+	d, err := identity.OpenDir(dir)
+	if errors.Is(err, identity.ErrInUse) {
+		text, err := identity.ExportUserKey(dir)
+		if err != nil {
+			return shownID{}, err
+		}
+		key, err := identity.ParseKey(text)
+		if err != nil {
+			return shownID{}, err
+		}
+		keys := identity.Keys{Device: key, User: key}
+		return shownID{Key: keys.UserKey().Fingerprint(), Data: dir}, nil
+	}
+	if err != nil {
+		return shownID{}, err
+	}
+	keys := d.Keys()
+	return shownID{keys.UserKey().Fingerprint(), keys.PeerID().String(), dir}, d.Close()
+}
+
+func (a *app) exportCommand(dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "export [FILE]",
+		Short: "Write your user key to a file, or to standard output",
+		Long: `Export writes your private user key, as PEM. Whoever has it is you: carry it as you would a password, and
+delete the copy. FILE is made readable for you only, and must not exist yet. Without it, or as -, the key
+goes to standard output.`,
+		Example: "  starling id export me.key\n  starling id export | ssh laptop starling id import -",
+		Args:    atMostOne("a file"),
+		RunE: a.action(func(_ *cobra.Command, args []string) error {
+			dir, err := dataDir(*dir)
+			if err != nil {
+				return err
+			}
+			text, err := identity.ExportUserKey(dir)
+			if errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("there is no key in %s yet; \"starling id\" makes one", dir)
+			}
+			if err != nil {
+				return err
+			}
+			if len(args) == 0 || args[0] == "-" {
+				_, err = a.stdout.Write(text)
+				return err
+			}
+			return writeNew(args[0], text)
+		}),
+	}
+}
+
+func (a *app) importCommand(dir *string) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "import FILE",
+		Short: "Become the user whose key is in a file",
+		Long: `Import makes this device one of the user whose key "starling id export" wrote to FILE, or - for standard
+input. The device keeps a peer ID of its own. If there is another user key here already, nothing is changed:
+that key would be lost, so export it first, and then say --force.`,
+		Example: "  starling id import me.key\n  starling id import me.key --force",
+		Args:    exactlyOne("a file"),
+		RunE: a.action(func(_ *cobra.Command, args []string) error {
+			dir, err := dataDir(*dir)
+			if err != nil {
+				return err
+			}
+			text, err := a.readKeyText(args[0])
+			if err != nil {
+				return err
+			}
+			put := identity.ImportUserKey
+			if force {
+				put = identity.ReplaceUserKey
+			}
+			switch err := put(dir, text); {
+			case errors.Is(err, identity.ErrOtherKey):
+				return fmt.Errorf("%w\nSave that one with \"starling id export FILE\", then say --force to replace it.", err)
+			case err != nil:
+				return explain(err, "A starling is running with it: end that one first.")
+			}
+			return a.showID(dir, false)
+		}),
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "replace another user key that is here, which is lost unless it was exported")
+	return cmd
+}
+
+func (a *app) readKeyText(path string) ([]byte, error) {
+	in := a.stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
+	}
+	return io.ReadAll(io.LimitReader(in, maxKeyText))
+}
+
+// writeNew writes a secret to a file that did not exist.
+func writeNew(path string, text []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s is there already, and is not overwritten", path)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Close())
+}
+
+// dataDir is dir, or the default.
+func dataDir(dir string) (string, error) {
+	if dir != "" {
+		return dir, nil
+	}
+	return defaultDir()
+}
+
+func atMostOne(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return fmt.Errorf("%q takes at most %s, and got %q too", cmd.CommandPath(), what, args[1])
+		}
+		return nil
+	}
+}
+
+func exactlyOne(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return fmt.Errorf("%q needs %s", cmd.CommandPath(), what)
+		}
+		return atMostOne(what)(cmd, args)
+	}
+}

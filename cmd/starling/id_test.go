@@ -1,0 +1,102 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/identity"
+)
+
+func TestIDIsTheSameAtEveryRun(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	first := runHere("id", "--data", dir)
+	require.Equal(t, exitOK, first.code, first.errOut)
+	require.Regexp(t, `^key   [a-z2-7]{16}\npeer  12D3Koo\w+\ndata  `+regexp.QuoteMeta(dir)+`\n$`, first.out)
+	require.Equal(t, first, runHere("id", "--data", dir))
+	require.Regexp(t, `^\{"key":"[a-z2-7]{16}","peer":"12D3Koo\w+","data":"[^"]+"\}\n$`, runHere("id", "--json", "--data", dir).out)
+}
+
+func TestIDTellsTheKeyWhileAChatHoldsTheDirectory(t *testing.T) {
+	dir := t.TempDir()
+	free := runHere("id", "--data", dir)
+	d, err := identity.OpenDir(dir)
+	require.NoError(t, err)
+	defer d.Close()
+	held := runHere("id", "--data", dir)
+	require.Equal(t, exitOK, held.code, held.errOut)
+	require.Equal(t, line(free.out, 0), line(held.out, 0))
+	require.Equal(t, "peer  in use: the starling that runs with it shows it", line(held.out, 1))
+}
+
+func TestAnExportedKeyMakesAnotherDirectoryTheSameUserOnAnotherDevice(t *testing.T) {
+	one, two, file := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "me.key")
+	first := runHere("id", "--data", one)
+
+	require.Equal(t, ran{}, runHere("id", "export", file, "--data", one))
+	if info, err := os.Stat(file); runtime.GOOS != "windows" {
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	}
+	second := runHere("id", "import", file, "--data", two)
+	require.Equal(t, exitOK, second.code, second.errOut)
+	require.Equal(t, line(first.out, 0), line(second.out, 0), "the same user key")
+	require.NotEqual(t, line(first.out, 1), line(second.out, 1), "another peer ID")
+
+	// Through pipes it is the same.
+	exported := runHere("id", "export", "--data", one)
+	require.Equal(t, exitOK, exported.code)
+	require.Equal(t, exported.out, runHere("id", "export", "-", "--data", one).out)
+	three := t.TempDir()
+	require.Equal(t, line(first.out, 0), line(runWith(exported.out, "id", "import", "-", "--data", three).out, 0))
+}
+
+func TestAKeyIsNeitherOverwrittenNorLostByAccident(t *testing.T) {
+	one, two, file := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "me.key")
+	first, second := runHere("id", "--data", one), runHere("id", "--data", two)
+	require.Equal(t, exitOK, runHere("id", "export", file, "--data", one).code)
+
+	again := runHere("id", "export", file, "--data", one)
+	require.Equal(t, ran{exitFailed, "", "starling: " + file + " is there already, and is not overwritten\n"}, again)
+
+	refused := runHere("id", "import", file, "--data", two)
+	require.Equal(t, exitFailed, refused.code)
+	require.Empty(t, refused.out)
+	require.Contains(t, refused.errOut, "another user key is there already")
+	require.Contains(t, refused.errOut, "say --force to replace it.\n")
+	require.Equal(t, second, runHere("id", "--data", two), "nothing was changed")
+
+	forced := runHere("id", "import", file, "--force", "--data", two)
+	require.Equal(t, exitOK, forced.code, forced.errOut)
+	require.Equal(t, line(first.out, 0), line(forced.out, 0))
+}
+
+func TestKeysThatCannotBeUsedAreNamed(t *testing.T) {
+	dir := t.TempDir()
+	none := runHere("id", "export", "--data", dir)
+	require.Equal(t, ran{exitFailed, "", "starling: there is no key in " + dir + " yet; \"starling id\" makes one\n"}, none)
+
+	garbage := runWith("garbage", "id", "import", "-", "--data", dir)
+	require.Equal(t, ran{exitFailed, "", "starling: identity: user key: damaged: no PEM block in it\n"}, garbage)
+
+	missing := runHere("id", "import", filepath.Join(dir, "none"), "--data", dir)
+	require.Equal(t, exitFailed, missing.code)
+	require.Contains(t, missing.errOut, filepath.Join(dir, "none"))
+
+	d, err := identity.OpenDir(dir)
+	require.NoError(t, err)
+	defer d.Close()
+	exported := runHere("id", "export", "--data", dir)
+	require.Equal(t, exitOK, exported.code, "a key can be exported while a chat runs")
+	held := runWith(exported.out, "id", "import", "-", "--data", dir)
+	require.Equal(t, ran{exitFailed, "", "starling: identity: data directory " + dir +
+		": in use by another node\nA starling is running with it: end that one first.\n"}, held)
+}
+
+// line returns one line of a text.
+func line(text string, n int) string { return strings.Split(text, "\n")[n] }

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// beStarling makes the test binary the command, so that tests can start it as a process of its own.
+const beStarling = "STARLING_TEST_BE_STARLING"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(beStarling) != "" {
+		main()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// starling returns the command as a process, in a home of its own.
+func starling(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, args...)
+	home := t.TempDir()
+	cmd.Env = append(os.Environ(), beStarling+"=1", "HOME="+home, "XDG_CONFIG_HOME="+home, "USER=alice")
+	return cmd
+}
+
+// ran is what a run of the command gave.
+type ran struct {
+	code        int
+	out, errOut string
+}
+
+// runHere runs the command in this process, with no input.
+func runHere(args ...string) ran { return runWith("", args...) }
+
+func runWith(in string, args ...string) ran {
+	var out, errOut bytes.Buffer
+	code := run(args, system{
+		stdin: strings.NewReader(in), stdout: &out, stderr: &errOut,
+		exit: func(int) { panic("the process was to be ended from outside") },
+	})
+	return ran{code, out.String(), errOut.String()}
+}
