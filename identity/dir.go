@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -71,7 +72,10 @@ func OpenDir(path string) (*Dir, error) {
 	}
 	d := &Dir{path: path, db: db}
 	d.close = sync.OnceValue(d.shutdown)
-	if err := errors.Join(d.loadKeys(), d.load()); err != nil {
+	if err = d.loadKeys(); err == nil {
+		err = guard(path, d.load)
+	}
+	if err != nil {
 		db.Close()
 		return nil, err
 	}
@@ -177,19 +181,34 @@ func (d *Dir) newDeviceKey() (ed25519.PrivateKey, error) {
 }
 
 // openDB creates the directory if need be, and takes its lock.
-func openDB(path string) (*bolt.DB, error) {
+func openDB(path string) (db *bolt.DB, err error) {
 	if path == "" {
 		return nil, &DirError{Path: path, Err: errors.New("no path given")}
 	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, &DirError{Path: path, Err: err}
 	}
-	db, err := bolt.Open(filepath.Join(path, databaseFile), 0o600, &bolt.Options{Timeout: lockTimeout})
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		err = ErrInUse
-	}
-	if err != nil {
-		return nil, &DirError{Path: path, Err: err}
-	}
-	return db, nil
+	err = guard(path, func() (err error) {
+		db, err = bolt.Open(filepath.Join(path, databaseFile), 0o600, &bolt.Options{Timeout: lockTimeout})
+		if errors.Is(err, bolterrors.ErrTimeout) {
+			err = ErrInUse
+		}
+		return err
+	})
+	return db, err
+}
+
+// guard runs f, which works on the database, and gives its errors the path. A damaged file is an error: bbolt panics on
+// pages that make no sense, and a file cut short faults in its memory map.
+func guard(path string, f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%s is damaged: %v", databaseFile, r)
+		}
+		if err != nil {
+			err = &DirError{Path: path, Err: err}
+		}
+	}()
+	return f()
 }

@@ -33,23 +33,15 @@ type pinRecord struct {
 	At  time.Time `json:"at"`
 }
 
-// load reads the whole database into memory. It panics nowhere: a damaged file is an error.
-func (d *Dir) load() (err error) {
-	defer func() {
-		if r := recover(); r != nil { // bbolt panics on pages that make no sense
-			err = fmt.Errorf("%s is damaged: %v", databaseFile, r)
-		}
-		if err != nil {
-			err = &DirError{Path: d.path, Err: err}
-		}
-	}()
+// load reads the whole database into memory.
+func (d *Dir) load() error {
 	d.peers = make(map[peer.ID]*remembered)
 	type pin struct {
 		user string
 		pinRecord
 	}
 	var pins []pin
-	err = d.db.Update(func(tx *bolt.Tx) error {
+	err := d.db.Update(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{metaBucket, pinsBucket, peersBucket} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err

@@ -176,7 +176,7 @@ func decodePeer(k, v []byte) (Remembered, error) {
 }
 
 func boundAddrs(addrs []string) []string {
-	out := make([]string, 0, min(len(addrs), maxRememberedAddrs))
+	var out []string
 	for _, a := range addrs {
 		if len(out) < maxRememberedAddrs && a != "" && len(a) <= maxAddr {
 			out = append(out, a)
