@@ -126,7 +126,7 @@ func (d *Direct) Decode(b []byte) error {
 	*d = Direct{}
 	for len(b) > 0 {
 		field, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
+		if n < 0 || field > protowire.MaxValidNumber {
 			return ErrDirect
 		}
 		b = b[n:]
