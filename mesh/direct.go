@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-	"unicode/utf8"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -120,18 +119,13 @@ func (m *Mesh) checkOutgoing(to peer.ID, d outgoing) error {
 	switch {
 	case m.ctx.Err() != nil:
 		return ErrClosed
-	case len(d.payload) == 0:
-		return ErrEmpty
-	case len(d.payload) > m.cfg.maxMessage:
-		return &SizeError{Size: len(d.payload), Limit: m.cfg.maxMessage}
-	case d.kind > Text:
-		return fmt.Errorf("mesh: unknown %v", d.kind)
-	case d.kind == Text && !utf8.Valid(d.payload):
-		return ErrNotText
 	case d.mode > UnreliableUnordered:
 		return fmt.Errorf("mesh: unknown %v", d.mode)
 	case to == m.host.ID():
 		return ErrSelf
+	}
+	if err := checkPayload(d.kind, d.payload, m.cfg.maxMessage); err != nil {
+		return err
 	}
 	if err := to.Validate(); err != nil {
 		return fmt.Errorf("mesh: receiver: %w", err)

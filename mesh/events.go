@@ -152,9 +152,9 @@ type MemberJoined struct {
 type LeaveReason string
 
 const (
-	Quit     LeaveReason = "quit"     // it said goodbye
-	Dropped  LeaveReason = "dropped"  // its connection was lost and the grace is over
-	Replaced LeaveReason = "replaced" // the same user took its place from another device
+	Quit    LeaveReason = "quit"    // it said goodbye
+	Dropped LeaveReason = "dropped" // its connection was lost and the grace is over
+	Evicted LeaveReason = "evicted" // its signed broadcasts contradict each other: it told different members different things
 )
 
 // MemberLeft says that a member is no longer in the room.

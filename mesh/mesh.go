@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -47,6 +48,12 @@ type Mesh struct {
 	out   outbound
 	in    inbound
 
+	pubsub    *pubsub.PubSub
+	flow      flow
+	links     links
+	verifier  *identity.Verifier
+	lastEntry atomic.Uint64 // the highest sequence of a roster entry signed here
+
 	mu     sync.Mutex
 	closed bool
 	rooms  map[string]*Room // by name
@@ -70,7 +77,7 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	m := &Mesh{
 		host: h, who: who, log: cfg.log, cfg: cfg, app: who.App(), key: key,
-		ctx: ctx, stop: stop,
+		ctx: ctx, stop: stop, verifier: identity.NewVerifier(who.App()),
 		rooms: make(map[string]*Room), tags: make(map[[32]byte]*Room),
 	}
 	m.out.lanes = make(map[laneKey]*lane)

@@ -17,6 +17,22 @@ type Stats struct {
 	DirectStreamsOpened uint64 // by this node
 	DirectStreamsTaken  uint64 // opened by peers and accepted
 	DirectViolations    uint64 // streams reset because a peer broke the protocol
+
+	MessagesPublished  uint64 // broadcasts of this node handed to GossipSub
+	MessagesTaken      uint64 // broadcasts of others put into event queues
+	MessagesMissed     uint64 // of those, dropped for a slow reader, who is told by Lagged
+	MessagesLost       uint64 // never received, told by GapLost
+	EnvelopesPublished uint64 // by this node: each carries what queued while the one before was under way
+	EnvelopesTaken     uint64 // of others, verified and new
+	EnvelopeCopies     uint64 // written to peers, forwarded ones included
+	EnvelopeDuplicates uint64 // received again
+	EnvelopesRejected  uint64 // forged, altered, malformed, or of another app or room
+	EnvelopesStale     uint64 // replays, and what was sent before this node joined
+	EnvelopesUnclaimed uint64 // of senders whose roster entry never came
+	EnvelopesDropped   uint64 // lost at a full queue of GossipSub: 0 unless a peer takes nothing
+	RoomFramesDropped  uint64 // to a neighbour that takes nothing
+	RoomViolations     uint64 // room streams reset and entries refused because a peer broke the protocol
+	Forks              uint64 // members evicted because their feeds forked
 }
 
 // counters are what Stats reads.
@@ -24,6 +40,12 @@ type counters struct {
 	directSent, directDelivered, directRefused, directFailed, directResent atomic.Uint64
 	directTaken, directTurned, directRepeated                              atomic.Uint64
 	directStreamsOpened, directStreamsTaken, directViolations              atomic.Uint64
+
+	messagesPublished, messagesTaken, messagesMissed, messagesLost atomic.Uint64
+	envelopesPublished, envelopesTaken                             atomic.Uint64
+	envelopeCopies, envelopeDuplicates, envelopesRejected          atomic.Uint64
+	envelopesStale, envelopesUnclaimed, envelopesDropped           atomic.Uint64
+	roomFramesDropped, roomViolations, forks                       atomic.Uint64
 }
 
 // Stats gives a snapshot of the counters. Each is read by itself: they need not add up while traffic flows.
@@ -41,5 +63,20 @@ func (m *Mesh) Stats() Stats {
 		DirectStreamsOpened: c.directStreamsOpened.Load(),
 		DirectStreamsTaken:  c.directStreamsTaken.Load(),
 		DirectViolations:    c.directViolations.Load(),
+		MessagesPublished:   c.messagesPublished.Load(),
+		MessagesTaken:       c.messagesTaken.Load(),
+		MessagesMissed:      c.messagesMissed.Load(),
+		MessagesLost:        c.messagesLost.Load(),
+		EnvelopesPublished:  c.envelopesPublished.Load(),
+		EnvelopesTaken:      c.envelopesTaken.Load(),
+		EnvelopeCopies:      c.envelopeCopies.Load(),
+		EnvelopeDuplicates:  c.envelopeDuplicates.Load(),
+		EnvelopesRejected:   c.envelopesRejected.Load(),
+		EnvelopesStale:      c.envelopesStale.Load(),
+		EnvelopesUnclaimed:  c.envelopesUnclaimed.Load(),
+		EnvelopesDropped:    c.envelopesDropped.Load(),
+		RoomFramesDropped:   c.roomFramesDropped.Load(),
+		RoomViolations:      c.roomViolations.Load(),
+		Forks:               c.forks.Load(),
 	}
 }

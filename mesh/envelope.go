@@ -1,0 +1,68 @@
+package mesh
+
+import (
+	"crypto/sha256"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// envelope is a verified envelope: its device key has signed it, and its items can be walked.
+type envelope struct {
+	*wire.Envelope
+	device identity.PublicKey
+	peer   peer.ID // of device
+	feed   FeedID
+	hash   [sha256.Size]byte // of the sealed bytes
+	size   int               // of the sealed bytes
+	came   time.Time
+}
+
+func newEnvelope(e *wire.Envelope, sealed []byte) (*envelope, error) {
+	pub, err := crypto.UnmarshalEd25519PublicKey(e.Device)
+	if err != nil {
+		return nil, err
+	}
+	id, err := peer.IDFromPublicKey(pub)
+	if err != nil {
+		return nil, err
+	}
+	return &envelope{
+		Envelope: e,
+		device:   identity.PublicKey(e.Device),
+		peer:     id,
+		feed:     FeedID(e.Feed),
+		hash:     sha256.Sum256(sealed),
+		size:     len(sealed),
+		came:     time.Now(),
+	}, nil
+}
+
+// head is how far this node's own feed has got.
+type head struct {
+	last uint64            // sequence of its last item; 0: none yet
+	hash [sha256.Size]byte // of its last sealed envelope
+}
+
+// next is the head after an envelope of count items.
+func (h head) next(count uint32, sealed []byte) head {
+	return head{h.last + uint64(count), sha256.Sum256(sealed)}
+}
+
+// previous is what the next envelope names as the one before it.
+func (h head) previous() []byte {
+	if h.last == 0 {
+		return nil
+	}
+	return h.hash[:]
+}
+
+// ownEnvelope marks an envelope of this node's own on its way through GossipSub by its first sequence.
+type ownEnvelope uint64
+
+// last is the sequence of the envelope's last item.
+func (e *envelope) last() uint64 { return e.Next() - 1 }

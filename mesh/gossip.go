@@ -1,0 +1,251 @@
+package mesh
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+const topicPrefix = "/starling/room/1/"
+
+// topicName is what neighbours see a subscription to: it tells nothing of the room to who does not know it.
+func topicName(tag [32]byte) string {
+	return topicPrefix + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(tag[:]))
+}
+
+const (
+	// gossipQueue replaces GossipSub's three default queues of 32, each of which loses half of a burst of
+	// 1000 small messages in silence.
+	gossipQueue = 4096
+	// maxRPC must hold an envelope with room to spare: one message over it from any peer, such as another
+	// implementation's, would cut that peer off for ever.
+	maxRPC = 4 << 20
+	// maxSubscriptions is how many rooms one peer may be in as far as we keep account of it, per announcement.
+	maxSubscriptions = 1024
+	// rejoinBackoff is how long those who saw us unsubscribe refuse to take us back into their topic mesh.
+	// GossipSub's 10 s would show when a user leaves a room and joins it again.
+	rejoinBackoff = time.Second
+)
+
+// gossipParams are those of rooms in which most members are connected to each other: the author sends to all
+// its neighbours itself (flood publish), and the topic mesh, which is for those further away, can be thin.
+// With D = 6 each member gets 5 to 6 copies of everything, with D = 3 fewer than 2.
+func (m *Mesh) gossipParams() pubsub.GossipSubParams {
+	p := pubsub.DefaultGossipSubParams()
+	p.D, p.Dlo, p.Dhi, p.Dout, p.Dscore = 3, 2, 4, 0, 2
+	p.HeartbeatInterval = m.cfg.heartbeat
+	p.UnsubscribeBackoff = rejoinBackoff
+	return p
+}
+
+// startGossip makes the GossipSub router. Its goroutines end with m.ctx, since pubsub has no Close.
+func (m *Mesh) startGossip() error {
+	m.flow.init()
+	ps, err := pubsub.NewGossipSub(m.ctx, m.host,
+		pubsub.WithGossipSubParams(m.gossipParams()),
+		pubsub.WithFloodPublish(true),
+		// One signature, ours, inside the message. Without an author, or js-libp2p would refuse the unsigned
+		// messages for their sequence numbers.
+		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign),
+		pubsub.WithNoAuthor(),
+		pubsub.WithMessageIdFn(messageID),
+		pubsub.WithPeerOutboundQueueSize(gossipQueue),
+		pubsub.WithValidateQueueSize(gossipQueue),
+		pubsub.WithMaxMessageSize(maxRPC),
+		pubsub.WithSubscriptionFilter(pubsub.WrapLimitSubscriptionFilter(roomTopics{}, maxSubscriptions)),
+		pubsub.WithRawTracer(&tracer{m: m}),
+		pubsub.WithLogger(m.log),
+		pubsub.WithRPCLogger(m.log),
+	)
+	if err != nil {
+		return err
+	}
+	m.pubsub = ps
+	m.startLinks()
+	return nil
+}
+
+// messageID must be a hash of all that was signed and of the signature: GossipSub marks a message as seen
+// before our check runs, so with any ID that a forger can claim, a forgery would block the genuine message.
+func messageID(msg *pb.Message) string {
+	sum := sha256.Sum256(msg.Data)
+	return string(sum[:])
+}
+
+// roomTopics admits subscriptions to rooms and to nothing else.
+type roomTopics struct{}
+
+func (roomTopics) CanSubscribe(topic string) bool { return strings.HasPrefix(topic, topicPrefix) }
+
+func (f roomTopics) FilterIncomingSubscriptions(_ peer.ID, subs []*pb.RPC_SubOpts) ([]*pb.RPC_SubOpts, error) {
+	return pubsub.FilterSubscriptions(subs, f.CanSubscribe), nil
+}
+
+// flow knows how many bytes of envelopes wait for each peer: handed to GossipSub, and not yet taken by the
+// peer's connection. A sender that outruns the network waits on it, where GossipSub would drop.
+type flow struct {
+	mu    sync.Mutex
+	peers map[peer.ID]*peerFlow
+	moved chan struct{} // closed and renewed whenever bytes have gone out
+}
+
+type peerFlow struct {
+	bytes int
+	last  time.Time // when bytes last went out, or began to wait
+}
+
+const (
+	// flowWindow is how many bytes may wait for one peer before the sender does. It covers the 1 MiB that a
+	// gigabit link carries in 8 ms; much more is only delay.
+	flowWindow = 1 << 20
+	// flowStall is when a peer that takes nothing is no longer waited for. Without it one frozen member would
+	// hold up all, until its connection is given up.
+	flowStall = 150 * time.Millisecond
+)
+
+func (f *flow) init() {
+	f.peers = make(map[peer.ID]*peerFlow)
+	f.moved = make(chan struct{})
+}
+
+func (f *flow) queued(p peer.ID, n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	pf := f.peers[p]
+	if pf == nil {
+		pf = new(peerFlow)
+		f.peers[p] = pf
+	}
+	if pf.bytes == 0 {
+		pf.last = time.Now()
+	}
+	pf.bytes += n
+}
+
+func (f *flow) done(p peer.ID, n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	pf := f.peers[p]
+	if pf == nil {
+		return
+	}
+	pf.bytes -= n
+	pf.last = time.Now()
+	if pf.bytes <= 0 {
+		delete(f.peers, p)
+	}
+	f.movedLocked()
+}
+
+// forget drops what waited for a peer whose stream has ended: none of it will be reported as gone out.
+func (f *flow) forget(p peer.ID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.peers, p)
+	f.movedLocked()
+}
+
+func (f *flow) movedLocked() {
+	close(f.moved)
+	f.moved = make(chan struct{})
+}
+
+// blocked reports whether a peer that still takes bytes has more than limit waiting, with a channel that is
+// closed at the next change and the time when the answer may change by itself.
+func (f *flow) blocked(limit int, now time.Time) (bool, <-chan struct{}, time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	wait := time.Duration(0)
+	for _, pf := range f.peers {
+		if left := flowStall - now.Sub(pf.last); pf.bytes > limit && left > 0 {
+			wait = max(wait, left)
+		}
+	}
+	return wait > 0, f.moved, wait
+}
+
+// tracer tells flow and the counters what GossipSub does with our messages.
+type tracer struct{ m *Mesh }
+
+func envelopeBytes(rpc *pubsub.RPC) (n int) {
+	for _, msg := range rpc.GetPublish() {
+		n += len(msg.GetData())
+	}
+	return n
+}
+
+func (t *tracer) SendRPC(rpc *pubsub.RPC, p peer.ID) {
+	if n := envelopeBytes(rpc); n > 0 {
+		t.m.flow.queued(p, n)
+	}
+}
+
+func (t *tracer) SendRPCCompleted(rpc *pubsub.RPC, p peer.ID, _ time.Duration) {
+	if n := envelopeBytes(rpc); n > 0 {
+		t.m.flow.done(p, n)
+		t.m.stats.envelopeCopies.Add(uint64(len(rpc.GetPublish())))
+	}
+}
+
+func (t *tracer) DropRPC(rpc *pubsub.RPC, p peer.ID) {
+	if n := len(rpc.GetPublish()); n > 0 {
+		t.m.stats.envelopesDropped.Add(uint64(n))
+		t.m.log.Warn("envelopes dropped: queue to peer full", "peer", p, "envelopes", n)
+	}
+}
+
+func (t *tracer) OnClosedOutboundStream(p peer.ID) { t.m.flow.forget(p) }
+
+func (t *tracer) RecvRPC(rpc *pubsub.RPC) { t.m.heard(rpc.From()) }
+
+func (t *tracer) RejectMessage(msg *pubsub.Message, reason string) {
+	switch reason {
+	case pubsub.RejectValidationQueueFull, pubsub.RejectValidationThrottled:
+		t.m.stats.envelopesDropped.Add(1)
+	default:
+		t.m.stats.envelopesRejected.Add(1)
+	}
+	t.m.log.Debug("envelope rejected", "peer", msg.ReceivedFrom, "reason", reason)
+}
+
+func (t *tracer) UndeliverableMessage(msg *pubsub.Message) {
+	t.m.stats.envelopesDropped.Add(1)
+	t.m.log.Warn("envelope dropped: subscription full", "peer", msg.ReceivedFrom)
+}
+
+func (t *tracer) DuplicateMessage(*pubsub.Message)         { t.m.stats.envelopeDuplicates.Add(1) }
+func (t *tracer) OnNewOutboundStream(peer.ID, protocol.ID) {}
+func (t *tracer) Join(string)                              {}
+func (t *tracer) Leave(string)                             {}
+func (t *tracer) Graft(peer.ID, string)                    {}
+func (t *tracer) Prune(peer.ID, string)                    {}
+func (t *tracer) ValidateMessage(*pubsub.Message)          {}
+func (t *tracer) DeliverMessage(*pubsub.Message)           {}
+func (t *tracer) ThrottlePeer(peer.ID)                     {}
+
+var _ pubsub.RawTracer = (*tracer)(nil)
+
+// openEnvelope is what a room's validator and tests call: all that the bytes alone can tell.
+func (r *Room) openEnvelope(sealed []byte) (*envelope, error) {
+	e, err := wire.OpenEnvelope(sealed)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case [32]byte(e.App) != r.mesh.app:
+		return nil, errors.New("envelope of another app")
+	case [32]byte(e.Room) != r.tag:
+		return nil, errors.New("envelope of another room")
+	}
+	return newEnvelope(e, sealed)
+}

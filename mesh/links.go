@@ -1,0 +1,255 @@
+package mesh
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
+	"golang.org/x/time/rate"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// RoomProtocol is what topic neighbours tell each other of a room over: rosters and heads.
+const RoomProtocol protocol.ID = "/starling/room/1.0.0"
+
+const (
+	// maxRoomFrame bounds a frame in bytes: the part of a roster that is sent at once, and one entry more.
+	maxRoomFrame = rosterPart + maxEntry + 4<<10
+	// roomFrameTimeout is what a peer has to finish a frame that it has begun, or to take one.
+	roomFrameTimeout = 5 * time.Second
+	// linkQueue is how many frames may wait for a neighbour. One that takes none loses what is more, and
+	// hears it again when it next reconnects.
+	linkQueue = 256
+	// linkRate and linkBurst bound what one neighbour may send, in frames a second: rosters of a few rooms
+	// at once, and then a change now and then.
+	linkRate  = 50
+	linkBurst = 1024
+)
+
+// links are the streams to and from topic neighbours: one each way for each peer, for all rooms together.
+type links struct {
+	mu  sync.Mutex
+	out map[peer.ID]*link
+	in  map[peer.ID]network.Stream
+	// spoken are the connected peers that have sent something by GossipSub.
+	spoken map[peer.ID]struct{}
+}
+
+// link carries frames to one neighbour.
+type link struct {
+	frames chan []byte
+	stop   context.CancelFunc
+}
+
+func (m *Mesh) startLinks() {
+	m.links.out = make(map[peer.ID]*link)
+	m.links.in = make(map[peer.ID]network.Stream)
+	m.links.spoken = make(map[peer.ID]struct{})
+	m.host.SetStreamHandler(RoomProtocol, m.handleRoomStream)
+	m.host.Network().Notify((*watcher)(m))
+}
+
+func (m *Mesh) stopLinks() {
+	m.host.RemoveStreamHandler(RoomProtocol)
+	m.host.Network().StopNotify((*watcher)(m))
+	m.links.mu.Lock()
+	defer m.links.mu.Unlock()
+	for _, s := range m.links.in {
+		_ = s.Reset()
+	}
+}
+
+// tell queues a frame for a neighbour. It never waits.
+func (m *Mesh) tell(p peer.ID, frame *wire.RoomFrame) {
+	raw, err := wire.AppendFrame(nil, frame)
+	if err != nil {
+		m.log.Error("room frame not sent", "peer", p, "err", err)
+		return
+	}
+	m.links.mu.Lock()
+	defer m.links.mu.Unlock()
+	l := m.links.out[p]
+	if l == nil {
+		ctx, stop := context.WithCancel(m.ctx)
+		l = &link{frames: make(chan []byte, linkQueue), stop: stop}
+		if !m.goTask(func() { m.runLink(ctx, p, l) }) {
+			stop()
+			return
+		}
+		m.links.out[p] = l
+	}
+	select {
+	case l.frames <- raw:
+	default:
+		m.stats.roomFramesDropped.Add(1)
+	}
+}
+
+// runLink writes what is queued for a neighbour until it disconnects or the stream breaks. Whoever has more
+// to say to it then makes a new link.
+func (m *Mesh) runLink(ctx context.Context, p peer.ID, l *link) {
+	defer l.stop()
+	defer m.forgetLink(p, l)
+	opening, cancel := context.WithTimeout(network.WithNoDial(network.WithAllowLimitedConn(ctx, "starling/room"), "neighbour"), roomFrameTimeout)
+	s, err := m.host.NewStream(opening, p, RoomProtocol)
+	cancel()
+	if err != nil {
+		m.log.Debug("no room stream", "peer", p, "err", err)
+		return
+	}
+	defer func() { _ = s.Reset() }()
+	for {
+		select {
+		case raw := <-l.frames:
+			_ = s.SetWriteDeadline(time.Now().Add(roomFrameTimeout))
+			if _, err := s.Write(raw); err != nil {
+				m.log.Debug("room stream broke", "peer", p, "err", err)
+				m.greetAgain(ctx, p, l)
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// greetAgain makes good for what was lost with a stream that broke while its connection did not.
+func (m *Mesh) greetAgain(ctx context.Context, p peer.ID, l *link) {
+	select {
+	case <-time.After(askEvery):
+	case <-ctx.Done():
+		return
+	}
+	m.forgetLink(p, l)
+	m.eachRoom(func(r *Room) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.neighbours[p] != nil {
+			r.greetLocked(p, true, true)
+		}
+	})
+}
+
+func (m *Mesh) forgetLink(p peer.ID, l *link) {
+	m.links.mu.Lock()
+	defer m.links.mu.Unlock()
+	if m.links.out[p] == l {
+		delete(m.links.out, p)
+	}
+}
+
+func (m *Mesh) dropLink(p peer.ID) {
+	m.links.mu.Lock()
+	defer m.links.mu.Unlock()
+	delete(m.links.spoken, p)
+	if l := m.links.out[p]; l != nil {
+		l.stop()
+		delete(m.links.out, p)
+	}
+}
+
+// handleRoomStream reads what a neighbour tells.
+func (m *Mesh) handleRoomStream(s network.Stream) {
+	if !m.enter() {
+		_ = s.Reset()
+		return
+	}
+	defer m.leave()
+	defer func() { _ = s.Reset() }()
+	p := s.Conn().RemotePeer()
+	if !m.admitRoomStream(p, s) {
+		return
+	}
+	defer m.dismissRoomStream(p, s)
+
+	ctx, cancel := context.WithTimeout(m.ctx, roomFrameTimeout)
+	_, err := m.who.Peer(ctx, p)
+	cancel()
+	if err != nil {
+		m.log.Debug("room stream of a peer without a hello", "peer", p, "err", err)
+		return
+	}
+	limit := rate.NewLimiter(linkRate, linkBurst)
+	r := wire.NewReader(s, maxRoomFrame)
+	for {
+		_ = s.SetReadDeadline(time.Time{})
+		if r.Peek() != nil {
+			return
+		}
+		_ = s.SetReadDeadline(time.Now().Add(roomFrameTimeout))
+		var frame wire.RoomFrame
+		if err := r.Next(&frame); err != nil {
+			m.violation(p, err)
+			return
+		}
+		if limit.Wait(m.ctx) != nil {
+			return
+		}
+		if len(frame.Room) != len([32]byte{}) {
+			m.violation(p, errBadTag)
+			return
+		}
+		if room := m.roomByTag([32]byte(frame.Room)); room != nil {
+			if err := room.hear(p, &frame); err != nil {
+				m.violation(p, err)
+				return
+			}
+		}
+	}
+}
+
+// admitRoomStream keeps one stream of each peer, the newest.
+func (m *Mesh) admitRoomStream(p peer.ID, s network.Stream) bool {
+	m.links.mu.Lock()
+	old := m.links.in[p]
+	m.links.in[p] = s
+	m.links.mu.Unlock()
+	if old != nil {
+		_ = old.Reset()
+	}
+	return m.ctx.Err() == nil
+}
+
+func (m *Mesh) dismissRoomStream(p peer.ID, s network.Stream) {
+	m.links.mu.Lock()
+	defer m.links.mu.Unlock()
+	if m.links.in[p] == s {
+		delete(m.links.in, p)
+	}
+}
+
+func (m *Mesh) violation(p peer.ID, err error) {
+	m.stats.roomViolations.Add(1)
+	m.log.Debug("room stream reset", "peer", p, "err", err)
+}
+
+// watcher hears of connections from the host's network.
+type watcher Mesh
+
+func (w *watcher) Listen(network.Network, ma.Multiaddr)      {}
+func (w *watcher) ListenClose(network.Network, ma.Multiaddr) {}
+
+func (w *watcher) Connected(_ network.Network, c network.Conn) {
+	(*Mesh)(w).eachRoom(func(r *Room) { r.connected(c.RemotePeer()) })
+}
+
+func (w *watcher) Disconnected(n network.Network, c network.Conn) {
+	p := c.RemotePeer()
+	if n.Connectedness(p) != network.NotConnected {
+		return // another connection to the peer is left
+	}
+	m := (*Mesh)(w)
+	m.dropLink(p)
+	m.eachRoom(func(r *Room) { r.disconnected(p) })
+}
+
+func (m *Mesh) eachRoom(f func(*Room)) {
+	for _, r := range m.Rooms() {
+		f(r)
+	}
+}

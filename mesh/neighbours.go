@@ -1,0 +1,303 @@
+package mesh
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// neighbour is what a room knows of a directly connected peer that is subscribed to its topic.
+type neighbour struct {
+	agreed bool      // it has answered our greeting with its roster
+	asked  time.Time // when we last asked it for its roster, outside the greeting
+}
+
+// rosterPart is how many bytes of entries travel in one frame.
+const rosterPart = 32 << 10
+
+// askEvery is how often one neighbour is asked who a stranger is.
+const askEvery = time.Second
+
+var (
+	errBadTag  = errors.New("room tag of the wrong length")
+	errBadHead = errors.New("malformed head")
+)
+
+// peerLoop greets peers that subscribe, and forgets those that no longer do.
+func (r *Room) peerLoop() {
+	for {
+		ev, err := r.peers.NextPeerEvent(r.ctx)
+		if err != nil {
+			return
+		}
+		r.mu.Lock()
+		switch ev.Type {
+		case pubsub.PeerJoin:
+			r.neighbours[ev.Peer] = new(neighbour)
+			r.mesh.host.ConnManager().Protect(ev.Peer, r.protection())
+			r.greetLocked(ev.Peer, true, true)
+			if _, ok := r.asking[ev.Peer]; ok {
+				delete(r.asking, ev.Peer)
+				r.answerLocked(ev.Peer, nil)
+			}
+		case pubsub.PeerLeave:
+			delete(r.neighbours, ev.Peer)
+			r.mesh.host.ConnManager().Unprotect(ev.Peer, r.protection())
+		}
+		r.broadcastLocked()
+		r.mu.Unlock()
+	}
+}
+
+// protection is the tag under which the connection manager keeps neighbours of this room.
+func (r *Room) protection() string { return "starling/room/" + hex.EncodeToString(r.tag[:8]) }
+
+// greetLocked tells a peer who we are in this room. To a neighbour it also tells how far our feed has got: what
+// follows reaches it, or it can tell that something is missing. With reply, the peer is to tell the same of
+// itself, and who else it knows.
+func (r *Room) greetLocked(p peer.ID, isNeighbour, reply bool) {
+	if r.leaving {
+		return
+	}
+	var head *wire.Head
+	if isNeighbour {
+		head = &wire.Head{Feed: r.feed[:], Last: r.head.last, Hash: r.head.previous()}
+	}
+	r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{
+		Entry: r.own.sealed, Digest: r.roster.sum(), Head: head, Reply: reply,
+	}}})
+}
+
+// setHead notes the envelope that the own feed ends with.
+func (r *Room) setHead(h head) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.head = h
+}
+
+// introduce greets a member that is no neighbour, before the first message to it alone.
+func (r *Room) introduce(p peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := r.neighbours[p]; n == nil || !n.agreed {
+		if r.mesh.host.Network().Connectedness(p) != network.NotConnected {
+			r.greetLocked(p, false, false)
+		}
+	}
+}
+
+// askLocked asks the neighbour that brought a stranger's envelope for its roster.
+func (r *Room) askLocked(now time.Time, p peer.ID) {
+	if n := r.neighbours[p]; n != nil && now.Sub(n.asked) >= askEvery {
+		n.asked = now
+		r.greetLocked(p, true, true)
+	}
+}
+
+// hear takes a frame from a peer. An error is a breach of the protocol.
+func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
+	switch body := frame.Body.(type) {
+	case *wire.RoomFrame_Greeting_:
+		return r.hearGreeting(p, body.Greeting)
+	case *wire.RoomFrame_Roster_:
+		return r.hearRoster(p, body.Roster)
+	default:
+		return nil // of a later version
+	}
+}
+
+func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
+	now := time.Now()
+	entry, err := openEntry(g.Entry, r.tag, r.mesh.verifier, now)
+	if err != nil {
+		return err
+	}
+	if entry.statement.Peer != p {
+		return fmt.Errorf("greeting with the entry of peer %s", entry.statement.Peer)
+	}
+	if g.Head != nil {
+		if err := checkHead(g.Head); err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.leaving {
+		return nil
+	}
+	s := r.applyLocked(now, entry)
+	if r.leaving || s == nil {
+		return nil
+	}
+	r.noteLocked(r.roster.alive(now, p))
+	if s.Peer == p && s.entry.feed == entry.feed {
+		if g.Head != nil && FeedID(g.Head.Feed) == entry.feed {
+			s.feed.from(g.Head)
+		}
+		r.claimLocked(now, s)
+	}
+	if g.Reply {
+		r.answerLocked(p, g.Digest)
+	}
+	return nil
+}
+
+// answerLocked gives a peer our greeting and, unless it knows the same, our roster.
+func (r *Room) answerLocked(p peer.ID, digest []byte) {
+	if r.neighbours[p] == nil {
+		// Its subscription has not come yet, and what we publish until then does not reach it: the answer, with
+		// our head, has to wait.
+		if r.mesh.host.Network().Connectedness(p) != network.NotConnected {
+			r.asking[p] = struct{}{}
+		}
+		return
+	}
+	r.greetLocked(p, true, false)
+	part := new(wire.RoomFrame_Roster)
+	size := 0
+	if string(digest) != string(r.roster.sum()) {
+		for _, s := range r.roster.members() {
+			if s.Peer == p || s.Peer == r.mesh.host.ID() {
+				continue
+			}
+			if size > 0 && size+len(s.entry.sealed) > rosterPart {
+				r.tellRosterLocked(p, part)
+				part, size = new(wire.RoomFrame_Roster), 0
+			}
+			part.Entries = append(part.Entries, s.entry.sealed)
+			size += len(s.entry.sealed)
+			if s.feed.next > 0 {
+				head := &wire.Head{Feed: s.entry.feed[:], Last: s.feed.next - 1}
+				if s.feed.tip != nil {
+					head.Hash = s.feed.tip[:]
+				}
+				part.Heads = append(part.Heads, head)
+			}
+		}
+	}
+	part.Last = true
+	r.tellRosterLocked(p, part)
+}
+
+func (r *Room) tellRosterLocked(p peer.ID, part *wire.RoomFrame_Roster) {
+	r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Roster_{Roster: part}})
+}
+
+// hearRoster takes what a neighbour knows of others. Entries prove themselves; that a neighbour repeats one
+// does not prove that the member is still there.
+func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
+	now := time.Now()
+	entries := make([]*rosterEntry, 0, len(part.Entries))
+	for _, sealed := range part.Entries {
+		entry, err := openEntry(sealed, r.tag, r.mesh.verifier, now)
+		if err != nil {
+			// One that has expired since is no fault of the neighbour's.
+			r.mesh.log.Debug("roster entry refused", "room", r.name, "peer", p, "err", err)
+			continue
+		}
+		entries = append(entries, entry)
+	}
+	heads := make(map[FeedID]*wire.Head, len(part.Heads))
+	for _, h := range part.Heads {
+		if err := checkHead(h); err != nil {
+			return err
+		}
+		heads[FeedID(h.Feed)] = h
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, entry := range entries {
+		if r.leaving {
+			return nil
+		}
+		s := r.applyLocked(now, entry)
+		if s == nil || r.leaving || s.entry.feed != entry.feed {
+			continue
+		}
+		if h := heads[entry.feed]; h != nil {
+			s.feed.from(h)
+		}
+		r.claimLocked(now, s)
+	}
+	if n := r.neighbours[p]; n != nil && part.Last {
+		n.agreed = true
+		r.broadcastLocked()
+	}
+	return nil
+}
+
+func checkHead(h *wire.Head) error {
+	if len(h.GetFeed()) != len(FeedID{}) || h.GetLast() > 0 && len(h.GetHash()) != 0 && len(h.GetHash()) != len([32]byte{}) {
+		return errBadHead
+	}
+	return nil
+}
+
+// connected and disconnected are told by the host's network.
+func (r *Room) connected(p peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.roster.devices[p]; s != nil && s.present {
+		s.lostAt = time.Time{}
+	}
+}
+
+func (r *Room) disconnected(p peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.asking, p)
+	r.roster.lost(time.Now(), p)
+	r.armTimer()
+}
+
+// learnAddrs remembers where a member says that it listens, for messages to it alone.
+func (m *Mesh) learnAddrs(e *rosterEntry) {
+	addrs := make([]ma.Multiaddr, 0, len(e.addrs))
+	for _, raw := range e.addrs {
+		if a, err := ma.NewMultiaddrBytes(raw); err == nil {
+			addrs = append(addrs, a)
+		}
+	}
+	if len(addrs) > 0 && e.statement.Peer != m.host.ID() {
+		m.host.Peerstore().AddAddrs(e.statement.Peer, addrs, peerstore.RecentlyConnectedAddrTTL)
+	}
+}
+
+// heard notes which connected peers have spoken GossipSub, so that Join can tell a peer that is in no room
+// from one whose announcement is still on its way.
+func (m *Mesh) heard(p peer.ID) {
+	m.links.mu.Lock()
+	_, again := m.links.spoken[p]
+	m.links.spoken[p] = struct{}{}
+	m.links.mu.Unlock()
+	if !again {
+		m.eachRoom(func(r *Room) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.broadcastLocked()
+		})
+	}
+}
+
+// unsettled is how long it takes until every connected peer either has announced its rooms or had the time to.
+func (m *Mesh) unsettled() (wait time.Duration) {
+	now := time.Now()
+	for _, c := range m.host.Network().Conns() {
+		m.links.mu.Lock()
+		_, spoken := m.links.spoken[c.RemotePeer()]
+		m.links.mu.Unlock()
+		if !spoken {
+			wait = max(wait, settle-now.Sub(c.Stat().Opened))
+		}
+	}
+	return wait
+}

@@ -1,0 +1,322 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// Published says what became of a broadcast. Gossip has no receipts: it does not say who received it.
+type Published struct {
+	ID     uint64 // of the send: one count over all sends of this node, from 1
+	Feed   FeedID
+	Number uint64 // place in the feed, from 1 with no holes
+	// Neighbours is how many directly connected members it was handed to for. At 0 the node was alone.
+	Neighbours int
+}
+
+// Publication is a broadcast that was accepted and has not ended, or has. It is a small value: copy it freely.
+// Its methods are safe for concurrent use.
+type Publication struct {
+	id    uint64
+	index uint32 // within the batch
+	batch *batch
+}
+
+// ID is the number of this send, the same as in its [Published].
+func (p Publication) ID() uint64 { return p.id }
+
+// Done is closed when the broadcast has been handed to GossipSub, or never will be.
+func (p Publication) Done() <-chan struct{} { return p.batch.done }
+
+// Result waits for the end of the broadcast, and gives what Publish would.
+func (p Publication) Result() (Published, error) {
+	<-p.batch.done
+	return p.result()
+}
+
+// Wait is [Publication.Result] bounded by ctx. When ctx ends first it gives ctx's error, and the broadcast
+// goes on.
+func (p Publication) Wait(ctx context.Context) (Published, error) {
+	select {
+	case <-p.batch.done:
+		return p.result()
+	default:
+	}
+	select {
+	case <-p.batch.done:
+		return p.result()
+	case <-ctx.Done():
+		return Published{ID: p.id}, fmt.Errorf("%w: %w", ErrUnconfirmed, ctx.Err())
+	}
+}
+
+func (p Publication) result() (Published, error) {
+	if p.batch.err != nil {
+		return Published{ID: p.id}, p.batch.err
+	}
+	return Published{
+		ID: p.id, Feed: p.batch.feed, Number: p.batch.first + uint64(p.index), Neighbours: p.batch.neighbours,
+	}, nil
+}
+
+// batch collects the items of one envelope.
+type batch struct {
+	content []byte // serialised wire.Items
+	count   uint32
+	done    chan struct{}
+
+	// Written before done is closed, read after.
+	feed       FeedID
+	first      uint64
+	neighbours int
+	err        error
+}
+
+func newBatch() *batch { return &batch{done: make(chan struct{})} }
+
+func (b *batch) end(err error) {
+	b.err = err
+	b.content = nil
+	close(b.done)
+}
+
+// maxWaiting is how many full batches may wait behind the one under way: 8 × 240 KiB.
+const maxWaiting = 8
+
+// outbox takes items in and gives batches out: whatever came while the last one was under way. An idle room
+// so sends at once, and a busy one packs.
+type outbox struct {
+	mu     sync.Mutex
+	queue  []*batch // the last one still takes items
+	closed error
+	space  chan struct{} // closed and renewed when a batch is taken out
+	ready  chan struct{} // holds a token when there is a batch
+}
+
+func newOutbox() *outbox {
+	return &outbox{space: make(chan struct{}), ready: make(chan struct{}, 1)}
+}
+
+// add appends an item, once there is room for it. The payload is copied. number gives the send's ID, and is
+// called when the item has been accepted.
+func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number func() uint64) (Publication, error) {
+	size := wire.ItemSize(kind, len(payload))
+	for {
+		p, space, err := o.tryAdd(kind, payload, size, number)
+		if space == nil {
+			return p, err
+		}
+		select {
+		case <-space:
+		case <-ctx.Done():
+			return Publication{}, &sendError{outcome: ErrUnreachable, cause: ctx.Err()}
+		}
+	}
+}
+
+// tryAdd gives the channel to wait on when there is no room.
+func (o *outbox) tryAdd(kind wire.Kind, payload []byte, size int, number func() uint64) (Publication, <-chan struct{}, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed != nil {
+		return Publication{}, nil, o.closed
+	}
+	var b *batch
+	if n := len(o.queue); n > 0 && len(o.queue[n-1].content)+size <= wire.MaxContent {
+		b = o.queue[n-1]
+	} else if n >= maxWaiting {
+		return Publication{}, o.space, nil
+	} else {
+		b = newBatch()
+		o.queue = append(o.queue, b)
+	}
+	b.content = wire.AppendItem(b.content, kind, payload)
+	p := Publication{id: number(), index: b.count, batch: b}
+	b.count++
+	select {
+	case o.ready <- struct{}{}:
+	default:
+	}
+	return p, nil, nil
+}
+
+// take removes the oldest batch, or gives nil.
+func (o *outbox) take() *batch {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.queue) == 0 {
+		return nil
+	}
+	b := o.queue[0]
+	o.queue[0] = nil
+	o.queue = o.queue[1:]
+	if len(o.queue) > 0 {
+		select {
+		case o.ready <- struct{}{}:
+		default:
+		}
+	}
+	close(o.space)
+	o.space = make(chan struct{})
+	return b
+}
+
+// last appends the feed's last item, in a batch of its own, and refuses further ones with err.
+func (o *outbox) last(kind wire.Kind, payload []byte, err error) *batch {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	b := newBatch()
+	if o.closed != nil {
+		b.end(o.closed)
+		return b
+	}
+	o.closed = err
+	b.content, b.count = wire.AppendItem(nil, kind, payload), 1
+	o.queue = append(o.queue, b)
+	select {
+	case o.ready <- struct{}{}:
+	default:
+	}
+	return b
+}
+
+// end refuses further items with err, and gives back what has not been taken out.
+func (o *outbox) end(err error) []*batch {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed == nil {
+		o.closed = err
+	}
+	rest := o.queue
+	o.queue = nil
+	close(o.space)
+	o.space = make(chan struct{})
+	return rest
+}
+
+// Publish sends a message to every other member. It waits while the network takes less than is published,
+// and returns when the message has been handed to GossipSub; alone in a room that is success. Data is at most
+// the limit of [WithMaxMessage] and not empty; it is copied.
+//
+// A ctx that ends gives [ErrUnreachable] while the message has not been accepted, and else
+// [ErrUnconfirmed]: it may go out all the same. A room that was left gives [ErrLeft].
+func (r *Room) Publish(ctx context.Context, data []byte, opts ...PublishOption) (Published, error) {
+	p, err := r.PublishAsync(ctx, data, opts...)
+	if err != nil {
+		return Published{}, err
+	}
+	return p.Wait(ctx)
+}
+
+// PublishText is [Room.Publish] of a text.
+func (r *Room) PublishText(ctx context.Context, text string) (Published, error) {
+	return r.Publish(ctx, []byte(text), AsText())
+}
+
+// PublishAsync is [Room.Publish] for callers that pipeline: it returns when the message has been queued, and
+// waits only while the queue of 2 MiB is full. Messages that queue up travel in one envelope.
+func (r *Room) PublishAsync(ctx context.Context, data []byte, opts ...PublishOption) (Publication, error) {
+	var cfg publishConfig
+	for _, o := range opts {
+		o.applyPublish(&cfg)
+	}
+	if err := checkPayload(cfg.kind, data, r.mesh.cfg.maxMessage); err != nil {
+		return Publication{}, err
+	}
+	return r.outbox.add(ctx, kindToWire(cfg.kind), data, r.mesh.nextID)
+}
+
+// checkPayload is what makes a message one that is refused locally, in a room or outside.
+func checkPayload(kind Kind, data []byte, limit int) error {
+	switch {
+	case len(data) == 0:
+		return ErrEmpty
+	case len(data) > limit:
+		return &SizeError{Size: len(data), Limit: limit}
+	case kind > Text:
+		return fmt.Errorf("mesh: unknown %v", kind)
+	case kind == Text && !utf8.Valid(data):
+		return ErrNotText
+	}
+	return nil
+}
+
+// publishLoop sends one batch after the other until the room ends.
+func (r *Room) publishLoop() {
+	for {
+		select {
+		case <-r.outbox.ready:
+		case <-r.ctx.Done():
+			return
+		}
+		if !r.awaitFlow(r.ctx, flowWindow) {
+			return
+		}
+		if b := r.outbox.take(); b != nil {
+			r.seal(b)
+		}
+	}
+}
+
+// awaitFlow waits until no neighbour that still takes bytes has more than limit waiting, and reports false
+// when ctx ends first.
+func (r *Room) awaitFlow(ctx context.Context, limit int) bool {
+	var timer *time.Timer
+	for {
+		blocked, moved, wait := r.mesh.flow.blocked(limit, time.Now())
+		if !blocked {
+			return ctx.Err() == nil
+		}
+		if timer == nil {
+			timer = time.NewTimer(wait)
+			defer timer.Stop()
+		} else {
+			timer.Reset(wait)
+		}
+		select {
+		case <-moved:
+		case <-timer.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// seal makes a batch the feed's next envelope and publishes it. One goroutine at a time calls it.
+func (r *Room) seal(b *batch) {
+	r.mu.Lock()
+	head := r.head
+	neighbours := len(r.neighbours)
+	r.mu.Unlock()
+
+	sealed, err := wire.SealEnvelope(r.mesh.key, &wire.Envelope{
+		App: r.mesh.app[:], Room: r.tag[:], Device: r.device[:], Feed: r.feed[:],
+		First: head.last + 1, Count: b.count, Previous: head.previous(),
+		SentMs: time.Now().UnixMilli(), Content: b.content,
+	})
+	if err == nil && len(sealed) > wire.MaxEnvelope {
+		err = errors.New("envelope over the limit") // GossipSub would take it and drop it
+	}
+	if err != nil {
+		b.end(fmt.Errorf("mesh: room %s: %w", r.name, err))
+		return
+	}
+	// The head counts what is about to go out: a neighbour that hears of it from now on gets it, or has it.
+	r.setHead(head.next(b.count, sealed))
+	if err := r.topic.Publish(r.mesh.ctx, sealed, pubsub.WithValidatorData(ownEnvelope(head.last+1))); err != nil {
+		b.end(&sendError{outcome: ErrUnconfirmed, cause: fmt.Errorf("room %s: %w", r.name, err)})
+		return
+	}
+	r.mesh.stats.envelopesPublished.Add(1)
+	r.mesh.stats.messagesPublished.Add(uint64(b.count))
+	b.feed, b.first, b.neighbours = r.feed, head.last+1, neighbours
+	b.end(nil)
+}

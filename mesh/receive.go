@@ -1,0 +1,296 @@
+package mesh
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// validate judges an envelope before GossipSub passes it on. It rejects only what every member must judge
+// alike from the bytes, since a rejection is held against the peer that forwarded it.
+func (r *Room) validate(_ context.Context, from peer.ID, msg *pubsub.Message) pubsub.ValidationResult {
+	if from == r.mesh.host.ID() {
+		return pubsub.ValidationAccept // just sealed here
+	}
+	e, err := r.openEnvelope(msg.GetData())
+	if err != nil {
+		r.mesh.log.Debug("envelope refused", "room", r.name, "peer", from, "err", err)
+		return pubsub.ValidationReject
+	}
+	msg.ValidatorData = e
+	return pubsub.ValidationAccept
+}
+
+// readLoop takes what the validator has let through.
+func (r *Room) readLoop() {
+	for {
+		msg, err := r.sub.Next(r.ctx)
+		if err != nil {
+			return
+		}
+		switch e := msg.ValidatorData.(type) {
+		case *envelope:
+			r.receive(msg.ReceivedFrom, e)
+		case ownEnvelope:
+			r.mu.Lock()
+			r.echoed = uint64(e)
+			r.broadcastLocked()
+			r.mu.Unlock()
+		}
+	}
+}
+
+// receive brings an envelope to its feed, or parks it until its sender is known.
+func (r *Room) receive(via peer.ID, e *envelope) {
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.leaving || e.peer == r.mesh.host.ID() {
+		return
+	}
+	r.mesh.stats.envelopesTaken.Add(1)
+	if e.First == 1 {
+		r.introducedLocked(now, e)
+	}
+	s := r.roster.devices[e.peer]
+	if s == nil || s.entry.feed != e.feed {
+		if dropped := r.parked.add(now, e); dropped > 0 {
+			r.mesh.stats.envelopesUnclaimed.Add(uint64(dropped))
+		}
+		r.armTimer()
+		r.askLocked(now, via)
+		return
+	}
+	r.feedLocked(now, s, e)
+}
+
+// introducedLocked takes the roster entry that a feed begins with.
+func (r *Room) introducedLocked(now time.Time, e *envelope) {
+	kind, payload, _, err := wire.NextItem(e.Content)
+	if err != nil || kind != wire.Kind_KIND_ROSTER {
+		return
+	}
+	entry, err := r.openOwnEntry(now, e, payload)
+	if err != nil {
+		r.mesh.stats.roomViolations.Add(1)
+		r.mesh.log.Debug("roster entry refused", "room", r.name, "peer", e.peer, "err", err)
+		return
+	}
+	r.applyLocked(now, entry)
+}
+
+var errOthersEntry = errors.New("roster entry of another device or feed")
+
+// openOwnEntry opens an entry that a feed carries, which must be that of its own sender.
+func (r *Room) openOwnEntry(now time.Time, e *envelope, sealed []byte) (*rosterEntry, error) {
+	entry, err := openEntry(sealed, r.tag, r.mesh.verifier, now)
+	if err != nil {
+		return nil, err
+	}
+	if entry.statement.Device != e.device || entry.feed != e.feed {
+		return nil, errOthersEntry
+	}
+	return entry, nil
+}
+
+// applyLocked takes a verified entry into the roster, tells the app, and delivers what waited for it.
+func (r *Room) applyLocked(now time.Time, entry *rosterEntry) *seat {
+	s, c := r.roster.apply(now, entry)
+	if c == displaced {
+		r.leaving = true
+		r.replaced(entry.statement.Login())
+		return s
+	}
+	r.noteLocked(s, c)
+	if c != outdated {
+		r.mesh.learnAddrs(entry)
+	}
+	return s
+}
+
+// noteLocked tells the app and those who wait of a change in the roster.
+func (r *Room) noteLocked(s *seat, c change) {
+	switch c {
+	case joined:
+		r.queue.PushNotice(&MemberJoined{Header{Type: TypeMemberJoined}, s.public()})
+	case left:
+		r.queue.PushNotice(&MemberLeft{Header{Type: TypeMemberLeft}, s.public(), s.reason})
+	case renewed:
+	default:
+		return
+	}
+	r.broadcastLocked()
+}
+
+func (r *Room) broadcastLocked() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// claimLocked delivers what was parked for a seat that is known now, its baseline included.
+func (r *Room) claimLocked(now time.Time, s *seat) {
+	for _, e := range r.parked.claim(s.Peer, s.entry.feed) {
+		r.feedLocked(now, s, e)
+	}
+}
+
+// feedLocked delivers what e makes ready.
+func (r *Room) feedLocked(now time.Time, s *seat, e *envelope) {
+	ready, v := s.feed.take(now, e)
+	if v == stale {
+		r.mesh.stats.envelopesStale.Add(1)
+		return
+	}
+	r.noteLocked(r.roster.alive(now, e.peer))
+	r.deliverLocked(now, s, ready)
+	if v == forked {
+		r.evictLocked(now, s)
+		return
+	}
+	if len(s.feed.held) > 0 {
+		r.armTimer()
+	}
+}
+
+// deliverLocked hands the items of envelopes to the app, in order.
+func (r *Room) deliverLocked(now time.Time, s *seat, ready []*envelope) {
+	for _, e := range ready {
+		if !s.present || s.entry.feed != e.feed {
+			return
+		}
+		if e.Scheme != 0 {
+			// Sent by a later version under a scheme that this one does not have.
+			r.lostLocked(s, span{e.First, e.last()})
+			continue
+		}
+		messages := make([]Message, 0, e.Count)
+		sent := time.UnixMilli(e.SentMs)
+		number := e.First
+		for content := e.Content; len(content) > 0; number++ {
+			kind, payload, rest, err := wire.NextItem(content)
+			if err != nil {
+				break // the validator has walked it
+			}
+			content = rest
+			switch kind {
+			case wire.Kind_KIND_TEXT, wire.Kind_KIND_BINARY:
+				messages = append(messages, Message{
+					Header: Header{Type: TypeMessage}, From: s.Login, Data: payload, Sent: sent, Feed: e.feed, Number: number,
+				})
+				msg := &messages[len(messages)-1]
+				if kind == wire.Kind_KIND_TEXT {
+					msg.Kind = Text
+				}
+				if n := r.queue.PushBroadcast(msg, len(payload)); n > 0 {
+					r.mesh.stats.messagesMissed.Add(uint64(n))
+				}
+			case wire.Kind_KIND_ROSTER:
+				if entry, err := r.openOwnEntry(now, e, payload); err == nil {
+					r.applyLocked(now, entry)
+				}
+			}
+		}
+		r.mesh.stats.messagesTaken.Add(uint64(len(messages)))
+	}
+}
+
+func (r *Room) lostLocked(s *seat, lost span) {
+	r.mesh.stats.messagesLost.Add(lost.last - lost.first + 1)
+	r.queue.PushNotice(&GapLost{Header{Type: TypeGapLost}, s.Login, s.entry.feed, lost.first, lost.last})
+}
+
+// evictLocked puts out a member that has signed two different continuations of its feed: it told different
+// members different things.
+func (r *Room) evictLocked(now time.Time, s *seat) {
+	r.mesh.stats.forks.Add(1)
+	r.mesh.log.Debug("member evicted: its feed forks", "room", r.name, "peer", s.Peer)
+	r.noteLocked(s, r.roster.leave(now, s, Evicted))
+}
+
+// timerLoop gives up gaps, members whose grace is over and envelopes that nobody claimed, and renews the
+// node's own entry.
+func (r *Room) timerLoop() {
+	timer := time.NewTimer(renewCheck)
+	defer timer.Stop()
+	for {
+		select {
+		case <-r.rearm:
+		case <-timer.C:
+		case <-r.ctx.Done():
+			return
+		}
+		r.renew()
+		timer.Reset(r.expire())
+	}
+}
+
+// renewCheck is how often a room looks whether the node's statement has been signed anew. Statements live a
+// day.
+const renewCheck = time.Minute
+
+// armTimer makes the timer loop look again.
+func (r *Room) armTimer() {
+	select {
+	case r.rearm <- struct{}{}:
+	default:
+	}
+}
+
+// expire does what is due, and returns how long nothing else will be.
+func (r *Room) expire() time.Duration {
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.roster.expire(now) {
+		r.noteLocked(s, left)
+	}
+	for _, s := range r.roster.seats {
+		for {
+			lost, ready, v := s.feed.expire(now)
+			if lost.last == 0 {
+				break
+			}
+			r.lostLocked(s, lost)
+			r.deliverLocked(now, s, ready)
+			if v == forked {
+				r.evictLocked(now, s)
+			}
+		}
+	}
+	r.mesh.stats.envelopesUnclaimed.Add(uint64(r.parked.expire(now)))
+	due := earlier(r.roster.due(), r.parked.due())
+	if due.IsZero() {
+		return renewCheck
+	}
+	return min(max(due.Sub(now), 0), renewCheck)
+}
+
+// renew announces the node's entry anew when its statement has changed. The feed goes on, and the sequence
+// rises by one only: it must not win over a join of the same user elsewhere in the meantime.
+func (r *Room) renew() {
+	st := r.mesh.who.Self()
+	r.mu.Lock()
+	old, leaving := r.own, r.leaving
+	r.mu.Unlock()
+	if st == nil || leaving || st.User != old.statement.User || bytes.Equal(st.Sealed(), old.statement.Sealed()) {
+		return
+	}
+	entry, err := r.signEntry(st, true, old.sequence+1)
+	if err != nil {
+		r.mesh.log.Error("roster entry not renewed", "room", r.name, "err", err)
+		return
+	}
+	r.mu.Lock()
+	r.own = entry
+	r.roster.apply(time.Now(), entry)
+	r.mu.Unlock()
+	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, entry.sealed, noID); err != nil {
+		r.mesh.log.Debug("renewed entry not announced", "room", r.name, "err", err)
+	}
+}
