@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -143,7 +144,13 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 	if d.room != nil {
 		content.Room = d.room[:]
 	}
-	p := &Pending{done: make(chan struct{}), body: content.MessageContent(), deadline: now.Add(m.cfg.sendTimeout)}
+	p := &Pending{done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
+	if len(d.payload) >= pooledBody {
+		p.pooled = bodies.Get().(*[]byte)
+		p.body = content.AppendContent((*p.pooled)[:0])
+	} else {
+		p.body = content.AppendContent(nil)
+	}
 	if t, ok := ctx.Deadline(); ok {
 		p.deadline, p.ctxErr = t, context.DeadlineExceeded
 	}
@@ -179,6 +186,15 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 	}
 	return p, nil
 }
+
+// pooledBody is the payload in bytes from which a message's copy is worth keeping for the next one: with
+// the largest messages, garbage collection took half of the time of a send.
+const pooledBody = 4 << 10
+
+var bodies = sync.Pool{New: func() any {
+	b := make([]byte, 0, maxDirectFrame)
+	return &b
+}}
 
 // await waits for the end of a send that nobody else watches ctx for.
 func (p *Pending) await(ctx context.Context) (Receipt, error) {

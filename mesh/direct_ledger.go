@@ -319,6 +319,10 @@ func (l *ledger) end(p *Pending, outcome, cause error) {
 func (l *ledger) finish(p *Pending, r Receipt, err error) {
 	p.ended, p.receipt, p.err = true, r, err
 	p.body = nil // the caller may keep the handle for long
+	if p.pooled != nil {
+		bodies.Put(p.pooled)
+		p.pooled = nil
+	}
 	l.live--
 	if p.unwatch != nil {
 		p.unwatch()

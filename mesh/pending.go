@@ -25,8 +25,9 @@ type Pending struct {
 
 	// The lane's, guarded by its mutex.
 	lane     *lane
-	body     []byte // the frame without what is known only when it is written
-	size     int    // of body
+	body     []byte  // the frame without what is known only when it is written
+	pooled   *[]byte // where body's memory goes back to
+	size     int     // of body
 	deadline time.Time
 	ctxErr   error     // what the deadline gives, when it is a context's
 	late     time.Time // unreliable: not to be written after this

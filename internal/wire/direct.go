@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -101,11 +102,10 @@ func (d *Direct) AppendFrame(dst []byte) []byte {
 	return dst
 }
 
-// MessageContent is what of a MESSAGE is known before it has a sequence, in a slice of its own. It is what
+// AppendContent appends to dst what of a MESSAGE is known before it has a sequence. That is what
 // [AppendMessageFrame] takes, each time that the message is written.
-func (d *Direct) MessageContent() []byte {
-	size := 32 + len(d.Room) + len(d.To) + len(d.Payload) // 32: tags, lengths and two varints
-	return d.appendContent(make([]byte, 0, size))
+func (d *Direct) AppendContent(dst []byte) []byte {
+	return d.appendContent(slices.Grow(dst, 32+len(d.Room)+len(d.To)+len(d.Payload))) // 32: tags, lengths and two varints
 }
 
 // AppendMessageFrame appends a MESSAGE as a frame to dst.

@@ -80,7 +80,7 @@ func TestAMessageFrameIsThatOfTheGeneratedCode(t *testing.T) {
 	for range 1000 {
 		r := randomDirect(rng)
 		d := Direct{Kind: r.Kind, Room: r.Room, To: r.To, Payload: r.Payload, SentMS: r.SentMS}
-		content := d.MessageContent()
+		content := d.AppendContent(nil)
 		d.Type, d.Sequence = DirectFrame_MESSAGE, r.Sequence
 		want, err := AppendFrame(nil, d.generated())
 		if err != nil {
@@ -212,7 +212,7 @@ func FuzzDirectFrame(f *testing.F) {
 
 func BenchmarkDirectEncode64(b *testing.B) {
 	d := Direct{Kind: Kind_KIND_BINARY, Room: make([]byte, 32), To: []byte("alice"), Payload: make([]byte, 64), SentMS: 1 << 40}
-	content, buf := d.MessageContent(), make([]byte, 0, 256)
+	content, buf := d.AppendContent(nil), make([]byte, 0, 256)
 	b.ReportAllocs()
 	for b.Loop() {
 		buf = AppendMessageFrame(buf[:0], 1<<20, content)
