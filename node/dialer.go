@@ -1,0 +1,168 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// attemptTimeout bounds one attempt to reach a peer over all its addresses.
+const attemptTimeout = 15 * time.Second
+
+// The tags under which the connection manager keeps connections.
+const (
+	protectGiven = "starling/given"
+	protectRoom  = "starling/room"
+)
+
+// dialer is the thin loop around a [redialer]: it feeds it what the host sees, and dials.
+type dialer struct {
+	node *Node
+	wake chan struct{} // holds a token when there may be something due
+
+	mu     sync.Mutex
+	core   *redialer
+	dials  uint64
+	failed uint64
+}
+
+func newDialer(n *Node) *dialer {
+	return &dialer{node: n, wake: make(chan struct{}, 1), core: newRedialer(n.host.ID())}
+}
+
+// with runs f on the state machine and has the loop look again.
+func (d *dialer) with(f func(core *redialer)) {
+	d.mu.Lock()
+	f(d.core)
+	d.mu.Unlock()
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (d *dialer) want(now time.Time, p peer.ID, addrs []ma.Multiaddr, why reason) {
+	up := d.isUp(p)
+	d.with(func(core *redialer) {
+		core.want(now, p, addrs, why)
+		core.link(now, p, up)
+	})
+}
+
+func (d *dialer) wants(p peer.ID, why reason) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.core.wants(p, why)
+}
+
+func (d *dialer) isUp(p peer.ID) bool {
+	c := d.node.host.Network().Connectedness(p)
+	return c == network.Connected || c == network.Limited
+}
+
+// Listen, ListenClose, Connected and Disconnected implement network.Notifiee.
+func (d *dialer) Listen(network.Network, ma.Multiaddr) {}
+
+func (d *dialer) ListenClose(network.Network, ma.Multiaddr) {}
+
+func (d *dialer) Connected(_ network.Network, c network.Conn) { d.sync(c.RemotePeer()) }
+
+func (d *dialer) Disconnected(_ network.Network, c network.Conn) {
+	p := c.RemotePeer()
+	d.sync(p)
+	if lan := d.node.lan; lan != nil && !d.isUp(p) && d.wants(p, onLAN) {
+		lan.again(lostPause)
+	}
+}
+
+// sync takes the state of the peer's connections as it is now: notices come from several goroutines, in any order.
+func (d *dialer) sync(p peer.ID) {
+	up := d.isUp(p)
+	d.with(func(core *redialer) { core.link(time.Now(), p, up) })
+}
+
+// run dials what is due until ctx ends. It does not wait for the dials under way, which are tasks of the node.
+func (d *dialer) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		d.mu.Lock()
+		start, next := d.core.due(time.Now(), d.crowded())
+		d.dials += uint64(len(start))
+		d.mu.Unlock()
+		for _, a := range start {
+			d.node.tasks.Go(func() { d.attempt(ctx, a) }) // run itself is a task, so this is in time
+		}
+		wait := watchEvery // crowded may change
+		if !next.IsZero() {
+			wait = min(wait, max(0, time.Until(next)))
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// crowded reports whether there are so many connections that the connection manager decides which to keep.
+func (d *dialer) crowded() bool {
+	n := d.node
+	return n.cfg.host == nil && len(n.host.Network().Peers()) >= n.cfg.connsLow
+}
+
+func (d *dialer) attempt(ctx context.Context, a attempt) {
+	n := d.node
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	clearBackoff(n.host, a.peer)
+	err := n.host.Connect(ctx, peer.AddrInfo{ID: a.peer, Addrs: a.addrs})
+	if err != nil {
+		n.log.Debug("not connected", "peer", a.peer, "err", err)
+	}
+	up := d.isUp(a.peer)
+	d.with(func(core *redialer) {
+		if err != nil {
+			d.failed++
+		}
+		core.dialled(time.Now(), a.peer, err == nil)
+		core.link(time.Now(), a.peer, up)
+	})
+}
+
+func (d *dialer) count(s *Stats) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s.Targets, s.Dials, s.DialsFailed = len(d.core.targets), d.dials, d.failed
+}
+
+// Connect connects to a peer, given by a multiaddr with its peer ID, and returns when both have shown each other who they
+// are. It returns an [*AddrError] for an address that cannot be used. The peer is redialled for a while when it is lost; for ever, if
+// it is given to [WithPeers].
+func (n *Node) Connect(ctx context.Context, addr string) error {
+	info, err := parsePeer(addr)
+	if err != nil {
+		return err
+	}
+	call, done, err := n.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	clearBackoff(n.host, info.ID)
+	if err := n.host.Connect(call, info); err != nil {
+		return ended(call, fmt.Errorf("node: connect to %s: %w", info.ID, err))
+	}
+	if _, err := n.presence.Peer(call, info.ID); err != nil {
+		return ended(call, fmt.Errorf("node: connect to %s: %w", info.ID, err))
+	}
+	n.dialer.want(time.Now(), info.ID, info.Addrs, connected)
+	return nil
+}

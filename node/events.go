@@ -1,0 +1,111 @@
+package node
+
+import (
+	"encoding/json"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/events"
+)
+
+// Event is one thing that happened to the node, outside rooms: a pointer to one of [PeerUp], [PeerChanged], [PeerDown],
+// [IdentityConflict], [LoggedOut], [AddrsChanged], [mesh.DirectMessage] and [mesh.Lagged]. The events of a node form one ordered
+// stream, numbered in [Header].Seq; rooms have streams of their own.
+//
+// Every event marshals to one JSON object, described in docs/EVENTS.md: field names and values stay as they are from
+// version to version, and new fields and new types may be added.
+type Event = events.Event
+
+// Header opens every event.
+type Header = events.Header
+
+// The Type of each event of this package.
+const (
+	TypePeerUp           = "peer_up"
+	TypePeerChanged      = "peer_changed"
+	TypePeerDown         = "peer_down"
+	TypeIdentityConflict = "identity_conflict"
+	TypeLoggedOut        = "logged_out"
+	TypeAddrsChanged     = "addrs_changed"
+)
+
+// Peer is a connected node of the same app, as it has proved itself.
+type Peer struct {
+	identity.Login      // without a user while the node has no identity
+	LoggedIn       bool // takes messages outside rooms
+}
+
+// MarshalJSON gives {"user":…, "key":"<fingerprint>", "peer":…, "logged_in":…}, without user and key while the node has no
+// identity.
+func (p Peer) MarshalJSON() ([]byte, error) {
+	out := struct {
+		User     string `json:"user,omitempty"`
+		Key      string `json:"key,omitempty"`
+		Peer     string `json:"peer"`
+		LoggedIn bool   `json:"logged_in"`
+	}{User: p.User, Peer: p.Login.Peer.String(), LoggedIn: p.LoggedIn}
+	if !p.Key.IsZero() {
+		out.Key = p.Key.Fingerprint()
+	}
+	return json.Marshal(out)
+}
+
+// PeerUp says that a node of the same app is connected and has proved who it is.
+type PeerUp struct {
+	Header
+	Peer Peer   `json:"peer"`
+	Addr string `json:"addr,omitempty"` // where the connection goes: a multiaddr
+}
+
+// PeerChanged says that a connected node shows another identity than before: it has logged in or out, or has got a user.
+type PeerChanged struct {
+	Header
+	Peer Peer `json:"peer"`
+}
+
+// PeerDown says that the last connection to a node is gone. The node is redialled for a while.
+type PeerDown struct {
+	Header
+	Peer Peer `json:"peer"` // as it was last
+}
+
+// IdentityConflict says that somebody else uses a name that is this node's own or is pinned. It comes once for each key.
+// Sends to the name go to the pinned key; Other.Address() names the other one.
+type IdentityConflict struct {
+	Header
+	User   string             `json:"user"`
+	Pinned identity.PublicKey `json:"pinned"` // the key that the name means here
+	Other  identity.Login     `json:"other"`
+}
+
+// MarshalJSON gives the pinned key as its fingerprint, as in every login.
+func (c IdentityConflict) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Header
+		User   string         `json:"user"`
+		Pinned string         `json:"pinned"`
+		Other  identity.Login `json:"other"`
+	}{c.Header, c.User, c.Pinned.Fingerprint(), c.Other})
+}
+
+// LogoutReason is why a log-in ended.
+type LogoutReason string
+
+const (
+	Logout    LogoutReason = "logout"    // by the program, or because the node was closed
+	Duplicate LogoutReason = "duplicate" // the same user has logged in on another device
+)
+
+// LoggedOut says that this node's log-in has ended. After [Duplicate] it has also left its rooms, and does not log in again by
+// itself.
+type LoggedOut struct {
+	Header
+	User   string          `json:"user"`
+	Reason LogoutReason    `json:"reason"`
+	By     *identity.Login `json:"by,omitempty"` // the log-in that took its place; nil for Logout
+}
+
+// AddrsChanged says at which addresses the node can be dialled now. Addrs end in /p2p/ and the peer ID.
+type AddrsChanged struct {
+	Header
+	Addrs []string `json:"addrs"`
+}

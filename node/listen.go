@@ -1,0 +1,187 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// ListenError reports an address that the node was told to listen on and cannot.
+type ListenError struct {
+	Addr string
+	Err  error
+}
+
+func (e *ListenError) Error() string {
+	way := "listen on port 0 instead: any free one"
+	if errors.Is(e.Err, syscall.EADDRINUSE) {
+		way = "stop the program that has it, or " + way
+	}
+	return fmt.Sprintf("node: listen on %s: %v (%s)", e.Addr, e.Err, way)
+}
+
+// Unwrap returns Err; errors.Is(err, syscall.EADDRINUSE) tells a port that is in use.
+func (e *ListenError) Unwrap() error { return e.Err }
+
+// defaultListen is where a node listens that was not told. IPv6 comes last and may fail.
+var defaultListen = []string{
+	"/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1",
+	"/ip6/::/tcp/0", "/ip6/::/udp/0/quic-v1",
+}
+
+// ports are the ports that a node listens on, by protocol: "tcp" and "udp".
+type ports map[string]int
+
+// listener opens the listening sockets of a host, one port for each protocol where that can be.
+type listener struct {
+	network network.Network
+	log     *slog.Logger
+	kept    ports // from the last start
+	chosen  ports // in this one
+}
+
+// listen opens all addresses. Those that were given must open; of the defaults, one is enough.
+func (l *listener) listen(given []string) error {
+	addrs, must := given, true
+	if len(addrs) == 0 {
+		addrs, must = defaultListen, false
+	}
+	l.chosen = make(ports)
+	var errs []error
+	for _, s := range addrs {
+		a, err := parseListen(s)
+		if err != nil {
+			return err
+		}
+		if err := l.open(a); err != nil {
+			errs = append(errs, err)
+			if must {
+				return err
+			}
+			l.log.Warn("not listening", "addr", s, "err", err)
+		}
+	}
+	if len(errs) == len(addrs) {
+		return errors.Join(errs...)
+	}
+	return nil
+}
+
+// open listens on one address. For port 0 it tries the ports that it would rather have first.
+func (l *listener) open(a ma.Multiaddr) error {
+	proto, given := portOf(a)
+	if given != 0 {
+		return l.try(a, given)
+	}
+	for _, port := range l.wanted(proto) {
+		if l.try(a, port) == nil {
+			return nil
+		}
+		if port == l.kept[proto] {
+			l.log.Warn("the port of the last start is taken", "addr", a, "port", port)
+		}
+	}
+	return l.try(a, 0)
+}
+
+// wanted are the ports to try for a protocol: what another address of this start has, what the last start had, and the
+// other protocol's, so that there is one number to tell a firewall.
+func (l *listener) wanted(proto string) []int {
+	var want []int
+	for _, port := range []int{l.chosen[proto], l.kept[proto], l.chosen["tcp"], l.chosen["udp"]} {
+		if port == 0 {
+			continue
+		}
+		want = append(want, port)
+		if port == l.chosen[proto] {
+			break
+		}
+	}
+	return want
+}
+
+func (l *listener) try(a ma.Multiaddr, port int) error {
+	at := withPort(a, port)
+	if err := probe(at, port); err != nil {
+		return &ListenError{at.String(), err}
+	}
+	before := l.network.ListenAddresses()
+	if err := l.network.Listen(at); err != nil {
+		return &ListenError{at.String(), err}
+	}
+	if proto, _ := portOf(a); l.chosen[proto] == 0 {
+		l.chosen[proto] = newPort(before, l.network.ListenAddresses(), proto)
+	}
+	return nil
+}
+
+// probe reports a port that another program listens on. libp2p would not notice: its TCP sockets share a port with
+// any other program of the same user that allows sharing, such as a second node.
+func probe(a ma.Multiaddr, port int) error {
+	if port == 0 {
+		return nil
+	}
+	network, at, err := manet.DialArgs(a)
+	if err != nil {
+		return err
+	}
+	var sock interface{ Close() error }
+	if network == "tcp4" || network == "tcp6" {
+		sock, err = net.Listen(network, at)
+	} else {
+		sock, err = net.ListenPacket(network, at)
+	}
+	if err != nil {
+		if inner, ok := errors.AsType[*net.OpError](err); ok {
+			return inner.Err // the address is in ListenError
+		}
+		return err
+	}
+	return sock.Close()
+}
+
+// portOf returns the protocol under an address, "tcp" or "udp", and its port.
+func portOf(a ma.Multiaddr) (proto string, port int) {
+	ma.ForEach(a, func(c ma.Component) bool {
+		switch c.Protocol().Code {
+		case ma.P_TCP, ma.P_UDP:
+			proto = c.Protocol().Name
+			port, _ = strconv.Atoi(c.Value())
+			return false
+		}
+		return true
+	})
+	return proto, port
+}
+
+func withPort(a ma.Multiaddr, port int) ma.Multiaddr {
+	out := slices.Clone(a)
+	for i := range out {
+		if code := out[i].Code(); code == ma.P_TCP || code == ma.P_UDP {
+			c, err := ma.NewComponent(out[i].Protocol().Name, strconv.Itoa(port))
+			if err != nil {
+				panic(err) // ports come from addresses and from the kernel
+			}
+			out[i] = *c
+		}
+	}
+	return out
+}
+
+// newPort is the port of the listener that was not there before.
+func newPort(before, after []ma.Multiaddr, proto string) int {
+	for _, a := range after {
+		if p, port := portOf(a); p == proto && !ma.Contains(before, a) {
+			return port
+		}
+	}
+	return 0
+}

@@ -1,0 +1,324 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/events"
+	"github.com/starling-mesh/starling/mesh"
+	"github.com/starling-mesh/starling/presence"
+)
+
+// ErrClosed says that the node is closed, or was closed while the call waited. It is a net.ErrClosed.
+var ErrClosed = fmt.Errorf("node: %w", net.ErrClosed)
+
+// ErrOtherDevice reports a host and a data directory with different device keys.
+var ErrOtherDevice = errors.New("the host has another key than the data directory")
+
+// farewell bounds how long Close takes to log out. Leaving rooms, which goes on beside it, takes 1 s at most too.
+const farewell = time.Second
+
+// Node is one embedded node. Make one with [New]. Its methods are safe for concurrent use, but for Recv and Events, of
+// which one goroutine at a time may read.
+type Node struct {
+	cfg      config
+	log      *slog.Logger
+	app      identity.AppID
+	dir      *identity.Dir // nil: in memory
+	keys     *identity.Keys
+	host     host.Host
+	presence *presence.Directory
+	mesh     *mesh.Mesh
+	queue    *events.Queue
+	lan      *lan // nil: no mDNS
+	dialer   *dialer
+
+	ctx   context.Context // ends when Close has said goodbye
+	stop  context.CancelFunc
+	close func() error
+	undo  []func() error // closes what New has opened, last first
+	tasks sync.WaitGroup // every goroutine and every call that Close waits for
+
+	mu     sync.Mutex
+	closed bool
+	peers  map[peer.ID]Peer // who is up, as the events have told
+	memory memory
+}
+
+// New starts a node: it opens the data directory, listens, and looks for peers from then on. It waits for nobody. The
+// node is nobody yet: see [Node.Login] and [Node.SetUser].
+func New(opts ...Option) (*Node, error) {
+	cfg := defaultConfig()
+	for _, o := range opts {
+		o(&cfg)
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("node: options: %w", err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	n := &Node{
+		cfg: cfg, log: cfg.log, app: identity.NewAppID(cfg.app),
+		queue: events.NewQueue("", cfg.queue),
+		ctx:   ctx, stop: stop,
+		peers: make(map[peer.ID]Peer),
+	}
+	n.close = sync.OnceValue(n.shutdown)
+	for _, step := range []func() error{n.openKeys, n.openHost, n.openLayers, n.listen} {
+		if err := step(); err != nil {
+			n.stop()
+			n.closeAll()
+			return nil, err
+		}
+	}
+	n.start()
+	return n, nil
+}
+
+// openKeys takes the keys from the data directory, from the caller's host, or makes new ones.
+func (n *Node) openKeys() (err error) {
+	switch h := n.cfg.host; {
+	case n.cfg.dataDir != "":
+		if n.dir, err = identity.OpenDir(n.cfg.dataDir); err != nil {
+			return err
+		}
+		n.undo = append(n.undo, n.dir.Close)
+		n.keys = n.dir.Keys()
+		if h != nil && h.ID() != n.keys.PeerID() {
+			return fmt.Errorf("node: %w", ErrOtherDevice)
+		}
+	case h != nil:
+		key, err := hostKey(h)
+		if err != nil {
+			return fmt.Errorf("node: host: %w", err)
+		}
+		n.keys = &identity.Keys{Device: key, User: key}
+	default:
+		if n.keys, err = identity.GenerateKeys(); err != nil {
+			return err
+		}
+	}
+	if n.cfg.userKey != nil {
+		var user ed25519.PrivateKey
+		if user, err = identity.ParseKey(n.cfg.userKey); err != nil {
+			return err
+		}
+		n.keys = n.keys.WithUser(user)
+	}
+	return nil
+}
+
+func (n *Node) openHost() (err error) {
+	if n.host = n.cfg.host; n.host != nil {
+		return nil
+	}
+	if n.host, err = newHost(&n.cfg, n.keys); err != nil {
+		return fmt.Errorf("node: host: %w", err)
+	}
+	n.undo = append(n.undo, n.host.Close)
+	return nil
+}
+
+// openLayers puts presence and mesh on the host, before it listens: a connection must find their handlers.
+func (n *Node) openLayers() (err error) {
+	n.dialer = newDialer(n)
+	if n.cfg.mdns {
+		n.lan = newLAN(n.host, n.app, n.log, func(info peer.AddrInfo) {
+			n.dialer.want(time.Now(), info.ID, info.Addrs, onLAN)
+		})
+	}
+	n.host.Network().Notify(n.dialer)
+	n.undo = append(n.undo, func() error {
+		n.host.Network().StopNotify(n.dialer)
+		return nil
+	})
+	opts := []presence.Option{
+		presence.WithObserver(n.observe), presence.WithLogger(n.log), presence.WithMaxMessage(n.cfg.maxMessage),
+	}
+	if n.dir != nil {
+		opts = append(opts, presence.WithPins(n.dir.Pins()), presence.WithRemembered(n.dir))
+	}
+	if n.presence, err = presence.New(n.host, n.app, n.keys, opts...); err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	n.undo = append(n.undo, n.presence.Close)
+	n.mesh, err = mesh.New(n.host, n.presence,
+		mesh.WithLogger(n.log), mesh.WithInbox(n.takeDirect), mesh.WithSendTimeout(n.cfg.sendTimeout),
+		mesh.WithGrace(n.cfg.grace), mesh.WithQueue(n.cfg.queue), mesh.WithMaxMessage(n.cfg.maxMessage))
+	if err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	n.undo = append(n.undo, n.mesh.Close)
+	return nil
+}
+
+// listen opens the sockets of the node's own host, and keeps their ports for the next start.
+func (n *Node) listen() error {
+	if n.cfg.host != nil {
+		return nil
+	}
+	l := listener{network: n.host.Network(), log: n.log}
+	if n.dir != nil {
+		l.kept = n.dir.Ports()
+	}
+	if err := l.listen(n.cfg.listen); err != nil {
+		return err
+	}
+	if n.dir != nil {
+		return n.dir.SetPorts(l.chosen)
+	}
+	return nil
+}
+
+// start runs the node's loops. It cannot fail.
+func (n *Node) start() {
+	n.log.Info("node started", "peer", n.host.ID(), "app", n.cfg.app, "addrs", n.host.Addrs())
+	now := time.Now()
+	for _, s := range n.cfg.peers {
+		info, _ := parsePeer(s) // validate has checked it
+		n.host.ConnManager().Protect(info.ID, protectGiven)
+		n.dialer.want(now, info.ID, info.Addrs, given)
+	}
+	if n.dir != nil {
+		n.recall(now)
+	}
+	if n.lan != nil {
+		n.tasks.Go(func() { n.lan.run(n.ctx) })
+	}
+	n.tasks.Go(func() { n.dialer.run(n.ctx) })
+	n.tasks.Go(func() { n.watch(n.ctx) })
+}
+
+// Close leaves all rooms, logs out, closes the node and returns when all its goroutines have ended and all calls have
+// returned; within 2 s. A host given by [WithHost] stays open. Close may be called again, from any goroutine; every call returns
+// the same result.
+func (n *Node) Close() error { return n.close() }
+
+func (n *Node) shutdown() error {
+	n.mu.Lock()
+	n.closed = true // 1. take no new work
+	n.mu.Unlock()
+
+	var polite sync.WaitGroup // 2. say goodbye: to the rooms, and to connected peers
+	polite.Go(func() { _ = n.mesh.Close() })
+	polite.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), farewell)
+		defer cancel()
+		_ = n.logout(ctx)
+	})
+	polite.Wait()
+
+	n.stop()            // 3. end loops and waiting calls
+	err := n.closeAll() // 4. presence, host, data directory
+	n.queue.End(ErrClosed)
+	n.log.Info("node closed", "peer", n.host.ID())
+	return err
+}
+
+// closeAll closes what New has opened, last first, and waits for the node's own goroutines before the data directory, into
+// which they write.
+func (n *Node) closeAll() error {
+	var errs []error
+	for i := len(n.undo) - 1; i >= 0; i-- {
+		if i == 0 {
+			n.tasks.Wait()
+			n.flush()
+		}
+		errs = append(errs, n.undo[i]())
+	}
+	n.tasks.Wait()
+	return errors.Join(errs...)
+}
+
+// enter begins a call: it counts it among what Close waits for and gives it a context that ends with ctx and with the node. It
+// fails once closing has begun. The caller calls done.
+func (n *Node) enter(ctx context.Context) (call context.Context, done func(), err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil, nil, ErrClosed
+	}
+	n.tasks.Add(1)
+	call, cancel := context.WithCancelCause(ctx)
+	unhook := context.AfterFunc(n.ctx, func() { cancel(ErrClosed) })
+	return call, func() {
+		unhook()
+		cancel(nil)
+		n.tasks.Done()
+	}, nil
+}
+
+// spawn runs f in a goroutine that Close waits for, and does nothing once closing has begun.
+func (n *Node) spawn(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.closed {
+		n.tasks.Go(f)
+	}
+}
+
+// ended tells a call that Close has cut short from one that its caller has.
+func ended(call context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(call), ErrClosed) && !errors.Is(err, net.ErrClosed) {
+		return errors.Join(ErrClosed, err)
+	}
+	return err
+}
+
+// ID returns the node's peer ID.
+func (n *Node) ID() peer.ID { return n.host.ID() }
+
+// Host returns the libp2p host, for what this package does not offer. It is closed with the node, unless it was given by
+// [WithHost].
+func (n *Node) Host() host.Host { return n.host }
+
+// Addrs returns the addresses to give to others, each with /p2p/ and the peer ID at the end. Those of interfaces that have
+// just changed may be missing for some seconds.
+func (n *Node) Addrs() []ma.Multiaddr {
+	addrs, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()})
+	if err != nil {
+		return nil // only a peer ID of no peer fails
+	}
+	return addrs
+}
+
+// Recv returns the next event of the node, and waits for one until ctx ends. Events are queued since New. After the last
+// one it returns [ErrClosed].
+func (n *Node) Recv(ctx context.Context) (Event, error) { return n.queue.Recv(ctx) }
+
+// Events ranges over [Node.Recv]. It ends silently when the node is closed, and otherwise yields one error, last. Breaking out
+// of the loop leaves the stream open.
+func (n *Node) Events(ctx context.Context) iter.Seq2[Event, error] {
+	return n.queue.All(ctx, func(err error) bool { return errors.Is(err, ErrClosed) })
+}
+
+// Stats is a snapshot of what a node has counted since [New].
+type Stats struct {
+	Mesh        mesh.Stats
+	Connections int    // now
+	Peers       int    // nodes of this app that are connected now
+	Targets     int    // peers that the node would dial if they were lost
+	Dials       uint64 // attempts to reconnect or to connect by itself
+	DialsFailed uint64
+}
+
+// Stats returns a snapshot. Each number is read by itself: they need not add up while the node works.
+func (n *Node) Stats() Stats {
+	s := Stats{Mesh: n.mesh.Stats(), Connections: len(n.host.Network().Conns())}
+	n.mu.Lock()
+	s.Peers = len(n.peers)
+	n.mu.Unlock()
+	n.dialer.count(&s)
+	return s
+}

@@ -1,0 +1,101 @@
+package node
+
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+	"github.com/starling-mesh/starling/presence"
+)
+
+// observe turns what presence sees into events of the node, and into peers to redial. It is called without locks and
+// does not block.
+func (n *Node) observe(ev presence.Event) {
+	switch ev := ev.(type) {
+	case presence.PeerUp:
+		n.peerUp(ev.Peer, ev.Session)
+	case presence.PeerChanged:
+		n.peerChanged(ev.Peer, ev.Session)
+	case presence.PeerDown:
+		n.peerDown(ev.Peer)
+	case presence.Conflict:
+		n.queue.PushNotice(&IdentityConflict{
+			Header: Header{Type: TypeIdentityConflict}, User: ev.User, Pinned: ev.Pinned, Other: ev.Other,
+		})
+	case presence.Displaced:
+		n.displaced(ev.By)
+	case presence.Refused:
+		n.log.Debug("peer refused", "peer", ev.Peer, "reason", ev.Reason)
+		n.dialer.with(func(core *redialer) { core.foreign(time.Now(), ev.Peer) })
+	}
+}
+
+func (n *Node) peerUp(p peer.ID, s identity.Session) {
+	pub, addrs := public(p, s), n.addrsOf(p, s)
+	n.mu.Lock()
+	n.peers[p] = pub
+	n.memory.note(pub.Login, addrs, time.Now())
+	n.mu.Unlock()
+	n.dialer.want(time.Now(), p, addrs, connected)
+	ev := &PeerUp{Header: Header{Type: TypePeerUp}, Peer: pub}
+	if conns := n.host.Network().ConnsToPeer(p); len(conns) > 0 {
+		ev.Addr = conns[0].RemoteMultiaddr().String()
+	}
+	n.queue.PushNotice(ev)
+}
+
+func (n *Node) peerChanged(p peer.ID, s identity.Session) {
+	pub, addrs := public(p, s), n.addrsOf(p, s)
+	n.mu.Lock()
+	before, known := n.peers[p]
+	if known {
+		n.peers[p] = pub
+		n.memory.note(pub.Login, addrs, time.Now())
+	}
+	n.mu.Unlock()
+	if known && before != pub {
+		n.queue.PushNotice(&PeerChanged{Header: Header{Type: TypePeerChanged}, Peer: pub})
+	}
+}
+
+func (n *Node) peerDown(p peer.ID) {
+	n.mu.Lock()
+	pub, known := n.peers[p]
+	delete(n.peers, p)
+	n.mu.Unlock()
+	if known {
+		n.queue.PushNotice(&PeerDown{Header: Header{Type: TypePeerDown}, Peer: pub})
+	}
+}
+
+// displaced ends what this user has here, since the same user is on another device by now.
+func (n *Node) displaced(by identity.Login) {
+	user := n.User()
+	n.spawn(func() { n.mesh.EvictAll(mesh.ErrReplaced) })
+	n.queue.PushNotice(&LoggedOut{Header: Header{Type: TypeLoggedOut}, User: user, Reason: Duplicate, By: &by})
+	n.log.Info("logged out: the user is on another device", "user", user, "peer", by.Peer)
+}
+
+// public is what the events show of a peer.
+func public(p peer.ID, s identity.Session) Peer {
+	login, ok := s.Login()
+	if !ok {
+		return Peer{Login: identity.Login{Peer: p}}
+	}
+	return Peer{Login: login, LoggedIn: s.Statement.LoggedIn}
+}
+
+// addrsOf are the addresses to dial a connected peer at again: where we reached it, then what it says itself.
+func (n *Node) addrsOf(p peer.ID, s identity.Session) []ma.Multiaddr {
+	var reached []ma.Multiaddr
+	for _, c := range n.host.Network().ConnsToPeer(p) {
+		if c.Stat().Direction == network.DirOutbound {
+			reached = append(reached, c.RemoteMultiaddr())
+		}
+	}
+	return merge(reached, s.Addrs)
+}

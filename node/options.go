@@ -1,0 +1,207 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+)
+
+// config is what the options of New record. Its defaults stand in defaultConfig, its checks in validate; a test
+// fails for a field that has not both.
+type config struct {
+	app         string
+	dataDir     string
+	listen      []string
+	peers       []string
+	mdns        bool
+	portMapping bool
+	connsLow    int
+	connsHigh   int
+	host        host.Host
+	userKey     []byte
+	log         *slog.Logger
+	sendTimeout time.Duration
+	grace       time.Duration
+	queue       mesh.QueueLimits
+	maxMessage  int
+}
+
+func defaultConfig() config {
+	return config{
+		app:         "starling",
+		mdns:        true,
+		connsLow:    160,
+		connsHigh:   224,
+		log:         slog.New(slog.DiscardHandler),
+		sendTimeout: 12 * time.Second,
+		grace:       10 * time.Second,
+		queue:       mesh.QueueLimits{Events: 8192, Bytes: 16 << 20},
+		maxMessage:  mesh.MaxMessage,
+	}
+}
+
+// validate reports all mistakes at once.
+func (c *config) validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	if err := identity.CheckApp(c.app); err != nil {
+		errs = append(errs, err)
+	}
+	for _, a := range c.listen {
+		if _, err := parseListen(a); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, a := range c.peers {
+		if _, err := parsePeer(a); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if c.userKey != nil {
+		if _, err := identity.ParseKey(c.userKey); err != nil {
+			errs = append(errs, fmt.Errorf("user key: %w", err))
+		}
+	}
+	check(c.host == nil || len(c.listen) == 0, "WithHost and WithListen exclude each other: the host listens already")
+	check(c.host == nil || !c.portMapping, "WithHost and WithPortMapping exclude each other: the host was built already")
+	check(c.log != nil, "no logger")
+	check(c.connsLow > 0 && c.connsLow < c.connsHigh && c.connsHigh <= maxConns,
+		"connections from %d to %d: want 0 < low < high <= %d", c.connsLow, c.connsHigh, maxConns)
+	check(c.sendTimeout > 0, "send timeout %v is not positive", c.sendTimeout)
+	check(c.grace >= 0, "grace %v is negative", c.grace)
+	check(c.maxMessage > 0 && c.maxMessage <= mesh.MaxMessage,
+		"a message limit of %d bytes is not in 1 to %d", c.maxMessage, mesh.MaxMessage)
+	check(c.queue.Events > 0 && c.queue.Bytes >= c.maxMessage,
+		"a queue of %d events and %d bytes does not hold one message of %d bytes", c.queue.Events, c.queue.Bytes, c.maxMessage)
+	return errors.Join(errs...)
+}
+
+// Option is a setting for the lifetime of a [Node].
+type Option func(*config)
+
+// WithApp names the app. Nodes of different apps never see each other's users, rooms or messages. The default
+// is "starling"; New rejects a name outside [a-zA-Z0-9_@.-]{1,128} with an [*identity.IDError].
+func WithApp(name string) Option { return func(c *config) { c.app = name } }
+
+// WithDataDir keeps keys, listen ports, pins and the addresses of peers in a directory, so that the next start is
+// the same user at the same address. New makes the directory (0700) if it is missing. It fails with
+// [identity.ErrInUse] while another node holds it, and with an [*identity.KeyError] for a key file that it cannot
+// read. The default, "", keeps all of it in memory: every start is somebody new.
+func WithDataDir(path string) Option { return func(c *config) { c.dataDir = path } }
+
+// WithListen sets the addresses to listen on, such as "/ip4/0.0.0.0/tcp/4001" or "/ip4/127.0.0.1/udp/0/quic-v1". Port 0
+// is the port kept from the last start, if there is a data directory, or else any free one. A given port that is
+// in use makes New fail with a [*ListenError]. The default is TCP and QUIC on all interfaces, port 0, over IPv6
+// as far as the machine has it. Several calls add up.
+func WithListen(multiaddrs ...string) Option {
+	return func(c *config) { c.listen = append(c.listen, multiaddrs...) }
+}
+
+// WithPeers gives peers to connect to at once and for ever, by multiaddr with a peer ID:
+// "/ip4/192.0.2.7/tcp/4001/p2p/12D3…". Several addresses of one peer are several arguments. Several calls add up.
+func WithPeers(multiaddrs ...string) Option {
+	return func(c *config) { c.peers = append(c.peers, multiaddrs...) }
+}
+
+// WithoutMDNS keeps the node from announcing itself and looking for others on the local network. By default it
+// does both, unless every address that it listens on is loopback.
+func WithoutMDNS() Option { return func(c *config) { c.mdns = false } }
+
+// WithPortMapping asks the router, by UPnP or NAT-PMP, to let connections from the internet in. The default does
+// not ask: it makes this node reachable for everybody.
+func WithPortMapping() Option { return func(c *config) { c.portMapping = true } }
+
+// WithConnections sets the connection manager's watermarks: above high, connections are closed until low are
+// left; those to given peers and to members of joined rooms are kept. The default is 160 and 224. New rejects a low that
+// is not below high, and a high above 1024.
+func WithConnections(low, high int) Option {
+	return func(c *config) { c.connsLow, c.connsHigh = low, high }
+}
+
+// WithHost runs the node on a libp2p host that the caller made and closes, after the node. It must have an
+// Ed25519 key, which is then the device key; a data directory must hold the same key. What else New sets up on a host of its own
+// (transports, dial order, limits, connection manager) is the caller's to choose.
+func WithHost(h host.Host) Option { return func(c *config) { c.host = h } }
+
+// WithUserKey sets the user key, in the form that [identity.ExportUserKey] gives, instead of the one in the
+// data directory. The default is the data directory's, or else the device key.
+func WithUserKey(pemText []byte) Option { return func(c *config) { c.userKey = pemText } }
+
+// WithLogger sets where the node logs. The default discards everything. Info is per lifetime, Warn is degraded and
+// going on, Debug is per message and peer: what a peer does wrong is Debug, so that no peer can fill a disk.
+func WithLogger(log *slog.Logger) Option { return func(c *config) { c.log = log } }
+
+// WithSendTimeout sets how long a send to one user waits for its answer when its context has no deadline. The
+// default is 12 s. New rejects 0 and less.
+func WithSendTimeout(d time.Duration) Option { return func(c *config) { c.sendTimeout = d } }
+
+// WithGrace sets how long a member that fell silent stays in a room before it counts as dropped. The default is
+// 10 s; 0 drops it at once. New rejects a negative one.
+func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } }
+
+// WithQueue sets how many events, and how many bytes of payload, wait for the reader of each stream: the node's
+// and every room's. The default is 8192 events and 16 MiB. New rejects limits that do not hold one message.
+func WithQueue(limits mesh.QueueLimits) Option { return func(c *config) { c.queue = limits } }
+
+// WithMaxMessage sets the most that a message may hold, in bytes, sent or received. The default, and the most that
+// New accepts, is [mesh.MaxMessage], 65,536. It is one value per app, equal on all its nodes.
+func WithMaxMessage(n int) Option { return func(c *config) { c.maxMessage = n } }
+
+// AddrError reports a multiaddr that cannot be used where it was given.
+type AddrError struct {
+	Value string // as given
+	Err   error
+}
+
+func (e *AddrError) Error() string { return fmt.Sprintf("node: address %q: %v", e.Value, e.Err) }
+
+// Unwrap returns Err.
+func (e *AddrError) Unwrap() error { return e.Err }
+
+// parsePeer reads the address of a peer, which must say who the peer is.
+func parsePeer(s string) (peer.AddrInfo, error) {
+	info, err := peer.AddrInfoFromString(s)
+	switch {
+	case errors.Is(err, peer.ErrInvalidAddr):
+		err = errors.New("it must end in /p2p/ and a peer ID")
+	case err == nil && len(info.Addrs) == 0:
+		err = errors.New("a peer ID alone cannot be dialled: put where it is in front, such as /ip4/192.0.2.7/tcp/4001")
+	}
+	if err != nil {
+		return peer.AddrInfo{}, &AddrError{s, err}
+	}
+	return *info, nil
+}
+
+// parseListen reads an address to listen on: an IP address with TCP or QUIC.
+func parseListen(s string) (ma.Multiaddr, error) {
+	a, err := ma.NewMultiaddr(s)
+	if err != nil {
+		return nil, &AddrError{s, err}
+	}
+	var rest []int
+	_, after := ma.SplitFirst(a)
+	ma.ForEach(after, func(c ma.Component) bool {
+		rest = append(rest, c.Protocol().Code)
+		return true
+	})
+	tcp := len(rest) == 1 && rest[0] == ma.P_TCP
+	quic := len(rest) == 2 && rest[0] == ma.P_UDP && rest[1] == ma.P_QUIC_V1
+	if _, err := manet.ToIP(a); err != nil || !tcp && !quic {
+		return nil, &AddrError{s, errors.New("want /ip4/ or /ip6/, then /tcp/PORT or /udp/PORT/quic-v1")}
+	}
+	return a, nil
+}

@@ -1,0 +1,292 @@
+package node
+
+import (
+	"cmp"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// reason is why a node wants a connection to a peer; several can hold at once.
+type reason uint8
+
+const (
+	given     reason = 1 << iota // by the program: for ever
+	inRoom                       // it was connected and is a member of a joined room: while it is one
+	onLAN                        // it announced itself on the local network
+	connected                    // it was connected and speaks for our app
+	kept                         // it is remembered from an earlier run
+)
+
+const (
+	// maxTargets bounds what the redialer knows, since anybody on the LAN can announce peers. Given ones are never evicted.
+	maxTargets = 2048
+	// maxDialling bounds the dials under way at once.
+	maxDialling = 16
+	// maxKept is how many remembered peers are tried again: those seen last.
+	maxKept = 64
+
+	// A lost peer is dialled at once and then every second; after quickTries with doubling pauses.
+	quickPause = time.Second
+	quickTries = 10
+	// keptPause is the first pause for a peer that is only remembered, which doubles too: most are simply not there.
+	keptPause = 5 * time.Second
+	// wantedPause bounds the pauses for given peers and room members, slowPause those for others.
+	wantedPause = 30 * time.Second
+	slowPause   = 5 * time.Minute
+	// giveUp is when a peer that was lost or announced, and never came back, is not dialled any more.
+	giveUp = 10 * time.Minute
+	// foreignPause is when a given peer that turned out to be of another app is asked again; others are left alone
+	// for as long.
+	foreignPause = 10 * time.Minute
+	// yield is how long the peer with the higher ID waits before it dials one that both have just heard of on the LAN, so
+	// that they do not end up with two connections.
+	yield = 300 * time.Millisecond
+)
+
+// redialer decides when to dial whom. It is a plain state machine: the caller brings the time and does the dialling.
+type redialer struct {
+	self     peer.ID
+	jitter   func() float64 // in [0,1)
+	targets  map[peer.ID]*target
+	dialling int
+}
+
+// target is a peer that a connection is wanted to.
+type target struct {
+	addrs    []ma.Multiaddr
+	why      reason
+	up       bool
+	dialling bool
+	failures int
+	next     time.Time // when to dial it, unless it is up or being dialled
+	since    time.Time // when it was last known to be there
+	foreign  time.Time // not to be dialled before, since it is of another app
+}
+
+// attempt is a dial to be made.
+type attempt struct {
+	peer  peer.ID
+	addrs []ma.Multiaddr
+}
+
+func newRedialer(self peer.ID) *redialer {
+	return &redialer{self: self, jitter: rand.Float64, targets: make(map[peer.ID]*target)}
+}
+
+// want adds a reason to keep a connection to p, and addresses to dial it at. A peer that is not connected is due at once.
+func (r *redialer) want(now time.Time, p peer.ID, addrs []ma.Multiaddr, why reason) {
+	if p == r.self {
+		return
+	}
+	t := r.targets[p]
+	if t == nil {
+		if len(r.targets) >= maxTargets && !r.evict(why) {
+			return
+		}
+		t = &target{next: now}
+		r.targets[p] = t
+		if why == onLAN && r.self > p {
+			t.next = now.Add(yield)
+		}
+	}
+	if fresh := !known(t.addrs, addrs); fresh || why&^t.why != 0 {
+		// New addresses, or a new reason, are worth a try without waiting for the pause to end.
+		t.failures = 0
+		if t.next.After(now.Add(yield)) && now.After(t.foreign) {
+			t.next = now
+		}
+	}
+	t.why |= why
+	t.addrs = merge(addrs, t.addrs)
+	t.since = now
+}
+
+// unwant takes a reason away.
+func (r *redialer) unwant(p peer.ID, why reason) {
+	t := r.targets[p]
+	if t == nil {
+		return
+	}
+	t.why &^= why
+	r.drop(p, t)
+}
+
+// room says whether p, if it was ever connected, is a member of a joined room.
+func (r *redialer) room(now time.Time, p peer.ID, in bool) {
+	t := r.targets[p]
+	switch {
+	case t == nil:
+	case !in:
+		r.unwant(p, inRoom)
+	case t.why&inRoom == 0 && t.why&connected != 0:
+		r.want(now, p, nil, inRoom)
+	}
+}
+
+// wants reports whether one of the given reasons holds for p.
+func (r *redialer) wants(p peer.ID, why reason) bool {
+	t := r.targets[p]
+	return t != nil && t.why&why != 0
+}
+
+// link says whether p is connected. One that was and is no longer is due at once.
+func (r *redialer) link(now time.Time, p peer.ID, up bool) {
+	t := r.targets[p]
+	if t == nil || t.up == up {
+		return
+	}
+	t.up, t.since = up, now
+	t.failures = 0
+	t.next = later(now, t.foreign)
+}
+
+// dialled says how an attempt ended.
+func (r *redialer) dialled(now time.Time, p peer.ID, ok bool) {
+	t := r.targets[p]
+	if t == nil || !t.dialling {
+		return
+	}
+	t.dialling = false
+	r.dialling--
+	if ok {
+		t.failures = 0
+		t.since = now
+		// Until the connection shows, or if it is gone already, the next one waits as after a failure.
+		t.next = now.Add(quickPause)
+		return
+	}
+	t.failures++
+	t.next = now.Add(r.pause(t))
+	if t.why&(given|inRoom|kept) == 0 && now.Sub(t.since) > giveUp {
+		t.why = 0
+	}
+	r.drop(p, t)
+}
+
+// foreign says that p is of another app.
+func (r *redialer) foreign(now time.Time, p peer.ID) {
+	t := r.targets[p]
+	if t == nil {
+		return
+	}
+	t.foreign = now.Add(foreignPause)
+	t.next = t.foreign
+	t.why &= given | onLAN
+}
+
+// wake makes everybody due who is not connected: the node has slept, or is on another network.
+func (r *redialer) wake(now time.Time) {
+	for _, t := range r.targets {
+		if !t.up && now.After(t.foreign) {
+			t.failures, t.next = 0, now
+		}
+	}
+}
+
+// due returns the attempts to make now, and when to ask again; zero: when something has changed. While crowded, only given
+// peers and room members are dialled: the connection manager has let the others go on purpose.
+func (r *redialer) due(now time.Time, crowded bool) (start []attempt, next time.Time) {
+	var ready []peer.ID
+	for p, t := range r.targets {
+		switch {
+		case t.up || t.dialling || t.why == 0 || len(t.addrs) == 0 || crowded && t.why&(given|inRoom) == 0:
+		case !t.next.After(now):
+			ready = append(ready, p)
+		case next.IsZero() || t.next.Before(next):
+			next = t.next
+		}
+	}
+	slices.SortFunc(ready, func(a, b peer.ID) int {
+		x, y := r.targets[a], r.targets[b]
+		return cmp.Or(cmp.Compare(rank(x.why), rank(y.why)), x.next.Compare(y.next), cmp.Compare(a, b))
+	})
+	for _, p := range ready[:min(len(ready), maxDialling-r.dialling)] {
+		t := r.targets[p]
+		t.dialling = true
+		r.dialling++
+		start = append(start, attempt{p, slices.Clone(t.addrs)})
+	}
+	return start, next
+}
+
+// rank is the order in which reasons are served: the lowest bit that is set.
+func rank(why reason) int {
+	for i := range 8 {
+		if why&(1<<i) != 0 {
+			return i
+		}
+	}
+	return 8
+}
+
+// pause is how long to wait after a failure, give or take a quarter, so that two nodes do not meet in step for ever.
+func (r *redialer) pause(t *target) time.Duration {
+	first, free, most := quickPause, quickTries, slowPause
+	if t.why&^kept == 0 {
+		first, free = keptPause, 1
+	}
+	if t.why&(given|inRoom) != 0 {
+		most = wantedPause
+	}
+	d := first
+	for n := t.failures - free; n > 0 && d < most; n-- {
+		d *= 2
+	}
+	d = min(d, most)
+	return d - d/4 + time.Duration(r.jitter()*float64(d/2))
+}
+
+// drop forgets a target that nothing speaks for, unless it is remembered as one of another app.
+func (r *redialer) drop(p peer.ID, t *target) {
+	if t.why == 0 && !t.dialling && t.foreign.IsZero() {
+		delete(r.targets, p)
+	}
+}
+
+// evict makes room for a target with the given reason, at the price of one that matters no more than it.
+func (r *redialer) evict(why reason) bool {
+	var worst peer.ID
+	for p, t := range r.targets {
+		if t.up || t.dialling || t.why&given != 0 || rank(t.why) < rank(why) {
+			continue
+		}
+		w := r.targets[worst]
+		if w == nil || cmp.Or(cmp.Compare(rank(w.why), rank(t.why)), t.since.Compare(w.since)) < 0 {
+			worst = p
+		}
+	}
+	if worst == "" {
+		return false
+	}
+	delete(r.targets, worst)
+	return true
+}
+
+// maxTargetAddrs bounds the addresses of one peer: as many as are remembered.
+const maxTargetAddrs = 16
+
+// merge puts new addresses in front of those that were known.
+func merge(fresh, old []ma.Multiaddr) []ma.Multiaddr {
+	out := make([]ma.Multiaddr, 0, len(fresh)+len(old))
+	for _, a := range append(slices.Clone(fresh), old...) {
+		if a != nil && len(out) < maxTargetAddrs && !ma.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+func known(old, addrs []ma.Multiaddr) bool {
+	return !slices.ContainsFunc(addrs, func(a ma.Multiaddr) bool { return !ma.Contains(old, a) })
+}

@@ -1,0 +1,161 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+	"github.com/starling-mesh/starling/presence"
+)
+
+// Send sends data to a user, outside rooms, and returns when the user's node has put it into its program's event queue. The
+// user is given as "alice", or as "alice#fingerprint" to name one user key exactly. Both must be logged in. Send waits until
+// ctx ends, or for the send timeout (see [WithSendTimeout]) if ctx has no deadline.
+//
+// Refused here, with no traffic: [*identity.IDError] and [*identity.AddressError] for a bad user, [mesh.ErrEmpty],
+// [*mesh.SizeError], [mesh.ErrNotText], [mesh.ErrSelf], [mesh.ErrNotLoggedIn], [ErrClosed].
+// Nobody to send to: [presence.ErrNotFound], or a [*presence.ConflictError] if the name alone does not say who is meant.
+// Certainly not sent: [mesh.ErrUnreachable]. Refused by the receiver: [*mesh.RefusedError]. Unknown, since no answer came:
+// [mesh.ErrUnconfirmed].
+func (n *Node) Send(ctx context.Context, user string, data []byte, opts ...mesh.SendOption) (mesh.Receipt, error) {
+	call, done, err := n.enter(ctx)
+	if err != nil {
+		return mesh.Receipt{}, err
+	}
+	defer done()
+	if _, ok := call.Deadline(); !ok {
+		var cancel context.CancelFunc
+		call, cancel = context.WithTimeout(call, n.cfg.sendTimeout)
+		defer cancel()
+	}
+	to, err := n.resolve(call, user, data, opts)
+	if err != nil {
+		return mesh.Receipt{}, err
+	}
+	receipt, err := n.mesh.Send(call, to, data, opts...)
+	if err != nil && movedOn(err) && call.Err() == nil {
+		// The log-in that we knew is gone. It may be on another device by now; nothing was delivered, so
+		// this is safe to repeat.
+		if again, e := n.find(call, user); e == nil && again.Peer != to.Peer {
+			to = again
+			receipt, err = n.mesh.Send(call, to, data, opts...)
+		}
+	}
+	if err != nil {
+		err = ended(call, fmt.Errorf("node: send to %s: %w", user, err))
+	}
+	return receipt, err
+}
+
+// SendText is [Node.Send] of a text, which must be valid UTF-8.
+func (n *Node) SendText(ctx context.Context, user, text string, opts ...mesh.SendOption) (mesh.Receipt, error) {
+	return n.Send(ctx, user, []byte(text), append(opts, mesh.AsText())...)
+}
+
+// SendAsync is [Node.Send] for callers that pipeline: it finds the user, which takes no time while the user is connected,
+// queues the message and returns. Messages of one caller to one user keep their order. The result comes later, once, by the
+// handle; ctx bounds all of it. What fails before the message is queued is the error here.
+func (n *Node) SendAsync(ctx context.Context, user string, data []byte, opts ...mesh.SendOption) (*mesh.Pending, error) {
+	call, done, err := n.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	finding, cancel := context.WithTimeout(call, n.cfg.sendTimeout)
+	defer cancel()
+	to, err := n.resolve(finding, user, data, opts)
+	if err != nil {
+		return nil, err
+	}
+	p, err := n.mesh.SendAsync(ctx, to, data, opts...)
+	if err != nil {
+		return nil, ended(call, fmt.Errorf("node: send to %s: %w", user, err))
+	}
+	return p, nil
+}
+
+// resolve checks what can be checked here, and finds the user.
+func (n *Node) resolve(ctx context.Context, user string, data []byte, opts []mesh.SendOption) (identity.Login, error) {
+	addr, err := identity.ParseAddress(user)
+	if err != nil {
+		return identity.Login{}, err
+	}
+	if err := n.checkPayload(data, opts); err != nil {
+		return identity.Login{}, err
+	}
+	self := n.presence.Self()
+	switch {
+	case self == nil || !self.LoggedIn:
+		return identity.Login{}, mesh.ErrNotLoggedIn
+	case addr.Matches(self.User, self.UserKey):
+		return identity.Login{}, mesh.ErrSelf
+	}
+	to, err := n.find(ctx, user)
+	if err != nil {
+		return identity.Login{}, ended(ctx, fmt.Errorf("node: send to %s: %w", user, err))
+	}
+	return to, nil
+}
+
+// checkPayload refuses before any traffic what the mesh would refuse after the user was found.
+func (n *Node) checkPayload(data []byte, opts []mesh.SendOption) error {
+	switch {
+	case len(data) == 0:
+		return mesh.ErrEmpty
+	case len(data) > n.cfg.maxMessage:
+		return &mesh.SizeError{Size: len(data), Limit: n.cfg.maxMessage}
+	}
+	for _, o := range opts {
+		if _, text := o.(mesh.TextOption); text && !utf8.Valid(data) {
+			return mesh.ErrNotText
+		}
+	}
+	return nil
+}
+
+// movedOn reports errors that a user gives who is at another device by now, and after which nothing was delivered.
+func movedOn(err error) bool {
+	if refused, ok := errors.AsType[*mesh.RefusedError](err); ok {
+		return refused.Reason == mesh.NotLoggedIn || refused.Reason == mesh.WrongUser
+	}
+	return errors.Is(err, mesh.ErrUnreachable)
+}
+
+func (n *Node) find(ctx context.Context, user string) (identity.Login, error) {
+	addr, err := identity.ParseAddress(user)
+	if err != nil {
+		return identity.Login{}, err
+	}
+	found, err := n.presence.Find(ctx, addr)
+	if err != nil {
+		return identity.Login{}, err
+	}
+	return found.Login, nil
+}
+
+// Find looks a logged-in user up, among connected peers, those met before, and by asking connected peers, and connects to
+// the user's node to confirm it. It returns [presence.ErrNotFound] or a [*presence.ConflictError].
+func (n *Node) Find(ctx context.Context, user string) (presence.Found, error) {
+	call, done, err := n.enter(ctx)
+	if err != nil {
+		return presence.Found{}, err
+	}
+	defer done()
+	addr, err := identity.ParseAddress(user)
+	if err != nil {
+		return presence.Found{}, err
+	}
+	found, err := n.presence.Find(call, addr)
+	return found, ended(call, err)
+}
+
+// Online returns the logged-in users that are connected to this node, itself included if it is logged in.
+func (n *Node) Online() []identity.Login { return n.presence.Online() }
+
+// takeDirect is the mesh's inbox: messages outside rooms become events of the node. It does not block.
+func (n *Node) takeDirect(msg *mesh.DirectMessage, size int) bool {
+	return n.queue.PushDirect(msg, size)
+}

@@ -1,0 +1,124 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+	"github.com/multiformats/go-multistream"
+)
+
+// probeTimeout is what a peer has to answer after the node has slept.
+const probeTimeout = 2 * time.Second
+
+// watch looks around every 2 s until ctx ends: at the clocks, the interfaces, the rooms and the own addresses.
+func (n *Node) watch(ctx context.Context) {
+	var (
+		w       watch
+		start   = time.Now()
+		addrs   = n.shown()
+		inRooms = make(map[peer.ID]bool)
+	)
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		if c := w.step(lookAround(start)); c != (change{}) {
+			n.revive(ctx, c)
+		}
+		n.tendRooms(inRooms)
+		addrs = n.tellAddrs(addrs)
+		n.flush()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// revive brings the node back after sleep or a change of network: connections that are dead without knowing it are closed,
+// everybody who was lost is dialled at once, and the LAN hears of us again.
+func (n *Node) revive(ctx context.Context, c change) {
+	n.log.Info("looking for peers again", "slept", c.slept, "moved", c.moved)
+	if n.lan != nil {
+		n.lan.again(movedPause)
+	}
+	n.dialer.with(func(core *redialer) { core.wake(time.Now()) })
+	for _, p := range n.host.Network().Peers() {
+		n.tasks.Go(func() { n.probe(ctx, p) }) // the watch is a task itself, so this is in time
+	}
+}
+
+// probe closes the connections to a peer that does not answer.
+func (n *Node) probe(ctx context.Context, p peer.ID) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	// A ping that times out closes the channel without a result: only one that was received counts.
+	res, ok := <-ping.Ping(ctx, n.host, p)
+	unknown := multistream.ErrNotSupported[protocol.ID]{}
+	if ok && (res.Error == nil || errors.As(res.Error, &unknown)) || n.ctx.Err() != nil {
+		return // it answers, if only that it has no ping
+	}
+	n.log.Debug("closing dead connection", "peer", p, "err", res.Error)
+	if err := n.host.Network().ClosePeer(p); err != nil {
+		n.log.Debug("not closed", "peer", p, "err", err)
+	}
+}
+
+// tendRooms protects the connections to members of joined rooms, and has them redialled when they are lost. Protected is who is a
+// member since the last time, and is updated.
+func (n *Node) tendRooms(protected map[peer.ID]bool) {
+	now, members := time.Now(), make(map[peer.ID]bool)
+	for _, r := range n.mesh.Rooms() {
+		for _, m := range r.Members() {
+			if m.Peer != n.host.ID() {
+				members[m.Peer] = true
+			}
+		}
+	}
+	n.dialer.with(func(core *redialer) {
+		for p := range members {
+			core.room(now, p, true)
+		}
+		for p := range protected {
+			if !members[p] {
+				core.room(now, p, false)
+			}
+		}
+	})
+	conns := n.host.ConnManager()
+	for p := range members {
+		if !protected[p] {
+			protected[p] = true
+			conns.Protect(p, protectRoom)
+		}
+	}
+	for p := range protected {
+		if !members[p] {
+			delete(protected, p)
+			conns.Unprotect(p, protectRoom)
+		}
+	}
+}
+
+// tellAddrs makes an event of other addresses than before, and returns those of now.
+func (n *Node) tellAddrs(before []string) []string {
+	now := n.shown()
+	if !slices.Equal(before, now) {
+		n.queue.PushNotice(&AddrsChanged{Header: Header{Type: TypeAddrsChanged}, Addrs: now})
+	}
+	return now
+}
+
+func (n *Node) shown() []string {
+	var out []string
+	for _, a := range n.Addrs() {
+		out = append(out, a.String())
+	}
+	slices.Sort(out)
+	return out
+}
