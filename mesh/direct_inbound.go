@@ -26,7 +26,7 @@ const (
 	maxPeerStreams = 6
 	// maxSeen bounds the senders that are remembered, 24 B to 2 KiB each. Nobody who spoke within seenFor is forgotten for
 	// another: a new one is turned away instead, and tries again.
-	maxSeen = 16384
+	maxSeen = 8192
 	// seenFor is for how long after its stream ended a sender is remembered at least; it is more than
 	// resendHorizon, so that a message that is written again is known.
 	seenFor = 2 * resendHorizon
@@ -64,6 +64,7 @@ type sender struct {
 
 	// The latest stream's goroutine owns these, once the stream before it has ended.
 	incarnation uint64
+	former      uint64 // the incarnation before, which has ended
 	seen        seen
 }
 
@@ -77,6 +78,7 @@ type inStream struct {
 var (
 	errSuperseded = errors.New("superseded by a newer stream")
 	errFull       = errors.New("too many senders")
+	errFormer     = errors.New("of a process that has ended")
 )
 
 // admit counts a new stream, or refuses it.
@@ -210,7 +212,10 @@ func (m *Mesh) serveDirect(s *inStream, from **sender) error {
 		<-before.done // or both might deliver the same message
 	}
 	if sd.incarnation != f.Sender {
-		sd.incarnation, sd.seen = f.Sender, seen{}
+		if sd.former == f.Sender {
+			return errFormer // a stream that was long on its way; what its successor sent must not be forgotten for it
+		}
+		sd.former, sd.incarnation, sd.seen = sd.incarnation, f.Sender, seen{}
 	}
 	m.stats.directStreamsTaken.Add(1)
 	return m.takeMessages(s, r, sd)

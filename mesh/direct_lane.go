@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -181,7 +183,6 @@ func (l *lane) sweep() {
 
 // run connects, writes, and connects again, until the lane has been idle for long or the mesh closes.
 func (l *lane) run() {
-	defer context.AfterFunc(l.m.ctx, l.interrupt)()
 	pause := minPause
 	for l.waitWork() || !l.retire() {
 		answered := false
@@ -199,14 +200,19 @@ func (l *lane) run() {
 	}
 }
 
-// interrupt is called when the mesh closes.
-func (l *lane) interrupt() {
-	l.mu.Lock()
-	if l.stream != nil {
-		l.stream.fail(ErrClosed)
+// interrupt wakes every lane from what it waits for; m.ctx has ended, so each will end.
+func (o *outbound) interrupt() {
+	o.mu.Lock()
+	lanes := slices.Collect(maps.Values(o.lanes))
+	o.mu.Unlock()
+	for _, l := range lanes {
+		l.mu.Lock()
+		if l.stream != nil {
+			l.stream.fail(ErrClosed)
+		}
+		l.mu.Unlock()
+		l.signal()
 	}
-	l.mu.Unlock()
-	l.signal()
 }
 
 // waitWork waits until there is something to send. It reports false when the lane is to end.
@@ -384,7 +390,7 @@ func (l *lane) write(s *outStream) error {
 		buf = l.book.fill(time.Now(), buf, writeBatch)
 		l.easeLocked()
 		unused := time.Since(l.used)
-		over := len(buf) == 0 && l.book.idle() && unused >= idleStream
+		over := len(buf) == 0 && !l.book.wants() && unused >= idleStream
 		l.mu.Unlock()
 		if over {
 			s.Close()

@@ -63,10 +63,7 @@ func (l *ledger) add(p *Pending) {
 	l.live++
 }
 
-// idle reports that nothing is owed: neither an end to a caller nor an answer by the peer.
-func (l *ledger) idle() bool { return l.live == 0 && l.sent.len() == 0 }
-
-// wants reports whether there is something that a stream is needed for.
+// wants reports whether some caller waits for an end.
 func (l *ledger) wants() bool { return l.live > 0 }
 
 // opened starts a new stream: all that is unanswered is to be written again on it.

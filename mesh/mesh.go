@@ -116,8 +116,9 @@ func (m *Mesh) shutdown() error {
 	rooms := m.markClosed()                    //    enter refuses handlers already on their way in
 	m.stopRooms(rooms)                         // 2. say goodbye
 	m.stop()                                   // 3. end m.ctx: for us, and for pubsub, which has no Close
-	m.in.resetAll()                            //    readers see it
-	m.tasks.Wait()                             // 4. wait, holding no lock
+	m.out.interrupt()                          //    streams in both directions
+	m.in.resetAll()
+	m.tasks.Wait() // 4. wait, holding no lock
 	for _, r := range rooms {
 		r.end(ErrClosed) // 5. wake readers with the reason
 	}
