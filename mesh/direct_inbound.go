@@ -182,18 +182,22 @@ func (m *Mesh) handleDirect(raw network.Stream) {
 // serveDirect reads the messages of one stream, hands them over and answers. It sets from once it knows
 // whose stream this is.
 func (m *Mesh) serveDirect(s *inStream, from **sender) error {
+	opened := false
 	r := wire.NewDirectReader(s, maxDirectFrame, func(stalled bool) {
-		var t time.Time
-		if stalled {
-			t = time.Now().Add(frameWithin)
+		switch {
+		case !opened: // a deadline of its own runs
+		case stalled:
+			s.SetReadDeadline(time.Now().Add(frameWithin))
+		default:
+			s.SetReadDeadline(time.Time{})
 		}
-		s.SetReadDeadline(t)
 	})
 	var f wire.Direct
 	s.SetReadDeadline(time.Now().Add(openWithin))
 	if err := nextDirect(r, &f); err != nil {
 		return err
 	}
+	opened = true
 	s.SetReadDeadline(time.Time{})
 	if f.Type != wire.DirectFrame_OPEN || f.Class < 0 || f.Class > wire.DirectFrame_UNRELIABLE_UNORDERED {
 		return fmt.Errorf("%w: no OPEN of a known class", errViolation)

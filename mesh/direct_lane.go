@@ -416,10 +416,14 @@ func (l *lane) readAnswers(s *outStream) error {
 	r := wire.NewDirectReader(s, limit, func(bool) {})
 	var f wire.Direct
 	for {
-		if err := nextDirect(r, &f); err != nil {
-			return err
+		err := nextDirect(r, &f)
+		if err == nil {
+			err = l.answer(s, &f)
 		}
-		if err := l.answer(s, &f); err != nil {
+		if errors.Is(err, errViolation) {
+			l.m.stats.directViolations.Add(1)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -445,7 +449,6 @@ func (l *lane) answer(s *outStream, f *wire.Direct) (err error) {
 		err = errViolation
 	}
 	if err != nil {
-		l.m.stats.directViolations.Add(1)
 		return err
 	}
 	s.heeds = true

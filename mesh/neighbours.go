@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -18,14 +19,23 @@ import (
 // neighbour is what a room knows of a directly connected peer that is subscribed to its topic.
 type neighbour struct {
 	agreed bool      // it has answered our greeting with its roster
-	asked  time.Time // when we last asked it for its roster, outside the greeting
+	asked  time.Time // when we last asked it for its roster
 }
 
 // rosterPart is how many bytes of entries travel in one frame.
 const rosterPart = 32 << 10
 
-// askEvery is how often one neighbour is asked who a stranger is.
-const askEvery = time.Second
+const (
+	// askEvery is how often one neighbour is asked for its roster, at most.
+	askEvery = time.Second
+	// digestEvery is how often a member compares its roster with a random neighbour's when nothing happens.
+	digestEvery = 10 * time.Second
+	// rumourDelay is how soon it compares after a change, and rumourPeers with how many: everybody is told of
+	// who comes and goes by gossip, which loses what is said while the topic mesh forms. The delay is doubled
+	// at random, and gathers the changes of a whole room that joins at once.
+	rumourDelay = 150 * time.Millisecond
+	rumourPeers = 3
+)
 
 var (
 	errBadTag  = errors.New("room tag of the wrong length")
@@ -68,6 +78,9 @@ func (r *Room) greetLocked(p peer.ID, isNeighbour, reply bool) {
 	if r.leaving {
 		return
 	}
+	if n := r.neighbours[p]; n != nil && reply {
+		n.asked = time.Now()
+	}
 	var head *wire.Head
 	if isNeighbour {
 		head = &wire.Head{Feed: r.feed[:], Last: r.head.last, Hash: r.head.previous()}
@@ -98,7 +111,30 @@ func (r *Room) introduce(p peer.ID) {
 // askLocked asks the neighbour that brought a stranger's envelope for its roster.
 func (r *Room) askLocked(now time.Time, p peer.ID) {
 	if n := r.neighbours[p]; n != nil && now.Sub(n.asked) >= askEvery {
-		n.asked = now
+		r.greetLocked(p, true, true)
+	}
+}
+
+// compareLocked tells neighbours our roster's digest when it is time to. One that has another gives its roster, and
+// asks for ours.
+func (r *Room) compareLocked(now time.Time) {
+	if r.rumour {
+		r.rumour = false
+		r.nextDigest = earlier(r.nextDigest, now.Add(rumourDelay+rand.N(rumourDelay)))
+		r.widen = true
+	}
+	if now.Before(r.nextDigest) {
+		return
+	}
+	peers := 1
+	if r.widen {
+		r.widen, peers = false, rumourPeers
+	}
+	r.nextDigest = now.Add(digestEvery + rand.N(digestEvery/2))
+	for p := range r.neighbours { // in random order
+		if peers--; peers < 0 {
+			return
+		}
 		r.greetLocked(p, true, true)
 	}
 }
@@ -145,8 +181,12 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 		}
 		r.claimLocked(now, s)
 	}
-	if g.Reply {
-		r.answerLocked(p, g.Digest)
+	if !g.Reply {
+		return nil // an answer; the roster follows
+	}
+	r.answerLocked(p, g.Digest)
+	if string(g.Digest) != string(r.roster.sum()) {
+		r.askLocked(now, p)
 	}
 	return nil
 }
@@ -165,7 +205,7 @@ func (r *Room) answerLocked(p peer.ID, digest []byte) {
 	part := new(wire.RoomFrame_Roster)
 	size := 0
 	if string(digest) != string(r.roster.sum()) {
-		for _, s := range r.roster.members() {
+		for _, s := range r.roster.known() {
 			if s.Peer == p || s.Peer == r.mesh.host.ID() {
 				continue
 			}

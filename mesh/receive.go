@@ -104,7 +104,7 @@ func (r *Room) applyLocked(now time.Time, entry *rosterEntry) *seat {
 	s, c := r.roster.apply(now, entry)
 	if c == displaced {
 		r.leaving = true
-		r.replaced(entry.statement.Login())
+		r.replacedLocked(entry.statement.Login())
 		return s
 	}
 	r.noteLocked(s, c)
@@ -125,6 +125,8 @@ func (r *Room) noteLocked(s *seat, c change) {
 	default:
 		return
 	}
+	r.rumour = true
+	r.armTimer()
 	r.broadcastLocked()
 }
 
@@ -264,10 +266,8 @@ func (r *Room) expire() time.Duration {
 		}
 	}
 	r.mesh.stats.envelopesUnclaimed.Add(uint64(r.parked.expire(now)))
-	due := earlier(r.roster.due(), r.parked.due())
-	if due.IsZero() {
-		return renewCheck
-	}
+	r.compareLocked(now)
+	due := earlier(earlier(r.roster.due(), r.parked.due()), r.nextDigest)
 	return min(max(due.Sub(now), 0), renewCheck)
 }
 

@@ -56,8 +56,12 @@ type Room struct {
 	neighbours map[peer.ID]*neighbour
 	asking     map[peer.ID]struct{} // greeted us before GossipSub told of their subscription
 	parked     parked
-	echoed     uint64 // last sequence of the own feed that GossipSub's loop has taken
+	rumour     bool      // the roster has changed since neighbours were last told its digest
+	widen      bool      // and at nextDigest several are to be told
+	nextDigest time.Time // when to compare rosters with neighbours
+	echoed     uint64    // last sequence of the own feed that GossipSub's loop has taken
 	leaving    bool
+	why        error         // the stay ended; nil: it has not
 	changed    chan struct{} // closed and renewed when members or neighbours change
 }
 
@@ -149,6 +153,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		return nil, err
 	}
 	r.own = own
+	r.nextDigest = time.Now().Add(digestEvery)
 	r.roster.apply(time.Now(), own)
 
 	m.mu.Lock()
@@ -381,7 +386,7 @@ func (r *Room) member(address string) (identity.Login, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.leaving {
-		return identity.Login{}, r.reason()
+		return identity.Login{}, r.reasonLocked()
 	}
 	var found []identity.Login
 	for _, s := range r.roster.seats {
@@ -433,16 +438,16 @@ func (r *Room) depart(ctx context.Context, reason error) error {
 		return nil
 	}
 	if entry, err := r.signEntry(own.statement, false, own.sequence+1); err == nil {
-		r.sayGoodbye(ctx, entry)
+		r.sayGoodbye(ctx, entry, reason)
 	}
 	r.end(reason)
 	return nil
 }
 
-func (r *Room) sayGoodbye(ctx context.Context, entry *rosterEntry) {
+func (r *Room) sayGoodbye(ctx context.Context, entry *rosterEntry, reason error) {
 	ctx, cancel := context.WithTimeout(ctx, leaveWait)
 	defer cancel()
-	b := r.outbox.last(wire.Kind_KIND_ROSTER, entry.sealed, ErrLeft)
+	b := r.outbox.last(wire.Kind_KIND_ROSTER, entry.sealed, reason)
 	select {
 	case <-b.done:
 	case <-ctx.Done():
@@ -481,7 +486,7 @@ func (r *Room) end(reason error) {
 	r.finish.Do(func() {
 		m := r.mesh
 		r.mu.Lock()
-		r.leaving = true
+		r.leaving, r.why = true, reason
 		neighbours := slices.Collect(maps.Keys(r.neighbours))
 		r.mu.Unlock()
 		m.mu.Lock()
@@ -520,16 +525,26 @@ func (r *Room) unsubscribe() {
 	}
 }
 
-// reason is why the stay ended. It is for callers that found it ended.
+// reason is why the stay ended, or is about to.
 func (r *Room) reason() error {
-	if r.mesh.ctx.Err() != nil {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.reasonLocked()
+}
+
+func (r *Room) reasonLocked() error {
+	switch {
+	case r.why != nil:
+		return r.why
+	case r.mesh.ctx.Err() != nil:
 		return ErrClosed
 	}
 	return ErrLeft
 }
 
-// replaced ends the stay because the same user has joined from elsewhere.
-func (r *Room) replaced(by identity.Login) {
+// replacedLocked ends the stay because the same user has joined from elsewhere.
+func (r *Room) replacedLocked(by identity.Login) {
+	r.why = ErrReplaced
 	r.mesh.log.Info("replaced in a room", "room", r.name, "peer", by.Peer)
 	r.mesh.goTask(func() { r.end(ErrReplaced) })
 }

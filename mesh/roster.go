@@ -302,6 +302,17 @@ func (r *roster) members() []*seat {
 	return out
 }
 
+// known are the members, and those who said goodbye lately: entries that a neighbour may lack.
+func (r *roster) known() []*seat {
+	out := r.members()
+	for _, s := range r.seats {
+		if !s.present && !s.entry.joined {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
 // sum is a hash by which two members see whether they know the same of the room.
 func (r *roster) sum() []byte {
 	if r.digest == nil {
