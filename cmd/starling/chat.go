@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/libp2p/go-libp2p/core/peer"
-	ma "github.com/multiformats/go-multiaddr"
 	"github.com/spf13/cobra"
 
 	"github.com/starling-mesh/starling/identity"
@@ -72,7 +70,7 @@ standard input and at /quit it waits for the results of what was sent; Ctrl-C do
 	return cmd
 }
 
-// check refuses what cannot be, all of it at once.
+// check refuses what cannot be, all of it at once. Addresses are for node.New to judge.
 func (f *chatFlags) check() error {
 	var errs []error
 	add := func(err error, format string, args ...any) {
@@ -89,14 +87,6 @@ func (f *chatFlags) check() error {
 	addID("--app", identity.CheckApp(f.app))
 	for _, r := range f.rooms {
 		addID("--room", identity.CheckRoom(r))
-	}
-	for _, p := range f.peers {
-		_, err := peer.AddrInfoFromString(p)
-		add(err, "--peer %q", p)
-	}
-	for _, l := range f.listen {
-		_, err := ma.NewMultiaddr(l)
-		add(err, "--listen %q", l)
 	}
 	if f.ephemeral && f.data != "" {
 		errs = append(errs, errors.New("--data and --ephemeral exclude each other"))
@@ -151,6 +141,9 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 		opts = append(opts, node.WithoutMDNS())
 	}
 	n, err := node.New(opts...)
+	if wrong := wrongAddrs(err); len(wrong) > 0 {
+		return byeFailed, usage(errors.Join(wrong...))
+	}
 	if err != nil {
 		return byeFailed, explain(err,
 			"Another starling is running with it. Give this one keys of its own: --data DIR, or --ephemeral.")
@@ -162,6 +155,21 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 		reason, err = byeFailed, e
 	}
 	return reason, err
+}
+
+// wrongAddrs are the addresses of the command line that New refused.
+func wrongAddrs(err error) (wrong []error) {
+	switch e := err.(type) {
+	case *node.AddrError:
+		return []error{fmt.Errorf("address %q: %w", e.Value, e.Err)}
+	case interface{ Unwrap() error }:
+		return wrongAddrs(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, err := range e.Unwrap() {
+			wrong = append(wrong, wrongAddrs(err)...)
+		}
+	}
+	return wrong
 }
 
 // explain adds the way out to the error of a directory that another process uses.
@@ -180,6 +188,8 @@ func troubleCode(err error) string {
 		return "data_dir_in_use"
 	case as[*identity.KeyError](err):
 		return "key"
+	case as[*node.ListenError](err):
+		return "listen"
 	case as[*roomError](err):
 		return "room"
 	}

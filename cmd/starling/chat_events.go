@@ -13,7 +13,8 @@ const jsonHelp = `With --json, starling chat writes one JSON object a line to st
 It takes the same lines on standard input as without.
 
 Every object has "type" and "time" (RFC 3339). 64-bit numbers are strings. The events of the mesh
-(message, direct, joined, left, gap_lost, lagged, peer_up, …) also have "seq", which counts per room, and
+(message, direct_message, member_joined, member_left, gap_lost, lagged, peer_up, peer_changed,
+peer_down, identity_conflict, logged_out, addrs_changed) also have "seq", which counts per room, and
 for those without "room" per node: a hole in it is events that this program read too slowly for. Message
 texts are "text"; binary is base64 in "data". The chat's own objects have no "seq":
 
@@ -30,9 +31,9 @@ texts are "text"; binary is base64 in "data". The chat's own objects have no "se
   bye     last of all: reason (quit, eof, signal, displaced or failed), code (the exit code)
 
 Codes of "sent": not_sent (the other side has certainly seen nothing), unknown (it may have arrived),
-refused (its node said no, detail says why), not_member, not_found, conflict, not_joined, not_logged_in,
-too_long, empty, self, not_text, bad_id, closed, failed.
-Other codes: usage, data_dir_in_use, key, room, overrun, failed.
+refused (its node said no, detail says why), not_member, not_found, ambiguous, conflict, not_joined,
+not_logged_in, too_long, empty, self, not_text, bad_id, closed, failed.
+Other codes: line, usage, data_dir_in_use, key, listen, room, failed.
 
 The chat ends at the end of standard input: to only listen, keep it open, as in
   sleep infinity | starling chat --json`

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	ma "github.com/multiformats/go-multiaddr"
+
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -68,7 +70,7 @@ func (c *chat) run(ctx context.Context, user string, about ready, in io.Reader) 
 		return c.verdict(ctx, err)
 	}
 	about.head, about.Login = newHead("ready", ""), c.node.Self()
-	about.Addrs = shareable(c.node.Addrs())
+	about.Addrs = shareable(addrStrings(c.node.Addrs()))
 	c.show(about)
 	c.pumps.Go(func() { c.pump(c.node.Recv, nil) })
 	for _, name := range about.Rooms {
@@ -337,16 +339,17 @@ func (c *chat) fail(err error) {
 // close leaves the rooms, logs out and closes the node, and returns when all goroutines but the reader of
 // lines have ended.
 func (c *chat) close() error {
-	ctx, cancel := context.WithTimeout(c.ctx, time.Second)
-	defer cancel()
-	var leaving sync.WaitGroup
-	for _, r := range c.rooms {
-		leaving.Go(func() { r.Leave(ctx) })
-	}
-	leaving.Wait()
 	err := c.node.Close()
 	c.stop()
 	c.sends.wait()
 	c.pumps.Wait()
 	return err
+}
+
+func addrStrings(addrs []ma.Multiaddr) []string {
+	all := make([]string, len(addrs))
+	for i, a := range addrs {
+		all[i] = a.String()
+	}
+	return all
 }

@@ -37,31 +37,21 @@ func (c *chat) say(ctx context.Context, in input) bool {
 		}
 	case "to":
 		target, s.Room, s.To = "room "+room.Name()+" "+in.name, room.Name(), in.name
-		start = c.direct(s, func() (*mesh.Pending, error) {
-			return room.SendAsync(c.ctx, in.name, text, mesh.AsText())
-		})
+		start = c.direct(s, func() (mesh.Receipt, error) { return room.Send(c.ctx, in.name, text, mesh.AsText()) })
 	case "msg":
 		target, s.To = "user "+in.name, in.name
-		start = c.direct(s, func() (*mesh.Pending, error) {
-			return c.node.SendAsync(c.ctx, in.name, text, mesh.AsText())
-		})
+		start = c.direct(s, func() (mesh.Receipt, error) { return c.node.Send(c.ctx, in.name, text, mesh.AsText()) })
 	}
 	return c.sends.send(ctx, target, start)
 }
 
-// direct starts a send to one user.
-func (c *chat) direct(s sent, send func() (*mesh.Pending, error)) func() func() {
+// direct sends to one user, and waits for the answer before the next message to that user is sent: a chat
+// has no need to pipeline, and so a repeat of the one cannot overtake the other.
+func (c *chat) direct(s sent, send func() (mesh.Receipt, error)) func() func() {
 	return func() func() {
-		p, err := send()
-		if err != nil {
-			c.tell(s, mesh.Receipt{}, err)
-			return nil
-		}
-		return func() {
-			receipt, err := p.Result()
-			receipt.ID = p.ID()
-			c.tell(s, receipt, err)
-		}
+		receipt, err := send()
+		c.tell(s, receipt, err)
+		return nil
 	}
 }
 

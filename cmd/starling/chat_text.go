@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"strings"
 
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -49,11 +52,12 @@ func (v *textView) textLocked(event any) string {
 	case *node.IdentityConflict:
 		return fmt.Sprintf("! somebody else calls himself %s too, with the key %s. Yours is %s: /msg %s goes to no other.\n"+
 			"  /msg %s reaches the new one.", ev.User, ev.Other.Key.Fingerprint(), ev.Pinned.Fingerprint(), ev.User, ev.Other.Address())
+	case *node.AddrsChanged:
+		return v.addrsLocked(shareable(ev.Addrs))
 	case *node.LoggedOut:
-		if ev.Reason == node.Duplicate {
-			return fmt.Sprintf("! you have logged in on another device (%s): this one is out.", ev.By.Peer)
+		if ev.Reason == node.Duplicate && ev.By != nil {
+			return fmt.Sprintf("! %s has logged in on another device (%s): this one is out.", ev.User, ev.By.Peer)
 		}
-		return "* logged out"
 	}
 	return ""
 }
@@ -76,9 +80,36 @@ func (v *textView) readyLocked(ev ready) string {
 	b.WriteString("Others on this network find you by themselves; from elsewhere they start with one of\n")
 	for _, a := range ev.Addrs {
 		fmt.Fprintf(&b, "  --peer %s\n", a)
+		v.addrs[a] = true
 	}
 	b.WriteString("What you type goes to the room; /help lists the rest; Ctrl-C leaves.")
 	return b.String()
+}
+
+// addrsLocked tells of addresses that have not been told of.
+func (v *textView) addrsLocked(addrs []string) string {
+	var lines []string
+	for _, a := range addrs {
+		if !v.addrs[a] {
+			v.addrs[a] = true
+			lines = append(lines, "* you can also be reached with --peer "+a)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// shareable are the addresses to give to others: those of loopback only if there are no others.
+func shareable(addrs []string) []string {
+	var far []string
+	for _, s := range addrs {
+		if a, err := ma.NewMultiaddr(s); err == nil && !manet.IsIPLoopback(a) {
+			far = append(far, s)
+		}
+	}
+	if len(far) == 0 {
+		return append([]string{}, addrs...)
+	}
+	return far
 }
 
 func (v *textView) enteredLocked(ev entered) string {

@@ -39,10 +39,11 @@ type textView struct {
 	rooms int                           // entered: with more than one, the lines say which
 	keys  map[string]identity.PublicKey // the key that each name was first seen with
 	were  map[string]bool               // members who were in a room before us, as room/key
+	addrs map[string]bool               // told of already
 }
 
 func newTextView(out io.Writer) *textView {
-	return &textView{out: out, keys: make(map[string]identity.PublicKey), were: make(map[string]bool)}
+	return &textView{out: out, keys: make(map[string]identity.PublicKey), were: make(map[string]bool), addrs: make(map[string]bool)}
 }
 
 func (v *textView) show(event any) error {

@@ -38,7 +38,8 @@ It ends with 0 if every step did what it should, and with 1 otherwise, after at 
 			if asJSON {
 				tell = tellJSON(a.stdout)
 			}
-			return runDemo(cmd.Context(), &cast{log: log}, tell)
+			c := &cast{log: log}
+			return errors.Join(runDemo(cmd.Context(), c.steps(), tell), c.close())
 		}),
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, `write one object per step: {"step":…,"ok":true,"ms":…,"detail":…}`)
@@ -61,13 +62,11 @@ type stepResult struct {
 	Error  string `json:"error,omitempty"`
 }
 
-// runDemo runs every step of the cast, also those after one that failed, and tells each.
-func runDemo(ctx context.Context, c *cast, tell func(any) error) (err error) {
+// runDemo runs every step, also those after one that failed, and tells each.
+func runDemo(ctx context.Context, steps []step, tell func(any) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, demoTime, fmt.Errorf("the demo took more than %v", demoTime))
 	defer cancel()
-	defer func() { err = errors.Join(err, c.close()) }()
 	begin := time.Now()
-	steps := c.steps()
 	failed := 0
 	for _, s := range steps {
 		r := runStep(ctx, s)

@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -79,6 +80,15 @@ func newForger(ctx context.Context, app identity.AppID, room string, peers [][]m
 	return f, nil
 }
 
+// listening waits until n peers are known to be on the topic.
+func (f *forger) listening(ctx context.Context, n int) error {
+	err := until(ctx, func() bool { return len(f.topic.ListPeers()) >= n })
+	if err != nil {
+		return fmt.Errorf("the forger sees %d of %d members on the topic: %w", len(f.topic.ListPeers()), n, err)
+	}
+	return nil
+}
+
 // overhear waits for the next envelope on the topic for which match says so, and returns it with its bytes.
 func (f *forger) overhear(ctx context.Context, match func(*wire.Envelope) bool) (*wire.Envelope, []byte, error) {
 	for {
@@ -104,6 +114,12 @@ func (f *forger) next(e *wire.Envelope, sealed []byte, text string) ([]byte, err
 	forged.First, forged.Count, forged.Previous = e.Next(), 1, hash[:]
 	forged.Content = wire.AppendItem(nil, wire.Kind_KIND_TEXT, []byte(text))
 	return wire.SealEnvelope(f.key, forged)
+}
+
+// ofPeer reports whether an envelope names the device of that peer as its author.
+func ofPeer(e *wire.Envelope, p peer.ID) bool {
+	pub, err := crypto.UnmarshalEd25519PublicKey(e.Device)
+	return err == nil && p.MatchesPublicKey(pub)
 }
 
 func (f *forger) close() error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/starling-mesh/starling/mesh"
 )
@@ -87,4 +88,18 @@ func awaitFor[T mesh.Event](ctx context.Context, w *watch, mark int, what string
 		return none, err
 	}
 	return ev.(T), nil
+}
+
+// until waits for what only a look can tell: a counter, or the state of a library.
+func until(ctx context.Context, ready func() bool) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !ready() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }

@@ -40,18 +40,24 @@ func TestWrongUsageIsToldExactlyAndEndsWith2(t *testing.T) {
 }
 
 func TestWrongValuesOfAChatAreToldTogether(t *testing.T) {
-	got := runHere("chat", "--user", "a b", "--room", "", "--app", "x/y", "--peer", "10.0.0.1:4001",
-		"--listen", "nowhere", "--data", "d", "--ephemeral")
-	require.Equal(t, exitUsage, got.code)
-	require.Equal(t, strings.Join([]string{
+	got := runHere("chat", "--user", "a b", "--room", "", "--app", "x/y", "--data", "d", "--ephemeral")
+	require.Equal(t, ran{exitUsage, "", strings.Join([]string{
 		`starling: --user "a b": ' ' is not one of a-z A-Z 0-9 _ @ . -`,
 		`--app "x/y": '/' is not one of a-z A-Z 0-9 _ @ . -`,
 		`--room "": empty`,
-		`--peer "10.0.0.1:4001": failed to parse multiaddr "10.0.0.1:4001": must begin with /`,
-		`--listen "nowhere": failed to parse multiaddr "nowhere": must begin with /`,
 		`--data and --ephemeral exclude each other`,
 		`Run 'starling chat --help' for usage.`,
-	}, "\n")+"\n", got.errOut)
+	}, "\n") + "\n"}, got)
+}
+
+func TestWrongAddressesOfAChatAreToldTogether(t *testing.T) {
+	got := runHere("chat", "--ephemeral", "--peer", "/ip4/127.0.0.1/tcp/4001", "--peer", "10.0.0.1:4001", "--listen", "/ip4/127.0.0.1/udp/1")
+	require.Equal(t, ran{exitUsage, "", strings.Join([]string{
+		`starling: address "/ip4/127.0.0.1/udp/1": want /ip4/ or /ip6/, then /tcp/PORT or /udp/PORT/quic-v1`,
+		`address "/ip4/127.0.0.1/tcp/4001": it must end in /p2p/ and a peer ID`,
+		`address "10.0.0.1:4001": failed to parse multiaddr "10.0.0.1:4001": must begin with /`,
+		`Run 'starling chat --help' for usage.`,
+	}, "\n") + "\n"}, got)
 }
 
 func TestWrongUsageOfAJSONChatIsAnEventToo(t *testing.T) {

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/mesh"
+)
+
+func TestJSONIsOneObjectALineInAFormThatStays(t *testing.T) {
+	bob := login(t, "bob", 1)
+	var out bytes.Buffer
+	v := &jsonView{out: &out}
+	zero := 0
+	for _, ev := range []any{
+		ready{head: newHead("ready", ""), Login: bob, Addrs: []string{"/a"}, App: "x", Rooms: []string{"ops"}},
+		entered{newHead("entered", "ops"), []mesh.Member{}},
+		sent{head: newHead("sent", "ops"), Line: 1, ID: 1 << 60, OK: true, Neighbours: &zero},
+		sent{head: newHead("sent", ""), Line: 2, ID: 2, OK: true, To: "bob", RTT: toMillis(1234567 * time.Nanosecond)},
+		sent{head: newHead("sent", ""), Line: 3, To: "bob"}.result(mesh.ErrEmpty),
+		trouble{head: newHead("error", ""), Line: 4, Code: "line", Detail: "two\nlines"},
+		exited{newHead("exited", "ops")},
+		bye{newHead("bye", ""), byeSignal, 130},
+	} {
+		require.NoError(t, v.show(ev))
+	}
+	got := regexp.MustCompile(`"time":"[^"]+"`).ReplaceAllString(out.String(), `"time":"T"`)
+	require.Equal(t, strings.Join([]string{
+		`{"type":"ready","time":"T","user":"bob","key":"` + bob.Key.Fingerprint() + `","peer":"` + bob.Peer.String() + `","addrs":["/a"],"app":"x","rooms":["ops"]}`,
+		`{"type":"entered","time":"T","room":"ops","members":[]}`,
+		`{"type":"sent","time":"T","room":"ops","line":1,"id":"1152921504606846976","ok":true,"neighbours":0}`,
+		`{"type":"sent","time":"T","line":2,"id":"2","ok":true,"to":"bob","rtt_ms":1.235}`,
+		`{"type":"sent","time":"T","line":3,"ok":false,"to":"bob","error":"empty","detail":"an empty message is not sent"}`,
+		`{"type":"error","time":"T","line":4,"code":"line","detail":"two\nlines"}`,
+		`{"type":"exited","time":"T","room":"ops"}`,
+		`{"type":"bye","time":"T","reason":"signal","code":130}`,
+	}, "\n")+"\n", got)
+}
+
+// brokenWriter fails as a pipe does whose reader has gone.
+type brokenWriter struct{}
+
+var errBroken = errors.New("broken pipe")
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, errBroken }
+
+func TestAViewTellsThatNobodyReadsIt(t *testing.T) {
+	require.ErrorIs(t, (&jsonView{out: brokenWriter{}}).show(help{}), errBroken)
+	require.ErrorIs(t, newTextView(brokenWriter{}).show(trouble{Detail: "x"}), errBroken)
+}

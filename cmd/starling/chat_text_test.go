@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/test"
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+	"github.com/starling-mesh/starling/node"
+)
+
+func login(t *testing.T, user string, key byte) identity.Login {
+	t.Helper()
+	p, err := test.RandPeerID()
+	require.NoError(t, err)
+	return identity.Login{User: user, Key: identity.PublicKey{key}, Peer: p}
+}
+
+// shown returns what a text view writes for some events.
+func shown(t *testing.T, events ...any) string {
+	t.Helper()
+	var out bytes.Buffer
+	v := newTextView(&out)
+	for _, ev := range events {
+		require.NoError(t, v.show(ev))
+	}
+	return out.String()
+}
+
+func TestEventsAreShownInPlainWords(t *testing.T) {
+	bob, in := login(t, "bob", 1), mesh.Header{Room: "ops"}
+	member := mesh.Member{Login: bob}
+	for want, ev := range map[string]any{
+		"bob: hello\n":                                                    &mesh.Message{Header: in, From: bob, Kind: mesh.Text, Data: []byte("hello")},
+		"bob: [2 bytes of binary: 00 ff]\n":                               &mesh.Message{Header: in, From: bob, Data: []byte{0, 0xff}},
+		"bob to you: psst\n":                                              &mesh.DirectMessage{Header: in, From: bob, Kind: mesh.Text, Data: []byte("psst")},
+		"[no room] bob to you: hi\n":                                      &mesh.DirectMessage{From: bob, Kind: mesh.Text, Data: []byte("hi")},
+		"* bob has joined ops\n":                                          &mesh.MemberJoined{Header: in, Member: member},
+		"* bob has left ops\n":                                            &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Quit},
+		"* bob is gone (connection lost) from ops\n":                      &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Dropped},
+		"* bob has changed devices in ops\n":                              &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Replaced},
+		"! 3 messages of bob in ops could not be recovered\n":             &mesh.GapLost{Header: in, From: bob, First: 4, Last: 6},
+		"! 1 message in ops went by unseen: this terminal was too slow\n": &mesh.Lagged{Header: in, Missed: 1},
+		"  sent to ops\n":                                                 sent{head: newHead("sent", "ops"), OK: true},
+		"! no such thing\n":                                               trouble{Detail: "no such thing"},
+		"* you have left ops\n":                                           exited{newHead("exited", "ops")},
+		"  online: nobody else\n":                                         who{},
+		"Bye.\n":                                                          bye{Reason: byeQuit},
+		"Bye. The chat goes on where you logged in last.\n":               bye{Reason: byeDisplaced},
+		"! alice has logged in on another device (" + bob.Peer.String() + "): this one is out.\n": &node.LoggedOut{User: "alice", Reason: node.Duplicate, By: &bob},
+		"": bye{Reason: byeFailed},
+	} {
+		require.Equal(t, want, shown(t, ev), "%T", ev)
+	}
+}
+
+func TestTheFirstLinesSayWhoYouAreAndWhatToDo(t *testing.T) {
+	alice := login(t, "alice", 1)
+	got := shown(t, ready{Login: alice, Addrs: []string{"/ip4/10.0.0.1/tcp/4001/p2p/" + alice.Peer.String()}, Data: "/home/alice"})
+	require.Equal(t, "You are alice, key "+alice.Key.Fingerprint()+", peer "+alice.Peer.String()+".\n"+
+		"Others on this network find you by themselves; from elsewhere they start with one of\n"+
+		"  --peer /ip4/10.0.0.1/tcp/4001/p2p/"+alice.Peer.String()+"\n"+
+		"What you type goes to the room; /help lists the rest; Ctrl-C leaves.\n", got)
+	require.Contains(t, shown(t, ready{Login: alice}), "The key is in memory only")
+}
+
+func TestMembersWhoWereThereAreNamedOnceOnEntering(t *testing.T) {
+	bob, carol := login(t, "bob", 1), login(t, "carol", 2)
+	in := mesh.Header{Room: "ops"}
+	got := shown(t,
+		entered{newHead("entered", "ops"), []mesh.Member{{Login: bob}, {Login: carol}}},
+		&mesh.MemberJoined{Header: in, Member: mesh.Member{Login: bob}},
+		&mesh.MemberJoined{Header: in, Member: mesh.Member{Login: carol}},
+		&mesh.MemberJoined{Header: in, Member: mesh.Member{Login: bob}},
+	)
+	require.Equal(t, "* you are in ops, with bob, carol\n* bob has joined ops\n", got)
+	require.Equal(t, "* you are in ops, with nobody else\n", shown(t, entered{newHead("entered", "ops"), nil}))
+}
+
+func TestLinesNameTheRoomOnceThereAreTwo(t *testing.T) {
+	bob := login(t, "bob", 1)
+	hi := func(room string) *mesh.Message {
+		return &mesh.Message{Header: mesh.Header{Room: room}, From: bob, Kind: mesh.Text, Data: []byte("hi")}
+	}
+	require.Equal(t, "* you are in ops, with nobody else\nbob: hi\n* you are in dev, with nobody else\n[ops] bob: hi\n"+
+		"* you have left dev\nbob: hi\n",
+		shown(t, entered{head: newHead("entered", "ops")}, hi("ops"), entered{head: newHead("entered", "dev")}, hi("ops"),
+			exited{newHead("exited", "dev")}, hi("ops")))
+}
+
+func TestAnotherKeyUnderAKnownNameIsNeverShownAsThatName(t *testing.T) {
+	bob, other := login(t, "bob", 1), login(t, "bob", 2)
+	message := func(from identity.Login) *mesh.Message {
+		return &mesh.Message{From: from, Kind: mesh.Text, Data: []byte("hi")}
+	}
+	require.Equal(t, "bob: hi\nbob#"+other.Key.Fingerprint()+": hi\nbob: hi\n", shown(t, message(bob), message(other), message(bob)))
+
+	me, imposter := login(t, "alice", 3), login(t, "alice", 4)
+	require.Contains(t, shown(t, ready{Login: me}, message(imposter)), "\nalice#"+imposter.Key.Fingerprint()+": hi\n")
+}
+
+func TestWhoNamesMembersAndOnlineUsers(t *testing.T) {
+	bob, carol := login(t, "bob", 1), login(t, "carol", 2)
+	require.Equal(t, "  in ops, with you: bob\n  online: bob, carol\n",
+		shown(t, who{newHead("who", "ops"), []mesh.Member{{Login: bob}}, []identity.Login{bob, carol}}))
+}
+
+func TestResultsSayWhatIsCertainAndWhatIsNot(t *testing.T) {
+	to := sent{Line: 7, To: "bob"}
+	for want, err := range map[string]error{
+		"delivered to bob in 1.5 ms": nil,
+		"NOT SENT to bob, line 7: mesh: message of 65537 bytes is over the limit of 65536": &mesh.SizeError{Size: 65537, Limit: 65536},
+		"NOT SENT to bob, line 7: an empty message is not sent":                            mesh.ErrEmpty,
+		"NOT SENT to bob, line 7: no such member in this room (outside rooms: /msg)":       mesh.ErrNotMember,
+		"REFUSED by bob, line 7: refused by the receiver: queue full":                      &mesh.RefusedError{Reason: mesh.QueueFull},
+		"UNKNOWN whether bob got line 7: no answer in time: it may have arrived":           mesh.ErrUnconfirmed,
+		"NOT SENT to bob, line 7: peer unreachable, nothing was sent":                      mesh.ErrUnreachable,
+		"NOT SENT to bob, line 7: something else":                                          errors.New("something else"),
+	} {
+		s := to
+		s.RTT = toMillis(1500 * time.Microsecond)
+		require.Equal(t, want, s.result(err).String())
+	}
+}
+
+func TestCertaintyComesBeforeTheCause(t *testing.T) {
+	// A closing mesh ends what it has written as unknown, and what it has not as not sent: neither is "closed".
+	for want, err := range map[string]error{
+		"unknown":  errors.Join(mesh.ErrUnconfirmed, mesh.ErrClosed),
+		"not_sent": errors.Join(mesh.ErrUnreachable, mesh.ErrClosed),
+		"closed":   mesh.ErrClosed,
+	} {
+		code, _ := outcome(err)
+		require.Equal(t, want, code)
+	}
+}
