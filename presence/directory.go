@@ -1,0 +1,236 @@
+package presence
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/identity"
+)
+
+// Directory knows who the connected peers are, says who this node is, and finds users. Make one with [New]. All methods
+// are safe for concurrent use.
+type Directory struct {
+	host        host.Host
+	id          peer.ID
+	app         identity.AppID
+	keys        *identity.Keys
+	userKey     identity.PublicKey
+	cfg         config
+	verifier    *identity.Verifier
+	incarnation uint64
+	started     time.Time
+	events      *dispatcher
+	stats       counters
+
+	ctx    context.Context // ends when Close has said good-bye
+	stop   context.CancelFunc
+	close  func() error
+	tasks  sync.WaitGroup                // every goroutine and handler that must end before Close returns
+	notify *network.NotifyBundle         // how the host tells of connections
+	inGate chan struct{}                 // a token for each hello that a peer may open: see maxInbound
+	told   *lru.Cache[notice, time.Time] // notices given, and when
+
+	mu        sync.Mutex
+	closing   bool // take nothing new
+	closed    bool // start nothing new
+	user      string
+	self      *identity.Statement
+	version   uint64 // counts the changes of self
+	highest   uint64 // the highest sequence seen of our user key
+	twin      bool   // another node with our device key was reported
+	contacts  map[peer.ID]*contact
+	names     index[string]                            // of sessions, by user ID
+	keysIndex index[identity.PublicKey]                // of sessions, by user key
+	progress  chan struct{}                            // closed and replaced whenever a contact was told something, or is gone
+	searches  map[string]*search                       // under way, by address
+	devices   *lru.Cache[peer.ID, *identity.Statement] // the latest statements of our user's other devices
+	conflicts *lru.Cache[claim, struct{}]              // told to the observer
+	refusals  *lru.Cache[peer.ID, refusal]             // of late
+}
+
+const (
+	maxDevices   = 64   // other devices of our user
+	maxConflicts = 1024 // names and keys that were reported
+	maxRefusals  = 1024 // peers
+	maxTold      = 1024 // notices
+	maxInbound   = 256  // hellos at once that peers opened, 32 KiB of buffers each
+)
+
+// New makes a directory on a host whose key is the device key. It starts at once to greet the peers that are
+// connected, and those that will be. It opens nothing and waits for nobody; Close ends it and leaves the host open.
+func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (*Directory, error) {
+	cfg := defaults()
+	for _, o := range opts {
+		o(&cfg)
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("presence: options: %w", err)
+	}
+	if err := keys.Check(); err != nil {
+		return nil, fmt.Errorf("presence: %w", err)
+	}
+	if id := keys.PeerID(); id != h.ID() {
+		return nil, fmt.Errorf("presence: the host is %s, the device key is %s's", h.ID(), id)
+	}
+	d := &Directory{
+		host: h, id: h.ID(), app: app, keys: keys, userKey: keys.UserKey(), cfg: cfg,
+		verifier:    identity.NewVerifier(app),
+		incarnation: newIncarnation(),
+		started:     time.Now(),
+		events:      newDispatcher(cfg.observer),
+		inGate:      make(chan struct{}, maxInbound),
+		told:        newLRU[notice, time.Time](maxTold),
+		highest:     cfg.store.Sequence(),
+		contacts:    make(map[peer.ID]*contact),
+		names:       make(index[string]),
+		keysIndex:   make(index[identity.PublicKey]),
+		progress:    make(chan struct{}),
+		searches:    make(map[string]*search),
+		devices:     newLRU[peer.ID, *identity.Statement](maxDevices),
+		conflicts:   newLRU[claim, struct{}](maxConflicts),
+		refusals:    newLRU[peer.ID, refusal](maxRefusals),
+	}
+	d.ctx, d.stop = context.WithCancel(context.Background())
+	d.close = sync.OnceValue(d.shutdown)
+	go d.events.run()
+	d.tasks.Go(d.refresh)
+
+	h.SetStreamHandler(HelloProtocol, d.handle(d.serveHello))
+	h.SetStreamHandler(WhoisProtocol, d.handle(d.serveWhois))
+	h.SetStreamHandler(NoticeProtocol, d.handle(d.serveNotice))
+	d.notify = &network.NotifyBundle{
+		ConnectedF:    func(_ network.Network, c network.Conn) { d.connected(c, c.Stat().Direction == network.DirOutbound) },
+		DisconnectedF: func(_ network.Network, c network.Conn) { d.disconnected(c) },
+	}
+	h.Network().Notify(d.notify)
+	for _, c := range h.Network().Conns() {
+		d.connected(c, true) // whoever dialled: the other's hello may have come before our handler was there
+	}
+	return d, nil
+}
+
+// App returns the app that the directory is of.
+func (d *Directory) App() identity.AppID { return d.app }
+
+// Incarnation returns the number that tells this run of the node from every other; random, never 0.
+func (d *Directory) Incarnation() uint64 { return d.incarnation }
+
+// Online returns the log-ins of connected peers, sorted by name, key and peer. This node's own is not among them.
+func (d *Directory) Online() []identity.Login {
+	now := time.Now()
+	d.mu.Lock()
+	var all []identity.Login
+	for _, c := range d.contacts {
+		if c.loggedIn(now) {
+			all = append(all, c.session.Statement.Login())
+		}
+	}
+	d.mu.Unlock()
+	slices.SortFunc(all, func(a, b identity.Login) int {
+		return cmp.Or(cmp.Compare(a.User, b.User), slices.Compare(a.Key[:], b.Key[:]), cmp.Compare(a.Peer, b.Peer))
+	})
+	return all
+}
+
+// Foreign reports whether a hello with that peer was refused lately, by us or by it: 10 minutes ago at most if it is
+// of another app, one minute if something else is wrong. Who looks for peers should not dial it.
+func (d *Directory) Foreign(p peer.ID) bool {
+	r, ok := d.refusals.Get(p)
+	return ok && time.Now().Before(r.until)
+}
+
+// Close says good-bye to the connected peers if the node is logged in, for which it takes at most half a second, ends
+// everything that the directory does, and returns when every goroutine of it has ended. The host stays open. It must
+// not be called by the observer. It may be called again; every call returns nil.
+func (d *Directory) Close() error { return d.close() }
+
+func (d *Directory) shutdown() error {
+	for _, p := range protocols {
+		d.host.RemoveStreamHandler(p)
+	}
+	d.mu.Lock()
+	d.closing = true
+	if d.self != nil && d.self.LoggedIn {
+		d.logoutLocked()
+	}
+	d.mu.Unlock()
+	bye, cancel := context.WithTimeout(context.Background(), closeGrace)
+	d.waitTold(bye)
+	cancel()
+
+	d.host.Network().StopNotify(d.notify)
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.stop()
+	d.tasks.Wait()
+	d.events.end()
+	return nil
+}
+
+// closeGrace is what Close allows the good-bye: enough for a round trip to most places, and little enough to be
+// unnoticed when a program ends.
+const closeGrace = 500 * time.Millisecond
+
+// handle makes a stream handler of f: it refuses streams once closing has begun, and ends f's stream when the directory is
+// closed.
+func (d *Directory) handle(f func(context.Context, network.Stream)) network.StreamHandler {
+	return func(s network.Stream) {
+		if !d.enter() {
+			_ = s.Reset()
+			return
+		}
+		defer d.tasks.Done()
+		defer context.AfterFunc(d.ctx, func() { _ = s.Reset() })()
+		f(d.ctx, s)
+	}
+}
+
+// enter counts the caller among the tasks, unless closing has begun.
+func (d *Directory) enter() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closing {
+		return false
+	}
+	d.tasks.Add(1)
+	return true
+}
+
+// goLocked starts a task, unless the directory is closed.
+func (d *Directory) goLocked(f func()) bool {
+	if d.closed {
+		return false
+	}
+	d.tasks.Go(f)
+	return true
+}
+
+func newIncarnation() uint64 {
+	for {
+		var b [8]byte
+		_, _ = rand.Read(b[:]) // never fails
+		if n := binary.BigEndian.Uint64(b[:]); n != 0 {
+			return n
+		}
+	}
+}
+
+func newLRU[K comparable, V any](size int) *lru.Cache[K, V] {
+	c, err := lru.New[K, V](size)
+	if err != nil {
+		panic("presence: " + err.Error()) // only a size below 1 fails
+	}
+	return c
+}

@@ -1,0 +1,129 @@
+package presence
+
+import (
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/identity"
+)
+
+// Event is one of [PeerUp], [PeerDown], [PeerChanged], [Conflict], [Displaced], [DuplicateDevice] and [Refused].
+type Event interface{ event() }
+
+// PeerUp reports the first completed hello with a peer since it connected.
+type PeerUp struct {
+	Peer    peer.ID
+	Session identity.Session
+}
+
+// PeerDown reports the end of the last connection to a peer. Every PeerUp is followed by one, unless the directory is
+// closed first.
+type PeerDown struct{ Peer peer.ID }
+
+// PeerChanged reports a later hello that said something new: another statement (it logged in or out, or signed anew), or
+// another incarnation (it restarted, and no end of its old connection was seen).
+type PeerChanged struct {
+	Peer    peer.ID
+	Session identity.Session
+}
+
+// Conflict reports a user under a name that belongs to another key here: the own name, a pinned name, or the name of
+// another connected peer. It comes once per name and key.
+type Conflict struct {
+	User   string
+	Pinned identity.PublicKey // the key that the name belongs to here
+	Other  identity.Login     // who else uses it
+}
+
+// Displaced reports that this node was logged out because its user logged in elsewhere, later. It does not log in again
+// by itself.
+type Displaced struct{ By identity.Login }
+
+// DuplicateDevice reports that two nodes use one device key: this node's own, if Peer is its ID, otherwise that of a
+// connected peer. Such nodes cut each other's connections: one data directory was copied to a second place. Not every such pair can be
+// noticed.
+type DuplicateDevice struct{ Peer peer.ID }
+
+// Refused reports a peer with which no hello is possible. The connection was closed; see [Directory.Foreign].
+type Refused struct {
+	Peer   peer.ID
+	Reason string
+	Err    *RefusedError
+}
+
+func (PeerUp) event()          {}
+func (PeerDown) event()        {}
+func (PeerChanged) event()     {}
+func (Conflict) event()        {}
+func (Displaced) event()       {}
+func (DuplicateDevice) event() {}
+func (Refused) event()         {}
+
+// maxEvents is how many events may wait for the observer before hellos are put off: peers cause events, and an observer
+// that blocks must not let them fill the memory.
+const maxEvents = 4096
+
+// dispatcher hands events to the observer on a goroutine of its own, so that no lock is held and no order lost.
+type dispatcher struct {
+	observe func(Event)
+	wake    chan struct{} // holds one token when the queue may not be empty
+	done    chan struct{} // closed when run has returned
+
+	mu    sync.Mutex
+	queue []Event
+	ended bool
+}
+
+func newDispatcher(observe func(Event)) *dispatcher {
+	return &dispatcher{observe: observe, wake: make(chan struct{}, 1), done: make(chan struct{})}
+}
+
+// push never blocks.
+func (d *dispatcher) push(ev Event) {
+	d.mu.Lock()
+	if !d.ended {
+		d.queue = append(d.queue, ev)
+	}
+	d.mu.Unlock()
+	d.signal()
+}
+
+func (d *dispatcher) signal() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// full reports whether the observer is too far behind.
+func (d *dispatcher) full() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.queue) >= maxEvents
+}
+
+func (d *dispatcher) run() {
+	defer close(d.done)
+	for range d.wake {
+		d.mu.Lock()
+		batch, ended := d.queue, d.ended
+		d.queue = nil
+		d.mu.Unlock()
+		for _, ev := range batch {
+			d.observe(ev)
+		}
+		if ended {
+			return
+		}
+	}
+}
+
+// end lets run deliver what was pushed before, and return.
+func (d *dispatcher) end() {
+	d.mu.Lock()
+	d.ended = true
+	d.mu.Unlock()
+	d.signal()
+	<-d.done
+}

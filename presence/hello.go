@@ -1,0 +1,340 @@
+package presence
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// The protocols of the directory.
+const (
+	HelloProtocol  protocol.ID = "/starling/hello/1.0.0"
+	WhoisProtocol  protocol.ID = "/starling/whois/1.0.0"
+	NoticeProtocol protocol.ID = "/starling/notice/1.0.0"
+)
+
+var protocols = []protocol.ID{HelloProtocol, WhoisProtocol, NoticeProtocol}
+
+const (
+	// helloTimeout bounds a whole hello, and how long Peer waits for one.
+	helloTimeout = 5 * time.Second
+	// maxHello bounds a frame of hello: a statement of 8 KiB, 16 addresses of 256 bytes, and what later versions add.
+	maxHello = 16 << 10
+	// maxEnvelope is what this version accepts in an envelope.
+	maxEnvelope = 256 << 10
+
+	// maxRefused bounds what is read and thrown away of a peer that was refused, in bytes.
+	maxRefused = 1 << 20
+
+	nonceSize = 16
+	maxAddrs  = 16
+	maxAddr   = 256 // bytes
+)
+
+var errBehind = errors.New("presence: the observer is too far behind")
+
+// openHello runs one hello as initiator. The peer is known from the moment its reply is verified; it has been told from the
+// moment it has closed its side.
+func (d *Directory) openHello(conn network.Conn) error {
+	if d.events.full() {
+		return errBehind
+	}
+	_, version, err := d.initiate(conn, func(s identity.Session) { d.install(conn, s, 0) })
+	if err != nil {
+		return err
+	}
+	d.confirmed(conn, version)
+	return nil
+}
+
+// initiate opens a hello and takes it to its end. Between the peer's reply and our proof it calls accept.
+func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (session identity.Session, version uint64, err error) {
+	ctx, cancel := context.WithTimeout(d.ctx, helloTimeout)
+	defer cancel()
+	s, err := d.open(ctx, conn, HelloProtocol)
+	if err != nil {
+		return session, 0, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+	defer stop()
+	defer func() {
+		if err != nil {
+			_ = s.Reset()
+		}
+	}()
+
+	p := conn.RemotePeer()
+	mine, version := d.ownHello()
+	if err = wire.WriteFrame(s, mine); err != nil {
+		return session, 0, err
+	}
+	frames := wire.NewReader(s, maxHello)
+	var reply wire.HelloReply
+	if err = frames.Next(&reply); err != nil {
+		if refusal := badFrame(p, err); refusal != nil {
+			err = d.refuse(conn, s, refusal, &wire.HelloProof{Refusal: refusal.frame()})
+		}
+		return session, 0, err
+	}
+	if reply.Refusal != nil {
+		refusal := remoteRefusal(p, reply.Refusal)
+		_ = s.Close()
+		return session, 0, d.drop(conn, refusal)
+	}
+	session, refusal := d.checkHello(p, reply.Hello)
+	if refusal == nil {
+		refusal = checkProof(p, reply.Proof, mine.Nonce, reply.Hello, d.id, p)
+	}
+	if refusal != nil {
+		err = d.refuse(conn, s, refusal, &wire.HelloProof{Refusal: refusal.frame()})
+		return session, 0, err
+	}
+	if accept != nil {
+		accept(session)
+	}
+	proof := d.proof(reply.Hello.Nonce, mine.Statement, d.id, p)
+	if err = wire.WriteFrame(s, &wire.HelloProof{Proof: proof}); err != nil {
+		return session, 0, err
+	}
+	if err = s.CloseWrite(); err != nil {
+		return session, 0, err
+	}
+	if err = frames.Next(&wire.HelloProof{}); !errors.Is(err, io.EOF) { // the peer has taken the proof when it closes its side
+		return session, 0, fmt.Errorf("presence: end of hello: %w", err)
+	}
+	return session, version, s.Close()
+}
+
+// serveHello runs one hello as responder.
+func (d *Directory) serveHello(ctx context.Context, s network.Stream) {
+	conn := s.Conn()
+	c := d.admit(conn)
+	if c == nil {
+		d.stats.limited.Add(1)
+		_ = s.Reset()
+		return
+	}
+	err := d.respond(ctx, conn, s)
+	d.mu.Lock()
+	c.inbound--
+	c.settleLocked(err)
+	d.mu.Unlock()
+	<-d.inGate
+	if err != nil {
+		d.stats.helloFailed.Add(1)
+		d.cfg.log.Debug("hello failed", "peer", c.id, "err", err)
+		_ = s.Reset()
+		return
+	}
+	_ = s.Close()
+}
+
+// admit counts a hello that the peer of conn opens, or returns nil if that is one too many.
+func (d *Directory) admit(conn network.Conn) *contact {
+	if d.events.full() {
+		return nil
+	}
+	c := d.connected(conn, false)
+	if c == nil {
+		return nil
+	}
+	select {
+	case d.inGate <- struct{}{}:
+	default:
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if c.inbound >= maxInboundPeer || !c.hellos.Allow() {
+		<-d.inGate
+		return nil
+	}
+	c.inbound++
+	return c
+}
+
+func (d *Directory) respond(ctx context.Context, conn network.Conn, s network.Stream) error {
+	p := conn.RemotePeer()
+	_ = s.SetDeadline(time.Now().Add(helloTimeout))
+	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = s.Reset() })() // where a transport has no deadlines
+
+	frames := wire.NewReader(s, maxHello)
+	var hello wire.Hello
+	if err := frames.Next(&hello); err != nil {
+		if refusal := badFrame(p, err); refusal != nil {
+			return d.refuse(conn, s, refusal, &wire.HelloReply{Refusal: refusal.frame()})
+		}
+		return err
+	}
+	session, refusal := d.checkHello(p, &hello)
+	if refusal != nil {
+		return d.refuse(conn, s, refusal, &wire.HelloReply{Refusal: refusal.frame()})
+	}
+	mine, version := d.ownHello()
+	reply := &wire.HelloReply{Hello: mine, Proof: d.proof(hello.Nonce, mine.Statement, p, d.id)}
+	if err := wire.WriteFrame(s, reply); err != nil {
+		return err
+	}
+	var last wire.HelloProof
+	if err := frames.Next(&last); err != nil {
+		if refusal := badFrame(p, err); refusal != nil {
+			return d.drop(conn, refusal)
+		}
+		return err
+	}
+	if last.Refusal != nil {
+		return d.drop(conn, remoteRefusal(p, last.Refusal))
+	}
+	if refusal := checkProof(p, last.Proof, mine.Nonce, &hello, p, d.id); refusal != nil {
+		return d.drop(conn, refusal)
+	}
+	d.install(conn, session, version)
+	return nil
+}
+
+// ownHello returns what this node says of itself now, and the version of its statement in it.
+func (d *Directory) ownHello() (*wire.Hello, uint64) {
+	d.mu.Lock()
+	self, version := d.self, d.version
+	d.mu.Unlock()
+	h := &wire.Hello{
+		App:         d.app[:],
+		Incarnation: d.incarnation,
+		MaxEnvelope: maxEnvelope,
+		Limits:      &wire.Limits{MaxMessage: uint32(d.cfg.maxMessage)},
+		Nonce:       make([]byte, nonceSize),
+	}
+	_, _ = rand.Read(h.Nonce) // never fails
+	if self != nil {
+		h.Statement = self.Sealed()
+	}
+	for _, a := range d.host.Addrs() {
+		if raw := a.Bytes(); len(h.Addrs) < maxAddrs && len(raw) <= maxAddr {
+			h.Addrs = append(h.Addrs, raw)
+		}
+	}
+	return h, version
+}
+
+// checkHello verifies what can be verified of a hello before its proof.
+func (d *Directory) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *RefusedError) {
+	none := identity.Session{}
+	if h == nil || len(h.Nonce) != nonceSize {
+		return none, &RefusedError{Peer: p, Reason: "malformed hello", code: wire.Refusal_BAD_FRAME}
+	}
+	if len(h.App) != len(d.app) || identity.AppID(h.App) != d.app {
+		return none, &RefusedError{Peer: p, Reason: "it is a node of another app", Err: identity.ErrOtherApp, code: wire.Refusal_OTHER_APP}
+	}
+	session := identity.Session{
+		Incarnation:  h.Incarnation,
+		Capabilities: h.Capabilities,
+		MaxEnvelope:  int(min(h.MaxEnvelope, 1<<30)),
+		MaxMessage:   int(min(h.GetLimits().GetMaxMessage(), 1<<30)),
+		Addrs:        parseAddrs(h.Addrs),
+	}
+	if len(h.Statement) == 0 {
+		return session, nil
+	}
+	st, err := d.verifier.Verify(h.Statement, time.Now())
+	if err == nil {
+		err = st.CheckPeer(p)
+	}
+	if err == nil {
+		session.Statement = st
+		return session, nil
+	}
+	refusal := &RefusedError{Peer: p, Reason: err.Error(), Err: err, code: wire.Refusal_BAD_STATEMENT}
+	if bad := (*identity.StatementError)(nil); errors.As(err, &bad) {
+		refusal.Reason = "its statement: " + bad.Reason
+	}
+	switch {
+	case errors.Is(err, identity.ErrClock):
+		refusal.code = wire.Refusal_CLOCK
+	case errors.Is(err, identity.ErrOtherApp):
+		refusal.code = wire.Refusal_OTHER_APP
+	}
+	return none, refusal
+}
+
+// proof signs the peer's nonce together with what we said and to whom, so that nobody can pass a recorded hello off as
+// a live one.
+func (d *Directory) proof(nonce, statement []byte, initiator, responder peer.ID) []byte {
+	return wire.Sign(wire.DomainHello, d.keys.Device, transcript(nonce, statement, initiator, responder))
+}
+
+// checkProof checks the proof of p over our nonce.
+func checkProof(p peer.ID, proof, nonce []byte, theirs *wire.Hello, initiator, responder peer.ID) *RefusedError {
+	key, err := deviceKey(p)
+	if err != nil || !wire.Check(wire.DomainHello, key, transcript(nonce, theirs.Statement, initiator, responder), proof) {
+		return &RefusedError{Peer: p, Reason: "its proof of the device key does not verify", Err: identity.ErrSignature, code: wire.Refusal_BAD_STATEMENT}
+	}
+	return nil
+}
+
+func transcript(nonce, statement []byte, initiator, responder peer.ID) []byte {
+	sum := sha256.Sum256(statement)
+	out := append([]byte(nil), nonce...)
+	out = append(out, sum[:]...)
+	out = append(out, initiator...)
+	return append(out, responder...)
+}
+
+// deviceKey returns the Ed25519 key that a peer ID embeds.
+func deviceKey(p peer.ID) ([]byte, error) {
+	pub, err := p.ExtractPublicKey()
+	if err != nil {
+		return nil, err
+	}
+	return pub.Raw()
+}
+
+// parseAddrs reads the addresses that a peer gives, and passes over those that make no sense here: a later version
+// may know more kinds of them.
+func parseAddrs(raw [][]byte) []ma.Multiaddr {
+	var out []ma.Multiaddr
+	for _, b := range raw {
+		if len(out) == maxAddrs {
+			break
+		}
+		if len(b) == 0 || len(b) > maxAddr {
+			continue
+		}
+		if a, err := ma.NewMultiaddrBytes(b); err == nil {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// refuse tells the peer why, gives it a second to read that, and drops the connection.
+func (d *Directory) refuse(conn network.Conn, s network.Stream, refusal *RefusedError, frame proto.Message) error {
+	d.noteRefusal(refusal)
+	_ = s.SetDeadline(time.Now().Add(refuseGrace))
+	if wire.WriteFrame(s, frame) == nil && s.CloseWrite() == nil {
+		_, _ = io.Copy(io.Discard, io.LimitReader(s, maxRefused)) // until it has read that and closes, or the deadline
+	}
+	_ = d.host.Network().ClosePeer(conn.RemotePeer())
+	return refusal
+}
+
+// drop drops the connection to a peer without a word.
+func (d *Directory) drop(conn network.Conn, refusal *RefusedError) error {
+	d.noteRefusal(refusal)
+	_ = d.host.Network().ClosePeer(conn.RemotePeer())
+	return refusal
+}

@@ -1,0 +1,85 @@
+package presence
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/starling-mesh/starling/identity"
+)
+
+// Option is a setting of a [Directory], for its lifetime.
+type Option func(*config)
+
+type config struct {
+	log        *slog.Logger
+	pins       *identity.Pins
+	observer   func(Event)
+	store      Store
+	maxMessage int           // bytes
+	life       time.Duration // of a statement
+}
+
+func defaults() config {
+	return config{
+		log:        slog.New(slog.DiscardHandler),
+		pins:       identity.NewPins(),
+		observer:   func(Event) {},
+		store:      newMemory(),
+		maxMessage: 64 << 10,
+		life:       24 * time.Hour,
+	}
+}
+
+// validate reports everything that is wrong at once.
+func (c *config) validate() error {
+	var errs []error
+	if c.log == nil {
+		errs = append(errs, errors.New("WithLogger: nil"))
+	}
+	if c.pins == nil {
+		errs = append(errs, errors.New("WithPins: nil"))
+	}
+	if c.observer == nil {
+		errs = append(errs, errors.New("WithObserver: nil"))
+	}
+	if c.store == nil {
+		errs = append(errs, errors.New("WithRemembered: nil"))
+	}
+	if c.maxMessage < 1 || c.maxMessage > maxMessageLimit {
+		errs = append(errs, fmt.Errorf("WithMaxMessage: %d bytes, want 1 to %d", c.maxMessage, maxMessageLimit))
+	}
+	if c.life < minLife || c.life > maxLife {
+		errs = append(errs, fmt.Errorf("WithStatementLife: %v, want %v to %v", c.life, minLife, maxLife))
+	}
+	return errors.Join(errs...)
+}
+
+const (
+	maxMessageLimit = 1 << 20
+	minLife         = 10 * time.Second
+	maxLife         = 30 * 24 * time.Hour
+)
+
+// WithPins sets the pins that resolve names. The default is pins in memory.
+func WithPins(p *identity.Pins) Option { return func(c *config) { c.pins = p } }
+
+// WithObserver sets the function that hears every [Event], one at a time and in order. It must not block, and may call
+// every method of the directory but Close. The default hears nothing.
+func WithObserver(f func(Event)) Option { return func(c *config) { c.observer = f } }
+
+// WithRemembered sets what keeps peers and the log-in sequence from one run to the next: an [*identity.Dir]. The
+// default remembers the last 256 peers while the directory is open.
+func WithRemembered(s Store) Option { return func(c *config) { c.store = s } }
+
+// WithLogger sets the logger. The default discards. What a peer does wrong is logged at Debug.
+func WithLogger(l *slog.Logger) Option { return func(c *config) { c.log = l } }
+
+// WithMaxMessage sets the bytes of a message that this node says it accepts. The default is 65,536; New refuses
+// less than 1 and more than 1 MiB. It should be one value per app.
+func WithMaxMessage(bytes int) Option { return func(c *config) { c.maxMessage = bytes } }
+
+// WithStatementLife sets how long a statement is valid; it is signed anew when a third of that is over. The
+// default is 24 h; New refuses less than 10 s and more than 30 days.
+func WithStatementLife(d time.Duration) Option { return func(c *config) { c.life = d } }

@@ -1,0 +1,100 @@
+package presence
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+const (
+	// foreignTime is how long a peer of another app is not worth a dial. It may come back as one of ours.
+	foreignTime = 10 * time.Minute
+	// refusedTime is the same for a peer with whom something else was wrong: a clock may be put right.
+	refusedTime = time.Minute
+	// refuseGrace is how long a refused peer has to read why.
+	refuseGrace = time.Second
+	maxReason   = 256 // bytes
+)
+
+type refusal struct {
+	err   *RefusedError
+	until time.Time
+}
+
+// noteRefusal keeps a refusal, wakes who waits for the hello, and tells the observer.
+func (d *Directory) noteRefusal(err *RefusedError) {
+	d.stats.refused.Add(1)
+	d.cfg.log.Debug("hello refused", "peer", err.Peer, "remote", err.Remote, "err", err.Reason)
+	pause := refusedTime
+	if err.code == wire.Refusal_OTHER_APP {
+		pause = foreignTime
+	}
+	d.refusals.Add(err.Peer, refusal{err: err, until: time.Now().Add(pause)})
+	d.mu.Lock()
+	if c := d.contacts[err.Peer]; c != nil {
+		c.final = err
+		c.settleLocked(err)
+	}
+	d.mu.Unlock()
+	d.events.push(Refused{Peer: err.Peer, Reason: err.Reason, Err: err})
+}
+
+// frame is the refusal as it travels.
+func (e *RefusedError) frame() *wire.Refusal {
+	text := e.Reason
+	if len(text) > maxReason {
+		text = strings.ToValidUTF8(text[:maxReason], "")
+	}
+	return &wire.Refusal{Code: e.code, Text: text}
+}
+
+// remoteRefusal reads a refusal by a peer. Its text is shown to people, so it must not write over their terminal.
+func remoteRefusal(p peer.ID, r *wire.Refusal) *RefusedError {
+	text := r.Text
+	if len(text) > maxReason {
+		text = text[:maxReason]
+	}
+	text = strings.Map(func(c rune) rune {
+		if unicode.IsPrint(c) {
+			return c
+		}
+		return -1
+	}, strings.ToValidUTF8(text, ""))
+	e := &RefusedError{Peer: p, Remote: true, Reason: text, code: r.Code}
+	switch r.Code {
+	case wire.Refusal_OTHER_APP:
+		e.Err = identity.ErrOtherApp
+	case wire.Refusal_CLOCK:
+		e.Err = identity.ErrClock
+	}
+	if e.Reason == "" {
+		e.Reason = strings.ToLower(r.Code.String())
+	}
+	return e
+}
+
+// badFrame returns the refusal for a frame that could not be read because of what is in it, and nil for one that did not
+// come.
+func badFrame(p peer.ID, err error) *RefusedError {
+	var size *wire.SizeError
+	switch {
+	case errors.As(err, &size), errors.Is(err, wire.ErrLength), errors.Is(err, proto.Error):
+		return &RefusedError{Peer: p, Reason: fmt.Sprintf("malformed hello: %v", err), Err: err, code: wire.Refusal_BAD_FRAME}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.Is(err, net.ErrClosed), errors.Is(err, network.ErrReset):
+		return nil
+	}
+	return nil
+}

@@ -1,0 +1,176 @@
+package presence
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+const (
+	// whoisBudget is how long connected peers may take to answer, all together.
+	whoisBudget = 300 * time.Millisecond
+	// whoisAsked is how many connected peers are asked, chosen at random.
+	whoisAsked = 8
+	// maxLocated is how many log-ins an answer gives.
+	maxLocated = 8
+	// whoisTimeout bounds the answering of one question.
+	whoisTimeout = 2 * time.Second
+	maxWhois     = 1 << 10
+	maxWhoisBack = maxLocated * (identity.MaxStatement + maxAddrs*(maxAddr+4) + 16)
+)
+
+// located is a log-in that a peer has told of: proved by its statement, and not yet confirmed by its device.
+type located struct {
+	st    *identity.Statement
+	addrs []ma.Multiaddr
+}
+
+// whois asks connected peers for a user and calls found for each verified log-in that they name, from several goroutines. It
+// returns when all have answered, or after 300 ms.
+func (d *Directory) whois(ctx context.Context, user string, key identity.PublicKey, found func(located)) {
+	ctx, cancel := context.WithTimeout(ctx, whoisBudget)
+	defer cancel()
+	req := &wire.WhoisRequest{App: d.app[:], User: user}
+	if !key.IsZero() {
+		req.UserKey = key[:]
+	}
+	var wg sync.WaitGroup
+	for _, p := range d.someContacts(whoisAsked) {
+		wg.Go(func() {
+			reply, err := d.ask(ctx, p, req)
+			if err != nil {
+				d.cfg.log.Debug("whois failed", "peer", p, "err", err)
+				return
+			}
+			for i, l := range reply.Found {
+				if i == maxLocated {
+					break
+				}
+				st, err := d.verifier.Verify(l.Statement, time.Now())
+				if err != nil {
+					d.stats.badNotice.Add(1)
+					d.cfg.log.Debug("whois answer refused", "peer", p, "err", err)
+					continue
+				}
+				d.Observe(st)
+				found(located{st: st, addrs: parseAddrs(l.Addrs)})
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// someContacts returns up to n peers that we have had a hello with, at random.
+func (d *Directory) someContacts(n int) []peer.ID {
+	d.mu.Lock()
+	var all []peer.ID
+	for p, c := range d.contacts {
+		if c.known {
+			all = append(all, p)
+		}
+	}
+	d.mu.Unlock()
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all[:min(n, len(all))]
+}
+
+func (d *Directory) ask(ctx context.Context, p peer.ID, req *wire.WhoisRequest) (*wire.WhoisReply, error) {
+	open := network.WithAllowLimitedConn(network.WithNoDial(ctx, "whois"), "whois")
+	s, err := d.host.NewStream(open, p, WhoisProtocol)
+	if err != nil {
+		return nil, err
+	}
+	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = s.SetDeadline(deadline)
+	}
+	err = wire.WriteFrame(s, req)
+	if err == nil {
+		err = s.CloseWrite()
+	}
+	var reply wire.WhoisReply
+	if err == nil {
+		err = wire.NewReader(s, maxWhoisBack).Next(&reply)
+	}
+	if err != nil {
+		_ = s.Reset()
+		return nil, err
+	}
+	_ = s.Close()
+	return &reply, nil
+}
+
+// serveWhois answers with the log-ins of connected peers. It never passes on what it was told by others.
+func (d *Directory) serveWhois(ctx context.Context, s network.Stream) {
+	p := s.Conn().RemotePeer()
+	if !d.allow(p, func(c *contact) bool { return c.asks.Allow() }) {
+		d.stats.limited.Add(1)
+		_ = s.Reset()
+		return
+	}
+	_ = s.SetDeadline(time.Now().Add(whoisTimeout))
+	ctx, cancel := context.WithTimeout(ctx, whoisTimeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+	var req wire.WhoisRequest
+	if err := wire.NewReader(s, maxWhois).Next(&req); err != nil {
+		d.cfg.log.Debug("whois request refused", "peer", p, "err", err)
+		_ = s.Reset()
+		return
+	}
+	if len(req.App) != len(d.app) || identity.AppID(req.App) != d.app || identity.CheckUser(req.User) != nil ||
+		len(req.UserKey) != 0 && len(req.UserKey) != len(identity.PublicKey{}) {
+		_ = s.Reset()
+		return
+	}
+	var key identity.PublicKey
+	copy(key[:], req.UserKey)
+	if err := wire.WriteFrame(s, d.located(p, req.User, key)); err != nil {
+		_ = s.Reset()
+		return
+	}
+	_ = s.Close()
+}
+
+// located lists the connected log-ins of a user, other than the asker's own.
+func (d *Directory) located(asker peer.ID, user string, key identity.PublicKey) *wire.WhoisReply {
+	now := time.Now()
+	reply := new(wire.WhoisReply)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for p, c := range d.names[user] {
+		st := c.session.Statement
+		if p == asker || !c.loggedIn(now) || !key.IsZero() && key != st.UserKey {
+			continue
+		}
+		l := &wire.Located{Statement: st.Sealed()}
+		for _, a := range c.whereLocked() {
+			if len(l.Addrs) < maxAddrs {
+				l.Addrs = append(l.Addrs, a.Bytes())
+			}
+		}
+		if reply.Found = append(reply.Found, l); len(reply.Found) == maxLocated {
+			break
+		}
+	}
+	return reply
+}
+
+// whereLocked returns the addresses of a contact: those that we have dialled ourselves, which work, and those that it gives.
+func (c *contact) whereLocked() []ma.Multiaddr {
+	var out []ma.Multiaddr
+	for conn := range c.conns {
+		if l := c.conns[conn]; l.dialled && !l.limited {
+			out = append(out, l.remote)
+		}
+	}
+	return ma.Unique(append(out, c.session.Addrs...))
+}
