@@ -166,3 +166,19 @@ func (n *Node) Connect(ctx context.Context, addr string) error {
 	n.dialer.want(time.Now(), info.ID, info.Addrs, connected)
 	return nil
 }
+
+// recall has the peers dialled that earlier runs have met.
+func (n *Node) recall(now time.Time) {
+	all := n.dir.Remembered()
+	for _, r := range all[:min(len(all), maxKept)] {
+		var addrs []ma.Multiaddr
+		for _, s := range r.Addrs {
+			if a, err := ma.NewMultiaddr(s); err == nil {
+				addrs = append(addrs, a)
+			}
+		}
+		if len(addrs) > 0 {
+			n.dialer.want(now, r.Login.Peer, addrs, kept)
+		}
+	}
+}

@@ -3,12 +3,14 @@ package node
 import (
 	"encoding/json"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
 )
 
 // Event is one thing that happened to the node, outside rooms: a pointer to one of [PeerUp], [PeerChanged], [PeerDown],
-// [IdentityConflict], [LoggedOut], [AddrsChanged], [mesh.DirectMessage] and [mesh.Lagged]. The events of a node form one ordered
+// [IdentityConflict], [LoggedOut], [DuplicateDevice], [AddrsChanged], [mesh.DirectMessage] and [mesh.Lagged]. The events of a node form one ordered
 // stream, numbered in [Header].Seq; rooms have streams of their own.
 //
 // Every event marshals to one JSON object, described in docs/EVENTS.md: field names and values stay as they are from
@@ -25,6 +27,7 @@ const (
 	TypePeerDown         = "peer_down"
 	TypeIdentityConflict = "identity_conflict"
 	TypeLoggedOut        = "logged_out"
+	TypeDuplicateDevice  = "duplicate_device"
 	TypeAddrsChanged     = "addrs_changed"
 )
 
@@ -102,6 +105,13 @@ type LoggedOut struct {
 	User   string          `json:"user"`
 	Reason LogoutReason    `json:"reason"`
 	By     *identity.Login `json:"by,omitempty"` // the log-in that took its place; nil for Logout
+}
+
+// DuplicateDevice says that two nodes use one device key, since a data directory was copied to a second place: this node's
+// own, if Peer is its ID, otherwise another's. Such nodes cut each other's connections; give one of them keys of its own.
+type DuplicateDevice struct {
+	Header
+	Peer peer.ID `json:"peer"`
 }
 
 // AddrsChanged says at which addresses the node can be dialled now. Addrs end in /p2p/ and the peer ID.

@@ -54,7 +54,6 @@ type Node struct {
 	mu     sync.Mutex
 	closed bool
 	peers  map[peer.ID]Peer // who is up, as the events have told
-	memory memory
 }
 
 // New starts a node: it opens the data directory, listens, and looks for peers from then on. It waits for nobody. The
@@ -233,7 +232,6 @@ func (n *Node) closeAll() error {
 	for i := len(n.undo) - 1; i >= 0; i-- {
 		if i == 0 {
 			n.tasks.Wait()
-			n.flush()
 		}
 		errs = append(errs, n.undo[i]())
 	}

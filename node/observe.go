@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -28,9 +29,16 @@ func (n *Node) observe(ev presence.Event) {
 		})
 	case presence.Displaced:
 		n.displaced(ev.By)
+	case presence.DuplicateDevice:
+		n.log.Warn("two nodes use one device key: a data directory was copied", "peer", ev.Peer)
+		n.queue.PushNotice(&DuplicateDevice{Header: Header{Type: TypeDuplicateDevice}, Peer: ev.Peer})
 	case presence.Refused:
 		n.log.Debug("peer refused", "peer", ev.Peer, "reason", ev.Reason)
-		n.dialer.with(func(core *redialer) { core.foreign(time.Now(), ev.Peer) })
+		pause := refusedPause
+		if errors.Is(ev.Err, identity.ErrOtherApp) {
+			pause = foreignPause
+		}
+		n.dialer.with(func(core *redialer) { core.refuse(time.Now(), ev.Peer, pause) })
 	}
 }
 
@@ -38,7 +46,6 @@ func (n *Node) peerUp(p peer.ID, s identity.Session) {
 	pub, addrs := public(p, s), n.addrsOf(p, s)
 	n.mu.Lock()
 	n.peers[p] = pub
-	n.memory.note(pub.Login, addrs, time.Now())
 	n.mu.Unlock()
 	n.dialer.want(time.Now(), p, addrs, connected)
 	ev := &PeerUp{Header: Header{Type: TypePeerUp}, Peer: pub}
@@ -50,11 +57,11 @@ func (n *Node) peerUp(p peer.ID, s identity.Session) {
 
 func (n *Node) peerChanged(p peer.ID, s identity.Session) {
 	pub, addrs := public(p, s), n.addrsOf(p, s)
+	n.dialer.want(time.Now(), p, addrs, connected) // it may have moved
 	n.mu.Lock()
 	before, known := n.peers[p]
 	if known {
 		n.peers[p] = pub
-		n.memory.note(pub.Login, addrs, time.Now())
 	}
 	n.mu.Unlock()
 	if known && before != pub {

@@ -39,9 +39,9 @@ const (
 	slowPause   = 5 * time.Minute
 	// giveUp is when a peer that was lost or announced, and never came back, is not dialled any more.
 	giveUp = 10 * time.Minute
-	// foreignPause is when a given peer that turned out to be of another app is asked again; others are left alone
-	// for as long.
-	foreignPause = 10 * time.Minute
+	// A peer that hello refuses is left alone for a while: the longer, the less likely it is to change.
+	foreignPause = 10 * time.Minute // it is of another app
+	refusedPause = 30 * time.Second // anything else, such as clocks that disagree
 	// yield is how long the peer with the higher ID waits before it dials one that both have just heard of on the LAN, so
 	// that they do not end up with two connections.
 	yield = 300 * time.Millisecond
@@ -64,7 +64,7 @@ type target struct {
 	failures int
 	next     time.Time // when to dial it, unless it is up or being dialled
 	since    time.Time // when it was last known to be there
-	foreign  time.Time // not to be dialled before, since it is of another app
+	refused  time.Time // not to be dialled before
 }
 
 // attempt is a dial to be made.
@@ -96,7 +96,7 @@ func (r *redialer) want(now time.Time, p peer.ID, addrs []ma.Multiaddr, why reas
 	if fresh := !known(t.addrs, addrs); fresh || why&^t.why != 0 {
 		// New addresses, or a new reason, are worth a try without waiting for the pause to end.
 		t.failures = 0
-		if t.next.After(now.Add(yield)) && now.After(t.foreign) {
+		if t.next.After(now.Add(yield)) && now.After(t.refused) {
 			t.next = now
 		}
 	}
@@ -141,7 +141,7 @@ func (r *redialer) link(now time.Time, p peer.ID, up bool) {
 	}
 	t.up, t.since = up, now
 	t.failures = 0
-	t.next = later(now, t.foreign)
+	t.next = later(now, t.refused)
 }
 
 // dialled says how an attempt ended.
@@ -167,21 +167,21 @@ func (r *redialer) dialled(now time.Time, p peer.ID, ok bool) {
 	r.drop(p, t)
 }
 
-// foreign says that p is of another app.
-func (r *redialer) foreign(now time.Time, p peer.ID) {
+// refuse says that no hello with p is possible, for now.
+func (r *redialer) refuse(now time.Time, p peer.ID, pause time.Duration) {
 	t := r.targets[p]
 	if t == nil {
 		return
 	}
-	t.foreign = now.Add(foreignPause)
-	t.next = t.foreign
+	t.refused = now.Add(pause)
+	t.next = t.refused
 	t.why &= given | onLAN
 }
 
 // wake makes everybody due who is not connected: the node has slept, or is on another network.
 func (r *redialer) wake(now time.Time) {
 	for _, t := range r.targets {
-		if !t.up && now.After(t.foreign) {
+		if !t.up && now.After(t.refused) {
 			t.failures, t.next = 0, now
 		}
 	}
@@ -240,9 +240,9 @@ func (r *redialer) pause(t *target) time.Duration {
 	return d - d/4 + time.Duration(r.jitter()*float64(d/2))
 }
 
-// drop forgets a target that nothing speaks for, unless it is remembered as one of another app.
+// drop forgets a target that nothing speaks for, unless it is remembered as one that was refused.
 func (r *redialer) drop(p peer.ID, t *target) {
-	if t.why == 0 && !t.dialling && t.foreign.IsZero() {
+	if t.why == 0 && !t.dialling && t.refused.IsZero() {
 		delete(r.targets, p)
 	}
 }

@@ -152,7 +152,8 @@ func (n *Node) Find(ctx context.Context, user string) (presence.Found, error) {
 	return found, ended(call, err)
 }
 
-// Online returns the logged-in users that are connected to this node, itself included if it is logged in.
+// Online returns the log-ins of the nodes that are connected to this one, sorted by name, key and peer. Its own is not among
+// them.
 func (n *Node) Online() []identity.Login { return n.presence.Online() }
 
 // takeDirect is the mesh's inbox: messages outside rooms become events of the node. It does not block.

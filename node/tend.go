@@ -31,7 +31,6 @@ func (n *Node) watch(ctx context.Context) {
 		}
 		n.tendRooms(inRooms)
 		addrs = n.tellAddrs(addrs)
-		n.flush()
 		select {
 		case <-ctx.Done():
 			return

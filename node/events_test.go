@@ -1,0 +1,60 @@
+package node
+
+import (
+	"encoding/json"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+)
+
+// samples has one event of each type, in the order of docs/EVENTS.md.
+func samples(t *testing.T) []Event {
+	id, err := peer.Decode("12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN")
+	require.NoError(t, err)
+	login := identity.Login{User: "bob", Key: identity.PublicKey{1, 2, 3}, Peer: id}
+	head := func(kind, room string) Header {
+		return Header{Type: kind, Seq: 17, Time: time.Date(2030, 1, 2, 3, 4, 5, 600_000_000, time.UTC), Room: room}
+	}
+	sent := time.Date(2030, 1, 2, 3, 4, 5, 599_000_000, time.UTC)
+	member := mesh.Member{Login: login, Info: []byte("at lunch"), Since: sent}
+	return []Event{
+		&PeerUp{Header: head(TypePeerUp, ""), Peer: Peer{login, true}, Addr: "/ip4/192.168.1.7/tcp/4001"},
+		&PeerChanged{Header: head(TypePeerChanged, ""), Peer: Peer{login, false}},
+		&PeerDown{Header: head(TypePeerDown, ""), Peer: Peer{Login: identity.Login{Peer: id}}},
+		&IdentityConflict{Header: head(TypeIdentityConflict, ""), User: "bob", Pinned: identity.PublicKey{9}, Other: login},
+		&LoggedOut{Header: head(TypeLoggedOut, ""), User: "bob", Reason: Duplicate, By: &login},
+		&DuplicateDevice{Header: head(TypeDuplicateDevice, ""), Peer: id},
+		&AddrsChanged{Header: head(TypeAddrsChanged, ""), Addrs: []string{"/ip4/192.168.1.7/tcp/4001/p2p/" + id.String()}},
+		&mesh.DirectMessage{Header: head(mesh.TypeDirectMessage, ""), From: login, Kind: mesh.Text, Data: []byte("hi"), Sent: sent},
+		&mesh.DirectMessage{Header: head(mesh.TypeDirectMessage, "ops"), From: login, Data: []byte{0, 255}, Sent: sent},
+		&mesh.Message{Header: head(mesh.TypeMessage, "ops"), From: login, Kind: mesh.Text, Data: []byte("hi"), Sent: sent, Feed: mesh.FeedID{0xab}, Number: 3},
+		&mesh.MemberJoined{Header: head(mesh.TypeMemberJoined, "ops"), Member: member},
+		&mesh.MemberLeft{Header: head(mesh.TypeMemberLeft, "ops"), Member: member, Reason: mesh.Dropped},
+		&mesh.GapLost{Header: head(mesh.TypeGapLost, "ops"), From: login, Feed: mesh.FeedID{0xab}, First: 4, Last: 9},
+		&mesh.Lagged{Header: head("lagged", "ops"), Missed: 12},
+	}
+}
+
+func TestEventsHaveTheDocumentedJSON(t *testing.T) {
+	doc, err := os.ReadFile("../docs/EVENTS.md")
+	require.NoError(t, err)
+	var want []string
+	for _, m := range regexp.MustCompile("(?s)```json\n(.*?)```").FindAllStringSubmatch(string(doc), -1) {
+		want = append(want, strings.TrimSpace(m[1]))
+	}
+	var got []string
+	for _, ev := range samples(t) {
+		raw, err := json.Marshal(ev)
+		require.NoError(t, err)
+		got = append(got, string(raw))
+	}
+	require.Equal(t, strings.Join(want, "\n"), strings.Join(got, "\n"), "docs/EVENTS.md and the code differ")
+}

@@ -1,0 +1,131 @@
+package node
+
+import (
+	"errors"
+	"log/slog"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+)
+
+// fieldRules says of every field of config what makes New refuse it and whether its zero value is its default. A new
+// field fails the test below until it is here.
+var fieldRules = map[string]struct {
+	bad         func(*config) // nil: nothing can be checked before New runs, for the reason in free
+	free        string
+	zeroDefault bool
+}{
+	"app":         {bad: func(c *config) { c.app = "a b" }},
+	"dataDir":     {free: "opening it is the check", zeroDefault: true},
+	"listen":      {bad: func(c *config) { c.listen = []string{"/ip4/0.0.0.0/tcp/x"} }, zeroDefault: true},
+	"peers":       {bad: func(c *config) { c.peers = []string{"/ip4/1.2.3.4/tcp/1"} }, zeroDefault: true},
+	"mdns":        {free: "both values are good"},
+	"portMapping": {bad: func(c *config) { c.portMapping, c.host = true, anyHost{} }, zeroDefault: true},
+	"connsLow":    {bad: func(c *config) { c.connsLow = 0 }},
+	"connsHigh":   {bad: func(c *config) { c.connsHigh = c.connsLow }},
+	"host":        {bad: func(c *config) { c.host, c.listen = anyHost{}, []string{"/ip4/127.0.0.1/tcp/0"} }, zeroDefault: true},
+	"userKey":     {bad: func(c *config) { c.userKey = []byte("no key") }, zeroDefault: true},
+	"log":         {bad: func(c *config) { c.log = nil }},
+	"sendTimeout": {bad: func(c *config) { c.sendTimeout = 0 }},
+	"grace":       {bad: func(c *config) { c.grace = -1 }},
+	"queue":       {bad: func(c *config) { c.queue.Bytes = c.maxMessage - 1 }},
+	"maxMessage":  {bad: func(c *config) { c.maxMessage = mesh.MaxMessage + 1 }},
+}
+
+type anyHost struct{ host.Host }
+
+func TestEveryOptionHasADefaultAndACheck(t *testing.T) {
+	kind, def := reflect.TypeFor[config](), reflect.ValueOf(defaultConfig())
+	for i := range kind.NumField() {
+		name := kind.Field(i).Name
+		rule, ok := fieldRules[name]
+		if !ok {
+			t.Errorf("config.%s has no rule: add a default, a check and a rule", name)
+			continue
+		}
+		if got := def.Field(i).IsZero(); got != rule.zeroDefault {
+			t.Errorf("config.%s: zero by default is %v, want %v", name, got, rule.zeroDefault)
+		}
+		if rule.bad == nil {
+			require.NotEmpty(t, rule.free, name)
+			continue
+		}
+		c := defaultConfig()
+		require.NoError(t, c.validate())
+		rule.bad(&c)
+		if c.validate() == nil {
+			t.Errorf("config.%s: a bad value passes validate", name)
+		}
+	}
+}
+
+func TestAllMistakesInOptionsAreReportedTogether(t *testing.T) {
+	_, err := New(WithApp(""), WithListen("nonsense"), WithPeers("/ip4/1.2.3.4/tcp/1"), WithLogger(nil),
+		WithSendTimeout(-time.Second), WithConnections(5, 5))
+	require.ErrorIs(t, err, identity.ErrEmptyID)
+	for _, want := range []string{
+		"node: options: ", "app ID", `address "nonsense"`, `address "/ip4/1.2.3.4/tcp/1": it must end in /p2p/`, "no logger",
+		"send timeout -1s is not positive", "connections from 5 to 5",
+	} {
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestOptionsOnlyRecord(t *testing.T) {
+	c := defaultConfig()
+	log := slog.New(slog.DiscardHandler)
+	for _, o := range []Option{
+		WithApp("acme"), WithDataDir("/x"), WithListen("a"), WithListen("b", "c"), WithPeers("p"), WithPeers("q"), WithoutMDNS(),
+		WithPortMapping(), WithConnections(1, 2), WithHost(anyHost{}), WithUserKey([]byte("k")), WithLogger(log),
+		WithSendTimeout(1), WithGrace(2), WithQueue(mesh.QueueLimits{Events: 3, Bytes: 4}), WithMaxMessage(5),
+	} {
+		o(&c)
+	}
+	require.Equal(t, config{
+		app: "acme", dataDir: "/x", listen: []string{"a", "b", "c"}, peers: []string{"p", "q"}, portMapping: true,
+		connsLow: 1, connsHigh: 2, host: anyHost{}, userKey: []byte("k"), log: log, sendTimeout: 1, grace: 2,
+		queue: mesh.QueueLimits{Events: 3, Bytes: 4}, maxMessage: 5,
+	}, c)
+}
+
+func TestAddressesAreCheckedWhereTheyAreGiven(t *testing.T) {
+	const id = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+	for _, c := range []struct {
+		addr         string
+		peer, listen bool // may be given as
+	}{
+		{"/ip4/192.0.2.7/tcp/4001/p2p/" + id, true, false},
+		{"/ip6/2001:db8::1/udp/4001/quic-v1/p2p/" + id, true, false},
+		{"/dns4/example.org/tcp/4001/p2p/" + id, true, false},
+		{"/p2p/" + id, false, false},
+		{"/ip4/192.0.2.7/tcp/4001", false, true},
+		{"/ip4/192.0.2.7/tcp/4001/p2p/nonsense", false, false},
+		{"/ip4/0.0.0.0/udp/0/quic-v1", false, true},
+		{"/ip6/::/tcp/0", false, true},
+		{"/ip4/0.0.0.0/udp/0", false, false},
+		{"/ip4/0.0.0.0/tcp/0/ws", false, false},
+		{"/dns4/example.org/tcp/1", false, false},
+		{"/ip4/256.0.0.1/tcp/1", false, false},
+		{"/ip4/0.0.0.0/tcp/99999", false, false},
+		{"/ip4/0.0.0.0", false, false},
+		{"example.org:4001", false, false},
+		{"", false, false},
+	} {
+		_, perr := parsePeer(c.addr)
+		_, lerr := parseListen(c.addr)
+		if (perr == nil) != c.peer || (lerr == nil) != c.listen {
+			t.Errorf("%q: as a peer %v, to listen on %v; want good: %v, %v", c.addr, perr, lerr, c.peer, c.listen)
+		}
+		for _, err := range []error{perr, lerr} {
+			if bad, ok := errors.AsType[*AddrError](err); err != nil && (!ok || bad.Value != c.addr) {
+				t.Errorf("%q: %v is no *AddrError with it", c.addr, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,234 @@
+package node
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/stretchr/testify/require"
+)
+
+var t0 = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+
+func addr(i int) []ma.Multiaddr {
+	return []ma.Multiaddr{ma.StringCast(fmt.Sprintf("/ip4/10.0.0.%d/tcp/4001", i))}
+}
+
+// script drives a redialer: it dials whatever is due, at the time it is due, and records when.
+type script struct {
+	*redialer
+	now   time.Time
+	dials []time.Duration // since t0, of any peer
+}
+
+func newScript() *script {
+	r := newRedialer("me")
+	r.jitter = func() float64 { return 0.5 } // pauses as they are
+	return &script{redialer: r, now: t0}
+}
+
+// failUntil lets time pass; every dial fails at once.
+func (s *script) failUntil(end time.Duration) []time.Duration {
+	s.dials = nil
+	for {
+		start, next := s.due(s.now, false)
+		for _, a := range start {
+			s.dials = append(s.dials, s.now.Sub(t0))
+			s.dialled(s.now, a.peer, false)
+		}
+		if len(start) > 0 {
+			continue
+		}
+		if next.IsZero() || next.Sub(t0) > end {
+			s.now = t0.Add(end)
+			return s.dials
+		}
+		s.now = next
+	}
+}
+
+func seconds(n ...float64) (out []time.Duration) {
+	for _, s := range n {
+		out = append(out, time.Duration(s*float64(time.Second)))
+	}
+	return out
+}
+
+func TestALostPeerIsDialledAtOnceThenEverySecondThenLessAndNotForEver(t *testing.T) {
+	s := newScript()
+	s.want(s.now, "bob", addr(1), connected)
+	s.link(s.now, "bob", true)
+	require.Empty(t, s.failUntil(5*time.Second), "connected peers are not dialled")
+	s.link(s.now, "bob", false)
+	got := s.failUntil(60 * time.Second)
+	require.Equal(t, seconds(5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 21, 29, 45), got)
+	got = s.failUntil(time.Hour)
+	require.NotEmpty(t, got)
+	last := got[len(got)-1]
+	require.Greater(t, last, 10*time.Minute)
+	require.Less(t, last, 16*time.Minute)
+	require.Empty(t, s.targets, "given up, and forgotten")
+}
+
+func TestGivenPeersAndRoomMembersAreDialledForEver(t *testing.T) {
+	for _, why := range []reason{given, inRoom} {
+		s := newScript()
+		s.want(s.now, "bob", addr(1), connected)
+		s.want(s.now, "bob", nil, why)
+		s.failUntil(10 * time.Hour)
+		got := s.failUntil(11 * time.Hour)
+		require.Len(t, got, 120, "every 30 s in the eleventh hour")
+	}
+}
+
+func TestARememberedPeerIsTriedSlowlyAndKeptInMind(t *testing.T) {
+	s := newScript()
+	s.want(s.now, "bob", addr(1), kept)
+	require.Equal(t, seconds(0, 5, 15, 35, 75, 155), s.failUntil(200*time.Second))
+	s.failUntil(10 * time.Hour)
+	require.Len(t, s.failUntil(11*time.Hour), 12, "every 5 min")
+}
+
+func TestAMemberOfARoomIsWantedOnlyIfItWasConnected(t *testing.T) {
+	s := newScript()
+	s.room(s.now, "carol", true)
+	require.Empty(t, s.targets)
+	s.want(s.now, "bob", addr(1), connected)
+	s.room(s.now, "bob", true)
+	require.True(t, s.wants("bob", inRoom))
+	s.room(s.now, "bob", false)
+	require.False(t, s.wants("bob", inRoom))
+	require.True(t, s.wants("bob", connected))
+}
+
+func TestNewAddressesAreTriedWithoutWaitingForThePauseToEnd(t *testing.T) {
+	s := newScript()
+	s.want(s.now, "bob", addr(1), kept)
+	s.failUntil(100 * time.Second)
+	s.want(s.now, "bob", addr(1), kept)
+	require.Empty(t, s.failUntil(101*time.Second), "nothing new")
+	s.want(s.now, "bob", addr(2), onLAN)
+	got := s.failUntil(101 * time.Second)
+	require.NotEmpty(t, got)
+	require.Equal(t, 101*time.Second, got[0])
+}
+
+func TestOfTwoThatHearOfEachOtherTheHigherPeerIDWaits(t *testing.T) {
+	s := newScript() // self is "me"
+	s.want(s.now, "alice", addr(1), onLAN)
+	s.want(s.now, "zoe", addr(2), onLAN)
+	start, next := s.due(s.now, false)
+	require.Len(t, start, 1)
+	require.Equal(t, peer.ID("zoe"), start[0].peer)
+	require.Equal(t, t0.Add(yield), next)
+}
+
+func TestAPeerOfAnotherAppIsLeftAlone(t *testing.T) {
+	s := newScript()
+	s.want(s.now, "zoe", addr(1), onLAN)
+	start, _ := s.due(s.now, false)
+	require.Len(t, start, 1)
+	s.dialled(s.now, "zoe", true)
+	s.link(s.now, "zoe", true)
+	s.refuse(s.now, "zoe", foreignPause)
+	s.link(s.now, "zoe", false) // hello has closed the connection
+	s.want(s.now.Add(time.Second), "zoe", addr(1), onLAN)
+	s.want(s.now.Add(2*time.Second), "zoe", addr(2), onLAN)
+	require.Empty(t, s.failUntil(9*time.Minute))
+	s.wake(s.now)
+	require.Empty(t, s.failUntil(9*time.Minute+time.Second), "not on waking either")
+	require.NotEmpty(t, s.failUntil(11*time.Minute), "it may be ours by then")
+}
+
+func TestWakingMakesEveryoneDueWhoIsNotConnected(t *testing.T) {
+	s := newScript()
+	s.want(s.now, "bob", addr(1), given)
+	s.want(s.now, "carol", addr(2), connected)
+	s.link(s.now, "carol", true)
+	s.failUntil(time.Hour)
+	s.wake(s.now)
+	start, _ := s.due(s.now, false)
+	require.Len(t, start, 1)
+	require.Equal(t, peer.ID("bob"), start[0].peer)
+}
+
+func TestDialsUnderWayAreBoundedAndServedByReason(t *testing.T) {
+	s := newScript()
+	for i := range 100 {
+		s.want(s.now, peer.ID(fmt.Sprintf("kept%02d", i)), addr(i), kept)
+	}
+	s.want(s.now, "given", addr(101), given)
+	start, next := s.due(s.now, false)
+	require.Len(t, start, maxDialling)
+	require.Equal(t, peer.ID("given"), start[0].peer)
+	require.Zero(t, next)
+	more, _ := s.due(s.now, false)
+	require.Empty(t, more)
+	s.dialled(s.now, "given", true)
+	more, _ = s.due(s.now, false)
+	require.Len(t, more, 1)
+}
+
+func TestWhileCrowdedOnlyWantedPeersAreDialled(t *testing.T) {
+	s := newScript()
+	s.want(s.now, "bob", addr(1), connected)
+	s.want(s.now, "carol", addr(2), given)
+	start, next := s.due(s.now, true)
+	require.Len(t, start, 1)
+	require.Equal(t, peer.ID("carol"), start[0].peer)
+	require.Zero(t, next)
+}
+
+func TestTargetsAreBoundedAndGivenOnesStay(t *testing.T) {
+	s := newScript()
+	s.want(s.now, "given", addr(1), given)
+	s.want(s.now, "lost", addr(1), connected)
+	for i := range 3 * maxTargets {
+		s.want(s.now.Add(time.Duration(i)), peer.ID(fmt.Sprintf("lan%d", i)), addr(1), onLAN)
+	}
+	require.Len(t, s.targets, maxTargets)
+	require.True(t, s.wants("given", given))
+	require.False(t, s.wants("lost", connected), "announcements crowd out what matters no more than they do")
+	s.want(s.now, "kept", addr(1), kept)
+	require.False(t, s.wants("kept", kept), "what matters least finds no room")
+}
+
+func TestAPeerHasAtMostSixteenAddressesTheNewestFirst(t *testing.T) {
+	s := newScript()
+	for i := range 40 {
+		s.want(s.now, "bob", addr(i), onLAN)
+	}
+	got := s.targets["bob"].addrs
+	require.Len(t, got, 16)
+	require.Equal(t, addr(39)[0].String(), got[0].String())
+}
+
+func TestADialThatSucceedsAndLeavesNoConnectionIsNotRepeatedAtOnce(t *testing.T) {
+	s := newScript()
+	s.want(s.now, "bob", addr(1), given)
+	s.due(s.now, false)
+	s.dialled(s.now, "bob", true)
+	start, next := s.due(s.now, false)
+	require.Empty(t, start)
+	require.Equal(t, t0.Add(quickPause), next)
+}
+
+func TestJitterSpreadsPauses(t *testing.T) {
+	s := newScript()
+	tg := &target{why: given, failures: 1}
+	for _, c := range []struct {
+		j    float64
+		want time.Duration
+	}{{0, 750 * time.Millisecond}, {0.5, time.Second}, {0.9999999999, 1250 * time.Millisecond}} {
+		s.jitter = func() float64 { return c.j }
+		require.InDelta(t, c.want, s.pause(tg), float64(time.Microsecond))
+	}
+}
+
+func TestANodeDoesNotDialItself(t *testing.T) {
+	s := newScript()
+	s.want(s.now, "me", addr(1), given)
+	require.Empty(t, s.targets)
+}
