@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,18 +16,16 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	multistream "github.com/multiformats/go-multistream"
-
-	"github.com/starling-mesh/starling/internal/wire"
 )
 
 const (
-	// writeBatch is about how many bytes one write takes: more gains nothing, and what it takes counts as
-	// written although a part of it may not be.
-	writeBatch = 64 << 10
 	// idleStream is after how long without a message an outgoing stream is closed and forgotten.
 	idleStream = 5 * time.Minute
 	// Pauses between attempts to open a stream, doubled each time and varied by a quarter.
 	minPause, maxPause = 50 * time.Millisecond, time.Second
+	// silentAfter is how long a message must have waited for its answer in vain, and nothing else been answered,
+	// for the stream to be given up with the message.
+	silentAfter = 10 * time.Second
 	// openTimeout bounds one attempt, so that a lost packet of a dial does not cost the whole deadline.
 	openTimeout = 10 * time.Second
 )
@@ -58,6 +57,7 @@ type lane struct {
 	space   chan struct{} // callers wait here for room; closed when there is
 	due     time.Time     // when timer fires
 	timer   *time.Timer
+	idle    *time.Timer        // wakes the lane when it has been idle for long
 	dial    context.CancelFunc // ends the attempt under way
 	stream  *outStream
 	peerInc uint64 // the peer's incarnation, once known is set
@@ -176,13 +176,16 @@ func (l *lane) sweep() {
 	l.due = time.Time{}
 	l.armLocked(due)
 	l.easeLocked()
-	if s := l.stream; stuck && s != nil && now.Sub(s.heard) >= l.m.cfg.sendTimeout {
-		s.fail(errNoAnswer) // silent though the connection lives: the next message starts afresh
+	if s := l.stream; s != nil && !stuck.IsZero() && now.Sub(stuck) >= silentAfter && now.Sub(s.heard) >= silentAfter {
+		s.fail(errNoAnswer) // though the connection lives: the next message starts afresh
 	}
 }
 
 // run connects, writes, and connects again, until the lane has been idle for long or the mesh closes.
 func (l *lane) run() {
+	l.mu.Lock()
+	l.idle = time.AfterFunc(idleStream, l.checkIdle)
+	l.mu.Unlock()
 	pause := minPause
 	for l.waitWork() || !l.retire() {
 		answered := false
@@ -215,21 +218,33 @@ func (o *outbound) interrupt() {
 	}
 }
 
+// checkIdle wakes the lane if it may end. It runs every few minutes, so that no message has to wind a timer.
+func (l *lane) checkIdle() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.retired {
+		return
+	}
+	next := idleStream
+	if l.idleLocked() {
+		l.signal() // and once more if a message comes first
+	} else if !l.book.wants() {
+		next -= time.Since(l.used)
+	}
+	l.idle.Reset(next)
+}
+
+func (l *lane) idleLocked() bool { return !l.book.wants() && time.Since(l.used) >= idleStream }
+
 // waitWork waits until there is something to send. It reports false when the lane is to end.
 func (l *lane) waitWork() bool {
-	idle := time.AfterFunc(idleStream, l.signal)
-	defer idle.Stop()
 	for l.m.ctx.Err() == nil {
 		l.mu.Lock()
-		wants, unused := l.book.wants(), time.Since(l.used)
+		wants, over := l.book.wants(), l.idleLocked()
 		l.mu.Unlock()
-		if wants {
-			return true
+		if wants || over {
+			return wants
 		}
-		if unused >= idleStream {
-			return false
-		}
-		idle.Reset(idleStream - unused)
 		<-l.wake
 	}
 	return false
@@ -254,7 +269,8 @@ func (l *lane) failed(err error) {
 	l.m.log.Debug("direct stream not opened", "peer", l.key.peer, "mode", l.key.mode, "err", err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.book.lastErr = err
+	// As text: a context that ended in there was not the caller's.
+	l.book.lastErr = errors.New(strings.ReplaceAll(err.Error(), "\n  * ", " "))
 	if hopeless {
 		l.book.failQueue(err)
 		l.easeLocked()
@@ -316,149 +332,6 @@ func (l *lane) begin(raw network.Stream, incarnation uint64) *outStream {
 	return s
 }
 
-// outStream is a stream that this node opened.
-type outStream struct {
-	network.Stream
-	tasks   *sync.WaitGroup
-	relayed bool
-
-	// The lane's mutex guards these.
-	dead  bool
-	err   error
-	heard time.Time // when the peer last answered
-	heeds bool      // the peer has answered at all
-}
-
-// fail resets the stream, which lets its reader and its writer end. The caller holds the lane's mutex.
-func (s *outStream) fail(err error) {
-	if s.dead {
-		return
-	}
-	s.dead, s.err = true, err
-	code := network.StreamNoError
-	if errors.Is(err, errViolation) {
-		code = network.StreamProtocolViolation
-	}
-	s.tasks.Go(func() { s.ResetWithError(code) }) // it may wait for the connection's own writer
-}
-
-// serve writes to s until it ends, and reports whether the peer answered anything.
-func (l *lane) serve(s *outStream) bool {
-	done := make(chan struct{})
-	l.m.tasks.Go(func() {
-		defer close(done)
-		l.fail(s, l.readAnswers(s))
-	})
-	err := l.write(s)
-	l.fail(s, err)
-	<-done
-
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.stream = nil
-	l.book.broken()
-	l.easeLocked()
-	l.m.log.Debug("direct stream ended", "peer", l.key.peer, "mode", l.key.mode, "err", s.err)
-	return s.heeds
-}
-
-func (l *lane) fail(s *outStream, err error) {
-	l.mu.Lock()
-	s.fail(err)
-	l.mu.Unlock()
-	l.signal()
-}
-
-var errIdle = errors.New("idle")
-
-// write opens the exchange and writes what there is to write, as many frames at a time as have gathered.
-func (l *lane) write(s *outStream) error {
-	idle := time.AfterFunc(idleStream, l.signal)
-	defer idle.Stop()
-	buf := make([]byte, 0, 4<<10)
-	open := wire.Direct{
-		Type: wire.DirectFrame_OPEN, Class: wire.DirectFrame_Class(l.key.mode),
-		Sender: l.m.who.Incarnation(), Receiver: l.peerInc,
-	}
-	buf = open.AppendFrame(buf)
-	for {
-		l.mu.Lock()
-		if s.dead {
-			l.mu.Unlock()
-			return s.err
-		}
-		buf = l.book.fill(time.Now(), buf, writeBatch)
-		l.easeLocked()
-		unused := time.Since(l.used)
-		over := len(buf) == 0 && !l.book.wants() && unused >= idleStream
-		l.mu.Unlock()
-		if over {
-			s.Close()
-			return errIdle
-		}
-		if len(buf) == 0 {
-			<-l.wake
-			continue
-		}
-		if _, err := s.Write(buf); err != nil {
-			return err
-		}
-		if cap(buf) > 4*writeBatch {
-			buf = nil
-		}
-		buf = buf[:0]
-	}
-}
-
-// readAnswers ends messages as the peer answers them.
-func (l *lane) readAnswers(s *outStream) error {
-	const limit = 256 // bytes of an answer; unknown fields of later versions included
-	r := wire.NewDirectReader(s, limit, func(bool) {})
-	var f wire.Direct
-	for {
-		err := nextDirect(r, &f)
-		if err == nil {
-			err = l.answer(s, &f)
-		}
-		if errors.Is(err, errViolation) {
-			l.m.stats.directViolations.Add(1)
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func (l *lane) answer(s *outStream, f *wire.Direct) (err error) {
-	now := time.Now()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s.heard, l.used = now, now
-	switch {
-	case f.Type == wire.DirectFrame_ACK:
-		err = l.book.ack(f.Sequence, now, s.relayed)
-	case f.Type == wire.DirectFrame_REFUSE && f.Sequence == 0:
-		l.book.turnedAway()
-		if f.Reason == wire.DirectFrame_INCARNATION {
-			l.book.restarted()
-		}
-		return fmt.Errorf("stream %w", &RefusedError{Reason: Reason(f.Reason)})
-	case f.Type == wire.DirectFrame_REFUSE:
-		err = l.book.refuse(f.Sequence, Reason(f.Reason))
-	default:
-		err = errViolation
-	}
-	if err != nil {
-		return err
-	}
-	s.heeds = true
-	l.easeLocked()
-	if l.book.queue.len() > 0 {
-		l.signal() // the window may have been full
-	}
-	return nil
-}
-
 // retire ends the lane: with the mesh, or when it was idle for long. It reports false, ending nothing, when a
 // message has come in between.
 func (l *lane) retire() bool {
@@ -474,6 +347,7 @@ func (l *lane) retire() bool {
 	if l.timer != nil {
 		l.timer.Stop()
 	}
+	l.idle.Stop()
 	if l.space != nil {
 		close(l.space)
 		l.space = nil

@@ -223,9 +223,9 @@ func (l *ledger) keepSent(keep func(*Pending) bool) {
 	l.sent = kept
 }
 
-// expire ends what is due at now and gives the time when something next will be, zero for never. stuck says
-// that a written message ended unanswered.
-func (l *ledger) expire(now time.Time) (due time.Time, stuck bool) {
+// expire ends what is due at now and gives the time when something next will be, zero for never. stuck is
+// when the oldest message was written that ended unanswered.
+func (l *ledger) expire(now time.Time) (due, stuck time.Time) {
 	next := func(t time.Time) {
 		if due.IsZero() || t.Before(due) {
 			due = t
@@ -244,7 +244,9 @@ func (l *ledger) expire(now time.Time) (due time.Time, stuck bool) {
 			next(limit)
 			continue
 		}
-		stuck = true
+		if stuck.IsZero() {
+			stuck = p.wrote
+		}
 		l.end(p, ErrUnconfirmed, p.timeout(errNoAnswer))
 	}
 	for i := range l.queue.len() {
@@ -344,46 +346,4 @@ func (p *Pending) timeout(why error) error {
 		return p.ctxErr
 	}
 	return errors.Join(p.ctxErr, why)
-}
-
-// fifo is a queue of messages that gives its memory back.
-type fifo struct {
-	items []*Pending
-	head  int
-}
-
-func (f *fifo) len() int          { return len(f.items) - f.head }
-func (f *fifo) at(i int) *Pending { return f.items[f.head+i] }
-func (f *fifo) push(p *Pending)   { f.items = append(f.items, p) }
-
-func (f *fifo) pop() *Pending {
-	p := f.items[f.head]
-	f.items[f.head] = nil
-	f.head++
-	if f.head == len(f.items) {
-		f.items, f.head = f.items[:0], 0
-	} else if f.head >= 256 && f.head > len(f.items)/2 {
-		n := copy(f.items, f.items[f.head:])
-		clear(f.items[n:])
-		f.items, f.head = f.items[:n], 0
-	}
-	return p
-}
-
-func (f *fifo) popLast() *Pending {
-	i := len(f.items) - 1
-	p := f.items[i]
-	f.items[i] = nil
-	f.items = f.items[:i]
-	return p
-}
-
-func (f *fifo) pushFront(p *Pending) {
-	if f.head == 0 {
-		grown := make([]*Pending, 64+len(f.items), 128+2*len(f.items))
-		copy(grown[64:], f.items)
-		f.items, f.head = grown, 64
-	}
-	f.head--
-	f.items[f.head] = p
 }

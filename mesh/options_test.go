@@ -1,0 +1,79 @@
+package mesh
+
+import (
+	"log/slog"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/starling-mesh/starling/internal/events"
+)
+
+// wrong sets each field of config to something that New must refuse.
+var wrong = map[string]func(*config){
+	"log":         func(c *config) { c.log = nil },
+	"inbox":       func(c *config) { c.inbox = nil },
+	"sendTimeout": func(c *config) { c.sendTimeout = 0 },
+	"grace":       func(c *config) { c.grace = -1 },
+	"queue":       func(c *config) { c.queue = events.Limits{Events: 1, Bytes: 100} },
+	"maxMessage":  func(c *config) { c.maxMessage = MaxMessage + 1 },
+	"heartbeat":   func(c *config) { c.heartbeat = 100*time.Millisecond - 1 },
+}
+
+func TestEverySettingHasADefaultAndACheck(t *testing.T) {
+	good := defaultConfig()
+	if err := good.validate(); err != nil {
+		t.Errorf("the defaults: %v", err)
+	}
+	typ, val := reflect.TypeFor[config](), reflect.ValueOf(good)
+	for i := range typ.NumField() {
+		name := typ.Field(i).Name
+		if val.Field(i).IsZero() {
+			t.Errorf("%s has no default", name)
+		}
+		change := wrong[name]
+		if change == nil {
+			t.Errorf("%s has no value here that New must refuse", name)
+			continue
+		}
+		c := good
+		change(&c)
+		if err := c.validate(); err == nil {
+			t.Errorf("%s: a wrong value passed", name)
+		}
+	}
+	if len(wrong) != typ.NumField() {
+		t.Errorf("%d wrong values for %d settings", len(wrong), typ.NumField())
+	}
+}
+
+func TestAllWrongOptionsAreReportedTogether(t *testing.T) {
+	all := newHellos()
+	h := tcpHost(t)
+	_, err := New(h, all.identityOf(t, h), WithSendTimeout(-time.Second), WithMaxMessage(0), WithHeartbeat(time.Millisecond), WithLogger(nil), WithInbox(nil), WithGrace(-1), WithQueue(QueueLimits{}))
+	if err == nil {
+		t.Fatal("New took them")
+	}
+	for _, want := range []string{"mesh: options", "send timeout -1s", "message limit of 0", "heartbeat 1ms", "no logger", "no inbox", "grace -1ns", "queue of 0 events"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in: %v", want, err)
+		}
+	}
+}
+
+func TestOptionsRecordWhatTheySay(t *testing.T) {
+	c := defaultConfig()
+	log := slog.Default()
+	for _, o := range []Option{WithSendTimeout(time.Second), WithMaxMessage(10), WithHeartbeat(time.Minute), WithLogger(log),
+		WithInbox(func(*DirectMessage, int) bool { return true }), WithGrace(0), WithQueue(QueueLimits{Events: 1, Bytes: 10})} {
+		o(&c)
+	}
+	if err := c.validate(); err != nil {
+		t.Error(err)
+	}
+	if c.sendTimeout != time.Second || c.maxMessage != 10 || c.heartbeat != time.Minute || c.log != log || !c.inbox(nil, 0) ||
+		c.grace != 0 || c.queue != (events.Limits{Events: 1, Bytes: 10}) {
+		t.Errorf("recorded: %+v", c)
+	}
+}
