@@ -1,0 +1,318 @@
+package mesh
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// attacker is a bare host that speaks GossipSub and the room protocol with what it likes.
+type attacker struct {
+	t     *testing.T
+	f     *flock
+	host  host.Host
+	key   ed25519.PrivateKey
+	tag   [32]byte
+	topic *pubsub.Topic
+}
+
+// attack adds a bare host to a flock of two members, connected to both, subscribed to the room's topic.
+func (f *flock) attack(room string) *attacker {
+	f.t.Helper()
+	i := f.net.NewHost(nil)
+	h := f.net.Host(i)
+	a := &attacker{t: f.t, f: f, host: h, tag: f.all.app.RoomTag(room, "")}
+	var err error
+	a.key, err = deviceKey(h)
+	require.NoError(f.t, err)
+	ctx, stop := context.WithCancel(context.Background())
+	f.t.Cleanup(stop)
+	ps, err := pubsub.NewGossipSub(ctx, h, pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithNoAuthor(),
+		pubsub.WithMessageIdFn(messageID), pubsub.WithFloodPublish(true), pubsub.WithMaxMessageSize(maxRPC), pubsub.WithPeerOutboundQueueSize(gossipQueue))
+	require.NoError(f.t, err)
+	a.topic, err = ps.Join(topicName(a.tag))
+	require.NoError(f.t, err)
+	sub, err := a.topic.Subscribe()
+	require.NoError(f.t, err)
+	go func() {
+		for {
+			if _, err := sub.Next(ctx); err != nil {
+				return
+			}
+		}
+	}()
+	for j := range f.at {
+		f.net.Connect(i, j)
+	}
+	time.Sleep(2 * time.Second)
+	return a
+}
+
+func (a *attacker) publish(sealed []byte) {
+	a.t.Helper()
+	require.NoError(a.t, a.topic.Publish(context.Background(), sealed))
+}
+
+// captured takes the next envelope that a member publishes off the wire.
+func captured(t *testing.T, r *Room, text string) []byte {
+	t.Helper()
+	r.mu.Lock()
+	h := r.head
+	r.mu.Unlock()
+	sealed, err := wire.SealEnvelope(r.mesh.key, &wire.Envelope{
+		App: r.mesh.app[:], Room: r.tag[:], Device: r.device[:], Feed: r.feed[:],
+		First: h.last + 1, Count: 1, Previous: h.previous(), SentMs: time.Now().UnixMilli(),
+		Content: wire.AppendItem(nil, wire.Kind_KIND_TEXT, []byte(text)),
+	})
+	require.NoError(t, err)
+	r.setHead(h.next(1, sealed))
+	return sealed
+}
+
+func TestForgeriesAreNeverDeliveredAndDoNotBlockTheGenuineMessage(t *testing.T) {
+	reseal := func(alter func(*wire.Envelope, *attacker)) func(*attacker, []byte) []byte {
+		return func(a *attacker, genuine []byte) []byte {
+			var e wire.Envelope
+			require.NoError(a.t, proto.Unmarshal(genuine[wire.SignatureSize:], &e))
+			alter(&e, a)
+			sealed, err := wire.SealEnvelope(a.key, &e)
+			require.NoError(a.t, err)
+			return sealed
+		}
+	}
+	for name, forge := range map[string]func(a *attacker, genuine []byte) []byte{
+		"another key's signature": reseal(func(*wire.Envelope, *attacker) {}),
+		"an altered text": func(_ *attacker, genuine []byte) []byte {
+			return bytes.Replace(genuine, []byte("genuine"), []byte("altered"), 1)
+		},
+		"an extra byte behind": func(_ *attacker, genuine []byte) []byte { return append(bytes.Clone(genuine), 0) },
+		"an extra field behind": func(_ *attacker, genuine []byte) []byte {
+			return append(bytes.Clone(genuine), 0xf8, 0x3f, 0x01)
+		},
+		"an extra byte before": func(_ *attacker, genuine []byte) []byte { return append([]byte{0}, genuine...) },
+		"a device that is in no roster, on the victim's feed": reseal(func(e *wire.Envelope, a *attacker) {
+			e.Device = a.key.Public().(ed25519.PublicKey)
+		}),
+		"another app": reseal(func(e *wire.Envelope, a *attacker) {
+			e.Device, e.App = a.key.Public().(ed25519.PublicKey), bytes.Repeat([]byte{1}, 32)
+		}),
+		"another room": reseal(func(e *wire.Envelope, a *attacker) {
+			e.Device, e.Room = a.key.Public().(ed25519.PublicKey), bytes.Repeat([]byte{1}, 32)
+		}),
+		"nothing": func(*attacker, []byte) []byte { return nil },
+		"garbage": func(*attacker, []byte) []byte { return bytes.Repeat([]byte("garbage"), 1000) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 2, func(t *testing.T, f *flock) {
+				f.net.ConnectAll()
+				rooms := f.joinAll("ops")
+				a := f.attack("ops")
+				read(t, rooms[1], 1)
+
+				genuine := captured(t, rooms[0], "genuine")
+				a.publish(forge(a, genuine)) // first
+				time.Sleep(100 * time.Millisecond)
+				a.publish(genuine)
+				require.Equal(t, []string{"u0:genuine"}, read(t, rooms[1], 1))
+				a.publish(forge(a, genuine)) // and again
+				quiet(t, rooms[1], 20*time.Second)
+
+				_, err := rooms[0].PublishText(t.Context(), "and on")
+				require.NoError(t, err)
+				require.Equal(t, []string{"u0:and on"}, read(t, rooms[1], 1))
+			})
+		})
+	}
+}
+
+func TestReplaysAreNeverDelivered(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		a := f.attack("ops")
+		read(t, rooms[1], 1)
+		old := captured(t, rooms[0], "once")
+		a.publish(old)
+		require.Equal(t, []string{"u0:once"}, read(t, rooms[1], 1))
+
+		time.Sleep(5 * time.Minute) // GossipSub has forgotten that it saw it
+		stale := f.at[1].Stats().EnvelopesStale
+		a.publish(old)
+		time.Sleep(time.Second)
+		require.Greater(t, f.at[1].Stats().EnvelopesStale, stale, "it came through GossipSub, and was recognised")
+
+		// Also into the next stay of its sender.
+		require.NoError(t, rooms[0].Leave(t.Context()))
+		rooms[0] = f.join(0, "ops")
+		time.Sleep(5 * time.Minute)
+		a.publish(old)
+		time.Sleep(time.Minute)
+		_, err := rooms[0].PublishText(t.Context(), "twice")
+		require.NoError(t, err)
+		for _, line := range read(t, rooms[1], 1) {
+			if line == "-u0 quit" {
+				line = read(t, rooms[1], 2)[1]
+			}
+			require.Equal(t, "u0:twice", line)
+		}
+		quiet(t, rooms[1], time.Minute)
+	})
+}
+
+func TestAMemberThatTellsDifferentThingsIsEvicted(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		a := f.attack("ops")
+		read(t, rooms[1], 1)
+		r := rooms[0]
+		before := r.head
+		a.publish(captured(t, r, "yes"))
+		after := captured(t, r, "so") // names "yes" as the one before
+		r.setHead(before)
+		no := captured(t, r, "no")
+		_ = after
+		a.publish(captured(t, r, "hence")) // names "no"
+		_ = no
+		require.Equal(t, []string{"u0:yes", "-u0 evicted"}, read(t, rooms[1], 2))
+		require.EqualValues(t, 1, f.at[1].Stats().Forks)
+		require.Equal(t, []string{"u1"}, users(rooms[1]))
+	})
+}
+
+func TestStrangersCannotFillTheMemory(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		a := f.attack("ops")
+		for i := range maxParked + 100 {
+			e := &wire.Envelope{
+				App: f.all.app[:], Room: a.tag[:], Device: a.key.Public().(ed25519.PublicKey), Feed: make([]byte, 16),
+				First: uint64(i + 2), Count: 1, Previous: make([]byte, 32), SentMs: 1,
+				Content: wire.AppendItem(nil, wire.Kind_KIND_TEXT, []byte("x")),
+			}
+			_, _ = rand.Read(e.Feed)
+			sealed, err := wire.SealEnvelope(a.key, e)
+			require.NoError(t, err)
+			a.publish(sealed)
+		}
+		time.Sleep(time.Second)
+		r := rooms[1]
+		r.mu.Lock()
+		parked := len(r.parked.list)
+		r.mu.Unlock()
+		require.Equal(t, maxParked, parked)
+		time.Sleep(parkedLife + time.Second)
+		r.mu.Lock()
+		parked, size := len(r.parked.list), r.parked.bytes
+		r.mu.Unlock()
+		require.Zero(t, parked)
+		require.Zero(t, size)
+		_, err := rooms[0].PublishText(t.Context(), "unmoved")
+		require.NoError(t, err)
+		require.Equal(t, []string{"+u0", "u0:unmoved"}, read(t, r, 2))
+	})
+}
+
+// entryOf signs a roster entry of the attacker's, for an alteration.
+func (a *attacker) entryOf(user string, alter func(*wire.RosterEntry)) []byte {
+	a.t.Helper()
+	now := time.Now()
+	keys := &identity.Keys{Device: a.key, User: a.key}
+	st, err := keys.Sign(identity.Statement{App: a.f.all.app, User: user, Sequence: uint64(now.UnixMilli()), Issued: now, Expires: now.Add(time.Hour)})
+	require.NoError(a.t, err)
+	e := &wire.RosterEntry{
+		Statement: st.Sealed(), Room: a.tag[:], Feed: bytes.Repeat([]byte{9}, 16), Sequence: uint64(now.UnixMilli()), State: wire.RosterEntry_JOINED,
+	}
+	alter(e)
+	body, err := proto.Marshal(e)
+	require.NoError(a.t, err)
+	return wire.Seal(wire.DomainRoster, a.key, body)
+}
+
+func TestBadRosterEntriesAndFramesAreRefused(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		a := f.attack("ops")
+		f.all.sessions[a.host.ID()] = identity.Session{Incarnation: 1}
+		read(t, rooms[1], 1)
+		greet := func(entry []byte, head *wire.Head) []byte {
+			frame, err := wire.AppendFrame(nil, &wire.RoomFrame{Room: a.tag[:], Body: &wire.RoomFrame_Greeting_{
+				Greeting: &wire.RoomFrame_Greeting{Entry: entry, Head: head},
+			}})
+			require.NoError(t, err)
+			return frame
+		}
+		keep := func(*wire.RosterEntry) {}
+		good := a.entryOf("mallory", keep)
+		for name, frame := range map[string][]byte{
+			"another's entry":       greet(rooms[0].own.sealed, nil),
+			"an altered entry":      greet(append(bytes.Clone(good[:len(good)-1]), good[len(good)-1]^1), nil),
+			"an entry without feed": greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Feed = nil }), nil),
+			"of another room":       greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Room = make([]byte, 32) }), nil),
+			"without a state":       greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.State = 0 }), nil),
+			"with too much info":    greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Info = make([]byte, 201) }), nil),
+			"from the future":       greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Sequence += 180_000 }), nil),
+			"a bad head":            greet(good, &wire.Head{Feed: []byte{1}}),
+			"a short tag":           {4, 0x0a, 2, 1, 2},
+			"not protobuf":          {3, 0xff, 0xff, 0xff},
+			"over the limit":        {0xff, 0xff, 0xff, 0x7f},
+		} {
+			before := f.at[1].Stats().RoomViolations
+			s, err := a.host.NewStream(t.Context(), f.at[1].host.ID(), RoomProtocol)
+			require.NoError(t, err)
+			_, err = s.Write(frame)
+			require.NoError(t, err)
+			_, err = s.Read(make([]byte, 1))
+			require.Error(t, err, "%s: the stream is reset", name)
+			require.Equal(t, before+1, f.at[1].Stats().RoomViolations, name)
+			_ = s.Reset()
+		}
+		require.Equal(t, []string{"u0", "u1"}, users(rooms[1]))
+
+		// A half-open frame is given up, and a genuine greeting is taken all the same.
+		s, err := a.host.NewStream(t.Context(), f.at[1].host.ID(), RoomProtocol)
+		require.NoError(t, err)
+		_, err = s.Write(greet(good, nil)[:20])
+		require.NoError(t, err)
+		time.Sleep(roomFrameTimeout + time.Second)
+		_, err = s.Read(make([]byte, 1))
+		require.Error(t, err)
+		s, err = a.host.NewStream(t.Context(), f.at[1].host.ID(), RoomProtocol)
+		require.NoError(t, err)
+		_, err = s.Write(greet(good, nil))
+		require.NoError(t, err)
+		require.Equal(t, []string{"+mallory"}, read(t, rooms[1], 1))
+		_ = s.Reset()
+		synctest.Wait()
+	})
+}
+
+func TestAFloodOfMembersStaysWithinTheRoster(t *testing.T) {
+	r := newRoster("me", time.Second)
+	for i := range maxMembers + 10 {
+		keys, err := identity.GenerateKeys()
+		require.NoError(t, err)
+		e := &rosterEntry{
+			statement: &identity.Statement{User: fmt.Sprint("u", i), UserKey: keys.UserKey(), Peer: keys.PeerID()},
+			sequence:  1, joined: i%2 == 0,
+		}
+		r.apply(epoch, e)
+	}
+	require.LessOrEqual(t, len(r.seats), maxMembers)
+	require.Equal(t, (maxMembers+10)/2, r.present, "those who left made room")
+}

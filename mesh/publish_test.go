@@ -1,0 +1,181 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+func TestOutboxPacksWhatWaitsAndBlocksWhenFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOutbox()
+		var id uint64
+		number := func() uint64 { id++; return id }
+		big := make([]byte, MaxMessage)
+		perBatch := wire.MaxContent / wire.ItemSize(wire.Kind_KIND_BINARY, MaxMessage)
+		require.Equal(t, 3, perBatch)
+		for i := range maxWaiting * perBatch {
+			p, err := o.add(t.Context(), wire.Kind_KIND_BINARY, big, number)
+			require.NoError(t, err)
+			require.EqualValues(t, i+1, p.ID())
+			require.EqualValues(t, i%perBatch, p.index)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := o.add(ctx, wire.Kind_KIND_BINARY, big, number)
+		require.ErrorIs(t, err, ErrUnreachable, "certainly not sent")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.EqualValues(t, maxWaiting*perBatch, id, "it took no ID")
+
+		added := make(chan error)
+		go func() {
+			_, err := o.add(t.Context(), wire.Kind_KIND_BINARY, big, number)
+			added <- err
+		}()
+		synctest.Wait()
+		require.EqualValues(t, perBatch, o.take().count)
+		require.NoError(t, <-added)
+
+		reason := errors.New("over")
+		go func() {
+			for err == nil || !errors.Is(err, reason) {
+				_, err = o.add(t.Context(), wire.Kind_KIND_BINARY, big, number)
+			}
+			added <- err
+		}()
+		synctest.Wait()
+		require.Len(t, o.end(reason), maxWaiting)
+		require.ErrorIs(t, <-added, reason, "ending wakes those who wait")
+	})
+}
+
+func TestFlowWaitsForPeersThatTakeBytesAndNotForTheFrozen(t *testing.T) {
+	var f flow
+	f.init()
+	base := time.Now()
+	blocked := func(limit int, d time.Duration) bool {
+		is, _, _ := f.blocked(limit, base.Add(d))
+		return is
+	}
+	require.False(t, blocked(0, 0))
+	f.queued("a", 100)
+	f.queued("b", 10)
+	require.True(t, blocked(99, 0))
+	require.False(t, blocked(100, 0))
+	require.False(t, blocked(99, flowStall+time.Second), "it has taken nothing for too long")
+	_, moved, wait := f.blocked(50, base)
+	require.LessOrEqual(t, wait, flowStall+time.Second)
+	f.done("a", 60)
+	<-moved
+	require.False(t, blocked(50, 0))
+	f.done("a", 40)
+	f.done("a", 5) // of a stream that ended before
+	require.Len(t, f.peers, 1)
+	f.forget("b")
+	require.Empty(t, f.peers)
+	f.done(peer.ID("gone"), 7)
+	require.Empty(t, f.peers)
+}
+
+func TestEveryPublishHasOneResultWhateverEndsIt(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		var mu sync.Mutex
+		results := make(map[uint64]error)
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for {
+					p, err := rooms[0].PublishAsync(t.Context(), make([]byte, 10_000))
+					if err != nil {
+						require.ErrorIs(t, err, ErrLeft)
+						return
+					}
+					wg.Go(func() {
+						_, err := p.Result()
+						mu.Lock()
+						defer mu.Unlock()
+						_, again := results[p.ID()]
+						require.False(t, again)
+						results[p.ID()] = err
+					})
+				}
+			})
+		}
+		time.Sleep(10 * time.Millisecond)
+		require.NoError(t, rooms[0].Leave(t.Context()))
+		wg.Wait()
+		require.NotEmpty(t, results)
+		for id := range uint64(len(results)) {
+			err, ok := results[id+1]
+			require.True(t, ok, "ID %d", id+1)
+			if err != nil {
+				require.ErrorIs(t, err, ErrUnreachable)
+			}
+		}
+	})
+}
+
+func TestAPausedMemberDoesNotHoldUpTheOthers(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		time.Sleep(2 * time.Second)
+		f.net.Pause(2)
+		start := time.Now()
+		const messages = 200
+		go func() {
+			for range messages {
+				_, _ = rooms[0].PublishAsync(t.Context(), make([]byte, MaxMessage))
+			}
+		}()
+		for n := 0; n < messages; {
+			ev, err := rooms[1].Recv(t.Context())
+			require.NoError(t, err)
+			switch ev := ev.(type) {
+			case *Message:
+				n++
+			case *Lagged, *GapLost:
+				t.Fatal(line(ev))
+			}
+		}
+		require.Less(t, time.Since(start), 5*time.Second)
+	})
+}
+
+func TestBatchesAdaptToTheLoad(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		before := f.at[0].Stats().EnvelopesPublished
+		for i := range 3 { // at rest: each at once, by itself
+			start := time.Now()
+			_, err := rooms[0].PublishText(t.Context(), fmt.Sprint(i))
+			require.NoError(t, err)
+			for line := ""; line != fmt.Sprintf("u0:%d", i); {
+				line = read(t, rooms[1], 1)[0]
+			}
+			require.Less(t, time.Since(start), 20*time.Millisecond, "one way is 5 ms")
+		}
+		require.EqualValues(t, 3, f.at[0].Stats().EnvelopesPublished-before)
+		var last Publication
+		for range 2000 {
+			var err error
+			last, err = rooms[0].PublishAsync(t.Context(), make([]byte, 200))
+			require.NoError(t, err)
+		}
+		_, err := last.Result()
+		require.NoError(t, err)
+		require.Less(t, f.at[0].Stats().EnvelopesPublished-before, uint64(200), "2000 messages travel packed")
+	})
+}
