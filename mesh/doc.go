@@ -1,0 +1,54 @@
+// Package mesh sends messages over a libp2p host: to everybody in a room, and to one user in a room or outside.
+//
+//	m, err := mesh.New(host, directory, mesh.WithInbox(take)) // sends nothing, waits for nobody
+//	if err != nil {
+//		return err
+//	}
+//	defer m.Close()
+//
+//	receipt, err := m.Send(ctx, bob, []byte("psst"))
+//	switch {
+//	case err == nil: // bob's node has put it into his program's queue, receipt.RTT after it was written
+//	case errors.Is(err, mesh.ErrRefused): // bob's node has said no, and will not deliver it
+//	case errors.Is(err, mesh.ErrUnreachable): // bob has seen nothing of it: safe to send again
+//	case errors.Is(err, mesh.ErrUnconfirmed): // it was written and not answered in time: bob may have it, once at most
+//	}
+//
+// A [Mesh] takes any libp2p host with an Ed25519 key, and an [Identity] that knows which users connected peers
+// have proved to be; presence.Directory is one.
+//
+// # Outcomes
+//
+// A send to one user that is accepted gets an ID, from one count over all sends of the node, and ends exactly
+// once: in one of the four ways above, by the deadline of its context, or after 12 s without one
+// ([WithSendTimeout]). When a context or [Mesh.Close] ended it, errors.Is sees that too, beside what is known of
+// the message. What is wrong with a call (too long, empty, to oneself, not logged in) is said at once, and costs neither
+// traffic nor an ID. [Mesh.SendAsync] gives the ID now and the result later, for callers that pipeline: a
+// few hundred thousand small messages a second and core.
+//
+// # Order
+//
+// Messages of one [Mode] from one node to another arrive in the order of their calls, once each, text and
+// binary in one order. Reliable ones are written again when the connection breaks, for as long as their
+// deadline allows and at most 5 minutes, and a receiver knows a repeat from a new message. When its process was restarted in between, it
+// cannot know, and so what had been written to the former process ends as unconfirmed and is not written again.
+// The two unreliable modes drop what waited too long and lose what was under way when a connection broke; each mode
+// has a stream of its own, so that neither waits behind large reliable messages.
+//
+// # Limits
+//
+// A message has at most 65,536 bytes ([WithMaxMessage]). Up to 4096 messages or 8 MiB wait for one peer and
+// mode; a call that finds this full waits. A receiver whose program does not read refuses direct messages
+// ([QueueFull]) and never acknowledges what it could not queue. Whatever a peer can make grow here has a bound.
+//
+// # Trust
+//
+// The sender of a direct message is the user that the other end of the connection has proved to be, never what a message
+// claims. Direct messages are encrypted by the connection. A receiver that lies can acknowledge
+// what it throws away: a receipt is its word.
+//
+// # Closing
+//
+// A context bounds one call and nothing else. Close ends every send, resets the streams, and returns when
+// every goroutine of the mesh has ended. The host stays the caller's.
+package mesh
