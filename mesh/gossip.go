@@ -206,7 +206,7 @@ func (t *tracer) DropRPC(rpc *pubsub.RPC, p peer.ID) {
 
 func (t *tracer) OnClosedOutboundStream(p peer.ID) { t.m.flow.forget(p) }
 
-func (t *tracer) RecvRPC(rpc *pubsub.RPC) { t.m.heard(rpc.From()) }
+func (t *tracer) RecvRPC(*pubsub.RPC) {}
 
 func (t *tracer) RejectMessage(msg *pubsub.Message, reason string) {
 	switch reason {

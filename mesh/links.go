@@ -36,8 +36,8 @@ type links struct {
 	mu  sync.Mutex
 	out map[peer.ID]*link
 	in  map[peer.ID]network.Stream
-	// spoken are the connected peers that have sent something by GossipSub.
-	spoken map[peer.ID]struct{}
+	// mute are the connected peers that do not take our room streams: they are in no room.
+	mute map[peer.ID]struct{}
 }
 
 // link carries frames to one neighbour.
@@ -49,7 +49,7 @@ type link struct {
 func (m *Mesh) startLinks() {
 	m.links.out = make(map[peer.ID]*link)
 	m.links.in = make(map[peer.ID]network.Stream)
-	m.links.spoken = make(map[peer.ID]struct{})
+	m.links.mute = make(map[peer.ID]struct{})
 	m.host.SetStreamHandler(RoomProtocol, m.handleRoomStream)
 	m.host.Network().Notify((*watcher)(m))
 }
@@ -100,6 +100,7 @@ func (m *Mesh) runLink(ctx context.Context, p peer.ID, l *link) {
 	cancel()
 	if err != nil {
 		m.log.Debug("no room stream", "peer", p, "err", err)
+		m.muted(p)
 		return
 	}
 	defer func() { _ = s.Reset() }()
@@ -116,6 +117,20 @@ func (m *Mesh) runLink(ctx context.Context, p peer.ID, l *link) {
 			return
 		}
 	}
+}
+
+func (m *Mesh) muted(p peer.ID) {
+	m.links.mu.Lock()
+	m.links.mute[p] = struct{}{}
+	m.links.mu.Unlock()
+	m.eachRoom(func(r *Room) { r.answered(p) })
+}
+
+func (m *Mesh) isMute(p peer.ID) bool {
+	m.links.mu.Lock()
+	defer m.links.mu.Unlock()
+	_, ok := m.links.mute[p]
+	return ok
 }
 
 // greetAgain makes good for what was lost with a stream that broke while its connection did not.
@@ -146,7 +161,7 @@ func (m *Mesh) forgetLink(p peer.ID, l *link) {
 func (m *Mesh) dropLink(p peer.ID) {
 	m.links.mu.Lock()
 	defer m.links.mu.Unlock()
-	delete(m.links.spoken, p)
+	delete(m.links.mute, p)
 	if l := m.links.out[p]; l != nil {
 		l.stop()
 		delete(m.links.out, p)
@@ -194,11 +209,14 @@ func (m *Mesh) handleRoomStream(s network.Stream) {
 			m.violation(p, errBadTag)
 			return
 		}
-		if room := m.roomByTag([32]byte(frame.Room)); room != nil {
-			if err := room.hear(p, &frame); err != nil {
-				m.violation(p, err)
-				return
+		tag := [32]byte(frame.Room)
+		if room := m.roomByTag(tag); room == nil {
+			if frame.GetQuery() != nil {
+				m.tell(p, &wire.RoomFrame{Room: tag[:], Body: &wire.RoomFrame_Absent_{Absent: &wire.RoomFrame_Absent{}}})
 			}
+		} else if err := room.hear(p, &frame); err != nil {
+			m.violation(p, err)
+			return
 		}
 	}
 }

@@ -139,6 +139,29 @@ func (r *Room) compareLocked(now time.Time) {
 	}
 }
 
+// askAround asks every connected peer whether it is in the room: GossipSub tells of subscriptions, but not when it
+// has told of all.
+func (r *Room) askAround() {
+	peers := r.mesh.host.Network().Peers()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range peers {
+		if n := r.neighbours[p]; r.mesh.isMute(p) || n != nil && n.agreed {
+			continue
+		}
+		r.waiting[p] = struct{}{}
+		r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Query_{Query: &wire.RoomFrame_Query{}}})
+	}
+}
+
+// answered notes that a peer is not in the room, or cannot be.
+func (r *Room) answered(p peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.waiting, p)
+	r.broadcastLocked()
+}
+
 // hear takes a frame from a peer. An error is a breach of the protocol.
 func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
 	switch body := frame.Body.(type) {
@@ -146,6 +169,9 @@ func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
 		return r.hearGreeting(p, body.Greeting)
 	case *wire.RoomFrame_Roster_:
 		return r.hearRoster(p, body.Roster)
+	case *wire.RoomFrame_Absent_:
+		r.answered(p)
+		return nil
 	default:
 		return nil // of a later version
 	}
@@ -270,6 +296,7 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 	}
 	if n := r.neighbours[p]; n != nil && part.Last {
 		n.agreed = true
+		delete(r.waiting, p)
 		r.broadcastLocked()
 	}
 	return nil
@@ -295,6 +322,8 @@ func (r *Room) disconnected(p peer.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.asking, p)
+	delete(r.waiting, p)
+	r.broadcastLocked()
 	r.roster.lost(time.Now(), p)
 	r.armTimer()
 }
@@ -310,34 +339,4 @@ func (m *Mesh) learnAddrs(e *rosterEntry) {
 	if len(addrs) > 0 && e.statement.Peer != m.host.ID() {
 		m.host.Peerstore().AddAddrs(e.statement.Peer, addrs, peerstore.RecentlyConnectedAddrTTL)
 	}
-}
-
-// heard notes which connected peers have spoken GossipSub, so that Join can tell a peer that is in no room
-// from one whose announcement is still on its way.
-func (m *Mesh) heard(p peer.ID) {
-	m.links.mu.Lock()
-	_, again := m.links.spoken[p]
-	m.links.spoken[p] = struct{}{}
-	m.links.mu.Unlock()
-	if !again {
-		m.eachRoom(func(r *Room) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.broadcastLocked()
-		})
-	}
-}
-
-// unsettled is how long it takes until every connected peer either has announced its rooms or had the time to.
-func (m *Mesh) unsettled() (wait time.Duration) {
-	now := time.Now()
-	for _, c := range m.host.Network().Conns() {
-		m.links.mu.Lock()
-		_, spoken := m.links.spoken[c.RemotePeer()]
-		m.links.mu.Unlock()
-		if !spoken {
-			wait = max(wait, settle-now.Sub(c.Stat().Opened))
-		}
-	}
-	return wait
 }

@@ -55,6 +55,7 @@ type Room struct {
 	roster     *roster
 	neighbours map[peer.ID]*neighbour
 	asking     map[peer.ID]struct{} // greeted us before GossipSub told of their subscription
+	waiting    map[peer.ID]struct{} // asked whether they are in the room, and silent so far
 	parked     parked
 	rumour     bool      // the roster has changed since neighbours were last told its digest
 	widen      bool      // and at nextDigest several are to be told
@@ -87,8 +88,6 @@ func WithSecret(secret string) JoinOption { return func(c *joinConfig) { c.secre
 const (
 	// joinWait bounds how long Join waits for neighbours that are there and do not answer.
 	joinWait = 2 * time.Second
-	// settle is how old a connection must be before a peer that has announced no room counts as being in none.
-	settle = 500 * time.Millisecond
 	// leaveWait bounds how long Leave waits for its goodbye to be sent.
 	leaveWait = time.Second
 )
@@ -144,6 +143,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		roster:     newRoster(m.host.ID(), m.cfg.grace),
 		neighbours: make(map[peer.ID]*neighbour),
 		asking:     make(map[peer.ID]struct{}),
+		waiting:    make(map[peer.ID]struct{}),
 		changed:    make(chan struct{}),
 	}
 	_, _ = rand.Read(r.feed[:])
@@ -215,6 +215,7 @@ func (r *Room) start() error {
 			return ErrClosed
 		}
 	}
+	r.askAround()
 	return nil
 }
 
@@ -225,23 +226,15 @@ func noID() uint64 { return 0 }
 func (r *Room) awaitReady(ctx context.Context) error {
 	deadline := time.NewTimer(joinWait)
 	defer deadline.Stop()
-	poll := time.NewTimer(settle)
-	defer poll.Stop()
 	for {
 		r.mu.Lock()
 		changed := r.changed
 		r.mu.Unlock()
-		unsettled := r.mesh.unsettled()
-		if unsettled <= 0 && r.agreed() {
+		if r.agreed() {
 			return nil
-		}
-		poll.Reset(max(unsettled, time.Millisecond))
-		if unsettled <= 0 {
-			poll.Stop()
 		}
 		select {
 		case <-changed:
-		case <-poll.C:
 		case <-deadline.C:
 			r.mesh.log.Info("joined before all neighbours answered", "room", r.name)
 			return nil
@@ -253,7 +246,7 @@ func (r *Room) awaitReady(ctx context.Context) error {
 	}
 }
 
-// agreed reports whether every neighbour that GossipSub knows in the topic has sent its roster.
+// agreed reports whether every connected peer has either sent its roster or said that it is not in the room.
 func (r *Room) agreed() bool {
 	peers := r.topic.ListPeers()
 	r.mu.Lock()
@@ -263,7 +256,7 @@ func (r *Room) agreed() bool {
 			return false
 		}
 	}
-	return true
+	return len(r.waiting) == 0
 }
 
 // Name is what Join was given.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
@@ -288,6 +290,28 @@ func TestLeavingAndJoiningAgainWorksAtOnce(t *testing.T) {
 func sorted(s []string) []string {
 	slices.Sort(s)
 	return s
+}
+
+func TestJoinTakesAFewRoundTripsAndWaitsForNobodyWhoIsNotThere(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		timed := func(i int, room string) time.Duration {
+			start := time.Now()
+			f.join(i, room)
+			return time.Since(start)
+		}
+		const roundTrip = 10 * time.Millisecond
+		require.LessOrEqual(t, timed(0, "ops"), 3*roundTrip, "connected peers say that they are not in it")
+		require.LessOrEqual(t, timed(1, "ops"), 6*roundTrip, "one is")
+
+		// A peer that does not know the protocol, and one that never answers.
+		bare := f.net.NewHost(nil)
+		f.net.Connect(2, bare)
+		require.LessOrEqual(t, timed(2, "ops"), 6*roundTrip)
+		f.net.Host(bare).SetStreamHandler(RoomProtocol, func(s network.Stream) { _, _ = io.Copy(io.Discard, s) })
+		f.net.Connect(0, bare)
+		require.Equal(t, joinWait, timed(0, "other"))
+	})
 }
 
 func TestRoomsDoNotMix(t *testing.T) {

@@ -1448,7 +1448,8 @@ type RoomFrame struct {
 	//
 	//	*RoomFrame_Greeting_
 	//	*RoomFrame_Roster_
-	//	*RoomFrame_Goodbye_
+	//	*RoomFrame_Query_
+	//	*RoomFrame_Absent_
 	Body          isRoomFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1516,10 +1517,19 @@ func (x *RoomFrame) GetRoster() *RoomFrame_Roster {
 	return nil
 }
 
-func (x *RoomFrame) GetGoodbye() *RoomFrame_Goodbye {
+func (x *RoomFrame) GetQuery() *RoomFrame_Query {
 	if x != nil {
-		if x, ok := x.Body.(*RoomFrame_Goodbye_); ok {
-			return x.Goodbye
+		if x, ok := x.Body.(*RoomFrame_Query_); ok {
+			return x.Query
+		}
+	}
+	return nil
+}
+
+func (x *RoomFrame) GetAbsent() *RoomFrame_Absent {
+	if x != nil {
+		if x, ok := x.Body.(*RoomFrame_Absent_); ok {
+			return x.Absent
 		}
 	}
 	return nil
@@ -1537,15 +1547,21 @@ type RoomFrame_Roster_ struct {
 	Roster *RoomFrame_Roster `protobuf:"bytes,3,opt,name=roster,proto3,oneof"`
 }
 
-type RoomFrame_Goodbye_ struct {
-	Goodbye *RoomFrame_Goodbye `protobuf:"bytes,4,opt,name=goodbye,proto3,oneof"`
+type RoomFrame_Query_ struct {
+	Query *RoomFrame_Query `protobuf:"bytes,4,opt,name=query,proto3,oneof"`
+}
+
+type RoomFrame_Absent_ struct {
+	Absent *RoomFrame_Absent `protobuf:"bytes,5,opt,name=absent,proto3,oneof"`
 }
 
 func (*RoomFrame_Greeting_) isRoomFrame_Body() {}
 
 func (*RoomFrame_Roster_) isRoomFrame_Body() {}
 
-func (*RoomFrame_Goodbye_) isRoomFrame_Body() {}
+func (*RoomFrame_Query_) isRoomFrame_Body() {}
+
+func (*RoomFrame_Absent_) isRoomFrame_Body() {}
 
 // Head says how far a feed has got, as its sender of the frame knows it.
 type Head struct {
@@ -1738,26 +1754,28 @@ func (x *RoomFrame_Roster) GetLast() bool {
 	return false
 }
 
-type RoomFrame_Goodbye struct {
+// Query asks a connected peer whether it is in the room. One that is greets, as it does every subscriber; one that
+// is not answers Absent.
+type RoomFrame_Query struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *RoomFrame_Goodbye) Reset() {
-	*x = RoomFrame_Goodbye{}
+func (x *RoomFrame_Query) Reset() {
+	*x = RoomFrame_Query{}
 	mi := &file_starling_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *RoomFrame_Goodbye) String() string {
+func (x *RoomFrame_Query) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*RoomFrame_Goodbye) ProtoMessage() {}
+func (*RoomFrame_Query) ProtoMessage() {}
 
-func (x *RoomFrame_Goodbye) ProtoReflect() protoreflect.Message {
+func (x *RoomFrame_Query) ProtoReflect() protoreflect.Message {
 	mi := &file_starling_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1769,9 +1787,45 @@ func (x *RoomFrame_Goodbye) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use RoomFrame_Goodbye.ProtoReflect.Descriptor instead.
-func (*RoomFrame_Goodbye) Descriptor() ([]byte, []int) {
+// Deprecated: Use RoomFrame_Query.ProtoReflect.Descriptor instead.
+func (*RoomFrame_Query) Descriptor() ([]byte, []int) {
 	return file_starling_proto_rawDescGZIP(), []int{15, 2}
+}
+
+type RoomFrame_Absent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoomFrame_Absent) Reset() {
+	*x = RoomFrame_Absent{}
+	mi := &file_starling_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoomFrame_Absent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoomFrame_Absent) ProtoMessage() {}
+
+func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoomFrame_Absent.ProtoReflect.Descriptor instead.
+func (*RoomFrame_Absent) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{15, 3}
 }
 
 var File_starling_proto protoreflect.FileDescriptor
@@ -1904,12 +1958,13 @@ const file_starling_proto_rawDesc = "" +
 	"\tMALFORMED\x10\x06\x12\x0f\n" +
 	"\vINCARNATION\x10\a\x12\x0f\n" +
 	"\vNO_IDENTITY\x10\b\x12\b\n" +
-	"\x04RATE\x10\t\"\xbe\x03\n" +
+	"\x04RATE\x10\t\"\xf9\x03\n" +
 	"\tRoomFrame\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\fR\x04room\x12=\n" +
 	"\bgreeting\x18\x02 \x01(\v2\x1f.starling.v1.RoomFrame.GreetingH\x00R\bgreeting\x127\n" +
-	"\x06roster\x18\x03 \x01(\v2\x1d.starling.v1.RoomFrame.RosterH\x00R\x06roster\x12:\n" +
-	"\agoodbye\x18\x04 \x01(\v2\x1e.starling.v1.RoomFrame.GoodbyeH\x00R\agoodbye\x1au\n" +
+	"\x06roster\x18\x03 \x01(\v2\x1d.starling.v1.RoomFrame.RosterH\x00R\x06roster\x124\n" +
+	"\x05query\x18\x04 \x01(\v2\x1c.starling.v1.RoomFrame.QueryH\x00R\x05query\x127\n" +
+	"\x06absent\x18\x05 \x01(\v2\x1d.starling.v1.RoomFrame.AbsentH\x00R\x06absent\x1au\n" +
 	"\bGreeting\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12%\n" +
@@ -1918,8 +1973,9 @@ const file_starling_proto_rawDesc = "" +
 	"\x06Roster\x12\x18\n" +
 	"\aentries\x18\x01 \x03(\fR\aentries\x12'\n" +
 	"\x05heads\x18\x02 \x03(\v2\x11.starling.v1.HeadR\x05heads\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\bR\x04last\x1a\t\n" +
-	"\aGoodbyeB\x06\n" +
+	"\x04last\x18\x03 \x01(\bR\x04last\x1a\a\n" +
+	"\x05Query\x1a\b\n" +
+	"\x06AbsentB\x06\n" +
 	"\x04body\"B\n" +
 	"\x04Head\x12\x12\n" +
 	"\x04feed\x18\x01 \x01(\fR\x04feed\x12\x12\n" +
@@ -1944,7 +2000,7 @@ func file_starling_proto_rawDescGZIP() []byte {
 }
 
 var file_starling_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_starling_proto_goTypes = []any{
 	(Kind)(0),                  // 0: starling.v1.Kind
 	(Refusal_Code)(0),          // 1: starling.v1.Refusal.Code
@@ -1971,7 +2027,8 @@ var file_starling_proto_goTypes = []any{
 	(*Head)(nil),               // 22: starling.v1.Head
 	(*RoomFrame_Greeting)(nil), // 23: starling.v1.RoomFrame.Greeting
 	(*RoomFrame_Roster)(nil),   // 24: starling.v1.RoomFrame.Roster
-	(*RoomFrame_Goodbye)(nil),  // 25: starling.v1.RoomFrame.Goodbye
+	(*RoomFrame_Query)(nil),    // 25: starling.v1.RoomFrame.Query
+	(*RoomFrame_Absent)(nil),   // 26: starling.v1.RoomFrame.Absent
 }
 var file_starling_proto_depIdxs = []int32{
 	10, // 0: starling.v1.Hello.limits:type_name -> starling.v1.Limits
@@ -1989,14 +2046,15 @@ var file_starling_proto_depIdxs = []int32{
 	4,  // 12: starling.v1.DirectFrame.class:type_name -> starling.v1.DirectFrame.Class
 	23, // 13: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
 	24, // 14: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
-	25, // 15: starling.v1.RoomFrame.goodbye:type_name -> starling.v1.RoomFrame.Goodbye
-	22, // 16: starling.v1.RoomFrame.Greeting.head:type_name -> starling.v1.Head
-	22, // 17: starling.v1.RoomFrame.Roster.heads:type_name -> starling.v1.Head
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	25, // 15: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
+	26, // 16: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
+	22, // 17: starling.v1.RoomFrame.Greeting.head:type_name -> starling.v1.Head
+	22, // 18: starling.v1.RoomFrame.Roster.heads:type_name -> starling.v1.Head
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_starling_proto_init() }
@@ -2007,7 +2065,8 @@ func file_starling_proto_init() {
 	file_starling_proto_msgTypes[15].OneofWrappers = []any{
 		(*RoomFrame_Greeting_)(nil),
 		(*RoomFrame_Roster_)(nil),
-		(*RoomFrame_Goodbye_)(nil),
+		(*RoomFrame_Query_)(nil),
+		(*RoomFrame_Absent_)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2015,7 +2074,7 @@ func file_starling_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_starling_proto_rawDesc), len(file_starling_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
