@@ -23,8 +23,9 @@ texts are "text"; binary is base64 in "data". The chat's own objects have no "se
   entered the room "room" is ready: what is sent now reaches every member of "members"
   exited  the room "room" has been left
   sent    the result of a message, exactly one for each: line (which line of standard input asked for
-          it), id (absent if it was not accepted), ok, room or to or both, rtt_ms (sends to one user),
-          neighbours (to a room: how many connected members took it on; at 0 nobody is there), and when not ok: error (a code, below) and detail (words)
+          it), id (absent if it was not accepted), ok, room or to or both; if ok, to one user: rtt_ms, and
+          to a room: neighbours, the connected members who took it on (0: nobody is there yet); if not
+          ok: error (a code, below) and detail (words)
   who     room, members, online
   help    lines
   error   code, detail, and line if a line of standard input was at fault
@@ -69,14 +70,16 @@ type exited struct{ head }
 // sent is the result of one message.
 type sent struct {
 	head
-	Line    int    `json:"line"`
-	ID      uint64 `json:"id,string,omitempty"`
-	OK      bool   `json:"ok"`
-	To      string `json:"to,omitempty"` // a user; empty: all in the room
-	RTT     millis `json:"rtt_ms,omitempty"`
-	Relayed bool   `json:"relayed,omitempty"`
-	Error   string `json:"error,omitempty"`
-	Detail  string `json:"detail,omitempty"`
+	Line int    `json:"line"`
+	ID   uint64 `json:"id,string,omitempty"`
+	OK   bool   `json:"ok"`
+	To   string `json:"to,omitempty"` // a user; empty: all in the room
+	// Neighbours is how many members a message to a room was handed to for; the others get it from them.
+	Neighbours *int   `json:"neighbours,omitempty"`
+	RTT        millis `json:"rtt_ms,omitempty"`
+	Relayed    bool   `json:"relayed,omitempty"`
+	Error      string `json:"error,omitempty"`
+	Detail     string `json:"detail,omitempty"`
 }
 
 // who answers /who.

@@ -23,22 +23,23 @@ const patience = 30 * time.Second
 
 // event is one line of a chat's standard output.
 type event struct {
-	Type                      string
-	Room, User, Key, Peer, To string
-	Text, Kind, Data, App     string
-	Addrs, Rooms, Lines       []string
-	From, Member              struct{ User, Key, Peer string }
-	Members, Online           []struct{ User string }
-	Line                      int
-	ID                        string
-	OK                        bool
-	RTT                       float64 `json:"rtt_ms"`
-	Neighbours                *int
-	Error, Detail             string
-	Code                      any
-	Reason                    string
-	Seq                       string
-	raw                       string
+	Type                  string
+	Room, User, Key, To   string
+	Peer                  json.RawMessage // a string, or an object in events of peers
+	Text, Kind, Data, App string
+	Addrs, Rooms, Lines   []string
+	From, Member          struct{ User, Key, Peer string }
+	Members, Online       []struct{ User string }
+	Line                  int
+	ID                    string
+	OK                    bool
+	RTT                   float64 `json:"rtt_ms"`
+	Neighbours            *int
+	Error, Detail         string
+	Code                  any
+	Reason                string
+	Seq                   string
+	raw                   string
 }
 
 // talker is a running chat, in this process or in one of its own.
@@ -141,7 +142,14 @@ func newTalker(t *testing.T, in, out *os.File) *talker {
 	return k
 }
 
-func (k *talker) String() string { return "chat of " + k.name }
+func (k *talker) String() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return "chat of " + k.name
+}
+
+// peer is the peer ID of an event that has one.
+func (ev event) peer() string { return strings.Trim(string(ev.Peer), `"`) }
 
 func (k *talker) finish() { close(k.done) }
 
@@ -255,6 +263,8 @@ func (k *talker) result(line int) event {
 func (k *talker) ready() event {
 	k.t.Helper()
 	ev := k.expect("ready", nil)
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.name = ev.User
 	return ev
 }

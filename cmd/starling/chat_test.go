@@ -1,8 +1,8 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -80,7 +80,7 @@ func TestTheFirstEventSaysWhoAndWhereOneIs(t *testing.T) {
 	require.Equal(t, []string{"ops", "dev"}, ready.Rooms)
 	require.Len(t, ready.Key, identity.FingerprintSize)
 	require.Len(t, ready.Addrs, 1)
-	require.Regexp(t, `^/ip4/127\.0\.0\.1/tcp/\d+/p2p/`+ready.Peer+`$`, ready.Addrs[0])
+	require.Regexp(t, `^/ip4/127\.0\.0\.1/tcp/\d+/p2p/`+ready.peer()+`$`, ready.Addrs[0])
 	require.Empty(t, ready.Data)
 	require.Equal(t, "ops", alice.expect("entered", nil).Room)
 	require.Equal(t, "dev", alice.expect("entered", nil).Room)
@@ -153,10 +153,10 @@ func TestEverySendThatFailsSaysHow(t *testing.T) {
 	require.Empty(t, bob.seen("message"), "something was sent that was refused")
 
 	// The largest message that is allowed does pass, each way.
-	alice.say(big, "/to bob "+big, "/msg bob "+big)
-	require.Equal(t, big, bob.expect("message", nil).Text)
-	require.Equal(t, big, bob.expect("direct_message", nil).Text)
-	require.Equal(t, big, bob.expect("direct_message", nil).Text)
+	for line, typ := range map[string]string{"": "message", "/to bob ": "direct_message", "/msg bob ": "direct_message"} {
+		alice.say(line + big)
+		require.Equal(t, big, bob.expect(typ, nil).Text)
+	}
 }
 
 func TestMistypedLinesAreEventsAndTheChatGoesOn(t *testing.T) {
@@ -192,10 +192,10 @@ func TestARestartIsTheSameUserAtTheSameAddress(t *testing.T) {
 			continue
 		}
 		require.Equal(t, first.Key, ready.Key)
-		require.Equal(t, first.Peer, ready.Peer)
+		require.Equal(t, first.peer(), ready.peer())
 		require.Equal(t, first.Addrs, ready.Addrs)
 	}
-	require.Contains(t, runHere("id", "--data", dir).out, first.Peer)
+	require.Contains(t, runHere("id", "--data", dir).out, first.peer())
 }
 
 func TestNameAndDirectoryDefaultToTheSystems(t *testing.T) {
@@ -351,30 +351,38 @@ func TestAChatForPeopleShowsTheSameInWords(t *testing.T) {
 	addr := bob.ready().Addrs[0]
 	in, typing := pipe(t)
 	out, shown := pipe(t)
-	defer out.Close()
-	done := make(chan int)
+	defer func() {
+		for _, f := range []*os.File{in, typing, out} {
+			f.Close()
+		}
+	}()
+	done := make(chan int, 1)
 	go func() {
 		defer shown.Close()
 		done <- run([]string{"chat", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0", "--ephemeral", "--user", "alice", "--peer", addr},
 			system{stdin: in, stdout: shown, stderr: shown})
 	}()
-	screen := make(chan string)
-	go func() {
-		text, _ := io.ReadAll(out)
-		screen <- string(text)
-	}()
+	screen := bufio.NewReader(out)
+	var got string
+	until := func(want string) {
+		for !strings.HasSuffix(got, want+"\n") {
+			line, err := screen.ReadString('\n')
+			require.NoError(t, err, "%q is not in\n%s", want, got)
+			got += line
+		}
+	}
+	typ := func(lines string) {
+		_, err := typing.WriteString(lines)
+		require.NoError(t, err)
+	}
 	bob.expect("member_joined", member("alice"))
-	_, err := typing.WriteString("hello\n")
-	require.NoError(t, err)
+	typ("hello\n")
 	require.Equal(t, "hello", bob.expect("message", nil).Text)
 	bob.say("\x1b[2Jboo")
-	bob.result(1)
-	_, err = typing.WriteString("/to bob psst\n/to carol psst\n/wo\n/quit\n")
-	require.NoError(t, err)
+	until(`bob: \x1b[2Jboo`)
+	typ("/to bob psst\n/to carol psst\n/wo\n/quit\n")
+	until("Bye.")
 	require.Equal(t, exitOK, <-done)
-	got := <-screen
-	in.Close()
-	typing.Close()
 
 	require.Regexp(t, `^You are alice, key [a-z2-7]{16}, peer 12D3Koo\w+\.\nThe key is in memory only`, got)
 	for _, want := range []string{

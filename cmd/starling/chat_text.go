@@ -138,8 +138,8 @@ func leftWords(r mesh.LeaveReason) string {
 		return "has left"
 	case mesh.Dropped:
 		return "is gone (connection lost) from"
-	case mesh.Replaced:
-		return "has changed devices in"
+	case mesh.Evicted:
+		return "told different members different things, and was put out of"
 	}
 	return fmt.Sprintf("is out (%s) of", r)
 }

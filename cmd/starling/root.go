@@ -73,7 +73,7 @@ server anywhere. Two machines on one network that run "starling chat" find each 
 		SilenceUsage:          true,
 		DisableFlagsInUseLine: true,
 	}
-	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "warn",
+	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "error",
 		"what to log on standard error: off, error, warn, info or debug")
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.HiddenDefaultCmd = true

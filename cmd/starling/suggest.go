@@ -37,7 +37,8 @@ func suggestCommand(parent *cobra.Command, typed string) string {
 	return ""
 }
 
-// nearest returns the candidate that typed is at most two slips away from, or begins; or nothing.
+// nearest returns the candidate that typed is at most two slips away from, or begins; or nothing. Of two
+// that are as near, the one with the same first letter is meant.
 func nearest(typed string, candidates []string) string {
 	best, distance := "", 3
 	for _, c := range candidates {
@@ -45,7 +46,8 @@ func nearest(typed string, candidates []string) string {
 		if len(typed) > 1 && strings.HasPrefix(c, strings.ToLower(typed)) {
 			d = 1
 		}
-		if d < distance && d < len(c) {
+		sameStart := typed != "" && best != "" && c[0] == typed[0] && best[0] != typed[0]
+		if d < len(c) && (d < distance || d == distance && sameStart) {
 			best, distance = c, d
 		}
 	}
