@@ -14,8 +14,44 @@
 //	case errors.Is(err, mesh.ErrUnconfirmed): // it was written and not answered in time: bob may have it, once at most
 //	}
 //
+//	room, err := m.Join(ctx, "ops", mesh.WithInfo([]byte("on call"))) // ready: what is published from now on arrives
+//	if err != nil {
+//		return err
+//	}
+//	room.PublishText(ctx, "good morning") // to everybody in the room
+//	room.SendText(ctx, "bob", "psst")     // to one member
+//	for ev, err := range room.Events(ctx) {
+//		if err != nil {
+//			return err
+//		}
+//		switch ev := ev.(type) {
+//		case *mesh.Message:
+//			fmt.Printf("%s: %s\n", ev.From.User, ev.Data)
+//		case *mesh.MemberLeft:
+//			fmt.Println(ev.Member.User, "has left:", ev.Reason)
+//		case *mesh.Lagged:
+//			log.Warn("fell behind", "missed", ev.Missed)
+//		}
+//	}
+//
 // A [Mesh] takes any libp2p host with an Ed25519 key, and an [Identity] that knows which users connected peers
 // have proved to be; presence.Directory is one.
+//
+// # Rooms
+//
+// A room is a GossipSub topic whose name only those know who know the room's. Its first member makes it. [Mesh.Join]
+// returns when every connected peer that is in the room has told whom it knows there, which takes a few round
+// trips. [Room.Publish] hands a message to the neighbours, and they pass it on; it says how many they were, not who
+// received it. Messages that come while an envelope is under way share the next one, so that an idle room sends
+// at once and a busy one packs.
+//
+// The broadcasts of a member during one stay are a feed, numbered without holes, and arrive in its order, once each. A
+// receiver that sees a hole waits 2.5 s for it to close, and then reports it as [GapLost] and goes on: nothing is
+// skipped in silence. A member who leaves is told of after its last message. One whose connection is lost stays a
+// member for the grace ([WithGrace]) and is then dropped; one that is back in time causes no event.
+//
+// The same user (name and key) is in a room once: the device that joins later takes the seat, and the other's stay ends
+// with [ErrReplaced].
 //
 // # Outcomes
 //
@@ -41,7 +77,14 @@
 // mode; a call that finds this full waits. A receiver whose program does not read refuses direct messages
 // ([QueueFull]) and never acknowledges what it could not queue. Whatever a peer can make grow here has a bound.
 //
+// Broadcasts have no receiver to refuse them: a program that reads too slowly loses the oldest ones and is told how
+// many ([Lagged]), and a publisher that outruns the network waits. Membership is never dropped.
+//
 // # Trust
+//
+// Every envelope of broadcasts is signed by its sender's device key, and every member's roster entry too, so nobody
+// who passes them on can alter them. A member that signs two different continuations of its feed is evicted. Anybody
+// who knows a room's name, and its secret if it has one ([WithSecret]), can join it and read along.
 //
 // The sender of a direct message is the user that the other end of the connection has proved to be, never what a message
 // claims. Direct messages are encrypted by the connection. A receiver that lies can acknowledge
@@ -49,6 +92,6 @@
 //
 // # Closing
 //
-// A context bounds one call and nothing else. Close ends every send, resets the streams, and returns when
+// A context bounds one call and nothing else. Close leaves all rooms and says so to their members, ends every send, resets the streams, and returns when
 // every goroutine of the mesh has ended. The host stays the caller's.
 package mesh

@@ -139,3 +139,59 @@ func ExampleMesh_SendAsync() {
 	fmt.Println(delivered, "delivered,", got, "taken")
 	// Output: 1000 delivered, 1000 taken
 }
+
+func ExampleMesh_Join() {
+	aliceHost, alice := start("alice")
+	defer aliceHost.Close()
+	bobHost, bob := start("bob")
+	defer bobHost.Close()
+	introduce(aliceHost, alice, bobHost, bob)
+	am, err := mesh.New(aliceHost, alice)
+	if err != nil {
+		panic(err)
+	}
+	defer am.Close()
+	bm, err := mesh.New(bobHost, bob)
+	if err != nil {
+		panic(err)
+	}
+	defer bm.Close()
+
+	ctx := context.Background()
+	here, err := am.Join(ctx, "ops")
+	if err != nil {
+		panic(err)
+	}
+	there, err := bm.Join(ctx, "ops", mesh.WithInfo([]byte("on call"))) // ready: nothing from here on is missed
+	if err != nil {
+		panic(err)
+	}
+	published, err := here.PublishText(ctx, "good morning")
+	fmt.Println("handed to", published.Neighbours, "neighbour", err)
+	_, err = here.SendText(ctx, "bob", "psst")
+	fmt.Println("sent to bob alone:", err)
+	there.Leave(ctx)
+
+	for ev, err := range there.Events(ctx) { // queued since Join, and ended by Leave
+		if err != nil {
+			panic(err)
+		}
+		switch ev := ev.(type) {
+		case *mesh.MemberJoined:
+			fmt.Println("bob sees", ev.Member.User)
+		case *mesh.Message:
+			fmt.Printf("bob hears %s say %q to all\n", ev.From.User, ev.Data)
+		}
+	}
+	ev, _ := here.Recv(ctx)
+	fmt.Printf("alice sees %s (%s)\n", ev.(*mesh.MemberJoined).Member.User, ev.(*mesh.MemberJoined).Member.Info)
+	ev, _ = here.Recv(ctx)
+	fmt.Println("alice sees him leave:", ev.(*mesh.MemberLeft).Reason)
+	// Unordered output:
+	// handed to 1 neighbour <nil>
+	// sent to bob alone: <nil>
+	// bob sees alice
+	// bob hears alice say "good morning" to all
+	// alice sees bob (on call)
+	// alice sees him leave: quit
+}
