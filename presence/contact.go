@@ -31,6 +31,7 @@ type contact struct {
 	final   error  // no further hello will be tried: the peer refuses, or speaks another language
 	err     error  // of the last hello that failed
 	inbound int    // hellos under way that the peer opened
+	opening bool   // a hello is under way that we opened
 	twins   bool   // two nodes were seen behind this peer ID
 
 	wake    chan struct{} // a token cuts greet's pause short
@@ -175,6 +176,10 @@ func (d *Directory) greet(c *contact) {
 			return
 		}
 		err := d.openHello(conn)
+		d.mu.Lock()
+		c.opening = false
+		d.progressLocked()
+		d.mu.Unlock()
 		if err == nil {
 			attempt = -1
 			continue
@@ -213,6 +218,7 @@ func (d *Directory) nextHello(c *contact, attempt int) network.Conn {
 		c.running = false
 		return nil
 	}
+	c.opening = true
 	if len(c.fresh) > 0 {
 		return c.fresh[0]
 	}

@@ -190,8 +190,9 @@ func (d *Directory) share(ctx context.Context, addr identity.Address) (Found, er
 	d.mu.Unlock()
 	select {
 	case <-s.done:
-		s.found.Addrs = slices.Clone(s.found.Addrs)
-		return s.found, s.err
+		found := s.found // which others read too
+		found.Addrs = slices.Clone(found.Addrs)
+		return found, s.err
 	case <-ctx.Done():
 		return Found{}, ctx.Err()
 	}

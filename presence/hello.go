@@ -131,6 +131,7 @@ func (d *Directory) serveHello(ctx context.Context, s network.Stream) {
 	d.mu.Lock()
 	c.inbound--
 	c.settleLocked(err)
+	d.progressLocked()
 	d.mu.Unlock()
 	<-d.inGate
 	if err != nil {

@@ -164,13 +164,14 @@ func (d *Directory) refresh() {
 	}
 }
 
-// waitTold returns when every peer that we know has confirmed our latest statement, or ctx ends.
+// waitTold returns when every peer that we know, or are just getting to know, has confirmed our latest statement, or
+// ctx ends.
 func (d *Directory) waitTold(ctx context.Context) {
 	for {
 		d.mu.Lock()
 		all := true
 		for _, c := range d.contacts {
-			if c.known && c.told < d.version {
+			if c.told < d.version && (c.known || c.inbound > 0 || c.opening) {
 				all = false
 				break
 			}
