@@ -200,7 +200,7 @@ func (t *tracer) SendRPCCompleted(rpc *pubsub.RPC, p peer.ID, _ time.Duration) {
 func (t *tracer) DropRPC(rpc *pubsub.RPC, p peer.ID) {
 	if n := len(rpc.GetPublish()); n > 0 {
 		t.m.stats.envelopesDropped.Add(uint64(n))
-		t.m.log.Warn("envelopes dropped: queue to peer full", "peer", p, "envelopes", n)
+		t.m.log.Debug("envelopes dropped: queue to peer full", "peer", p, "envelopes", n)
 	}
 }
 
@@ -220,7 +220,7 @@ func (t *tracer) RejectMessage(msg *pubsub.Message, reason string) {
 
 func (t *tracer) UndeliverableMessage(msg *pubsub.Message) {
 	t.m.stats.envelopesDropped.Add(1)
-	t.m.log.Warn("envelope dropped: subscription full", "peer", msg.ReceivedFrom)
+	t.m.log.Debug("envelope dropped: subscription full", "peer", msg.ReceivedFrom)
 }
 
 func (t *tracer) DuplicateMessage(*pubsub.Message)         { t.m.stats.envelopeDuplicates.Add(1) }

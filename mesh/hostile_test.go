@@ -302,6 +302,32 @@ func TestBadRosterEntriesAndFramesAreRefused(t *testing.T) {
 	})
 }
 
+func FuzzRosterEntry(f *testing.F) {
+	keys, err := identity.GenerateKeys()
+	if err != nil {
+		f.Fatal(err)
+	}
+	app := identity.NewAppID("fuzz")
+	st, err := keys.Sign(identity.Statement{App: app, User: "u", Sequence: 1, Issued: epoch, Expires: epoch.Add(time.Hour)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	tag := app.RoomTag("ops", "")
+	body, err := proto.Marshal(&wire.RosterEntry{
+		Statement: st.Sealed(), Room: tag[:], Feed: make([]byte, 16), Sequence: 1, State: wire.RosterEntry_JOINED, Addrs: [][]byte{{1}},
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(wire.Seal(wire.DomainRoster, keys.Device, body))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		e, err := openEntry(in, tag, identity.NewVerifier(app), epoch)
+		if err == nil && (len(e.info) > maxInfo || len(e.addrs) > maxAddrs || e.statement == nil) {
+			t.Fatalf("accepted %+v", e)
+		}
+	})
+}
+
 func TestAFloodOfMembersStaysWithinTheRoster(t *testing.T) {
 	r := newRoster("me", time.Second)
 	for i := range maxMembers + 10 {

@@ -285,7 +285,7 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 		if r.leaving {
 			return nil
 		}
-		s := r.applyLocked(now, entry)
+		s := r.takeLocked(now, entry, r.roster.hearsay)
 		if s == nil || r.leaving || s.entry.feed != entry.feed {
 			continue
 		}
@@ -294,6 +294,7 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 		}
 		r.claimLocked(now, s)
 	}
+	r.armTimer()
 	if n := r.neighbours[p]; n != nil && part.Last {
 		n.agreed = true
 		delete(r.waiting, p)

@@ -101,7 +101,11 @@ func (r *Room) openOwnEntry(now time.Time, e *envelope, sealed []byte) (*rosterE
 
 // applyLocked takes a verified entry into the roster, tells the app, and delivers what waited for it.
 func (r *Room) applyLocked(now time.Time, entry *rosterEntry) *seat {
-	s, c := r.roster.apply(now, entry)
+	return r.takeLocked(now, entry, r.roster.apply)
+}
+
+func (r *Room) takeLocked(now time.Time, entry *rosterEntry, take func(time.Time, *rosterEntry) (*seat, change)) *seat {
+	s, c := take(now, entry)
 	if c == displaced {
 		r.leaving = true
 		r.replacedLocked(entry.statement.Login())

@@ -115,6 +115,10 @@ type seat struct {
 	reason  LeaveReason // of a tombstone
 	leftAt  time.Time
 	lostAt  time.Time // when its connection was lost; zero: it is connected, or never was
+
+	// goodbye is an entry that others tell of, while the feed that ends with it has not come to its end here.
+	goodbye   *rosterEntry
+	goodbyeAt time.Time
 }
 
 // roster is who is in a room. It is a plain state machine: the caller brings the time and holds the lock.
@@ -176,6 +180,7 @@ func (r *roster) set(now time.Time, s *seat, e *rosterEntry) change {
 	if s.entry != nil {
 		delete(r.devices, s.entry.statement.Peer)
 	}
+	s.goodbye = nil
 	fresh := s.entry == nil || s.entry.feed != e.feed
 	s.entry, s.Login, s.Info = e, e.statement.Login(), e.info
 	r.devices[e.statement.Peer] = s
@@ -226,6 +231,19 @@ func (r *roster) alive(now time.Time, p peer.ID) (*seat, change) {
 	return s, joined
 }
 
+// hearsay takes a verified entry that another member has passed on. A goodbye waits until the feed that it ends has
+// been delivered: gossip and hearsay overtake each other.
+func (r *roster) hearsay(now time.Time, e *rosterEntry) (*seat, change) {
+	s := r.seats[e.key()]
+	if e.joined || s == nil || !s.present || s.entry.feed != e.feed || s.feed.next == 0 || !e.newer(s.entry) {
+		return r.apply(now, e)
+	}
+	if s.goodbye == nil {
+		s.goodbye, s.goodbyeAt = e, now
+	}
+	return s, unchanged
+}
+
 // lost notes that the connection to a device has ended. The grace begins.
 func (r *roster) lost(now time.Time, p peer.ID) {
 	if s := r.devices[p]; s != nil && s.present && s.lostAt.IsZero() && p != r.self {
@@ -238,6 +256,9 @@ func (r *roster) due() (due time.Time) {
 	for _, s := range r.seats {
 		if !s.lostAt.IsZero() {
 			due = earlier(due, s.lostAt.Add(r.grace))
+		}
+		if s.goodbye != nil {
+			due = earlier(due, s.goodbyeAt.Add(gapWait))
 		}
 		due = earlier(due, s.feed.due())
 	}
@@ -252,13 +273,18 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// expire gives up members whose grace is over, and forgets old tombstones.
+// expire gives up members whose grace is over, believes goodbyes that did not come by gossip, and forgets old
+// tombstones.
 func (r *roster) expire(now time.Time) (gone []*seat) {
 	for key, s := range r.seats {
 		switch {
 		case s.present && !s.lostAt.IsZero() && !now.Before(s.lostAt.Add(r.grace)):
 			r.leave(now, s, Dropped)
 			gone = append(gone, s)
+		case s.goodbye != nil && !now.Before(s.goodbyeAt.Add(gapWait)):
+			if r.set(now, s, s.goodbye) == left {
+				gone = append(gone, s)
+			}
 		case !s.present && now.Sub(s.leftAt) > tombstoneLife:
 			r.remove(key, s)
 		}

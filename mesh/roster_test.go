@@ -23,12 +23,14 @@ func entry(user, device string, sequence uint64, feed byte, in bool) *rosterEntr
 func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 	const grace = 10 * time.Second
 	type input struct {
-		at    time.Duration
-		entry *rosterEntry
-		alive peer.ID // heard of, itself
-		lost  peer.ID // its connection
-		want  change
-		gone  string // whose grace is over, when nothing else is given
+		at     time.Duration
+		entry  *rosterEntry
+		heard  bool    // the entry came from another member
+		alive  peer.ID // heard of, itself
+		lost   peer.ID // its connection
+		want   change
+		gone   string // who is given up, when nothing else is given
+		reason LeaveReason
 	}
 	for name, c := range map[string]struct {
 		steps   []input
@@ -113,7 +115,7 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 			[]input{
 				{entry: entry("bob", "b", 1, 1, true), want: joined},
 				{at: time.Second, lost: "b"},
-				{at: grace + time.Second, gone: "bob"},
+				{at: grace + time.Second, gone: "bob", reason: Dropped},
 				{at: time.Minute, entry: entry("bob", "b", 1, 1, true), want: outdated}, // hearsay
 				{at: time.Minute, alive: "b", want: joined},
 			}, []string{"bob on b"},
@@ -123,6 +125,22 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 				{entry: entry("bob", "b", 1, 1, true), want: joined},
 				{entry: entry("bob", "b", 2, 1, false), want: left},
 				{alive: "b", want: unchanged},
+			}, nil,
+		},
+		"a goodbye by hearsay waits for the feed to end": {
+			[]input{
+				{heard: true, entry: entry("bob", "b", 1, 1, true), want: joined},
+				{heard: true, entry: entry("bob", "b", 2, 1, false), want: unchanged},
+				{at: gapWait - 1},
+				{at: gapWait - 1, entry: entry("bob", "b", 2, 1, false), want: left},
+				{at: time.Minute},
+			}, nil,
+		},
+		"a goodbye by hearsay that nothing follows is believed": {
+			[]input{
+				{heard: true, entry: entry("bob", "b", 1, 1, true), want: joined},
+				{heard: true, entry: entry("bob", "b", 2, 1, false), want: unchanged},
+				{at: gapWait, gone: "bob", reason: Quit},
 			}, nil,
 		},
 		"a tombstone does not last for ever": {
@@ -139,6 +157,11 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 				now := after(in.at)
 				var got change
 				switch {
+				case in.heard:
+					var s *seat
+					if s, got = r.hearsay(now, in.entry); s != nil && in.entry.joined {
+						s.feed.next = 1
+					}
 				case in.entry != nil:
 					_, got = r.apply(now, in.entry)
 				case in.alive != "":
@@ -153,7 +176,7 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 					}
 					require.Len(t, gone, 1)
 					require.Equal(t, in.gone, gone[0].User)
-					require.Equal(t, Dropped, gone[0].reason)
+					require.Equal(t, in.reason, gone[0].reason)
 				}
 				require.Equal(t, in.want, got, "step %d", i)
 			}
