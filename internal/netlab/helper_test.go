@@ -22,7 +22,10 @@ const helperEnv = "STARLING_NETLAB_HELPER"
 func TestMain(m *testing.M) {
 	helper := os.Getenv(helperEnv)
 	if helper == "" {
-		goleak.VerifyTestMain(m)
+		goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+			_ = os.RemoveAll(buildDir) // "": nothing
+			os.Exit(code)
+		}))
 		return
 	}
 	name, arg, _ := strings.Cut(helper, " ")

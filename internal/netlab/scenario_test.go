@@ -1,0 +1,185 @@
+//go:build linux
+
+package netlab
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// closeLimit is how long a chat may take from Ctrl-C or /quit to its end.
+const closeLimit = 2 * time.Second
+
+func TestFourChatsOnOneNetworkDoAllThatChatsDo(t *testing.T) {
+	lab := New(t)
+	names := []string{"alice", "bob", "carol", "dave"}
+	chats := make(map[string]*chat)
+	var all []*chat
+	for _, name := range names {
+		chats[name] = launchChat(t, lab.Node(name), name, "", "--room", "ops")
+		all = append(all, chats[name])
+	}
+	for _, c := range all {
+		c.ready = c.until("ready", isType("ready"))
+	}
+	alice, bob, carol, dave := chats["alice"], chats["bob"], chats["carol"], chats["dave"]
+
+	meet(t, all...)
+	talk(t, 100, all...)
+
+	// To one member.
+	sent := alice.said("/to bob psst")
+	require.True(t, sent.OK, "%s", sent.encoded)
+	require.Equal(t, "bob", sent.To)
+	got := bob.until("the whisper", isDirect("alice", "psst"))
+	require.Equal(t, "ops", got.Room)
+	require.Equal(t, alice.ready.Key, got.From.Key)
+	require.Equal(t, "not_member", alice.said("/to nobody psst").Error)
+
+	// To a user who shares no room.
+	dave.say("/leave")
+	dave.until("exited", isType("exited"))
+	for _, c := range []*chat{alice, bob, carol} {
+		require.Equal(t, "quit", c.until("dave left", isLeft("dave")).Reason)
+	}
+	require.Equal(t, "not_member", alice.said("/to dave are you there?").Error)
+	sent = alice.said("/msg dave over here")
+	require.True(t, sent.OK, "%s", sent.encoded)
+	got = dave.until("the message outside rooms", isDirect("alice", "over here"))
+	require.Empty(t, got.Room)
+	require.Equal(t, alice.ready.Key, got.From.Key)
+	require.True(t, dave.said("/msg alice and back").OK)
+	alice.until("the answer", isDirect("dave", "and back"))
+
+	// What came after has come, so what should not come has had its time.
+	alice.say("the end")
+	for _, c := range []*chat{bob, carol} {
+		c.until("the end", isMessage("alice", "the end"))
+	}
+
+	// Clean ends, by the two ways to ask for one.
+	asked := time.Now()
+	carol.say("/quit")
+	carol.exits(closeLimit, 0, "quit")
+	for _, c := range []*chat{alice, bob} {
+		require.Equal(t, "quit", c.until("carol left", isLeft("carol")).Reason)
+	}
+	t.Logf("a /quit was told after %v", time.Since(asked).Round(time.Millisecond))
+	asked = time.Now()
+	require.NoError(t, bob.Interrupt())
+	bob.exits(closeLimit, 130, "signal")
+	require.Equal(t, "quit", alice.until("bob left", isLeft("bob")).Reason)
+	t.Logf("a Ctrl-C was told after %v", time.Since(asked).Round(time.Millisecond))
+	dave.say("/quit")
+	dave.exits(closeLimit, 0, "quit")
+	alice.say("/quit")
+	alice.exits(closeLimit, 0, "quit")
+
+	// All that was ever told, now that nothing more can come.
+	for _, c := range all {
+		c.wantNothingTwiceOrAmiss()
+		direct := c.told(isType("direct_message"))
+		require.Len(t, direct, map[string]int{"alice": 1, "bob": 1, "carol": 0, "dave": 1}[c.user], "direct messages at %s", c.user)
+		require.Len(t, c.told(isType("member_joined")), 3, "%s: one for each other", c.user)
+	}
+}
+
+// wantNothingTwiceOrAmiss requires of all that a chat told that no message came twice, no event of its streams is
+// missing, and nothing went wrong.
+func (c *chat) wantNothingTwiceOrAmiss() {
+	c.t.Helper()
+	seen := make(map[string]bool)
+	seq := make(map[string]uint64)
+	for _, e := range c.told(func(event) bool { return true }) {
+		switch e.Type {
+		case "error", "lagged", "gap_lost", "identity_conflict":
+			c.t.Errorf("%s was told: %s", c.user, e.encoded)
+		case "message", "direct_message":
+			if said := e.Type + " from " + e.From.User + ": " + e.Text; seen[said] {
+				c.t.Errorf("%s was told twice: %s", c.user, said)
+			} else {
+				seen[said] = true
+			}
+		}
+		if e.Seq != 0 {
+			require.Equal(c.t, seq[e.Room]+1, e.Seq, "%s: %s", c.user, e.encoded)
+			seq[e.Room] = e.Seq
+		}
+	}
+}
+
+func TestTwoPeopleWhoNameOnlyThemselvesTalkWithinSeconds(t *testing.T) {
+	lab := New(t)
+	alice := startChat(t, lab.Node("alice"), "alice", "")
+	bob := startChat(t, lab.Node("bob"), "bob", "")
+	meet(t, alice, bob)
+	bob.say("hello, is there anybody?")
+	alice.until("hello", isMessage("bob", "hello, is there anybody?"))
+	heard := time.Since(bob.started)
+	alice.say("there is")
+	bob.until("the answer", isMessage("alice", "there is"))
+	t.Logf("heard %v after the start of the second chat", heard.Round(time.Millisecond))
+	require.Less(t, heard, 10*time.Second)
+}
+
+func TestRestartedChatIsTheSameUser(t *testing.T) {
+	lab := New(t)
+	alice := startChat(t, lab.Node("alice"), "alice", "")
+	here, home := lab.Node("bob"), t.TempDir()
+	first := startChat(t, here, "bob", home)
+	meet(t, alice, first)
+	first.say("/quit")
+	first.exits(closeLimit, 0, "quit")
+	alice.until("bob left", isLeft("bob"))
+
+	second := startChat(t, here, "bob", home)
+	require.Equal(t, first.ready.Key, second.ready.Key)
+	require.Equal(t, first.ready.Peer, second.ready.Peer)
+	alice.gather("bob joined", 2, isJoined("bob"))
+	second.say("back again")
+	alice.until("the message", isMessage("bob", "back again"))
+	require.True(t, alice.said("/msg bob welcome").OK)
+	second.until("the welcome", isDirect("alice", "welcome"))
+	require.Empty(t, alice.told(isType("identity_conflict")))
+}
+
+func TestKilledChatIsToldAsDroppedAfterTheGrace(t *testing.T) {
+	const grace = 10 * time.Second // the default
+	lab := New(t)
+	tcp := []string{"--listen", "/ip4/0.0.0.0/tcp/0"}
+	alice := startChat(t, lab.Node("alice"), "alice", "", tcp...)
+	bob := startChat(t, lab.Node("bob"), "bob", "", tcp...)
+	carol := startChat(t, lab.Node("carol"), "carol", "", tcp...)
+	meet(t, alice, bob, carol)
+	for _, c := range []*chat{alice, bob, carol} {
+		require.False(t, strings.Contains(strings.Join(c.ready.Addrs, " "), "quic"), "%s", c.ready.encoded)
+	}
+
+	killed := time.Now()
+	require.NoError(t, bob.Kill())
+	for _, c := range []*chat{alice, carol} {
+		e := c.until("bob left", isLeft("bob"))
+		require.Equal(t, "dropped", e.Reason)
+		require.GreaterOrEqual(t, e.Time.Sub(killed), grace-100*time.Millisecond, "told within the grace")
+		t.Logf("%s was told %v after the kill", c.user, e.Time.Sub(killed).Round(time.Millisecond))
+	}
+	require.True(t, alice.said("only us now").OK)
+	carol.until("the message", isMessage("alice", "only us now"))
+}
+
+func TestLossyNetworkLosesNoMessage(t *testing.T) {
+	lab := New(t)
+	lab.Loss(5)
+	alice := startChat(t, lab.Node("alice"), "alice", "")
+	bob := startChat(t, lab.Node("bob"), "bob", "")
+	carol := startChat(t, lab.Node("carol"), "carol", "")
+	meet(t, alice, bob, carol)
+	link(alice, bob, carol)
+	talk(t, 100, alice, bob, carol)
+	for _, c := range []*chat{alice, bob, carol} {
+		c.wantNothingTwiceOrAmiss()
+	}
+}
