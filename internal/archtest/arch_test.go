@@ -38,6 +38,7 @@ var table = []row{
 	// For tests: nothing that ships may import these, and they know nothing of what they test.
 	{"internal/meshtest", nil},
 	{"internal/netlab", nil},
+	{"internal/vectors", nil},
 	{"internal/archtest", nil},
 }
 
