@@ -39,7 +39,6 @@ var table = []row{
 	{"internal/vectors", nil},
 	{"internal/meshtest", nil},
 	{"internal/netlab", nil},
-	{"internal/vectors", nil},
 	{"internal/archtest", nil},
 }
 
