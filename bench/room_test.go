@@ -21,7 +21,7 @@ func BenchmarkRoom(b *testing.B) {
 	for _, n := range []int{2, 8, 32} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			for _, m := range makers {
-				if m.name == "bare-thin" && n != 8 {
+				if m.name == "bare-thin" && n != 8 || testing.Short() && n > 8 && m.name != "starling" {
 					continue // once is enough
 				}
 				b.Run(m.name, func(b *testing.B) { benchmarkRoom(b, m, n) })
