@@ -21,11 +21,16 @@ type ListenError struct {
 }
 
 func (e *ListenError) Error() string {
-	way := "listen on port 0 instead: any free one"
-	if errors.Is(e.Err, syscall.EADDRINUSE) {
-		way = "stop the program that has it, or " + way
+	way := ""
+	switch {
+	case errors.Is(e.Err, syscall.EADDRINUSE):
+		way = " (stop the program that has it, or listen on port 0: any free one)"
+	case errors.Is(e.Err, syscall.EADDRNOTAVAIL):
+		way = " (this machine has no such address; /ip4/0.0.0.0 stands for all that it has)"
+	case errors.Is(e.Err, syscall.EACCES):
+		way = " (ports below 1024 are for the system; listen on port 0: any free one)"
 	}
-	return fmt.Sprintf("node: listen on %s: %v (%s)", e.Addr, e.Err, way)
+	return fmt.Sprintf("node: listen on %s: %v%s", e.Addr, e.Err, way)
 }
 
 // Unwrap returns Err; errors.Is(err, syscall.EADDRINUSE) tells a port that is in use.
@@ -114,8 +119,8 @@ func (l *listener) try(a ma.Multiaddr, port int) error {
 		return &ListenError{at.String(), err}
 	}
 	before := l.network.ListenAddresses()
-	if err := l.network.Listen(at); err != nil {
-		return &ListenError{at.String(), err}
+	if err := l.add(at); err != nil {
+		return &ListenError{at.String(), inner(err)}
 	}
 	if proto, _ := portOf(a); l.chosen[proto] == 0 {
 		l.chosen[proto] = newPort(before, l.network.ListenAddresses(), proto)
@@ -140,12 +145,25 @@ func probe(a ma.Multiaddr, port int) error {
 		sock, err = net.ListenPacket(network, at)
 	}
 	if err != nil {
-		if inner, ok := errors.AsType[*net.OpError](err); ok {
-			return inner.Err // the address is in ListenError
-		}
-		return err
+		return inner(err)
 	}
 	return sock.Close()
+}
+
+// inner is what is wrong, without the address, which is in ListenError.
+func inner(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Err
+	}
+	return err
+}
+
+// add listens on one address. The swarm's own Listen would make a text of the error.
+func (l *listener) add(a ma.Multiaddr) error {
+	if s, ok := l.network.(interface{ AddListenAddr(ma.Multiaddr) error }); ok {
+		return s.AddListenAddr(a)
+	}
+	return l.network.Listen(a)
 }
 
 // portOf returns the protocol under an address, "tcp" or "udp", and its port.

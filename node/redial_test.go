@@ -185,7 +185,7 @@ func TestTargetsAreBoundedAndGivenOnesStay(t *testing.T) {
 	s := newScript()
 	s.want(s.now, "given", addr(1), given)
 	s.want(s.now, "lost", addr(1), connected)
-	for i := range 3 * maxTargets {
+	for i := range maxTargets + 50 {
 		s.want(s.now.Add(time.Duration(i)), peer.ID(fmt.Sprintf("lan%d", i)), addr(1), onLAN)
 	}
 	require.Len(t, s.targets, maxTargets)

@@ -296,7 +296,7 @@ func (d *Directory) install(conn network.Conn, s identity.Session, version uint6
 	}
 	d.unindexLocked(c)
 	up := !c.known
-	c.session, c.known = s, true
+	c.session, c.known, c.final = s, true, nil
 	c.told = max(c.told, version)
 	d.indexLocked(c)
 	d.refusals.Remove(p)

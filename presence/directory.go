@@ -161,13 +161,16 @@ func (d *Directory) shutdown() error {
 	}
 	d.mu.Lock()
 	d.closing = true
-	if d.self != nil && d.self.LoggedIn {
+	bye := d.self != nil && d.self.LoggedIn
+	if bye {
 		d.logoutLocked()
 	}
 	d.mu.Unlock()
-	bye, cancel := context.WithTimeout(context.Background(), closeGrace)
-	d.waitTold(bye)
-	cancel()
+	if bye {
+		ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+		d.waitTold(ctx)
+		cancel()
+	}
 
 	d.host.Network().StopNotify(d.notify)
 	d.mu.Lock()

@@ -45,7 +45,8 @@ type Displaced struct{ By identity.Login }
 // noticed.
 type DuplicateDevice struct{ Peer peer.ID }
 
-// Refused reports a peer with which no hello is possible. The connection was closed; see [Directory.Foreign].
+// Refused reports a peer with which no hello is possible. The connection was closed; see [Directory.Foreign]. A peer that
+// comes again while it is foreign is refused again, without another event.
 type Refused struct {
 	Peer   peer.ID
 	Reason string

@@ -41,6 +41,8 @@ func (d *Directory) noteRefusal(err *RefusedError) {
 	if err.code == wire.Refusal_OTHER_APP {
 		pause = foreignTime
 	}
+	was, known := d.refusals.Get(err.Peer)
+	known = known && time.Now().Before(was.until) && was.err.code == err.code && was.err.Remote == err.Remote
 	d.refusals.Add(err.Peer, refusal{err: err, until: time.Now().Add(pause)})
 	d.mu.Lock()
 	if c := d.contacts[err.Peer]; c != nil {
@@ -48,7 +50,9 @@ func (d *Directory) noteRefusal(err *RefusedError) {
 		c.settleLocked(err)
 	}
 	d.mu.Unlock()
-	d.events.push(Refused{Peer: err.Peer, Reason: err.Reason, Err: err})
+	if !known { // a peer that comes again and again is news once
+		d.events.push(Refused{Peer: err.Peer, Reason: err.Reason, Err: err})
+	}
 }
 
 // frame is the refusal as it travels.

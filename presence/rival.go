@@ -9,6 +9,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/time/rate"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
@@ -209,15 +210,15 @@ func (d *Directory) sendNotice(conn network.Conn, st *identity.Statement) error 
 // serveNotice takes a statement from a peer that we have had a hello with. The statement proves itself, so it does not matter
 // who hands it over.
 func (d *Directory) serveNotice(ctx context.Context, s network.Stream) {
-	if !d.allow(s.Conn().RemotePeer(), func(c *contact) bool { return c.notices.Allow() }) {
-		d.stats.limited.Add(1)
-		_ = s.Reset()
-		return
-	}
 	_ = s.SetDeadline(time.Now().Add(noticeTimeout))
 	ctx, cancel := context.WithTimeout(ctx, noticeTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+	if !d.allow(ctx, s.Conn(), func(c *contact) *rate.Limiter { return c.notices }) {
+		d.stats.limited.Add(1)
+		_ = s.Reset()
+		return
+	}
 	var n wire.Notice
 	err := wire.NewReader(s, maxNotice).Next(&n)
 	var st *identity.Statement
@@ -234,12 +235,15 @@ func (d *Directory) serveNotice(ctx context.Context, s network.Stream) {
 	_ = s.Close()
 }
 
-// allow reports whether a peer is known by a hello and within the limit.
-func (d *Directory) allow(p peer.ID, limit func(*contact) bool) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	c := d.contacts[p]
-	return c != nil && c.known && limit(c)
+// allow reports whether the peer of a connection is within a limit, and known by a hello. The last message of a hello may
+// still be on its way when the peer opens its next stream: that is waited for.
+func (d *Directory) allow(ctx context.Context, conn network.Conn, limiter func(*contact) *rate.Limiter) bool {
+	c := d.connected(conn, false)
+	if c == nil || !limiter(c).Allow() {
+		return false
+	}
+	_, err := d.Peer(ctx, conn.RemotePeer())
+	return err == nil
 }
 
 // probeTwin asks the earlier incarnation of a peer whether it still lives, after another has spoken. A restarted node leaves a

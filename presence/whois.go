@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	"golang.org/x/time/rate"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
@@ -111,15 +112,15 @@ func (d *Directory) ask(ctx context.Context, p peer.ID, req *wire.WhoisRequest) 
 // serveWhois answers with the log-ins of connected peers. It never passes on what it was told by others.
 func (d *Directory) serveWhois(ctx context.Context, s network.Stream) {
 	p := s.Conn().RemotePeer()
-	if !d.allow(p, func(c *contact) bool { return c.asks.Allow() }) {
-		d.stats.limited.Add(1)
-		_ = s.Reset()
-		return
-	}
 	_ = s.SetDeadline(time.Now().Add(whoisTimeout))
 	ctx, cancel := context.WithTimeout(ctx, whoisTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+	if !d.allow(ctx, s.Conn(), func(c *contact) *rate.Limiter { return c.asks }) {
+		d.stats.limited.Add(1)
+		_ = s.Reset()
+		return
+	}
 	var req wire.WhoisRequest
 	if err := wire.NewReader(s, maxWhois).Next(&req); err != nil {
 		d.cfg.log.Debug("whois request refused", "peer", p, "err", err)

@@ -149,7 +149,7 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 			"Another starling is running with it. Give this one keys of its own: --data DIR, or --ephemeral.")
 	}
 	c := newChat(n, v)
-	about := ready{App: f.app, Data: f.data, Rooms: unique(f.rooms)}
+	about := ready{MDNS: !f.noMDNS, App: f.app, Data: f.data, Rooms: unique(f.rooms)}
 	reason, err = c.run(ctx, f.user, about, a.stdin)
 	if e := c.close(); e != nil && err == nil {
 		reason, err = byeFailed, e

@@ -18,8 +18,9 @@ peer_down, identity_conflict, logged_out, addrs_changed) also have "seq", which 
 for those without "room" per node: a hole in it is events that this program read too slowly for. Message
 texts are "text"; binary is base64 in "data". The chat's own objects have no "seq":
 
-  ready   first of all: user, key (fingerprint), peer (ID), addrs (to give to others as --peer), app,
-          data (directory; absent with --ephemeral), rooms (about to be entered, the first is current)
+  ready   first of all: user, key (fingerprint), peer (ID), addrs (to give to others as --peer), mdns
+          (others on this network find this one by themselves), app, data (directory;
+          absent with --ephemeral), rooms (about to be entered, the first is current)
   entered the room "room" is ready: what is sent now reaches every member of "members"
   exited  the room "room" has been left
   sent    the result of a message, exactly one for each: line (which line of standard input asked for
@@ -53,6 +54,7 @@ type ready struct {
 	head
 	identity.Login
 	Addrs []string `json:"addrs"`
+	MDNS  bool     `json:"mdns"` // others on this network find this one by themselves
 	App   string   `json:"app"`
 	Data  string   `json:"data,omitempty"`
 	Rooms []string `json:"rooms"`

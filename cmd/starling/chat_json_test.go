@@ -32,7 +32,7 @@ func TestJSONIsOneObjectALineInAFormThatStays(t *testing.T) {
 	}
 	got := regexp.MustCompile(`"time":"[^"]+"`).ReplaceAllString(out.String(), `"time":"T"`)
 	require.Equal(t, strings.Join([]string{
-		`{"type":"ready","time":"T","user":"bob","key":"` + bob.Key.Fingerprint() + `","peer":"` + bob.Peer.String() + `","addrs":["/a"],"app":"x","rooms":["ops"]}`,
+		`{"type":"ready","time":"T","user":"bob","key":"` + bob.Key.Fingerprint() + `","peer":"` + bob.Peer.String() + `","addrs":["/a"],"mdns":false,"app":"x","rooms":["ops"]}`,
 		`{"type":"entered","time":"T","room":"ops","members":[]}`,
 		`{"type":"sent","time":"T","room":"ops","line":1,"id":"1152921504606846976","ok":true,"neighbours":0}`,
 		`{"type":"sent","time":"T","line":2,"id":"2","ok":true,"to":"bob","rtt_ms":1.235}`,

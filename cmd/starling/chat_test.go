@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -118,8 +119,9 @@ func TestTextGoesToTheCurrentRoomOnly(t *testing.T) {
 
 	// Outside rooms they still reach each other, and a room can be entered again.
 	alice.say("/msg bob still here", "/join lobby")
-	require.Equal(t, "still here", bob.expect("direct_message", nil).Text)
 	require.Equal(t, "lobby", bob.expect("member_joined", member("alice")).Room)
+	require.True(t, alice.result(12).OK)
+	require.Equal(t, "still here", bob.seen("direct_message")[0].Text)
 }
 
 func TestEverySendThatFailsSaysHow(t *testing.T) {
@@ -150,12 +152,14 @@ func TestEverySendThatFailsSaysHow(t *testing.T) {
 	}
 	alice.say("/msg bob that was all")
 	require.Equal(t, "that was all", bob.expect("direct_message", nil).Text)
+	require.True(t, alice.expect("sent", nil).OK)
 	require.Empty(t, bob.seen("message"), "something was sent that was refused")
 
 	// The largest message that is allowed does pass, each way.
 	for line, typ := range map[string]string{"": "message", "/to bob ": "direct_message", "/msg bob ": "direct_message"} {
 		alice.say(line + big)
 		require.Equal(t, big, bob.expect(typ, nil).Text)
+		require.True(t, alice.expect("sent", nil).OK)
 	}
 }
 
@@ -329,6 +333,7 @@ func TestChatsOfDifferentAppsDoNotMeet(t *testing.T) {
 	alice.expect("member_joined", member("bob"))
 	alice.say("/msg bob hi")
 	require.Equal(t, "hi", bob.expect("direct_message", nil).Text)
+	require.True(t, alice.result(1).OK)
 	other.say("/who")
 	who := other.expect("who", nil)
 	require.Empty(t, who.Members)
@@ -344,6 +349,28 @@ func TestAChatEndsWhenNobodyReadsIt(t *testing.T) {
 	code := run(loopback("--ephemeral", "--user", "alice"), system{stdin: in, stdout: brokenWriter{}, stderr: &errOut})
 	require.Equal(t, exitFailed, code)
 	require.Equal(t, "starling: standard output: broken pipe\n", errOut.String())
+}
+
+func TestAChatWhoseReaderHasGoneStillLeavesItsRooms(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("there is no SIGPIPE here")
+	}
+	bob := chatHere(t, "--ephemeral", "--user", "bob")
+	cmd := starling(t, loopback("--ephemeral", "--user", "alice", "--peer", bob.ready().Addrs[0])...)
+	in, typing := pipe(t)
+	defer typing.Close()
+	out, shown := pipe(t)
+	cmd.Stdin, cmd.Stdout = in, shown
+	require.NoError(t, cmd.Start())
+	in.Close()
+	shown.Close()
+	bob.expect("member_joined", member("alice"))
+	out.Close()
+	bob.say("anybody there?")
+	require.Equal(t, "quit", bob.expect("member_left", member("alice")).Reason)
+	var failed *exec.ExitError
+	require.ErrorAs(t, cmd.Wait(), &failed)
+	require.Equal(t, exitFailed, failed.ExitCode())
 }
 
 func TestAChatForPeopleShowsTheSameInWords(t *testing.T) {

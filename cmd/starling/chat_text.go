@@ -77,7 +77,11 @@ func (v *textView) readyLocked(ev ready) string {
 	if ev.Data == "" {
 		b.WriteString("The key is in memory only: the next start is somebody new to the others.\n")
 	}
-	b.WriteString("Others on this network find you by themselves; from elsewhere they start with one of\n")
+	how := "Others start with one of"
+	if ev.MDNS {
+		how = "Others on this network find you by themselves; from elsewhere they start with one of"
+	}
+	b.WriteString(how + "\n")
 	for _, a := range ev.Addrs {
 		fmt.Fprintf(&b, "  --peer %s\n", a)
 		v.addrs[a] = true

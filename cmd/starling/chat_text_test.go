@@ -61,12 +61,13 @@ func TestEventsAreShownInPlainWords(t *testing.T) {
 
 func TestTheFirstLinesSayWhoYouAreAndWhatToDo(t *testing.T) {
 	alice := login(t, "alice", 1)
-	got := shown(t, ready{Login: alice, Addrs: []string{"/ip4/10.0.0.1/tcp/4001/p2p/" + alice.Peer.String()}, Data: "/home/alice"})
+	got := shown(t, ready{Login: alice, Addrs: []string{"/ip4/10.0.0.1/tcp/4001/p2p/" + alice.Peer.String()}, Data: "/home/alice", MDNS: true})
 	require.Equal(t, "You are alice, key "+alice.Key.Fingerprint()+", peer "+alice.Peer.String()+".\n"+
 		"Others on this network find you by themselves; from elsewhere they start with one of\n"+
 		"  --peer /ip4/10.0.0.1/tcp/4001/p2p/"+alice.Peer.String()+"\n"+
 		"What you type goes to the room; /help lists the rest; Ctrl-C leaves.\n", got)
 	require.Contains(t, shown(t, ready{Login: alice}), "The key is in memory only")
+	require.Contains(t, shown(t, ready{Login: alice}), "\nOthers start with one of\n")
 }
 
 func TestMembersWhoWereThereAreNamedOnceOnEntering(t *testing.T) {

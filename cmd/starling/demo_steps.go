@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	ma "github.com/multiformats/go-multiaddr"
@@ -233,15 +234,10 @@ func (c *cast) forgedRefused(ctx context.Context) (took time.Duration, detail st
 		return 0, "", err
 	}
 
-	// A genuine message of alice, which the forger overhears.
+	// Genuine messages of alice, until the forger overhears one: her node sends it what is said in the room
+	// once it has heard that the forger is on the topic.
 	marks := []int{c.bob.inRoom.mark(), c.carol.inRoom.mark()}
-	if _, err := c.alice.room.PublishText(ctx, "genuine 1"); err != nil {
-		return 0, "", err
-	}
-	device := c.alice.Self().Peer
-	genuine, sealed, err := mallory.overhear(ctx, func(e *wire.Envelope) bool {
-		return ofPeer(e, device) && bytes.Contains(e.Content, []byte("genuine 1"))
-	})
+	genuine, sealed, said, err := c.overheard(ctx, mallory)
 	if err != nil {
 		return 0, "", err
 	}
@@ -254,7 +250,7 @@ func (c *cast) forgedRefused(ctx context.Context) (took time.Duration, detail st
 		return 0, "", err
 	}
 	turned := bytes.Clone(sealed)
-	turned[bytes.Index(turned, []byte("genuine 1"))] ^= 0x20
+	turned[bytes.LastIndex(turned, []byte("genuine"))] ^= 0x20
 	before := []mesh.Stats{c.bob.Stats().Mesh, c.carol.Stats().Mesh}
 	for _, data := range [][]byte{forged, turned, append(bytes.Clone(sealed), 0), sealed} {
 		if err := mallory.publish(ctx, data); err != nil {
@@ -271,12 +267,14 @@ func (c *cast) forgedRefused(ctx context.Context) (took time.Duration, detail st
 	took = time.Since(begin)
 
 	// And the genuine one that comes next is not held up by what claimed its place.
-	if _, err := c.alice.room.PublishText(ctx, "genuine 2"); err != nil {
+	const last = "genuine, after the forged ones"
+	if _, err := c.alice.room.PublishText(ctx, last); err != nil {
 		return 0, "", err
 	}
+	said = append(said, last)
 	for i, p := range receivers {
 		if _, err := awaitFor(ctx, p.inRoom, marks[i], "genuine message after the forged ones",
-			func(m *mesh.Message) bool { return string(m.Data) == "genuine 2" }); err != nil {
+			func(m *mesh.Message) bool { return string(m.Data) == last }); err != nil {
 			return 0, "", err
 		}
 		var texts []string
@@ -285,11 +283,31 @@ func (c *cast) forgedRefused(ctx context.Context) (took time.Duration, detail st
 				texts = append(texts, string(m.Data))
 			}
 		}
-		if len(texts) != 2 || texts[0] != "genuine 1" || texts[1] != "genuine 2" {
-			return 0, "", fmt.Errorf("%s got %q", p.name, texts)
+		if !slices.Equal(texts, said) {
+			return 0, "", fmt.Errorf("%s got %q, and alice said %q", p.name, texts, said)
 		}
 	}
 	return took, "three messages in alice's name and a replay: none delivered, and her next one was", nil
+}
+
+// overheard has alice talk until the forger has heard something, and returns that and all that she said.
+func (c *cast) overheard(ctx context.Context, mallory *forger) (e *wire.Envelope, sealed []byte, said []string, err error) {
+	device := c.alice.Self().Peer
+	for ctx.Err() == nil {
+		said = append(said, fmt.Sprintf("genuine %d", len(said)+1))
+		if _, err := c.alice.room.PublishText(ctx, said[len(said)-1]); err != nil {
+			return nil, nil, nil, err
+		}
+		soon, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		e, sealed, err = mallory.overhear(soon, func(e *wire.Envelope) bool {
+			return ofPeer(e, device) && bytes.Contains(e.Content, []byte(said[len(said)-1]))
+		})
+		cancel()
+		if err == nil {
+			return e, sealed, said, nil
+		}
+	}
+	return nil, nil, nil, err
 }
 
 func (c *cast) duplicateLogIn(ctx context.Context) (took time.Duration, detail string, err error) {

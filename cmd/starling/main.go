@@ -25,5 +25,6 @@ func main() {
 		stderr:  os.Stderr,
 		signals: signals,
 		exit:    os.Exit,
+		whole:   true,
 	}))
 }

@@ -19,6 +19,7 @@ type system struct {
 	stdout, stderr io.Writer
 	signals        <-chan os.Signal // nil: none ever come
 	exit           func(code int)   // ends the process from a second signal; must not return
+	whole          bool             // the process is ours: what libraries log by themselves may be redirected
 }
 
 // closeTime is how long after a first signal the process may still be there.

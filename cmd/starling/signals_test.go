@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// signalled returns a context under withSignals, and what ends the process from outside.
+func signalled(t *testing.T) (ctx context.Context, signals chan<- os.Signal, ended <-chan int, errOut *strings.Builder) {
+	t.Helper()
+	s, codes := make(chan os.Signal, 2), make(chan int, 1)
+	errOut = new(strings.Builder)
+	ctx, stop := withSignals(system{signals: s, stderr: errOut, exit: func(code int) { codes <- code }})
+	t.Cleanup(stop)
+	return ctx, s, codes, errOut
+}
+
+func TestTheFirstSignalEndsTheContextAndTheSecondTheProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, signals, ended, errOut := signalled(t)
+		signals <- syscall.SIGTERM
+		<-ctx.Done()
+		var sig *signalError
+		require.True(t, errors.As(context.Cause(ctx), &sig))
+		require.Equal(t, 143, sig.exitCode())
+		synctest.Wait()
+		require.Empty(t, ended)
+
+		signals <- os.Interrupt
+		require.Equal(t, 143, <-ended, "the code is that of the first")
+		require.Empty(t, errOut.String())
+	})
+}
+
+func TestWhatHangsIsEndedTwoSecondsAfterTheSignal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, signals, ended, errOut := signalled(t)
+		signals <- os.Interrupt
+		begin := time.Now()
+		require.Equal(t, 130, <-ended)
+		require.Equal(t, closeTime, time.Since(begin))
+		require.Equal(t, "starling: not closed 2s after the signal, leaving without a goodbye\n", errOut.String())
+	})
+}
+
+func TestASignalIsTheExitCodeOfWhateverItInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(&signalError{os.Interrupt})
+	var errOut strings.Builder
+	a := &app{system: system{stderr: &errOut}}
+	cmd := a.command()
+	require.Equal(t, 130, a.report(ctx, cmd, nil))
+	require.Equal(t, 130, a.report(ctx, cmd, context.Canceled))
+	require.Equal(t, 130, a.report(ctx, cmd, context.Cause(ctx)))
+	require.Empty(t, errOut.String())
+	require.Equal(t, exitFailed, a.report(ctx, cmd, errors.New("disk full")), "a failure of its own is not hidden")
+	require.Equal(t, "starling: disk full\n", errOut.String())
+}

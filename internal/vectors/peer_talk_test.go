@@ -1,0 +1,383 @@
+package vectors
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+	"github.com/starling-mesh/starling/node"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// await reads events until one is of type T, and drops the others.
+func await[T mesh.Event](t *testing.T, from interface {
+	Recv(context.Context) (mesh.Event, error)
+}) T {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for {
+		ev, err := from.Recv(ctx)
+		require.NoError(t, err, "no %T came", *new(T))
+		if got, ok := ev.(T); ok {
+			return got
+		}
+	}
+}
+
+func TestAPeerFromTheDocumentIsGreetedWhoeverDials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, n, z := world(t)
+		require.NoError(t, n.Login(t.Context(), "alice"))
+		net.Connect(1, 0)
+		g := z.greet(n.ID())
+		require.Equal(t, "alice", g.statement.text(2))
+		require.EqualValues(t, 1, g.statement.varint(9))
+		up := await[*node.PeerUp](t, n)
+		require.Equal(t, "zoe", up.Peer.User)
+		require.Equal(t, fingerprint(pub(z.user)), up.Peer.Key.Fingerprint())
+		require.True(t, up.Peer.LoggedIn)
+
+		require.NoError(t, n.Logout(t.Context())) // is told by a hello of the node's own
+		g = <-z.greeted
+		require.Equal(t, "alice", g.statement.text(2))
+		require.Zero(t, g.statement.varint(9))
+	})
+	synctest.Test(t, func(t *testing.T) {
+		net, n, z := world(t)
+		net.Connect(0, 1)
+		g := <-z.greeted
+		require.Nil(t, g.statement, "nobody yet")
+		require.NotZero(t, g.incarnation)
+		require.Equal(t, "zoe", await[*node.PeerUp](t, n).Peer.User)
+		z.sign(false)
+		z.greet(n.ID())
+		require.False(t, await[*node.PeerChanged](t, n).Peer.LoggedIn)
+	})
+}
+
+func TestAPeerFromTheDocumentIsRefusedAsItSays(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(*stranger)
+		code  uint64
+	}{
+		"another app":        {func(z *stranger) { z.app = appID("other") }, 1},
+		"an altered name":    {func(z *stranger) { z.statement = bytes.Replace(z.statement, []byte("zoe"), []byte("zob"), 1) }, 2},
+		"another's device":   {func(z *stranger) { z.device = key(8); z.sign(true); z.device = key(9) }, 2},
+		"a clock ahead":      {func(z *stranger) { z.ahead = 3 * time.Minute; z.sign(true) }, 3},
+		"half an app":        {func(z *stranger) { z.statement = nil; z.app = z.app[:31] }, 1},
+		"an old certificate": {func(z *stranger) { z.user = key(8); z.sign(true); z.statement[len(z.statement)-1] ^= 1 }, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				net, n, z := world(t)
+				c.spoil(z)
+				net.Connect(1, 0)
+				g := z.greet(n.ID())
+				require.Equal(t, c.code, g.refusal.varint(1))
+				require.NotEmpty(t, g.refusal.text(2))
+				time.Sleep(3 * time.Second)
+				require.NotEqual(t, network.Connected, n.Host().Network().Connectedness(z.host.ID()))
+			})
+		})
+	}
+}
+
+func TestAPeerFromTheDocumentTakesPartInARoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, n, z := world(t)
+		require.NoError(t, n.Login(t.Context(), "alice"))
+		room, err := n.Join(t.Context(), "ops", mesh.WithInfo([]byte("at home")))
+		require.NoError(t, err)
+		_, err = room.PublishText(t.Context(), "before zoe came")
+		require.NoError(t, err)
+
+		net.Connect(1, 0)
+		z.greet(n.ID())
+		s := z.enter("ops", n.ID())
+		s.greeting(make([]byte, 32), true) // it says, too, that the feed has not begun: all of it is news
+		s.publish(Item{3, s.entry}, Item{2, Hex("hello from zoe")})
+		require.Equal(t, "zoe", await[*mesh.MemberJoined](t, room).Member.User)
+
+		var g message
+		for g == nil || g.varint(4) == 1 { // the node greets newcomers of its own accord, too
+			g = s.hear(2)
+		}
+		alices, why := plainEntry(g.bytes(1), z.app, s.tag[:], time.Now().UnixMilli())
+		require.Empty(t, why)
+		require.Equal(t, "at home", alices.text(6))
+		head, ok := parse(g.bytes(3))
+		require.True(t, ok)
+		require.Equal(t, alices.bytes(3), head.bytes(1))
+		require.EqualValues(t, 2, head.varint(2), "her entry, and a text")
+		tip := head.bytes(3)
+		require.EqualValues(t, 1, s.hear(3).varint(3), "all entries but the two members' own")
+
+		mine, _ := parse(s.entry[64:])
+		_, digest := rosterDigest([]message{alices, mine})
+		require.Equal(t, digest, g.bytes(2), "both know the same")
+
+		msg := await[*mesh.Message](t, room)
+		require.Equal(t, []any{"zoe", mesh.Text, "hello from zoe", uint64(2)}, []any{msg.From.User, msg.Kind, string(msg.Data), msg.Number})
+		for range 100 {
+			s.publish(Item{1, Hex{0, 0xff}}, Item{200, Hex("unknown")}, Item{2, Hex("and on")})
+		}
+		for i := range 100 {
+			b, txt := await[*mesh.Message](t, room), await[*mesh.Message](t, room)
+			require.Equal(t, []any{mesh.Binary, "\x00\xff", mesh.Text, "and on"}, []any{b.Kind, string(b.Data), txt.Kind, string(txt.Data)})
+			require.Equal(t, []uint64{uint64(3 + 3*i), uint64(5 + 3*i)}, []uint64{b.Number, txt.Number})
+		}
+
+		_, err = room.PublishText(t.Context(), "welcome")
+		require.NoError(t, err)
+		e := s.envelope()
+		require.Equal(t, []any{alices.bytes(3), uint64(3), tip}, []any{e.bytes(4), e.varint(5), e.bytes(7)})
+		require.Equal(t, []Item{{2, Hex("welcome")}}, itemsOf(t, e))
+
+		s.sign(2)
+		s.publish(Item{3, s.entry})
+		left := await[*mesh.MemberLeft](t, room)
+		require.Equal(t, []any{"zoe", mesh.Quit}, []any{left.Member.User, left.Reason})
+		require.NoError(t, room.Leave(t.Context()))
+		items, ok := plainItems(s.envelope().bytes(11))
+		require.True(t, ok)
+		bye, why := plainEntry(items[len(items)-1].Payload, z.app, s.tag[:], time.Now().UnixMilli())
+		require.Empty(t, why)
+		require.EqualValues(t, 2, bye.varint(5))
+	})
+}
+
+func TestAPeerFromTheDocumentPassesOnARoster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, n, z := world(t)
+		require.NoError(t, n.SetUser("alice"))
+		room, err := n.Join(t.Context(), "ops")
+		require.NoError(t, err)
+		net.Connect(1, 0)
+		z.greet(n.ID())
+		s := z.enter("ops", n.ID())
+		yan := &stranger{t: t, host: z.host, device: key(7), user: key(7), name: "yan", app: z.app}
+		yan.sign(false)
+		his := &seat{z: yan, tag: s.tag, feed: bytes.Repeat([]byte{0x99}, 16), order: s.order}
+		his.sign(1)
+		s.roster(his.entry)
+		require.Equal(t, "yan", await[*mesh.MemberJoined](t, room).Member.User)
+
+		his.order++ // a goodbye that zoe has heard
+		his.sign(2)
+		s.roster(his.entry)
+		require.Equal(t, mesh.Quit, await[*mesh.MemberLeft](t, room).Reason)
+	})
+}
+
+// lane is a stream of direct messages that the stranger opened.
+type lane struct {
+	z *stranger
+	network.Stream
+	*bufio.Reader
+}
+
+func (z *stranger) open(n *node.Node, receiver, class uint64) lane {
+	s, r := z.stream(n.ID(), "/starling/direct/1.0.0")
+	z.write(s, putInt(putFixed(putFixed(putInt(nil, 1, 1), 9, z.incarnation), 10, receiver), 11, class))
+	return lane{z, s, r}
+}
+
+func (l lane) send(seq, kind uint64, room []byte, to, payload string) {
+	m := putInt(putInt(putInt(nil, 1, 2), 2, seq), 3, kind)
+	if room != nil {
+		m = put(m, 4, room)
+	}
+	m = putInt(put(put(m, 5, []byte(to)), 6, []byte(payload)), 7, uint64(time.Now().UnixMilli()))
+	l.z.write(l.Stream, m)
+}
+
+// answer is the next frame: its type, sequence and reason.
+func (l lane) answer() [3]uint64 {
+	l.z.t.Helper()
+	m := l.z.read(l.Reader)
+	return [3]uint64{m.varint(1), m.varint(2), m.varint(8)}
+}
+
+func TestAPeerFromTheDocumentSendsToOneUser(t *testing.T) {
+	const ack, refuse = 3, 4
+	synctest.Test(t, func(t *testing.T) {
+		net, n, z := world(t)
+		require.NoError(t, n.Login(t.Context(), "alice"))
+		room, err := n.Join(t.Context(), "ops")
+		require.NoError(t, err)
+		net.Connect(1, 0)
+		inc := z.greet(n.ID()).incarnation
+		other := bytes.Repeat([]byte{1}, 32)
+		tag := roomTag(z.app, "ops", "")
+
+		l := z.open(n, inc, 0)
+		l.send(5, 2, nil, "alice", "lunch?") // sequences rise, and may begin anywhere
+		require.Equal(t, [3]uint64{ack, 5, 0}, l.answer())
+		got := await[*mesh.DirectMessage](t, n)
+		require.Equal(t, []any{"zoe", "lunch?", mesh.Text}, []any{got.From.User, string(got.Data), got.Kind})
+
+		for i, c := range []struct {
+			kind        uint64
+			room        []byte
+			to, payload string
+			reason      uint64
+		}{
+			{1, nil, "bob", "x", 4},                           // WRONG_USER
+			{1, other, "alice", "x", 3},                       // NOT_MEMBER: the receiver is not in that room
+			{1, tag, "alice", "x", 3},                         // NOT_MEMBER: zoe is not
+			{1, nil, "alice", "", 6},                          // MALFORMED
+			{9, nil, "alice", "x", 6},                         // MALFORMED: a kind of a later version
+			{2, nil, "alice", "\xff", 6},                      // MALFORMED: no UTF-8
+			{1, other[:5], "alice", "x", 6},                   // MALFORMED: no room tag
+			{1, nil, "alice", string(make([]byte, 65537)), 5}, // TOO_LONG
+		} {
+			l.send(uint64(10+i), c.kind, c.room, c.to, c.payload)
+			require.Equal(t, [3]uint64{refuse, uint64(10 + i), c.reason}, l.answer(), "case %d", i)
+		}
+		s := z.enter("ops", n.ID())
+		s.publish(Item{3, s.entry})
+		require.Equal(t, "zoe", await[*mesh.MemberJoined](t, room).Member.User)
+		l.send(20, 1, tag, "alice", "psst")
+		require.Equal(t, [3]uint64{ack, 20, 0}, l.answer())
+		require.Equal(t, "psst", string(await[*mesh.DirectMessage](t, room).Data))
+
+		again := z.open(n, inc, 0) // the stream broke: what is unanswered is written again
+		again.send(13, 1, nil, "alice", "")
+		require.Equal(t, [3]uint64{refuse, 13, 6}, again.answer(), "the same answer as before")
+		again.send(20, 1, tag, "alice", "psst")
+		require.Equal(t, [3]uint64{ack, 20, 0}, again.answer())
+		again.send(21, 1, tag, "alice", "new")
+		require.Equal(t, [3]uint64{ack, 21, 0}, again.answer())
+		require.Equal(t, "new", string(await[*mesh.DirectMessage](t, room).Data), "psst has come once")
+		_, err = next(l.Reader)
+		require.Error(t, err, "a newer stream of one class ends the older")
+
+		turned := z.open(n, inc+1, 0)
+		turned.send(22, 1, nil, "alice", "to a process that has ended")
+		require.Equal(t, [3]uint64{refuse, 0, 7}, turned.answer())
+		unordered := z.open(n, inc, 2)
+		unordered.send(1, 1, nil, "alice", "another class, another count")
+		require.Equal(t, [3]uint64{ack, 1, 0}, unordered.answer())
+
+		for name, breach := range map[string][]byte{
+			"a sequence that does not rise": framed(putInt(putInt(nil, 1, 2), 2, 1)),
+			"no frame of a sender's":        framed(putInt(putInt(nil, 1, 3), 2, 1)),
+			"a frame over the limit":        {0x81, 0x80, 0x05},
+		} {
+			l := z.open(n, inc, 1)
+			l.send(1, 1, nil, "alice", "y")
+			require.Equal(t, [3]uint64{ack, 1, 0}, l.answer(), name)
+			_, err := l.Write(breach)
+			require.NoError(t, err)
+			_, err = next(l.Reader)
+			require.Error(t, err, name)
+			require.False(t, errors.Is(err, io.EOF), "%s: the stream is reset", name)
+		}
+	})
+}
+
+func TestAPeerFromTheDocumentTakesDirectMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, n, z := world(t)
+		require.NoError(t, n.Login(t.Context(), "alice"))
+		got := make(chan message, 64)
+		z.host.SetStreamHandler("/starling/direct/1.0.0", func(s network.Stream) {
+			r := bufio.NewReader(s)
+			open, err := next(r)
+			if err != nil || open.varint(1) != 1 || open.fixed64(10) != z.incarnation {
+				_ = s.Reset()
+				return
+			}
+			got <- open
+			for {
+				m, err := next(r)
+				if err != nil {
+					_ = s.Reset()
+					return
+				}
+				answer := putInt(putInt(nil, 1, 3), 2, m.varint(2))
+				if m.text(6) == "no" {
+					answer = putInt(putInt(putInt(nil, 1, 4), 2, m.varint(2)), 8, 1)
+				}
+				got <- m
+				if _, err := s.Write(framed(put(answer, 100, []byte("later")))); err != nil {
+					return
+				}
+			}
+		})
+		net.Connect(0, 1)
+		alice := <-z.greeted
+		_, err := n.SendText(t.Context(), "zoe", "lunch?")
+		require.NoError(t, err)
+		open := <-got
+		require.Equal(t, []uint64{alice.incarnation, 0}, []uint64{open.fixed64(9), open.varint(11)})
+		first := <-got
+		require.Equal(t, []any{uint64(2), uint64(2), "zoe", "lunch?", 0},
+			[]any{first.varint(1), first.varint(3), first.text(5), first.text(6), len(first.bytes(4))})
+		_, err = n.Send(t.Context(), "zoe", []byte("no"))
+		var refused *mesh.RefusedError
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, mesh.QueueFull, refused.Reason)
+		require.Greater(t, (<-got).varint(2), first.varint(2))
+		_, err = n.Send(t.Context(), "zoe", []byte("late is well"), mesh.WithMode(mesh.UnreliableOrdered))
+		require.NoError(t, err)
+		open = <-got
+		require.EqualValues(t, 1, open.varint(11), "a class of its own, a stream of its own")
+	})
+}
+
+func TestAPeerFromTheDocumentAsksAndNotifies(t *testing.T) {
+	user, err := identity.MarshalKey(key(6))
+	require.NoError(t, err)
+	synctest.Test(t, func(t *testing.T) {
+		net, n, z := world(t, node.WithUserKey(user))
+		third := net.NewHost(nil)
+		carol, err := node.New(node.WithHost(net.Host(third)), node.WithoutMDNS())
+		require.NoError(t, err)
+		defer carol.Close()
+		require.NoError(t, carol.Login(t.Context(), "carol"))
+		require.NoError(t, n.Login(t.Context(), "alice"))
+		net.Connect(third, 0)
+		await[*node.PeerUp](t, n)
+		net.Connect(1, 0)
+		z.greet(n.ID())
+
+		s, r := z.stream(n.ID(), "/starling/whois/1.0.0")
+		z.write(s, put(put(nil, 1, z.app), 2, []byte("carol")))
+		require.NoError(t, s.CloseWrite())
+		reply := z.read(r)
+		require.Len(t, reply.all(1), 1)
+		located, ok := parse(reply.bytes(1))
+		require.True(t, ok)
+		st, why := plainStatement(located.bytes(1), z.app, time.Now().UnixMilli())
+		require.Empty(t, why)
+		require.Equal(t, []byte(carol.ID()), peerIDBytes(st.bytes(5)))
+		require.Contains(t, multiaddrs(t, located.all(2)), net.Addr(third).String())
+
+		// Alice logs in on another device, which has told nobody but zoe.
+		time.Sleep(time.Second)
+		tablet := &stranger{t: t, host: z.host, device: key(5), user: key(6), name: "alice", app: z.app}
+		tablet.sign(true)
+		s, r = z.stream(n.ID(), "/starling/notice/1.0.0")
+		z.write(s, put(nil, 1, tablet.statement))
+		require.NoError(t, s.CloseWrite())
+		_, err = next(r)
+		require.ErrorIs(t, err, io.EOF, "the node has taken it")
+		out := await[*node.LoggedOut](t, n)
+		require.Equal(t, node.Duplicate, out.Reason)
+		require.Equal(t, fingerprint(pub(tablet.user)), out.By.Key.Fingerprint())
+	})
+}

@@ -1,0 +1,334 @@
+package vectors
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// Hex is bytes that are hexadecimal in JSON.
+type Hex []byte
+
+// MarshalText implements encoding.TextMarshaler.
+func (h Hex) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (h *Hex) UnmarshalText(text []byte) (err error) {
+	*h, err = hex.AppendDecode(nil, text)
+	return err
+}
+
+// Names is what is derived from keys and names.
+type Names struct {
+	About string `json:"about"`
+	Keys  []Key  `json:"keys"`
+	Apps  []App  `json:"apps"`
+	Rooms []Room `json:"rooms"`
+}
+
+// Key is an Ed25519 key pair and what people see of it.
+type Key struct {
+	Name        string `json:"name"`
+	Seed        Hex    `json:"seed"` // the private key of RFC 8032
+	Public      Hex    `json:"public"`
+	Base32      string `json:"base32"`
+	Fingerprint string `json:"fingerprint"`
+	PeerID      string `json:"peer_id"` // as a device key
+	PeerIDBytes Hex    `json:"peer_id_bytes"`
+}
+
+// App is an app ID and what follows from it.
+type App struct {
+	Name string `json:"name"`
+	ID   Hex    `json:"id"`
+	MDNS string `json:"mdns"`
+}
+
+// Room is a room tag and its topic.
+type Room struct {
+	App    Hex    `json:"app"`
+	Room   string `json:"room"`
+	Secret string `json:"secret"`
+	Tag    Hex    `json:"tag"`
+	Topic  string `json:"topic"`
+}
+
+// Sealed is a sealed object in its parts.
+type Sealed struct {
+	Name      string `json:"name"`
+	Domain    Hex    `json:"domain"`
+	Key       Hex    `json:"key"` // the public key that signed
+	Body      Hex    `json:"body"`
+	Signature Hex    `json:"signature"`
+	Sealed    Hex    `json:"sealed"`
+}
+
+// Refused is a sealed object that must be refused, and why: "signature", "malformed", "size", "clock", "expired" or "other app".
+type Refused struct {
+	Name   string `json:"name"`
+	Why    string `json:"why"`
+	Sealed Hex    `json:"sealed"`
+	AtMS   int64  `json:"at_ms,omitempty"` // the time at which to judge, if another than the file's
+}
+
+// Statements are login statements.
+type Statements struct {
+	About    string      `json:"about"`
+	App      Hex         `json:"app"`
+	AtMS     int64       `json:"at_ms"`
+	Accepted []Statement `json:"accepted"`
+	Refused  []Refused   `json:"refused"`
+	Order    []Pair      `json:"order"`
+}
+
+// Pair is two sealed objects of which the first supersedes the second.
+type Pair struct {
+	Name  string `json:"name"`
+	Newer Hex    `json:"newer"`
+	Older Hex    `json:"older"`
+}
+
+// Statement is a statement that is valid at the file's time, or at its own.
+type Statement struct {
+	Sealed
+	AtMS        int64  `json:"at_ms,omitempty"`
+	User        string `json:"user"`
+	UserKey     Hex    `json:"user_key"`
+	Certificate Hex    `json:"certificate"`
+	Device      Hex    `json:"device"`
+	PeerID      string `json:"peer_id"`
+	Sequence    uint64 `json:"sequence,string"`
+	IssuedMS    int64  `json:"issued_ms"`
+	ExpiresMS   int64  `json:"expires_ms"`
+	LoggedIn    bool   `json:"logged_in"`
+	Token       string `json:"token"`
+}
+
+// Hello is an exchange of hellos.
+type Hello struct {
+	About     string      `json:"about"`
+	App       Hex         `json:"app"`
+	AtMS      int64       `json:"at_ms"`
+	Initiator Party       `json:"initiator"`
+	Responder Party       `json:"responder"`
+	Frames    HelloFrames `json:"frames"`
+	Refused   []BadProof  `json:"refused_proofs"`
+	Anonymous Proof       `json:"proof_without_statement"`
+	Refusals  []Refusal   `json:"refusals"`
+}
+
+// Party is one side of a hello.
+type Party struct {
+	PeerID      string   `json:"peer_id"`
+	Statement   Hex      `json:"statement"`
+	Incarnation uint64   `json:"incarnation,string"`
+	MaxEnvelope uint32   `json:"max_envelope"`
+	MaxMessage  uint32   `json:"max_message"`
+	Nonce       Hex      `json:"nonce"`
+	Addrs       []string `json:"addrs"`
+	Proof       Proof    `json:"proof"`
+}
+
+// Proof is a signature over the other side's nonce, and what exactly is signed.
+type Proof struct {
+	Key       Hex `json:"key"`
+	Signed    Hex `json:"signed"`
+	Signature Hex `json:"signature"`
+}
+
+// BadProof is a signature that is no proof of the initiator's.
+type BadProof struct {
+	Name      string `json:"name"`
+	Signature Hex    `json:"signature"`
+}
+
+// HelloFrames are the three frames, each with its length in front.
+type HelloFrames struct {
+	Hello Hex `json:"hello"`
+	Reply Hex `json:"reply"`
+	Proof Hex `json:"proof"`
+}
+
+// Refusal is a frame that refuses.
+type Refusal struct {
+	Name  string `json:"name"`
+	Frame Hex    `json:"frame"`
+	Code  uint32 `json:"code"`
+	Text  string `json:"text"`
+}
+
+// Directory is the frames of whois and notice.
+type Directory struct {
+	About   string `json:"about"`
+	Request struct {
+		Frame   Hex    `json:"frame"`
+		App     Hex    `json:"app"`
+		User    string `json:"user"`
+		UserKey Hex    `json:"user_key"`
+	} `json:"whois_request"`
+	Reply struct {
+		Frame Hex       `json:"frame"`
+		Found []Located `json:"found"`
+	} `json:"whois_reply"`
+	Notice struct {
+		Frame     Hex `json:"frame"`
+		Statement Hex `json:"statement"`
+	} `json:"notice"`
+}
+
+// Located is one log-in in an answer to whois.
+type Located struct {
+	Statement Hex      `json:"statement"`
+	Addrs     []string `json:"addrs"`
+}
+
+// Roster is roster entries, and the digest of a roster.
+type Roster struct {
+	About    string    `json:"about"`
+	App      Hex       `json:"app"`
+	Room     Hex       `json:"room"`
+	AtMS     int64     `json:"at_ms"`
+	Accepted []Entry   `json:"accepted"`
+	Refused  []Refused `json:"refused"`
+	Order    []Pair    `json:"order"`
+	Digest   struct {
+		Entries []Hex `json:"entries"` // all that is known of the room, in any order
+		Hashed  Hex   `json:"hashed"`
+		Digest  Hex   `json:"digest"`
+	} `json:"digest"`
+	Greeting Greeting    `json:"greeting"`
+	Part     RosterFrame `json:"roster"`
+}
+
+// Entry is a roster entry that is valid.
+type Entry struct {
+	Sealed
+	Statement Hex      `json:"statement"`
+	Feed      Hex      `json:"feed"`
+	Sequence  uint64   `json:"sequence,string"`
+	Joined    bool     `json:"joined"`
+	Info      Hex      `json:"info"`
+	Addrs     []string `json:"addrs"`
+}
+
+// Head is how far a feed has got.
+type Head struct {
+	Feed Hex    `json:"feed"`
+	Last uint64 `json:"last,string"`
+	Hash Hex    `json:"hash"`
+}
+
+// Greeting is a frame of the room protocol.
+type Greeting struct {
+	Frame  Hex  `json:"frame"`
+	Entry  Hex  `json:"entry"`
+	Digest Hex  `json:"digest"`
+	Head   Head `json:"head"`
+	Reply  bool `json:"reply"`
+}
+
+// RosterFrame is a frame of the room protocol.
+type RosterFrame struct {
+	Frame   Hex    `json:"frame"`
+	Entries []Hex  `json:"entries"`
+	Heads   []Head `json:"heads"`
+	Last    bool   `json:"last"`
+}
+
+// Envelopes are what is published in a room.
+type Envelopes struct {
+	About    string     `json:"about"`
+	App      Hex        `json:"app"`
+	Room     Hex        `json:"room"`
+	Topic    string     `json:"topic"`
+	Feed     []Envelope `json:"feed"` // one feed from its begin, in order
+	Accepted []Envelope `json:"accepted"`
+	Refused  []Refused  `json:"refused"`
+	Forks    []Envelope `json:"forks"` // valid by themselves, and no continuation of the feed's first envelope
+}
+
+// Envelope is a valid envelope.
+type Envelope struct {
+	Sealed
+	Feed      Hex    `json:"feed"`
+	First     uint64 `json:"first,string"`
+	Count     uint32 `json:"count"`
+	Previous  Hex    `json:"previous"`
+	SentMS    int64  `json:"sent_ms"`
+	Scheme    uint32 `json:"scheme"`
+	Epoch     uint32 `json:"epoch"`
+	Content   Hex    `json:"content"`
+	Items     []Item `json:"items"` // absent under a scheme of a later version
+	Hash      Hex    `json:"hash"`
+	MessageID Hex    `json:"message_id"`
+}
+
+// Item is one item of an envelope.
+type Item struct {
+	Kind    uint32 `json:"kind"`
+	Payload Hex    `json:"payload"`
+}
+
+// Direct is frames of the direct protocol.
+type Direct struct {
+	About    string        `json:"about"`
+	Accepted []DirectFrame `json:"accepted"`
+	Refused  []BadFrame    `json:"refused"`
+}
+
+// DirectFrame is a frame, its length in front, and what it says.
+type DirectFrame struct {
+	Name     string `json:"name"`
+	Frame    Hex    `json:"frame"`
+	Type     uint32 `json:"type"`
+	Sequence uint64 `json:"sequence,string"`
+	Kind     uint32 `json:"kind"`
+	Room     Hex    `json:"room"`
+	To       string `json:"to"`
+	Payload  Hex    `json:"payload"`
+	SentMS   int64  `json:"sent_ms"`
+	Reason   uint32 `json:"reason"`
+	Sender   uint64 `json:"sender,string"`
+	Receiver uint64 `json:"receiver,string"`
+	Class    uint32 `json:"class"`
+}
+
+// BadFrame is bytes that break the protocol.
+type BadFrame struct {
+	Name  string `json:"name"`
+	Bytes Hex    `json:"bytes"`
+}
+
+// Read reads docs/vectors/NAME.json into to. It fails the test if there is a field that to does not know.
+func Read(t testing.TB, name string, to any) {
+	t.Helper()
+	raw, err := os.ReadFile(path(t, name))
+	if err == nil {
+		dec := json.NewDecoder(bytes.NewReader(raw))
+		dec.DisallowUnknownFields()
+		err = dec.Decode(to)
+	}
+	if err != nil {
+		t.Fatalf("vectors: %s: %v", name, err)
+	}
+}
+
+// path finds the file from the directory of whichever package is being tested.
+func path(t testing.TB, name string) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	for ; err == nil; dir = filepath.Dir(dir) {
+		if _, e := os.Stat(filepath.Join(dir, "go.mod")); e == nil {
+			return filepath.Join(dir, "docs", "vectors", name+".json")
+		}
+		if dir == filepath.Dir(dir) {
+			err = fmt.Errorf("no go.mod above")
+		}
+	}
+	t.Fatalf("vectors: %v", err)
+	return ""
+}

@@ -1,0 +1,211 @@
+package mesh
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/events"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// JoinOption is a setting of one stay in a room.
+type JoinOption func(*joinConfig)
+
+type joinConfig struct {
+	info   []byte
+	secret string
+}
+
+// WithInfo sets what the other members see of this one in [Member].Info: at most 200 bytes, copied. The
+// default is nothing.
+func WithInfo(info []byte) JoinOption {
+	return func(c *joinConfig) { c.info = append([]byte(nil), info...) }
+}
+
+// WithSecret makes the room another one than the room of the same name with another secret or none. Who does
+// not know the secret can neither find the room nor read its topic's name. It does not encrypt: whoever is let
+// in by a member's node could pass on what it hears. The default is none.
+func WithSecret(secret string) JoinOption { return func(c *joinConfig) { c.secret = secret } }
+
+const (
+	// joinWait bounds how long Join waits for neighbours that are there and do not answer.
+	joinWait = 2 * time.Second
+	// leaveWait bounds how long Leave waits for its goodbye to be sent.
+	leaveWait = time.Second
+)
+
+// Join enters a room, which needs no earlier creation. It returns when the room is ready: subscribed, and in
+// agreement with every neighbour that is in the room about who else is. What neighbours publish from then on
+// arrives. With no neighbour in the room it returns at once, alone; whoever comes later merges. It waits 2 s at
+// the longest for neighbours that do not answer.
+//
+// It gives [ErrNoIdentity] before the node has a user, [ErrJoined] while the node is in the room, an
+// *identity.IDError for a bad name, and *identity.InfoSizeError for too much user information.
+func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room, error) {
+	var cfg joinConfig
+	for _, o := range opts {
+		o(&cfg)
+	}
+	if err := errors.Join(identity.CheckRoom(room), identity.CheckInfo(cfg.info)); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if !m.enter() {
+		return nil, ErrClosed
+	}
+	defer m.leave()
+	r, err := m.newRoom(room, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.start(); err != nil {
+		r.end(err)
+		return nil, fmt.Errorf("mesh: join %s: %w", room, err)
+	}
+	if err := r.awaitReady(ctx); err != nil {
+		_ = r.Leave(context.WithoutCancel(ctx))
+		return nil, fmt.Errorf("mesh: join %s: %w", room, err)
+	}
+	return r, nil
+}
+
+func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
+	st := m.who.Self()
+	if st == nil {
+		return nil, ErrNoIdentity
+	}
+	r := &Room{
+		mesh: m, name: name, tag: m.app.RoomTag(name, cfg.secret), info: cfg.info,
+		device:     identity.PublicKey(m.key.Public().(ed25519.PublicKey)),
+		outbox:     newOutbox(),
+		queue:      events.NewQueue(name, m.cfg.queue),
+		rearm:      make(chan struct{}, 1),
+		roster:     newRoster(m.host.ID(), m.cfg.grace),
+		neighbours: make(map[peer.ID]*neighbour),
+		asking:     make(map[peer.ID]struct{}),
+		waiting:    make(map[peer.ID]struct{}),
+		changed:    make(chan struct{}),
+	}
+	_, _ = rand.Read(r.feed[:])
+	r.ctx, r.stop = context.WithCancel(m.ctx)
+	own, err := r.signEntry(st, true, identity.NextSequence(m.lastEntry.Load(), time.Now()))
+	if err != nil {
+		return nil, err
+	}
+	r.own = own
+	r.nextDigest = time.Now().Add(digestEvery)
+	r.roster.apply(time.Now(), own)
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.rooms[name] != nil {
+		r.stop()
+		return nil, ErrJoined
+	}
+	m.rooms[name], m.tags[r.tag] = r, r
+	return r, nil
+}
+
+// signEntry signs this node's roster entry.
+func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64) (*rosterEntry, error) {
+	r.mesh.lastEntry.Store(max(r.mesh.lastEntry.Load(), sequence))
+	state := wire.RosterEntry_LEFT
+	if joined {
+		state = wire.RosterEntry_JOINED
+	}
+	var addrs [][]byte
+	for _, a := range r.mesh.host.Addrs() {
+		addrs = append(addrs, a.Bytes())
+	}
+	addrs = checkAddrs(addrs)
+	body, err := proto.Marshal(&wire.RosterEntry{
+		Statement: st.Sealed(), Room: r.tag[:], Feed: r.feed[:], Sequence: sequence, State: state, Info: r.info, Addrs: addrs,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &rosterEntry{
+		sealed:    wire.Seal(wire.DomainRoster, r.mesh.key, body),
+		statement: st, feed: r.feed, sequence: sequence, joined: joined, info: r.info, addrs: addrs,
+	}, nil
+}
+
+// start subscribes and announces.
+func (r *Room) start() error {
+	m := r.mesh
+	name := topicName(r.tag)
+	if err := m.pubsub.RegisterTopicValidator(name, r.validate, pubsub.WithValidatorInline(true)); err != nil {
+		return err
+	}
+	var err error
+	if r.topic, err = m.pubsub.Join(name); err != nil {
+		return err
+	}
+	if r.peers, err = r.topic.EventHandler(); err != nil {
+		return err
+	}
+	if r.sub, err = r.topic.Subscribe(pubsub.WithBufferSize(gossipQueue)); err != nil {
+		return err
+	}
+	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, r.own.sealed, noID); err != nil {
+		return err
+	}
+	for _, loop := range []func(){r.readLoop, r.peerLoop, r.publishLoop, r.timerLoop} {
+		if !m.goTask(loop) {
+			return ErrClosed
+		}
+	}
+	r.askAround()
+	return nil
+}
+
+// noID is for items that are no send of the app's.
+func noID() uint64 { return 0 }
+
+// awaitReady waits until every neighbour that is in the room has told what it knows.
+func (r *Room) awaitReady(ctx context.Context) error {
+	deadline := time.NewTimer(joinWait)
+	defer deadline.Stop()
+	for {
+		r.mu.Lock()
+		changed := r.changed
+		r.mu.Unlock()
+		if r.agreed() {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-deadline.C:
+			r.mesh.log.Info("joined before all neighbours answered", "room", r.name)
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.ctx.Done():
+			return r.reason()
+		}
+	}
+}
+
+// agreed reports whether every connected peer has either sent its roster or said that it is not in the room.
+func (r *Room) agreed() bool {
+	peers := r.topic.ListPeers()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range peers {
+		if n := r.neighbours[p]; n == nil || !n.agreed {
+			return false
+		}
+	}
+	return len(r.waiting) == 0
+}

@@ -1,0 +1,154 @@
+package mesh
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// Leave says goodbye to the others and ends the stay: whatever is queued is sent first, within 1 s or until
+// ctx ends, whichever is sooner. The room's events end with [ErrLeft]. Leaving twice is harmless.
+func (r *Room) Leave(ctx context.Context) error { return r.depart(ctx, ErrLeft) }
+
+func (r *Room) depart(ctx context.Context, reason error) error {
+	r.mu.Lock()
+	again := r.leaving
+	r.leaving = true
+	own := r.own
+	r.mu.Unlock()
+	if again {
+		<-r.ctx.Done()
+		return nil
+	}
+	if entry, err := r.signEntry(own.statement, false, own.sequence+1); err == nil {
+		r.sayGoodbye(ctx, entry, reason)
+	}
+	r.end(reason)
+	return nil
+}
+
+func (r *Room) sayGoodbye(ctx context.Context, entry *rosterEntry, reason error) {
+	ctx, cancel := context.WithTimeout(ctx, leaveWait)
+	defer cancel()
+	b := r.outbox.last(wire.Kind_KIND_ROSTER, entry.sealed, reason)
+	select {
+	case <-b.done:
+	case <-ctx.Done():
+		return
+	case <-r.ctx.Done():
+		return
+	}
+	if r.awaitEcho(ctx, b.first) {
+		r.awaitFlow(ctx, 0)
+	}
+}
+
+// awaitEcho waits until GossipSub's loop has taken the own envelope that starts at first, and queued it to the
+// neighbours: Publish returns before that.
+func (r *Room) awaitEcho(ctx context.Context, first uint64) bool {
+	for {
+		r.mu.Lock()
+		echoed, changed := r.echoed, r.changed
+		r.mu.Unlock()
+		if echoed >= first {
+			r.topic.ListPeers() // passes through the loop, so the round of the loop that echoed has ended
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		case <-r.ctx.Done():
+			return false
+		}
+	}
+}
+
+// end ends the stay, once, with what the readers are to see.
+func (r *Room) end(reason error) {
+	r.finish.Do(func() {
+		m := r.mesh
+		r.mu.Lock()
+		r.leaving, r.why = true, reason
+		neighbours := slices.Collect(maps.Keys(r.neighbours))
+		r.mu.Unlock()
+		m.mu.Lock()
+		delete(m.rooms, r.name)
+		delete(m.tags, r.tag)
+		m.mu.Unlock()
+
+		r.queue.End(reason)
+		for _, b := range r.outbox.end(reason) {
+			b.end(&sendError{outcome: ErrUnreachable, cause: reason})
+		}
+		r.stop()
+		r.unsubscribe()
+		for _, p := range neighbours {
+			m.host.ConnManager().Unprotect(p, r.protection())
+		}
+	})
+}
+
+// unsubscribe is safe after any part of start.
+func (r *Room) unsubscribe() {
+	if r.sub != nil {
+		r.sub.Cancel()
+	}
+	if r.peers != nil {
+		r.peers.Cancel()
+	}
+	if r.mesh.ctx.Err() != nil {
+		return // pubsub ends as a whole
+	}
+	_ = r.mesh.pubsub.UnregisterTopicValidator(topicName(r.tag))
+	if r.topic != nil {
+		if err := r.topic.Close(); err != nil {
+			r.mesh.log.Debug("topic not closed", "room", r.name, "err", err)
+		}
+	}
+}
+
+// reason is why the stay ended, or is about to.
+func (r *Room) reason() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.reasonLocked()
+}
+
+func (r *Room) reasonLocked() error {
+	switch {
+	case r.why != nil:
+		return r.why
+	case r.mesh.ctx.Err() != nil:
+		return ErrClosed
+	}
+	return ErrLeft
+}
+
+// replacedLocked ends the stay because the same user has joined from elsewhere.
+func (r *Room) replacedLocked(by identity.Login) {
+	r.why = ErrReplaced
+	r.mesh.log.Info("replaced in a room", "room", r.name, "peer", by.Peer)
+	r.mesh.goTask(func() { r.end(ErrReplaced) })
+}
+
+// stopRooms leaves all rooms at once.
+func (m *Mesh) stopRooms(rooms []*Room) {
+	var wg sync.WaitGroup
+	for _, r := range rooms {
+		wg.Go(func() { _ = r.depart(context.Background(), ErrClosed) })
+	}
+	wg.Wait()
+	m.stopLinks()
+}
+
+// EvictAll ends all rooms with reason and says no goodbye: for a user who is now elsewhere.
+func (m *Mesh) EvictAll(reason error) {
+	for _, r := range m.Rooms() {
+		r.end(reason)
+	}
+}

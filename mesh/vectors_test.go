@@ -1,0 +1,164 @@
+package mesh
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"testing"
+	"time"
+
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/host"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/vectors"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// The tests of this file hold what mesh makes and judges against docs/vectors.
+
+func TestTopicsAreThoseOfTheVectors(t *testing.T) {
+	var v vectors.Names
+	vectors.Read(t, "names", &v)
+	for _, r := range v.Rooms {
+		require.Equal(t, r.Topic, topicName([32]byte(r.Tag)))
+		require.True(t, roomTopics{}.CanSubscribe(r.Topic))
+	}
+}
+
+func TestRoomsJudgeTheEnvelopesOfTheVectors(t *testing.T) {
+	var v vectors.Envelopes
+	vectors.Read(t, "envelope", &v)
+	room := &Room{mesh: &Mesh{app: identity.AppID(v.App)}, tag: [32]byte(v.Room)}
+	for _, e := range append(append(v.Feed, v.Accepted...), v.Forks...) {
+		got, err := room.openEnvelope(e.Sealed.Sealed)
+		require.NoError(t, err, e.Name)
+		require.Equal(t, FeedID(e.Feed), got.feed, e.Name)
+		require.Equal(t, [32]byte(e.Hash), got.hash, e.Name)
+		require.Equal(t, string(e.MessageID), messageID(&pb.Message{Topic: &v.Topic, Data: e.Sealed.Sealed}), e.Name)
+	}
+	for _, c := range v.Refused {
+		_, err := room.openEnvelope(c.Sealed)
+		require.Error(t, err, "%s: accepted", c.Name)
+	}
+}
+
+func TestFeedsTakeAndForkAsInTheVectors(t *testing.T) {
+	var v vectors.Envelopes
+	vectors.Read(t, "envelope", &v)
+	room := &Room{mesh: &Mesh{app: identity.AppID(v.App)}, tag: [32]byte(v.Room)}
+	open := func(e vectors.Envelope) *envelope {
+		got, err := room.openEnvelope(e.Sealed.Sealed)
+		require.NoError(t, err)
+		return got
+	}
+	var whole feed
+	for _, e := range v.Feed {
+		ready, how := whole.take(time.Now(), open(e))
+		require.Len(t, ready, 1, e.Name)
+		require.Equal(t, taken, how, e.Name)
+	}
+	for _, e := range v.Forks {
+		var f feed
+		_, how := f.take(time.Now(), open(v.Feed[0]))
+		require.Equal(t, taken, how)
+		_, how = f.take(time.Now(), open(e))
+		require.Equal(t, forked, how, e.Name)
+	}
+}
+
+func TestRostersAreThoseOfTheVectors(t *testing.T) {
+	var v vectors.Roster
+	vectors.Read(t, "roster", &v)
+	now, verifier := time.UnixMilli(v.AtMS), identity.NewVerifier(identity.AppID(v.App))
+	open := func(sealed []byte) (*rosterEntry, error) { return openEntry(sealed, [32]byte(v.Room), verifier, now) }
+	for _, e := range v.Accepted {
+		got, err := open(e.Sealed.Sealed)
+		require.NoError(t, err, e.Name)
+		require.Equal(t, []any{FeedID(e.Feed), e.Sequence, e.Joined}, []any{got.feed, got.sequence, got.joined}, e.Name)
+		require.True(t, bytes.Equal(e.Info, got.info), e.Name)
+		require.Equal(t, []byte(e.Statement), got.statement.Sealed(), e.Name)
+		var addrs []string
+		for _, raw := range got.addrs {
+			a, err := ma.NewMultiaddrBytes(raw)
+			require.NoError(t, err)
+			addrs = append(addrs, a.String())
+		}
+		require.Equal(t, e.Addrs, addrs, e.Name)
+	}
+	for _, c := range v.Refused {
+		_, err := open(c.Sealed)
+		require.Error(t, err, "%s: accepted", c.Name)
+		switch c.Why {
+		case "signature":
+			require.True(t, errors.Is(err, wire.ErrSignature) || errors.Is(err, identity.ErrSignature), "%s: %v", c.Name, err)
+		case "expired":
+			require.ErrorIs(t, err, identity.ErrExpired, c.Name)
+		}
+	}
+	for _, p := range v.Order {
+		n, err := open(p.Newer)
+		require.NoError(t, err, p.Name)
+		o, err := open(p.Older)
+		require.NoError(t, err, p.Name)
+		require.True(t, n.newer(o), p.Name)
+		require.False(t, o.newer(n), p.Name)
+	}
+	known := newRoster("", time.Second)
+	for _, sealed := range v.Digest.Entries {
+		e, err := open(sealed)
+		require.NoError(t, err)
+		known.apply(now, e)
+	}
+	require.Equal(t, []byte(v.Digest.Digest), known.sum())
+}
+
+// hostAt is a host that only says where it listens.
+type hostAt struct {
+	host.Host
+	addrs []ma.Multiaddr
+}
+
+func (h hostAt) Addrs() []ma.Multiaddr { return h.addrs }
+
+func TestRoomsSignTheRosterEntryOfTheVectors(t *testing.T) {
+	var names vectors.Names
+	vectors.Read(t, "names", &names)
+	var v vectors.Roster
+	vectors.Read(t, "roster", &v)
+	want := v.Accepted[0]
+	var addrs []ma.Multiaddr
+	for _, a := range want.Addrs {
+		addrs = append(addrs, ma.StringCast(a))
+	}
+	st, err := identity.Verify(want.Statement, identity.AppID(v.App), time.UnixMilli(v.AtMS))
+	require.NoError(t, err)
+	room := &Room{
+		mesh: &Mesh{host: hostAt{addrs: addrs}, key: ed25519.NewKeyFromSeed(names.Keys[0].Seed)},
+		tag:  [32]byte(v.Room), feed: FeedID(want.Feed), info: want.Info,
+	}
+	got, err := room.signEntry(st, true, want.Sequence)
+	require.NoError(t, err)
+	require.Equal(t, []byte(want.Sealed.Sealed), got.sealed)
+}
+
+func TestRoomFramesAreThoseOfTheVectors(t *testing.T) {
+	var v vectors.Roster
+	vectors.Read(t, "roster", &v)
+	read := func(raw []byte) *wire.RoomFrame {
+		var f wire.RoomFrame
+		require.NoError(t, wire.NewReader(bytes.NewReader(raw), maxRoomFrame).Next(&f))
+		return &f
+	}
+	greeting := read(v.Greeting.Frame).GetGreeting()
+	require.NoError(t, checkHead(greeting.Head))
+	require.Equal(t, []byte(v.Greeting.Digest), greeting.Digest)
+	part := read(v.Part.Frame).GetRoster()
+	for _, h := range part.Heads {
+		require.NoError(t, checkHead(h))
+	}
+	require.True(t, proto.Equal(&wire.Head{Feed: v.Part.Heads[0].Feed}, part.Heads[0]), "a feed that has not begun")
+}

@@ -1,0 +1,113 @@
+package presence
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/meshtest"
+	"github.com/starling-mesh/starling/internal/vectors"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// The tests of this file hold what presence makes and judges against docs/vectors, in bubbles: their time begins when
+// the vectors were made.
+
+func vectorKeys(t *testing.T) (alice, bob *identity.Keys) {
+	var v vectors.Names
+	vectors.Read(t, "names", &v)
+	key := func(i int) ed25519.PrivateKey { return ed25519.NewKeyFromSeed(v.Keys[i].Seed) }
+	return &identity.Keys{Device: key(0), User: key(0)}, &identity.Keys{Device: key(1), User: key(2)}
+}
+
+// vectorNode is a directory with those keys on a simulated host.
+func vectorNode(t *testing.T, keys *identity.Keys, app identity.AppID) *Directory {
+	net := meshtest.New(t, meshtest.Options{Hosts: 1, Key: func(int) crypto.PrivKey { return keys.Libp2p() }})
+	d, err := New(net.Host(0), app, keys)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	return d
+}
+
+func TestANodeShowsTheStatementsOfTheVectors(t *testing.T) {
+	var v vectors.Hello
+	vectors.Read(t, "hello", &v)
+	alice, bob := vectorKeys(t)
+	synctest.Test(t, func(t *testing.T) {
+		d := vectorNode(t, alice, identity.AppID(v.App))
+		require.Equal(t, v.AtMS, time.Now().UnixMilli())
+		require.NoError(t, d.Login(t.Context(), "alice"))
+		mine, _ := d.ownHello()
+		require.Equal(t, []byte(v.Initiator.Statement), mine.Statement)
+		require.Equal(t, []any{v.App, v.Initiator.MaxEnvelope, v.Initiator.MaxMessage},
+			[]any{vectors.Hex(mine.App), mine.MaxEnvelope, mine.Limits.MaxMessage})
+		require.Len(t, mine.Nonce, len(v.Initiator.Nonce))
+		require.Zero(t, mine.Capabilities, "version 1 has none")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		d := vectorNode(t, bob, identity.AppID(v.App))
+		require.NoError(t, d.SetUser("bob"))
+		mine, _ := d.ownHello()
+		require.Equal(t, []byte(v.Responder.Statement), mine.Statement)
+	})
+}
+
+func TestANodeTakesTheHellosOfTheVectors(t *testing.T) {
+	var v vectors.Hello
+	vectors.Read(t, "hello", &v)
+	alice, bob := vectorKeys(t)
+	a, b := alice.PeerID(), bob.PeerID()
+	synctest.Test(t, func(t *testing.T) {
+		d := vectorNode(t, bob, identity.AppID(v.App))
+		var hello wire.Hello
+		require.NoError(t, wire.NewReader(bytes.NewReader(v.Frames.Hello), maxHello).Next(&hello))
+		var reply wire.HelloReply
+		require.NoError(t, wire.NewReader(bytes.NewReader(v.Frames.Reply), maxHello).Next(&reply))
+		for _, c := range []struct {
+			p     peer.ID
+			hello *wire.Hello
+			want  vectors.Party
+		}{{a, &hello, v.Initiator}, {b, reply.Hello, v.Responder}} {
+			got, refusal := d.checkHello(c.p, c.hello)
+			require.Nil(t, refusal)
+			require.Equal(t, c.want.PeerID, got.Statement.Peer.String())
+			require.Equal(t, []any{c.want.Incarnation, int(c.want.MaxEnvelope), int(c.want.MaxMessage)},
+				[]any{got.Incarnation, got.MaxEnvelope, got.MaxMessage})
+			var addrs []string
+			for _, addr := range got.Addrs {
+				addrs = append(addrs, addr.String())
+			}
+			require.Equal(t, c.want.Addrs, addrs)
+		}
+		_, refusal := d.checkHello(b, &hello)
+		require.NotNil(t, refusal, "alice's statement, shown by bob")
+		require.Equal(t, wire.Refusal_BAD_STATEMENT, refusal.code)
+
+		require.Equal(t, []byte(v.Responder.Proof.Signature), d.proof(v.Initiator.Nonce, v.Responder.Statement, a, b))
+		require.Equal(t, []byte(v.Responder.Proof.Signed), append([]byte(wire.DomainHello), transcript(v.Initiator.Nonce, v.Responder.Statement, a, b)...))
+		require.Nil(t, checkProof(b, reply.Proof, hello.Nonce, reply.Hello, a, b))
+		require.Nil(t, checkProof(a, v.Initiator.Proof.Signature, v.Responder.Nonce, &hello, a, b))
+		require.Nil(t, checkProof(a, v.Anonymous.Signature, v.Responder.Nonce, new(wire.Hello), a, b))
+		for _, c := range v.Refused {
+			require.NotNil(t, checkProof(a, c.Signature, v.Responder.Nonce, &hello, a, b), "%s: accepted", c.Name)
+		}
+	})
+}
+
+func TestRefusalsAreThoseOfTheVectors(t *testing.T) {
+	var v vectors.Hello
+	vectors.Read(t, "hello", &v)
+	for _, r := range v.Refusals {
+		refusal := &RefusedError{Reason: r.Text, code: wire.Refusal_Code(r.Code)}
+		frame, err := wire.AppendFrame(nil, &wire.HelloReply{Refusal: refusal.frame()})
+		require.NoError(t, err)
+		require.Equal(t, []byte(r.Frame), frame)
+	}
+}
