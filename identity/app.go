@@ -16,6 +16,12 @@ func NewAppID(name string) AppID {
 	return sha256.Sum256([]byte("starling/app/1\x00" + name))
 }
 
+// NewIssuedAppID derives the ID of the app called name, in app mode: SHA-256 of a domain prefix, the name, a zero byte and
+// the root key of its issuers. So an app of the same name with other issuers is another app.
+func NewIssuedAppID(name string, root PublicKey) AppID {
+	return sha256.Sum256([]byte("starling/app/1\x00" + name + "\x00" + string(root[:])))
+}
+
 // RoomTag derives the tag under which a room travels: HMAC-SHA256 keyed by the app ID over a domain prefix,
 // the room's name, a zero byte and its secret (empty for a room without one). Who does not know the app,
 // the name and the secret cannot tell which room a tag is of.

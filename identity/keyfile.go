@@ -92,12 +92,7 @@ func ParseKey(text []byte) (ed25519.PrivateKey, error) {
 
 // readKey reads a key file. The error is a *KeyError; errors.Is(err, fs.ErrNotExist) holds if there is none.
 func readKey(path string) (ed25519.PrivateKey, error) {
-	refuse := func(err error) (ed25519.PrivateKey, error) {
-		if inner := (*fs.PathError)(nil); errors.As(err, &inner) {
-			err = inner.Err // the path is in KeyError already
-		}
-		return nil, &KeyError{Path: path, Err: err}
-	}
+	refuse := func(err error) (ed25519.PrivateKey, error) { return nil, &KeyError{Path: path, Err: bare(err)} }
 	info, err := os.Stat(path)
 	if err != nil {
 		return refuse(err)
@@ -123,6 +118,18 @@ func readKey(path string) (ed25519.PrivateKey, error) {
 	}
 	return key, nil
 }
+
+// bare takes the path out of an error of the file system, for errors that name it themselves.
+func bare(err error) error {
+	if inner := (*fs.PathError)(nil); errors.As(err, &inner) {
+		return inner.Err
+	}
+	return err
+}
+
+// ReadKey reads a file with the private key of an issuer, as [MarshalKey] gives it. Others than its owner must not be able to read
+// it. The error is a [*KeyError]; errors.Is(err, fs.ErrNotExist) holds if there is none.
+func ReadKey(path string) (ed25519.PrivateKey, error) { return readKey(path) }
 
 // writeKey writes a key file so that a crash at any point leaves the old file or the new one, whole.
 func writeKey(path string, key ed25519.PrivateKey) error {

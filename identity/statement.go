@@ -34,7 +34,7 @@ var (
 )
 
 // StatementError reports a statement that was refused. Err is one of [ErrClock], [ErrOtherApp], [ErrExpired],
-// [ErrSignature], an [*IDError], or nil for a statement that is malformed.
+// [ErrSignature], an [*IDError], a [*TokenError], or nil for a statement that is malformed.
 type StatementError struct {
 	Reason string
 	Err    error
@@ -57,9 +57,53 @@ type Statement struct {
 	Issued   time.Time // in whole milliseconds, as all times here
 	Expires  time.Time
 	LoggedIn bool   // false: the device has an identity, and takes nothing outside rooms
-	Token    string // of app mode; empty in open mode
+	Token    string // of app mode; empty in open mode, and while there was no log-in
 
-	sealed []byte
+	sealed    []byte
+	authority *Authority // under whose rules it was verified; nil: in open mode
+	grant     *Grant     // what Token says; nil: no token
+}
+
+// Subject says who counts as one user, whose later log-in ends an earlier one: in open mode the name with the user key, in
+// app mode the name alone, since issuers vouch for it. It is comparable.
+type Subject struct {
+	User string
+	Key  PublicKey // zero in app mode
+}
+
+// Subject returns whom the statement is of. In app mode only a [Statement.Grant], or a room's token, proves it.
+func (s *Statement) Subject() Subject {
+	if s.authority != nil {
+		return Subject{User: s.User}
+	}
+	return Subject{User: s.User, Key: s.UserKey}
+}
+
+// SameUser reports whether l is a log-in of the statement's user.
+func (s *Statement) SameUser(l Login) bool {
+	return s.User == l.User && (s.authority != nil || s.UserKey == l.Key)
+}
+
+// Grant returns what the statement's token says, verified but for the time: see [Statement.CheckLogin]. It is nil without a
+// token, and in open mode.
+func (s *Statement) Grant() *Grant { return s.grant }
+
+// LoggedInAt reports whether the statement is of a log-in that counts at that time: it says so, it has not expired, and in app
+// mode neither has its token, with the leeway, nor was the token revoked by now.
+func (s *Statement) LoggedInAt(now time.Time) bool {
+	return s.LoggedIn && s.Expires.After(now) && s.CheckLogin(now) == nil
+}
+
+// CheckLogin returns why the token of a log-in does not count at that time: a [*StatementError] that wraps a [*TokenError]. It returns nil for
+// a statement without a log-in, and in open mode.
+func (s *Statement) CheckLogin(now time.Time) error {
+	if s.authority == nil || !s.LoggedIn {
+		return nil
+	}
+	if err := s.authority.Check(s.grant, now); err != nil {
+		return badToken(err)
+	}
+	return nil
 }
 
 // Sign signs st as this device and this user. It takes App, User, Sequence, Issued, Expires, LoggedIn and Token from st and

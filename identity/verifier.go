@@ -14,22 +14,50 @@ const verifierCache = 2048
 // Verifier is [Verify] with a memory: a statement seen before costs a hash instead of two signatures. The
 // time is judged on every call. It is safe for concurrent use.
 type Verifier struct {
-	app   AppID
-	cache *lru.Cache[[sha256.Size]byte, *Statement]
+	app       AppID
+	authority *Authority // nil: open mode
+	cache     *lru.Cache[[sha256.Size]byte, *Statement]
 }
 
+// VerifierOption is a setting of a [Verifier].
+type VerifierOption func(*Verifier)
+
+// WithAuthority sets who judges tokens, in app mode: a statement that says to be of a log-in must then have a token that is
+// good for it. The default is open mode, where tokens mean nothing.
+func WithAuthority(a *Authority) VerifierOption { return func(v *Verifier) { v.authority = a } }
+
 // NewVerifier returns a verifier of one app's statements.
-func NewVerifier(app AppID) *Verifier {
+func NewVerifier(app AppID, opts ...VerifierOption) *Verifier {
 	cache, err := lru.New[[sha256.Size]byte, *Statement](verifierCache)
 	if err != nil {
 		panic("identity: " + err.Error()) // only a size below 1 fails
 	}
-	return &Verifier{app: app, cache: cache}
+	v := &Verifier{app: app, cache: cache}
+	for _, o := range opts {
+		o(v)
+	}
+	return v
 }
 
 // Verify is [Verify] for the verifier's app. Callers with equal bytes get the same *Statement. Only what
 // verified is kept, so that forgeries cannot displace it.
+//
+// With an authority, a token must be of the statement's user and device, and good for logging in, and there must be one if
+// the statement is of a log-in; then it must count now, too.
 func (v *Verifier) Verify(sealed []byte, now time.Time) (*Statement, error) {
+	st, err := v.VerifyLapsed(sealed, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := st.CheckLogin(now); err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+// VerifyLapsed is Verify, but the token of a log-in may have expired, or have been revoked: [Statement.LoggedInAt] says whether the log-in counts. It is
+// for who the device is, where that does not hang on a log-in, as in a room.
+func (v *Verifier) VerifyLapsed(sealed []byte, now time.Time) (*Statement, error) {
 	if len(sealed) > MaxStatement {
 		return nil, oversize(len(sealed))
 	}
@@ -45,6 +73,11 @@ func (v *Verifier) Verify(sealed []byte, now time.Time) (*Statement, error) {
 		return nil, err
 	}
 	if !ok {
+		if v.authority != nil {
+			if err := v.authority.adopt(st); err != nil {
+				return nil, err
+			}
+		}
 		v.cache.Add(sum, st)
 	}
 	return st, nil

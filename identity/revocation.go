@@ -1,0 +1,216 @@
+package identity
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// MaxRevocations is the most bytes of a sealed list of revocations: some 2000 users, or 2000 tokens by their usual jti.
+const MaxRevocations = 64 << 10
+
+// ErrRevocations reports a list of revocations that was refused.
+var ErrRevocations = errors.New("list of revocations refused")
+
+// Revocations is the list of what an app's issuers have taken back before its time. There is one list per app: the one
+// with the highest version, which must therefore repeat what still counts of those before.
+type Revocations struct {
+	Version uint64               // from 1
+	Issued  time.Time            // for people; versions decide
+	Users   map[string]time.Time // tokens of the user that were issued before that time, or do not say when, are revoked
+	Tokens  map[string]time.Time // by jti; when the token expires, from when on the entry is of no use; zero: not known
+	Kid     string               // of the issuer key that signed; set by opening
+
+	sealed []byte
+	sum    [sha256.Size]byte
+}
+
+// revoked may be asked of no list.
+func (r *Revocations) revoked(g *Grant) bool {
+	if r == nil {
+		return false
+	}
+	if _, ok := r.Tokens[g.ID]; ok {
+		return true
+	}
+	before, ok := r.Users[g.User]
+	return ok && g.Issued.Before(before)
+}
+
+// Sealed returns a copy of the signed bytes; nil for a list that was not opened or signed.
+func (r *Revocations) Sealed() []byte { return bytes.Clone(r.sealed) }
+
+// Head returns what tells lists apart: the version, and the SHA-256 of the signed bytes. No list is version 0.
+func (r *Revocations) Head() (version uint64, sum [sha256.Size]byte) {
+	if r == nil {
+		return 0, sum
+	}
+	return r.Version, r.sum
+}
+
+// Supersedes reports whether r counts rather than a list with that head. Two issuers that sign one version at a time make two lists
+// of it: the hash decides, so that all nodes end with the same one.
+func (r *Revocations) Supersedes(version uint64, sum [sha256.Size]byte) bool {
+	mine, mySum := r.Head()
+	if mine != version {
+		return mine > version
+	}
+	return bytes.Compare(mySum[:], sum[:]) > 0
+}
+
+// Next returns a copy to change and sign, with a version above this one's and without the tokens that have expired, by more than the
+// largest leeway, by now. It may be asked of no list.
+func (r *Revocations) Next(now time.Time) Revocations {
+	next := Revocations{Issued: now, Users: make(map[string]time.Time), Tokens: make(map[string]time.Time)}
+	version, _ := r.Head()
+	next.Version = max(version+1, uint64(max(now.UnixMilli(), 1)))
+	if r == nil {
+		return next
+	}
+	maps.Copy(next.Users, r.Users)
+	for id, expires := range r.Tokens {
+		if expires.IsZero() || now.Before(expires.Add(maxLeeway)) {
+			next.Tokens[id] = expires
+		}
+	}
+	return next
+}
+
+// sealRevocations signs a list.
+func sealRevocations(app AppID, kid string, key ed25519.PrivateKey, r Revocations) ([]byte, error) {
+	msg := &wire.Revocations{App: app[:], Kid: kid, Version: r.Version, IssuedMs: r.Issued.UnixMilli()}
+	for _, user := range slices.Sorted(maps.Keys(r.Users)) {
+		msg.Users = append(msg.Users, &wire.RevokedUser{User: user, NotBeforeMs: r.Users[user].UnixMilli()})
+	}
+	for _, id := range slices.Sorted(maps.Keys(r.Tokens)) {
+		t := &wire.RevokedToken{Id: id}
+		if expires := r.Tokens[id]; !expires.IsZero() {
+			t.ExpiresMs = expires.UnixMilli()
+		}
+		msg.Tokens = append(msg.Tokens, t)
+	}
+	if _, err := revocationsFromWire(msg); err != nil {
+		return nil, err
+	}
+	body, err := proto.Marshal(msg)
+	if err != nil {
+		return nil, fmt.Errorf("identity: revocations: %w", err)
+	}
+	if size := wire.SignatureSize + len(body); size > MaxRevocations {
+		return nil, badList("%d bytes, at most %d are allowed: replace the issuer key, and begin a new list", size, MaxRevocations)
+	}
+	return wire.Seal(wire.DomainRevocations, key, body), nil
+}
+
+func badList(format string, args ...any) error {
+	return fmt.Errorf("identity: %w: %s", ErrRevocations, fmt.Sprintf(format, args...))
+}
+
+// OpenRevocations verifies a signed list of the authority's app. It is safe to call with any bytes. Errors are [ErrRevocations] and the
+// details.
+func (a *Authority) OpenRevocations(sealed []byte) (*Revocations, error) {
+	if len(sealed) > MaxRevocations {
+		return nil, badList("%d bytes, at most %d are allowed", len(sealed), MaxRevocations)
+	}
+	sig, body, err := wire.Split(sealed)
+	if err != nil {
+		return nil, badList("%d bytes are too few", len(sealed))
+	}
+	var msg wire.Revocations
+	if proto.Unmarshal(body, &msg) != nil {
+		return nil, badList("malformed")
+	}
+	key, ok := a.issuers.Key(msg.Kid)
+	if !ok {
+		return nil, badList("signed with the key %s, which is none of this app's issuers", quote(msg.Kid))
+	}
+	if !wire.Check(wire.DomainRevocations, key[:], body, sig) {
+		return nil, badList("its signature is not that of the issuer key %s", quote(msg.Kid))
+	}
+	if len(msg.App) != len(a.id) || AppID(msg.App) != a.id {
+		return nil, badList("it is of another app")
+	}
+	r, err := revocationsFromWire(&msg)
+	if err != nil {
+		return nil, err
+	}
+	r.sealed, r.sum = bytes.Clone(sealed), sha256.Sum256(sealed)
+	return r, nil
+}
+
+func revocationsFromWire(msg *wire.Revocations) (*Revocations, error) {
+	if msg.Version == 0 {
+		return nil, badList("no version")
+	}
+	if msg.IssuedMs <= 0 || msg.IssuedMs > maxMilli {
+		return nil, badList("issued at %d ms", msg.IssuedMs)
+	}
+	r := &Revocations{
+		Version: msg.Version, Issued: time.UnixMilli(msg.IssuedMs).UTC(), Kid: msg.Kid,
+		Users: make(map[string]time.Time, len(msg.Users)), Tokens: make(map[string]time.Time, len(msg.Tokens)),
+	}
+	for _, u := range msg.Users {
+		if CheckUser(u.User) != nil || u.NotBeforeMs <= 0 || u.NotBeforeMs > maxMilli {
+			return nil, badList("user %s before %d ms", quote(u.User), u.NotBeforeMs)
+		}
+		if _, twice := r.Users[u.User]; twice {
+			return nil, badList("user %s stands there twice", quote(u.User))
+		}
+		r.Users[u.User] = time.UnixMilli(u.NotBeforeMs).UTC()
+	}
+	for _, t := range msg.Tokens {
+		if !printable(t.Id, MaxTokenID) || t.ExpiresMs < 0 || t.ExpiresMs > maxMilli {
+			return nil, badList("token %s until %d ms", quote(t.Id), t.ExpiresMs)
+		}
+		if _, twice := r.Tokens[t.Id]; twice {
+			return nil, badList("token %s stands there twice", quote(t.Id))
+		}
+		var expires time.Time
+		if t.ExpiresMs > 0 {
+			expires = time.UnixMilli(t.ExpiresMs).UTC()
+		}
+		r.Tokens[t.Id] = expires
+	}
+	return r, nil
+}
+
+// Revoke takes a signed list of revocations. It reports whether the list is newer than the one before and counts from now on;
+// an older one is no error and changes nothing.
+func (a *Authority) Revoke(sealed []byte) (newer bool, err error) {
+	r, err := a.OpenRevocations(sealed)
+	if err != nil {
+		return false, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !r.Supersedes(a.list.Head()) {
+		return false, nil
+	}
+	a.list = r
+	close(a.changed)
+	a.changed = make(chan struct{})
+	return true, nil
+}
+
+// Revocations returns the list that counts, shared and read only; nil if there is none.
+func (a *Authority) Revocations() *Revocations {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.list
+}
+
+// Changed returns a channel that is closed when another list counts than at the time of the call: who keeps grants checks them again then.
+func (a *Authority) Changed() <-chan struct{} {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.changed
+}
