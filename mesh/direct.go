@@ -80,10 +80,10 @@ func (m *Mesh) sendOutside(ctx context.Context, to identity.Login, data []byte, 
 		return nil, err
 	}
 	self := m.who.Self()
-	if self == nil || !self.LoggedIn {
+	if self == nil || !self.LoggedInAt(time.Now()) {
 		return nil, ErrNotLoggedIn
 	}
-	if self.UserKey == to.Key {
+	if self.SameUser(to) {
 		return nil, ErrSelf
 	}
 	return m.enqueue(ctx, to.Peer, out)

@@ -188,16 +188,16 @@ func (m *Mesh) takeDirect(who identity.Session, f *wire.Direct) Reason {
 	case who.Statement == nil:
 		return NoIdentity
 	}
-	self := m.who.Self()
+	self, now := m.who.Self(), time.Now()
 	outside := len(f.Room) == 0
 	switch {
-	case outside && (self == nil || !self.LoggedIn):
+	case outside && (self == nil || !self.LoggedInAt(now)):
 		return NotLoggedIn
 	case self == nil:
 		return NotMember
 	case string(f.To) != self.User:
 		return WrongUser
-	case outside && !who.Statement.LoggedIn:
+	case outside && !who.Statement.LoggedInAt(now):
 		return NotLoggedIn
 	}
 	msg := &DirectMessage{

@@ -33,6 +33,7 @@ var (
 	ErrNotMember   = errors.New("mesh: no such member in the room")
 	ErrNotLoggedIn = errors.New("mesh: not logged in")
 	ErrNoIdentity  = errors.New("mesh: no identity yet: set a user, or log in, first")
+	ErrNoTokens    = errors.New("mesh: no tokens in open mode")
 	ErrJoined      = errors.New("mesh: already joined")
 	ErrLeft        = errors.New("mesh: room left")
 )

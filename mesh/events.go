@@ -11,7 +11,7 @@ import (
 )
 
 // Event is one thing that happened, in a room or outside rooms: a pointer to one of [Message],
-// [DirectMessage], [MemberJoined], [MemberLeft], [GapLost] and [Lagged]. The events of one room form one
+// [DirectMessage], [MemberJoined], [MemberLeft], [GapLost], [TokenExpiring] and [Lagged]. The events of one room form one
 // ordered stream, numbered in [Header].Seq; a hole there is what [Lagged] counts.
 //
 // As JSON every event is one object that starts with the header's fields. 64-bit numbers are strings,
@@ -35,6 +35,7 @@ const (
 	TypeMemberJoined  = "member_joined"
 	TypeMemberLeft    = "member_left"
 	TypeGapLost       = "gap_lost"
+	TypeTokenExpiring = "token_expiring"
 )
 
 // Kind says whether a message is binary or text. Both arrive byte for byte; text is valid UTF-8.
@@ -126,19 +127,21 @@ func split(k Kind, data []byte) ([]byte, *string) {
 // Member is one who is in a room.
 type Member struct {
 	identity.Login
+	Role  string    // what its room token says; empty in open mode
 	Info  []byte    // what the member gave to Join; at most 200 bytes
 	Since time.Time // when this node learnt of it
 }
 
-// MarshalJSON gives {"user":…, "key":…, "peer":…, "info":"base64", "since":…}.
+// MarshalJSON gives {"user":…, "key":…, "peer":…, "role":…, "info":"base64", "since":…}.
 func (m Member) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		User  string    `json:"user"`
 		Key   string    `json:"key"`
 		Peer  string    `json:"peer"`
+		Role  string    `json:"role,omitempty"`
 		Info  []byte    `json:"info,omitempty"`
 		Since time.Time `json:"since"`
-	}{m.User, m.Key.Fingerprint(), m.Peer.String(), m.Info, m.Since.UTC()})
+	}{m.User, m.Key.Fingerprint(), m.Peer.String(), m.Role, m.Info, m.Since.UTC()})
 }
 
 // MemberJoined says that a member is in the room: one for each who was there before, and one for each
@@ -162,6 +165,13 @@ type MemberLeft struct {
 	Header
 	Member Member      `json:"member"`
 	Reason LeaveReason `json:"reason"`
+}
+
+// TokenExpiring says that this node's room token expires soon: 30 s from now, or less if it came late. Unless
+// [Room.UpdateToken] shows another one the stay ends then.
+type TokenExpiring struct {
+	Header
+	Expires time.Time `json:"expires"`
 }
 
 // GapLost says that broadcasts of a member can no longer be had: First to Last of its feed, inclusive.

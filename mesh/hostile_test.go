@@ -321,7 +321,7 @@ func FuzzRosterEntry(f *testing.F) {
 	}
 	f.Add(wire.Seal(wire.DomainRoster, keys.Device, body))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		e, err := openEntry(in, tag, identity.NewVerifier(app), epoch)
+		e, err := (&door{tag: tag, verifier: identity.NewVerifier(app)}).open(in, epoch)
 		if err == nil && (len(e.info) > maxInfo || len(e.addrs) > maxAddrs || e.statement == nil) {
 			t.Fatalf("accepted %+v", e)
 		}
@@ -329,7 +329,7 @@ func FuzzRosterEntry(f *testing.F) {
 }
 
 func TestAFloodOfMembersStaysWithinTheRoster(t *testing.T) {
-	r := newRoster("me", time.Second)
+	r := newRoster(&door{}, "me", time.Second)
 	for i := range maxMembers + 10 {
 		keys, err := identity.GenerateKeys()
 		require.NoError(t, err)

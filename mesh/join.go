@@ -23,6 +23,7 @@ type JoinOption func(*joinConfig)
 type joinConfig struct {
 	info   []byte
 	secret string
+	token  string
 }
 
 // WithInfo sets what the other members see of this one in [Member].Info: at most 200 bytes, copied. The
@@ -35,6 +36,10 @@ func WithInfo(info []byte) JoinOption {
 // not know the secret can neither find the room nor read its topic's name. It does not encrypt: whoever is let
 // in by a member's node could pass on what it hears. The default is none.
 func WithSecret(secret string) JoinOption { return func(c *joinConfig) { c.secret = secret } }
+
+// WithToken sets the room token, which app mode ([WithAuthority]) requires. It must name this user, this device and
+// the room. In open mode it means nothing.
+func WithToken(token string) JoinOption { return func(c *joinConfig) { c.token = token } }
 
 const (
 	// joinWait bounds how long Join waits for neighbours that are there and do not answer.
@@ -49,7 +54,8 @@ const (
 // the longest for neighbours that do not answer.
 //
 // It gives [ErrNoIdentity] before the node has a user, [ErrJoined] while the node is in the room, an
-// *identity.IDError for a bad name, and *identity.InfoSizeError for too much user information.
+// *identity.IDError for a bad name, *identity.InfoSizeError for too much user information, and in app mode an
+// *identity.TokenError for a token that does not admit this user on this device to the room.
 func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room, error) {
 	var cfg joinConfig
 	for _, o := range opts {
@@ -81,7 +87,7 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 }
 
 func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
-	st := m.who.Self()
+	st, now := m.who.Self(), time.Now()
 	if st == nil {
 		return nil, ErrNoIdentity
 	}
@@ -91,21 +97,27 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		outbox:     newOutbox(),
 		queue:      events.NewQueue(name, m.cfg.queue),
 		rearm:      make(chan struct{}, 1),
-		roster:     newRoster(m.host.ID(), m.cfg.grace),
 		neighbours: make(map[peer.ID]*neighbour),
 		asking:     make(map[peer.ID]struct{}),
 		waiting:    make(map[peer.ID]struct{}),
 		changed:    make(chan struct{}),
 	}
+	r.door = &door{room: name, tag: r.tag, verifier: m.verifier, authority: m.cfg.authority}
+	r.roster = newRoster(r.door, m.host.ID(), m.cfg.grace)
 	_, _ = rand.Read(r.feed[:])
-	r.ctx, r.stop = context.WithCancel(m.ctx)
-	own, err := r.signEntry(st, true, identity.NextSequence(m.lastEntry.Load(), time.Now()))
+	grant, err := r.door.admit(cfg.token, st, now)
+	if err != nil {
+		return nil, fmt.Errorf("mesh: join %s: %w", name, err)
+	}
+	own, err := r.signEntry(st, true, identity.NextSequence(m.lastEntry.Load(), now), cfg.token)
 	if err != nil {
 		return nil, err
 	}
+	own.grant = grant
 	r.own = own
-	r.nextDigest = time.Now().Add(digestEvery)
-	r.roster.apply(time.Now(), own)
+	r.nextDigest = now.Add(digestEvery)
+	r.roster.apply(now, own)
+	r.ctx, r.stop = context.WithCancel(m.ctx)
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -118,7 +130,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 }
 
 // signEntry signs this node's roster entry.
-func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64) (*rosterEntry, error) {
+func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, token string) (*rosterEntry, error) {
 	r.mesh.lastEntry.Store(max(r.mesh.lastEntry.Load(), sequence))
 	state := wire.RosterEntry_LEFT
 	if joined {
@@ -131,13 +143,14 @@ func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64) (
 	addrs = checkAddrs(addrs)
 	body, err := proto.Marshal(&wire.RosterEntry{
 		Statement: st.Sealed(), Room: r.tag[:], Feed: r.feed[:], Sequence: sequence, State: state, Info: r.info, Addrs: addrs,
+		Token: token,
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &rosterEntry{
 		sealed:    wire.Seal(wire.DomainRoster, r.mesh.key, body),
-		statement: st, feed: r.feed, sequence: sequence, joined: joined, info: r.info, addrs: addrs,
+		statement: st, feed: r.feed, sequence: sequence, joined: joined, info: r.info, addrs: addrs, token: token,
 	}, nil
 }
 

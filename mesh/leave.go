@@ -24,7 +24,7 @@ func (r *Room) depart(ctx context.Context, reason error) error {
 		<-r.ctx.Done()
 		return nil
 	}
-	if entry, err := r.signEntry(own.statement, false, own.sequence+1); err == nil {
+	if entry, err := r.signEntry(own.statement, false, own.sequence+1, ""); err == nil {
 		r.sayGoodbye(ctx, entry, reason)
 	}
 	r.end(reason)

@@ -70,6 +70,9 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("mesh: options: %w", err)
 	}
+	if a := cfg.authority; a != nil && a.App() != who.App() {
+		return nil, fmt.Errorf("mesh: options: the authority is of app %s, the identity of app %s", a.App(), who.App())
+	}
 	key, err := deviceKey(h)
 	if err != nil {
 		return nil, fmt.Errorf("mesh: device key: %w", err)
@@ -77,7 +80,7 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	m := &Mesh{
 		host: h, who: who, log: cfg.log, cfg: cfg, app: who.App(), key: key,
-		ctx: ctx, stop: stop, verifier: identity.NewVerifier(who.App()),
+		ctx: ctx, stop: stop, verifier: identity.NewVerifier(who.App(), identity.WithAuthority(cfg.authority)),
 		rooms: make(map[string]*Room), tags: make(map[[32]byte]*Room),
 	}
 	m.out.lanes = make(map[laneKey]*lane)

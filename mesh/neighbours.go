@@ -179,7 +179,7 @@ func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
 
 func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 	now := time.Now()
-	entry, err := openEntry(g.Entry, r.tag, r.mesh.verifier, now)
+	entry, err := r.door.open(g.Entry, now)
 	if err != nil {
 		return err
 	}
@@ -264,7 +264,7 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 	now := time.Now()
 	entries := make([]*rosterEntry, 0, len(part.Entries))
 	for _, sealed := range part.Entries {
-		entry, err := openEntry(sealed, r.tag, r.mesh.verifier, now)
+		entry, err := r.door.open(sealed, now)
 		if err != nil {
 			// One that has expired since is no fault of the neighbour's.
 			r.mesh.log.Debug("roster entry refused", "room", r.name, "peer", p, "err", err)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
 )
 
@@ -22,6 +23,7 @@ type config struct {
 	queue       events.Limits
 	maxMessage  int
 	heartbeat   time.Duration
+	authority   *identity.Authority // nil: open mode
 }
 
 func defaultConfig() config {
@@ -88,6 +90,10 @@ func WithMaxMessage(n int) Option { return func(c *config) { c.maxMessage = n } 
 // WithHeartbeat sets the GossipSub heartbeat. The default is 1 s, as in the GossipSub v1.0 specification.
 // A shorter one repairs the topic mesh sooner and sends more control traffic. New rejects less than 100 ms.
 func WithHeartbeat(d time.Duration) Option { return func(c *config) { c.heartbeat = d } }
+
+// WithAuthority sets who judges room tokens: app mode. It must be of the app of the mesh's Identity. The default is
+// nil, open mode, in which everybody may join every room.
+func WithAuthority(a *identity.Authority) Option { return func(c *config) { c.authority = a } }
 
 // SendOption is a setting of one send to one user.
 type SendOption interface{ applySend(*sendConfig) }

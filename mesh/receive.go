@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -89,7 +91,7 @@ var errOthersEntry = errors.New("roster entry of another device or feed")
 
 // openOwnEntry opens an entry that a feed carries, which must be that of its own sender.
 func (r *Room) openOwnEntry(now time.Time, e *envelope, sealed []byte) (*rosterEntry, error) {
-	entry, err := openEntry(sealed, r.tag, r.mesh.verifier, now)
+	entry, err := r.door.open(sealed, now)
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +150,10 @@ func (r *Room) claimLocked(now time.Time, s *seat) {
 
 // feedLocked delivers what e makes ready.
 func (r *Room) feedLocked(now time.Time, s *seat, e *envelope) {
+	if r.door.holds(s.entry, now) != nil {
+		r.mesh.stats.envelopesLapsed.Add(1)
+		return
+	}
 	ready, v := s.feed.take(now, e)
 	if v == stale {
 		r.mesh.stats.envelopesStale.Add(1)
@@ -225,15 +231,47 @@ func (r *Room) timerLoop() {
 	timer := time.NewTimer(renewCheck)
 	defer timer.Stop()
 	for {
+		var revoked <-chan struct{} // the authority has a new list
+		if r.door.authority != nil {
+			revoked = r.door.authority.Changed()
+		}
 		select {
 		case <-r.rearm:
 		case <-timer.C:
+		case <-revoked:
 		case <-r.ctx.Done():
 			return
 		}
 		r.renew()
 		timer.Reset(r.expire())
 	}
+}
+
+// tokenLocked warns of the end of this node's own token, ends the stay when it has come, and returns when it has
+// something to do next.
+func (r *Room) tokenLocked(now time.Time) time.Time {
+	grant := r.own.grant
+	if grant == nil || r.leaving {
+		return time.Time{}
+	}
+	err := r.door.holds(r.own, now)
+	if err == nil && !now.Before(grant.Expires) {
+		err = fmt.Errorf("mesh: room %s: %w", r.name, identity.ErrTokenExpired)
+	}
+	if err != nil {
+		r.leaving, r.why = true, err
+		r.mesh.goTask(func() { r.end(err) })
+		return time.Time{}
+	}
+	warn := grant.Expires.Add(-identity.TokenWarning)
+	if r.warned != grant && !now.Before(warn) {
+		r.warned = grant
+		r.queue.PushNotice(&TokenExpiring{Header{Type: TypeTokenExpiring}, grant.Expires})
+	}
+	if r.warned == grant {
+		return grant.Expires
+	}
+	return warn
 }
 
 // renewCheck is how often a room looks whether the node's statement has been signed anew. Statements live a
@@ -272,6 +310,7 @@ func (r *Room) expire() time.Duration {
 	r.mesh.stats.envelopesUnclaimed.Add(uint64(r.parked.expire(now)))
 	r.compareLocked(now)
 	due := earlier(earlier(r.roster.due(), r.parked.due()), r.nextDigest)
+	due = earlier(due, r.tokenLocked(now))
 	return min(max(due.Sub(now), 0), renewCheck)
 }
 
@@ -285,16 +324,45 @@ func (r *Room) renew() {
 	if st == nil || leaving || st.User != old.statement.User || bytes.Equal(st.Sealed(), old.statement.Sealed()) {
 		return
 	}
-	entry, err := r.signEntry(st, true, old.sequence+1)
+	if err := r.reissue(st, old.token); err != nil {
+		r.mesh.log.Warn("roster entry not renewed", "room", r.name, "err", err)
+	}
+}
+
+// reissue signs the node's entry anew and announces it.
+func (r *Room) reissue(st *identity.Statement, token string) error {
+	now := time.Now()
+	grant, err := r.door.admit(token, st, now)
 	if err != nil {
-		r.mesh.log.Error("roster entry not renewed", "room", r.name, "err", err)
-		return
+		return err
 	}
 	r.mu.Lock()
-	r.own = entry
-	r.roster.apply(time.Now(), entry)
-	r.mu.Unlock()
-	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, entry.sealed, noID); err != nil {
-		r.mesh.log.Debug("renewed entry not announced", "room", r.name, "err", err)
+	if r.leaving {
+		defer r.mu.Unlock()
+		return r.reasonLocked()
 	}
+	entry, err := r.signEntry(st, true, r.own.sequence+1, token)
+	if err != nil {
+		r.mu.Unlock()
+		return err
+	}
+	entry.grant = grant
+	r.own = entry
+	r.roster.apply(now, entry)
+	r.mu.Unlock()
+	r.armTimer()
+	_, err = r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, entry.sealed, noID)
+	return err
+}
+
+// UpdateToken shows the members another token before the present one ends. One that is refused, with an
+// *identity.TokenError, changes nothing: the stay goes on until the old one ends. It gives [ErrNoTokens] in open mode.
+func (r *Room) UpdateToken(token string) error {
+	if r.door.authority == nil {
+		return ErrNoTokens
+	}
+	r.mu.Lock()
+	st := r.own.statement
+	r.mu.Unlock()
+	return r.reissue(st, token)
 }

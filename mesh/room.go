@@ -39,11 +39,13 @@ type Room struct {
 	queue  *events.Queue
 	ctx    context.Context // ends with the stay
 	stop   context.CancelFunc
+	door   *door
 	rearm  chan struct{} // holds a token when the timer loop must look again
 	finish sync.Once
 
 	mu         sync.Mutex
-	own        *rosterEntry // this node's
+	own        *rosterEntry    // this node's
+	warned     *identity.Grant // whose coming end the app has been told
 	info       []byte
 	head       head // of the own feed
 	roster     *roster

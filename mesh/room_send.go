@@ -106,7 +106,7 @@ func (r *Room) takeDirect(from identity.Login, msg *DirectMessage, size int) wir
 		return wire.DirectFrame_NOT_MEMBER
 	}
 	r.noteLocked(r.roster.alive(time.Now(), from.Peer))
-	if !s.present {
+	if !s.present || r.door.holds(s.entry, time.Now()) != nil {
 		return wire.DirectFrame_NOT_MEMBER
 	}
 	if !r.queue.PushDirect(msg, size) {

@@ -5,106 +5,22 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/identity"
-	"github.com/starling-mesh/starling/internal/wire"
 )
 
 const (
-	// maxInfo is the most user information a member may give, in bytes.
-	maxInfo = 200
 	// maxMembers bounds a room's roster. Entries beyond it are not taken; it is eight times the size from
 	// which a room is large.
 	maxMembers = 4096
-	// maxEntry bounds a sealed roster entry in bytes: a statement with a token, user information, a room
-	// token and addresses.
-	maxEntry = 20 << 10
-	// maxAddrs is how many addresses of a member are taken.
-	maxAddrs    = 16
-	maxAddrSize = 256
 	// tombstoneLife is how long a member that left is remembered, so that a late copy of its entry does not
 	// bring it back. A cut that lasts longer can.
 	tombstoneLife = 10 * time.Minute
 )
-
-// rosterEntry is a verified roster entry.
-type rosterEntry struct {
-	sealed    []byte
-	statement *identity.Statement
-	feed      FeedID
-	sequence  uint64
-	joined    bool
-	info      []byte
-	addrs     [][]byte
-}
-
-func (e *rosterEntry) key() memberKey { return memberKey{e.statement.User, e.statement.UserKey} }
-
-// newer orders the entries of one user: the later join wins, by whatever device, and the peer ID breaks ties, so
-// that every member computes the same.
-func (e *rosterEntry) newer(o *rosterEntry) bool {
-	return cmp.Or(cmp.Compare(e.sequence, o.sequence), cmp.Compare(e.statement.Peer, o.statement.Peer)) > 0
-}
-
-// openEntry verifies a sealed roster entry for a room.
-func openEntry(sealed []byte, tag [32]byte, verifier *identity.Verifier, now time.Time) (*rosterEntry, error) {
-	if len(sealed) > maxEntry {
-		return nil, fmt.Errorf("roster entry of %d bytes", len(sealed))
-	}
-	_, body, err := wire.Split(sealed)
-	if err != nil {
-		return nil, err
-	}
-	var e wire.RosterEntry
-	if err := proto.Unmarshal(body, &e); err != nil {
-		return nil, errors.New("roster entry is not a protobuf message")
-	}
-	st, err := verifier.Verify(e.Statement, now)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := wire.Open(wire.DomainRoster, st.Device[:], sealed); err != nil {
-		return nil, err
-	}
-	switch {
-	case !bytes.Equal(e.Room, tag[:]):
-		return nil, errors.New("roster entry of another room")
-	case len(e.Feed) != len(FeedID{}):
-		return nil, errors.New("roster entry without a feed")
-	case e.Sequence == 0 || e.Sequence > uint64(now.Add(identity.MaxSkew).UnixMilli()):
-		return nil, fmt.Errorf("roster entry: sequence %d is more than %v ahead of the time", e.Sequence, identity.MaxSkew)
-	case e.State != wire.RosterEntry_JOINED && e.State != wire.RosterEntry_LEFT:
-		return nil, errors.New("roster entry without a state")
-	case len(e.Info) > maxInfo:
-		return nil, fmt.Errorf("roster entry with %d bytes of user information", len(e.Info))
-	}
-	return &rosterEntry{
-		sealed:    bytes.Clone(sealed),
-		statement: st,
-		feed:      FeedID(e.Feed),
-		sequence:  e.Sequence,
-		joined:    e.State == wire.RosterEntry_JOINED,
-		info:      e.Info,
-		addrs:     checkAddrs(e.Addrs),
-	}, nil
-}
-
-func checkAddrs(addrs [][]byte) [][]byte {
-	addrs = addrs[:min(len(addrs), maxAddrs)]
-	return slices.DeleteFunc(addrs, func(a []byte) bool { return len(a) > maxAddrSize })
-}
-
-type memberKey struct {
-	user string
-	key  identity.PublicKey
-}
 
 // seat is what a room knows of one user: present, or a tombstone.
 type seat struct {
@@ -123,16 +39,17 @@ type seat struct {
 
 // roster is who is in a room. It is a plain state machine: the caller brings the time and holds the lock.
 type roster struct {
+	door    *door
 	self    peer.ID
 	grace   time.Duration
-	seats   map[memberKey]*seat
+	seats   map[identity.Subject]*seat
 	devices map[peer.ID]*seat
 	present int
 	digest  []byte // of the present entries; nil: to be computed
 }
 
-func newRoster(self peer.ID, grace time.Duration) *roster {
-	return &roster{self: self, grace: grace, seats: make(map[memberKey]*seat), devices: make(map[peer.ID]*seat)}
+func newRoster(d *door, self peer.ID, grace time.Duration) *roster {
+	return &roster{door: d, self: self, grace: grace, seats: make(map[identity.Subject]*seat), devices: make(map[peer.ID]*seat)}
 }
 
 // change is what an input did to a user's seat.
@@ -182,7 +99,7 @@ func (r *roster) set(now time.Time, s *seat, e *rosterEntry) change {
 	}
 	s.goodbye = nil
 	fresh := s.entry == nil || s.entry.feed != e.feed
-	s.entry, s.Login, s.Info = e, e.statement.Login(), e.info
+	s.entry, s.Login, s.Info, s.Role = e, e.statement.Login(), e.info, e.role(r.door.room)
 	r.devices[e.statement.Peer] = s
 	if fresh {
 		s.feed = feed{id: e.feed}
@@ -222,7 +139,7 @@ func (r *roster) alive(now time.Time, p peer.ID) (*seat, change) {
 		return nil, unchanged
 	}
 	s.lostAt = time.Time{}
-	if s.present || s.reason != Dropped {
+	if s.present || s.reason != Dropped || r.door.holds(s.entry, now) != nil {
 		return s, unchanged
 	}
 	s.present, s.leftAt, s.Since = true, time.Time{}, now
@@ -257,6 +174,9 @@ func (r *roster) due() (due time.Time) {
 		if !s.lostAt.IsZero() {
 			due = earlier(due, s.lostAt.Add(r.grace))
 		}
+		if s.present {
+			due = earlier(due, r.door.until(s.entry))
+		}
 		if s.goodbye != nil {
 			due = earlier(due, s.goodbyeAt.Add(gapWait))
 		}
@@ -273,12 +193,13 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// expire gives up members whose grace is over, believes goodbyes that did not come by gossip, and forgets old
+// expire gives up members whose grace is over or whose token no longer counts, believes goodbyes that did not come by gossip, and forgets old
 // tombstones.
 func (r *roster) expire(now time.Time) (gone []*seat) {
 	for key, s := range r.seats {
 		switch {
-		case s.present && !s.lostAt.IsZero() && !now.Before(s.lostAt.Add(r.grace)):
+		case s.present && s.Peer != r.self && r.door.holds(s.entry, now) != nil,
+			s.present && !s.lostAt.IsZero() && !now.Before(s.lostAt.Add(r.grace)):
 			r.leave(now, s, Dropped)
 			gone = append(gone, s)
 		case s.goodbye != nil && !now.Before(s.goodbyeAt.Add(gapWait)):
@@ -294,7 +215,7 @@ func (r *roster) expire(now time.Time) (gone []*seat) {
 
 // evict forgets the oldest tombstone, and reports false when there is none.
 func (r *roster) evict() bool {
-	var key memberKey
+	var key identity.Subject
 	var oldest *seat
 	for k, s := range r.seats {
 		if !s.present && (oldest == nil || s.leftAt.Before(oldest.leftAt)) {
@@ -307,7 +228,7 @@ func (r *roster) evict() bool {
 	return oldest != nil
 }
 
-func (r *roster) remove(key memberKey, s *seat) {
+func (r *roster) remove(key identity.Subject, s *seat) {
 	delete(r.seats, key)
 	if r.devices[s.Peer] == s {
 		delete(r.devices, s.Peer)

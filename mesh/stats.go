@@ -28,6 +28,7 @@ type Stats struct {
 	EnvelopeDuplicates uint64 // received again
 	EnvelopesRejected  uint64 // forged, altered, malformed, or of another app or room
 	EnvelopesStale     uint64 // replays, and what was sent before this node joined
+	EnvelopesLapsed    uint64 // of members whose token has ended or was revoked
 	EnvelopesUnclaimed uint64 // of senders whose roster entry never came
 	EnvelopesDropped   uint64 // lost at a full queue of GossipSub: 0 unless a peer takes nothing
 	RoomFramesDropped  uint64 // to a neighbour that takes nothing
@@ -45,7 +46,7 @@ type counters struct {
 	envelopesPublished, envelopesTaken                             atomic.Uint64
 	envelopeCopies, envelopeDuplicates, envelopesRejected          atomic.Uint64
 	envelopesStale, envelopesUnclaimed, envelopesDropped           atomic.Uint64
-	roomFramesDropped, roomViolations, forks                       atomic.Uint64
+	envelopesLapsed, roomFramesDropped, roomViolations, forks      atomic.Uint64
 }
 
 // Stats gives a snapshot of the counters. Each is read by itself: they need not add up while traffic flows.
@@ -73,6 +74,7 @@ func (m *Mesh) Stats() Stats {
 		EnvelopeDuplicates:  c.envelopeDuplicates.Load(),
 		EnvelopesRejected:   c.envelopesRejected.Load(),
 		EnvelopesStale:      c.envelopesStale.Load(),
+		EnvelopesLapsed:     c.envelopesLapsed.Load(),
 		EnvelopesUnclaimed:  c.envelopesUnclaimed.Load(),
 		EnvelopesDropped:    c.envelopesDropped.Load(),
 		RoomFramesDropped:   c.roomFramesDropped.Load(),

@@ -74,7 +74,9 @@ func TestRostersAreThoseOfTheVectors(t *testing.T) {
 	var v vectors.Roster
 	vectors.Read(t, "roster", &v)
 	now, verifier := time.UnixMilli(v.AtMS), identity.NewVerifier(identity.AppID(v.App))
-	open := func(sealed []byte) (*rosterEntry, error) { return openEntry(sealed, [32]byte(v.Room), verifier, now) }
+	open := func(sealed []byte) (*rosterEntry, error) {
+		return (&door{tag: [32]byte(v.Room), verifier: verifier}).open(sealed, now)
+	}
 	for _, e := range v.Accepted {
 		got, err := open(e.Sealed.Sealed)
 		require.NoError(t, err, e.Name)
@@ -107,7 +109,7 @@ func TestRostersAreThoseOfTheVectors(t *testing.T) {
 		require.True(t, n.newer(o), p.Name)
 		require.False(t, o.newer(n), p.Name)
 	}
-	known := newRoster("", time.Second)
+	known := newRoster(&door{}, "", time.Second)
 	for _, sealed := range v.Digest.Entries {
 		e, err := open(sealed)
 		require.NoError(t, err)
@@ -140,7 +142,7 @@ func TestRoomsSignTheRosterEntryOfTheVectors(t *testing.T) {
 		mesh: &Mesh{host: hostAt{addrs: addrs}, key: ed25519.NewKeyFromSeed(names.Keys[0].Seed)},
 		tag:  [32]byte(v.Room), feed: FeedID(want.Feed), info: want.Info,
 	}
-	got, err := room.signEntry(st, true, want.Sequence)
+	got, err := room.signEntry(st, true, want.Sequence, "")
 	require.NoError(t, err)
 	require.Equal(t, []byte(want.Sealed.Sealed), got.sealed)
 }

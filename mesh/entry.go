@@ -1,0 +1,148 @@
+package mesh
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+const (
+	// maxInfo is the most user information a member may give, in bytes.
+	maxInfo = 200
+	// maxEntry bounds a sealed roster entry in bytes: a statement with a token, user information, a room
+	// token and addresses.
+	maxEntry = 20 << 10
+	// maxAddrs is how many addresses of a member are taken.
+	maxAddrs    = 16
+	maxAddrSize = 256
+)
+
+// rosterEntry is a verified roster entry.
+type rosterEntry struct {
+	sealed    []byte
+	statement *identity.Statement
+	feed      FeedID
+	sequence  uint64
+	joined    bool
+	info      []byte
+	addrs     [][]byte
+	token     string
+	grant     *identity.Grant // what token says; nil in open mode, and of a goodbye
+}
+
+// key is whom the entry is of: a user is in a room once.
+func (e *rosterEntry) key() identity.Subject { return e.statement.Subject() }
+
+// role is what the room's token says that the member is; empty in open mode.
+func (e *rosterEntry) role(room string) string {
+	if e.grant == nil {
+		return ""
+	}
+	role, _ := e.grant.Role(room)
+	return role
+}
+
+// newer orders the entries of one user: the later join wins, by whatever device, and the peer ID breaks ties, so
+// that every member computes the same.
+func (e *rosterEntry) newer(o *rosterEntry) bool {
+	return cmp.Or(cmp.Compare(e.sequence, o.sequence), cmp.Compare(e.statement.Peer, o.statement.Peer)) > 0
+}
+
+// door is what decides who is let into a room.
+type door struct {
+	room      string
+	tag       [32]byte
+	verifier  *identity.Verifier
+	authority *identity.Authority // nil: open mode
+}
+
+// open verifies a sealed roster entry. Who says goodbye needs no token, since only the device itself can say it.
+func (d *door) open(sealed []byte, now time.Time) (*rosterEntry, error) {
+	if len(sealed) > maxEntry {
+		return nil, fmt.Errorf("roster entry of %d bytes", len(sealed))
+	}
+	_, body, err := wire.Split(sealed)
+	if err != nil {
+		return nil, err
+	}
+	var e wire.RosterEntry
+	if err := proto.Unmarshal(body, &e); err != nil {
+		return nil, errors.New("roster entry is not a protobuf message")
+	}
+	// Whether the log-in still counts is nothing to a room: the room's token does.
+	st, err := d.verifier.VerifyLapsed(e.Statement, now)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := wire.Open(wire.DomainRoster, st.Device[:], sealed); err != nil {
+		return nil, err
+	}
+	switch {
+	case !bytes.Equal(e.Room, d.tag[:]):
+		return nil, errors.New("roster entry of another room")
+	case len(e.Feed) != len(FeedID{}):
+		return nil, errors.New("roster entry without a feed")
+	case e.Sequence == 0 || e.Sequence > uint64(now.Add(identity.MaxSkew).UnixMilli()):
+		return nil, fmt.Errorf("roster entry: sequence %d is more than %v ahead of the time", e.Sequence, identity.MaxSkew)
+	case e.State != wire.RosterEntry_JOINED && e.State != wire.RosterEntry_LEFT:
+		return nil, errors.New("roster entry without a state")
+	case len(e.Info) > maxInfo:
+		return nil, fmt.Errorf("roster entry with %d bytes of user information", len(e.Info))
+	}
+	joined := e.State == wire.RosterEntry_JOINED
+	var grant *identity.Grant
+	if joined {
+		if grant, err = d.admit(e.Token, st, now); err != nil {
+			return nil, err
+		}
+	}
+	return &rosterEntry{
+		sealed:    bytes.Clone(sealed),
+		statement: st,
+		feed:      FeedID(e.Feed),
+		sequence:  e.Sequence,
+		joined:    joined,
+		info:      e.Info,
+		addrs:     checkAddrs(e.Addrs),
+		token:     e.Token,
+		grant:     grant,
+	}, nil
+}
+
+// admit judges the token with which a user on a device would be in the room. In open mode nobody needs one.
+func (d *door) admit(token string, st *identity.Statement, now time.Time) (*identity.Grant, error) {
+	if d.authority == nil {
+		return nil, nil
+	}
+	return d.authority.Room(token, st.User, st.Device, d.room, now)
+}
+
+// holds reports why an entry that was let in no longer counts: its token has ended or was revoked. It is cheap enough to ask
+// for every message.
+func (d *door) holds(e *rosterEntry, now time.Time) error {
+	if d.authority == nil || e.grant == nil {
+		return nil
+	}
+	return d.authority.Check(e.grant, now)
+}
+
+// until is when an entry stops to count here, if nothing revokes it; zero: never.
+func (d *door) until(e *rosterEntry) time.Time {
+	if d.authority == nil || e.grant == nil {
+		return time.Time{}
+	}
+	return d.authority.Until(e.grant)
+}
+
+func checkAddrs(addrs [][]byte) [][]byte {
+	addrs = addrs[:min(len(addrs), maxAddrs)]
+	return slices.DeleteFunc(addrs, func(a []byte) bool { return len(a) > maxAddrSize })
+}
