@@ -170,9 +170,8 @@ func ExampleMesh_Join() {
 	fmt.Println("handed to", published.Neighbours, "neighbour", err)
 	_, err = here.SendText(ctx, "bob", "psst")
 	fmt.Println("sent to bob alone:", err)
-	there.Leave(ctx)
 
-	for ev, err := range there.Events(ctx) { // queued since Join, and ended by Leave
+	for ev, err := range there.Events(ctx) { // queued since Join
 		if err != nil {
 			panic(err)
 		}
@@ -181,6 +180,7 @@ func ExampleMesh_Join() {
 			fmt.Println("bob sees", ev.Member.User)
 		case *mesh.Message:
 			fmt.Printf("bob hears %s say %q to all\n", ev.From.User, ev.Data)
+			there.Leave(ctx) // which ends the loop, after what was queued before
 		}
 	}
 	ev, _ := here.Recv(ctx)

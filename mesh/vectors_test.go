@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -163,4 +164,50 @@ func TestRoomFramesAreThoseOfTheVectors(t *testing.T) {
 		require.NoError(t, checkHead(h))
 	}
 	require.True(t, proto.Equal(&wire.Head{Feed: v.Part.Heads[0].Feed}, part.Heads[0]), "a feed that has not begun")
+}
+
+func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
+	says := func(what, format string, args ...any) { vectors.Says(t, what, fmt.Sprintf(format, args...)) }
+	comma := func(n int) string {
+		s := fmt.Sprint(n)
+		for i := len(s) - 3; i > 0; i -= 3 {
+			s = s[:i] + "," + s[i:]
+		}
+		return s
+	}
+	s := func(d time.Duration) string { return fmt.Sprintf("%g s", d.Seconds()) }
+	minutes := func(d time.Duration) string { return fmt.Sprintf("%g min", d.Minutes()) }
+
+	says("user information in a room", "%d", maxInfo)
+	says("message: a text or binary item, a direct payload", "%s", comma(wire.MaxMessage))
+	says("sealed roster entry", "%s", comma(maxEntry))
+	says("sealed envelope; its `content`", "%s; %s", comma(wire.MaxEnvelope), comma(wire.MaxContent))
+	says("frame: room", "%s", comma(maxRoomFrame))
+	says("frame: direct; its answers", "%s; 256", comma(maxDirectFrame))
+	says("GossipSub RPC", "%s", comma(maxRPC))
+	says("multiaddrs of a device; each", "%d; %d", maxAddrs, maxAddrSize)
+	says("seats in a room", "%d", maxMembers)
+	says("parked in a room", "%d envelopes, %d MiB", maxParked, maxParkedBytes>>20)
+	says("held behind a gap in one feed", "%d envelopes, %d MiB", maxHeld, maxHeldBytes>>20)
+	says("room frames of one peer", "%d/s after a burst of %d; then they are read more slowly", linkRate, linkBurst)
+	says("streams of one peer at once", "direct %d, room 1; a node allows 128 over all protocols", maxPeerStreams)
+
+	says("room stream: to open it, to finish or take a frame", "%s", s(roomFrameTimeout))
+	says("direct: OPEN; a frame", "%s; %s", s(openWithin), s(frameWithin))
+	says("direct: no answer", "%s unless the caller says otherwise", s(defaultConfig().sendTimeout))
+	says("direct: written again", "up to %s after the first time", minutes(resendHorizon))
+	says("direct: a sender is remembered", "%s after its stream", minutes(seenFor))
+	says("classes 1 and 2: waiting to be written", "%d ms", LateAfter.Milliseconds())
+	says("grace of a member that fell silent", "%s", s(defaultConfig().grace))
+	says("gap given up", "%s", s(gapWait))
+	says("parked envelope", "%s", s(parkedLife))
+	says("memory of those who left", "%s", minutes(tombstoneLife))
+
+	p := (&Mesh{cfg: defaultConfig()}).gossipParams()
+	vectors.Says(t, "D, Dlo, Dhi, Dout, Dscore", fmt.Sprintf("%d, %d, %d, %d, %d", p.D, p.Dlo, p.Dhi, p.Dout, p.Dscore), "no")
+	vectors.Says(t, "heartbeat", s(p.HeartbeatInterval), "no")
+	vectors.Says(t, "unsubscribe back-off", s(p.UnsubscribeBackoff), "no")
+	vectors.Says(t, "outbound, validation and subscription queues", fmt.Sprintf("%d messages each", gossipQueue),
+		"no, but with the usual 32 bursts are lost in silence")
+	vectors.Says(t, "topics that are accepted", fmt.Sprintf("`%s…` only, at most %d subscriptions in one RPC", topicPrefix, maxSubscriptions), "no")
 }

@@ -153,3 +153,15 @@ func users(logins []identity.Login) string {
 	}
 	return fmt.Sprint(names)
 }
+
+func exampleKey() []byte {
+	keys, err := identity.GenerateKeys()
+	if err != nil {
+		panic(err)
+	}
+	text, err := identity.MarshalKey(keys.User)
+	if err != nil {
+		panic(err)
+	}
+	return text
+}

@@ -3,6 +3,7 @@ package presence
 import (
 	"bytes"
 	"crypto/ed25519"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,4 +111,28 @@ func TestRefusalsAreThoseOfTheVectors(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []byte(r.Frame), frame)
 	}
+}
+
+func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
+	says := func(what, format string, args ...any) { vectors.Says(t, what, fmt.Sprintf(format, args...)) }
+	comma := func(n int) string { return fmt.Sprintf("%d,%03d", n/1000, n%1000) }
+
+	says("sealed statement", "%s", comma(identity.MaxStatement))
+	says("user, room, app ID", "%d", identity.MaxID)
+	says("frame: hello", "%s", comma(maxHello))
+	says("frame: whois request; reply", "%s; %s", comma(maxWhois), comma(maxWhoisBack))
+	says("frame: notice", "%s", comma(maxNotice))
+	says("multiaddrs of a device; each", "%d; %d", maxAddrs, maxAddr)
+	says("statement: life", "any; issued for %g h", defaults().life.Hours())
+	says("clock ahead of the verifier's", "%g min", identity.MaxSkew.Minutes())
+	says("hellos opened by one peer", "%d at once, %d/s after a burst of %d; %d at once by all", maxInboundPeer, helloRate, helloBurst, maxInbound)
+	says("whois questions of one peer", "%d/s after a burst of %d", whoisRate, whoisBurst)
+	says("notices of one peer", "%d/s after a burst of %d", noticeRate, noticeBurst)
+
+	says("hello; waiting for one", "%g s", helloTimeout.Seconds())
+	says("a refused peer may read why", "%g s", refuseGrace.Seconds())
+	says("a refused peer is not dialled", "%g min (OTHER_APP), 30 s to %g min", foreignTime.Minutes(), refusedTime.Minutes())
+	says("whois: for all answers; to serve one", "%d ms; %g s", whoisBudget.Milliseconds(), whoisTimeout.Seconds())
+	says("notice", "%g s", noticeTimeout.Seconds())
+	says("statement: life, renewed", "%g h, %g h", defaults().life.Hours(), (defaults().life / 3).Hours())
 }

@@ -145,7 +145,7 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 		return byeFailed, usage(errors.Join(wrong...))
 	}
 	if err != nil {
-		return byeFailed, explain(err,
+		return byeFailed, adviseInUse(err,
 			"Another starling is running with it. Give this one keys of its own: --data DIR, or --ephemeral.")
 	}
 	c := newChat(n, v)
@@ -170,14 +170,6 @@ func wrongAddrs(err error) (wrong []error) {
 		}
 	}
 	return wrong
-}
-
-// explain adds the way out to the error of a directory that another process uses.
-func explain(err error, wayOut string) error {
-	if errors.Is(err, identity.ErrInUse) {
-		return fmt.Errorf("%w\n%s", err, wayOut)
-	}
-	return err
 }
 
 func troubleCode(err error) string {

@@ -14,7 +14,7 @@ It takes the same lines on standard input as without.
 
 Every object has "type" and "time" (RFC 3339). 64-bit numbers are strings. The events of the mesh
 (message, direct_message, member_joined, member_left, gap_lost, lagged, peer_up, peer_changed,
-peer_down, identity_conflict, logged_out, addrs_changed) also have "seq", which counts per room, and
+peer_down, identity_conflict, duplicate_device, logged_out, addrs_changed) also have "seq", which counts per room, and
 for those without "room" per node: a hole in it is events that this program read too slowly for. Message
 texts are "text"; binary is base64 in "data". The chat's own objects have no "seq":
 
@@ -29,6 +29,7 @@ texts are "text"; binary is base64 in "data". The chat's own objects have no "se
           ok: error (a code, below) and detail (words)
   who     room, members, online
   help    lines
+  waiting the end has come, and messages (how many) have no result yet
   error   code, detail, and line if a line of standard input was at fault
   bye     last of all: reason (quit, eof, signal, displaced or failed), code (the exit code)
 
@@ -94,6 +95,12 @@ type who struct {
 type help struct {
 	head
 	Lines []string `json:"lines"`
+}
+
+// waiting says that the chat has been told to end, and what it still waits for.
+type waiting struct {
+	head
+	Messages int `json:"messages"`
 }
 
 // trouble is what went wrong, other than a send.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -117,4 +118,40 @@ func (l *lineReader) next() (string, error) {
 		}
 		return text, nil
 	}
+}
+
+// typed is a line of standard input, or its end.
+type typed struct {
+	text string
+	err  error // of this line
+	end  error // of the input: io.EOF, or a failure to read
+}
+
+// readLines reads in until it ends, or until ctx has ended and one more line has come.
+func readLines(ctx context.Context, in io.Reader) <-chan typed {
+	lines := make(chan typed)
+	go func() { // ends with the input: a read of a terminal cannot be called back
+		r := newLineReader(in)
+		for {
+			var l typed
+			text, err := r.next()
+			switch {
+			case errors.Is(err, errLineTooLong):
+				l.err = err
+			case err != nil:
+				l.end = err
+			default:
+				l.text = text
+			}
+			select {
+			case lines <- l:
+			case <-ctx.Done():
+				return
+			}
+			if l.end != nil {
+				return
+			}
+		}
+	}()
+	return lines
 }

@@ -133,42 +133,6 @@ func (c *chat) next(ctx context.Context, lines <-chan typed) (typed, error) {
 	}
 }
 
-// typed is a line of standard input, or its end.
-type typed struct {
-	text string
-	err  error // of this line
-	end  error // of the input: io.EOF, or a failure to read
-}
-
-// readLines reads in until it ends, or until ctx has ended and one more line has come.
-func readLines(ctx context.Context, in io.Reader) <-chan typed {
-	lines := make(chan typed)
-	go func() { // ends with the input: a read of a terminal cannot be called back
-		r := newLineReader(in)
-		for {
-			var l typed
-			text, err := r.next()
-			switch {
-			case errors.Is(err, errLineTooLong):
-				l.err = err
-			case err != nil:
-				l.end = err
-			default:
-				l.text = text
-			}
-			select {
-			case lines <- l:
-			case <-ctx.Done():
-				return
-			}
-			if l.end != nil {
-				return
-			}
-		}
-	}()
-	return lines
-}
-
 var errQuit = errors.New("quit")
 
 // obey does what a typed line says. The error ends the chat; what is wrong with the line is only shown.
@@ -223,8 +187,7 @@ func (c *chat) settle(ctx context.Context) bool {
 		return true
 	}
 	if ctx.Err() == nil {
-		c.show(help{newHead("help", ""), []string{
-			fmt.Sprintf("  waiting for the results of %s; Ctrl-C ends it", count(c.sends.pending(), "message"))}})
+		c.show(waiting{newHead("waiting", ""), c.sends.pending()})
 	}
 	return c.sends.settle(ctx)
 }

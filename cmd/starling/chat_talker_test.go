@@ -269,8 +269,6 @@ func (k *talker) ready() event {
 	return ev
 }
 
-func text(want string) func(event) bool { return func(ev event) bool { return ev.Text == want } }
-
 func member(user string) func(event) bool {
 	return func(ev event) bool { return ev.Member.User == user }
 }

@@ -28,6 +28,8 @@ func (v *textView) textLocked(event any) string {
 		return v.whoLocked(ev)
 	case help:
 		return strings.Join(ev.Lines, "\n")
+	case waiting:
+		return fmt.Sprintf("  waiting for the results of %s; Ctrl-C ends it", count(ev.Messages, "message"))
 	case trouble:
 		return "! " + safeText(ev.Detail)
 	case bye:
@@ -50,8 +52,11 @@ func (v *textView) textLocked(event any) string {
 	case *mesh.Lagged:
 		return fmt.Sprintf("! %s in %s went by unseen: this terminal was too slow", count(ev.Missed, "message"), ev.Room)
 	case *node.IdentityConflict:
-		return fmt.Sprintf("! somebody else calls himself %s too, with the key %s. Yours is %s: /msg %s goes to no other.\n"+
-			"  /msg %s reaches the new one.", ev.User, ev.Other.Key.Fingerprint(), ev.Pinned.Fingerprint(), ev.User, ev.Other.Address())
+		return fmt.Sprintf("! somebody else is called %s too, with the key %s. /msg %s goes to the key that you know (%s), and\n"+
+			"  /msg %s to the other one.", ev.User, ev.Other.Key.Fingerprint(), ev.User, ev.Pinned.Fingerprint(), ev.Other.Address())
+	case *node.DuplicateDevice:
+		return fmt.Sprintf("! two nodes run with one device key (%s): a data directory was copied. They cut each other off; give one of them\n"+
+			"  another directory, and carry the user over with \"starling id export\".", ev.Peer)
 	case *node.AddrsChanged:
 		return v.addrsLocked(shareable(ev.Addrs))
 	case *node.LoggedOut:

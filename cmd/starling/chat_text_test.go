@@ -46,13 +46,18 @@ func TestEventsAreShownInPlainWords(t *testing.T) {
 		"* bob told different members different things, and was put out of ops\n": &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Evicted},
 		"! 3 messages of bob in ops could not be recovered\n":                     &mesh.GapLost{Header: in, From: bob, First: 4, Last: 6},
 		"! 1 message in ops went by unseen: this terminal was too slow\n":         &mesh.Lagged{Header: in, Missed: 1},
-		"  sent to ops\n":         sent{head: newHead("sent", "ops"), OK: true},
+		"  sent to ops\n": sent{head: newHead("sent", "ops"), OK: true},
+		"  waiting for the results of 2 messages; Ctrl-C ends it\n": waiting{Messages: 2},
 		"! no such thing\n":       trouble{Detail: "no such thing"},
 		"* you have left ops\n":   exited{newHead("exited", "ops")},
 		"  online: nobody else\n": who{},
 		"Bye.\n":                  bye{Reason: byeQuit},
 		"Bye. The chat goes on where you logged in last.\n":                                       bye{Reason: byeDisplaced},
 		"! alice has logged in on another device (" + bob.Peer.String() + "): this one is out.\n": &node.LoggedOut{User: "alice", Reason: node.Duplicate, By: &bob},
+		"! two nodes run with one device key (" + bob.Peer.String() + "): a data directory was copied. They cut each other off; give one of them\n" +
+			"  another directory, and carry the user over with \"starling id export\".\n": &node.DuplicateDevice{Peer: bob.Peer},
+		"! somebody else is called bob too, with the key " + bob.Key.Fingerprint() + ". /msg bob goes to the key that you know (" + identity.PublicKey{9}.Fingerprint() + "), and\n" +
+			"  /msg " + bob.Address().String() + " to the other one.\n": &node.IdentityConflict{User: "bob", Pinned: identity.PublicKey{9}, Other: bob},
 		"": bye{Reason: byeFailed},
 	} {
 		require.Equal(t, want, shown(t, ev), "%T", ev)

@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/starling-mesh/starling/identity"
 )
 
 // The exit codes, as `starling help exit-codes` tells them.
@@ -72,6 +74,17 @@ func (e *signalError) exitCode() int {
 		return exitSignal + int(n)
 	}
 	return exitFailed
+}
+
+// advise adds to an error, on a line of its own, what to do about it.
+func advise(err error, advice string) error { return fmt.Errorf("%w\n%s", err, advice) }
+
+// adviseInUse is advise for a data directory that another process uses. It leaves other errors alone.
+func adviseInUse(err error, advice string) error {
+	if errors.Is(err, identity.ErrInUse) {
+		return advise(err, advice)
+	}
+	return err
 }
 
 func exitCode(err error) int {

@@ -143,9 +143,9 @@ that key would be lost, so export it first, and then say --force.`,
 			}
 			switch err := put(dir, text); {
 			case errors.Is(err, identity.ErrOtherKey):
-				return fmt.Errorf("%w\nSave that one with \"starling id export FILE\", then say --force to replace it.", err)
+				return advise(err, "Save that one with \"starling id export FILE\", then say --force to replace it.")
 			case err != nil:
-				return explain(err, "A starling is running with it: end that one first.")
+				return adviseInUse(err, "A starling is running with it: end that one first.")
 			}
 			return a.showID(dir, false)
 		}),

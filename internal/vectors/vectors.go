@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -314,6 +315,18 @@ func Read(t testing.TB, name string, to any) {
 	}
 	if err != nil {
 		t.Fatalf("vectors: %s: %v", name, err)
+	}
+}
+
+// Says fails the test unless docs/PROTOCOL.md has the row of a table with these cells, which the caller makes of its constants.
+func Says(t testing.TB, cells ...string) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(filepath.Dir(path(t, "")), "..", "PROTOCOL.md"))
+	if err != nil {
+		t.Fatalf("vectors: %v", err)
+	}
+	if row := "| " + strings.Join(cells, " | ") + " |\n"; !strings.Contains(string(raw), row) {
+		t.Errorf("docs/PROTOCOL.md has no row %q", row)
 	}
 }
 
