@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -29,9 +30,9 @@ type Authority struct {
 	leeway  time.Duration
 	cache   *lru.Cache[string, *Grant]
 
-	mu      sync.RWMutex
-	list    *Revocations  // nil: none
-	changed chan struct{} // closed and replaced with list
+	list    atomic.Pointer[Revocations] // nil: none
+	mu      sync.Mutex                  // held to change list
+	changed chan struct{}               // closed and replaced with list
 }
 
 // AuthorityOption is a setting of an [Authority].
@@ -201,10 +202,10 @@ func (a *Authority) adopt(st *Statement) error {
 		return nil
 	}
 	g, err := a.loginToken(st.Token, st.User, st.Device)
-	if err != nil {
+	if err != nil && st.LoggedIn {
 		return badToken(err)
 	}
-	st.grant = g
+	st.grant = g // nil where a goodbye shows a token that is no proof here, as of an issuer that has gone since
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -59,7 +60,8 @@ type Dir struct {
 	user     string
 	sequence uint64
 	peers    map[peer.ID]*remembered
-	failed   error // the first write that failed
+	lists    map[AppID][]byte // of revocations, sealed
+	failed   error            // the first write that failed
 }
 
 // OpenDir opens the data directory at path. It creates the directory (0700) and the keys (0600) if they are
@@ -149,6 +151,25 @@ func (d *Dir) SetSequence(sequence uint64) error {
 	d.sequence = sequence
 	d.mu.Unlock()
 	return d.save(saveMeta)
+}
+
+// Revocations returns a copy of the list of revocations that was kept for an app; nil if there is none. It is as it was given:
+// see [Authority.Revoke].
+func (d *Dir) Revocations(app AppID) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return bytes.Clone(d.lists[app])
+}
+
+// SetRevocations keeps the list of revocations of an app, instead of the one before.
+func (d *Dir) SetRevocations(app AppID, sealed []byte) error {
+	if len(sealed) > MaxRevocations {
+		return &DirError{Path: d.path, Err: ErrRevocations}
+	}
+	d.mu.Lock()
+	d.lists[app] = bytes.Clone(sealed)
+	d.mu.Unlock()
+	return d.save(func(d *Dir, tx *bolt.Tx) error { return tx.Bucket(listsBucket).Put(app[:], d.Revocations(app)) })
 }
 
 // loadKeys reads the keys, and makes those that are missing.

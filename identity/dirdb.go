@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -19,6 +20,7 @@ var (
 	metaBucket  = []byte("meta")  // one key, metaKey: the JSON of metaRecord
 	pinsBucket  = []byte("pins")  // user → the JSON of pinRecord
 	peersBucket = []byte("peers") // peer ID in text → the JSON of peerRecord
+	listsBucket = []byte("lists") // app ID → its sealed list of revocations
 	metaKey     = []byte("v1")
 )
 
@@ -36,13 +38,14 @@ type pinRecord struct {
 // load reads the whole database into memory.
 func (d *Dir) load() error {
 	d.peers = make(map[peer.ID]*remembered)
+	d.lists = make(map[AppID][]byte)
 	type pin struct {
 		user string
 		pinRecord
 	}
 	var pins []pin
 	err := d.db.Update(func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{metaBucket, pinsBucket, peersBucket} {
+		for _, name := range [][]byte{metaBucket, pinsBucket, peersBucket, listsBucket} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -60,6 +63,16 @@ func (d *Dir) load() error {
 				return fmt.Errorf("%s is damaged: pin of %q", databaseFile, k)
 			}
 			pins = append(pins, p)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		err = tx.Bucket(listsBucket).ForEach(func(k, v []byte) error {
+			if len(k) != len(AppID{}) {
+				return fmt.Errorf("%s is damaged: list of %d bytes of an app", databaseFile, len(k))
+			}
+			d.lists[AppID(k)] = bytes.Clone(v)
 			return nil
 		})
 		if err != nil {

@@ -192,25 +192,21 @@ func (a *Authority) Revoke(sealed []byte) (newer bool, err error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !r.Supersedes(a.list.Head()) {
+	if !r.Supersedes(a.list.Load().Head()) {
 		return false, nil
 	}
-	a.list = r
+	a.list.Store(r)
 	close(a.changed)
 	a.changed = make(chan struct{})
 	return true, nil
 }
 
 // Revocations returns the list that counts, shared and read only; nil if there is none.
-func (a *Authority) Revocations() *Revocations {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	return a.list
-}
+func (a *Authority) Revocations() *Revocations { return a.list.Load() }
 
 // Changed returns a channel that is closed when another list counts than at the time of the call: who keeps grants checks them again then.
 func (a *Authority) Changed() <-chan struct{} {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	return a.changed
 }

@@ -33,6 +33,8 @@ type contact struct {
 	inbound int    // hellos under way that the peer opened
 	opening bool   // a hello is under way that we opened
 	twins   bool   // two nodes were seen behind this peer ID
+	counts  bool   // the session is of a log-in that counted when we looked last
+	lists   lists  // of revocations, from this peer
 
 	wake    chan struct{} // a token cuts greet's pause short
 	settled chan struct{} // closed and replaced when a hello has ended, either way
@@ -72,6 +74,7 @@ func newContact(p peer.ID) *contact {
 		hellos:  rate.NewLimiter(helloRate, helloBurst),
 		asks:    rate.NewLimiter(whoisRate, whoisBurst),
 		notices: rate.NewLimiter(noticeRate, noticeBurst),
+		lists:   newLists(),
 	}
 }
 
@@ -81,7 +84,7 @@ func (c *contact) loggedIn(now time.Time) bool {
 }
 
 func loggedIn(st *identity.Statement, now time.Time) bool {
-	return st != nil && st.LoggedIn && st.Expires.After(now)
+	return st != nil && st.LoggedInAt(now)
 }
 
 func (c *contact) settleLocked(err error) {
@@ -298,6 +301,8 @@ func (d *Directory) install(conn network.Conn, s identity.Session, version uint6
 	up := !c.known
 	c.session, c.known, c.final = s, true, nil
 	c.told = max(c.told, version)
+	c.counts = c.loggedIn(time.Now())
+	d.wakeTokensLocked()
 	d.indexLocked(c)
 	d.refusals.Remove(p)
 	switch {

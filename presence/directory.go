@@ -41,17 +41,23 @@ type Directory struct {
 	inGate chan struct{}                 // a token for each hello that a peer may open: see maxInbound
 	told   *lru.Cache[notice, time.Time] // notices given, and when
 
+	tokenWake chan struct{} // a token makes tendTokens look
+
 	mu        sync.Mutex
 	closing   bool // take nothing new
 	closed    bool // start nothing new
 	user      string
 	self      *identity.Statement
-	version   uint64 // counts the changes of self
-	highest   uint64 // the highest sequence seen of our user key
-	twin      bool   // another node with our device key was reported
+	in        bool       // logged in, as the program sees it: self says otherwise while its token does not count
+	token     loginToken // of app mode; of the last log-in
+	pending   string     // the user whose log-in a wrong token prevented: see UpdateLoginToken
+	listTold  [32]byte   // the list of revocations that peers are told of
+	version   uint64     // counts the changes of self
+	highest   uint64     // the highest sequence seen of our user key
+	twin      bool       // another node with our device key was reported
 	contacts  map[peer.ID]*contact
 	names     index[string]                            // of sessions, by user ID
-	keysIndex index[identity.PublicKey]                // of sessions, by user key
+	subjects  index[identity.Subject]                  // of sessions, by who counts as one user
 	progress  chan struct{}                            // closed and replaced whenever a contact was told something, or is gone
 	searches  map[string]*search                       // under way, by address
 	devices   *lru.Cache[peer.ID, *identity.Statement] // the latest statements of our user's other devices
@@ -80,21 +86,25 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 	if err := keys.Check(); err != nil {
 		return nil, fmt.Errorf("presence: %w", err)
 	}
+	if a := cfg.authority; a != nil && a.App() != app {
+		return nil, fmt.Errorf("presence: the authority is of another app: %s", a.Name())
+	}
 	if id := keys.PeerID(); id != h.ID() {
 		return nil, fmt.Errorf("presence: the host is %s, the device key is %s's", h.ID(), id)
 	}
 	d := &Directory{
 		host: h, id: h.ID(), app: app, keys: keys, userKey: keys.UserKey(), cfg: cfg,
-		verifier:    identity.NewVerifier(app),
+		verifier:    identity.NewVerifier(app, identity.WithAuthority(cfg.authority)),
 		incarnation: newIncarnation(),
 		started:     time.Now(),
 		events:      newDispatcher(cfg.observer),
 		inGate:      make(chan struct{}, maxInbound),
 		told:        newLRU[notice, time.Time](maxTold),
+		tokenWake:   make(chan struct{}, 1),
 		highest:     cfg.store.Sequence(),
 		contacts:    make(map[peer.ID]*contact),
 		names:       make(index[string]),
-		keysIndex:   make(index[identity.PublicKey]),
+		subjects:    make(index[identity.Subject]),
 		progress:    make(chan struct{}),
 		searches:    make(map[string]*search),
 		devices:     newLRU[peer.ID, *identity.Statement](maxDevices),
@@ -105,7 +115,11 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 	d.close = sync.OnceValue(d.shutdown)
 	go d.events.run()
 	d.tasks.Go(d.refresh)
-
+	if cfg.authority != nil {
+		d.loadList()
+		d.tasks.Go(d.tendTokens)
+		h.SetStreamHandler(RevocationsProtocol, d.handle(d.serveList))
+	}
 	h.SetStreamHandler(HelloProtocol, d.handle(d.serveHello))
 	h.SetStreamHandler(WhoisProtocol, d.handle(d.serveWhois))
 	h.SetStreamHandler(NoticeProtocol, d.handle(d.serveNotice))
@@ -161,7 +175,7 @@ func (d *Directory) shutdown() error {
 	}
 	d.mu.Lock()
 	d.closing = true
-	bye := d.self != nil && d.self.LoggedIn
+	bye := d.in
 	if bye {
 		d.logoutLocked()
 	}

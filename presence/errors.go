@@ -19,6 +19,8 @@ var (
 	ErrLoggedIn = errors.New("presence: already logged in")
 	// ErrNotLoggedIn reports a log-out while not logged in.
 	ErrNotLoggedIn = errors.New("presence: not logged in")
+	// ErrOpenMode reports a token where there are no issuers that could have signed it: see [WithAuthority].
+	ErrOpenMode = errors.New("presence: a token in open mode: the issuers of the app are needed to judge it")
 	// ErrOtherUser reports a user ID other than the one the node has: the first of join and log-in sets it.
 	ErrOtherUser = errors.New("the node has another user ID")
 	// ErrNotFound reports a user who is not logged in anywhere that could be asked.
@@ -51,14 +53,16 @@ func (e *ConflictError) Error() string {
 }
 
 // RefusedError reports a peer with which no hello is possible. The connection to it was closed.
-// errors.Is finds [identity.ErrOtherApp] for a peer of another app, and [identity.ErrClock] where clocks disagree.
+// errors.Is finds [identity.ErrOtherApp] for a peer of another app, [identity.ErrClock] where clocks disagree, and what is wrong
+// with a log-in token, such as [identity.ErrTokenExpired]: at both sides.
 type RefusedError struct {
 	Peer   peer.ID
 	Remote bool   // the peer refused us; otherwise we refused it
 	Reason string // for people; a remote one is cut to 256 bytes and has no control characters
 	Err    error  // nil for reasons that have no error of their own
 
-	code wire.Refusal_Code
+	code  wire.Refusal_Code
+	fault wire.TokenFault // of the log-in token
 }
 
 func (e *RefusedError) Error() string {

@@ -2,13 +2,15 @@ package presence
 
 import (
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/identity"
 )
 
-// Event is one of [PeerUp], [PeerDown], [PeerChanged], [Conflict], [Displaced], [DuplicateDevice] and [Refused].
+// Event is one of [PeerUp], [PeerDown], [PeerChanged], [Conflict], [Displaced], [DuplicateDevice], [Refused], [TokenExpiring] and
+// [TokenEnded].
 type Event interface{ event() }
 
 // PeerUp reports the first completed hello with a peer since it connected.
@@ -22,7 +24,8 @@ type PeerUp struct {
 type PeerDown struct{ Peer peer.ID }
 
 // PeerChanged reports a later hello that said something new: another statement (it logged in or out, or signed anew), or
-// another incarnation (it restarted, and no end of its old connection was seen).
+// another incarnation (it restarted, and no end of its old connection was seen). In app mode it also comes when the token of its
+// log-in ends, or counts again: see [identity.Statement.LoggedInAt].
 type PeerChanged struct {
 	Peer    peer.ID
 	Session identity.Session
@@ -53,6 +56,15 @@ type Refused struct {
 	Err    *RefusedError
 }
 
+// TokenExpiring warns that the token of this node's log-in expires at that time, 30 s before; at once if less than that is left of a
+// new token. [Directory.UpdateLoginToken] with a later one prevents that anybody notices. It comes once per token.
+type TokenExpiring struct{ Expires time.Time }
+
+// TokenEnded reports that peers no longer count this node's log-in, since its token has expired, with the leeway, or was
+// revoked. The node stays logged in for itself: [Directory.UpdateLoginToken] with a good token makes peers count it again.
+// Err is an [*identity.TokenError].
+type TokenEnded struct{ Err error }
+
 func (PeerUp) event()          {}
 func (PeerDown) event()        {}
 func (PeerChanged) event()     {}
@@ -60,6 +72,8 @@ func (Conflict) event()        {}
 func (Displaced) event()       {}
 func (DuplicateDevice) event() {}
 func (Refused) event()         {}
+func (TokenExpiring) event()   {}
+func (TokenEnded) event()      {}
 
 // maxEvents is how many events may wait for the observer before hellos are put off: peers cause events, and an observer
 // that blocks must not let them fill the memory.

@@ -50,7 +50,8 @@ const (
 // as that user with that key.
 //
 // A name that is not pinned yet is pinned to the key that is found. An address with a fingerprint is looked for
-// exactly, and pins nothing. The own name means the own key.
+// exactly, and pins nothing. The own name means the own key. In app mode nothing is pinned and there are no conflicts: a
+// name is one user, whom a token proves.
 //
 // Errors are an [*identity.IDError], [ErrNotFound], [ErrUnreachable], a [*ConflictError], [ErrClosed], or that of ctx.
 func (d *Directory) Find(ctx context.Context, addr identity.Address) (Found, error) {
@@ -72,11 +73,13 @@ type want struct {
 	identity.Address
 	key   identity.PublicKey // that the name belongs to here
 	fixed bool               // key holds
+
+	vouched bool // app mode: a name is one user, whatever the key
 }
 
 func (d *Directory) resolve(addr identity.Address) want {
-	w := want{Address: addr}
-	if addr.Fingerprint != "" {
+	w := want{Address: addr, vouched: d.cfg.authority != nil}
+	if addr.Fingerprint != "" || w.vouched {
 		return w
 	}
 	d.mu.Lock()
@@ -90,8 +93,8 @@ func (d *Directory) resolve(addr identity.Address) want {
 	return w
 }
 
-// exact reports whether at most one key can be meant.
-func (w want) exact() bool { return w.fixed || w.Fingerprint != "" }
+// exact reports whether at most one user can be meant.
+func (w want) exact() bool { return w.fixed || w.vouched || w.Fingerprint != "" }
 
 func (w want) means(user string, key identity.PublicKey) bool {
 	return w.Matches(user, key) && (!w.fixed || w.key == key)
@@ -132,13 +135,16 @@ type candidate struct {
 
 // settle decides between confirmed candidates, at least one.
 func (d *Directory) settle(w want, confirmed []candidate) (Found, error) {
-	slices.SortFunc(confirmed, func(a, b candidate) int { // by key, the latest log-in first
-		if a.login.Key != b.login.Key {
+	slices.SortFunc(confirmed, func(a, b candidate) int { // by user, the latest log-in first
+		if !w.vouched && a.login.Key != b.login.Key {
 			return slices.Compare(a.login.Key[:], b.login.Key[:])
 		}
 		return cmp.Or(cmp.Compare(b.st.Sequence, a.st.Sequence), cmp.Compare(b.login.Peer, a.login.Peer))
 	})
 	first := confirmed[0]
+	if w.vouched {
+		return Found{Login: first.login, Addrs: first.addrs, Source: first.source}, nil
+	}
 	if last := confirmed[len(confirmed)-1]; first.login.Key != last.login.Key {
 		return Found{}, &ConflictError{User: w.User, Found: logins(confirmed)}
 	}

@@ -52,21 +52,23 @@ func (d *Directory) openHello(conn network.Conn) error {
 	if d.events.full() {
 		return errBehind
 	}
-	_, version, err := d.initiate(conn, func(s identity.Session) { d.install(conn, s, 0) })
+	_, version, list, err := d.initiate(conn, func(s identity.Session) { d.install(conn, s, 0) })
 	if err != nil {
 		return err
 	}
 	d.confirmed(conn, version)
+	d.wantList(conn, list) // not before: the peer knows us from now on
 	return nil
 }
 
-// initiate opens a hello and takes it to its end. Between the peer's reply and our proof it calls accept.
-func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (session identity.Session, version uint64, err error) {
+// initiate opens a hello and takes it to its end. Between the peer's reply and our proof it calls accept. It returns what the
+// peer said, the version of our statement that it has got, and which list of revocations it has.
+func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (session identity.Session, version uint64, list *wire.RevocationsHead, err error) {
 	ctx, cancel := context.WithTimeout(d.ctx, helloTimeout)
 	defer cancel()
 	s, err := d.open(ctx, conn, HelloProtocol)
 	if err != nil {
-		return session, 0, err
+		return session, 0, nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
 	defer stop()
@@ -79,7 +81,7 @@ func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (
 	p := conn.RemotePeer()
 	mine, version := d.ownHello()
 	if err = wire.WriteFrame(s, mine); err != nil {
-		return session, 0, err
+		return session, 0, nil, err
 	}
 	frames := wire.NewReader(s, maxHello)
 	var reply wire.HelloReply
@@ -87,12 +89,12 @@ func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (
 		if refusal := badFrame(p, err); refusal != nil {
 			err = d.refuse(conn, s, refusal, &wire.HelloProof{Refusal: refusal.frame()})
 		}
-		return session, 0, err
+		return session, 0, nil, err
 	}
 	if reply.Refusal != nil {
 		refusal := remoteRefusal(p, reply.Refusal)
 		_ = s.Close()
-		return session, 0, d.drop(conn, refusal)
+		return session, 0, nil, d.drop(conn, refusal)
 	}
 	session, refusal := d.checkHello(p, reply.Hello)
 	if refusal == nil {
@@ -100,22 +102,22 @@ func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (
 	}
 	if refusal != nil {
 		err = d.refuse(conn, s, refusal, &wire.HelloProof{Refusal: refusal.frame()})
-		return session, 0, err
+		return session, 0, nil, err
 	}
 	if accept != nil {
 		accept(session)
 	}
 	proof := d.proof(reply.Hello.Nonce, mine.Statement, d.id, p)
 	if err = wire.WriteFrame(s, &wire.HelloProof{Proof: proof}); err != nil {
-		return session, 0, err
+		return session, 0, nil, err
 	}
 	if err = s.CloseWrite(); err != nil {
-		return session, 0, err
+		return session, 0, nil, err
 	}
 	if err = frames.Next(&wire.HelloProof{}); !errors.Is(err, io.EOF) { // the peer has taken the proof when it closes its side
-		return session, 0, fmt.Errorf("presence: end of hello: %w", err)
+		return session, 0, nil, fmt.Errorf("presence: end of hello: %w", err)
 	}
-	return session, version, s.Close()
+	return session, version, reply.Hello.GetRevocations(), s.Close()
 }
 
 // serveHello runs one hello as responder.
@@ -205,6 +207,7 @@ func (d *Directory) respond(ctx context.Context, conn network.Conn, s network.St
 		return d.drop(conn, refusal)
 	}
 	d.install(conn, session, version)
+	d.wantList(conn, hello.Revocations)
 	return nil
 }
 
@@ -224,6 +227,7 @@ func (d *Directory) ownHello() (*wire.Hello, uint64) {
 	if self != nil {
 		h.Statement = self.Sealed()
 	}
+	h.Revocations = d.listHead()
 	for _, a := range d.host.Addrs() {
 		if raw := a.Bytes(); len(h.Addrs) < maxAddrs && len(raw) <= maxAddr {
 			h.Addrs = append(h.Addrs, raw)
@@ -259,7 +263,7 @@ func (d *Directory) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Ref
 		session.Statement = st
 		return session, nil
 	}
-	refusal := &RefusedError{Peer: p, Reason: err.Error(), Err: err, code: wire.Refusal_BAD_STATEMENT}
+	refusal := &RefusedError{Peer: p, Reason: err.Error(), Err: err, code: wire.Refusal_BAD_STATEMENT, fault: faultOf(err)}
 	if bad := (*identity.StatementError)(nil); errors.As(err, &bad) {
 		refusal.Reason = "its statement: " + bad.Reason
 	}

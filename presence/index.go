@@ -22,13 +22,13 @@ func (x index[K]) remove(key K, c *contact) {
 func (d *Directory) indexLocked(c *contact) {
 	if st := c.session.Statement; st != nil {
 		d.names.add(st.User, c)
-		d.keysIndex.add(st.UserKey, c)
+		d.subjects.add(st.Subject(), c)
 	}
 }
 
 func (d *Directory) unindexLocked(c *contact) {
 	if st := c.session.Statement; st != nil {
 		d.names.remove(st.User, c)
-		d.keysIndex.remove(st.UserKey, c)
+		d.subjects.remove(st.Subject(), c)
 	}
 }

@@ -17,8 +17,9 @@ type config struct {
 	pins       *identity.Pins
 	observer   func(Event)
 	store      Store
-	maxMessage int           // bytes
-	life       time.Duration // of a statement
+	authority  *identity.Authority // nil: open mode
+	maxMessage int                 // bytes
+	life       time.Duration       // of a statement
 }
 
 func defaults() config {
@@ -72,6 +73,10 @@ func WithObserver(f func(Event)) Option { return func(c *config) { c.observer = 
 // WithRemembered sets what keeps peers and the log-in sequence from one run to the next: an [*identity.Dir]. The
 // default remembers the last 256 peers while the directory is open.
 func WithRemembered(s Store) Option { return func(c *config) { c.store = s } }
+
+// WithAuthority sets who judges tokens, and so makes it app mode: who logs in needs a token. The directory's app must be the authority's.
+// The default is open mode.
+func WithAuthority(a *identity.Authority) Option { return func(c *config) { c.authority = a } }
 
 // WithLogger sets the logger. The default discards. What a peer does wrong is logged at Debug.
 func WithLogger(l *slog.Logger) Option { return func(c *config) { c.log = l } }

@@ -42,7 +42,8 @@ func (d *Directory) noteRefusal(err *RefusedError) {
 		pause = foreignTime
 	}
 	was, known := d.refusals.Get(err.Peer)
-	known = known && time.Now().Before(was.until) && was.err.code == err.code && was.err.Remote == err.Remote
+	known = known && time.Now().Before(was.until) && was.err.Remote == err.Remote &&
+		was.err.code == err.code && was.err.fault == err.fault
 	d.refusals.Add(err.Peer, refusal{err: err, until: time.Now().Add(pause)})
 	d.mu.Lock()
 	if c := d.contacts[err.Peer]; c != nil {
@@ -61,7 +62,7 @@ func (e *RefusedError) frame() *wire.Refusal {
 	if len(text) > maxReason {
 		text = strings.ToValidUTF8(text[:maxReason], "")
 	}
-	return &wire.Refusal{Code: e.code, Text: text}
+	return &wire.Refusal{Code: e.code, Text: text, Token: e.fault}
 }
 
 // remoteRefusal reads a refusal by a peer. Its text is shown to people, so it must not write over their terminal.
@@ -76,7 +77,7 @@ func remoteRefusal(p peer.ID, r *wire.Refusal) *RefusedError {
 		}
 		return -1
 	}, strings.ToValidUTF8(text, ""))
-	e := &RefusedError{Peer: p, Remote: true, Reason: text, code: r.Code}
+	e := &RefusedError{Peer: p, Remote: true, Reason: text, code: r.Code, fault: r.Token}
 	switch r.Code {
 	case wire.Refusal_OTHER_APP:
 		e.Err = identity.ErrOtherApp
@@ -85,6 +86,9 @@ func remoteRefusal(p peer.ID, r *wire.Refusal) *RefusedError {
 	}
 	if e.Reason == "" {
 		e.Reason = strings.ToLower(r.Code.String())
+	}
+	if r.Token != wire.TokenFault_TOKEN_UNSPECIFIED {
+		e.Err = faultError(e.Reason, r)
 	}
 	return e
 }

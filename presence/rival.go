@@ -55,11 +55,16 @@ func (d *Directory) observeLocked(st *identity.Statement) []notice {
 		d.ownDeviceLocked(st)
 		return nil
 	}
-	if st.UserKey == d.userKey {
+	if d.cfg.authority != nil && st.Grant() == nil {
+		return nil // in app mode a name without a token is only a claim
+	}
+	if d.oursLocked(st) {
 		d.ownUserLocked(st)
 		return nil
 	}
-	d.conflictLocked(st)
+	if d.cfg.authority == nil {
+		d.conflictLocked(st)
+	}
 	return d.rivalsLocked(st)
 }
 
@@ -78,6 +83,14 @@ func (d *Directory) ownDeviceLocked(st *identity.Statement) {
 	}
 }
 
+// oursLocked reports whether a statement is of our user.
+func (d *Directory) oursLocked(st *identity.Statement) bool {
+	if d.cfg.authority != nil {
+		return st.User == d.user
+	}
+	return st.UserKey == d.userKey
+}
+
 // ownUserLocked looks at a statement of our user on another device.
 func (d *Directory) ownUserLocked(st *identity.Statement) {
 	d.highest = max(d.highest, st.Sequence)
@@ -86,7 +99,7 @@ func (d *Directory) ownUserLocked(st *identity.Statement) {
 	} else {
 		d.devices.Add(st.Peer, st)
 	}
-	if d.self == nil || !d.self.LoggedIn || !loggedIn(st, time.Now()) || !st.Newer(d.self) {
+	if !d.in || !loggedIn(st, time.Now()) || !st.Newer(d.self) {
 		return // if it is the other that has to go, it will find that in our hello
 	}
 	d.logoutLocked()
@@ -129,7 +142,7 @@ func (d *Directory) rivalsLocked(st *identity.Statement) []notice {
 		return nil
 	}
 	var out []notice
-	for _, c := range d.keysIndex[st.UserKey] {
+	for _, c := range d.subjects[st.Subject()] {
 		other := c.session.Statement
 		if c.id == st.Peer || !loggedIn(other, now) {
 			continue
@@ -249,7 +262,7 @@ func (d *Directory) allow(ctx context.Context, conn network.Conn, limiter func(*
 // probeTwin asks the earlier incarnation of a peer whether it still lives, after another has spoken. A restarted node leaves a
 // dead connection behind; two nodes with one key leave two live ones. Both are told, by the other's statement.
 func (d *Directory) probeTwin(c *contact, old network.Conn, was identity.Session, conn network.Conn, now identity.Session) {
-	session, _, err := d.initiate(old, nil)
+	session, _, _, err := d.initiate(old, nil)
 	if err != nil || session.Incarnation != was.Incarnation {
 		return // the usual end: it is dead
 	}

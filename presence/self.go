@@ -2,6 +2,7 @@ package presence
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
@@ -24,37 +25,88 @@ func (d *Directory) SetUser(user string) error {
 		return err
 	}
 	d.mu.Lock()
-	err := d.setUserLocked(user)
+	err := d.checkUserLocked(user)
 	if err != nil || d.self != nil {
 		d.mu.Unlock()
 		return err
 	}
+	d.user = user
 	sequence, err := d.newSelfLocked(false)
 	d.mu.Unlock()
 	return d.keepSequence(sequence, err)
 }
 
-// Login logs the user in on this node. Connected peers are told without waiting for them. Where the same user key is logged in elsewhere, that log-in
-// ends. Errors are an [*identity.IDError], [ErrOtherUser], and [ErrLoggedIn] while logged in.
-func (d *Directory) Login(ctx context.Context, user string) error {
+// LoginOption is a setting of one log-in.
+type LoginOption func(*loginConfig)
+
+type loginConfig struct {
+	token string
+}
+
+// WithLoginToken gives the token that says that this device may log in as this user. In app mode there must be one, in open mode none.
+func WithLoginToken(token string) LoginOption { return func(c *loginConfig) { c.token = token } }
+
+// Login logs the user in on this node. Connected peers are told without waiting for them. Where the same user is logged in
+// elsewhere (in open mode: the same user key), that log-in ends. Errors are an [*identity.IDError], [ErrOtherUser], [ErrLoggedIn] while
+// logged in, and for the token an [*identity.TokenError] or, in open mode, [ErrOpenMode]. After a token error
+// [Directory.UpdateLoginToken] with a good one logs in.
+func (d *Directory) Login(ctx context.Context, user string, opts ...LoginOption) error {
+	var c loginConfig
+	for _, o := range opts {
+		o(&c)
+	}
 	if err := identity.CheckUser(user); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if d.cfg.authority == nil && c.token != "" {
+		return ErrOpenMode
+	}
 	d.mu.Lock()
-	err := d.setUserLocked(user)
-	if err == nil && d.self != nil && d.self.LoggedIn {
-		err = ErrLoggedIn
-	}
-	if err != nil {
-		d.mu.Unlock()
-		return err
-	}
-	sequence, err := d.newSelfLocked(true)
+	sequence, err := d.loginLocked(user, c.token)
 	d.mu.Unlock()
 	return d.keepSequence(sequence, err)
+}
+
+func (d *Directory) loginLocked(user, token string) (sequence uint64, err error) {
+	if err := d.checkUserLocked(user); err != nil {
+		return 0, err
+	}
+	if d.in {
+		return 0, ErrLoggedIn
+	}
+	shown := d.token
+	if a := d.cfg.authority; a != nil {
+		g, err := a.Login(token, user, d.keys.DeviceKey(), time.Now())
+		if err != nil {
+			d.pending = user
+			return 0, fmt.Errorf("presence: log in: %w", err)
+		}
+		d.token = loginToken{text: token, grant: g}
+		for _, c := range d.names[user] { // whom we could not know to be ours before
+			if st := c.session.Statement; st.Grant() != nil {
+				d.highest = max(d.highest, st.Sequence)
+			}
+		}
+	}
+	d.user = user
+	if sequence, err = d.newSelfLocked(true); err != nil {
+		d.token = shown
+		return 0, err
+	}
+	d.pending = ""
+	d.wakeTokensLocked()
+	return sequence, nil
+}
+
+// LoggedIn reports whether the user is logged in here. In app mode that holds while the token has expired, though peers do not
+// count the log-in then: see [Directory.UpdateLoginToken].
+func (d *Directory) LoggedIn() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.in
 }
 
 // Logout logs the user out. It returns when every connected peer has been told, after a second at the latest, or when ctx ends;
@@ -65,7 +117,8 @@ func (d *Directory) Logout(ctx context.Context) error {
 	case d.closing:
 		d.mu.Unlock()
 		return ErrClosed
-	case d.self == nil || !d.self.LoggedIn:
+	case !d.in:
+		d.pending = ""
 		d.mu.Unlock()
 		return ErrNotLoggedIn
 	}
@@ -77,14 +130,13 @@ func (d *Directory) Logout(ctx context.Context) error {
 	return nil
 }
 
-func (d *Directory) setUserLocked(user string) error {
+func (d *Directory) checkUserLocked(user string) error {
 	switch {
 	case d.closing:
 		return ErrClosed
 	case d.user != "" && d.user != user:
 		return otherUser(d.user, user)
 	}
-	d.user = user
 	return nil
 }
 
@@ -95,13 +147,14 @@ func (d *Directory) newSelfLocked(loggedIn bool) (uint64, error) {
 	if err := d.signLocked(now, sequence, loggedIn); err != nil {
 		return 0, err
 	}
-	d.highest = sequence
+	d.highest, d.in = sequence, loggedIn
 	return sequence, nil
 }
 
 // logoutLocked keeps the sequence of the log-in. A new one would outrank a log-in of the same user elsewhere that
 // this node has not heard of.
 func (d *Directory) logoutLocked() {
+	d.in = false
 	if err := d.signLocked(time.Now(), d.self.Sequence, false); err != nil {
 		d.cfg.log.Error("sign statement", "err", err)
 	}
@@ -116,7 +169,7 @@ func (d *Directory) signLocked(now time.Time, sequence uint64, loggedIn bool) er
 			issued = next
 		}
 	}
-	st, err := d.keys.Sign(identity.Statement{
+	st, err := d.sealLocked(now, identity.Statement{
 		App: d.app, User: d.user, Sequence: sequence, LoggedIn: loggedIn,
 		Issued: issued, Expires: issued.Add(d.cfg.life),
 	})
@@ -156,7 +209,7 @@ func (d *Directory) refresh() {
 		}
 		d.mu.Lock()
 		if now := time.Now(); d.self != nil && !d.closing && now.Sub(d.self.Issued) >= d.cfg.life/3 {
-			if err := d.signLocked(now, d.self.Sequence, d.self.LoggedIn); err != nil {
+			if err := d.signLocked(now, d.self.Sequence, d.in); err != nil {
 				d.cfg.log.Error("sign statement", "err", err)
 			}
 		}

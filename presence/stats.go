@@ -8,10 +8,11 @@ type Stats struct {
 	Refused     uint64 // peers with which no hello is possible
 	Limited     uint64 // streams that were refused because the peer opened too many
 	BadNotice   uint64 // notices and whois answers that did not verify
+	BadList     uint64 // lists of revocations that did not verify, or were older than the peer had said
 }
 
 type counters struct {
-	helloFailed, refused, limited, badNotice atomic.Uint64
+	helloFailed, refused, limited, badNotice, badList atomic.Uint64
 }
 
 // Stats returns the counters.
@@ -21,5 +22,6 @@ func (d *Directory) Stats() Stats {
 		Refused:     d.stats.refused.Load(),
 		Limited:     d.stats.limited.Load(),
 		BadNotice:   d.stats.badNotice.Load(),
+		BadList:     d.stats.badList.Load(),
 	}
 }

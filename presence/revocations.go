@@ -1,0 +1,183 @@
+package presence
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"golang.org/x/time/rate"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// RevocationsProtocol is how a peer that has an older list of revocations gets a newer one.
+const RevocationsProtocol protocol.ID = "/starling/revocations/1.0.0"
+
+const (
+	listTimeout = 10 * time.Second
+	maxList     = identity.MaxRevocations + 16
+	listRate    = 0.2 // a second; an honest peer asks once per list
+	listBurst   = 4
+)
+
+// RevocationStore is what a [Store] may be besides: it keeps the list of revocations of an app from one run to the next, so that a
+// restart does not let in again who was shut out. [*identity.Dir] is one.
+type RevocationStore interface {
+	Revocations(app identity.AppID) []byte
+	SetRevocations(app identity.AppID, sealed []byte) error
+}
+
+// lists is what passes between us and one peer. Directory.mu guards it.
+type lists struct {
+	asks     *rate.Limiter // what the peer may open
+	fetching bool
+	useless  [sha256.Size]byte // of a list that the peer says it has and we cannot use
+}
+
+func newLists() lists { return lists{asks: rate.NewLimiter(listRate, listBurst)} }
+
+// loadList takes the list that was kept.
+func (d *Directory) loadList() {
+	store, ok := d.cfg.store.(RevocationStore)
+	if !ok {
+		return
+	}
+	sealed := store.Revocations(d.app)
+	if sealed == nil {
+		return
+	}
+	if _, err := d.cfg.authority.Revoke(sealed); err != nil {
+		d.cfg.log.Warn("kept list of revocations", "err", err)
+	}
+}
+
+// listHead is what hello says of our list; nil if there is none.
+func (d *Directory) listHead() *wire.RevocationsHead {
+	if d.cfg.authority == nil {
+		return nil
+	}
+	version, sum := d.cfg.authority.Revocations().Head()
+	if version == 0 {
+		return nil
+	}
+	return &wire.RevocationsHead{Version: version, Hash: sum[:]}
+}
+
+// tellList keeps a list that is new here, and tells the peers of it.
+func (d *Directory) tellList() {
+	list := d.cfg.authority.Revocations()
+	_, sum := list.Head()
+	d.mu.Lock()
+	if sum == d.listTold || d.closing {
+		d.mu.Unlock()
+		return
+	}
+	d.listTold = sum
+	d.version++
+	for _, c := range d.contacts {
+		if c.known {
+			d.kickLocked(c)
+		}
+	}
+	d.mu.Unlock()
+	if store, ok := d.cfg.store.(RevocationStore); ok {
+		if err := store.SetRevocations(d.app, list.Sealed()); err != nil {
+			d.cfg.log.Warn("keep list of revocations", "err", err)
+		}
+	}
+}
+
+// wantList fetches the list that a peer has, if that should count rather than ours.
+func (d *Directory) wantList(conn network.Conn, head *wire.RevocationsHead) {
+	a := d.cfg.authority
+	if a == nil || head == nil || len(head.Hash) != sha256.Size {
+		return
+	}
+	theirs := [sha256.Size]byte(head.Hash)
+	if !newerHead(a, head.Version, theirs) {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.contacts[conn.RemotePeer()]
+	if c == nil || c.lists.fetching || c.lists.useless == theirs {
+		return
+	}
+	c.lists.fetching = d.goLocked(func() {
+		useless, err := d.fetchList(conn, head.Version, theirs)
+		if err != nil {
+			d.cfg.log.Debug("list of revocations not taken", "peer", c.id, "err", err)
+		}
+		if useless {
+			d.stats.badList.Add(1)
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		c.lists.fetching = false
+		if useless {
+			c.lists.useless = theirs
+		}
+	})
+}
+
+// newerHead reports whether a list with that head should count rather than ours.
+func newerHead(a *identity.Authority, version uint64, sum [sha256.Size]byte) bool {
+	ours := a.Revocations()
+	mine, mySum := ours.Head()
+	return !(mine == version && mySum == sum) && !ours.Supersedes(version, sum)
+}
+
+var errOlderList = errors.New("presence: an older list than the peer said it has")
+
+// fetchList asks a peer for its list. Useless says that asking again would be.
+func (d *Directory) fetchList(conn network.Conn, version uint64, sum [sha256.Size]byte) (useless bool, err error) {
+	ctx, cancel := context.WithTimeout(d.ctx, listTimeout)
+	defer cancel()
+	s, err := d.open(ctx, conn, RevocationsProtocol)
+	if err != nil {
+		return false, err
+	}
+	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+	var reply wire.RevocationsReply
+	if err = s.CloseWrite(); err == nil {
+		err = wire.NewReader(s, maxList).Next(&reply)
+	}
+	if err != nil {
+		_ = s.Reset()
+		return badFrame(conn.RemotePeer(), err) != nil, err
+	}
+	_ = s.Close()
+	if _, err := d.cfg.authority.Revoke(reply.List); err != nil { // one that is newer wakes tendTokens, which tells the others
+		return true, err
+	}
+	if newerHead(d.cfg.authority, version, sum) {
+		return true, errOlderList
+	}
+	return false, nil
+}
+
+// serveList gives our list to a peer that we have had a hello with.
+func (d *Directory) serveList(ctx context.Context, s network.Stream) {
+	_ = s.SetDeadline(time.Now().Add(listTimeout))
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+	if !d.allow(ctx, s.Conn(), func(c *contact) *rate.Limiter { return c.lists.asks }) {
+		d.stats.limited.Add(1)
+		_ = s.Reset()
+		return
+	}
+	reply := new(wire.RevocationsReply)
+	if list := d.cfg.authority.Revocations(); list != nil {
+		reply.List = list.Sealed()
+	}
+	if err := wire.WriteFrame(s, reply); err != nil {
+		_ = s.Reset()
+		return
+	}
+	_ = s.Close()
+}

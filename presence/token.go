@@ -1,0 +1,238 @@
+package presence
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+const (
+	// tokenLook is how long tendTokens waits at most: a timer stands still while a computer sleeps, and the clock may be set.
+	tokenLook = 10 * time.Second
+	// tokenHaste is how much earlier this node takes its own log-in back than peers would: a hello that still shows
+	// it must not arrive after their time, or they would refuse it and drop the connection, with the rooms on it.
+	tokenHaste = helloTimeout
+)
+
+// loginToken is the token of this node's log-in, and what its program was told of it.
+type loginToken struct {
+	text   string
+	grant  *identity.Grant // nil: none
+	warned bool
+	ended  bool
+}
+
+// tokenNews is what step found.
+type tokenNews struct {
+	expiring bool
+	ended    error     // nil: it has not, or that was told before
+	counts   bool      // the log-in may be shown to peers
+	next     time.Time // to look again; zero: no such time
+}
+
+// step looks at the token at a time.
+func (t *loginToken) step(a *identity.Authority, now time.Time) (news tokenNews) {
+	warn := t.grant.Expires.Add(-identity.TokenWarning)
+	end := a.Until(t.grant).Add(-min(tokenHaste, a.Leeway()))
+	err := a.Check(t.grant, now)
+	if err == nil && !now.Before(end) {
+		err = a.Check(t.grant, a.Until(t.grant)) // what peers will say in a moment
+	}
+	if err != nil {
+		if !t.ended {
+			t.ended, news.ended = true, err
+		}
+		return news
+	}
+	t.ended, news.counts = false, true
+	if t.warned || now.Before(warn) {
+		news.next = end
+		if !t.warned {
+			news.next = warn
+		}
+		return news
+	}
+	t.warned = true
+	news.expiring, news.next = true, end
+	return news
+}
+
+// UpdateLoginToken replaces the token of the log-in, before it expires or afterwards. Peers are told without waiting for them; if the
+// old token has not ended, nobody notices. After a log-in that failed for its token, it logs that user in.
+//
+// A token that is refused, with an [*identity.TokenError], leaves the one before in place. Other errors are [ErrNotLoggedIn],
+// [ErrOpenMode] and [ErrClosed].
+func (d *Directory) UpdateLoginToken(token string) error {
+	a := d.cfg.authority
+	if a == nil {
+		return ErrOpenMode
+	}
+	d.mu.Lock()
+	sequence, err := d.updateTokenLocked(a, token)
+	d.mu.Unlock()
+	if sequence == 0 {
+		return err
+	}
+	return d.keepSequence(sequence, err)
+}
+
+// updateTokenLocked returns the sequence of the log-in that it made, or 0 if it made none.
+func (d *Directory) updateTokenLocked(a *identity.Authority, token string) (sequence uint64, err error) {
+	switch {
+	case d.closing:
+		return 0, ErrClosed
+	case !d.in && d.pending != "":
+		return d.loginLocked(d.pending, token)
+	case !d.in:
+		return 0, ErrNotLoggedIn
+	}
+	now := time.Now()
+	g, err := a.Login(token, d.user, d.keys.DeviceKey(), now)
+	if err != nil {
+		return 0, fmt.Errorf("presence: update log-in token: %w", err)
+	}
+	was := d.token
+	d.token = loginToken{text: token, grant: g}
+	if err := d.signLocked(now, d.self.Sequence, true); err != nil {
+		d.token = was
+		return 0, err
+	}
+	d.wakeTokensLocked()
+	return 0, nil
+}
+
+// sealLocked signs a statement, in app mode with the token: of a log-out too, which is then proved to be the user's. A log-in is
+// shown only while the token counts, and for no longer than it will.
+func (d *Directory) sealLocked(now time.Time, st identity.Statement) (*identity.Statement, error) {
+	a := d.cfg.authority
+	if a == nil {
+		return d.keys.Sign(st)
+	}
+	st.Token = d.token.text
+	if st.LoggedIn {
+		look := d.token // a copy: tendTokens tells the program
+		end := a.Until(d.token.grant)
+		st.LoggedIn = look.step(a, now).counts && end.Sub(st.Issued) >= time.Millisecond
+		if st.LoggedIn && st.Expires.After(end) {
+			st.Expires = end
+		}
+	}
+	return a.Sign(d.keys, st)
+}
+
+// wakeTokensLocked makes tendTokens look at what has changed.
+func (d *Directory) wakeTokensLocked() {
+	select {
+	case d.tokenWake <- struct{}{}:
+	default:
+	}
+}
+
+// tendTokens watches the time of the own token, that of the peers' tokens, and the list of revocations.
+func (d *Directory) tendTokens() {
+	for {
+		changed := d.cfg.authority.Changed()
+		d.tellList()
+		pause := time.NewTimer(d.lookAtTokens(time.Now()))
+		select {
+		case <-pause.C:
+		case <-changed:
+		case <-d.tokenWake:
+		case <-d.ctx.Done():
+			pause.Stop()
+			return
+		}
+		pause.Stop()
+	}
+}
+
+// lookAtTokens does what is due, and returns when to look again.
+func (d *Directory) lookAtTokens(now time.Time) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	wait := tokenLook
+	by := func(next time.Time) {
+		if !next.IsZero() {
+			wait = min(wait, max(next.Sub(now), time.Millisecond))
+		}
+	}
+	if d.in && !d.closing {
+		by(d.lookAtOwnLocked(now))
+	}
+	for p, c := range d.contacts {
+		st := c.session.Statement
+		if !c.known || st == nil || !st.LoggedIn {
+			continue
+		}
+		if counts := st.LoggedInAt(now); counts != c.counts {
+			c.counts = counts
+			d.events.push(PeerChanged{Peer: p, Session: c.session})
+		}
+		if c.counts {
+			by(d.cfg.authority.Until(st.Grant()))
+		}
+	}
+	return wait
+}
+
+func (d *Directory) lookAtOwnLocked(now time.Time) (next time.Time) {
+	news := d.token.step(d.cfg.authority, now)
+	if news.expiring {
+		d.events.push(TokenExpiring{Expires: d.token.grant.Expires})
+	}
+	if news.ended != nil {
+		d.cfg.log.Warn("the log-in does not count any more", "err", news.ended)
+		d.events.push(TokenEnded{Err: news.ended})
+	}
+	if news.counts != d.self.LoggedIn {
+		if err := d.signLocked(now, d.self.Sequence, true); err != nil {
+			d.cfg.log.Error("sign statement", "err", err)
+		}
+	}
+	return news.next
+}
+
+// faults are the reasons for which a token is refused, as they travel.
+var faults = map[wire.TokenFault]error{
+	wire.TokenFault_TOKEN_MISSING:       identity.ErrTokenMissing,
+	wire.TokenFault_TOKEN_SIZE:          identity.ErrTokenSize,
+	wire.TokenFault_TOKEN_MALFORMED:     identity.ErrTokenMalformed,
+	wire.TokenFault_TOKEN_ALGORITHM:     identity.ErrTokenAlgorithm,
+	wire.TokenFault_TOKEN_ISSUER:        identity.ErrTokenIssuer,
+	wire.TokenFault_TOKEN_APP:           identity.ErrTokenApp,
+	wire.TokenFault_TOKEN_USER:          identity.ErrTokenUser,
+	wire.TokenFault_TOKEN_UNBOUND:       identity.ErrTokenUnbound,
+	wire.TokenFault_TOKEN_DEVICE:        identity.ErrTokenDevice,
+	wire.TokenFault_TOKEN_PURPOSE:       identity.ErrTokenPurpose,
+	wire.TokenFault_TOKEN_ROOM:          identity.ErrTokenRoom,
+	wire.TokenFault_TOKEN_NOT_YET_VALID: identity.ErrTokenNotYetValid,
+	wire.TokenFault_TOKEN_EXPIRED:       identity.ErrTokenExpired,
+	wire.TokenFault_TOKEN_REVOKED:       identity.ErrTokenRevoked,
+}
+
+// faultOf returns what is wrong with the token that err refuses, if err does.
+func faultOf(err error) wire.TokenFault {
+	if bad := (*identity.TokenError)(nil); errors.As(err, &bad) {
+		for fault, reason := range faults {
+			if errors.Is(bad, reason) {
+				return fault
+			}
+		}
+	}
+	return wire.TokenFault_TOKEN_UNSPECIFIED
+}
+
+// faultError is the error of a peer's refusal of our token.
+func faultError(reason string, r *wire.Refusal) error {
+	err := faults[r.Token]
+	switch {
+	case err == nil: // of a later version
+		err = identity.ErrTokenMalformed
+	case r.Code == wire.Refusal_CLOCK:
+		err = errors.Join(err, identity.ErrClock)
+	}
+	return &identity.TokenError{Reason: reason, Err: err}
+}
