@@ -14,8 +14,8 @@ import (
 const (
 	// DefaultLeeway is how far the clocks of issuers and nodes may be apart where nobody says otherwise.
 	DefaultLeeway = 120 * time.Second
-	// maxLeeway is as far as a token may outlive itself.
-	maxLeeway = 10 * time.Minute
+	// MaxLeeway is as far as a token may outlive itself.
+	MaxLeeway = 10 * time.Minute
 	// authorityCache is how many verified tokens an Authority keeps: of the members of a full room, a few times over. At most
 	// 16 MiB, and at the usual 500 B about 2 MiB.
 	authorityCache = 2048
@@ -55,8 +55,8 @@ func NewAuthority(name string, issuers Issuers, opts ...AuthorityOption) (*Autho
 	if issuers.IsZero() {
 		errs = append(errs, errors.New("no issuers"))
 	}
-	if a.leeway < 0 || a.leeway > maxLeeway {
-		errs = append(errs, fmt.Errorf("leeway %v, want 0 to %v", a.leeway, maxLeeway))
+	if a.leeway < 0 || a.leeway > MaxLeeway {
+		errs = append(errs, fmt.Errorf("leeway %v, want 0 to %v", a.leeway, MaxLeeway))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("identity: authority: %w", err)

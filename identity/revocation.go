@@ -78,7 +78,7 @@ func (r *Revocations) Next(now time.Time) Revocations {
 	}
 	maps.Copy(next.Users, r.Users)
 	for id, expires := range r.Tokens {
-		if expires.IsZero() || now.Before(expires.Add(maxLeeway)) {
+		if expires.IsZero() || now.Before(expires.Add(MaxLeeway)) {
 			next.Tokens[id] = expires
 		}
 	}

@@ -7,10 +7,11 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
+	"github.com/starling-mesh/starling/mesh"
 )
 
 // Event is one thing that happened to the node, outside rooms: a pointer to one of [PeerUp], [PeerChanged], [PeerDown],
-// [IdentityConflict], [LoggedOut], [DuplicateDevice], [AddrsChanged], [mesh.DirectMessage] and [mesh.Lagged]. The events of a node form one ordered
+// [IdentityConflict], [LoggedOut], [TokenExpiring], [TokenEnded], [DuplicateDevice], [AddrsChanged], [mesh.DirectMessage] and [mesh.Lagged]. The events of a node form one ordered
 // stream, numbered in [Header].Seq; rooms have streams of their own.
 //
 // Every event marshals to one JSON object, described in docs/EVENTS.md: field names and values stay as they are from
@@ -27,6 +28,8 @@ const (
 	TypePeerDown         = "peer_down"
 	TypeIdentityConflict = "identity_conflict"
 	TypeLoggedOut        = "logged_out"
+	TypeTokenExpiring    = mesh.TypeTokenExpiring
+	TypeTokenEnded       = "token_ended"
 	TypeDuplicateDevice  = "duplicate_device"
 	TypeAddrsChanged     = "addrs_changed"
 )
@@ -105,6 +108,18 @@ type LoggedOut struct {
 	User   string          `json:"user"`
 	Reason LogoutReason    `json:"reason"`
 	By     *identity.Login `json:"by,omitempty"` // the log-in that took its place; nil for Logout
+}
+
+// TokenExpiring says that the token of this node's log-in expires soon: in 30 s, or less if it came late. With a later one by then, given to
+// [Node.UpdateLoginToken], nobody notices. A room has the same event for its own token.
+type TokenExpiring = mesh.TokenExpiring
+
+// TokenEnded says that others no longer count this node's log-in, since its token has expired, with the leeway, or was revoked. The
+// node is not logged out: [Node.UpdateLoginToken] with a good token makes others count the log-in again.
+type TokenEnded struct {
+	Header
+	Revoked bool   `json:"revoked"` // by its issuer; otherwise the token has expired
+	Reason  string `json:"reason"`  // for people
 }
 
 // DuplicateDevice says that two nodes use one device key, since a data directory was copied to a second place: this node's

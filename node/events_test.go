@@ -31,6 +31,8 @@ func samples(t *testing.T) []Event {
 		&PeerDown{Header: head(TypePeerDown, ""), Peer: Peer{Login: identity.Login{Peer: id}}},
 		&IdentityConflict{Header: head(TypeIdentityConflict, ""), User: "bob", Pinned: identity.PublicKey{9}, Other: login},
 		&LoggedOut{Header: head(TypeLoggedOut, ""), User: "bob", Reason: Duplicate, By: &login},
+		&TokenExpiring{Header: head(TypeTokenExpiring, ""), Expires: sent.Add(30 * time.Second)},
+		&TokenEnded{Header: head(TypeTokenEnded, ""), Reason: "expired 2m0s ago"},
 		&DuplicateDevice{Header: head(TypeDuplicateDevice, ""), Peer: id},
 		&AddrsChanged{Header: head(TypeAddrsChanged, ""), Addrs: []string{"/ip4/192.168.1.7/tcp/4001/p2p/" + id.String()}},
 		&mesh.DirectMessage{Header: head(mesh.TypeDirectMessage, ""), From: login, Kind: mesh.Text, Data: []byte("hi"), Sent: sent},
@@ -38,6 +40,7 @@ func samples(t *testing.T) []Event {
 		&mesh.Message{Header: head(mesh.TypeMessage, "ops"), From: login, Kind: mesh.Text, Data: []byte("hi"), Sent: sent, Feed: mesh.FeedID{0xab}, Number: 3},
 		&mesh.MemberJoined{Header: head(mesh.TypeMemberJoined, "ops"), Member: member},
 		&mesh.MemberLeft{Header: head(mesh.TypeMemberLeft, "ops"), Member: member, Reason: mesh.Dropped},
+		&mesh.TokenExpiring{Header: head(mesh.TypeTokenExpiring, "ops"), Expires: sent.Add(30 * time.Second)},
 		&mesh.GapLost{Header: head(mesh.TypeGapLost, "ops"), From: login, Feed: mesh.FeedID{0xab}, First: 4, Last: 9},
 		&mesh.Lagged{Header: head("lagged", "ops"), Missed: 12},
 	}

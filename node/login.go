@@ -26,13 +26,16 @@ func (n *Node) SetUser(user string) error {
 // Login logs the user in: from then on others find this node by the name and can send to it outside rooms. It waits for
 // nobody: a node alone logs in. The newest log-in of a user counts; an earlier one on another device then ends with a
 // [LoggedOut] event. Login returns [presence.ErrLoggedIn] while logged in, and the errors of [Node.SetUser].
-func (n *Node) Login(ctx context.Context, user string) error {
+//
+// In app mode ([WithIssuers]) it needs a [LoginToken], and returns an [*identity.TokenError] that says why one is refused; then
+// [Node.UpdateLoginToken] with a good one logs in.
+func (n *Node) Login(ctx context.Context, user string, opts ...LoginOption) error {
 	call, done, err := n.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if err := n.presence.Login(call, user); err != nil {
+	if err := n.presence.Login(call, user, opts...); err != nil {
 		return ended(call, fmt.Errorf("node: log in: %w", err))
 	}
 	n.keepUser(user)
@@ -91,11 +94,9 @@ func (n *Node) Self() identity.Login {
 	return identity.Login{Key: n.keys.UserKey(), Peer: n.host.ID()}
 }
 
-// LoggedIn reports whether the node is logged in.
-func (n *Node) LoggedIn() bool {
-	st := n.presence.Self()
-	return st != nil && st.LoggedIn
-}
+// LoggedIn reports whether the node is logged in. In app mode that holds while its token has expired or was revoked, though others do not
+// count the log-in then, and sends outside rooms fail with [mesh.ErrNotLoggedIn]: see [Node.UpdateLoginToken].
+func (n *Node) LoggedIn() bool { return n.presence.LoggedIn() }
 
 // Join enters a room as the user of [Node.Login] or [Node.SetUser], and returns when the room is ready: what is published from
 // then on is not lost. See [mesh.Mesh.Join] for options and errors; [mesh.ErrNoIdentity] says that there is no user yet.

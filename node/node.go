@@ -36,7 +36,8 @@ type Node struct {
 	cfg      config
 	log      *slog.Logger
 	app      identity.AppID
-	dir      *identity.Dir // nil: in memory
+	tokens   *identity.Authority // nil: open mode
+	dir      *identity.Dir       // nil: in memory
 	keys     *identity.Keys
 	host     host.Host
 	presence *presence.Directory
@@ -68,13 +69,13 @@ func New(opts ...Option) (*Node, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	n := &Node{
-		cfg: cfg, log: cfg.log, app: identity.NewAppID(cfg.app),
+		cfg: cfg, log: cfg.log,
 		queue: events.NewQueue("", cfg.queue),
 		ctx:   ctx, stop: stop,
 		peers: make(map[peer.ID]Peer),
 	}
 	n.close = sync.OnceValue(n.shutdown)
-	for _, step := range []func() error{n.openKeys, n.openHost, n.openLayers, n.listen} {
+	for _, step := range []func() error{n.openApp, n.openKeys, n.openHost, n.openLayers, n.listen} {
 		if err := step(); err != nil {
 			n.stop()
 			n.closeAll()
@@ -83,6 +84,25 @@ func New(opts ...Option) (*Node, error) {
 	}
 	n.start()
 	return n, nil
+}
+
+// openApp reads the issuers, if there are any.
+func (n *Node) openApp() (err error) {
+	issuers := n.cfg.issuers
+	if n.cfg.issuersFile != "" {
+		if issuers, err = identity.ReadIssuers(n.cfg.issuersFile); err != nil {
+			return err
+		}
+	}
+	if issuers.IsZero() {
+		n.app = identity.NewAppID(n.cfg.app)
+		return nil
+	}
+	if n.tokens, err = identity.NewAuthority(n.cfg.app, issuers, identity.WithLeeway(n.cfg.leeway)); err != nil {
+		return err
+	}
+	n.app = n.tokens.App()
+	return nil
 }
 
 // openKeys takes the keys from the data directory, from the caller's host, or makes new ones.
@@ -144,6 +164,7 @@ func (n *Node) openLayers() (err error) {
 	})
 	opts := []presence.Option{
 		presence.WithObserver(n.observe), presence.WithLogger(n.log), presence.WithMaxMessage(n.cfg.maxMessage),
+		presence.WithAuthority(n.tokens),
 	}
 	if n.dir != nil {
 		opts = append(opts, presence.WithPins(n.dir.Pins()), presence.WithRemembered(n.dir))
@@ -154,7 +175,8 @@ func (n *Node) openLayers() (err error) {
 	n.undo = append(n.undo, n.presence.Close)
 	n.mesh, err = mesh.New(n.host, n.presence,
 		mesh.WithLogger(n.log), mesh.WithInbox(n.takeDirect), mesh.WithSendTimeout(n.cfg.sendTimeout),
-		mesh.WithGrace(n.cfg.grace), mesh.WithQueue(n.cfg.queue), mesh.WithMaxMessage(n.cfg.maxMessage))
+		mesh.WithGrace(n.cfg.grace), mesh.WithQueue(n.cfg.queue), mesh.WithMaxMessage(n.cfg.maxMessage),
+		mesh.WithAuthority(n.tokens))
 	if err != nil {
 		return fmt.Errorf("node: %w", err)
 	}

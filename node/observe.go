@@ -29,6 +29,12 @@ func (n *Node) observe(ev presence.Event) {
 		})
 	case presence.Displaced:
 		n.displaced(ev.By)
+	case presence.TokenExpiring:
+		n.queue.PushNotice(&TokenExpiring{Header: Header{Type: TypeTokenExpiring}, Expires: ev.Expires})
+	case presence.TokenEnded:
+		n.queue.PushNotice(&TokenEnded{
+			Header: Header{Type: TypeTokenEnded}, Revoked: errors.Is(ev.Err, identity.ErrTokenRevoked), Reason: tokenReason(ev.Err),
+		})
 	case presence.DuplicateDevice:
 		n.log.Warn("two nodes use one device key: a data directory was copied", "peer", ev.Peer)
 		n.queue.PushNotice(&DuplicateDevice{Header: Header{Type: TypeDuplicateDevice}, Peer: ev.Peer})
@@ -93,7 +99,7 @@ func public(p peer.ID, s identity.Session) Peer {
 	if !ok {
 		return Peer{Login: identity.Login{Peer: p}}
 	}
-	return Peer{Login: login, LoggedIn: s.Statement.LoggedIn}
+	return Peer{Login: login, LoggedIn: s.Statement.LoggedInAt(time.Now())}
 }
 
 // addrsOf are the addresses to dial a connected peer at again: where we reached it, then what it says itself.

@@ -28,6 +28,9 @@ type config struct {
 	connsHigh   int
 	host        host.Host
 	userKey     []byte
+	issuers     identity.Issuers
+	issuersFile string
+	leeway      time.Duration
 	log         *slog.Logger
 	sendTimeout time.Duration
 	grace       time.Duration
@@ -41,6 +44,7 @@ func defaultConfig() config {
 		mdns:        true,
 		connsLow:    160,
 		connsHigh:   224,
+		leeway:      identity.DefaultLeeway,
 		log:         slog.New(slog.DiscardHandler),
 		sendTimeout: 12 * time.Second,
 		grace:       10 * time.Second,
@@ -75,6 +79,8 @@ func (c *config) validate() error {
 			errs = append(errs, fmt.Errorf("user key: %w", err))
 		}
 	}
+	check(c.issuers.IsZero() || c.issuersFile == "", "WithIssuers and WithIssuersFile exclude each other")
+	check(c.leeway >= 0 && c.leeway <= identity.MaxLeeway, "a leeway of %v is not in 0 to %v", c.leeway, identity.MaxLeeway)
 	check(c.host == nil || len(c.listen) == 0, "WithHost and WithListen exclude each other: the host listens already")
 	check(c.host == nil || !c.portMapping, "WithHost and WithPortMapping exclude each other: the host was built already")
 	check(c.log != nil, "no logger")
@@ -139,6 +145,19 @@ func WithHost(h host.Host) Option { return func(c *config) { c.host = h } }
 // WithUserKey sets the user key, in the form that [identity.ExportUserKey] gives, instead of the one in the
 // data directory. The default is the data directory's, or else the device key.
 func WithUserKey(pemText []byte) Option { return func(c *config) { c.userKey = pemText } }
+
+// WithIssuers makes it app mode: users are whom one of these issuers vouches for, by a token that [Node.Login] and
+// [mesh.WithToken] take. The app is then another than one of the same name with other issuers, or with none. The default is open mode,
+// in which everybody chooses a name.
+func WithIssuers(issuers identity.Issuers) Option { return func(c *config) { c.issuers = issuers } }
+
+// WithIssuersFile is [WithIssuers] with the issuers in a file: a JSON Web Key Set, as `starling issuer new` writes it. New fails with
+// an [*identity.IssuersError] for a file that it cannot use.
+func WithIssuersFile(path string) Option { return func(c *config) { c.issuersFile = path } }
+
+// WithLeeway sets by how much the clocks of issuers and nodes may differ: a token counts that much before it begins and after it
+// expires. The default is 120 s; New rejects less than 0 and more than 10 min. It is one value per app, equal on all its nodes.
+func WithLeeway(d time.Duration) Option { return func(c *config) { c.leeway = d } }
 
 // WithLogger sets where the node logs. The default discards everything. Info is per lifetime, Warn is degraded and
 // going on, Debug is per message and peer: what a peer does wrong is Debug, so that no peer can fill a disk.

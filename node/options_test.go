@@ -31,6 +31,9 @@ var fieldRules = map[string]struct {
 	"connsHigh":   {bad: func(c *config) { c.connsHigh = c.connsLow }},
 	"host":        {bad: func(c *config) { c.host, c.listen = anyHost{}, []string{"/ip4/127.0.0.1/tcp/0"} }, zeroDefault: true},
 	"userKey":     {bad: func(c *config) { c.userKey = []byte("no key") }, zeroDefault: true},
+	"issuers":     {bad: func(c *config) { c.issuers, c.issuersFile = someIssuers(), "x" }, zeroDefault: true},
+	"issuersFile": {free: "reading it is the check", zeroDefault: true},
+	"leeway":      {bad: func(c *config) { c.leeway = identity.MaxLeeway + 1 }},
 	"log":         {bad: func(c *config) { c.log = nil }},
 	"sendTimeout": {bad: func(c *config) { c.sendTimeout = 0 }},
 	"grace":       {bad: func(c *config) { c.grace = -1 }},
@@ -39,6 +42,14 @@ var fieldRules = map[string]struct {
 }
 
 type anyHost struct{ host.Host }
+
+func someIssuers() identity.Issuers {
+	issuers, err := identity.NewIssuers(identity.NewIssuerKey(identity.PublicKey{1}))
+	if err != nil {
+		panic(err)
+	}
+	return issuers
+}
 
 func TestEveryOptionHasADefaultAndACheck(t *testing.T) {
 	kind, def := reflect.TypeFor[config](), reflect.ValueOf(defaultConfig())
@@ -82,14 +93,14 @@ func TestOptionsOnlyRecord(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	for _, o := range []Option{
 		WithApp("acme"), WithDataDir("/x"), WithListen("a"), WithListen("b", "c"), WithPeers("p"), WithPeers("q"), WithoutMDNS(),
-		WithPortMapping(), WithConnections(1, 2), WithHost(anyHost{}), WithUserKey([]byte("k")), WithLogger(log),
+		WithPortMapping(), WithConnections(1, 2), WithHost(anyHost{}), WithUserKey([]byte("k")), WithIssuers(someIssuers()), WithIssuersFile("i"), WithLeeway(6), WithLogger(log),
 		WithSendTimeout(1), WithGrace(2), WithQueue(mesh.QueueLimits{Events: 3, Bytes: 4}), WithMaxMessage(5),
 	} {
 		o(&c)
 	}
 	require.Equal(t, config{
 		app: "acme", dataDir: "/x", listen: []string{"a", "b", "c"}, peers: []string{"p", "q"}, portMapping: true,
-		connsLow: 1, connsHigh: 2, host: anyHost{}, userKey: []byte("k"), log: log, sendTimeout: 1, grace: 2,
+		connsLow: 1, connsHigh: 2, host: anyHost{}, userKey: []byte("k"), issuers: someIssuers(), issuersFile: "i", leeway: 6, log: log, sendTimeout: 1, grace: 2,
 		queue: mesh.QueueLimits{Events: 3, Bytes: 4}, maxMessage: 5,
 	}, c)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 	"unicode/utf8"
 
 	"github.com/starling-mesh/starling/identity"
@@ -88,7 +89,7 @@ func (n *Node) resolve(ctx context.Context, user string, data []byte, opts []mes
 	}
 	self := n.presence.Self()
 	switch {
-	case self == nil || !self.LoggedIn:
+	case self == nil || !self.LoggedInAt(time.Now()):
 		return identity.Login{}, mesh.ErrNotLoggedIn
 	case addr.Matches(self.User, self.UserKey):
 		return identity.Login{}, mesh.ErrSelf

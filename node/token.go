@@ -1,0 +1,62 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/presence"
+)
+
+// LoginOption is a setting of one log-in.
+type LoginOption = presence.LoginOption
+
+// LoginToken gives the token that says that this device may log in as this user. In app mode there must be one; in open mode it is refused
+// with [presence.ErrOpenMode].
+func LoginToken(token string) LoginOption { return presence.WithLoginToken(token) }
+
+// DeviceKey returns the public key of this device, to which its tokens are bound: what a backend that issues them must be told.
+func (n *Node) DeviceKey() identity.PublicKey { return n.keys.DeviceKey() }
+
+// UpdateLoginToken replaces the token of the log-in, before it expires (see [TokenExpiring]) or afterwards. After a [Node.Login] that
+// failed for its token it logs that user in. It waits for nobody. A token that is refused, with an [*identity.TokenError], leaves the one
+// before in place. Other errors are [presence.ErrNotLoggedIn], [presence.ErrOpenMode] and [ErrClosed].
+func (n *Node) UpdateLoginToken(token string) error {
+	_, done, err := n.enter(context.Background())
+	if err != nil {
+		return err
+	}
+	defer done()
+	before := n.User()
+	if err := n.presence.UpdateLoginToken(token); err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	if user := n.User(); user != before {
+		n.keepUser(user)
+	}
+	return nil
+}
+
+// Revoke takes a list of revocations that an issuer has signed, and spreads it: peers that have an older one get it by hello,
+// and pass it on. It reports whether the list is newer than the one that this node had. A list that no issuer of the app has signed
+// is refused with [identity.ErrRevocations]; in open mode it is [presence.ErrOpenMode].
+func (n *Node) Revoke(list []byte) (newer bool, err error) {
+	_, done, err := n.enter(context.Background())
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	if n.tokens == nil {
+		return false, presence.ErrOpenMode
+	}
+	return n.tokens.Revoke(list)
+}
+
+// tokenReason is what a token error says to people.
+func tokenReason(err error) string {
+	if bad, ok := errors.AsType[*identity.TokenError](err); ok {
+		return bad.Reason
+	}
+	return err.Error()
+}
