@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"os"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ const helperEnv = "STARLING_NODE_HELPER"
 var helper func(arg string) error
 
 func TestMain(m *testing.M) {
+	log.SetFlags(log.Lshortfile) // which line of an example has failed
 	arg, ok := os.LookupEnv(helperEnv)
 	if !ok {
 		goleak.VerifyTestMain(m)
