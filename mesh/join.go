@@ -95,6 +95,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		neighbours: make(map[peer.ID]*neighbour),
 		asking:     make(map[peer.ID]struct{}),
 		waiting:    make(map[peer.ID]struct{}),
+		newcomers:  make(map[peer.ID]time.Time),
 		changed:    make(chan struct{}),
 	}
 	_, _ = rand.Read(r.feed[:])
