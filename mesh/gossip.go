@@ -90,8 +90,10 @@ func (h debugOnly) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-func (h debugOnly) WithAttrs(attrs []slog.Attr) slog.Handler { return debugOnly{h.Handler.WithAttrs(attrs)} }
-func (h debugOnly) WithGroup(name string) slog.Handler       { return debugOnly{h.Handler.WithGroup(name)} }
+func (h debugOnly) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return debugOnly{h.Handler.WithAttrs(attrs)}
+}
+func (h debugOnly) WithGroup(name string) slog.Handler { return debugOnly{h.Handler.WithGroup(name)} }
 
 // messageID must be a hash of all that was signed and of the signature: GossipSub marks a message as seen
 // before our check runs, so with any ID that a forger can claim, a forgery would block the genuine message.
