@@ -31,6 +31,7 @@ func TestEmbedRunsByItselfAndShowsEveryKindOfMessage(t *testing.T) {
 	out, err := exec.CommandContext(ctx, build(t, "embed")).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	require.Len(t, lines, 3, "%s", out)
 	slices.Sort(lines[:2]) // a broadcast and a direct message come by different ways
 	require.Equal(t, []string{"bob says to alice alone: psst", "bob says to all: hello", "bob has left"}, lines)
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 )
 
@@ -172,5 +173,55 @@ func TestTwoThatSendToEachOtherAtOnceNeedNoTieBreak(t *testing.T) {
 		if st := s.Stats(); st.DirectStreamsOpened != 1 || st.DirectTaken != messages {
 			t.Errorf("counts %+v", st)
 		}
+	}
+}
+
+func TestAPeerThatComesBackIsFoundBeforeLibp2pWouldDialAgain(t *testing.T) {
+	all := newHellos()
+	alice, host := all.station(t, tcpHost(t), "alice"), tcpHost(t)
+	who := all.identityOf(t, host).be(t, "bob", true)
+	key, addrs := host.Peerstore().PrivKey(host.ID()), host.Addrs()
+	connect(t, alice.host, host)
+	host.Close()
+	for alice.host.Network().Connectedness(host.ID()) == network.Connected {
+		time.Sleep(time.Millisecond)
+	}
+
+	failed := make(chan struct{})
+	s, err := alice.SendAsync(t.Context(), who.login(), []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { // until a dial has failed, from when on libp2p refuses to dial for 5 s
+		defer close(failed)
+		for {
+			alice.out.mu.Lock()
+			l := alice.out.lanes[laneKey{host.ID(), Reliable}]
+			alice.out.mu.Unlock()
+			l.mu.Lock()
+			err := l.book.lastErr
+			l.mu.Unlock()
+			if err != nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	<-failed
+	start := time.Now()
+	again, err := libp2p.New(libp2p.Identity(key), libp2p.ListenAddrs(addrs...), libp2p.DisableRelay(), libp2p.DisableMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { again.Close() })
+	bob := all.station(t, again, "bob")
+	if _, err := s.Result(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 4*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if n := bob.inbox.len(); n != 1 {
+		t.Errorf("bob has %d messages", n)
 	}
 }

@@ -198,6 +198,35 @@ func TestANewStreamOfAModeEndsTheOneBefore(t *testing.T) {
 	newer.wantAck(3)
 }
 
+func TestANewStreamWaitsForTheMessageThatTheOneBeforeIsDelivering(t *testing.T) {
+	all := newHellos()
+	delivering, finish := make(chan struct{}, 10), make(chan struct{})
+	taken := 0
+	bob := all.station(t, tcpHost(t), "bob", WithInbox(func(*DirectMessage, int) bool {
+		taken++ // the race detector watches that one at a time comes
+		delivering <- struct{}{}
+		<-finish
+		return true
+	}))
+	alice := tcpHost(t)
+	all.identityOf(t, alice).be(t, "alice", true)
+	connect(t, alice, bob.host)
+	older := openRaw(t, alice, bob, Reliable, 1)
+	older.message(1, "one")
+	<-delivering
+	newer := openRaw(t, alice, bob, Reliable, 1)
+	newer.message(1, "one")
+	newer.message(2, "two")
+	older.wantReset() // and only now may the newer one be served
+	finish <- struct{}{}
+	newer.wantAck(1)
+	finish <- struct{}{}
+	newer.wantAck(2)
+	if taken != 2 {
+		t.Errorf("bob took %d messages, want 2", taken)
+	}
+}
+
 func TestAPeerHoldsFewStreams(t *testing.T) {
 	alice, bob := tcpPair(t)
 	const tries = 5 * maxPeerStreams

@@ -137,10 +137,7 @@ func (l *lane) answer(s *outStream, f *wire.Direct) (err error) {
 	case f.Type == wire.DirectFrame_ACK:
 		err = l.book.ack(f.Sequence, now, s.relayed)
 	case f.Type == wire.DirectFrame_REFUSE && f.Sequence == 0:
-		l.book.turnedAway()
-		if f.Reason == wire.DirectFrame_INCARNATION {
-			l.book.restarted()
-		}
+		l.book.turnedAway() // what an earlier process has, the next hello decides
 		return fmt.Errorf("stream %w", &RefusedError{Reason: Reason(f.Reason)})
 	case f.Type == wire.DirectFrame_REFUSE:
 		err = l.book.refuse(f.Sequence, Reason(f.Reason))

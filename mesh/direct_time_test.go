@@ -104,6 +104,25 @@ func TestAPeerThatCannotBeReachedIsSaidToBeSoAtTheDeadline(t *testing.T) {
 	})
 }
 
+func TestNobodyIsDialledForASendThatHasEnded(t *testing.T) {
+	inPair(t, meshtest.Options{}, func(t *testing.T, p *pair) {
+		p.net.Cut(0, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := p.alice.Send(ctx, p.bob.login(), []byte("x"))
+		ended(t, "the send", err, ErrUnreachable, context.DeadlineExceeded)
+		synctest.Wait()
+		p.alice.out.mu.Lock()
+		l := p.alice.out.lanes[laneKey{p.net.ID(1), Reliable}]
+		p.alice.out.mu.Unlock()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.dial != nil {
+			t.Error("the dial goes on")
+		}
+	})
+}
+
 func TestAPeerWithoutAnAddressIsUnreachableAtOnce(t *testing.T) {
 	inPair(t, meshtest.Options{}, func(t *testing.T, p *pair) {
 		p.alice.host.Peerstore().ClearAddrs(p.bob.host.ID())

@@ -75,7 +75,7 @@ type Message struct {
 	Data   []byte    // the reader's own; at most the room's message limit
 	Sent   time.Time // by the sender's clock, in ms
 	Feed   FeedID
-	Number uint64 // place in the feed, from 1 with no holes
+	Number uint64 // place in the feed, rising; what a member tells of itself is counted too, so its first message has 2 or more
 }
 
 // MarshalJSON gives {header…, "from":{…}, "kind":"text", "text":"…" or "data":"base64", "sent":…, "feed":"hex", "number":"1"}.

@@ -1,9 +1,11 @@
 package mesh
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base32"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -64,8 +66,8 @@ func (m *Mesh) startGossip() error {
 		pubsub.WithMaxMessageSize(maxRPC),
 		pubsub.WithSubscriptionFilter(pubsub.WrapLimitSubscriptionFilter(roomTopics{}, maxSubscriptions)),
 		pubsub.WithRawTracer(&tracer{m: m}),
-		pubsub.WithLogger(m.log),
-		pubsub.WithRPCLogger(m.log),
+		pubsub.WithLogger(slog.New(debugOnly{m.log.Handler()})),
+		pubsub.WithRPCLogger(slog.New(debugOnly{m.log.Handler()})),
 	)
 	if err != nil {
 		return err
@@ -74,6 +76,24 @@ func (m *Mesh) startGossip() error {
 	m.startLinks()
 	return nil
 }
+
+// debugOnly logs everything at Debug: GossipSub warns of what peers do and of what is normal here, such as a topic that
+// was left a moment ago.
+type debugOnly struct{ slog.Handler }
+
+func (h debugOnly) Enabled(ctx context.Context, _ slog.Level) bool {
+	return h.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+func (h debugOnly) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h debugOnly) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return debugOnly{h.Handler.WithAttrs(attrs)}
+}
+func (h debugOnly) WithGroup(name string) slog.Handler { return debugOnly{h.Handler.WithGroup(name)} }
 
 // messageID must be a hash of all that was signed and of the signature: GossipSub marks a message as seen
 // before our check runs, so with any ID that a forger can claim, a forgery would block the genuine message.

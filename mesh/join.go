@@ -100,6 +100,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		neighbours: make(map[peer.ID]*neighbour),
 		asking:     make(map[peer.ID]struct{}),
 		waiting:    make(map[peer.ID]struct{}),
+		newcomers:  make(map[peer.ID]time.Time),
 		changed:    make(chan struct{}),
 	}
 	r.door = &door{room: name, tag: r.tag, verifier: m.verifier, authority: m.cfg.authority}

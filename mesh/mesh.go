@@ -21,8 +21,11 @@ import (
 // is one. All methods are safe for concurrent use.
 type Identity interface {
 	App() identity.AppID
-	Incarnation() uint64       // this process's number, as its hello gives it
 	Self() *identity.Statement // nil while the node has no user
+
+	// Incarnation is the number of this run, as the hello gives it. A Mesh that comes after another on one host
+	// needs another number: peers take what they have seen of one for its past.
+	Incarnation() uint64
 
 	// Peer gives the verified hello of a connected peer. It waits for one that is under way.
 	Peer(ctx context.Context, p peer.ID) (identity.Session, error)
@@ -77,6 +80,9 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mesh: device key: %w", err)
 	}
+	if err := claimIncarnation(h, who.Incarnation()); err != nil {
+		return nil, fmt.Errorf("mesh: %w", err)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	m := &Mesh{
 		host: h, who: who, log: cfg.log, cfg: cfg, app: who.App(), key: key,
@@ -92,6 +98,16 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	}
 	h.SetStreamHandler(DirectProtocol, m.handleDirect)
 	return m, nil
+}
+
+// claimIncarnation refuses the incarnation that the mesh before this one had on this host: its successor's first
+// messages would pass for repeats of its own, acknowledged and thrown away.
+func claimIncarnation(h host.Host, n uint64) error {
+	const key = "starling/mesh/incarnation"
+	if last, err := h.Peerstore().Get(h.ID(), key); err == nil && last == n {
+		return fmt.Errorf("incarnation %d was that of another mesh on this host: make a new Identity", n)
+	}
+	return h.Peerstore().Put(h.ID(), key, n)
 }
 
 // deviceKey is the host's private key as crypto/ed25519 wants it.

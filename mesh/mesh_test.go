@@ -33,6 +33,25 @@ func TestCloseMayBeCalledAgainAndLeavesTheHostAlone(t *testing.T) {
 	}
 }
 
+func TestAMeshDoesNotPassForTheOneBeforeIt(t *testing.T) {
+	all := newHellos()
+	h := tcpHost(t)
+	who := all.identityOf(t, h)
+	m, err := New(h, who)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	if _, err := New(h, who); err == nil || !strings.Contains(err.Error(), "incarnation") {
+		t.Errorf("with the same incarnation: got %v", err)
+	}
+	m, err = New(h, all.identityOf(t, h))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+}
+
 func TestAfterCloseNothingEnters(t *testing.T) {
 	all := newHellos()
 	h := tcpHost(t)

@@ -53,6 +53,7 @@ func (r *Room) peerLoop() {
 		switch ev.Type {
 		case pubsub.PeerJoin:
 			r.neighbours[ev.Peer] = new(neighbour)
+			delete(r.newcomers, ev.Peer)
 			r.mesh.host.ConnManager().Protect(ev.Peer, r.protection())
 			r.greetLocked(ev.Peer, true, true)
 			if _, ok := r.asking[ev.Peer]; ok {
@@ -324,6 +325,7 @@ func (r *Room) disconnected(p peer.ID) {
 	defer r.mu.Unlock()
 	delete(r.asking, p)
 	delete(r.waiting, p)
+	delete(r.newcomers, p)
 	r.broadcastLocked()
 	r.roster.lost(time.Now(), p)
 	r.armTimer()

@@ -17,7 +17,7 @@ import (
 type Published struct {
 	ID     uint64 // of the send: one count over all sends of this node, from 1
 	Feed   FeedID
-	Number uint64 // place in the feed, from 1 with no holes
+	Number uint64 // place in the feed, rising; the feed also counts what members tell of themselves, so it is not the first at 1
 	// Neighbours is how many directly connected members it was handed to for. At 0 the node was alone.
 	Neighbours int
 }
@@ -249,6 +249,10 @@ func checkPayload(kind Kind, data []byte, limit int) error {
 	return nil
 }
 
+// newcomerWait bounds how long broadcasts wait for a member whose subscription GossipSub has not told of. It
+// comes by another stream than the roster, usually within a millisecond of it.
+const newcomerWait = 500 * time.Millisecond
+
 // publishLoop sends one batch after the other until the room ends.
 func (r *Room) publishLoop() {
 	for {
@@ -257,12 +261,41 @@ func (r *Room) publishLoop() {
 		case <-r.ctx.Done():
 			return
 		}
-		if !r.awaitFlow(r.ctx, flowWindow) {
+		if !r.awaitNewcomers() || !r.awaitFlow(r.ctx, flowWindow) {
 			return
 		}
 		if b := r.outbox.take(); b != nil {
 			r.seal(b)
 		}
+	}
+}
+
+// awaitNewcomers waits until GossipSub has heard of every connected member that the roster knows: what is published
+// before would not reach it, and who sees a member join may expect that it does. It reports false when the room
+// ends first.
+func (r *Room) awaitNewcomers() bool {
+	for {
+		r.mu.Lock()
+		var wait time.Duration
+		for p, since := range r.newcomers {
+			if left := newcomerWait - time.Since(since); left > 0 {
+				wait = max(wait, left)
+			} else {
+				delete(r.newcomers, p)
+			}
+		}
+		changed := r.changed
+		r.mu.Unlock()
+		if wait == 0 {
+			return r.ctx.Err() == nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-r.ctx.Done():
+		}
+		timer.Stop()
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/identity"
@@ -125,15 +126,25 @@ func (r *Room) noteLocked(s *seat, c change) {
 	switch c {
 	case joined:
 		r.queue.PushNotice(&MemberJoined{Header{Type: TypeMemberJoined}, s.public()})
+		r.expectLocked(s.Peer)
 	case left:
+		delete(r.newcomers, s.Peer)
 		r.queue.PushNotice(&MemberLeft{Header{Type: TypeMemberLeft}, s.public(), s.reason})
 	case renewed:
+		r.expectLocked(s.Peer)
 	default:
 		return
 	}
 	r.rumour = true
 	r.armTimer()
 	r.broadcastLocked()
+}
+
+// expectLocked makes broadcasts wait for a member that is about to become a neighbour.
+func (r *Room) expectLocked(p peer.ID) {
+	if r.neighbours[p] == nil && p != r.mesh.host.ID() && r.mesh.host.Network().Connectedness(p) == network.Connected {
+		r.newcomers[p] = time.Now()
+	}
 }
 
 func (r *Room) broadcastLocked() {

@@ -50,8 +50,9 @@ type Room struct {
 	head       head // of the own feed
 	roster     *roster
 	neighbours map[peer.ID]*neighbour
-	asking     map[peer.ID]struct{} // greeted us before GossipSub told of their subscription
-	waiting    map[peer.ID]struct{} // asked whether they are in the room, and silent so far
+	asking     map[peer.ID]struct{}  // greeted us before GossipSub told of their subscription
+	newcomers  map[peer.ID]time.Time // connected members that GossipSub has not told of, and since when
+	waiting    map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
 	parked     parked
 	rumour     bool      // the roster has changed since neighbours were last told its digest
 	widen      bool      // and at nextDigest several are to be told

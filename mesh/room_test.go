@@ -314,6 +314,35 @@ func TestJoinTakesAFewRoundTripsAndWaitsForNobodyWhoIsNotThere(t *testing.T) {
 	})
 }
 
+func TestWhatIsPublishedOnSeeingAMemberReachesIt(t *testing.T) {
+	for seed := range 20 {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			inBubble(t, 2, func(t *testing.T, f *flock) {
+				f.net.ConnectAll()
+				a := f.join(0, "ops")
+				// Its greeting comes by another stream than its subscription, and earlier.
+				go func() {
+					time.Sleep(time.Duration(seed) * time.Millisecond)
+					b, err := f.at[1].Join(context.Background(), "ops")
+					if err == nil {
+						<-b.ctx.Done()
+					}
+				}()
+				require.NoError(t, a.WaitPeers(t.Context(), 1))
+				p, err := a.PublishText(t.Context(), "welcome")
+				require.NoError(t, err)
+				require.Equal(t, 1, p.Neighbours)
+				require.NoError(t, a.Leave(t.Context()))
+				var b *Room
+				for b == nil {
+					b, _ = f.at[1].Room("ops")
+				}
+				require.Equal(t, []string{"+u0", "u0:welcome", "-u0 quit"}, read(t, b, 3))
+			})
+		})
+	}
+}
+
 func TestRoomsDoNotMix(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()

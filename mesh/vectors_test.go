@@ -164,6 +164,8 @@ func TestRoomFramesAreThoseOfTheVectors(t *testing.T) {
 		require.NoError(t, checkHead(h))
 	}
 	require.True(t, proto.Equal(&wire.Head{Feed: v.Part.Heads[0].Feed}, part.Heads[0]), "a feed that has not begun")
+	require.NotNil(t, read(v.Query).GetQuery())
+	require.NotNil(t, read(v.Absent).GetAbsent())
 }
 
 func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
+	"os"
 	"testing"
 	"time"
 
@@ -16,7 +18,24 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// helperEnv makes the test binary a node in a network namespace; see lanHelper.
+const helperEnv = "STARLING_NODE_HELPER"
+
+// helper is set where there are namespaces.
+var helper func(arg string) error
+
+func TestMain(m *testing.M) {
+	log.SetFlags(log.Lshortfile) // which line of an example has failed
+	arg, ok := os.LookupEnv(helperEnv)
+	if !ok {
+		goleak.VerifyTestMain(m)
+		return
+	}
+	if err := helper(arg); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
 
 // patience bounds what a test waits for: virtual time in a bubble, a real hang elsewhere.
 const patience = time.Minute

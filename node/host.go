@@ -47,7 +47,9 @@ func newHost(cfg *config, keys *identity.Keys) (host.Host, error) {
 	if err != nil {
 		return nil, errors.Join(err, limits.Close())
 	}
+	fresh := new(freshener)
 	opts := []libp2p.Option{
+		libp2p.AddrsFactory(fresh.factory),
 		libp2p.Identity(keys.Libp2p()),
 		libp2p.UserAgent(userAgent()),
 		libp2p.Transport(tcp.NewTCPTransport),
@@ -68,6 +70,7 @@ func newHost(cfg *config, keys *identity.Keys) (host.Host, error) {
 	if err != nil {
 		return nil, errors.Join(err, conns.Close(), limits.Close())
 	}
+	fresh.use(h)
 	return h, nil
 }
 

@@ -96,7 +96,7 @@ func (l *lan) restart() {
 	if onlyLoopback(l.host) {
 		return // nobody else could dial what we would announce
 	}
-	s := mdns.NewMdnsService(l.host, l.service, l)
+	s := mdns.NewMdnsService(freshHost{l.host}, l.service, l)
 	if err := s.Start(); err != nil {
 		s.Close()
 		if l.failed != err.Error() {
@@ -122,7 +122,7 @@ func (l *lan) HandlePeerFound(info peer.AddrInfo) { l.found(info) }
 
 // onlyLoopback reports whether no address of h can be dialled from another machine.
 func onlyLoopback(h host.Host) bool {
-	addrs, err := h.Network().InterfaceListenAddresses()
+	addrs, err := freshAddrs(h.Network())
 	if err != nil {
 		return false
 	}

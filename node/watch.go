@@ -1,9 +1,10 @@
 package node
 
 import (
-	"net"
 	"slices"
 	"time"
+
+	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 const (
@@ -50,7 +51,7 @@ func (w *watch) step(now look) change {
 func lookAround(start time.Time) look {
 	now := time.Now()
 	l := look{mono: now.Sub(start), wall: now.Round(0)}
-	addrs, err := net.InterfaceAddrs()
+	addrs, err := manet.InterfaceMultiaddrs() // works where net.InterfaceAddrs may not, as on Android
 	if err != nil {
 		return l // as if there were none: the next look tells
 	}

@@ -191,7 +191,8 @@ func (d *Directory) greet(c *contact) {
 		pause := time.NewTimer(helloPause(attempt))
 		select {
 		case <-pause.C:
-		case <-c.wake:
+		case <-c.wake: // there is news, or a new connection: begin anew with the newest
+			attempt = -1
 		case <-c.gone:
 		case <-d.ctx.Done():
 		}
@@ -320,7 +321,7 @@ func (d *Directory) install(conn network.Conn, s identity.Session, version uint6
 		d.goLocked(func() { d.probeTwin(c, twin, was, conn, s) })
 	}
 	c.settleLocked(nil)
-	if c.told < d.version {
+	if c.told < d.version && (version != 0 || !c.running) { // greet goes on by itself, and must not be hurried by its peer
 		d.kickLocked(c)
 	}
 	d.progressLocked()

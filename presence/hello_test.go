@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -405,9 +406,9 @@ func TestASilentPeerIsGivenUpAtTheDeadline(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := bare(t, 2)
 			defer r.close()
-			var opened int
+			var opened atomic.Int32
 			r.net.Host(1).SetStreamHandler(presence.HelloProtocol, func(s network.Stream) {
-				opened++
+				opened.Add(1)
 				_, _ = io.Copy(io.Discard, s)
 				_ = s.Reset()
 			})
@@ -419,8 +420,8 @@ func TestASilentPeerIsGivenUpAtTheDeadline(t *testing.T) {
 			require.InDelta(t, 5*time.Second, time.Since(start), float64(100*time.Millisecond))
 			time.Sleep(10 * time.Minute)
 			synctest.Wait()
-			require.Greater(t, opened, 5, "it is tried again")
-			require.Less(t, opened, 20, "and not in a hurry")
+			require.Greater(t, opened.Load(), int32(5), "it is tried again")
+			require.Less(t, opened.Load(), int32(20), "and not in a hurry")
 		})
 	})
 	t.Run("it does not speak hello", func(t *testing.T) {
@@ -507,11 +508,88 @@ func TestARestartedPeerIsKnownAgainAlsoWhileItsOldConnectionLingers(t *testing.T
 			return err == nil && s.Incarnation == b.Incarnation() && s.Statement != nil && s.Statement.LoggedIn
 		})
 		require.NotEqual(t, old, b.Incarnation())
+		a.login("alice") // told on the new connection, not on the dead one
+		soon(t, time.Second, "the log-in", func() bool { return b.sees(a) })
 		time.Sleep(2 * time.Minute) // the old connection ends
 		s, err := a.Peer(t.Context(), b.id)
 		require.NoError(t, err)
 		require.Equal(t, b.Incarnation(), s.Incarnation)
 		require.Empty(t, of[presence.DuplicateDevice](a), "a restart is not a second node: %s", describe(a.heard()))
+	})
+}
+
+func TestAHelloThatWasOvertakenDoesNotTurnTheStatementBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := bare(t, 2)
+		defer r.close()
+		r.nodes[0] = r.start(0, keysOf(t, r.net.HostKey(0)), testApp)
+		a := r.nodes[0]
+		r.net.Connect(1, 0)
+		keys := keysOf(t, r.net.HostKey(1))
+		in := statementOf(t, keys, testApp, func(*identity.Statement) {})
+		out := statementOf(t, keys, testApp, func(s *identity.Statement) {
+			s.Issued, s.LoggedIn = s.Issued.Add(time.Millisecond), false
+		})
+		finish := beginHello(t, r, 1, a, in)
+		greet(t, r, 1, a, out)
+		finish()
+		s, err := a.Peer(t.Context(), keys.PeerID())
+		require.NoError(t, err)
+		require.Equal(t, out.Sealed(), s.Statement.Sealed())
+		require.Empty(t, a.Online())
+		finish = beginHello(t, r, 1, a, nil)
+		finish()
+		s, err = a.Peer(t.Context(), keys.PeerID())
+		require.NoError(t, err)
+		require.NotNil(t, s.Statement, "who has shown an identity cannot have none")
+	})
+}
+
+func TestAPeerThatBreaksEveryHelloOffAtItsEndCannotHurryUs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := bare(t, 2)
+		defer r.close()
+		r.nodes[0] = r.start(0, keysOf(t, r.net.HostKey(0)), testApp)
+		a := r.nodes[0]
+		a.login("alice")
+		keys := keysOf(t, r.net.HostKey(1))
+		var opened atomic.Int32
+		r.net.Host(1).SetStreamHandler(presence.HelloProtocol, func(s network.Stream) {
+			opened.Add(1)
+			var h wire.Hello
+			frames := wire.NewReader(s, 16<<10)
+			_ = frames.Next(&h)
+			_ = wire.WriteFrame(s, &wire.HelloReply{
+				Hello: goodHello(testApp),
+				Proof: wire.Sign(wire.DomainHello, keys.Device, transcript(h.Nonce, nil, a.id, keys.PeerID())),
+			})
+			_ = frames.Next(&wire.HelloProof{})
+			_ = s.Reset()
+		})
+		r.net.Connect(0, 1)
+		time.Sleep(10 * time.Minute)
+		require.Len(t, of[presence.PeerUp](a), 1, "its reply was good")
+		require.Greater(t, opened.Load(), int32(5))
+		require.Less(t, opened.Load(), int32(20))
+	})
+}
+
+func TestPeerOpensTheHelloThatTheDiallerDoesNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := bare(t, 2)
+		defer r.close()
+		r.nodes[0] = r.start(0, keysOf(t, r.net.HostKey(0)), testApp)
+		opened := make(chan struct{}, 10)
+		r.net.Host(1).SetStreamHandler(presence.HelloProtocol, func(s network.Stream) {
+			opened <- struct{}{}
+			_ = s.Reset()
+		})
+		r.net.Connect(1, 0)
+		time.Sleep(time.Minute)
+		require.Empty(t, opened, "it is the dialler's to open")
+		_, err := r.nodes[0].Peer(t.Context(), r.net.ID(1))
+		require.ErrorIs(t, err, presence.ErrNoHello)
+		require.NotEmpty(t, opened)
 	})
 }
 

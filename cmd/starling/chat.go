@@ -47,7 +47,8 @@ standard input and at /quit it waits for the results of what was sent; Ctrl-C do
   starling chat --peer /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW…
                                                      with somebody who is not on this network
   starling chat --ephemeral --user guest             with a new key that is forgotten at the end
-  echo "built" | starling chat --json --room builds  from a script: one JSON object a line comes back`,
+  tail -f build.log | starling chat --json --room builds
+                                                     from a script: one JSON object a line comes back`,
 		Args: noArguments,
 		RunE: a.action(func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("user") {
@@ -61,7 +62,7 @@ standard input and at /quit it waits for the results of what was sent; Ctrl-C do
 	flags.StringVar(&f.user, "user", "", "the `NAME` that others see (default: your name on this system)")
 	flags.StringArrayVar(&f.rooms, "room", []string{"lobby"}, "a room to enter, by `NAME`; may be given again")
 	flags.StringArrayVar(&f.peers, "peer", nil, "the `MULTIADDR` of somebody to connect to, with /p2p/ at its end; may be given again")
-	flags.StringArrayVar(&f.listen, "listen", nil, "a multiaddr to listen on, instead of all interfaces by TCP and QUIC; may be given again")
+	flags.StringArrayVar(&f.listen, "listen", nil, "a `MULTIADDR` to listen on, instead of all interfaces by TCP and QUIC; may be given again")
 	flags.StringVar(&f.data, "data", "", "the `DIR` with keys and what is remembered (default: starling in your configuration directory)")
 	flags.BoolVar(&f.ephemeral, "ephemeral", false, "keep nothing: a new key, in memory")
 	flags.StringVar(&f.app, "app", "starling", "the `NAME` of the app: others are not seen, and do not see this")

@@ -75,7 +75,7 @@ server anywhere. Two machines on one network that run "starling chat" find each 
 		DisableFlagsInUseLine: true,
 	}
 	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "error",
-		"what to log on standard error: off, error, warn, info or debug")
+		"the `LEVEL` to log at on standard error: off, error, warn, info or debug")
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(a.demoCommand(), a.chatCommand(), a.idCommand(), a.versionCommand())

@@ -7,6 +7,7 @@ import (
 
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // The tests of this file hold the vectors against the plain reading of the document: no code of the other packages runs.
@@ -232,6 +233,12 @@ func TestRostersFollowFromTheDocumentAlone(t *testing.T) {
 	require.Equal(t, []any{[]byte(v.Greeting.Entry), []byte(v.Greeting.Digest), v.Greeting.Reply},
 		[]any{g.bytes(1), g.bytes(2), g.varint(4) == 1})
 	head(g.bytes(3), v.Greeting.Head)
+	for num, raw := range map[protowire.Number]Hex{4: v.Query, 5: v.Absent} {
+		m, ok := unframe(raw, limit)
+		require.True(t, ok)
+		require.Equal(t, []byte(v.Room), m.bytes(1))
+		require.Equal(t, [][]byte{{}}, m.all(num), "an empty message, which is there")
+	}
 	m, ok = unframe(v.Part.Frame, limit)
 	require.True(t, ok)
 	p, ok := parse(m.bytes(3))

@@ -182,6 +182,46 @@ func TestAPeerFromTheDocumentPassesOnARoster(t *testing.T) {
 	})
 }
 
+func TestAPeerFromTheDocumentAsksAndSaysWhoIsInARoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, n, z := world(t)
+		require.NoError(t, n.SetUser("alice"))
+		asked := make(chan message, 8)
+		z.host.SetStreamHandler("/starling/room/1.0.0", func(in network.Stream) {
+			defer in.Reset()
+			for r := bufio.NewReader(in); ; {
+				m, err := next(r)
+				if err != nil {
+					return
+				}
+				asked <- m
+			}
+		})
+		net.Connect(1, 0)
+		z.greet(n.ID())
+		out, _ := z.stream(n.ID(), "/starling/room/1.0.0")
+		ops, dev := roomTag(z.app, "ops", ""), roomTag(z.app, "dev", "")
+		z.write(out, put(put(nil, 1, dev), 4, nil))
+		answer := <-asked
+		require.Equal(t, []any{dev, 1}, []any{answer.bytes(1), len(answer[5])}, "the node is in no room")
+
+		start := time.Now()
+		go func() {
+			if m := <-asked; len(m[4]) == 1 {
+				time.Sleep(100 * time.Millisecond)
+				z.write(out, put(put(nil, 1, m.bytes(1)), 5, nil))
+			}
+		}()
+		room, err := n.Join(t.Context(), "ops")
+		require.NoError(t, err)
+		require.InDelta(t, 110*time.Millisecond, time.Since(start), float64(20*time.Millisecond), "Join waits for the answer, and no longer")
+		require.Len(t, room.Members(), 1)
+		z.write(out, put(put(nil, 1, ops), 4, nil)) // a member does not answer: GossipSub tells who is one
+		time.Sleep(time.Second)
+		require.Empty(t, asked)
+	})
+}
+
 // lane is a stream of direct messages that the stranger opened.
 type lane struct {
 	z *stranger

@@ -203,6 +203,8 @@ type Roster struct {
 	} `json:"digest"`
 	Greeting Greeting    `json:"greeting"`
 	Part     RosterFrame `json:"roster"`
+	Query    Hex         `json:"query"`  // a frame
+	Absent   Hex         `json:"absent"` // a frame
 }
 
 // Entry is a roster entry that is valid.
