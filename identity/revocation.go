@@ -24,7 +24,7 @@ var ErrRevocations = errors.New("list of revocations refused")
 // Revocations is the list of what an app's issuers have taken back before its time. There is one list per app: the one
 // with the highest version, which must therefore repeat what still counts of those before.
 type Revocations struct {
-	Version uint64               // from 1
+	Version uint64               // from 1; see [Revocations.Next]
 	Issued  time.Time            // for people; versions decide
 	Users   map[string]time.Time // tokens of the user that were issued before that time, or do not say when, are revoked
 	Tokens  map[string]time.Time // by jti; when the token expires, from when on the entry is of no use; zero: not known
@@ -148,8 +148,8 @@ func (a *Authority) OpenRevocations(sealed []byte) (*Revocations, error) {
 }
 
 func revocationsFromWire(msg *wire.Revocations) (*Revocations, error) {
-	if msg.Version == 0 {
-		return nil, badList("no version")
+	if msg.Version == 0 || msg.Version >= maxMilli { // one that nothing could supersede
+		return nil, badList("version %d", msg.Version)
 	}
 	if msg.IssuedMs <= 0 || msg.IssuedMs > maxMilli {
 		return nil, badList("issued at %d ms", msg.IssuedMs)
