@@ -255,7 +255,7 @@ func (d *Directory) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Ref
 	if len(h.Statement) == 0 {
 		return session, nil
 	}
-	st, err := d.verifier.Verify(h.Statement, time.Now())
+	st, err := d.verifyHello(p, h.Statement, time.Now())
 	if err == nil {
 		err = st.CheckPeer(p)
 	}
@@ -274,6 +274,24 @@ func (d *Directory) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Ref
 		refusal.code = wire.Refusal_OTHER_APP
 	}
 	return none, refusal
+}
+
+// verifyHello verifies the statement in a hello. A peer that we know already keeps its connection, and the rooms on it, when
+// the token of its log-in has ended since: the log-in does not count, and that is all. It may not know yet, as of a
+// revocation that this very hello tells it of.
+func (d *Directory) verifyHello(p peer.ID, sealed []byte, now time.Time) (*identity.Statement, error) {
+	st, err := d.verifier.Verify(sealed, now)
+	if !errors.Is(err, identity.ErrTokenExpired) && !errors.Is(err, identity.ErrTokenRevoked) {
+		return st, err
+	}
+	d.mu.Lock()
+	c := d.contacts[p]
+	known := c != nil && c.known
+	d.mu.Unlock()
+	if !known {
+		return nil, err
+	}
+	return d.verifier.VerifyLapsed(sealed, now)
 }
 
 // proof signs the peer's nonce together with what we said and to whom, so that nobody can pass a recorded hello off as

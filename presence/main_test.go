@@ -44,6 +44,8 @@ type node struct {
 	id   peer.ID
 	keys *identity.Keys
 
+	authority *identity.Authority // nil: in open mode
+
 	mu     sync.Mutex
 	events []presence.Event
 }

@@ -142,11 +142,9 @@ func (d *Directory) fetchList(conn network.Conn, version uint64, sum [sha256.Siz
 		return false, err
 	}
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+	_ = s.CloseWrite() // an error says that the peer has answered and closed already
 	var reply wire.RevocationsReply
-	if err = s.CloseWrite(); err == nil {
-		err = wire.NewReader(s, maxList).Next(&reply)
-	}
-	if err != nil {
+	if err = wire.NewReader(s, maxList).Next(&reply); err != nil {
 		_ = s.Reset()
 		return badFrame(conn.RemotePeer(), err) != nil, err
 	}

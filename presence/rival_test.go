@@ -152,13 +152,16 @@ func greet(t *testing.T, r *rig, i int, to *node, st *identity.Statement) {
 }
 
 // beginHello is greet up to the proof; what it returns does the rest.
-func beginHello(t *testing.T, r *rig, i int, to *node, st *identity.Statement) (finish func()) {
+func beginHello(t *testing.T, r *rig, i int, to *node, st *identity.Statement, change ...func(*wire.Hello)) (finish func()) {
 	t.Helper()
 	keys := keysOf(t, r.net.HostKey(i))
 	s := hostile(t, r.net, i, to.id)
-	h := goodHello(testApp)
+	h := goodHello(to.App())
 	if st != nil {
 		h.Statement = st.Sealed()
+	}
+	for _, f := range change {
+		f(h)
 	}
 	require.NoError(t, wire.WriteFrame(s, h))
 	var reply wire.HelloReply

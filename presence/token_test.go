@@ -1,0 +1,487 @@
+package presence_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/presence"
+)
+
+const acme = "acme.ops"
+
+var issuerKey = seeded(77)
+
+func issuer(t *testing.T, key ed25519.PrivateKey) *identity.Issuer {
+	t.Helper()
+	i, err := identity.NewIssuer(acme, key, identity.WithRoot(public(issuerKey)))
+	require.NoError(t, err)
+	return i
+}
+
+func public(key ed25519.PrivateKey) identity.PublicKey {
+	return identity.PublicKey(key.Public().(ed25519.PublicKey))
+}
+
+// authority returns one as every node has its own: of the test's issuer, and of further ones.
+func authority(t *testing.T, leeway time.Duration, more ...ed25519.PrivateKey) *identity.Authority {
+	t.Helper()
+	var keys []identity.IssuerKey
+	for _, k := range more {
+		keys = append(keys, issuer(t, k).Public())
+	}
+	issuers, err := identity.NewIssuers(issuer(t, issuerKey).Public(), keys...)
+	require.NoError(t, err)
+	a, err := identity.NewAuthority(acme, issuers, identity.WithLeeway(leeway))
+	require.NoError(t, err)
+	return a
+}
+
+// token returns a log-in token for a user on a device.
+func token(t *testing.T, keys *identity.Keys, user string, life time.Duration, change ...func(*identity.Claims)) string {
+	t.Helper()
+	return tokenBy(t, issuerKey, keys, user, life, change...)
+}
+
+func tokenBy(t *testing.T, key ed25519.PrivateKey, keys *identity.Keys, user string, life time.Duration, change ...func(*identity.Claims)) string {
+	t.Helper()
+	now := time.Now()
+	c := identity.Claims{User: user, Device: keys.DeviceKey(), Issued: now, Expires: now.Add(life)}
+	for _, f := range change {
+		f(&c)
+	}
+	s, err := issuer(t, key).Issue(c)
+	require.NoError(t, err)
+	return s
+}
+
+// vouched starts n hosts in app mode, connected to nobody, with the default leeway.
+func vouched(t *testing.T, n int, opts ...presence.Option) *rig {
+	t.Helper()
+	r := bare(t, n)
+	for i := range n {
+		r.vouch(i, authority(t, identity.DefaultLeeway), opts...)
+	}
+	return r
+}
+
+// vouch starts host i in app mode.
+func (r *rig) vouch(i int, a *identity.Authority, opts ...presence.Option) *node {
+	r.t.Helper()
+	opts = append([]presence.Option{presence.WithAuthority(a)}, opts...)
+	r.nodes[i] = r.start(i, keysOf(r.t, r.net.HostKey(i)), a.App(), opts...)
+	r.nodes[i].authority = a
+	return r.nodes[i]
+}
+
+// enter logs a user in with a token for that long.
+func (n *node) enter(user string, life time.Duration) {
+	n.t.Helper()
+	require.NoError(n.t, n.Login(context.Background(), user, presence.WithLoginToken(token(n.t, n.keys, user, life))))
+}
+
+func TestALogInNeedsAGoodToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := vouched(t, 1)
+		defer r.close()
+		a := r.nodes[0]
+		somebody := &identity.Keys{Device: seeded(5), User: seeded(5)}
+		require.ErrorIs(t, a.UpdateLoginToken(token(t, a.keys, "alice", time.Hour)), presence.ErrNotLoggedIn, "nobody has tried to log in")
+		for _, c := range []struct {
+			token string
+			want  error
+			text  string
+		}{
+			{"", identity.ErrTokenMissing, "none was given"},
+			{token(t, somebody, "alice", time.Hour), identity.ErrTokenDevice, ""},
+			{token(t, a.keys, "bob", time.Hour), identity.ErrTokenUser, `it was issued to the user "bob", not to "alice"`},
+			{tokenBy(t, seeded(78), a.keys, "alice", time.Hour), identity.ErrTokenIssuer, ""},
+			{token(t, a.keys, "alice", -3*time.Minute), identity.ErrTokenExpired, "expired 3m0s ago"},
+			{token(t, a.keys, "alice", time.Hour, func(c *identity.Claims) { c.Issued = c.Issued.Add(time.Minute * 3) }), identity.ErrClock, ""},
+			{token(t, a.keys, "alice", time.Hour, func(c *identity.Claims) { c.Rooms = map[string]string{"ops": "member"} }), identity.ErrTokenPurpose, ""},
+		} {
+			for _, err := range []error{
+				a.Login(t.Context(), "alice", presence.WithLoginToken(c.token)),
+				a.UpdateLoginToken(c.token),
+			} {
+				require.ErrorIs(t, err, c.want)
+				require.ErrorAs(t, err, new(*identity.TokenError))
+				require.ErrorContains(t, err, "presence: log in: identity: token: "+c.text)
+			}
+			require.False(t, a.LoggedIn())
+			require.Nil(t, a.Self(), "nothing has changed")
+		}
+		require.NoError(t, a.UpdateLoginToken(token(t, a.keys, "alice", time.Hour)), "a good one logs in")
+		require.True(t, a.LoggedIn())
+		require.True(t, a.Self().LoggedInAt(time.Now()))
+		require.Equal(t, identity.Subject{User: "alice"}, a.Self().Subject())
+
+		require.ErrorIs(t, a.Login(t.Context(), "alice"), presence.ErrLoggedIn, "logged in comes before what is wrong with the token")
+		st := a.Self()
+		require.ErrorIs(t, a.UpdateLoginToken(""), identity.ErrTokenMissing)
+		require.Same(t, st, a.Self(), "a bad one leaves the one before in place")
+		require.NoError(t, a.Logout(t.Context()))
+		require.False(t, a.LoggedIn())
+		require.NotNil(t, a.Self().Grant(), "the log-out is proved to be the user's")
+		require.ErrorIs(t, a.UpdateLoginToken(token(t, a.keys, "alice", time.Hour)), presence.ErrNotLoggedIn, "who has logged out stays out")
+		require.ErrorIs(t, a.Login(t.Context(), "alice"), identity.ErrTokenMissing)
+		require.ErrorIs(t, a.Logout(t.Context()), presence.ErrNotLoggedIn)
+		require.ErrorIs(t, a.UpdateLoginToken(token(t, a.keys, "alice", time.Hour)), presence.ErrNotLoggedIn, "nor does a log-out leave anything to complete")
+		a.enter("alice", time.Hour)
+	})
+}
+
+func TestAFailedLogInSetsNoUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := vouched(t, 1)
+		defer r.close()
+		a := r.nodes[0]
+		require.Error(t, a.Login(t.Context(), "alice"))
+		a.enter("bob", time.Hour)
+		require.Equal(t, "bob", a.Self().User)
+	})
+}
+
+func TestATokenInOpenModeIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1)
+		defer r.close()
+		a := r.nodes[0]
+		require.ErrorIs(t, a.Login(t.Context(), "alice", presence.WithLoginToken("x")), presence.ErrOpenMode)
+		require.ErrorIs(t, a.UpdateLoginToken("x"), presence.ErrOpenMode)
+		a.login("alice")
+	})
+}
+
+func TestAnAuthorityOfAnotherAppIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := bare(t, 1)
+		_, err := presence.New(r.net.Host(0), testApp, keysOf(t, r.net.HostKey(0)), presence.WithAuthority(authority(t, 0)))
+		require.EqualError(t, err, "presence: the authority is of another app: acme.ops")
+	})
+}
+
+// What one node takes for good and the other does not: each way in which that can be is read at both sides.
+func TestBothSidesReadWhyATokenIsRefused(t *testing.T) {
+	second := seeded(78)
+	for _, c := range []struct {
+		name  string
+		life  time.Duration
+		claim func(*identity.Claims)
+		by    ed25519.PrivateKey
+		judge func(*testing.T) *identity.Authority // of the node that refuses
+		want  []error
+		text  string
+	}{
+		{name: "expired", life: -time.Minute, judge: func(t *testing.T) *identity.Authority { return authority(t, 0) },
+			want: []error{identity.ErrTokenExpired}, text: "its statement: log-in token: expired 1m0s ago"},
+		{name: "not yet valid", life: time.Hour, claim: func(c *identity.Claims) { c.Begins = c.Issued.Add(time.Minute) },
+			judge: func(t *testing.T) *identity.Authority { return authority(t, 0) },
+			want:  []error{identity.ErrTokenNotYetValid}, text: "its statement: log-in token: not valid for another 1m0s"},
+		{name: "issued in the future", life: time.Hour, claim: func(c *identity.Claims) { c.Issued = c.Issued.Add(time.Minute) },
+			judge: func(t *testing.T) *identity.Authority { return authority(t, 0) },
+			want:  []error{identity.ErrTokenNotYetValid, identity.ErrClock}, text: "its statement: log-in token: the clock of this device says"},
+		{name: "of a foreign issuer", life: time.Hour, by: second, judge: func(t *testing.T) *identity.Authority { return authority(t, 0) },
+			want: []error{identity.ErrTokenIssuer}, text: "which is none of this app's issuers"},
+		{name: "revoked", life: time.Hour, claim: func(c *identity.Claims) { c.ID = "stolen" },
+			judge: func(t *testing.T) *identity.Authority {
+				a := authority(t, 0)
+				_, err := a.Revoke(list(t, 1, "stolen"))
+				require.NoError(t, err)
+				return a
+			}, want: []error{identity.ErrTokenRevoked}, text: "its statement: log-in token: its issuer has revoked it"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := bare(t, 2)
+				defer r.close()
+				a := r.vouch(0, authority(t, identity.DefaultLeeway, second))
+				b := r.vouch(1, c.judge(t))
+				by, claim := c.by, c.claim
+				if by == nil {
+					by = issuerKey
+				}
+				if claim == nil {
+					claim = func(*identity.Claims) {}
+				}
+				require.NoError(t, a.Login(t.Context(), "alice", presence.WithLoginToken(tokenBy(t, by, a.keys, "alice", c.life, claim))))
+				r.net.Connect(0, 1)
+				for _, side := range []struct {
+					n      *node
+					peer   *node
+					remote bool
+				}{{a, b, true}, {b, a, false}} {
+					_, err := side.n.Peer(t.Context(), side.peer.id)
+					var refused *presence.RefusedError
+					require.ErrorAs(t, err, &refused)
+					require.Equal(t, side.remote, refused.Remote)
+					require.ErrorContains(t, err, c.text)
+					require.ErrorAs(t, err, new(*identity.TokenError))
+					for _, want := range c.want {
+						require.ErrorIs(t, err, want)
+					}
+					require.Len(t, of[presence.Refused](side.n), 1)
+				}
+				require.Empty(t, b.Online())
+				require.False(t, r.connected(0, 1))
+			})
+		})
+	}
+}
+
+// A node that does not check its own token: the hello of the other refuses it.
+func TestALogInWithoutItsOwnTokenIsRefusedAtHello(t *testing.T) {
+	keys := func(t *testing.T, r *rig) *identity.Keys { return keysOf(t, r.net.HostKey(1)) }
+	for _, c := range []struct {
+		name  string
+		token func(t *testing.T, r *rig) string
+		fault wire.TokenFault
+		want  error
+	}{
+		{"none", func(*testing.T, *rig) string { return "" }, wire.TokenFault_TOKEN_MISSING, identity.ErrTokenMissing},
+		{"another user's", func(t *testing.T, r *rig) string { return token(t, r.nodes[0].keys, "alice", time.Hour) },
+			wire.TokenFault_TOKEN_DEVICE, identity.ErrTokenDevice},
+		{"of the device, for another user", func(t *testing.T, r *rig) string { return token(t, keys(t, r), "bob", time.Hour) },
+			wire.TokenFault_TOKEN_USER, identity.ErrTokenUser},
+		{"for a room", func(t *testing.T, r *rig) string {
+			return token(t, keys(t, r), "alice", time.Hour, func(c *identity.Claims) { c.Rooms = map[string]string{"ops": "member"} })
+		}, wire.TokenFault_TOKEN_PURPOSE, identity.ErrTokenPurpose},
+		{"garbage", func(*testing.T, *rig) string { return "x" }, wire.TokenFault_TOKEN_MALFORMED, identity.ErrTokenMalformed},
+		{"oversized", func(*testing.T, *rig) string { return string(make([]byte, 4097)) }, wire.TokenFault_TOKEN_SIZE, identity.ErrTokenSize},
+		{"alg none", func(*testing.T, *rig) string { return "eyJhbGciOiJub25lIn0.e30." }, wire.TokenFault_TOKEN_ALGORITHM, identity.ErrTokenAlgorithm},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := bare(t, 2)
+				defer r.close()
+				a := r.vouch(0, authority(t, identity.DefaultLeeway))
+				r.net.Connect(1, 0)
+				s := hostile(t, r.net, 1, a.id)
+				h := goodHello(a.App())
+				h.Statement = statementOf(t, keys(t, r), a.App(), func(st *identity.Statement) { st.Token = c.token(t, r) }).Sealed()
+				require.NoError(t, wire.WriteFrame(s, h))
+				refusal := readRefusal(t, s)
+				require.Equal(t, wire.Refusal_BAD_STATEMENT, refusal.Code)
+				require.Equal(t, c.fault, refusal.Token)
+				require.Contains(t, refusal.Text, "log-in token: ")
+				evs := of[presence.Refused](a)
+				require.Len(t, evs, 1)
+				require.ErrorIs(t, evs[0].Err, c.want)
+				require.Empty(t, a.Online())
+			})
+		})
+	}
+}
+
+func TestATokenThatIsNotReplacedEndsTheLogInForPeers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := vouched(t, 2)
+		defer r.close()
+		a, b := r.nodes[0], r.nodes[1]
+		start := time.Now()
+		const life = 10 * time.Minute
+		a.enter("alice", life)
+		b.enter("bob", time.Hour)
+		r.meet(0, 1)
+		expires := start.Add(life)
+		until := expires.Add(identity.DefaultLeeway)
+
+		time.Sleep(time.Until(expires.Add(-identity.TokenWarning - time.Millisecond)))
+		require.Empty(t, of[presence.TokenExpiring](a))
+		time.Sleep(2 * time.Millisecond)
+		warned := of[presence.TokenExpiring](a)
+		require.Len(t, warned, 1, "30 s before")
+		require.True(t, expires.Equal(warned[0].Expires))
+		for time.Now().Before(until.Add(-10 * time.Second)) { // there is a leeway
+			require.True(t, b.sees(a))
+			require.True(t, a.Self().LoggedInAt(time.Now()))
+			require.False(t, a.Self().Expires.After(until), "a statement never outlives its token")
+			time.Sleep(time.Second)
+		}
+		sequence := a.Self().Sequence
+		time.Sleep(time.Until(until))
+		require.False(t, b.sees(a))
+		_, err := b.find("alice")
+		require.ErrorIs(t, err, presence.ErrNotFound)
+		require.True(t, a.LoggedIn(), "here the user is not logged out")
+		require.ErrorIs(t, a.Login(t.Context(), "alice"), presence.ErrLoggedIn)
+		require.False(t, a.Self().LoggedInAt(time.Now()))
+		ended := of[presence.TokenEnded](a)
+		require.Len(t, ended, 1)
+		require.ErrorIs(t, ended[0].Err, identity.ErrTokenExpired)
+		require.Empty(t, of[presence.Displaced](a))
+
+		time.Sleep(time.Hour)
+		require.True(t, r.connected(0, 1), "the connection, with the rooms on it, stays")
+		require.Empty(t, of[presence.Refused](a))
+		require.Empty(t, of[presence.Refused](b))
+		require.False(t, b.sees(a))
+		require.Len(t, of[presence.TokenEnded](a), 1, "told once")
+		s, err := b.Peer(t.Context(), a.id)
+		require.NoError(t, err)
+		require.NotNil(t, s.Statement.Grant(), "who it is stays proved")
+
+		require.NoError(t, a.UpdateLoginToken(token(t, a.keys, "alice", time.Hour)))
+		soon(t, time.Second, "b sees a again", func() bool { return b.sees(a) })
+		require.Equal(t, sequence, a.Self().Sequence, "it is the same log-in")
+	})
+}
+
+// A peer that goes on showing its log-in: the one that listens judges by itself.
+func TestALogInThatIsNotTakenBackEndsWithItsToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := bare(t, 2)
+		defer r.close()
+		a := r.vouch(0, authority(t, identity.DefaultLeeway))
+		keys := keysOf(t, r.net.HostKey(1))
+		r.net.Connect(1, 0)
+		until := time.Now().Truncate(time.Millisecond).Add(time.Minute + identity.DefaultLeeway)
+		greet(t, r, 1, a, statementOf(t, keys, a.App(), func(st *identity.Statement) { st.Token = token(t, keys, "alice", time.Minute) }))
+		require.Len(t, a.Online(), 1)
+		time.Sleep(time.Until(until) - time.Millisecond)
+		require.Len(t, a.Online(), 1)
+		require.Empty(t, of[presence.PeerChanged](a))
+		time.Sleep(time.Millisecond)
+		require.Empty(t, a.Online())
+		time.Sleep(time.Millisecond)
+		changed := of[presence.PeerChanged](a)
+		require.Len(t, changed, 1)
+		require.True(t, changed[0].Session.Statement.LoggedIn, "it still says so")
+		require.False(t, changed[0].Session.Statement.LoggedInAt(time.Now()))
+		greet(t, r, 1, a, statementOf(t, keys, a.App(), func(st *identity.Statement) {
+			st.Token = token(t, keys, "alice", -identity.DefaultLeeway)
+		}))
+		require.Empty(t, a.Online(), "nor does saying so again help; whom we know is not cut off for it")
+		require.True(t, r.connected(0, 1))
+		changed = of[presence.PeerChanged](a)
+		time.Sleep(time.Hour)
+		require.Equal(t, changed, of[presence.PeerChanged](a))
+	})
+}
+
+func TestATokenThatIsReplacedInTimeIsNeverNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := vouched(t, 2)
+		defer r.close()
+		a, b := r.nodes[0], r.nodes[1]
+		const life = 5 * time.Minute
+		a.enter("alice", life)
+		r.meet(0, 1)
+		sequence := a.Self().Sequence
+		// When the new token comes, after the one before was issued: before the warning, after it, and in the leeway.
+		for i, after := range []time.Duration{life - time.Minute, life - 10*time.Second, life + identity.DefaultLeeway - 10*time.Second} {
+			for end := time.Now().Add(after); time.Now().Before(end); time.Sleep(250 * time.Millisecond) {
+				require.True(t, b.sees(a), "round %d", i)
+			}
+			require.NoError(t, a.UpdateLoginToken(token(t, a.keys, "alice", life)))
+		}
+		for range 400 {
+			require.True(t, b.sees(a))
+			time.Sleep(250 * time.Millisecond)
+		}
+		require.Len(t, of[presence.TokenExpiring](a), 2, "the first was replaced before its warning")
+		require.Empty(t, of[presence.TokenEnded](a))
+		require.Equal(t, sequence, a.Self().Sequence)
+		for _, ev := range of[presence.PeerChanged](b) {
+			require.True(t, ev.Session.Statement.LoggedIn)
+		}
+		require.Empty(t, of[presence.PeerDown](b))
+	})
+}
+
+func TestATokenThatComesLateWarnsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := vouched(t, 1)
+		defer r.close()
+		a := r.nodes[0]
+		a.enter("alice", 20*time.Second)
+		require.Len(t, of[presence.TokenExpiring](a), 1)
+		time.Sleep(time.Minute)
+		require.Len(t, of[presence.TokenExpiring](a), 1, "once per token")
+		require.NoError(t, a.UpdateLoginToken(token(t, a.keys, "alice", 20*time.Second)))
+		require.Len(t, of[presence.TokenExpiring](a), 2)
+		require.NoError(t, a.Logout(t.Context()))
+		time.Sleep(time.Hour)
+		require.Empty(t, of[presence.TokenEnded](a), "after a log-out there is nothing to end")
+	})
+}
+
+func TestWithoutLeewayALogInEndsWithTheToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := bare(t, 2)
+		defer r.close()
+		a, b := r.vouch(0, authority(t, 0)), r.vouch(1, authority(t, 0))
+		a.enter("alice", time.Minute)
+		r.meet(0, 1)
+		time.Sleep(time.Minute - time.Second)
+		require.True(t, b.sees(a))
+		time.Sleep(time.Second)
+		require.False(t, b.sees(a))
+		require.Len(t, of[presence.TokenEnded](a), 1)
+	})
+}
+
+func TestInAppModeTheNameIsTheUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := vouched(t, 4)
+		defer r.close()
+		phone, laptop, watcher, claimant := r.nodes[0], r.nodes[1], r.nodes[2], r.nodes[3]
+		phone.enter("alice", time.Hour)
+		require.NoError(t, claimant.SetUser("alice")) // as in a room, and without a token
+		r.meet(2, 0)
+		r.meet(2, 1)
+		r.meet(2, 3)
+		found, err := watcher.find("alice")
+		require.NoError(t, err)
+		require.Equal(t, phone.id, found.Login.Peer)
+		time.Sleep(time.Second)
+		laptop.enter("alice", time.Hour) // another device, and another key
+		soon(t, time.Second, "the earlier log-in ends", func() bool { return !phone.loggedIn() && !watcher.sees(phone) })
+		require.False(t, phone.LoggedIn())
+		require.Len(t, of[presence.Displaced](phone), 1)
+		require.Equal(t, laptop.me(), of[presence.Displaced](phone)[0].By)
+		require.ErrorIs(t, phone.UpdateLoginToken(token(t, phone.keys, "alice", time.Hour)), presence.ErrNotLoggedIn, "and stays out")
+		found, err = watcher.find("alice")
+		require.NoError(t, err)
+		require.Equal(t, laptop.id, found.Login.Peer, "no pin stands in the way")
+		for _, n := range r.nodes {
+			require.Empty(t, of[presence.Conflict](n))
+		}
+		require.True(t, laptop.loggedIn(), "a name without a token displaces nobody")
+	})
+}
+
+func TestALaterLogInOutranksOneThatWasMetBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := vouched(t, 2)
+		defer r.close()
+		a, b := r.nodes[0], r.nodes[1]
+		r.meet(0, 1)
+		b.enter("alice", time.Hour)
+		soon(t, time.Second, "a sees b", func() bool { return a.sees(b) })
+		a.enter("alice", time.Hour) // maybe in the same millisecond: b's log-in is known, though not that it is our user's
+		soon(t, time.Second, "the earlier ends", func() bool { return !b.loggedIn() })
+		require.True(t, a.loggedIn())
+		require.Greater(t, a.Self().Sequence, b.Self().Sequence)
+	})
+}
+
+func TestANodeOfTheSameNameInOpenModeIsAnotherApp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := bare(t, 2)
+		defer r.close()
+		a := r.vouch(0, authority(t, 0))
+		r.nodes[1] = r.start(1, keysOf(t, r.net.HostKey(1)), identity.NewAppID(acme))
+		r.nodes[1].login("alice")
+		r.net.Connect(0, 1)
+		_, err := a.Peer(t.Context(), r.nodes[1].id)
+		require.True(t, errors.Is(err, identity.ErrOtherApp), "%v", err)
+	})
+}
