@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -18,14 +19,14 @@ type chatFlags struct {
 	user, app, data      string
 	rooms, peers, listen []string
 	ephemeral, noMDNS    bool
-	json                 bool
+	json, plain          bool
 }
 
 func (a *app) chatCommand() *cobra.Command {
 	var f chatFlags
 	cmd := &cobra.Command{
 		Use:   "chat",
-		Short: "Talk with others, line by line",
+		Short: "Talk with others",
 		Long: `Chat enters a room and shows what is said in it. What you type goes to everybody there; a line that
 begins with a slash is a command:
 
@@ -39,6 +40,10 @@ that a restart is the same user. "starling id export" carries it to another devi
 
 Every message has a result: delivered (to one user) with the time it took, sent (to a room), refused by
 the other side, not sent, or unknown, which means that it may have arrived.
+
+On a terminal the chat takes the whole screen: rooms and direct conversations on the left, who is there on
+the right, and behind each message of yours how far it has come. With --plain, and where input or output is
+no terminal, it goes line by line.
 
 The chat ends at /quit, Ctrl-C or the end of standard input, and leaves its rooms first. At the end of
 standard input and at /quit it waits for the results of what was sent; Ctrl-C does not.`,
@@ -67,6 +72,7 @@ standard input and at /quit it waits for the results of what was sent; Ctrl-C do
 	flags.BoolVar(&f.ephemeral, "ephemeral", false, "keep nothing: a new key, in memory")
 	flags.StringVar(&f.app, "app", "starling", "the `NAME` of the app: others are not seen, and do not see this")
 	flags.BoolVar(&f.noMDNS, "no-mdns", false, "neither look for others on this network nor be found by them")
+	flags.BoolVar(&f.plain, "plain", false, "line by line, also on a terminal")
 	flags.BoolVar(&f.json, "json", false, "write JSON objects, one a line (see: starling help json)")
 	return cmd
 }
@@ -92,6 +98,9 @@ func (f *chatFlags) check() error {
 	if f.ephemeral && f.data != "" {
 		errs = append(errs, errors.New("--data and --ephemeral exclude each other"))
 	}
+	if f.json && f.plain {
+		errs = append(errs, errors.New("--json and --plain exclude each other"))
+	}
 	if len(errs) > 0 {
 		return usage(errors.Join(errs...))
 	}
@@ -101,10 +110,17 @@ func (f *chatFlags) check() error {
 // chat runs the command: checks, opens the node, and talks until the end.
 func (a *app) chat(ctx context.Context, f chatFlags) error {
 	var v view = newTextView(a.stdout)
-	if f.json {
+	switch {
+	case f.json:
 		v = &jsonView{out: a.stdout}
+	case !f.plain && a.fullScreen():
+		s := newScreen(a.stdin.(*os.File), a.stdout.(*os.File), a.interrupt)
+		defer a.onScreen(ctx, s)()
+		v = s
 	}
-	reason, err := a.chatWith(ctx, f, v)
+	var reason string
+	var err error
+	rescued(v, func() { reason, err = a.chatWith(ctx, f, v) })
 	code := exitCode(err)
 	if err != nil && f.json {
 		if _, signalled := errors.AsType[*signalError](err); !signalled && code != exitDisplaced {
@@ -115,6 +131,22 @@ func (a *app) chat(ctx context.Context, f chatFlags) error {
 		err = fmt.Errorf("standard output: %w", e)
 	}
 	return err
+}
+
+// onScreen makes the rest of the command mind that a screen has the terminal, until the function that it returns
+// has run: what would be written across the screen waits, and what ends the process gives the terminal back.
+func (a *app) onScreen(ctx context.Context, s *screen) (done func()) {
+	held, stderr := new(heldBack), a.stderr
+	a.stderr = held
+	rescue := s.rescue
+	a.rescue.Store(&rescue)
+	stop := context.AfterFunc(ctx, s.leave)
+	return func() {
+		stop()
+		a.rescue.Store(nil)
+		a.stderr = stderr
+		held.writeTo(stderr)
+	}
 }
 
 func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string, err error) {
@@ -151,7 +183,15 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 	}
 	c := newChat(n, v)
 	about := ready{MDNS: !f.noMDNS, App: f.app, Data: f.data, Rooms: unique(f.rooms)}
-	reason, err = c.run(ctx, f.user, about, a.stdin)
+	input := func(ctx context.Context) <-chan typed { return readLines(ctx, a.stdin) }
+	s, full := v.(*screen)
+	if full {
+		input = func(context.Context) <-chan typed { return s.lines }
+	}
+	reason, err = c.run(ctx, f.user, about, input)
+	if full {
+		s.leave()
+	}
 	if e := c.close(); e != nil && err == nil {
 		reason, err = byeFailed, e
 	}

@@ -17,8 +17,11 @@ type input struct {
 	text string
 }
 
+// verbInfo is a command of the chat.
+type verbInfo struct{ verb, args, help string }
+
 // verbs are the commands of the chat, in the order of its help.
-var verbs = []struct{ verb, args, help string }{
+var verbs = []verbInfo{
 	{"to", "USER TEXT", "to one member of the current room, unseen by the others"},
 	{"msg", "USER TEXT", "to a user who is logged in anywhere, in a room or not (USER may be name#key)"},
 	{"who", "", "who is in the current room, and who is online"},
@@ -123,8 +126,9 @@ func (l *lineReader) next() (string, error) {
 // typed is a line of standard input, or its end.
 type typed struct {
 	text string
-	err  error // of this line
-	end  error // of the input: io.EOF, or a failure to read
+	room string // that it was typed in; "": the current one
+	err  error  // of this line
+	end  error  // of the input: io.EOF, or a failure to read
 }
 
 // readLines reads in until it ends, or until ctx has ended and one more line has come.

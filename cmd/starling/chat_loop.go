@@ -63,16 +63,17 @@ func newChat(n *node.Node, v view) *chat {
 	return c
 }
 
-// run logs in, enters the rooms that about names, and does what the lines of in say, until one of them says
-// quit, they end, ctx ends, or the chat cannot go on. Close must follow.
-func (c *chat) run(ctx context.Context, user string, about ready, in io.Reader) (reason string, err error) {
+// run logs in, enters the rooms that about names, and does what the typed lines say, until one of them says
+// quit, they end, ctx ends, or the chat cannot go on. Close must follow. Input begins to read the lines, until its
+// context has ended.
+func (c *chat) run(ctx context.Context, user string, about ready, input func(context.Context) <-chan typed) (reason string, err error) {
 	if err := c.node.Login(ctx, user); err != nil {
 		return c.verdict(ctx, err)
 	}
 	about.head, about.Login = newHead("ready", ""), c.node.Self()
 	about.Addrs = shareable(addrStrings(c.node.Addrs()))
 	c.show(about)
-	c.pumps.Go(func() { c.pump(c.node.Recv, nil) })
+	c.pumps.Go(func() { rescued(c.view, func() { c.pump(c.node.Recv, nil) }) })
 	for _, name := range about.Rooms {
 		if err := c.join(ctx, name); err != nil {
 			return c.verdict(ctx, err)
@@ -80,7 +81,7 @@ func (c *chat) run(ctx context.Context, user string, about ready, in io.Reader) 
 	}
 	c.here = c.rooms[0]
 
-	lines := readLines(c.ctx, in)
+	lines := input(c.ctx)
 	for n := 1; ; n++ {
 		l, err := c.next(ctx, lines)
 		if err == nil {
@@ -150,6 +151,9 @@ func (c *chat) obey(ctx context.Context, l typed, n int) error {
 		return nil
 	}
 	in.line = n
+	if l.room != "" {
+		c.goTo(l.room)
+	}
 	switch in.verb {
 	case "say", "to", "msg":
 		if !c.say(ctx, in) {
@@ -208,8 +212,19 @@ func (c *chat) join(ctx context.Context, name string) error {
 	c.rooms = append(c.rooms, r)
 	c.here = r
 	c.show(entered{newHead("entered", name), c.members(r)})
-	c.pumps.Go(func() { c.pump(r.Recv, r) })
+	c.pumps.Go(func() { rescued(c.view, func() { c.pump(r.Recv, r) }) })
 	return nil
+}
+
+// goTo makes a room the current one. If it is none of those entered there is no current one then, so that what is
+// meant for it goes nowhere else.
+func (c *chat) goTo(name string) {
+	c.here = nil
+	for _, r := range c.rooms {
+		if r.Name() == name {
+			c.here = r
+		}
+	}
 }
 
 // leave leaves a room and goes to the one entered last before it, if any.

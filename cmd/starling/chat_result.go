@@ -72,6 +72,14 @@ func (s sent) result(err error) sent {
 	return s
 }
 
+// took is how long a delivery took, and how it went.
+func (s sent) took() string {
+	if s.Relayed {
+		return fmt.Sprintf("%v ms, by a relay", s.RTT)
+	}
+	return fmt.Sprintf("%v ms", s.RTT)
+}
+
 // String puts a result into words.
 func (s sent) String() string {
 	to := s.To
@@ -83,10 +91,8 @@ func (s sent) String() string {
 		return "sent to " + to + ", where nobody else is connected yet"
 	case s.OK && s.To == "":
 		return "sent to " + to
-	case s.OK && s.Relayed:
-		return fmt.Sprintf("delivered to %s in %v ms, by a relay", to, s.RTT)
 	case s.OK:
-		return fmt.Sprintf("delivered to %s in %v ms", to, s.RTT)
+		return fmt.Sprintf("delivered to %s in %s", to, s.took())
 	case s.Error == "unknown":
 		return fmt.Sprintf("UNKNOWN whether %s got line %d: %s", to, s.Line, s.Detail)
 	case s.Error == "refused":

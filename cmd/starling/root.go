@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,9 +18,9 @@ import (
 type system struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	signals        <-chan os.Signal // nil: none ever come
-	exit           func(code int)   // ends the process from a second signal; must not return
-	whole          bool             // the process is ours: what libraries log by themselves may be redirected
+	signals        chan os.Signal // nil: none ever come
+	exit           func(code int) // ends the process from a second signal; must not return
+	whole          bool           // the process is ours: what libraries log by themselves may be redirected
 }
 
 // closeTime is how long after a first signal the process may still be there.
@@ -27,10 +28,10 @@ const closeTime = 2 * time.Second
 
 // run runs the command line args and returns its exit code.
 func run(args []string, sys system) int {
-	ctx, stop := withSignals(sys)
+	app := &app{system: sys}
+	ctx, stop := withSignals(sys, app.restoreTerminal)
 	defer stop()
 
-	app := &app{system: sys}
 	root := app.command()
 	root.SetArgs(args)
 	root.SetIn(sys.stdin)
@@ -47,7 +48,23 @@ func run(args []string, sys system) int {
 type app struct {
 	system
 	logLevel string
-	running  bool // a command's own code has begun
+	running  bool                   // a command's own code has begun
+	rescue   atomic.Pointer[func()] // gives the terminal back; nil: it has not been taken
+}
+
+// restoreTerminal gives the terminal back if a command has taken it.
+func (a *app) restoreTerminal() {
+	if f := a.rescue.Load(); f != nil {
+		(*f)()
+	}
+}
+
+// interrupt does what Ctrl-C does where the terminal makes no signal of it.
+func (a *app) interrupt() {
+	select {
+	case a.signals <- os.Interrupt:
+	default:
+	}
 }
 
 // action makes a command's RunE of f, which gets no arguments of its own unless the command takes some.
@@ -139,8 +156,8 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 }
 
 // withSignals returns a context that ends at the first signal, with a *signalError as its cause. Whatever
-// still runs 2 s later, or at a second signal, is ended with the process.
-func withSignals(sys system) (ctx context.Context, stop func()) {
+// still runs 2 s later, or at a second signal, is ended with the process, after a call of last.
+func withSignals(sys system, last func()) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	done := make(chan struct{})
 	var watcher sync.WaitGroup
@@ -151,6 +168,7 @@ func withSignals(sys system) (ctx context.Context, stop func()) {
 			select {
 			case s := <-sys.signals:
 				if first != nil {
+					last()
 					sys.exit(first.exitCode())
 					return
 				}
@@ -158,6 +176,7 @@ func withSignals(sys system) (ctx context.Context, stop func()) {
 				cancel(first)
 				late = time.After(closeTime)
 			case <-late:
+				last()
 				fmt.Fprintf(sys.stderr, "starling: not closed %v after the signal, leaving without a goodbye\n", closeTime)
 				sys.exit(first.exitCode())
 				return

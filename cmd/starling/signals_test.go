@@ -18,7 +18,7 @@ func signalled(t *testing.T) (ctx context.Context, signals chan<- os.Signal, end
 	t.Helper()
 	s, codes := make(chan os.Signal, 2), make(chan int, 1)
 	errOut = new(strings.Builder)
-	ctx, stop := withSignals(system{signals: s, stderr: errOut, exit: func(code int) { codes <- code }})
+	ctx, stop := withSignals(system{signals: s, stderr: errOut, exit: func(code int) { codes <- code }}, func() {})
 	t.Cleanup(stop)
 	return ctx, s, codes, errOut
 }

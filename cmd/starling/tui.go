@@ -1,0 +1,213 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/term"
+)
+
+// fullScreen reports whether a chat can have the whole terminal.
+func (s system) fullScreen() bool {
+	return isTerminal(s.stdin) && isTerminal(s.stdout) && os.Getenv("TERM") != "dumb"
+}
+
+func isTerminal(v any) bool {
+	f, ok := v.(*os.File)
+	return ok && term.IsTerminal(f.Fd())
+}
+
+// maxLines is how many typed lines may wait for the session.
+const maxLines = 256
+
+// screen is the view of a chat that has the whole terminal, from its first event to its last.
+type screen struct {
+	in, out *os.File
+	model   *tui
+	program *tea.Program
+	before  *term.State // the terminal's, to be restored
+
+	lines  chan typed
+	events chan any
+	ended  chan struct{} // closed when the program has ended; err is set
+	over   chan struct{} // closed when the chat has nothing more to tell
+	err    error
+	tasks  sync.WaitGroup
+	began  bool // of run's goroutine
+	mu     sync.Mutex
+	live   bool // the terminal is ours
+}
+
+// newScreen takes a terminal. Interrupt is what Ctrl-C does: on this terminal it is a key like others.
+func newScreen(in, out *os.File, interrupt func()) *screen {
+	s := &screen{in: in, out: out, lines: make(chan typed, maxLines), events: make(chan any, 256),
+		ended: make(chan struct{}), over: make(chan struct{})}
+	s.model = newTUI(s.give, interrupt)
+	s.program = tea.NewProgram(s.model, tea.WithInput(in), tea.WithOutput(out), tea.WithoutSignalHandler())
+	return s
+}
+
+// give queues a typed line for the session.
+func (s *screen) give(l typed) bool {
+	select {
+	case s.lines <- l:
+		return true
+	default:
+		return false
+	}
+}
+
+// show brings an event to the screen. The first takes the terminal, and bye gives it back.
+func (s *screen) show(event any) error {
+	switch ev := event.(type) {
+	case ready:
+		s.start()
+	case bye:
+		return s.finish(ev)
+	}
+	select {
+	case s.events <- event:
+	case <-s.ended: // its error comes where the lines are read
+	}
+	return nil
+}
+
+func (s *screen) start() {
+	s.before, _ = term.GetState(s.in.Fd())
+	s.began = true
+	s.setLive(true)
+	s.tasks.Go(func() {
+		_, s.err = s.program.Run()
+		s.setLive(false)
+		close(s.ended)
+		select {
+		case s.lines <- typed{end: fmt.Errorf("terminal: %w", s.err)}:
+		case <-s.over:
+		}
+	})
+	s.tasks.Go(s.forward)
+}
+
+// forward hands events to the program, those that have come meanwhile together: one picture shows them all.
+func (s *screen) forward() {
+	for {
+		var batch happened
+		select {
+		case ev := <-s.events:
+			batch = append(batch, ev)
+		case <-s.ended:
+			return
+		case <-s.over:
+			return
+		}
+		for more := true; more && len(batch) < cap(s.events); {
+			select {
+			case ev := <-s.events:
+				batch = append(batch, ev)
+			default:
+				more = false
+			}
+		}
+		s.program.Send(batch)
+	}
+}
+
+// leave shows that the session has begun to end.
+func (s *screen) leave() {
+	select {
+	case s.events <- leaving{}:
+	case <-s.ended:
+	default:
+	}
+}
+
+// finish gives the terminal back, and says the last words on it.
+func (s *screen) finish(ev bye) error {
+	if s.began {
+		s.program.Quit()
+		<-s.ended
+	}
+	close(s.over)
+	s.tasks.Wait()
+	if words := s.model.words.textLocked(ev); words != "" && s.began {
+		if _, err := fmt.Fprintln(s.out, words); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *screen) setLive(live bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.live = live
+}
+
+// rescue gives the terminal back at once, before the process ends by other ways than finish. It takes no more
+// than a moment, whatever the program is doing.
+func (s *screen) rescue() {
+	s.mu.Lock()
+	live := s.live
+	s.live = false
+	s.mu.Unlock()
+	if !live {
+		return
+	}
+	go s.program.Kill()
+	select {
+	case <-s.ended:
+	case <-time.After(200 * time.Millisecond):
+	}
+	if s.before != nil {
+		_ = term.Restore(s.in.Fd(), s.before)
+	}
+	_, _ = io.WriteString(s.out, resetTerminal)
+}
+
+// resetTerminal ends bracketed paste, key reports, colours and the alternate screen, and shows the cursor. Ending
+// what has not begun does nothing.
+const resetTerminal = "\x1b[?2004l\x1b[>4m\x1b[=0;1u\x1b[0m\x1b[?1049l\x1b[?25h\r"
+
+// rescued runs f, and gives the terminal back before a panic ends the process.
+func rescued(v view, f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			if s, ok := v.(*screen); ok {
+				s.rescue()
+			}
+			panic(p)
+		}
+	}()
+	f()
+}
+
+// heldBack keeps what is written to standard error while the terminal shows something else: the last of it.
+type heldBack struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// maxHeldBack is more than a screen full of lines.
+const maxHeldBack = 64 << 10
+
+func (h *heldBack) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.buf.Write(p)
+	if over := h.buf.Len() - maxHeldBack; over > 0 {
+		h.buf.Next(over)
+		_, _ = h.buf.ReadBytes('\n')
+	}
+	return len(p), nil
+}
+
+func (h *heldBack) writeTo(w io.Writer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, _ = h.buf.WriteTo(w)
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/charmbracelet/x/ansi"
+)
+
+// maxCluster is how many runes may share one place on the screen: more than the longest emoji has, few
+// enough that nobody's pile of accents covers the lines above.
+const maxCluster = 12
+
+// cells measures and cuts texts as the terminal shows them: in columns, of which a wide rune takes two and a
+// combining one none. Terminals differ in how they take emoji of several runes apart.
+type cells struct{ method ansi.Method }
+
+func (c cells) width(s string) int { return c.method.StringWidth(s) }
+
+// first is the first of what the terminal shows in one place, with its width; n bytes of s are behind it.
+func (c cells) first(s string) (cluster string, width, n int) {
+	cluster, width = ansi.FirstGraphemeCluster(s, c.method)
+	n = len(cluster)
+	runes := 0
+	for i := range cluster {
+		if runes == maxCluster {
+			cluster = cluster[:i]
+			width = c.width(cluster)
+			break
+		}
+		runes++
+	}
+	return cluster, width, n
+}
+
+// cut shortens a text, which may be styled, to a width, and shows that it did.
+func (c cells) cut(s string, width int) string {
+	if width <= 0 {
+		return ""
+	}
+	if c.width(s) <= width {
+		return s
+	}
+	return c.method.Truncate(s, width, "…")
+}
+
+// fit makes a text exactly as wide.
+func (c cells) fit(s string, width int) string {
+	s = c.cut(s, width)
+	return s + strings.Repeat(" ", max(0, width-c.width(s)))
+}
+
+// ends puts one text at the left end of a line and another at the right; the right one yields.
+func (c cells) ends(left, right string, width int) string {
+	left = c.cut(left, width)
+	right = c.cut(right, width-c.width(left)-1)
+	return left + strings.Repeat(" ", max(0, width-c.width(left)-c.width(right))) + right
+}
+
+// wrap breaks a plain text into lines, at spaces where it can: the first of the width first, the others of
+// the width rest.
+func (c cells) wrap(text string, first, rest int) []string {
+	first, rest = max(first, 2), max(rest, 2)
+	var lines []string
+	limit := func() int {
+		if len(lines) == 0 {
+			return first
+		}
+		return rest
+	}
+	text = strings.ReplaceAll(text, "\t", "    ")
+	for _, par := range strings.Split(text, "\n") {
+		var line, word strings.Builder
+		lineWidth, wordWidth := 0, 0
+		end := func() {
+			lines = append(lines, strings.TrimRight(line.String(), " "))
+			line.Reset()
+			lineWidth = 0
+		}
+		place := func() {
+			if wordWidth == 0 && word.Len() == 0 {
+				return
+			}
+			if lineWidth > 0 && lineWidth+wordWidth > limit() {
+				end()
+			}
+			line.WriteString(word.String())
+			lineWidth += wordWidth
+			word.Reset()
+			wordWidth = 0
+		}
+		for len(par) > 0 {
+			cluster, width, n := c.first(par)
+			par = par[n:]
+			if cluster == " " {
+				place()
+				switch {
+				case lineWidth < limit():
+					line.WriteByte(' ')
+					lineWidth++
+				default:
+					end()
+				}
+				continue
+			}
+			if wordWidth+width > limit() {
+				place() // a word longer than the line is broken where it must
+			}
+			word.WriteString(cluster)
+			wordWidth += width
+		}
+		place()
+		end()
+	}
+	return lines
+}

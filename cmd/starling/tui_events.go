@@ -1,0 +1,164 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/starling-mesh/starling/mesh"
+	"github.com/starling-mesh/starling/node"
+)
+
+// take brings one event of the session to the screen.
+func (t *tui) take(event any) {
+	switch ev := event.(type) {
+	case ready:
+		t.me = ev
+		for _, name := range ev.Rooms {
+			t.enter[name] = true
+			t.openRoom(name)
+		}
+		t.tell(nil, t.words.textLocked(ev), false)
+	case entered:
+		t.entered(ev)
+	case exited:
+		if k := t.room(ev.Room); k != nil {
+			t.drop(k)
+		}
+		t.tellRoom("", t.words.textLocked(ev))
+	case sent:
+		t.result(ev)
+	case help:
+		t.tell(nil, t.words.textLocked(ev)+"\n"+keyHelp, false)
+	case trouble:
+		t.trouble(ev)
+	case bye:
+		t.closing = true
+	case *mesh.Message:
+		if k := t.room(ev.Room); k != nil {
+			t.add(k, &entry{from: t.words.nameLocked(ev.From), text: payload(ev.Kind, ev.Data)})
+		}
+	case *mesh.DirectMessage:
+		t.direct(ev)
+	case *mesh.MemberJoined:
+		if k := t.room(ev.Room); k != nil {
+			k.enter(ev.Member)
+		}
+		t.tellRoom(ev.Room, t.words.textLocked(ev))
+	case *mesh.MemberLeft:
+		if k := t.room(ev.Room); k != nil {
+			k.exit(ev.Member)
+		}
+		t.tellRoom(ev.Room, t.words.textLocked(ev))
+	case *node.PeerUp:
+		t.peers[ev.Peer.Peer] = ev.Peer
+		t.known(ev.Peer)
+	case *node.PeerChanged:
+		t.peers[ev.Peer.Peer] = ev.Peer
+		t.known(ev.Peer)
+	case *node.PeerDown:
+		delete(t.peers, ev.Peer.Peer)
+	case *node.IdentityConflict:
+		t.words.keys[ev.User] = ev.Pinned // so that the name alone is never the other one's
+		t.tellRoom("", t.words.textLocked(ev))
+	default:
+		room := ""
+		if ev, ok := event.(mesh.Event); ok {
+			room = ev.Head().Room
+		}
+		t.tellRoom(room, t.words.textLocked(event))
+	}
+}
+
+// tellRoom tells of a room in it, and of what is in none where the user looks. Of a room that has been left
+// nothing is told any more.
+func (t *tui) tellRoom(room, words string) {
+	var k *talk
+	if room != "" {
+		if k = t.room(room); k == nil {
+			return
+		}
+	}
+	alarm := strings.HasPrefix(words, "!")
+	t.tell(k, strings.TrimPrefix(strings.TrimPrefix(words, "! "), "* "), alarm)
+}
+
+func (t *tui) entered(ev entered) {
+	k := t.openRoom(ev.Room)
+	k.joined, k.members = true, nil
+	for _, m := range ev.Members {
+		k.enter(m)
+	}
+	t.tellRoom(ev.Room, t.words.textLocked(ev))
+	if !t.enter[ev.Room] {
+		t.show(k) // since the user has just asked for it
+	}
+	delete(t.enter, ev.Room)
+}
+
+// known gives a conversation with a user the login that its name stands for.
+func (t *tui) known(p node.Peer) {
+	if p.User == "" {
+		return
+	}
+	name := t.words.nameLocked(p.Login)
+	for _, k := range t.talks {
+		if k.direct() && (k.user == name || k.login.User == p.User && k.login.Key == p.Key) {
+			k.login = p.Login
+		}
+	}
+}
+
+// direct shows a message to this user alone: in its room, or in the conversation with its sender.
+func (t *tui) direct(ev *mesh.DirectMessage) {
+	name := t.words.nameLocked(ev.From)
+	e := &entry{from: name, text: payload(ev.Kind, ev.Data)}
+	if ev.Room != "" {
+		e.aside = "you"
+		if k := t.room(ev.Room); k != nil {
+			t.add(k, e)
+		}
+		return
+	}
+	k := t.user(name)
+	k.login = ev.From
+	t.add(k, e)
+}
+
+// result marks the message that has one.
+func (t *tui) result(ev sent) {
+	s, ok := t.sent[ev.Line]
+	if !ok {
+		t.tell(nil, ev.String(), !ev.OK)
+		return
+	}
+	delete(t.sent, ev.Line)
+	e := s.entry
+	e.lines = nil // draw anew
+	switch {
+	case ev.OK && ev.To == "":
+		e.mark = markSent
+		if ev.Neighbours != nil && *ev.Neighbours == 0 {
+			e.note = "nobody else is connected yet"
+		}
+	case ev.OK:
+		e.mark, e.note = markDelivered, ev.took()
+	case ev.Error == "unknown":
+		e.mark, e.note = markUnknown, ev.Detail
+	default:
+		e.mark, e.note = markFailed, ev.Detail
+		if ev.Error == "refused" {
+			e.note = "refused: " + strings.TrimPrefix(ev.Detail, "refused by the receiver: ")
+		}
+	}
+	e.note = safeText(e.note)
+	if !ev.OK && s.talk != t.here {
+		s.talk.failed = true
+	}
+}
+
+// trouble shows what went wrong. A room that has ended by itself stays to be read, without members.
+func (t *tui) trouble(ev trouble) {
+	if k := t.room(ev.Room); k != nil {
+		k.joined, k.members = false, nil
+	}
+	t.tellRoom(ev.Room, t.words.textLocked(ev))
+}

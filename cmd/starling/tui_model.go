@@ -1,0 +1,258 @@
+package main
+
+import (
+	"cmp"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/node"
+)
+
+// happened brings what the session tells to the screen.
+type happened []any
+
+// leaving says that the session has begun to end.
+type leaving struct{}
+
+// tui is the chat as a screen: events and key presses in, lines for the session and a picture out. It starts
+// no goroutine, asks nobody, and knows no clock but now.
+type tui struct {
+	send      func(typed) bool // gives the session a line, and reports false when it can take no more now
+	interrupt func()           // what Ctrl-C means
+	now       func() time.Time
+	zone      *time.Location
+
+	words *textView // what is told in words is told in the words of the line chat
+	me    ready
+	talks []*talk
+	home  *talk           // shown when there is no other; not listed
+	here  *talk           // shown
+	enter map[string]bool // rooms of the command line that have not been entered yet
+	clock int             // for talk.active
+	peers map[peer.ID]node.Peer
+	sent  map[int]sending // by line
+	lines int             // given to the session so far, as it counts them
+
+	history  []string // typed lines, oldest first
+	recalled int      // which of them is shown; len(history): none
+	draft    string   // what was typed before going back
+	complete completion
+
+	width, height int
+	cells         cells
+	dark          bool
+	theme         theme
+	look          int // grows when entries must be drawn anew
+	closing       bool
+}
+
+// sending is a message without a result.
+type sending struct {
+	talk  *talk
+	entry *entry
+}
+
+// maxHistory is how many typed lines can be gone back to.
+const maxHistory = 500
+
+func newTUI(send func(typed) bool, interrupt func()) *tui {
+	home := &talk{user: "starling"}
+	return &tui{
+		home: home, here: home, enter: make(map[string]bool),
+		send: send, interrupt: interrupt, now: time.Now, zone: time.Local,
+		words: newTextView(io.Discard), peers: make(map[peer.ID]node.Peer), sent: make(map[int]sending),
+		width: 80, height: 24, cells: cells{ansi.WcWidth}, dark: true, theme: newTheme(true),
+	}
+}
+
+// Init asks whether the terminal is light or dark.
+func (t *tui) Init() tea.Cmd { return tea.RequestBackgroundColor }
+
+// Update takes what has happened.
+func (t *tui) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	switch msg := msg.(type) {
+	case happened:
+		for _, ev := range msg {
+			t.take(ev)
+		}
+	case leaving:
+		t.closing = true
+	case tea.WindowSizeMsg:
+		t.width, t.height = msg.Width, msg.Height
+	case tea.BackgroundColorMsg:
+		if dark := msg.IsDark(); dark != t.dark {
+			t.dark, t.theme = dark, newTheme(dark)
+			t.look++
+		}
+	case tea.ModeReportMsg:
+		// The renderer goes by the same report: both must agree on how wide an emoji is.
+		if msg.Mode == ansi.ModeUnicodeCore && (msg.Value == ansi.ModeReset || msg.Value == ansi.ModeSet || msg.Value == ansi.ModePermanentlySet) {
+			t.cells.method = ansi.GraphemeWidth
+			t.look++
+		}
+	case tea.PasteMsg:
+		t.typed(msg.Content)
+	case tea.KeyPressMsg:
+		return t, t.press(msg)
+	}
+	return t, nil
+}
+
+// room returns the conversation of a room, or nil when the room is not open here.
+func (t *tui) room(name string) *talk {
+	for _, k := range t.talks {
+		if k.room == name && name != "" {
+			return k
+		}
+	}
+	return nil
+}
+
+// openRoom is room, and makes the conversation if there is none.
+func (t *tui) openRoom(name string) *talk {
+	if k := t.room(name); k != nil {
+		return k
+	}
+	return t.open(&talk{room: name})
+}
+
+// user returns the conversation with a user by the name shown, and makes one if there is none.
+func (t *tui) user(name string) *talk {
+	for _, k := range t.talks {
+		if k.direct() && k.user == name {
+			return k
+		}
+	}
+	k := &talk{user: name}
+	if addr, err := identity.ParseAddress(name); err == nil && addr.Fingerprint == "" {
+		if key, known := t.words.keys[addr.User]; known {
+			k.login = identity.Login{User: addr.User, Key: key}
+		}
+	}
+	return t.open(k)
+}
+
+// open lists a conversation: rooms first, in the order entered, then users.
+func (t *tui) open(k *talk) *talk {
+	t.touch(k)
+	at := len(t.talks)
+	if !k.direct() {
+		at = slices.IndexFunc(t.talks, (*talk).direct)
+		if at < 0 {
+			at = len(t.talks)
+		}
+	}
+	t.talks = slices.Insert(t.talks, at, k)
+	if t.here == t.home {
+		t.show(k)
+	}
+	t.trim()
+	return k
+}
+
+// trim closes the direct conversation that was quiet for longest when there are too many.
+func (t *tui) trim() {
+	var oldest *talk
+	n := 0
+	for _, k := range t.talks {
+		if !k.direct() {
+			continue
+		}
+		n++
+		if k != t.here && (oldest == nil || k.active < oldest.active) {
+			oldest = k
+		}
+	}
+	if n > maxDirect && oldest != nil {
+		t.drop(oldest)
+	}
+}
+
+// drop takes a conversation off the list, and shows the one that was active last in its place.
+func (t *tui) drop(k *talk) {
+	t.talks = slices.DeleteFunc(t.talks, func(o *talk) bool { return o == k })
+	if t.here != k {
+		return
+	}
+	if len(t.talks) == 0 {
+		t.show(t.home)
+		return
+	}
+	t.show(slices.MaxFunc(t.talks, func(a, b *talk) int { return cmp.Compare(a.active, b.active) }))
+}
+
+func (t *tui) touch(k *talk) {
+	t.clock++
+	k.active = t.clock
+}
+
+// show brings a conversation to the middle of the screen.
+func (t *tui) show(k *talk) {
+	t.here = k
+	t.touch(k)
+	k.unread, k.below, k.failed = 0, 0, false
+	k.up = 0
+	t.complete = completion{}
+	t.recalled, t.draft = len(t.history), ""
+}
+
+// step shows the next conversation of the list, or the one before.
+func (t *tui) step(by int) {
+	if i := slices.Index(t.talks, t.here); i >= 0 {
+		t.show(t.talks[(i+by+len(t.talks))%len(t.talks)])
+	}
+}
+
+// add puts an entry into a conversation, and counts what is not seen.
+func (t *tui) add(k *talk, e *entry) {
+	if e.at.IsZero() {
+		e.at = t.now()
+	}
+	k.add(e)
+	if e.from != "" {
+		t.touch(k)
+	}
+	heard := e.from != "" && !e.self
+	if k == t.here {
+		if k.up > 0 {
+			k.up += len(t.draw(e, t.middle()))
+			k.below++
+		}
+		return
+	}
+	if heard {
+		k.unread++
+	}
+}
+
+// tell shows words of the chat itself, in a conversation or, without one, in the one that is shown.
+func (t *tui) tell(k *talk, text string, alarm bool) {
+	if k == nil {
+		k = t.here
+	}
+	if text == "" {
+		return
+	}
+	t.add(k, &entry{text: strings.TrimRight(text, "\n"), alarm: alarm})
+}
+
+// connected reports whether there is a connection to a user's node.
+func (t *tui) connected(l identity.Login) bool {
+	if l.Peer != "" {
+		_, up := t.peers[l.Peer]
+		return up
+	}
+	for _, p := range t.peers {
+		if p.User == l.User && p.Key == l.Key {
+			return true
+		}
+	}
+	return false
+}

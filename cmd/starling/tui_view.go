@@ -1,0 +1,368 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	tea "charm.land/bubbletea/v2"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+)
+
+// Where there is no room for all, the columns go first: the members, then the conversations.
+const (
+	widthForMembers = 66
+	widthForTalks   = 48
+	minWidth        = 24
+	minHeight       = 6
+)
+
+// sides are the widths of the columns, 0 if not shown.
+func (t *tui) sides() (left, right int) {
+	side := min(max(16, t.width/7), 28)
+	if t.width >= widthForTalks {
+		left = side
+	}
+	if t.width >= widthForMembers {
+		right = side
+	}
+	return left, right
+}
+
+// middle is the width of what is said: between the columns, their lines, and a space at either side.
+func (t *tui) middle() int {
+	left, right := t.sides()
+	w := t.width - 2
+	if left > 0 {
+		w -= left + 1
+	}
+	if right > 0 {
+		w -= right + 1
+	}
+	return max(w, 4)
+}
+
+// bodyHeight is what the lines at the top and the three at the bottom leave.
+func (t *tui) bodyHeight() int { return max(1, t.height-4) }
+
+// View draws the screen.
+func (t *tui) View() tea.View {
+	v := tea.View{AltScreen: true, WindowTitle: t.title()}
+	if t.width < minWidth || t.height < minHeight {
+		v.Content = t.cells.cut("too small: "+t.here.name(), t.width)
+		return v
+	}
+	typing, cursor := t.typing()
+	rows := append([]string{t.top()}, t.columns()...)
+	rows = append(rows, t.divider(), typing, t.bottom())
+	v.Content = strings.Join(rows, "\n")
+	if !t.closing {
+		v.Cursor = tea.NewCursor(cursor, t.height-2)
+	}
+	return v
+}
+
+func (t *tui) title() string {
+	unread := 0
+	for _, k := range t.talks {
+		unread += k.unread
+	}
+	if unread > 0 {
+		return fmt.Sprintf("(%d) %s · starling", unread, t.here.name())
+	}
+	return t.here.name() + " · starling"
+}
+
+// top says where one is and how the connection is.
+func (t *tui) top() string {
+	th, k := t.theme, t.here
+	about := ""
+	switch {
+	case k == t.home:
+	case k.direct():
+		about = "  direct, outside rooms"
+	case !k.joined && t.enter[k.room]:
+		about = "  entering…"
+	case !k.joined:
+		about = "  you are out of it: /join " + k.room
+	default:
+		about = "  " + count(len(k.members)+1, "member")
+	}
+	left := th.bar.Render(" "+k.name()) + th.barDim.Render(about)
+	state := th.barGood.Render("● " + count(len(t.peers), "peer"))
+	switch {
+	case t.closing:
+		state = th.barBad.Render("leaving…")
+	case len(t.peers) == 0 && t.me.MDNS:
+		state = th.barBad.Render("○ looking for peers")
+	case len(t.peers) == 0:
+		state = th.barBad.Render("○ no peers")
+	}
+	right := th.barDim.Render(t.me.User+"  ") + state + th.barDim.Render(" ")
+	room := t.width - t.cells.width(right)
+	if room < 12 {
+		right, room = "", t.width
+	}
+	left = t.cells.cut(left, room)
+	return left + th.bar.Render(strings.Repeat(" ", max(0, room-t.cells.width(left)))) + right
+}
+
+// columns are the conversations, what is said in the one shown, and who is in it.
+func (t *tui) columns() []string {
+	height := t.bodyHeight()
+	left, right := t.sides()
+	middle := t.overlay(t.body(t.here, t.middle(), height))
+	talks, members := t.talkList(left, height), t.memberList(right, height)
+	bar := t.theme.rule.Render("│")
+	rows := make([]string, height)
+	for i := range rows {
+		var b strings.Builder
+		if left > 0 {
+			b.WriteString(t.cells.fit(talks[i], left) + bar)
+		}
+		b.WriteString(" " + t.cells.fit(middle[i], t.middle()) + " ")
+		if right > 0 {
+			b.WriteString(bar + t.cells.fit(members[i], right))
+		}
+		rows[i] = b.String()
+	}
+	return rows
+}
+
+// talkList lists the conversations. When they are more than fit the one shown stays in sight.
+func (t *tui) talkList(width, height int) []string {
+	th := t.theme
+	var rows []string
+	at := 0
+	for i, k := range t.talks {
+		if i == 0 || k.direct() != t.talks[i-1].direct() {
+			if i > 0 {
+				rows = append(rows, "")
+			}
+			title := " ROOMS"
+			if k.direct() {
+				title = " DIRECT"
+			}
+			rows = append(rows, th.title.Render(title))
+		}
+		rows = append(rows, t.talkRow(k, width))
+		if k == t.here {
+			at = len(rows)
+		}
+	}
+	if at > height {
+		rows = rows[at-height:]
+	}
+	return pad(rows, height)
+}
+
+func (t *tui) talkRow(k *talk, width int) string {
+	th := t.theme
+	sign := th.dim.Render("#")
+	name := k.room
+	if k.direct() {
+		sign, name = t.dot(k.login), k.user
+	}
+	count := ""
+	if k.unread > 0 {
+		count = th.unread.Render(fmt.Sprintf(" %d ", min(k.unread, 999)))
+	}
+	if k.failed {
+		count = th.bad.Render("✗ ") + count
+	}
+	style, edge := th.text, " "
+	switch {
+	case k == t.here:
+		style, edge = th.here, th.here.Render("▌")
+	case k.unread > 0:
+		style = th.strong
+	case !k.direct() && !k.joined:
+		style = th.dim
+	}
+	room := width - 4 - t.cells.width(count)
+	return edge + sign + " " + t.cells.fit(style.Render(t.cells.cut(name, room)), room) + count + " "
+}
+
+// dot says whether there is a connection to a user.
+func (t *tui) dot(l identity.Login) string {
+	if t.connected(l) {
+		return t.theme.good.Render("●")
+	}
+	return t.theme.dim.Render("○")
+}
+
+// memberList lists who is in the room, or says what is known of the one user.
+func (t *tui) memberList(width, height int) []string {
+	th, k := t.theme, t.here
+	if k == t.home {
+		return pad(nil, height)
+	}
+	if k.direct() {
+		return pad(t.userCard(k, width), height)
+	}
+	rows := []string{th.title.Render(fmt.Sprintf(" MEMBERS %d", len(k.members)+1))}
+	if !k.joined {
+		return pad([]string{th.title.Render(" MEMBERS")}, height)
+	}
+	rows = append(rows, " "+th.good.Render("●")+" "+th.self.Render(t.cells.cut(t.me.User, width-8))+th.dim.Render(" you"))
+	members := slices.Clone(k.members)
+	slices.SortStableFunc(members, func(a, b mesh.Member) int {
+		return strings.Compare(t.words.nameLocked(a.Login), t.words.nameLocked(b.Login))
+	})
+	for i, m := range members {
+		if len(rows) == height-1 && i < len(members)-1 {
+			rows = append(rows, th.dim.Render(fmt.Sprintf("   and %d more", len(members)-i)))
+			break
+		}
+		name := t.words.nameLocked(m.Login)
+		role := ""
+		if m.Role != "" && m.Role != "member" {
+			role = " " + t.cells.cut(safeText(m.Role), width/3)
+		}
+		rows = append(rows, " "+t.dot(m.Login)+" "+th.name(name).Render(t.cells.cut(name, width-4-t.cells.width(role)))+th.dim.Render(role))
+	}
+	return pad(rows, height)
+}
+
+func (t *tui) userCard(k *talk, width int) []string {
+	th := t.theme
+	rows := []string{th.title.Render(" USER"), " " + t.dot(k.login) + " " + th.name(k.user).Render(t.cells.cut(k.user, width-4))}
+	state := "not connected"
+	if t.connected(k.login) {
+		state = "connected"
+	}
+	rows = append(rows, th.dim.Render("   "+state))
+	if !k.login.Key.IsZero() {
+		rows = append(rows, "", th.title.Render(" KEY"))
+		for _, l := range t.cells.wrap(k.login.Key.Fingerprint(), width-2, width-2) {
+			rows = append(rows, th.dim.Render(" "+l))
+		}
+	}
+	var shared []string
+	for _, r := range t.talks {
+		for _, m := range r.members {
+			if m.User == k.login.User && m.Login.Key == k.login.Key {
+				shared = append(shared, th.dim.Render(" # "+t.cells.cut(r.room, width-4)))
+				break
+			}
+		}
+	}
+	if len(shared) > 0 {
+		rows = append(append(rows, "", th.title.Render(" ALSO IN")), shared...)
+	}
+	return rows
+}
+
+// pad makes rows exactly height many.
+func pad(rows []string, height int) []string {
+	rows = rows[:min(len(rows), height)]
+	return append(rows, make([]string, height-len(rows))...)
+}
+
+// overlay lays what could come next over the bottom of the middle.
+func (t *tui) overlay(rows []string) []string {
+	list, picked := t.popup()
+	if len(list) == 0 {
+		return rows
+	}
+	th, width := t.theme, t.middle()
+	from, n := 0, min(len(list), max(1, len(rows)-1), 8)
+	if picked >= n {
+		from = picked - n + 1
+	}
+	shownWidth := 0
+	for _, c := range list {
+		shownWidth = max(shownWidth, t.cells.width(c.shown))
+	}
+	shownWidth = min(shownWidth, width-2)
+	for i, c := range list[from : from+n] {
+		style, dim := th.popup, th.popupDim
+		if from+i == picked {
+			style, dim = th.picked, th.pickedDim
+		}
+		left := " " + t.cells.fit(c.shown, shownWidth) + " "
+		right := ""
+		if room := width - t.cells.width(left); room > 8 {
+			right = t.cells.fit(" "+c.about, room)
+		} else {
+			left = t.cells.fit(left, width)
+		}
+		rows[len(rows)-n+i] = style.Render(left) + dim.Render(right)
+	}
+	return rows
+}
+
+// divider is above what is typed, and says when something newer is out of sight.
+func (t *tui) divider() string {
+	th, k := t.theme, t.here
+	left, right := t.sides()
+	line := []rune(strings.Repeat("─", t.width))
+	if left > 0 {
+		line[left] = '┴'
+	}
+	if right > 0 {
+		line[t.width-right-1] = '┴'
+	}
+	if k.up == 0 {
+		return th.rule.Render(string(line))
+	}
+	words := " ↓ " + count(k.up, "line") + " below"
+	if k.below > 0 {
+		words = fmt.Sprintf(" ↓ %d new below", k.below)
+	}
+	words += " · Ctrl-End "
+	at := max(1, (t.width-t.cells.width(words))/2)
+	end := at + t.cells.width(words)
+	if end >= t.width {
+		return th.rule.Render(string(line))
+	}
+	return th.rule.Render(string(line[:at])) + th.here.Render(words) + th.rule.Render(string(line[end:]))
+}
+
+// typing is the line being typed behind the name of where it goes, and the column of the cursor.
+func (t *tui) typing() (row string, cursor int) {
+	k := t.here
+	to := k.name()
+	if k.direct() && k != t.home {
+		to = "@" + to
+	}
+	to = t.cells.cut(to, t.width/4)
+	prompt := " " + t.theme.here.Render(to) + t.theme.dim.Render(" › ")
+	width := max(1, t.width-t.cells.width(prompt)-1)
+	shown, at := k.line.view(t.cells, width)
+	if k.line.text == "" && !t.closing {
+		return prompt + t.theme.dim.Render(t.cells.cut(t.placeholder(), width)), t.cells.width(prompt)
+	}
+	return prompt + shown, t.cells.width(prompt) + at
+}
+
+func (t *tui) placeholder() string {
+	switch k := t.here; {
+	case k == t.home:
+		return "/join ROOM or /msg USER"
+	case k.direct():
+		return "to " + k.user + " alone, or / for commands"
+	}
+	return "to everybody in the room, or / for commands"
+}
+
+// bottom names the keys.
+func (t *tui) bottom() string {
+	th := t.theme
+	var b strings.Builder
+	used := 0
+	for _, h := range [][2]string{
+		{"Tab", "completes"}, {"Ctrl-N", "next"}, {"PgUp", "scrolls"}, {"/help", "shows all"}, {"Ctrl-C", "leaves"},
+		{"Ctrl-P", "the one before"}, {"↑", "what you typed"}, {"Alt-1…9", "go to a conversation"}, {"Alt-Enter", "new line"},
+	} {
+		w := t.cells.width(h[0]) + 1 + t.cells.width(h[1]) + 3
+		if used+w > t.width {
+			break
+		}
+		used += w
+		b.WriteString(" " + th.key.Render(h[0]) + " " + th.dim.Render(h[1]) + "  ")
+	}
+	return b.String()
+}
