@@ -25,16 +25,18 @@ type contact struct {
 	conns   map[network.Conn]*link
 	fresh   []network.Conn // ours to open a hello on, not yet done
 	session identity.Session
-	known   bool   // session holds
-	told    uint64 // the version of our statement that the peer has confirmed
-	running bool   // a greet is running
-	final   error  // no further hello will be tried: the peer refuses, or speaks another language
-	err     error  // of the last hello that failed
-	inbound int    // hellos under way that the peer opened
-	opening bool   // a hello is under way that we opened
-	twins   bool   // two nodes were seen behind this peer ID
-	counts  bool   // the session is of a log-in that counted when we looked last
-	lists   lists  // of revocations, from this peer
+	known   bool      // session holds
+	told    uint64    // the version of our statement that the peer has confirmed
+	running bool      // a greet is running
+	final   error     // no further hello will be tried: the peer refuses, or speaks another language
+	err     error     // of the last hello that failed
+	inbound int       // hellos under way that the peer opened
+	opening bool      // a hello is under way that we opened
+	twins   bool      // two nodes were seen behind this peer ID
+	counts  bool      // the session is of a log-in that counted when we looked last
+	lists   lists     // of revocations, from this peer
+	heard   time.Time // when it last proved that it is there
+	watches int       // of this node, that it has open
 
 	wake    chan struct{} // a token cuts greet's pause short
 	settled chan struct{} // closed and replaced when a hello has ended, either way
@@ -148,6 +150,7 @@ func (d *Directory) disconnected(conn network.Conn) {
 	c.settleLocked(ErrNotConnected)
 	if c.known {
 		d.unindexLocked(c)
+		d.statuses.parted(c.session.Statement, c.heard)
 		d.events.push(PeerDown{Peer: p})
 	}
 	d.progressLocked()
@@ -302,7 +305,9 @@ func (d *Directory) install(conn network.Conn, s identity.Session, version uint6
 	up := !c.known
 	c.session, c.known, c.final = s, true, nil
 	c.told = max(c.told, version)
-	c.counts = c.loggedIn(time.Now())
+	c.heard = time.Now()
+	c.counts = c.loggedIn(c.heard)
+	d.statuses.changed(s.Statement)
 	d.wakeTokensLocked()
 	d.indexLocked(c)
 	d.refusals.Remove(p)

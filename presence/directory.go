@@ -42,19 +42,23 @@ type Directory struct {
 	told   *lru.Cache[notice, time.Time] // notices given, and when
 
 	tokenWake chan struct{} // a token makes tendTokens look
+	kads      []*kad        // the instances of the DHT
+	statuses  *inquiries
+	watchGate chan struct{} // a token for each watch that is served: see maxWatchers
 
 	mu        sync.Mutex
 	closing   bool // take nothing new
 	closed    bool // start nothing new
 	user      string
 	self      *identity.Statement
-	in        bool       // logged in, as the program sees it: self says otherwise while its token does not count
-	token     loginToken // of app mode; of the last log-in
-	pending   string     // the user whose log-in a wrong token prevented: see UpdateLoginToken
-	listTold  [32]byte   // the list of revocations that peers are told of
-	version   uint64     // counts the changes of self
-	highest   uint64     // the highest sequence seen of our user key
-	twin      bool       // another node with our device key was reported
+	in        bool          // logged in, as the program sees it: self says otherwise while its token does not count
+	token     loginToken    // of app mode; of the last log-in
+	pending   string        // the user whose log-in a wrong token prevented: see UpdateLoginToken
+	listTold  [32]byte      // the list of revocations that peers are told of
+	news      chan struct{} // closed and replaced with every change of self
+	version   uint64        // counts the changes of self
+	highest   uint64        // the highest sequence seen of our user key
+	twin      bool          // another node with our device key was reported
 	contacts  map[peer.ID]*contact
 	names     index[string]                            // of sessions, by user ID
 	subjects  index[identity.Subject]                  // of sessions, by who counts as one user
@@ -101,6 +105,9 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 		inGate:      make(chan struct{}, maxInbound),
 		told:        newLRU[notice, time.Time](maxTold),
 		tokenWake:   make(chan struct{}, 1),
+		statuses:    newInquiries(),
+		watchGate:   make(chan struct{}, maxWatchers),
+		news:        make(chan struct{}),
 		highest:     cfg.store.Sequence(),
 		contacts:    make(map[peer.ID]*contact),
 		names:       make(index[string]),
@@ -120,9 +127,16 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 		d.tasks.Go(d.tendTokens)
 		h.SetStreamHandler(RevocationsProtocol, d.handle(d.serveList))
 	}
+	if err := d.openKads(); err != nil {
+		d.stop()
+		d.tasks.Wait()
+		d.events.end()
+		return nil, err
+	}
 	h.SetStreamHandler(HelloProtocol, d.handle(d.serveHello))
 	h.SetStreamHandler(WhoisProtocol, d.handle(d.serveWhois))
 	h.SetStreamHandler(NoticeProtocol, d.handle(d.serveNotice))
+	h.SetStreamHandler(WatchProtocol, d.handle(d.serveWatch))
 	d.notify = &network.NotifyBundle{
 		ConnectedF:    func(_ network.Network, c network.Conn) { d.connected(c, c.Stat().Direction == network.DirOutbound) },
 		DisconnectedF: func(_ network.Network, c network.Conn) { d.disconnected(c) },
@@ -182,7 +196,7 @@ func (d *Directory) shutdown() error {
 	d.mu.Unlock()
 	if bye {
 		ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
-		d.waitTold(ctx)
+		d.farewell(ctx)
 		cancel()
 	}
 
@@ -192,6 +206,7 @@ func (d *Directory) shutdown() error {
 	d.mu.Unlock()
 	d.stop()
 	d.tasks.Wait()
+	d.closeKads()
 	d.events.end()
 	return nil
 }

@@ -25,6 +25,7 @@ const (
 	Connected  Source = "connected"  // a connected peer
 	Remembered Source = "remembered" // a peer met before, connected anew
 	Whois      Source = "whois"      // a connected peer told where it is; connected since
+	Stored     Source = "directory"  // the DHT told where it is; connected since
 )
 
 // Found is a log-in that Find has found, confirmed by the hello of its device.
@@ -131,6 +132,8 @@ type candidate struct {
 	st     *identity.Statement
 	addrs  []ma.Multiaddr
 	source Source
+
+	unproved bool // the login is only a name and a place: its device has to show the key
 }
 
 // settle decides between confirmed candidates, at least one.
@@ -240,6 +243,7 @@ func (d *Directory) search(addr identity.Address) (Found, error) {
 			h.try(ctx, candidate{login: l.st.Login(), st: l.st, addrs: l.addrs, source: Whois})
 		}
 	})
+	d.searchStored(ctx, h)
 	h.wait(ctx)
 	cancel()
 	h.wg.Wait()
@@ -265,7 +269,7 @@ func (h *hunt) connected() {
 func (h *hunt) try(ctx context.Context, c candidate) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.w.means(c.login.User, c.login.Key) {
+	if !c.unproved && !h.w.means(c.login.User, c.login.Key) {
 		if c.st != nil && c.login.Key != h.d.userKey { // proved to exist; what is only remembered proves nothing
 			h.others = append(h.others, c)
 		}

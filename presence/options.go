@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
@@ -20,6 +21,7 @@ type config struct {
 	authority  *identity.Authority // nil: open mode
 	maxMessage int                 // bytes
 	life       time.Duration       // of a statement
+	scopes     []Scope             // of the DHT; none: no DHT
 }
 
 func defaults() config {
@@ -30,6 +32,7 @@ func defaults() config {
 		store:      newMemory(),
 		maxMessage: 64 << 10,
 		life:       24 * time.Hour,
+		scopes:     []Scope{},
 	}
 }
 
@@ -53,6 +56,11 @@ func (c *config) validate() error {
 	}
 	if c.life < minLife || c.life > maxLife {
 		errs = append(errs, fmt.Errorf("WithStatementLife: %v, want %v to %v", c.life, minLife, maxLife))
+	}
+	for i, s := range c.scopes {
+		if s != LAN && s != WAN || slices.Contains(c.scopes[:i], s) {
+			errs = append(errs, fmt.Errorf("WithDHT: %q twice, or not a scope", s))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -88,3 +96,7 @@ func WithMaxMessage(bytes int) Option { return func(c *config) { c.maxMessage = 
 // WithStatementLife sets how long a statement is valid; it is signed anew when a third of that is over. The
 // default is 24 h; New refuses less than 10 s and more than 30 days.
 func WithStatementLife(d time.Duration) Option { return func(c *config) { c.life = d } }
+
+// WithDHT makes the node one of the app's own DHT, in each of the scopes: log-ins are stored there, and looked for. The default is none: then
+// only peers that are connected, or were, are found.
+func WithDHT(scopes ...Scope) Option { return func(c *config) { c.scopes = scopes } }

@@ -35,12 +35,13 @@ func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 		{"store", WithRemembered(nil), "WithRemembered: nil"},
 		{"maxMessage", WithMaxMessage(0), "WithMaxMessage: 0 bytes, want 1 to 1048576"},
 		{"life", WithStatementLife(time.Second), "WithStatementLife: 1s, want 10s to 720h0m0s"},
+		{"scopes", WithDHT("moon"), `WithDHT: "moon" twice, or not a scope`},
 	} {
 		c := defaults()
 		wrong.option(&c)
 		require.EqualError(t, c.validate(), wrong.text)
 	}
-	require.Equal(t, 6+1, typ.NumField(), "the table above misses a field")
+	require.Equal(t, 7+1, typ.NumField(), "the table above misses a field")
 }
 
 func TestAllWrongOptionsAreReportedTogether(t *testing.T) {

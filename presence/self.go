@@ -126,7 +126,7 @@ func (d *Directory) Logout(ctx context.Context) error {
 	d.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, logoutGrace)
 	defer cancel()
-	d.waitTold(ctx)
+	d.farewell(ctx)
 	return nil
 }
 
@@ -178,6 +178,7 @@ func (d *Directory) signLocked(now time.Time, sequence uint64, loggedIn bool) er
 	}
 	d.self = st
 	d.version++
+	d.newsLocked()
 	for _, c := range d.contacts {
 		if c.known {
 			d.kickLocked(c)

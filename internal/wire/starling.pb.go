@@ -270,7 +270,7 @@ func (x RosterEntry_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RosterEntry_State.Descriptor instead.
 func (RosterEntry_State) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{15, 0}
+	return file_starling_proto_rawDescGZIP(), []int{18, 0}
 }
 
 type DirectFrame_Type int32
@@ -325,7 +325,7 @@ func (x DirectFrame_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectFrame_Type.Descriptor instead.
 func (DirectFrame_Type) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{19, 0}
+	return file_starling_proto_rawDescGZIP(), []int{22, 0}
 }
 
 type DirectFrame_Class int32
@@ -374,7 +374,7 @@ func (x DirectFrame_Class) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectFrame_Class.Descriptor instead.
 func (DirectFrame_Class) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{19, 1}
+	return file_starling_proto_rawDescGZIP(), []int{22, 1}
 }
 
 type DirectFrame_Reason int32
@@ -444,7 +444,7 @@ func (x DirectFrame_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectFrame_Reason.Descriptor instead.
 func (DirectFrame_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{19, 2}
+	return file_starling_proto_rawDescGZIP(), []int{22, 2}
 }
 
 // Statement says who is logged in where. Sealed under "starling/statement/1".
@@ -1384,6 +1384,164 @@ func (x *Located) GetAddrs() [][]byte {
 	return nil
 }
 
+// Record is what the DHT keeps of a log-in. It travels sealed by the statement's device key under "starling/record/1\0".
+type Record struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Statement     []byte                 `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"`                   // sealed Statement; one that is logged out is a tombstone
+	Addrs         [][]byte               `protobuf:"bytes,2,rep,name=addrs,proto3" json:"addrs,omitempty"`                           // where the device listens, at most 16 of at most 256 bytes
+	IssuedMs      int64                  `protobuf:"varint,3,opt,name=issued_ms,json=issuedMs,proto3" json:"issued_ms,omitempty"`    // Unix time in ms
+	ExpiresMs     int64                  `protobuf:"varint,4,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"` // Unix time in ms
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Record) Reset() {
+	*x = Record{}
+	mi := &file_starling_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Record) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Record) ProtoMessage() {}
+
+func (x *Record) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Record.ProtoReflect.Descriptor instead.
+func (*Record) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Record) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *Record) GetAddrs() [][]byte {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
+func (x *Record) GetIssuedMs() int64 {
+	if x != nil {
+		return x.IssuedMs
+	}
+	return 0
+}
+
+func (x *Record) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+// WatchRequest opens a watch: the peer answers with WatchFrames until either side ends the stream.
+type WatchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	App           []byte                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_starling_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *WatchRequest) GetApp() []byte {
+	if x != nil {
+		return x.App
+	}
+	return nil
+}
+
+type WatchFrame struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Statement     []byte                 `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"` // sealed Statement of the peer, at first and at every change; empty: a beat, nothing has changed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchFrame) Reset() {
+	*x = WatchFrame{}
+	mi := &file_starling_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchFrame) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchFrame) ProtoMessage() {}
+
+func (x *WatchFrame) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchFrame.ProtoReflect.Descriptor instead.
+func (*WatchFrame) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WatchFrame) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
 // RosterEntry says that a device is in a room. Sealed under "starling/roster/1".
 type RosterEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1401,7 +1559,7 @@ type RosterEntry struct {
 
 func (x *RosterEntry) Reset() {
 	*x = RosterEntry{}
-	mi := &file_starling_proto_msgTypes[15]
+	mi := &file_starling_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1571,7 @@ func (x *RosterEntry) String() string {
 func (*RosterEntry) ProtoMessage() {}
 
 func (x *RosterEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[15]
+	mi := &file_starling_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1584,7 @@ func (x *RosterEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RosterEntry.ProtoReflect.Descriptor instead.
 func (*RosterEntry) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{15}
+	return file_starling_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RosterEntry) GetStatement() []byte {
@@ -1505,7 +1663,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_starling_proto_msgTypes[16]
+	mi := &file_starling_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1675,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[16]
+	mi := &file_starling_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1688,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{16}
+	return file_starling_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Envelope) GetApp() []byte {
@@ -1619,7 +1777,7 @@ type Items struct {
 
 func (x *Items) Reset() {
 	*x = Items{}
-	mi := &file_starling_proto_msgTypes[17]
+	mi := &file_starling_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1789,7 @@ func (x *Items) String() string {
 func (*Items) ProtoMessage() {}
 
 func (x *Items) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[17]
+	mi := &file_starling_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1802,7 @@ func (x *Items) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Items.ProtoReflect.Descriptor instead.
 func (*Items) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{17}
+	return file_starling_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Items) GetItems() []*Item {
@@ -1664,7 +1822,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_starling_proto_msgTypes[18]
+	mi := &file_starling_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1834,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[18]
+	mi := &file_starling_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1847,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{18}
+	return file_starling_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Item) GetKind() Kind {
@@ -1727,7 +1885,7 @@ type DirectFrame struct {
 
 func (x *DirectFrame) Reset() {
 	*x = DirectFrame{}
-	mi := &file_starling_proto_msgTypes[19]
+	mi := &file_starling_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1739,7 +1897,7 @@ func (x *DirectFrame) String() string {
 func (*DirectFrame) ProtoMessage() {}
 
 func (x *DirectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[19]
+	mi := &file_starling_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +1910,7 @@ func (x *DirectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectFrame.ProtoReflect.Descriptor instead.
 func (*DirectFrame) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{19}
+	return file_starling_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DirectFrame) GetType() DirectFrame_Type {
@@ -1850,7 +2008,7 @@ type RoomFrame struct {
 
 func (x *RoomFrame) Reset() {
 	*x = RoomFrame{}
-	mi := &file_starling_proto_msgTypes[20]
+	mi := &file_starling_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1862,7 +2020,7 @@ func (x *RoomFrame) String() string {
 func (*RoomFrame) ProtoMessage() {}
 
 func (x *RoomFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[20]
+	mi := &file_starling_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1875,7 +2033,7 @@ func (x *RoomFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame.ProtoReflect.Descriptor instead.
 func (*RoomFrame) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{20}
+	return file_starling_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RoomFrame) GetRoom() []byte {
@@ -1968,7 +2126,7 @@ type Head struct {
 
 func (x *Head) Reset() {
 	*x = Head{}
-	mi := &file_starling_proto_msgTypes[21]
+	mi := &file_starling_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2138,7 @@ func (x *Head) String() string {
 func (*Head) ProtoMessage() {}
 
 func (x *Head) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[21]
+	mi := &file_starling_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2151,7 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Head.ProtoReflect.Descriptor instead.
 func (*Head) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{21}
+	return file_starling_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Head) GetFeed() []byte {
@@ -2030,7 +2188,7 @@ type RoomFrame_Greeting struct {
 
 func (x *RoomFrame_Greeting) Reset() {
 	*x = RoomFrame_Greeting{}
-	mi := &file_starling_proto_msgTypes[22]
+	mi := &file_starling_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2200,7 @@ func (x *RoomFrame_Greeting) String() string {
 func (*RoomFrame_Greeting) ProtoMessage() {}
 
 func (x *RoomFrame_Greeting) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[22]
+	mi := &file_starling_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2213,7 @@ func (x *RoomFrame_Greeting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Greeting.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Greeting) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{20, 0}
+	return file_starling_proto_rawDescGZIP(), []int{23, 0}
 }
 
 func (x *RoomFrame_Greeting) GetEntry() []byte {
@@ -2098,7 +2256,7 @@ type RoomFrame_Roster struct {
 
 func (x *RoomFrame_Roster) Reset() {
 	*x = RoomFrame_Roster{}
-	mi := &file_starling_proto_msgTypes[23]
+	mi := &file_starling_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2110,7 +2268,7 @@ func (x *RoomFrame_Roster) String() string {
 func (*RoomFrame_Roster) ProtoMessage() {}
 
 func (x *RoomFrame_Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[23]
+	mi := &file_starling_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2281,7 @@ func (x *RoomFrame_Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Roster.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Roster) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{20, 1}
+	return file_starling_proto_rawDescGZIP(), []int{23, 1}
 }
 
 func (x *RoomFrame_Roster) GetEntries() [][]byte {
@@ -2157,7 +2315,7 @@ type RoomFrame_Query struct {
 
 func (x *RoomFrame_Query) Reset() {
 	*x = RoomFrame_Query{}
-	mi := &file_starling_proto_msgTypes[24]
+	mi := &file_starling_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2327,7 @@ func (x *RoomFrame_Query) String() string {
 func (*RoomFrame_Query) ProtoMessage() {}
 
 func (x *RoomFrame_Query) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[24]
+	mi := &file_starling_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2340,7 @@ func (x *RoomFrame_Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Query.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Query) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{20, 2}
+	return file_starling_proto_rawDescGZIP(), []int{23, 2}
 }
 
 type RoomFrame_Absent struct {
@@ -2193,7 +2351,7 @@ type RoomFrame_Absent struct {
 
 func (x *RoomFrame_Absent) Reset() {
 	*x = RoomFrame_Absent{}
-	mi := &file_starling_proto_msgTypes[25]
+	mi := &file_starling_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2363,7 @@ func (x *RoomFrame_Absent) String() string {
 func (*RoomFrame_Absent) ProtoMessage() {}
 
 func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[25]
+	mi := &file_starling_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2376,7 @@ func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Absent.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Absent) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{20, 3}
+	return file_starling_proto_rawDescGZIP(), []int{23, 3}
 }
 
 var File_starling_proto protoreflect.FileDescriptor
@@ -2302,7 +2460,18 @@ const file_starling_proto_rawDesc = "" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\"=\n" +
 	"\aLocated\x12\x1c\n" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x14\n" +
-	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"\x95\x02\n" +
+	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"x\n" +
+	"\x06Record\x12\x1c\n" +
+	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x14\n" +
+	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x1b\n" +
+	"\tissued_ms\x18\x03 \x01(\x03R\bissuedMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\" \n" +
+	"\fWatchRequest\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\fR\x03app\"*\n" +
+	"\n" +
+	"WatchFrame\x12\x1c\n" +
+	"\tstatement\x18\x01 \x01(\fR\tstatement\"\x95\x02\n" +
 	"\vRosterEntry\x12\x1c\n" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x12\n" +
 	"\x04room\x18\x02 \x01(\fR\x04room\x12\x12\n" +
@@ -2435,7 +2604,7 @@ func file_starling_proto_rawDescGZIP() []byte {
 }
 
 var file_starling_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_starling_proto_goTypes = []any{
 	(TokenFault)(0),            // 0: starling.v1.TokenFault
 	(Kind)(0),                  // 1: starling.v1.Kind
@@ -2459,17 +2628,20 @@ var file_starling_proto_goTypes = []any{
 	(*WhoisReply)(nil),         // 19: starling.v1.WhoisReply
 	(*Notice)(nil),             // 20: starling.v1.Notice
 	(*Located)(nil),            // 21: starling.v1.Located
-	(*RosterEntry)(nil),        // 22: starling.v1.RosterEntry
-	(*Envelope)(nil),           // 23: starling.v1.Envelope
-	(*Items)(nil),              // 24: starling.v1.Items
-	(*Item)(nil),               // 25: starling.v1.Item
-	(*DirectFrame)(nil),        // 26: starling.v1.DirectFrame
-	(*RoomFrame)(nil),          // 27: starling.v1.RoomFrame
-	(*Head)(nil),               // 28: starling.v1.Head
-	(*RoomFrame_Greeting)(nil), // 29: starling.v1.RoomFrame.Greeting
-	(*RoomFrame_Roster)(nil),   // 30: starling.v1.RoomFrame.Roster
-	(*RoomFrame_Query)(nil),    // 31: starling.v1.RoomFrame.Query
-	(*RoomFrame_Absent)(nil),   // 32: starling.v1.RoomFrame.Absent
+	(*Record)(nil),             // 22: starling.v1.Record
+	(*WatchRequest)(nil),       // 23: starling.v1.WatchRequest
+	(*WatchFrame)(nil),         // 24: starling.v1.WatchFrame
+	(*RosterEntry)(nil),        // 25: starling.v1.RosterEntry
+	(*Envelope)(nil),           // 26: starling.v1.Envelope
+	(*Items)(nil),              // 27: starling.v1.Items
+	(*Item)(nil),               // 28: starling.v1.Item
+	(*DirectFrame)(nil),        // 29: starling.v1.DirectFrame
+	(*RoomFrame)(nil),          // 30: starling.v1.RoomFrame
+	(*Head)(nil),               // 31: starling.v1.Head
+	(*RoomFrame_Greeting)(nil), // 32: starling.v1.RoomFrame.Greeting
+	(*RoomFrame_Roster)(nil),   // 33: starling.v1.RoomFrame.Roster
+	(*RoomFrame_Query)(nil),    // 34: starling.v1.RoomFrame.Query
+	(*RoomFrame_Absent)(nil),   // 35: starling.v1.RoomFrame.Absent
 }
 var file_starling_proto_depIdxs = []int32{
 	11, // 0: starling.v1.Hello.limits:type_name -> starling.v1.Limits
@@ -2483,18 +2655,18 @@ var file_starling_proto_depIdxs = []int32{
 	15, // 8: starling.v1.Revocations.tokens:type_name -> starling.v1.RevokedToken
 	21, // 9: starling.v1.WhoisReply.found:type_name -> starling.v1.Located
 	3,  // 10: starling.v1.RosterEntry.state:type_name -> starling.v1.RosterEntry.State
-	25, // 11: starling.v1.Items.items:type_name -> starling.v1.Item
+	28, // 11: starling.v1.Items.items:type_name -> starling.v1.Item
 	1,  // 12: starling.v1.Item.kind:type_name -> starling.v1.Kind
 	4,  // 13: starling.v1.DirectFrame.type:type_name -> starling.v1.DirectFrame.Type
 	1,  // 14: starling.v1.DirectFrame.kind:type_name -> starling.v1.Kind
 	6,  // 15: starling.v1.DirectFrame.reason:type_name -> starling.v1.DirectFrame.Reason
 	5,  // 16: starling.v1.DirectFrame.class:type_name -> starling.v1.DirectFrame.Class
-	29, // 17: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
-	30, // 18: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
-	31, // 19: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
-	32, // 20: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
-	28, // 21: starling.v1.RoomFrame.Greeting.head:type_name -> starling.v1.Head
-	28, // 22: starling.v1.RoomFrame.Roster.heads:type_name -> starling.v1.Head
+	32, // 17: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
+	33, // 18: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
+	34, // 19: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
+	35, // 20: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
+	31, // 21: starling.v1.RoomFrame.Greeting.head:type_name -> starling.v1.Head
+	31, // 22: starling.v1.RoomFrame.Roster.heads:type_name -> starling.v1.Head
 	23, // [23:23] is the sub-list for method output_type
 	23, // [23:23] is the sub-list for method input_type
 	23, // [23:23] is the sub-list for extension type_name
@@ -2507,7 +2679,7 @@ func file_starling_proto_init() {
 	if File_starling_proto != nil {
 		return
 	}
-	file_starling_proto_msgTypes[20].OneofWrappers = []any{
+	file_starling_proto_msgTypes[23].OneofWrappers = []any{
 		(*RoomFrame_Greeting_)(nil),
 		(*RoomFrame_Roster_)(nil),
 		(*RoomFrame_Query_)(nil),
@@ -2519,7 +2691,7 @@ func file_starling_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_starling_proto_rawDesc), len(file_starling_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   26,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

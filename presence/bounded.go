@@ -1,0 +1,171 @@
+package presence
+
+import (
+	"bytes"
+	"context"
+	"encoding/base32"
+	"strings"
+	"sync"
+	"time"
+
+	ds "github.com/ipfs/go-datastore"
+	dsq "github.com/ipfs/go-datastore/query"
+	kb "github.com/libp2p/go-libp2p-kbucket"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// What one node keeps for others. A record has about 600 bytes, so that the entries are the bound as a rule, and of the largest records
+// it keeps a thousand.
+const (
+	maxStored      = 8192
+	maxStoredBytes = 16 << 20
+)
+
+// bounded is the datastore of a DHT instance: it stores whatever validates, and anybody can make records that validate. When it is
+// full it drops first what has outlived a record, and then what is farthest from this node, which others keep rather. So
+// who wants to displace a record has to make keys that are nearer to each of the nodes that keep it.
+type bounded struct {
+	self     kb.ID
+	life     time.Duration
+	maxCount int
+	maxBytes int
+
+	mu    sync.Mutex
+	m     map[ds.Key]stored
+	bytes int
+}
+
+type stored struct {
+	value    []byte
+	distance [32]byte
+	at       time.Time
+}
+
+func newBounded(self peer.ID, life time.Duration) *bounded {
+	return &bounded{
+		self: kb.ConvertPeerID(self), life: life, maxCount: maxStored, maxBytes: maxStoredBytes, m: make(map[ds.Key]stored),
+	}
+}
+
+var _ ds.Batching = (*bounded)(nil)
+
+// distanceOf is how far a key of the datastore is from this node. The DHT writes /<space>/<base32 of the DHT key>, and for providers
+// /providers/<base32 of the DHT key>/<base32 of the peer>.
+func (b *bounded) distanceOf(key ds.Key) (d [32]byte) {
+	parts := strings.Split(strings.TrimPrefix(key.String(), "/"), "/")
+	text := parts[0]
+	if len(parts) > 1 {
+		text = parts[1]
+	}
+	raw, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(text)
+	if err != nil {
+		raw = []byte(text)
+	}
+	for i, x := range kb.ConvertKey(string(raw)) {
+		d[i] = x ^ b.self[i]
+	}
+	return d
+}
+
+func (b *bounded) Put(_ context.Context, key ds.Key, value []byte) error {
+	now := time.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was, again := b.m[key]
+	e := stored{value: bytes.Clone(value), at: now, distance: was.distance}
+	if !again {
+		e.distance = b.distanceOf(key)
+	}
+	b.m[key] = e
+	b.bytes += len(value) - len(was.value)
+	if len(b.m) > b.maxCount || b.bytes > b.maxBytes {
+		b.shrinkLocked(now)
+	}
+	return nil
+}
+
+// shrinkLocked makes room.
+func (b *bounded) shrinkLocked(now time.Time) {
+	for k, e := range b.m {
+		if now.Sub(e.at) > b.life {
+			b.dropLocked(k)
+		}
+	}
+	for len(b.m) > b.maxCount || b.bytes > b.maxBytes {
+		var worst ds.Key
+		var far [32]byte
+		first := true
+		for k, e := range b.m {
+			if first || bytes.Compare(e.distance[:], far[:]) > 0 {
+				worst, far, first = k, e.distance, false
+			}
+		}
+		b.dropLocked(worst)
+	}
+}
+
+func (b *bounded) dropLocked(key ds.Key) {
+	b.bytes -= len(b.m[key].value)
+	delete(b.m, key)
+}
+
+func (b *bounded) Get(_ context.Context, key ds.Key) ([]byte, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e, ok := b.m[key]; ok {
+		return bytes.Clone(e.value), nil
+	}
+	return nil, ds.ErrNotFound
+}
+
+func (b *bounded) Has(_ context.Context, key ds.Key) (bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, ok := b.m[key]
+	return ok, nil
+}
+
+func (b *bounded) GetSize(_ context.Context, key ds.Key) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e, ok := b.m[key]; ok {
+		return len(e.value), nil
+	}
+	return -1, ds.ErrNotFound
+}
+
+func (b *bounded) Delete(_ context.Context, key ds.Key) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dropLocked(key)
+	return nil
+}
+
+// Query answers from a snapshot.
+func (b *bounded) Query(_ context.Context, q dsq.Query) (dsq.Results, error) {
+	b.mu.Lock()
+	all := make([]dsq.Entry, 0, len(b.m))
+	for k, e := range b.m {
+		if q.Prefix != "" && !strings.HasPrefix(k.String(), q.Prefix) {
+			continue
+		}
+		entry := dsq.Entry{Key: k.String(), Size: len(e.value)}
+		if !q.KeysOnly {
+			entry.Value = bytes.Clone(e.value)
+		}
+		all = append(all, entry)
+	}
+	b.mu.Unlock()
+	return dsq.NaiveQueryApply(q, dsq.ResultsWithEntries(q, all)), nil
+}
+
+func (b *bounded) Batch(context.Context) (ds.Batch, error) { return ds.NewBasicBatch(b), nil }
+func (b *bounded) Sync(context.Context, ds.Key) error      { return nil }
+func (b *bounded) Close() error                            { return nil }
+
+// size returns how much is kept.
+func (b *bounded) size() (count, bytes int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.m), b.bytes
+}

@@ -1,0 +1,67 @@
+package presence
+
+import (
+	"context"
+	"testing"
+
+	record2 "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// WithoutWhois makes inquiries ask the DHT alone until the test ends.
+func WithoutWhois(t testing.TB) {
+	noWhois = true
+	t.Cleanup(func() { noWhois = false })
+}
+
+// DHTSize returns how many nodes are in the routing table of the first instance.
+func (d *Directory) DHTSize() int { return d.kads[0].dht.RoutingTable().Size() }
+
+// DHTHas reports whether the routing table of the first instance has p.
+func (d *Directory) DHTHas(p peer.ID) bool { return d.kads[0].dht.RoutingTable().Find(p) != "" }
+
+// Keepers returns how many nodes have this node's record.
+func (d *Directory) Keepers() int {
+	k := d.kads[0]
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.keepers)
+}
+
+// StoredBound returns what the first instance keeps, and at most.
+func (d *Directory) StoredBound() (count, bytes, maxCount, maxBytes int) {
+	s := d.kads[0].store
+	count, bytes = s.size()
+	return count, bytes, s.maxCount, s.maxBytes
+}
+
+// SetStoredBound sets the most that the first instance keeps, and lifts the limit on what a peer may store.
+func (d *Directory) SetStoredBound(count int) {
+	d.kads[0].store.maxCount = count
+}
+
+// Store stores raw bytes at one peer, as a hostile node would.
+func (d *Directory) Store(ctx context.Context, p peer.ID, key string, value []byte) error {
+	return d.kads[0].rpc.PutValue(ctx, p, record2.MakePutRecord(key, value))
+}
+
+// Holds reports whether the first instance keeps a valid record under a key.
+func (d *Directory) Holds(key string) bool {
+	k := d.kads[0]
+	value, err := k.dht.GetValue(context.Background(), key)
+	_ = value
+	return err == nil
+}
+
+var (
+	SealRecord   = sealRecord
+	KeyRecordKey = keyRecordKey
+)
+
+// Deafen makes the node one of the DHT alone: it gets to know no peers, and so hands no statement on.
+func (d *Directory) Deafen() {
+	d.host.Network().StopNotify(d.notify)
+	for _, p := range protocols {
+		d.host.RemoveStreamHandler(p)
+	}
+}

@@ -1,0 +1,316 @@
+package presence
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/multiformats/go-multistream"
+
+	"github.com/starling-mesh/starling/identity"
+)
+
+// evidence is the newest that is known of one user who may be meant.
+type evidence struct {
+	st      *identity.Statement
+	source  Source
+	known   time.Time // when the evidence came
+	online  bool      // its device has proved to be there, logged in
+	refuted bool      // its device is there, and is not logged in as that user
+}
+
+// inquiry is the state of one question after a user.
+type inquiry struct {
+	d    *Directory
+	w    want
+	ctx  context.Context
+	stop context.CancelFunc // it is answered
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex
+	claims  map[identity.PublicKey]*evidence // by user key; in app mode under the zero key
+	visits  map[attempt]bool
+	silent  bool          // a device that was named could not be asked
+	heard   chan struct{} // closed with the first claim of a log-in
+	settled chan struct{} // closed when one is online
+}
+
+// inquire asks everybody who may know, until it is certain or the time is up.
+func (d *Directory) inquire(w want) (verdict, error) {
+	ctx, cancel := context.WithTimeout(d.ctx, statusTimeout)
+	defer cancel()
+	q := &inquiry{
+		d: d, w: w, ctx: ctx, stop: cancel,
+		claims: make(map[identity.PublicKey]*evidence), visits: make(map[attempt]bool),
+		heard: make(chan struct{}), settled: make(chan struct{}),
+	}
+	complete := q.gather()
+	q.wait()
+	cancel()
+	q.wg.Wait()
+	return q.verdict(complete, time.Now())
+}
+
+// gather collects what is claimed, from the nearest source to the farthest, and reports whether the directory was complete.
+func (q *inquiry) gather() (complete bool) {
+	d := q.d
+	if q.atHand() {
+		head := time.NewTimer(statusHead)
+		defer head.Stop()
+		select {
+		case <-q.settled:
+			return false
+		case <-head.C:
+		case <-q.ctx.Done():
+			return false
+		}
+	}
+	for _, r := range d.cfg.store.Remembered() {
+		if r.Login.User == q.w.User && q.w.means(r.Login.User, r.Login.Key) {
+			q.visit(r.Login.Peer, parseStrings(r.Addrs), Remembered)
+		}
+	}
+	if !noWhois {
+		d.whois(q.ctx, q.w.User, q.w.key, func(l located) { q.hear(l.st, l.addrs, Whois, time.Now()) })
+	}
+	if len(d.kads) == 0 || q.ctx.Err() != nil {
+		return false
+	}
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(q.ctx, seekBudget)
+	defer cancel()
+	go func() { // ends with ctx. A known log-in needs no complete search: what is newer is found soon, or not at all
+		select {
+		case <-q.heard:
+		case <-ctx.Done():
+			return
+		}
+		rest := time.NewTimer(storedBudget - time.Since(start))
+		defer rest.Stop()
+		select {
+		case <-rest.C:
+		case <-ctx.Done():
+		}
+		cancel()
+	}()
+	return d.seekStored(ctx, q.w, func(r *record) {
+		d.Observe(r.st)
+		q.hear(r.st, r.addrs, Stored, r.issued)
+	}, func(info peer.AddrInfo) { q.visit(info.ID, info.Addrs, Stored) })
+}
+
+// noWhois lets tests ask the DHT alone.
+var noWhois = false
+
+// atHand takes in what is known here, and reports whether a device is connected that should be able to answer.
+func (q *inquiry) atHand() (live bool) {
+	type seen struct {
+		st    *identity.Statement
+		known time.Time
+	}
+	var connected []seen
+	now := time.Now()
+	q.d.mu.Lock()
+	for _, c := range q.d.names[q.w.User] {
+		connected = append(connected, seen{c.session.Statement, c.heard})
+		live = live || c.loggedIn(now) && q.w.means(q.w.User, c.session.Statement.UserKey)
+	}
+	q.d.mu.Unlock()
+	for _, s := range connected {
+		q.hear(s.st, nil, Connected, s.known)
+	}
+	for _, gone := range q.d.statuses.departed.Values() {
+		q.hear(gone.st, nil, Remembered, gone.when)
+	}
+	return live
+}
+
+// hear takes in a verified statement. If it is of a log-in, and the newest, its device is asked.
+func (q *inquiry) hear(st *identity.Statement, addrs []ma.Multiaddr, source Source, known time.Time) {
+	if st.User != q.w.User || !q.w.means(st.User, st.UserKey) {
+		return
+	}
+	now := time.Now()
+	if q.d.cfg.authority != nil && st.Grant() == nil {
+		return
+	}
+	if !st.LoggedIn {
+		source = Goodbye
+	}
+	q.mu.Lock()
+	key := q.key(st)
+	was := q.claims[key]
+	if was == nil || st.Newer(was.st) {
+		q.claims[key] = &evidence{st: st, source: source, known: known}
+	} else if was.st.Newer(st) {
+		q.mu.Unlock()
+		return
+	}
+	if loggedIn(st, now) {
+		q.firstLocked()
+	}
+	q.mu.Unlock()
+	if loggedIn(st, now) {
+		q.visit(st.Peer, addrs, source)
+	}
+}
+
+func (q *inquiry) key(st *identity.Statement) identity.PublicKey {
+	if q.w.vouched {
+		return identity.PublicKey{}
+	}
+	return st.UserKey
+}
+
+func (q *inquiry) firstLocked() {
+	select {
+	case <-q.heard:
+	default:
+		close(q.heard)
+	}
+}
+
+// visit asks a device, behind the caller's back.
+func (q *inquiry) visit(p peer.ID, addrs []ma.Multiaddr, source Source) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	key := attempt{p, source}
+	if q.visits[key] || len(q.visits) == maxVisits || p == q.d.id || q.ctx.Err() != nil {
+		return
+	}
+	q.visits[key] = true
+	q.wg.Go(func() {
+		s, err := q.d.probe(q.ctx, p, addrs)
+		q.answer(p, s, err, source)
+	})
+}
+
+// answer takes in what a device has said of itself.
+func (q *inquiry) answer(p peer.ID, s identity.Session, err error, source Source) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err != nil {
+		q.silent = q.silent || source != Remembered
+		return
+	}
+	if st := s.Statement; st != nil && q.w.means(st.User, st.UserKey) && (!q.w.vouched || st.Grant() != nil) {
+		key := q.key(st)
+		c := q.claims[key]
+		if c == nil || !c.st.Newer(st) {
+			c = &evidence{st: st, source: Goodbye, known: now}
+			if loggedIn(st, now) {
+				c.source, c.online = Probed, true
+			} else if st.LoggedIn {
+				c.source, c.refuted = Probed, true // its token has ended
+			}
+			q.claims[key] = c
+		}
+		if c.online && q.w.exact() {
+			q.settleLocked()
+		}
+		return
+	}
+	for _, c := range q.claims { // the device is there, and somebody else
+		if c.st.Peer == p && !c.online {
+			c.refuted, c.source, c.known = true, Probed, now
+		}
+	}
+}
+
+func (q *inquiry) settleLocked() {
+	select {
+	case <-q.settled:
+	default:
+		close(q.settled)
+		q.stop()
+	}
+}
+
+// wait waits for the devices that were asked.
+func (q *inquiry) wait() {
+	all := make(chan struct{})
+	go func() { // ends before inquire does, which waits for the same group
+		q.wg.Wait()
+		close(all)
+	}()
+	select {
+	case <-all:
+	case <-q.ctx.Done():
+	}
+}
+
+// verdict judges by all that came.
+func (q *inquiry) verdict(complete bool, now time.Time) (verdict, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var online, live, gone []*evidence
+	for _, c := range q.claims {
+		switch {
+		case c.online:
+			online = append(online, c)
+		case c.st.LoggedIn && !c.refuted && loggedIn(c.st, now):
+			live = append(live, c)
+		default:
+			gone = append(gone, c)
+		}
+	}
+	pick := func(state State, cs []*evidence) (verdict, error) {
+		best := cs[0]
+		for _, c := range cs {
+			if c.known.After(best.known) {
+				best = c
+			}
+		}
+		return verdict{state: state, login: best.st.Login(), source: best.source, known: best.known}, nil
+	}
+	switch {
+	case len(online) > 1:
+		e := &ConflictError{User: q.w.User}
+		for _, c := range online {
+			e.Found = append(e.Found, c.st.Login())
+		}
+		return verdict{}, e
+	case len(online) == 1:
+		return pick(Online, online)
+	case len(live) > 0:
+		return pick(Unreachable, live)
+	case len(gone) > 0:
+		return pick(Offline, gone)
+	case complete && !q.silent:
+		return verdict{state: Offline, source: Stored, known: now}, nil
+	}
+	return verdict{state: Unreachable, source: Nothing, known: now}, nil
+}
+
+// probe connects to a device, or asks one that is connected whether it is there, and returns what it says of itself.
+func (d *Directory) probe(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (identity.Session, error) {
+	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, "status"), probeTimeout)
+	defer cancel()
+	if d.host.Network().Connectedness(p) != network.Connected {
+		if err := d.host.Connect(ctx, peer.AddrInfo{ID: p, Addrs: addrs}); err != nil {
+			return identity.Session{}, err
+		}
+		return d.Peer(ctx, p) // whose hello proves that it is there
+	}
+	d.mu.Lock()
+	c := d.contacts[p]
+	fresh := c != nil && c.known && time.Since(c.heard) < freshFor
+	d.mu.Unlock()
+	if !fresh {
+		// A ping that times out closes the channel without a result, and without an error: only what was received counts.
+		res, ok := <-ping.Ping(ctx, d.host, p)
+		unknown := multistream.ErrNotSupported[protocol.ID]{}
+		if !ok || res.Error != nil && !errors.As(res.Error, &unknown) {
+			return identity.Session{}, errNoAnswer
+		}
+		d.Heard(identity.Login{Peer: p})
+	}
+	return d.Peer(ctx, p)
+}

@@ -1,0 +1,174 @@
+package presence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	"github.com/libp2p/go-libp2p-kad-dht/records"
+	record2 "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+	"golang.org/x/time/rate"
+)
+
+// Scope is how far an instance of the DHT reaches.
+type Scope string
+
+// The scopes.
+const (
+	LAN Scope = "lan" // every node is a server, at every address that it has
+	WAN Scope = "wan" // only nodes with public addresses are servers, and only those addresses are told
+)
+
+// Record life by scope: how long a log-in that ended without a word is still claimed. Records are stored anew after a third of it.
+const (
+	lanLife = 3 * time.Minute
+	wanLife = 30 * time.Minute
+)
+
+func (s Scope) life() time.Duration {
+	if s == WAN {
+		return wanLife
+	}
+	return lanLife
+}
+
+// What one peer may store here: an honest one stores two records a minute, and repairs those of others now and then.
+const (
+	storeRate  = 2
+	storeBurst = 64
+	maxStorers = 1024
+)
+
+// kad is one instance of the DHT.
+type kad struct {
+	d      *Directory
+	scope  Scope
+	dht    *dht.IpfsDHT
+	rpc    *pb.ProtocolMessenger
+	rules  *recordRules
+	store  *bounded
+	notify *network.NotifyBundle
+	wake   chan struct{} // a token makes publish look at what has changed
+	limits *lru.Cache[peer.ID, *rate.Limiter]
+
+	mu      sync.Mutex
+	keepers []peer.ID // that have our record
+}
+
+func newKad(d *Directory, scope Scope) (*kad, error) {
+	life := scope.life()
+	k := &kad{
+		d: d, scope: scope,
+		rules:  &recordRules{app: d.app, verifier: d.verifier, vouched: d.cfg.authority != nil, life: life},
+		store:  newBounded(d.id, life),
+		wake:   make(chan struct{}, 1),
+		limits: newLRU[peer.ID, *rate.Limiter](maxStorers),
+	}
+	opts := []dht.Option{
+		dht.ProtocolPrefix(k.prefix()),
+		dht.Validator(record2.NamespacedValidator{recordSpace: k.rules}),
+		dht.Datastore(k.store),
+		dht.MaxRecordAge(life),
+		dht.ValueGCInterval(life / 2),
+		dht.BucketSize(replicas),
+		dht.ProviderManagerOpts(records.ProvideValidity(life), records.ProviderAddrTTL(life), records.CleanupInterval(life/2)),
+		dht.RoutingTableRefreshQueryTimeout(refreshTimeout),
+		dht.OnRequestHook(k.admit),
+	}
+	switch scope {
+	case LAN:
+		opts = append(opts, dht.Mode(dht.ModeServer))
+	case WAN:
+		opts = append(opts, dht.Mode(dht.ModeAutoServer), dht.QueryFilter(dht.PublicQueryFilter),
+			dht.RoutingTableFilter(dht.PublicRoutingTableFilter), dht.AddressFilter(publicOnly))
+	}
+	var err error
+	if k.dht, err = dht.New(d.host, opts...); err != nil {
+		return nil, fmt.Errorf("presence: %s directory: %w", scope, err)
+	}
+	if k.rpc, err = pb.NewProtocolMessenger(k.dht.MessageSender()); err != nil {
+		return nil, errors.Join(err, k.dht.Close())
+	}
+	k.notify = &network.NotifyBundle{DisconnectedF: func(_ network.Network, c network.Conn) { k.lost(c.RemotePeer()) }}
+	d.host.Network().Notify(k.notify)
+	return k, nil
+}
+
+// refreshTimeout bounds one look-up by which the DHT tends its routing table: its default of 10 s is for the internet.
+const refreshTimeout = 5 * time.Second
+
+func (k *kad) prefix() protocol.ID {
+	return protocol.ID("/starling/dht/" + dhtTag(k.d.app) + "/" + string(k.scope))
+}
+
+func (k *kad) close() error {
+	k.d.host.Network().StopNotify(k.notify)
+	k.d.host.RemoveStreamHandler(k.prefix() + "/kad/1.0.0")
+	return k.dht.Close()
+}
+
+// may reports whether a node that another has named may be dialled.
+func (k *kad) may(info peer.AddrInfo) bool {
+	return k.scope != WAN || dht.PublicQueryFilter(k.dht, info)
+}
+
+// lost takes a peer out of the routing table when its last connection has ended: or every look-up would try it first, and wait. What the
+// connection manager has closed, because there are too many, stays.
+func (k *kad) lost(p peer.ID) {
+	if k.d.host.Network().Connectedness(p) == network.Connected {
+		return
+	}
+	if m, ok := k.d.host.ConnManager().(interface{ GetInfo() connmgr.CMInfo }); ok {
+		if info := m.GetInfo(); info.LowWater > 0 && info.ConnCount >= info.LowWater {
+			return
+		}
+	}
+	k.dht.RoutingTable().RemovePeer(p)
+}
+
+// admit keeps a peer from storing more than its share. It empties the request, which the DHT then refuses.
+func (k *kad) admit(_ context.Context, s network.Stream, req *pb.Message) {
+	switch req.GetType() {
+	case pb.Message_PUT_VALUE, pb.Message_ADD_PROVIDER:
+	default:
+		return
+	}
+	p := s.Conn().RemotePeer()
+	l, ok := k.limits.Get(p)
+	if !ok {
+		l = rate.NewLimiter(storeRate, storeBurst)
+		k.limits.Add(p, l)
+	}
+	if !l.Allow() {
+		k.d.stats.limited.Add(1)
+		req.Record, req.ProviderPeers = nil, nil
+	}
+}
+
+func (k *kad) kick() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+func publicOnly(addrs []ma.Multiaddr) []ma.Multiaddr {
+	var out []ma.Multiaddr
+	for _, a := range addrs {
+		if manet.IsPublicAddr(a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}

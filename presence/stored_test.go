@@ -1,0 +1,228 @@
+package presence_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/presence"
+)
+
+// status asks n for a user.
+func (n *node) status(user string) presence.Status {
+	n.t.Helper()
+	a, err := identity.ParseAddress(user)
+	require.NoError(n.t, err)
+	start := time.Now()
+	s, err := n.Status(context.Background(), a)
+	require.NoError(n.t, err)
+	require.LessOrEqual(n.t, time.Since(start), 5*time.Second, "status of %s", user)
+	return s
+}
+
+// line makes a DHT of n nodes that are connected in a chain at first.
+func dhtRig(t *testing.T, n int) *rig {
+	r := newRig(t, n, presence.WithDHT(presence.LAN))
+	r.net.Chain()
+	time.Sleep(10 * time.Second)
+	return r
+}
+
+// stored waits until the directory has n's log-in.
+func (n *node) stored() {
+	n.t.Helper()
+	soon(n.t, 30*time.Second, "the log-in is stored", func() bool { return n.Keepers() > 0 })
+	time.Sleep(2 * time.Second)
+}
+
+// part ends the connection between two hosts, as a connection manager would.
+func (r *rig) part(a, b int) {
+	r.t.Helper()
+	require.NoError(r.t, r.net.Host(a).Network().ClosePeer(r.net.ID(b)))
+	time.Sleep(100 * time.Millisecond)
+}
+
+func TestAUserWhoIsNotConnectedIsFoundInTheDirectory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := dhtRig(t, 5)
+		defer r.close()
+		presence.WithoutWhois(t)
+		a, b := r.nodes[0], r.nodes[4]
+		b.login("dora")
+		b.stored()
+		a.login("alice")
+		for _, who := range []string{"dora", "dora#" + b.keys.UserKey().Fingerprint()} {
+			r.part(0, 4)
+			s := a.status(who)
+			require.Equal(t, presence.Online, s.State, "%s: %+v", who, s)
+			require.Equal(t, b.me(), s.Login)
+		}
+		r.part(0, 4)
+		f, err := a.find("dora")
+		require.NoError(t, err)
+		require.Equal(t, b.id, f.Login.Peer)
+	})
+}
+
+func TestStatusNeedsEvidenceToSayOffline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := dhtRig(t, 6)
+		defer r.close()
+		a, b := r.nodes[0], r.nodes[5]
+		_, err := a.Status(context.Background(), identity.Address{User: "dora"})
+		require.ErrorIs(t, err, presence.ErrNotLoggedIn)
+		a.login("alice")
+		s := a.status("alice")
+		require.Equal(t, presence.Online, s.State)
+		require.Equal(t, presence.Self, s.Source)
+		s = a.status("nobody")
+		require.Equal(t, presence.Offline, s.State, "the whole directory has answered")
+		require.Equal(t, presence.Stored, s.Source)
+
+		b.login("dora")
+		b.stored()
+		require.Equal(t, presence.Online, a.status("dora").State)
+		require.NoError(t, b.Logout(context.Background()))
+		s = a.status("dora")
+		require.Equal(t, presence.Offline, s.State)
+		require.Equal(t, presence.Goodbye, s.Source)
+
+		b.login("dora")
+		b.stored()
+		require.Equal(t, presence.Online, a.status("dora").State)
+		r.net.Isolate(5)
+		time.Sleep(6 * time.Second)
+		s = a.status("dora")
+		require.Equal(t, presence.Unreachable, s.State, "%+v", s)
+		require.GreaterOrEqual(t, s.Age, 6*time.Second)
+		require.Equal(t, presence.Unreachable, a.status("nobody").State, "a node of the directory is silent")
+		r.net.Heal()
+		soon(t, time.Minute, "dora is online again", func() bool { return a.status("dora").State == presence.Online })
+	})
+}
+
+func TestALogOutIsStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := dhtRig(t, 6)
+		defer r.close()
+		presence.WithoutWhois(t)
+		a, b := r.nodes[0], r.nodes[5]
+		b.login("dora")
+		b.stored()
+		r.part(0, 5)
+		start := time.Now()
+		require.NoError(t, b.Close())
+		require.LessOrEqual(t, time.Since(start), time.Second)
+		r.net.Kill(5)
+		time.Sleep(time.Second)
+		a.login("alice")
+		s := a.status("dora#" + b.keys.UserKey().Fingerprint())
+		require.Equal(t, presence.Offline, s.State, "%+v", s)
+		require.Equal(t, presence.Goodbye, s.Source)
+		require.Equal(t, b.id, s.Login.Peer)
+	})
+}
+
+func TestTwoLogInsThatMeetOnlyInTheDirectoryEndWithOne(t *testing.T) {
+	for _, gap := range []time.Duration{0, 20 * time.Second} {
+		t.Run(gap.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, 6, presence.WithDHT(presence.LAN))
+				defer r.close()
+				r.sameUser(0, 5, presence.WithDHT(presence.LAN))
+				r.net.Cut(0, 5)
+				for _, n := range r.nodes[1:5] {
+					n.Deafen() // or they would hand one's statement to the other
+				}
+				r.net.Chain()
+				time.Sleep(10 * time.Second)
+				a, b := r.nodes[0], r.nodes[5]
+				a.login("alice")
+				time.Sleep(gap)
+				b.login("alice")
+				start := time.Now()
+				soon(t, 90*time.Second, "one log-in", func() bool { return a.loggedIn() != b.loggedIn() })
+				t.Logf("one of two after %v", time.Since(start))
+				oneLeft(t, time.Second, a, b)
+				require.False(t, r.connected(0, 5))
+			})
+		})
+	}
+}
+
+func TestTheDirectoryLosesItsOnlyOtherMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 3, presence.WithDHT(presence.LAN))
+		defer r.close()
+		a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
+		r.meet(0, 2)
+		time.Sleep(5 * time.Second)
+		require.Equal(t, 1, a.DHTSize())
+		r.net.Kill(2)
+		require.NoError(t, c.Close())
+		start := time.Now()
+		a.login("alice")
+		require.Zero(t, time.Since(start), "log-in waits for nobody")
+		require.Equal(t, presence.Unreachable, a.status("bob").State)
+		r.meet(0, 1)
+		b.login("bob")
+		start = time.Now()
+		soon(t, time.Second, "bob", func() bool { return a.sees(b) })
+		require.Equal(t, presence.Online, a.status("bob").State)
+		require.Equal(t, presence.Online, b.status("alice").State)
+		soon(t, 10*time.Second, "the directory is of two again", func() bool { return a.Keepers() == 1 && b.Keepers() == 1 })
+		soon(t, time.Minute, "the dead one is out", func() bool { return !a.DHTHas(c.id) })
+		require.Equal(t, presence.Offline, a.status("carol").State)
+	})
+}
+
+func TestAPeerThatIsGoneIsTakenOutOfTheRoutingTable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := dhtRig(t, 4)
+		defer r.close()
+		require.True(t, r.nodes[0].DHTHas(r.nodes[1].id))
+		require.NoError(t, r.nodes[1].Close())
+		require.NoError(t, r.net.Host(1).Close())
+		time.Sleep(time.Second)
+		require.False(t, r.nodes[0].DHTHas(r.nodes[1].id))
+	})
+}
+
+func TestAFloodOfRecordsThatValidateStaysWithinTheBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := dhtRig(t, 3)
+		defer r.close()
+		a, b := r.nodes[0], r.nodes[1]
+		const bound = 40
+		b.SetStoredBound(bound)
+		var refused int
+		for i := range 200 {
+			keys := &identity.Keys{Device: seeded(byte(i)), User: seeded(byte(i))}
+			now := time.Now()
+			st, err := keys.Sign(identity.Statement{
+				App: testApp, User: "mallory", Sequence: uint64(now.UnixMilli()), LoggedIn: true, Issued: now, Expires: now.Add(time.Hour),
+			})
+			require.NoError(t, err)
+			sealed, err := presence.SealRecord(keys, st, nil, now, time.Minute)
+			require.NoError(t, err)
+			if a.Store(context.Background(), b.id, presence.KeyRecordKey(testApp, keys.UserKey().Fingerprint()), sealed) != nil {
+				refused++
+			}
+			if i == 150 {
+				require.Positive(t, refused, "the share of one peer")
+				time.Sleep(time.Minute) // and it gets some more
+			}
+		}
+		count, bytes, most, mostBytes := b.StoredBound()
+		t.Logf("%d of 200 refused, %d kept, %d bytes", refused, count, bytes)
+		require.Equal(t, bound, most)
+		require.Equal(t, bound, count, "full, and no more")
+		require.LessOrEqual(t, bytes, mostBytes)
+		require.Greater(t, 200-refused, bound, "more were accepted than are kept")
+		require.Equal(t, presence.Offline, func() presence.State { a.login("alice"); return a.status("bob").State }())
+	})
+}

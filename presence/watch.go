@@ -1,0 +1,248 @@
+package presence
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// WatchProtocol is how a device is watched: it pushes its statement at every change, and a beat.
+const WatchProtocol protocol.ID = "/starling/watch/1.0.0"
+
+const (
+	// beatEvery is how often a watched device says that it is still there, and beatMissed how long a watcher believes it without.
+	beatEvery  = 2 * time.Second
+	beatMissed = 5 * time.Second
+	// watchPause is how often a user is asked after who is not online.
+	watchPause = 5 * time.Second
+	// watchSettle is the least time between two looks at a user.
+	watchSettle = 250 * time.Millisecond
+	// maxWatchers is how many streams of watchers a device serves; maxWatchersPeer of them from one peer.
+	maxWatchers     = 256
+	maxWatchersPeer = 4
+)
+
+// Watch ranges over the status of a user: as it is now, and then every change, until ctx ends, the directory is closed, or it
+// cannot go on, of which the last pair says the reason. While the user is online the device pushes its changes, so that a
+// log-out shows at once, and a crash after 5 s at the latest; otherwise the user is asked after every 5 s. It needs a log-in here, as
+// [Directory.Status] does. Every loop has a stream of its own: a device serves 256 of them, 4 from one peer.
+func (d *Directory) Watch(ctx context.Context, addr identity.Address) iter.Seq2[Status, error] {
+	return func(yield func(Status, error) bool) {
+		var last Status
+		for first := true; ; first = false {
+			s, err := d.Status(ctx, addr)
+			if err != nil {
+				yield(Status{}, err)
+				return
+			}
+			if first || s.State != last.State || s.Login != last.Login {
+				if last = s; !yield(s, nil) {
+					return
+				}
+			}
+			if s.State == Online && s.Source != Self {
+				d.follow(ctx, s.Login.Peer)
+			} else {
+				d.rest(ctx, watchPause)
+			}
+			d.rest(ctx, watchSettle)
+			if err := ctx.Err(); err != nil {
+				yield(Status{}, err)
+				return
+			}
+		}
+	}
+}
+
+// rest waits for some time, or for a peer that comes or goes.
+func (d *Directory) rest(ctx context.Context, most time.Duration) {
+	d.mu.Lock()
+	progress := d.progress
+	d.mu.Unlock()
+	if most <= watchSettle {
+		progress = nil
+	}
+	t := time.NewTimer(most)
+	defer t.Stop()
+	select {
+	case <-progress:
+	case <-t.C:
+	case <-ctx.Done():
+	case <-d.ctx.Done():
+	}
+}
+
+// follow reads what a device pushes until it says something new or falls silent.
+func (d *Directory) follow(ctx context.Context, p peer.ID) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.ctx, cancel)()
+	err := d.readWatch(ctx, p)
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	d.cfg.log.Debug("watch ended", "peer", p, "err", err)
+	if errors.Is(err, errWatchRefused) { // it has too many, or does not know the protocol: ask now and then
+		d.rest(ctx, watchPause)
+		return
+	}
+	d.mu.Lock() // it was silent for so long that it has to be asked
+	if c := d.contacts[p]; c != nil {
+		c.heard = time.Time{}
+	}
+	d.mu.Unlock()
+}
+
+var errWatchRefused = errors.New("presence: watch refused")
+
+// readWatch returns nil when the peer has a new statement.
+func (d *Directory) readWatch(ctx context.Context, p peer.ID) error {
+	open, cancel := context.WithTimeout(network.WithAllowLimitedConn(network.WithNoDial(ctx, "watch"), "watch"), probeTimeout)
+	defer cancel()
+	s, err := d.host.NewStream(open, p, WatchProtocol)
+	if err != nil {
+		return errors.Join(errWatchRefused, err)
+	}
+	defer func() { _ = s.Reset() }()
+	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+	_ = s.SetDeadline(time.Now().Add(beatMissed))
+	if err := wire.WriteFrame(s, &wire.WatchRequest{App: d.app[:]}); err != nil {
+		return err
+	}
+	r := wire.NewReader(s, maxNotice)
+	for first := true; ; first = false {
+		_ = s.SetReadDeadline(time.Now().Add(beatMissed))
+		var f wire.WatchFrame
+		if err := r.Next(&f); err != nil {
+			if first {
+				return errors.Join(errWatchRefused, err)
+			}
+			return err
+		}
+		d.Heard(identity.Login{Peer: p})
+		if len(f.Statement) == 0 {
+			continue
+		}
+		st, err := d.verifier.VerifyLapsed(f.Statement, time.Now())
+		if err == nil {
+			err = st.CheckPeer(p)
+		}
+		if err != nil {
+			d.stats.badNotice.Add(1)
+			return err
+		}
+		if !first {
+			d.Observe(st)
+			return d.awaitNews(ctx, p, st)
+		}
+	}
+}
+
+// awaitNews waits a moment for the hello by which the peer tells the same.
+func (d *Directory) awaitNews(ctx context.Context, p peer.ID, st *identity.Statement) error {
+	limit := time.Now().Add(time.Second)
+	for time.Now().Before(limit) && ctx.Err() == nil {
+		d.mu.Lock()
+		c, progress := d.contacts[p], d.progress
+		known := c == nil || c.known && c.session.Statement != nil && !st.Newer(c.session.Statement)
+		d.mu.Unlock()
+		if known {
+			return nil
+		}
+		t := time.NewTimer(time.Until(limit))
+		select {
+		case <-progress:
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+	return nil
+}
+
+// serveWatch pushes this node's statement and a beat until the watcher goes.
+func (d *Directory) serveWatch(ctx context.Context, s network.Stream) {
+	defer func() { _ = s.Reset() }()
+	select {
+	case d.watchGate <- struct{}{}:
+		defer func() { <-d.watchGate }()
+	default:
+		d.stats.limited.Add(1)
+		return
+	}
+	_ = s.SetDeadline(time.Now().Add(noticeTimeout))
+	p := s.Conn().RemotePeer()
+	c := d.connected(s.Conn(), false)
+	if c == nil || !d.mayWatch(c, 1) {
+		d.stats.limited.Add(1)
+		return
+	}
+	defer d.mayWatch(c, -1)
+	if _, err := d.Peer(ctx, p); err != nil {
+		return
+	}
+	var req wire.WatchRequest
+	r := wire.NewReader(s, maxWhois)
+	if err := r.Next(&req); err != nil || len(req.App) != len(d.app) || identity.AppID(req.App) != d.app {
+		return
+	}
+	_ = s.SetReadDeadline(time.Time{})
+	gone := make(chan struct{})
+	d.mu.Lock()
+	started := d.goLocked(func() { // ends when the stream does
+		defer close(gone)
+		_ = r.Next(&req)
+	})
+	d.mu.Unlock()
+	if !started {
+		return
+	}
+	defer func() {
+		_ = s.Reset()
+		<-gone
+	}()
+	beat := time.NewTicker(beatEvery)
+	defer beat.Stop()
+	var told *identity.Statement
+	for first := true; ; first = false {
+		d.mu.Lock()
+		st, news := d.self, d.news
+		d.mu.Unlock()
+		f := new(wire.WatchFrame)
+		if st != nil && (st != told || first) {
+			f.Statement = st.Sealed()
+			told = st
+		}
+		_ = s.SetWriteDeadline(time.Now().Add(beatMissed))
+		if err := wire.WriteFrame(s, f); err != nil {
+			return
+		}
+		select {
+		case <-beat.C:
+		case <-news:
+		case <-gone:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// mayWatch counts the watches of a peer.
+func (d *Directory) mayWatch(c *contact, by int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if c.watches+by > maxWatchersPeer {
+		return false
+	}
+	c.watches += by
+	return true
+}
