@@ -12,7 +12,7 @@ import (
 // input is one line that was typed, taken apart.
 type input struct {
 	line int    // the number of the line, from 1
-	verb string // "say", "to", "msg", "who", "join", "leave", "help", "quit"; "" for an empty line
+	verb string // "say", "to", "msg", "who", "status", "join", "leave", "help", "quit"; "" for an empty line
 	name string // of a user or a room
 	text string
 }
@@ -25,15 +25,18 @@ var verbs = []verbInfo{
 	{"to", "USER TEXT", "to one member of the current room, unseen by the others"},
 	{"msg", "USER TEXT", "to a user who is logged in anywhere, in a room or not (USER may be name#key)"},
 	{"who", "", "who is in the current room, and who is online"},
+	{"status", "USER", "whether a user is online, and how that is known (USER may be name#key)"},
 	{"join", "ROOM", "enter a room, or go to one you are in"},
 	{"leave", "", "leave the current room"},
 	{"help", "", "this list"},
 	{"quit", "", "leave and end (so do Ctrl-C and the end of standard input)"},
 }
 
+const helpOfText = "to everybody in the current room; //TEXT when it begins with a slash"
+
 // chatHelp is what /help answers, line by line.
 func chatHelp() []string {
-	lines := []string{fmt.Sprintf("  %-16s %s", "TEXT", "to everybody in the current room; //TEXT when it begins with a slash")}
+	lines := []string{fmt.Sprintf("  %-16s %s", "TEXT", helpOfText)}
 	for _, v := range verbs {
 		lines = append(lines, fmt.Sprintf("  %-16s %s", strings.TrimSpace("/"+v.verb+" "+v.args), v.help))
 	}
@@ -65,6 +68,11 @@ func parseLine(line string) (input, error) {
 		in.name = strings.TrimRight(rest, " ")
 		if in.name == "" {
 			return in, errors.New("/join needs a room: /join ROOM")
+		}
+	case "status":
+		in.name = strings.TrimRight(rest, " ")
+		if in.name == "" {
+			return in, errors.New("/status needs a user: /status USER")
 		}
 	case "who", "leave", "help", "quit":
 		if rest != "" {

@@ -8,13 +8,23 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/starling-mesh/starling/mesh"
 )
 
 // beStarling makes the test binary the command, so that tests can start it as a process of its own.
 const beStarling = "STARLING_TEST_BE_STARLING"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(beStarling) != "" {
+	switch os.Getenv(beStarling) {
+	case "":
+	case "panic in a goroutine":
+		panicOnScreen(func(s *screen) { rescued(s, func() { panic("on purpose") }) })
+		return
+	case "panic in the screen":
+		panicOnScreen(func(s *screen) { _ = s.show((*mesh.Message)(nil)) })
+		return
+	default:
 		main()
 		return
 	}

@@ -104,6 +104,7 @@ func (c cells) wrap(text string, first, rest int) []string {
 			}
 			if wordWidth+width > limit() {
 				place() // a word longer than the line is broken where it must
+				end()
 			}
 			word.WriteString(cluster)
 			wordWidth += width

@@ -54,6 +54,9 @@ func (t *tui) popup() (list []candidate, picked int) {
 	if t.complete.hidden || !strings.HasPrefix(line.text, "/") || line.at != len(line.text) {
 		return nil, -1
 	}
+	if strings.Count(line.text, " ") > 1 {
+		return nil, -1 // the text of a message: names only when asked for
+	}
 	list = t.candidates()
 	if len(list) == 1 && strings.TrimSpace(list[0].line) == strings.TrimSpace(line.text) && !strings.HasSuffix(line.text, " ") {
 		if !strings.Contains(line.text, " ") {

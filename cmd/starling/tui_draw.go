@@ -24,6 +24,9 @@ func (t *tui) draw(e *entry, width int) []string {
 func (t *tui) drawNew(e *entry, width int) []string {
 	th, rest := t.theme, max(4, width-indent)
 	pad := strings.Repeat(" ", indent)
+	if e.table != nil {
+		return t.drawTable(e.table, width)
+	}
 	head := th.dim.Render(e.at.In(t.zone).Format("15:04")) + " "
 	if e.from == "" {
 		style := th.dim
@@ -71,6 +74,31 @@ func (t *tui) drawNew(e *entry, width int) []string {
 		lines[i] = pad + lines[i]
 	}
 	return t.drawMark(e, lines, lastWidth, width)
+}
+
+// drawTable sets terms beside what they mean or, where that is too narrow, above it.
+func (t *tui) drawTable(rows []row, width int) (lines []string) {
+	terms := 0
+	for _, r := range rows {
+		terms = max(terms, t.cells.width(r.term))
+	}
+	for _, r := range rows {
+		if width < terms+40 {
+			lines = append(lines, t.theme.key.Render(t.cells.cut(r.term, width)))
+			for _, l := range t.cells.wrap(r.means, width-2, width-2) {
+				lines = append(lines, "  "+t.theme.dim.Render(l))
+			}
+			continue
+		}
+		for i, l := range t.cells.wrap(r.means, width-terms-4, width-terms-4) {
+			term := strings.Repeat(" ", terms)
+			if i == 0 {
+				term = t.cells.fit(r.term, terms)
+			}
+			lines = append(lines, "  "+t.theme.key.Render(term)+"  "+t.theme.dim.Render(l))
+		}
+	}
+	return lines
 }
 
 // drawMark adds how far the message has come: behind it, or below it when there is a reason to tell.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/starling-mesh/starling/mesh"
@@ -16,7 +17,8 @@ func (t *tui) take(event any) {
 			t.enter[name] = true
 			t.openRoom(name)
 		}
-		t.tell(nil, t.words.textLocked(ev), false)
+		t.words.textLocked(ev) // which remembers the key and the addresses
+		t.tell(nil, t.greeting(ev), false)
 	case entered:
 		t.entered(ev)
 	case exited:
@@ -27,7 +29,7 @@ func (t *tui) take(event any) {
 	case sent:
 		t.result(ev)
 	case help:
-		t.tell(nil, t.words.textLocked(ev)+"\n"+keyHelp, false)
+		t.add(t.here, &entry{table: helpTable()})
 	case trouble:
 		t.trouble(ev)
 	case bye:
@@ -66,6 +68,24 @@ func (t *tui) take(event any) {
 		}
 		t.tellRoom(room, t.words.textLocked(event))
 	}
+}
+
+// greeting says who this is. What the line chat says of the keys stands at the bottom of the screen.
+func (t *tui) greeting(ev ready) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "you are %s, key %s", ev.User, ev.Key.Fingerprint())
+	if ev.Data == "" {
+		b.WriteString(", in memory only: the next start is somebody new to the others")
+	}
+	if ev.MDNS {
+		b.WriteString("\nothers on this network find you by themselves; from elsewhere they start with")
+	} else {
+		b.WriteString("\nothers start with")
+	}
+	for _, a := range ev.Addrs {
+		b.WriteString("\n--peer " + a)
+	}
+	return b.String()
 }
 
 // tellRoom tells of a room in it, and of what is in none where the user looks. Of a room that has been left

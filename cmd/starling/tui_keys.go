@@ -29,15 +29,24 @@ var keys = struct {
 	hide:      key.NewBinding(key.WithKeys("esc")),
 }
 
-// keyHelp goes with the help on commands.
-const keyHelp = `  Tab              completes a command, a room or a name
-  Ctrl-N, Ctrl-P   the next conversation, the one before (also Alt with an arrow or a number)
-  Page Up, Down    scroll (to the newest: Ctrl-End)
-  Up, Down         what you typed before
-  Alt-Enter        begins a new line of the message
-  Ctrl-C           leave; Ctrl-Z: to the shell, back with fg
-  Marks            ✓ sent to the room · ✓✓ delivered, and in what time
-                   ? unknown, it may have arrived · ✗ failed, and why`
+// helpTable is what /help shows on a screen.
+func helpTable() []row {
+	rows := []row{{"TEXT", helpOfText}}
+	for _, v := range verbs {
+		rows = append(rows, row{strings.TrimSpace("/" + v.verb + " " + v.args), v.help})
+	}
+	return append(rows,
+		row{"Tab", "completes a command, a room or a name"},
+		row{"Ctrl-N, Ctrl-P", "the next conversation, the one before; Alt-1 to Alt-9: by place"},
+		row{"Page Up, Page Down", "scroll; Ctrl-End: to the newest"},
+		row{"Up, Down", "what you typed before"},
+		row{"Alt-Enter", "begins another line of the message"},
+		row{"Ctrl-C", "leaves; Ctrl-Z: to the shell, and back with fg"},
+		row{"✓  ✓✓", "sent to the room; delivered to the user, and in what time"},
+		row{"?  ✗", "unknown, it may have arrived; failed, and why"},
+		row{"●  ○", "connected; in the room by way of others, or not connected"},
+	)
+}
 
 // press does what a key says.
 func (t *tui) press(msg tea.KeyPressMsg) tea.Cmd {

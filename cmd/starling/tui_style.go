@@ -27,7 +27,7 @@ func newTheme(dark bool) theme {
 	fg := func(light, darkColour string) lipgloss.Style {
 		return lipgloss.NewStyle().Foreground(c(light, darkColour))
 	}
-	barBack, popBack, accent := c("#dfe3ec", "#2b3040"), c("#eceff5", "#262a36"), c("#3454c5", "#8aadf4")
+	barBack, popBack, accent := c("254", "236"), c("255", "235"), c("#3454c5", "#8aadf4")
 	bar := lipgloss.NewStyle().Background(barBack)
 	pop := lipgloss.NewStyle().Background(popBack)
 	t := theme{

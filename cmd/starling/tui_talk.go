@@ -34,6 +34,7 @@ type entry struct {
 	self  bool
 	aside string // for a message to one member of a room, to whom: "you" or a name
 	text  string // fit for a terminal
+	table []row  // told: in place of a text
 	alarm bool   // told, and something is wrong
 	mark  mark
 	note  string // of the mark: the time it took, or the reason
@@ -41,6 +42,9 @@ type entry struct {
 	lines []string // as drawn, for the width and the look drawnFor
 	drawn drawnFor
 }
+
+// row is a term and what it means.
+type row struct{ term, means string }
 
 // talk is one conversation: a room, or one user.
 type talk struct {

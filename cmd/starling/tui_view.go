@@ -113,7 +113,8 @@ func (t *tui) top() string {
 func (t *tui) columns() []string {
 	height := t.bodyHeight()
 	left, right := t.sides()
-	middle := t.overlay(t.body(t.here, t.middle(), height))
+	popup := t.popupRows()
+	middle := t.body(t.here, t.middle(), height-len(popup))
 	talks, members := t.talkList(left, height), t.memberList(right, height)
 	bar := t.theme.rule.Render("│")
 	rows := make([]string, height)
@@ -122,9 +123,13 @@ func (t *tui) columns() []string {
 		if left > 0 {
 			b.WriteString(t.cells.fit(talks[i], left) + bar)
 		}
-		b.WriteString(" " + t.cells.fit(middle[i], t.middle()) + " ")
-		if right > 0 {
-			b.WriteString(bar + t.cells.fit(members[i], right))
+		switch {
+		case i >= len(middle):
+			b.WriteString(popup[i-len(middle)])
+		case right > 0:
+			b.WriteString(" " + t.cells.fit(middle[i], t.middle()) + " " + bar + t.cells.fit(members[i], right))
+		default:
+			b.WriteString(" " + t.cells.fit(middle[i], t.middle()))
 		}
 		rows[i] = b.String()
 	}
@@ -236,8 +241,11 @@ func (t *tui) userCard(k *talk, width int) []string {
 	rows = append(rows, th.dim.Render("   "+state))
 	if !k.login.Key.IsZero() {
 		rows = append(rows, "", th.title.Render(" KEY"))
-		for _, l := range t.cells.wrap(k.login.Key.Fingerprint(), width-2, width-2) {
-			rows = append(rows, th.dim.Render(" "+l))
+		fp := k.login.Key.Fingerprint()
+		if half := len(fp) / 2; width < len(fp)+2 {
+			rows = append(rows, th.dim.Render(" "+fp[:half]), th.dim.Render(" "+fp[half:]))
+		} else {
+			rows = append(rows, th.dim.Render(" "+fp))
 		}
 	}
 	var shared []string
@@ -261,14 +269,17 @@ func pad(rows []string, height int) []string {
 	return append(rows, make([]string, height-len(rows))...)
 }
 
-// overlay lays what could come next over the bottom of the middle.
-func (t *tui) overlay(rows []string) []string {
+// popupRows are what could come next, to be shown below what is said and who is there.
+func (t *tui) popupRows() (rows []string) {
 	list, picked := t.popup()
 	if len(list) == 0 {
-		return rows
+		return nil
 	}
-	th, width := t.theme, t.middle()
-	from, n := 0, min(len(list), max(1, len(rows)-1), 8)
+	th, width := t.theme, t.width
+	if left, _ := t.sides(); left > 0 {
+		width -= left + 1
+	}
+	from, n := 0, min(len(list), max(1, t.bodyHeight()/2))
 	if picked >= n {
 		from = picked - n + 1
 	}
@@ -289,7 +300,7 @@ func (t *tui) overlay(rows []string) []string {
 		} else {
 			left = t.cells.fit(left, width)
 		}
-		rows[len(rows)-n+i] = style.Render(left) + dim.Render(right)
+		rows = append(rows, style.Render(left)+dim.Render(right))
 	}
 	return rows
 }

@@ -1,0 +1,490 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"image/color"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+	"github.com/starling-mesh/starling/node"
+)
+
+var update = flag.Bool("update", false, "write the screens of testdata anew")
+
+// sizes are the screens that are kept in testdata.
+var sizes = []struct{ width, height int }{{80, 24}, {200, 60}}
+
+// person is a login that is the same in each run.
+func person(user string, key byte) identity.Login {
+	return identity.Login{User: user, Key: identity.PublicKey{key}, Peer: peer.ID(fmt.Sprintf("peer %d", key))}
+}
+
+var (
+	alice = person("alice", 1)
+	bob   = person("bob", 2)
+	carol = person("carol", 3)
+)
+
+// desk is a screen without a terminal, with alice in front of it.
+type desk struct {
+	t           *testing.T
+	ui          *tui
+	given       []typed // to the session
+	interrupted int
+	full        bool // the session takes no more
+}
+
+// sit starts a chat of that size with some rooms.
+func sit(t *testing.T, width, height int, rooms ...string) *desk {
+	t.Helper()
+	d := &desk{t: t}
+	d.ui = newTUI(func(l typed) bool {
+		if !d.full {
+			d.given = append(d.given, l)
+		}
+		return !d.full
+	}, func() { d.interrupted++ })
+	clock := time.Date(2026, 3, 2, 12, 4, 0, 0, time.UTC)
+	d.ui.now, d.ui.zone = func() time.Time { return clock }, time.UTC
+	d.size(width, height)
+	d.happens(ready{head: newHead("ready", ""), Login: alice, Addrs: []string{"/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWAlice"}, Rooms: rooms, MDNS: true})
+	for _, r := range rooms {
+		d.happens(entered{newHead("entered", r), []mesh.Member{}})
+	}
+	return d
+}
+
+func (d *desk) size(width, height int) {
+	d.ui.Update(tea.WindowSizeMsg{Width: width, Height: height})
+}
+
+func (d *desk) happens(events ...any) { d.ui.Update(happened(events)) }
+
+// types presses a key for each rune of a text; "\n" is Enter.
+func (d *desk) types(text string) {
+	for _, r := range text {
+		if r == '\n' {
+			d.press(tea.KeyPressMsg{Code: tea.KeyEnter})
+			continue
+		}
+		d.press(tea.KeyPressMsg{Code: r, Text: string(r)})
+	}
+}
+
+func (d *desk) press(keys ...tea.KeyPressMsg) {
+	for _, k := range keys {
+		d.ui.Update(k)
+	}
+}
+
+var (
+	tab    = tea.KeyPressMsg{Code: tea.KeyTab}
+	up     = tea.KeyPressMsg{Code: tea.KeyUp}
+	down   = tea.KeyPressMsg{Code: tea.KeyDown}
+	pgUp   = tea.KeyPressMsg{Code: tea.KeyPgUp}
+	pgDown = tea.KeyPressMsg{Code: tea.KeyPgDown}
+	left   = tea.KeyPressMsg{Code: tea.KeyLeft}
+	erase  = tea.KeyPressMsg{Code: tea.KeyBackspace}
+	escape = tea.KeyPressMsg{Code: tea.KeyEscape}
+)
+
+func ctrl(r rune) tea.KeyPressMsg { return tea.KeyPressMsg{Code: r, Mod: tea.ModCtrl} }
+
+// screen is what is seen, without its colours.
+func (d *desk) screen() string {
+	var b strings.Builder
+	for line := range strings.Lines(ansi.Strip(d.ui.View().Content)) {
+		b.WriteString(strings.TrimRight(line, " \n") + "\n")
+	}
+	return b.String()
+}
+
+// whole checks that the screen has exactly its size.
+func (d *desk) whole() {
+	d.t.Helper()
+	lines := strings.Split(d.ui.View().Content, "\n")
+	require.Len(d.t, lines, d.ui.height)
+	for i, l := range lines {
+		require.LessOrEqual(d.t, d.ui.cells.width(l), d.ui.width, "line %d: %q", i+1, l)
+	}
+}
+
+// matches compares the screen with the one in testdata.
+func (d *desk) matches(name string) {
+	d.t.Helper()
+	d.whole()
+	path := filepath.Join("testdata", "screens", fmt.Sprintf("%s-%dx%d.txt", name, d.ui.width, d.ui.height))
+	got := d.screen()
+	if *update {
+		require.NoError(d.t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(d.t, os.WriteFile(path, []byte(got), 0o644))
+		return
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(d.t, err, "go test -run Screens -update writes it")
+	require.Equal(d.t, string(want), got, path)
+}
+
+func message(room string, from identity.Login, text string) *mesh.Message {
+	return &mesh.Message{Header: mesh.Header{Room: room}, From: from, Kind: mesh.Text, Data: []byte(text)}
+}
+
+func whisper(room string, from identity.Login, text string) *mesh.DirectMessage {
+	return &mesh.DirectMessage{Header: mesh.Header{Room: room}, From: from, Kind: mesh.Text, Data: []byte(text)}
+}
+
+func joined(room string, who identity.Login) []any {
+	return []any{
+		&node.PeerUp{Peer: node.Peer{Login: who, LoggedIn: true}},
+		&mesh.MemberJoined{Header: mesh.Header{Room: room}, Member: mesh.Member{Login: who}},
+	}
+}
+
+// result is how the message of the line typed last ended.
+func (d *desk) result(to string, err error) {
+	room := ""
+	if to == "" {
+		room = d.given[len(d.given)-1].room
+	}
+	s := sent{head: newHead("sent", room), Line: len(d.given), To: to, RTT: 0.8}
+	d.happens(s.result(err))
+}
+
+// scenes are screens with how they came about.
+var scenes = []struct {
+	name string
+	play func(d *desk)
+}{
+	{"empty-room", func(*desk) {}},
+	{"marks", func(d *desk) {
+		d.happens(joined("lobby", bob)...)
+		d.happens(message("lobby", bob, "Is anybody there?"))
+		d.types("I am\n")
+		d.result("", nil)
+		d.types("/to bob between us\n")
+		d.result("bob", nil)
+		d.types("/to bob once more\n")
+		d.result("bob", mesh.ErrUnconfirmed)
+		d.types("/to carol hi\n")
+		d.result("carol", mesh.ErrNotMember)
+		d.types("/to bob and again\n")
+		d.result("bob", &mesh.RefusedError{Reason: mesh.QueueFull})
+		d.types("under way\n")
+		d.happens(whisper("lobby", bob, "for you alone"))
+	}},
+	{"unread", func(d *desk) {
+		d.happens(joined("lobby", bob)...)
+		d.happens(joined("ops", carol)...)
+		d.happens(message("ops", carol, "one"), message("ops", carol, "two"), message("lobby", bob, "here it is quiet"))
+		d.happens(whisper("", carol, "and you?"))
+		d.types("/msg bob see you\n")
+		d.press(tea.KeyPressMsg{Code: '1', Mod: tea.ModAlt})
+		d.result("bob", mesh.ErrUnreachable)
+	}},
+	{"direct", func(d *desk) {
+		d.happens(joined("lobby", bob)...)
+		d.happens(whisper("", bob, "outside the room"))
+		d.press(ctrl('n'), ctrl('n'))
+		d.types("I hear you\n")
+		d.result("bob", nil)
+	}},
+	{"commands", func(d *desk) {
+		d.happens(joined("lobby", bob)...)
+		d.happens(message("lobby", bob, "the newest is not hidden"))
+		d.types("/")
+	}},
+	{"names", func(d *desk) {
+		d.happens(joined("lobby", bob)...)
+		d.happens(joined("lobby", person("bertha", 4))...)
+		d.types("/to b")
+		d.press(tab)
+	}},
+	{"wide", func(d *desk) {
+		d.happens(joined("lobby", bob)...)
+		d.happens(
+			message("lobby", bob, strings.Repeat("a long text of many words that goes on ", 6)),
+			message("lobby", bob, strings.Repeat("unbroken", 30)),
+			message("lobby", bob, "世界"+strings.Repeat("漢字", 60)),
+			message("lobby", bob, "combining: e\u0301 a\u0308 o"+strings.Repeat("\u0301", 200)+" ready"),
+			message("lobby", bob, "real\n12:04 carol forged?"),
+			message("lobby", bob, "\x1b[2J\x1b]0;owned\x07 \u202egnp.exe\ttab"),
+			&mesh.Message{Header: mesh.Header{Room: "lobby"}, From: bob, Data: []byte{0, 0xff}},
+		)
+		d.types("世界 e\u0301")
+	}},
+	{"left", func(d *desk) {
+		d.happens(joined("lobby", bob)...)
+		d.happens(joined("lobby", carol)...)
+		d.happens(
+			&mesh.MemberLeft{Header: mesh.Header{Room: "lobby"}, Member: mesh.Member{Login: bob}, Reason: mesh.Quit},
+			&node.PeerDown{Peer: node.Peer{Login: bob}},
+			&node.PeerDown{Peer: node.Peer{Login: carol}},
+			&mesh.GapLost{Header: mesh.Header{Room: "lobby"}, From: carol, First: 4, Last: 6},
+			trouble{newHead("error", "ops"), 0, "room", "out of ops: its token has expired"},
+		)
+	}},
+	{"help", func(d *desk) { d.types("/help\n") }},
+	{"nowhere", func(d *desk) {
+		for _, room := range []string{"lobby", "ops"} {
+			d.types("/leave\n")
+			d.happens(exited{newHead("exited", room)})
+		}
+		d.types("hello?\n")
+	}},
+}
+
+func TestScreens(t *testing.T) {
+	for _, s := range scenes {
+		for _, size := range sizes {
+			t.Run(fmt.Sprintf("%s %dx%d", s.name, size.width, size.height), func(t *testing.T) {
+				d := sit(t, size.width, size.height, "lobby", "ops")
+				s.play(d)
+				d.matches(s.name)
+			})
+		}
+	}
+}
+
+func TestScreensFollowASizeThatChanges(t *testing.T) {
+	for _, s := range scenes {
+		t.Run(s.name, func(t *testing.T) {
+			d := sit(t, 80, 24, "lobby", "ops")
+			s.play(d)
+			for _, size := range [][2]int{{200, 60}, {50, 12}, {30, 8}, {24, 6}, {120, 30}, {66, 10}} {
+				d.size(size[0], size[1])
+				d.whole()
+			}
+			for _, size := range [][2]int{{1, 1}, {0, 0}, {10, 3}} { // as small as a terminal can say it is
+				d.size(size[0], size[1])
+				d.ui.View()
+			}
+			d.size(80, 24)
+			d.matches(s.name) // as if nothing had been
+		})
+	}
+}
+
+func TestScrollingBackStaysWhereItIs(t *testing.T) {
+	d := sit(t, 80, 24, "lobby")
+	d.happens(joined("lobby", bob)...)
+	for i := range 100 {
+		d.happens(message("lobby", bob, fmt.Sprintf("number %d.", i)))
+	}
+	require.Contains(t, d.screen(), "number 99.")
+	d.press(pgUp)
+	seen := strings.Split(d.screen(), "\n")[1:20]
+	require.NotContains(t, d.screen(), "number 99.")
+	d.happens(message("lobby", bob, strings.Repeat("a long one ", 20)), message("lobby", bob, "another"))
+	require.Equal(t, seen, strings.Split(d.screen(), "\n")[1:20])
+	require.Contains(t, d.screen(), "↓ 2 new below")
+	d.press(tea.KeyPressMsg{Code: tea.KeyHome, Mod: tea.ModCtrl})
+	require.Contains(t, d.screen(), "you are alice, key")
+	d.press(tea.KeyPressMsg{Code: tea.KeyEnd, Mod: tea.ModCtrl})
+	require.Contains(t, d.screen(), "another")
+	require.NotContains(t, d.screen(), "below")
+	d.press(pgUp, pgDown)
+	require.Contains(t, d.screen(), "another")
+}
+
+func TestWhatIsTypedGoesWhereTheScreenSays(t *testing.T) {
+	d := sit(t, 80, 24, "lobby", "ops")
+	d.happens(joined("lobby", bob)...)
+	d.types("to the lobby\n")
+	d.press(ctrl('n'))
+	d.types("to ops\n//slash\n/who\n")
+	d.types("/msg bob hello\n")
+	require.Contains(t, d.screen(), "@bob ›")
+	d.types("again\n/to bob no\n")
+	require.Contains(t, d.screen(), "/to is for rooms, and this is none:")
+	d.types("/join lobby\n")
+	require.Contains(t, d.screen(), "#lobby ›")
+	d.types("/nonsense\n/leave\n")
+	require.Equal(t, []typed{
+		{text: "to the lobby", room: "lobby"},
+		{text: "to ops", room: "ops"},
+		{text: "//slash", room: "ops"},
+		{text: "/who", room: "ops"},
+		{text: "/msg bob hello", room: "ops"},
+		{text: "/msg " + bob.Address().String() + " again"}, // the key that is shown, whoever is called bob by then
+		{text: "/leave", room: "lobby"},
+	}, d.given)
+	require.Contains(t, d.screen(), "! there is no /nonsense")
+
+	d.full = true
+	d.types("kept\n")
+	require.Contains(t, d.screen(), "lines wait to be seen to")
+	require.Contains(t, d.screen(), "#lobby › kept")
+}
+
+func TestAConversationOfAnotherKeyUnderAKnownNameIsAnother(t *testing.T) {
+	d := sit(t, 80, 24, "lobby")
+	imposter := person("bob", 9)
+	d.happens(&node.IdentityConflict{User: "bob", Pinned: bob.Key, Other: imposter})
+	d.happens(whisper("", imposter, "it is me"), whisper("", bob, "no, me"))
+	var names []string
+	for _, k := range d.ui.talks {
+		names = append(names, k.name())
+	}
+	require.Equal(t, []string{"#lobby", imposter.Address().String(), "bob"}, names)
+	d.press(ctrl('n'))
+	d.types("who?\n")
+	require.Equal(t, "/msg "+imposter.Address().String()+" who?", d.given[0].text)
+}
+
+func TestHistoryGoesBackAndReturnsToTheDraft(t *testing.T) {
+	d := sit(t, 80, 24, "lobby")
+	d.types("first\nsecond\nsecond\ndraft")
+	line := func() string { return d.ui.here.line.text }
+	d.press(up)
+	require.Equal(t, "second", line())
+	d.press(up, up, up)
+	require.Equal(t, "first", line())
+	d.press(down, down, down)
+	require.Equal(t, "draft", line())
+}
+
+func TestTabCompletesCommandsRoomsAndNames(t *testing.T) {
+	d := sit(t, 80, 24, "lobby", "ops")
+	d.happens(joined("lobby", bob)...)
+	d.happens(joined("lobby", person("bertha", 4))...)
+	d.happens(joined("ops", carol)...)
+	for in, want := range map[string]string{
+		"/wh":       "/who",
+		"/j":        "/join ",
+		"/join o":   "/join ops",
+		"/to bo":    "/to bob ",
+		"/msg c":    "/msg carol ",
+		"/to b":     "/to bertha ",
+		"BO":        "bob: ",
+		"hello bob": "hello bob ",
+		"/to bob b": "/to bob bertha ",
+		"/zz":       "/zz",
+		"//j":       "//j",
+		"":          "",
+	} {
+		d.ui.here.line.set(in)
+		d.ui.complete = completion{}
+		d.press(tab)
+		require.Equal(t, want, d.ui.here.line.text, in)
+	}
+	d.ui.here.line.set("/to b")
+	d.ui.complete = completion{}
+	d.press(tab, tab)
+	require.Equal(t, "/to bob ", d.ui.here.line.text)
+	d.press(tab)
+	require.Equal(t, "/to bertha ", d.ui.here.line.text, "it goes round")
+	d.press(tea.KeyPressMsg{Code: tea.KeyTab, Mod: tea.ModShift})
+	require.Equal(t, "/to bob ", d.ui.here.line.text)
+
+	d.ui.here.line.set("")
+	d.types("/")
+	require.Contains(t, d.screen(), "/quit")
+	d.press(escape)
+	require.NotContains(t, d.screen(), "/quit")
+}
+
+func TestEditingGoesByWhatIsShownInOnePlace(t *testing.T) {
+	d := sit(t, 80, 24, "lobby")
+	line := &d.ui.here.line
+	d.types("ab世e\u0301")
+	require.Equal(t, 2+2+1, d.cursor())
+	d.press(erase)
+	require.Equal(t, "ab世", line.text)
+	d.press(left, left, erase)
+	require.Equal(t, "b世", line.text)
+	d.press(ctrl('e'))
+	d.types(" last word")
+	d.press(ctrl('w'))
+	require.Equal(t, "b世 last ", line.text)
+	d.press(ctrl('a'), ctrl('k'))
+	require.Empty(t, line.text)
+
+	d.ui.Update(tea.PasteMsg{Content: "two\r\nlines"})
+	require.Equal(t, "two\nlines", line.text)
+	require.Contains(t, d.screen(), "two⏎lines")
+	d.ui.Update(tea.PasteMsg{Content: strings.Repeat("x", maxLine)})
+	require.Equal(t, "two\nlines", line.text, "too much is not taken in part")
+
+	line.set(strings.Repeat("0123456789", 20))
+	d.whole()
+	require.Less(t, d.cursor(), 80)
+	d.types("end")
+	require.Contains(t, d.screen(), "789end")
+	d.ui.Update(tea.PasteMsg{Content: "\x1b[2J\u202e"})
+	require.Contains(t, d.screen(), `end\x1b[2J\u202e`)
+}
+
+// cursor is the column of the cursor behind the prompt.
+func (d *desk) cursor() int { return d.ui.View().Cursor.X - len(" #lobby > ") }
+
+func TestCtrlCAsksTheSessionToEndAndSaysSo(t *testing.T) {
+	d := sit(t, 80, 24, "lobby")
+	require.NotContains(t, d.screen(), "leaving…")
+	d.press(ctrl('c'))
+	require.Equal(t, 1, d.interrupted)
+	require.Contains(t, d.screen(), "leaving…")
+	d = sit(t, 80, 24, "lobby")
+	d.ui.Update(leaving{})
+	require.Contains(t, d.screen(), "leaving…")
+}
+
+func TestWhatPeersSendIsKeptWithinBounds(t *testing.T) {
+	d := sit(t, 80, 24, "lobby")
+	d.types("/join none\n") // fails; it is still alice's turn
+	big := strings.Repeat("x ", 30000)
+	for range 2 * maxEntryBytes / len(big) {
+		d.happens(message("lobby", bob, big))
+	}
+	require.LessOrEqual(t, d.ui.here.bytes, maxEntryBytes)
+	for i := range 2 * maxEntries {
+		d.happens(message("lobby", bob, fmt.Sprint(i)))
+	}
+	require.Len(t, d.ui.here.entries, maxEntries)
+	for i := range 2 * maxDirect {
+		d.happens(whisper("", person(fmt.Sprintf("user%d", i), byte(i)), "hi"))
+	}
+	require.Len(t, d.ui.talks, 1+maxDirect)
+	require.Contains(t, d.screen(), "#lobby ›")
+	d.whole()
+}
+
+func TestARoomThatWasLeftIsNotOpenedByWhatComesLate(t *testing.T) {
+	d := sit(t, 80, 24, "lobby", "ops")
+	d.types("/leave\n")
+	d.happens(exited{newHead("exited", "lobby")}, message("lobby", bob, "late"),
+		&mesh.MemberLeft{Header: mesh.Header{Room: "lobby"}, Member: mesh.Member{Login: bob}})
+	require.Len(t, d.ui.talks, 1)
+	require.Equal(t, "ops", d.ui.here.room)
+	require.NotContains(t, d.screen(), "late")
+}
+
+func TestTheLookFollowsTheTerminalsBackground(t *testing.T) {
+	d := sit(t, 80, 24, "lobby")
+	d.happens(message("lobby", bob, "hi"))
+	dark, words := d.ui.View().Content, d.screen()
+	d.ui.Update(tea.BackgroundColorMsg{Color: color.White})
+	light := d.ui.View().Content
+	require.NotEqual(t, dark, light)
+	require.Equal(t, words, d.screen())
+	d.ui.Update(tea.BackgroundColorMsg{Color: color.Black})
+	require.Equal(t, dark, d.ui.View().Content)
+}
+
+func TestAnUnknownErrorIsAFailureWithItsWords(t *testing.T) {
+	d := sit(t, 80, 24, "lobby")
+	d.types("hello\n")
+	d.result("", errors.New("the \x1b[31mdisk is full"))
+	require.Contains(t, d.screen(), `✗ not sent: the \x1b[31mdisk is full`)
+}
