@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/mesh"
+	"github.com/starling-mesh/starling/node"
 )
 
 // inbox reads a room's messages until it has as many as it wants, and says what is wrong with them.
@@ -106,7 +107,7 @@ func TestThirtyMembersHearEachOtherOnceAndInOrder(t *testing.T) {
 func TestABurstPassesThroughAChain(t *testing.T) {
 	const burst, size = 1000, 200
 	synctest.Test(t, func(t *testing.T) {
-		s := newSim(t, 3, nil)
+		s := newSim(t, 3, func(int) []node.Option { return []node.Option{node.WithoutDHT()} }) // which would connect them all
 		s.Chain()
 		rooms := make([]*mesh.Room, 3)
 		for i, user := range []string{"alice", "bob", "carol"} {

@@ -166,6 +166,13 @@ func (n *Node) openLayers() (err error) {
 		presence.WithObserver(n.observe), presence.WithLogger(n.log), presence.WithMaxMessage(n.cfg.maxMessage),
 		presence.WithAuthority(n.tokens),
 	}
+	if n.cfg.dht {
+		scopes := []presence.Scope{presence.LAN}
+		if n.cfg.wan {
+			scopes = append(scopes, presence.WAN)
+		}
+		opts = append(opts, presence.WithDHT(scopes...))
+	}
 	if n.dir != nil {
 		opts = append(opts, presence.WithPins(n.dir.Pins()), presence.WithRemembered(n.dir))
 	}

@@ -24,6 +24,8 @@ type config struct {
 	peers       []string
 	mdns        bool
 	portMapping bool
+	dht         bool
+	wan         bool
 	connsLow    int
 	connsHigh   int
 	host        host.Host
@@ -42,6 +44,7 @@ func defaultConfig() config {
 	return config{
 		app:         "starling",
 		mdns:        true,
+		dht:         true,
 		connsLow:    160,
 		connsHigh:   224,
 		leeway:      identity.DefaultLeeway,
@@ -83,6 +86,7 @@ func (c *config) validate() error {
 	check(c.leeway >= 0 && c.leeway <= identity.MaxLeeway, "a leeway of %v is not in 0 to %v", c.leeway, identity.MaxLeeway)
 	check(c.host == nil || len(c.listen) == 0, "WithHost and WithListen exclude each other: the host listens already")
 	check(c.host == nil || !c.portMapping, "WithHost and WithPortMapping exclude each other: the host was built already")
+	check(c.dht || !c.wan, "WithWAN and WithoutDHT exclude each other")
 	check(c.log != nil, "no logger")
 	check(c.connsLow > 0 && c.connsLow < c.connsHigh && c.connsHigh <= maxConns,
 		"connections from %d to %d: want 0 < low < high <= %d", c.connsLow, c.connsHigh, maxConns)
@@ -121,6 +125,14 @@ func WithListen(multiaddrs ...string) Option {
 func WithPeers(multiaddrs ...string) Option {
 	return func(c *config) { c.peers = append(c.peers, multiaddrs...) }
 }
+
+// WithoutDHT leaves the node out of the app's directory: its own log-ins are not stored for others, and only users are found whom
+// connected peers know. The default is to be in the directory of the local network, which every node there holds a part of.
+func WithoutDHT() Option { return func(c *config) { c.dht = false } }
+
+// WithWAN makes the node part of the app's directory on the internet as well: with a public address it holds a part of it, and otherwise it asks
+// and stores only. It is entered by way of the peers that are given or were met. The default is the local network alone.
+func WithWAN() Option { return func(c *config) { c.wan = true } }
 
 // WithoutMDNS keeps the node from announcing itself and looking for others on the local network. By default it
 // does both, unless every address that it listens on is loopback.

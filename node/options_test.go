@@ -26,6 +26,8 @@ var fieldRules = map[string]struct {
 	"listen":      {bad: func(c *config) { c.listen = []string{"/ip4/0.0.0.0/tcp/x"} }, zeroDefault: true},
 	"peers":       {bad: func(c *config) { c.peers = []string{"/ip4/1.2.3.4/tcp/1"} }, zeroDefault: true},
 	"mdns":        {free: "both values are good"},
+	"dht":         {free: "both values are good"},
+	"wan":         {bad: func(c *config) { c.wan, c.dht = true, false }, zeroDefault: true},
 	"portMapping": {bad: func(c *config) { c.portMapping, c.host = true, anyHost{} }, zeroDefault: true},
 	"connsLow":    {bad: func(c *config) { c.connsLow = 0 }},
 	"connsHigh":   {bad: func(c *config) { c.connsHigh = c.connsLow }},
@@ -92,14 +94,14 @@ func TestOptionsOnlyRecord(t *testing.T) {
 	c := defaultConfig()
 	log := slog.New(slog.DiscardHandler)
 	for _, o := range []Option{
-		WithApp("acme"), WithDataDir("/x"), WithListen("a"), WithListen("b", "c"), WithPeers("p"), WithPeers("q"), WithoutMDNS(),
+		WithApp("acme"), WithDataDir("/x"), WithListen("a"), WithListen("b", "c"), WithPeers("p"), WithPeers("q"), WithoutMDNS(), WithoutDHT(), WithWAN(),
 		WithPortMapping(), WithConnections(1, 2), WithHost(anyHost{}), WithUserKey([]byte("k")), WithIssuers(someIssuers()), WithIssuersFile("i"), WithLeeway(6), WithLogger(log),
 		WithSendTimeout(1), WithGrace(2), WithQueue(mesh.QueueLimits{Events: 3, Bytes: 4}), WithMaxMessage(5),
 	} {
 		o(&c)
 	}
 	require.Equal(t, config{
-		app: "acme", dataDir: "/x", listen: []string{"a", "b", "c"}, peers: []string{"p", "q"}, portMapping: true,
+		app: "acme", dataDir: "/x", listen: []string{"a", "b", "c"}, peers: []string{"p", "q"}, wan: true, portMapping: true,
 		connsLow: 1, connsHigh: 2, host: anyHost{}, userKey: []byte("k"), issuers: someIssuers(), issuersFile: "i", leeway: 6, log: log, sendTimeout: 1, grace: 2,
 		queue: mesh.QueueLimits{Events: 3, Bytes: 4}, maxMessage: 5,
 	}, c)

@@ -159,5 +159,6 @@ func (n *Node) Online() []identity.Login { return n.presence.Online() }
 
 // takeDirect is the mesh's inbox: messages outside rooms become events of the node. It does not block.
 func (n *Node) takeDirect(msg *mesh.DirectMessage, size int) bool {
+	n.presence.Heard(msg.From)
 	return n.queue.PushDirect(msg, size)
 }

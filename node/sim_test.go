@@ -94,7 +94,7 @@ func TestSendsArePipelinedInOrder(t *testing.T) {
 
 func TestAUserIsFoundThroughANeighbour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSim(t, 3, nil)
+		s := newSim(t, 3, func(int) []node.Option { return []node.Option{node.WithoutDHT()} }) // which would connect them all
 		s.Chain()
 		alice, _, carol := s.login(0, "alice"), s.login(1, "bob"), s.login(2, "carol")
 		s.settle()

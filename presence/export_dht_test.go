@@ -65,3 +65,6 @@ func (d *Directory) Deafen() {
 		d.host.RemoveStreamHandler(p)
 	}
 }
+
+// Forget drops what is remembered of peers that were connected.
+func (d *Directory) Forget() { d.statuses.departed.Purge() }
