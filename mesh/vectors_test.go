@@ -200,6 +200,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("classes 1 and 2: waiting to be written", "%d ms", LateAfter.Milliseconds())
 	says("grace of a member that fell silent", "%s", s(defaultConfig().grace))
 	says("gap given up", "%s", s(gapWait))
+	says("broadcasts wait for a subscription", "%d ms", newcomerWait.Milliseconds())
 	says("parked envelope", "%s", s(parkedLife))
 	says("memory of those who left", "%s", minutes(tombstoneLife))
 
