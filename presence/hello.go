@@ -46,8 +46,8 @@ const (
 
 var errBehind = errors.New("presence: the observer is too far behind")
 
-// openHello runs one hello as initiator. The peer is known from the moment its reply is verified; it has been told from the
-// moment it has closed its side.
+// openHello runs one hello as initiator. The peer is known once its reply is verified; it has been told once it has
+// closed its side.
 func (d *Directory) openHello(conn network.Conn) error {
 	if d.events.full() {
 		return errBehind
@@ -61,7 +61,9 @@ func (d *Directory) openHello(conn network.Conn) error {
 }
 
 // initiate opens a hello and takes it to its end. Between the peer's reply and our proof it calls accept.
-func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (session identity.Session, version uint64, err error) {
+func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (
+	session identity.Session, version uint64, err error,
+) {
 	ctx, cancel := context.WithTimeout(d.ctx, helloTimeout)
 	defer cancel()
 	s, err := d.open(ctx, conn, HelloProtocol)
@@ -112,7 +114,8 @@ func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (
 	if err = s.CloseWrite(); err != nil {
 		return session, 0, err
 	}
-	if err = frames.Next(&wire.HelloProof{}); !errors.Is(err, io.EOF) { // the peer has taken the proof when it closes its side
+	// The peer has taken the proof when it closes its side.
+	if err = frames.Next(&wire.HelloProof{}); !errors.Is(err, io.EOF) {
 		return session, 0, fmt.Errorf("presence: end of hello: %w", err)
 	}
 	return session, version, s.Close()
@@ -239,7 +242,9 @@ func (d *Directory) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Ref
 		return none, &RefusedError{Peer: p, Reason: "malformed hello", code: wire.Refusal_BAD_FRAME}
 	}
 	if len(h.App) != len(d.app) || identity.AppID(h.App) != d.app {
-		return none, &RefusedError{Peer: p, Reason: "it is a node of another app", Err: identity.ErrOtherApp, code: wire.Refusal_OTHER_APP}
+		return none, &RefusedError{
+			Peer: p, Reason: "it is a node of another app", Err: identity.ErrOtherApp, code: wire.Refusal_OTHER_APP,
+		}
 	}
 	session := identity.Session{
 		Incarnation:  h.Incarnation,
@@ -272,8 +277,8 @@ func (d *Directory) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Ref
 	return none, refusal
 }
 
-// proof signs the peer's nonce together with what we said and to whom, so that nobody can pass a recorded hello off as
-// a live one.
+// proof signs the peer's nonce together with what we said and to whom, so that nobody can pass a recorded hello off
+// as a live one.
 func (d *Directory) proof(nonce, statement []byte, initiator, responder peer.ID) []byte {
 	return wire.Sign(wire.DomainHello, d.keys.Device, transcript(nonce, statement, initiator, responder))
 }
@@ -282,7 +287,10 @@ func (d *Directory) proof(nonce, statement []byte, initiator, responder peer.ID)
 func checkProof(p peer.ID, proof, nonce []byte, theirs *wire.Hello, initiator, responder peer.ID) *RefusedError {
 	key, err := deviceKey(p)
 	if err != nil || !wire.Check(wire.DomainHello, key, transcript(nonce, theirs.Statement, initiator, responder), proof) {
-		return &RefusedError{Peer: p, Reason: "its proof of the device key does not verify", Err: identity.ErrSignature, code: wire.Refusal_BAD_STATEMENT}
+		return &RefusedError{
+			Peer: p, Reason: "its proof of the device key does not verify", Err: identity.ErrSignature,
+			code: wire.Refusal_BAD_STATEMENT,
+		}
 	}
 	return nil
 }

@@ -34,8 +34,9 @@ func (d *Directory) SetUser(user string) error {
 	return d.keepSequence(sequence, err)
 }
 
-// Login logs the user in on this node. Connected peers are told without waiting for them. Where the same user key is logged in elsewhere, that log-in
-// ends. Errors are an [*identity.IDError], [ErrOtherUser], and [ErrLoggedIn] while logged in.
+// Login logs the user in on this node. Connected peers are told without waiting for them. Where the same user key is
+// logged in elsewhere, that log-in ends. Errors are an [*identity.IDError], [ErrOtherUser], and [ErrLoggedIn] while
+// logged in.
 func (d *Directory) Login(ctx context.Context, user string) error {
 	if err := identity.CheckUser(user); err != nil {
 		return err
@@ -57,8 +58,8 @@ func (d *Directory) Login(ctx context.Context, user string) error {
 	return d.keepSequence(sequence, err)
 }
 
-// Logout logs the user out. It returns when every connected peer has been told, after a second at the latest, or when ctx ends;
-// the log-out holds in each case. It returns [ErrNotLoggedIn] if there is nothing to log out of.
+// Logout logs the user out. It returns when every connected peer has been told, after a second at the latest, or when
+// ctx ends; the log-out holds in each case. It returns [ErrNotLoggedIn] if there is nothing to log out of.
 func (d *Directory) Logout(ctx context.Context) error {
 	d.mu.Lock()
 	switch {
@@ -143,8 +144,8 @@ func (d *Directory) keepSequence(sequence uint64, err error) error {
 	return nil
 }
 
-// refresh signs the statement anew when a third of its life is over. It compares wall clocks, since a timer stands still
-// while a computer sleeps.
+// refresh signs the statement anew when a third of its life is over. It compares wall clocks, since a timer stands
+// still while a computer sleeps.
 func (d *Directory) refresh() {
 	tick := time.NewTicker(min(d.cfg.life/12, time.Minute))
 	defer tick.Stop()
