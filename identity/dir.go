@@ -219,8 +219,8 @@ func openDB(path string) (db *bolt.DB, err error) {
 	return db, err
 }
 
-// guard runs f, which works on the database, and gives its errors the path. A damaged file is an error: bbolt panics on
-// pages that make no sense, and a file cut short faults in its memory map.
+// guard runs f, which works on the database, and gives its errors the path. A damaged file is an error: bbolt panics
+// on pages that make no sense, and a file cut short faults in its memory map.
 func guard(path string, f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {

@@ -16,10 +16,10 @@
 //
 // # Keys
 //
-// A device key is the libp2p key of one node and gives it its peer ID. A user key says who the user is; it
-// certifies device keys. By default the two are one key. [ExportUserKey] and [ImportUserKey] carry the user key to a second
-// device, which keeps a device key of its own: so the same user on another device, and somebody else with the
-// same name, are told apart.
+// A device key is the libp2p key of one node and gives it its peer ID. A user key says who the user is; it certifies
+// device keys. By default the two are one key. [ExportUserKey] and [ImportUserKey] carry the user key to a second
+// device, which keeps a device key of its own: so the same user on another device, and somebody else with the same
+// name, are told apart.
 //
 // # Names
 //

@@ -106,8 +106,8 @@ func (s *Statement) CheckLogin(now time.Time) error {
 	return nil
 }
 
-// Sign signs st as this device and this user. It takes App, User, Sequence, Issued, Expires, LoggedIn and Token from st and
-// fills in the rest. Times are cut to milliseconds. It refuses what [Verify] would refuse of any device.
+// Sign signs st as this device and this user. It takes App, User, Sequence, Issued, Expires, LoggedIn and Token from
+// st and fills in the rest. Times are cut to milliseconds. It refuses what [Verify] would refuse of any device.
 func (k *Keys) Sign(st Statement) (*Statement, error) {
 	if err := k.Check(); err != nil {
 		return nil, err

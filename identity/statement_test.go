@@ -38,8 +38,8 @@ func TestAStatementSurvivesTheRoundTrip(t *testing.T) {
 	}
 }
 
-// goldenStatement is what statement() was when version 1 of the protocol was fixed: device key of the seed 01 00 … 00,
-// certified by the user key of the seed 02 00 … 00. Every later version must read it.
+// goldenStatement is what statement() was when version 1 of the protocol was fixed: device key of the seed 01 00 …
+// 00, certified by the user key of the seed 02 00 … 00. Every later version must read it.
 const goldenStatement = "281b8e2d574784b83ad935b1e56f414c541fbc6a1116bf79d9a9df5b0613ee3953d911f5076335fbfee13042ed32e220" +
 	"672aa8d887a5d580f4dcabece06bdf070a205c8436ced77f6eadcfd6edad1caa925bf4a4c64ae3ccc5b04c58939a9124cf081205616c6963651a20" +
 	"6b79c57e6a095239282c04818e96112f3f03a4001ba97a564c23852a3f1ea5fc2240d5454fe7dc3da25bb527680478a4b56c54b72d6d437704e4b1" +

@@ -97,6 +97,7 @@ type outgoing struct {
 	payload  []byte // copied
 	mode     Mode
 	watching watching
+	id       uint64 // of the send that this repeats; 0: it is the first
 }
 
 // watching is who sees to it that a send ends with its context.
@@ -144,7 +145,7 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 	if d.room != nil {
 		content.Room = d.room[:]
 	}
-	p := &Pending{done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
+	p := &Pending{id: d.id, done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
 	if len(d.payload) >= pooledBody {
 		p.pooled = bodies.Get().(*[]byte)
 		p.body = content.AppendContent((*p.pooled)[:0])

@@ -98,7 +98,9 @@ func (l *lane) accept(p *Pending, now time.Time) (space <-chan struct{}, err err
 		return l.space, nil
 	}
 	p.lane, p.size = l, len(p.body)
-	p.id = l.m.nextID()
+	if p.id == 0 {
+		p.id = l.m.nextID()
+	}
 	l.m.stats.directSent.Add(1)
 	l.used = now
 	l.book.add(p)

@@ -11,6 +11,9 @@ const (
 	// gapWait is how long a receiver waits for what is missing before it says that it is lost: two heartbeats
 	// of GossipSub, in which neighbours that are outside the topic mesh offer what they have.
 	gapWait = 2500 * time.Millisecond
+	// baselineWait is how long the first envelope of a feed whose beginning was not seen, and whose sender is no neighbour
+	// that tells how far it has got, waits for one before it: envelopes overtake each other on the way.
+	baselineWait = 250 * time.Millisecond
 	// maxHeld and maxHeldBytes bound what one feed may have waiting behind a gap. A feed beyond them gives
 	// its gap up at once.
 	maxHeld      = 256
@@ -21,12 +24,12 @@ const (
 // brings the time and holds the lock.
 type feed struct {
 	id   FeedID
-	next uint64 // sequence of the next item to deliver; 0: no baseline yet, the first envelope sets it
+	next uint64 // sequence of the next item to deliver; 0: no baseline yet
 	// tip is the hash of the envelope that ended just before next; nil when that one was not seen.
 	tip       *[32]byte
 	held      []*envelope // behind a gap, by rising first
 	heldBytes int
-	gapSince  time.Time // when the present gap showed; zero: none
+	gapSince  time.Time // when the present gap showed, or what is held began to wait for a baseline; zero: nothing waits
 	broken    bool      // the sender has signed two different continuations
 }
 
@@ -55,15 +58,38 @@ func (f *feed) from(head *wire.Head) {
 	}
 }
 
+// settle gives what is held and ready, after a baseline has been set: what lies before it is from before our time.
+func (f *feed) settle(now time.Time) ([]*envelope, verdict) {
+	if f.broken {
+		return nil, forked
+	}
+	for len(f.held) > 0 && f.held[0].Next() <= f.next {
+		f.popHeld()
+	}
+	switch {
+	case len(f.held) == 0:
+		f.gapSince = time.Time{}
+		return nil, taken
+	case f.held[0].First > f.next:
+		return nil, taken
+	case f.held[0].First < f.next:
+		f.broken = true
+		return nil, forked
+	}
+	return f.advance(now, f.popHeld())
+}
+
 // take gives the envelopes that e makes ready, in order.
 func (f *feed) take(now time.Time, e *envelope) ([]*envelope, verdict) {
 	if f.broken {
 		return nil, forked
 	}
-	if f.next == 0 {
-		f.next = e.First
+	if f.next == 0 && e.First == 1 {
+		f.next = 1
 	}
 	switch {
+	case f.next == 0:
+		return nil, f.hold(now, e)
 	case e.Next() <= f.next:
 		return nil, stale
 	case e.First < f.next:
@@ -143,16 +169,22 @@ func (f *feed) due() time.Time {
 	if len(f.held) > maxHeld || f.heldBytes > maxHeldBytes {
 		return f.gapSince
 	}
+	if f.next == 0 {
+		return f.gapSince.Add(baselineWait)
+	}
 	return f.gapSince.Add(gapWait)
 }
 
-// expire gives up the present gap when its time is over: what is lost, and what is ready behind it.
+// expire gives up the present gap when its time is over: what is lost (nothing, before the baseline), and what is ready
+// behind it. It does nothing unless due says so.
 func (f *feed) expire(now time.Time) (lost span, ready []*envelope, v verdict) {
 	due := f.due()
 	if due.IsZero() || now.Before(due) {
 		return span{}, nil, taken
 	}
-	lost = span{f.next, f.held[0].First - 1}
+	if f.next > 0 {
+		lost = span{f.next, f.held[0].First - 1}
+	}
 	f.next, f.tip = f.held[0].First, nil
 	ready, v = f.advance(now, f.popHeld())
 	return lost, ready, v

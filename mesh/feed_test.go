@@ -121,8 +121,30 @@ func TestFeedTakesItsBaselineFromAHeadOrTheFirstEnvelope(t *testing.T) {
 	require.Equal(t, []uint64{3}, firsts(ready), "a later head changes nothing")
 
 	f = &feed{}
-	ready, _ = f.take(epoch, e[1])
-	require.Equal(t, []uint64{3}, firsts(ready))
+	ready, _ = f.take(epoch, e[0])
+	require.Equal(t, []uint64{1}, firsts(ready), "the beginning needs no head")
+
+	// Without a head the first one waits for one that it has overtaken.
+	f = &feed{}
+	ready, _ = f.take(epoch, e[2])
+	require.Empty(t, ready)
+	ready, _ = f.take(after(baselineWait/2), e[1])
+	require.Empty(t, ready)
+	require.Equal(t, after(baselineWait), f.due())
+	lost, ready, _ := f.expire(after(baselineWait))
+	require.Zero(t, lost)
+	require.Equal(t, []uint64{3, 5}, firsts(ready))
+	require.Zero(t, f.due())
+
+	// A head that comes meanwhile ends the wait.
+	f = &feed{}
+	f.take(epoch, e[1])
+	f.take(epoch, e[2])
+	f.from(&wire.Head{Last: 4, Hash: e[1].hash[:]})
+	ready, v = f.settle(epoch)
+	require.Equal(t, taken, v)
+	require.Equal(t, []uint64{5}, firsts(ready))
+	require.Zero(t, f.due())
 
 	f = &feed{}
 	f.from(&wire.Head{Last: 2, Hash: e[1].hash[:]})

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"errors"
+	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -97,9 +98,14 @@ func (h debugOnly) WithGroup(name string) slog.Handler { return debugOnly{h.Hand
 
 // messageID must be a hash of all that was signed and of the signature: GossipSub marks a message as seen
 // before our check runs, so with any ID that a forger can claim, a forgery would block the genuine message.
+//
+// The topic is hashed as well, since GossipSub remembers the messages of all topics together: else the bytes of one
+// room, sent under the topic of another, would be rejected there and block the genuine message here.
 func messageID(msg *pb.Message) string {
-	sum := sha256.Sum256(msg.Data)
-	return string(sum[:])
+	h := sha256.New()
+	_, _ = io.WriteString(h, msg.GetTopic())
+	_, _ = h.Write(msg.Data)
+	return string(h.Sum(nil))
 }
 
 // roomTopics admits subscriptions to rooms and to nothing else.

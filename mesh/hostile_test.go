@@ -138,6 +138,52 @@ func TestForgeriesAreNeverDeliveredAndDoNotBlockTheGenuineMessage(t *testing.T) 
 	}
 }
 
+// GossipSub remembers the messages of all topics together.
+func TestTheBytesOfOneRoomUnderTheTopicOfAnotherBlockNothing(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		f.joinAll("lobby")
+		a := f.attack("lobby")
+		read(t, rooms[1], 1)
+		before := f.at[1].Stats().EnvelopesRejected
+		genuine := captured(t, rooms[0], "genuine")
+		a.publish(genuine) // on the lobby's topic
+		time.Sleep(100 * time.Millisecond)
+		require.Greater(t, f.at[1].Stats().EnvelopesRejected, before, "it came")
+		require.NoError(t, rooms[0].topic.Publish(t.Context(), genuine, pubsub.WithValidatorData(ownEnvelope(1))))
+		require.Equal(t, []string{"u0:genuine"}, read(t, rooms[1], 1))
+	})
+}
+
+func TestOldMessagesAreNotReplayedToAMemberWithoutABaseline(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.Connect(0, 1)
+		r := f.join(0, "ops")
+		old := captured(t, r, "long ago")
+		time.Sleep(10 * time.Minute)
+		a := f.attack("ops")
+		f.all.sessions[a.host.ID()] = identity.Session{Incarnation: 1}
+		f.net.Cut(0, 1)
+		disconnect(t, f, 0, 1)
+		late := f.join(1, "ops") // hears of u0 from the attacker alone
+		frame, err := wire.AppendFrame(nil, &wire.RoomFrame{Room: a.tag[:], Body: &wire.RoomFrame_Roster_{
+			Roster: &wire.RoomFrame_Roster{Entries: [][]byte{r.own.sealed}, Last: true},
+		}})
+		require.NoError(t, err)
+		s, err := a.host.NewStream(t.Context(), f.at[1].host.ID(), RoomProtocol)
+		require.NoError(t, err)
+		_, err = s.Write(frame)
+		require.NoError(t, err)
+		require.Equal(t, []string{"+u0"}, read(t, late, 1))
+		a.publish(old)
+		quiet(t, late, time.Second)
+		require.Positive(t, f.at[1].Stats().EnvelopesStale)
+		a.publish(captured(t, r, "now"))
+		require.Equal(t, []string{"u0:now"}, read(t, late, 1))
+	})
+}
+
 func TestReplaysAreNeverDelivered(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
@@ -268,6 +314,9 @@ func TestBadRosterEntriesAndFramesAreRefused(t *testing.T) {
 			"with too much info":    greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Info = make([]byte, 201) }), nil),
 			"from the future":       greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Sequence += 180_000 }), nil),
 			"a bad head":            greet(good, &wire.Head{Feed: []byte{1}}),
+			"a hash of nothing":     greet(good, &wire.Head{Feed: make([]byte, 16), Hash: make([]byte, 32)}),
+			"a head without a hash": greet(good, &wire.Head{Feed: make([]byte, 16), Last: 3}),
+			"a head at the end":     greet(good, &wire.Head{Feed: make([]byte, 16), Last: 1<<64 - 1, Hash: make([]byte, 32)}),
 			"a short tag":           {4, 0x0a, 2, 1, 2},
 			"not protobuf":          {3, 0xff, 0xff, 0xff},
 			"over the limit":        {0xff, 0xff, 0xff, 0x7f},

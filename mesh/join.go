@@ -94,6 +94,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	r := &Room{
 		mesh: m, name: name, tag: m.app.RoomTag(name, cfg.secret), info: cfg.info,
 		device:     identity.PublicKey(m.key.Public().(ed25519.PublicKey)),
+		since:      time.Now(),
 		outbox:     newOutbox(),
 		queue:      events.NewQueue(name, m.cfg.queue),
 		rearm:      make(chan struct{}, 1),

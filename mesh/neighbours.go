@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -242,13 +243,6 @@ func (r *Room) answerLocked(p peer.ID, digest []byte) {
 			}
 			part.Entries = append(part.Entries, s.entry.sealed)
 			size += len(s.entry.sealed)
-			if s.feed.next > 0 {
-				head := &wire.Head{Feed: s.entry.feed[:], Last: s.feed.next - 1}
-				if s.feed.tip != nil {
-					head.Hash = s.feed.tip[:]
-				}
-				part.Heads = append(part.Heads, head)
-			}
 		}
 	}
 	part.Last = true
@@ -273,13 +267,6 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 		}
 		entries = append(entries, entry)
 	}
-	heads := make(map[FeedID]*wire.Head, len(part.Heads))
-	for _, h := range part.Heads {
-		if err := checkHead(h); err != nil {
-			return err
-		}
-		heads[FeedID(h.Feed)] = h
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, entry := range entries {
@@ -289,9 +276,6 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 		s := r.takeLocked(now, entry, r.roster.hearsay)
 		if s == nil || r.leaving || s.entry.feed != entry.feed {
 			continue
-		}
-		if h := heads[entry.feed]; h != nil {
-			s.feed.from(h)
 		}
 		r.claimLocked(now, s)
 	}
@@ -305,7 +289,11 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 }
 
 func checkHead(h *wire.Head) error {
-	if len(h.GetFeed()) != len(FeedID{}) || h.GetLast() > 0 && len(h.GetHash()) != 0 && len(h.GetHash()) != len([32]byte{}) {
+	want := len([32]byte{})
+	if h.GetLast() == 0 {
+		want = 0
+	}
+	if len(h.GetFeed()) != len(FeedID{}) || len(h.GetHash()) != want || h.GetLast() == math.MaxUint64 {
 		return errBadHead
 	}
 	return nil

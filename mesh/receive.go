@@ -58,7 +58,7 @@ func (r *Room) receive(via peer.ID, e *envelope) {
 		return
 	}
 	r.mesh.stats.envelopesTaken.Add(1)
-	if e.First == 1 {
+	if e.First == 1 && e.Scheme == 0 {
 		r.introducedLocked(now, e)
 	}
 	s := r.roster.devices[e.peer]
@@ -152,8 +152,12 @@ func (r *Room) broadcastLocked() {
 	r.changed = make(chan struct{})
 }
 
-// claimLocked delivers what was parked for a seat that is known now, its baseline included.
+// claimLocked delivers what was held or parked for a seat that is known now, its baseline included if there is one.
 func (r *Room) claimLocked(now time.Time, s *seat) {
+	if s.feed.next > 0 {
+		ready, v := s.feed.settle(now)
+		r.readyLocked(now, s, ready, v)
+	}
 	for _, e := range r.parked.claim(s.Peer, s.entry.feed) {
 		r.feedLocked(now, s, e)
 	}
@@ -165,18 +169,25 @@ func (r *Room) feedLocked(now time.Time, s *seat, e *envelope) {
 		r.mesh.stats.envelopesLapsed.Add(1)
 		return
 	}
+	if s.feed.next == 0 && time.UnixMilli(e.SentMs).Before(r.since.Add(-identity.MaxSkew)) {
+		r.mesh.stats.envelopesStale.Add(1) // a replay: with no baseline only its time tells
+		return
+	}
 	ready, v := s.feed.take(now, e)
 	if v == stale {
 		r.mesh.stats.envelopesStale.Add(1)
 		return
 	}
 	r.noteLocked(r.roster.alive(now, e.peer))
+	r.readyLocked(now, s, ready, v)
+}
+
+// readyLocked takes what a seat's feed gives.
+func (r *Room) readyLocked(now time.Time, s *seat, ready []*envelope, v verdict) {
 	r.deliverLocked(now, s, ready)
 	if v == forked {
 		r.evictLocked(now, s)
-		return
-	}
-	if len(s.feed.held) > 0 {
+	} else if len(s.feed.held) > 0 {
 		r.armTimer()
 	}
 }
@@ -308,14 +319,13 @@ func (r *Room) expire() time.Duration {
 	for _, s := range r.roster.seats {
 		for {
 			lost, ready, v := s.feed.expire(now)
-			if lost.last == 0 {
+			if len(ready) == 0 && v == taken {
 				break
 			}
-			r.lostLocked(s, lost)
-			r.deliverLocked(now, s, ready)
-			if v == forked {
-				r.evictLocked(now, s)
+			if lost.last > 0 {
+				r.lostLocked(s, lost)
 			}
+			r.readyLocked(now, s, ready, v)
 		}
 	}
 	r.mesh.stats.envelopesUnclaimed.Add(uint64(r.parked.expire(now)))

@@ -30,6 +30,7 @@ type Room struct {
 	tag    [32]byte
 	device identity.PublicKey
 	feed   FeedID // of this node's own broadcasts
+	since  time.Time
 
 	topic *pubsub.Topic
 	sub   *pubsub.Subscription

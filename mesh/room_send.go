@@ -14,11 +14,13 @@ import (
 // node has it in its app's queue. See [Mesh.Send] for how it can fail; [ErrNotMember], at once, says that
 // nobody of that name is in the room, and [ErrAmbiguous] that several are.
 func (r *Room) Send(ctx context.Context, user string, data []byte, opts ...SendOption) (Receipt, error) {
+	var id uint64 // one, however often
 	for attempt := 0; ; attempt++ {
-		p, err := r.send(ctx, user, data, opts, waits)
+		p, err := r.send(ctx, user, data, opts, waits, id)
 		if err != nil {
-			return Receipt{}, err
+			return Receipt{ID: id}, err
 		}
+		id = p.ID()
 		receipt, err := p.await(ctx)
 		// A member that has not heard of us yet says so; our greeting is on its way to it.
 		var refused *RefusedError
@@ -46,12 +48,13 @@ func (r *Room) SendText(ctx context.Context, user, text string, opts ...SendOpti
 }
 
 // SendAsync is [Room.Send] for callers that pipeline: it returns when the message has been queued. See
-// [Mesh.SendAsync].
+// [Mesh.SendAsync]. It does not try again where Send does: a member that no connection led to before this call may
+// refuse the first messages as [NotMember].
 func (r *Room) SendAsync(ctx context.Context, user string, data []byte, opts ...SendOption) (*Pending, error) {
-	return r.send(ctx, user, data, opts, watched)
+	return r.send(ctx, user, data, opts, watched, 0)
 }
 
-func (r *Room) send(ctx context.Context, user string, data []byte, opts []SendOption, w watching) (*Pending, error) {
+func (r *Room) send(ctx context.Context, user string, data []byte, opts []SendOption, w watching, id uint64) (*Pending, error) {
 	var cfg sendConfig
 	for _, o := range opts {
 		o.applySend(&cfg)
@@ -65,7 +68,7 @@ func (r *Room) send(ctx context.Context, user string, data []byte, opts []SendOp
 	}
 	r.introduce(to.Peer)
 	return r.mesh.sendDirect(ctx, to.Peer, outgoing{
-		room: &r.tag, to: to.User, kind: cfg.kind, payload: data, mode: cfg.mode, watching: w,
+		room: &r.tag, to: to.User, kind: cfg.kind, payload: data, mode: cfg.mode, watching: w, id: id,
 	})
 }
 

@@ -375,8 +375,9 @@ func TestSendReachesOneMemberAndNobodyElse(t *testing.T) {
 		require.Equal(t, []string{"u0>psst"}, read(t, rooms[1], 1))
 
 		// A member that is not connected is dialled where its roster entry says.
-		_, err = rooms[0].Send(t.Context(), f.at[2].login().Address().String(), []byte("far"))
+		receipt, err = rooms[0].Send(t.Context(), f.at[2].login().Address().String(), []byte("far"))
 		require.NoError(t, err)
+		require.EqualValues(t, 2, receipt.ID, "introductions take no further ID")
 		require.Equal(t, []string{"u0>far"}, read(t, rooms[2], 1))
 		for _, r := range rooms {
 			quiet(t, r, time.Second)

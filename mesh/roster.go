@@ -152,7 +152,7 @@ func (r *roster) alive(now time.Time, p peer.ID) (*seat, change) {
 // been delivered: gossip and hearsay overtake each other.
 func (r *roster) hearsay(now time.Time, e *rosterEntry) (*seat, change) {
 	s := r.seats[e.key()]
-	if e.joined || s == nil || !s.present || s.entry.feed != e.feed || s.feed.next == 0 || !e.newer(s.entry) {
+	if e.joined || s == nil || !s.present || s.entry.feed != e.feed || s.feed.next == 0 && len(s.feed.held) == 0 || !e.newer(s.entry) {
 		return r.apply(now, e)
 	}
 	if s.goodbye == nil {

@@ -159,8 +159,24 @@ func TestASendThatCannotBeAnsweredIsUnknownAndOneThatCannotLeaveIsNotSent(t *tes
 		require.Equal(t, 12*time.Second, time.Since(start))
 		time.Sleep(time.Minute)
 		_, err = alice.SendText(within(t), "bob", "nobody there")
-		require.Error(t, err)
+		require.ErrorIs(t, err, presence.ErrNotFound)
 		require.NotErrorIs(t, err, mesh.ErrUnconfirmed)
+	})
+}
+
+func TestAUserWhoIsKnownToBeThereAndCannotBeReachedIsNotSentTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 3, nil)
+		s.Cut(0, 2)
+		s.Chain()
+		alice := s.login(0, "alice")
+		s.login(1, "bob")
+		s.login(2, "carol")
+		s.settle()
+		_, err := alice.SendText(within(t), "carol", "x") // bob tells of her
+		require.ErrorIs(t, err, mesh.ErrUnreachable)
+		require.ErrorIs(t, err, presence.ErrUnreachable)
+		require.EqualError(t, err, "node: send to carol: peer unreachable, nothing was sent (presence: user unreachable: carol)")
 	})
 }
 

@@ -25,7 +25,7 @@ const (
 	movedPause = time.Second
 )
 
-// serviceName is what nodes of an app announce themselves as: 60 bits of a hash, since a label of a service may have 15
+// serviceName is what nodes of an app announce themselves as: 60 bits of a hash, since the name of a service may have 15
 // characters. Peers of another app that share them by chance are refused by hello.
 func serviceName(app identity.AppID) string {
 	sum := sha256.Sum256(append([]byte("starling/mdns/1\x00"), app[:]...))

@@ -19,7 +19,7 @@ import (
 // Refused here, with no traffic: [*identity.IDError] and [*identity.AddressError] for a bad user, [mesh.ErrEmpty],
 // [*mesh.SizeError], [mesh.ErrNotText], [mesh.ErrSelf], [mesh.ErrNotLoggedIn], [ErrClosed].
 // Nobody to send to: [presence.ErrNotFound], or a [*presence.ConflictError] if the name alone does not say who is meant.
-// Certainly not sent: [mesh.ErrUnreachable]. Refused by the receiver: [*mesh.RefusedError]. Unknown, since no answer came:
+// Certainly not sent, since the user's device cannot be reached: [mesh.ErrUnreachable]. Refused by the receiver: [*mesh.RefusedError]. Unknown, since no answer came:
 // [mesh.ErrUnconfirmed].
 func (n *Node) Send(ctx context.Context, user string, data []byte, opts ...mesh.SendOption) (mesh.Receipt, error) {
 	call, done, err := n.enter(ctx)
@@ -95,10 +95,13 @@ func (n *Node) resolve(ctx context.Context, user string, data []byte, opts []mes
 		return identity.Login{}, mesh.ErrSelf
 	}
 	to, err := n.find(ctx, user)
-	if err != nil {
-		return identity.Login{}, ended(ctx, fmt.Errorf("node: send to %s: %w", user, err))
+	switch {
+	case errors.Is(err, presence.ErrUnreachable):
+		err = fmt.Errorf("node: send to %s: %w (%w)", user, mesh.ErrUnreachable, err)
+	case err != nil:
+		err = ended(ctx, fmt.Errorf("node: send to %s: %w", user, err))
 	}
-	return to, nil
+	return to, err
 }
 
 // checkPayload refuses before any traffic what the mesh would refuse after the user was found.

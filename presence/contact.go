@@ -1,19 +1,12 @@
 package presence
 
 import (
-	"cmp"
-	"context"
-	"errors"
-	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
-	"github.com/multiformats/go-multistream"
 	"golang.org/x/time/rate"
 
 	"github.com/starling-mesh/starling/identity"
@@ -54,8 +47,8 @@ type link struct {
 	incarnation uint64 // that spoke on it; 0: none yet
 }
 
-// What one peer may open at once and in a time. An honest peer sends a hello per change of its statement and a whois per
-// user that it looks for; the rest is room for many look-ups at the start.
+// What one peer may open at once and in a time. An honest peer sends a hello per change of its statement and a whois
+// per user that it looks for; the rest is room for many look-ups at the start.
 const (
 	maxInboundPeer = 4
 	helloRate      = 2
@@ -161,128 +154,8 @@ func (d *Directory) progressLocked() {
 	d.progress = make(chan struct{})
 }
 
-// kickLocked makes sure that the peer is, or is being, told what it does not know.
-func (d *Directory) kickLocked(c *contact) {
-	if !c.running {
-		c.running = d.goLocked(func() { d.greet(c) })
-		return
-	}
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
-}
-
-// greet opens hellos with one peer, one after the other, until it has been told everything on every connection that is
-// ours to greet on.
-func (d *Directory) greet(c *contact) {
-	for attempt := 0; ; attempt++ {
-		conn := d.nextHello(c, attempt)
-		if conn == nil {
-			return
-		}
-		err := d.openHello(conn)
-		d.mu.Lock()
-		c.opening = false
-		d.progressLocked()
-		d.mu.Unlock()
-		if err == nil {
-			attempt = -1
-			continue
-		}
-		d.helloFailed(c, conn, err, attempt)
-		pause := time.NewTimer(helloPause(attempt))
-		select {
-		case <-pause.C:
-		case <-c.wake: // there is news, or a new connection: begin anew with the newest
-			attempt = -1
-		case <-c.gone:
-		case <-d.ctx.Done():
-		}
-		pause.Stop()
-	}
-}
-
-// maxUnsupported is how often a peer that does not speak hello is tried: it may be starting.
-const maxUnsupported = 4
-
-// helloPause is how long to wait after failed attempt n, from 0: 250 ms, 1 s, 4 s, 16 s, and then a minute, each up to
-// half as much longer so that peers do not meet in step.
-func helloPause(n int) time.Duration {
-	p := time.Minute
-	if n < 4 {
-		p = 250 * time.Millisecond << (2 * n)
-	}
-	return p + rand.N(p/2)
-}
-
-// nextHello picks the connection for the next hello. When there is nothing to tell, it ends the greeting and returns nil.
-func (d *Directory) nextHello(c *contact, attempt int) network.Conn {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	need := len(c.fresh) > 0 || !c.known || c.told < d.version
-	if d.ctx.Err() != nil || len(c.conns) == 0 || c.final != nil || !need {
-		c.running = false
-		return nil
-	}
-	c.opening = true
-	if len(c.fresh) > 0 {
-		return c.fresh[0]
-	}
-	conns := c.newestFirst()
-	return conns[attempt%len(conns)]
-}
-
-// newestFirst orders the connections: the newest is the least likely to be a dead one that nobody has noticed.
-func (c *contact) newestFirst() []network.Conn {
-	conns := make([]network.Conn, 0, len(c.conns))
-	for conn := range c.conns {
-		conns = append(conns, conn)
-	}
-	slices.SortFunc(conns, func(a, b network.Conn) int {
-		return cmp.Or(c.conns[b].opened.Compare(c.conns[a].opened), cmp.Compare(a.ID(), b.ID()))
-	})
-	return conns
-}
-
-func (d *Directory) helloFailed(c *contact, conn network.Conn, err error, attempt int) {
-	d.stats.helloFailed.Add(1)
-	d.cfg.log.Debug("hello failed", "peer", c.id, "err", err)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	c.fresh = slices.DeleteFunc(c.fresh, func(f network.Conn) bool { return f == conn })
-	refused, unsupported := (*RefusedError)(nil), multistream.ErrNotSupported[protocol.ID]{}
-	if errors.As(err, &refused) || errors.As(err, &unsupported) && attempt+1 >= maxUnsupported {
-		c.final = err
-	}
-	c.settleLocked(err)
-}
-
-// open opens a stream on one connection. The host's own NewStream would choose the connection, and may choose a dead one.
-func (d *Directory) open(ctx context.Context, conn network.Conn, proto protocol.ID) (network.Stream, error) {
-	s, err := conn.NewStream(network.WithAllowLimitedConn(ctx, string(proto)))
-	if err != nil {
-		return nil, err
-	}
-	deadline, ok := ctx.Deadline()
-	if ok {
-		_ = s.SetDeadline(deadline) // a transport without deadlines still has ctx, which resets the stream
-	}
-	if err := s.SetProtocol(proto); err != nil {
-		_ = s.Reset()
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
-	defer stop()
-	if err := multistream.SelectProtoOrFail(proto, s); err != nil {
-		_ = s.Reset()
-		return nil, err
-	}
-	return s, nil
-}
-
-// install takes in what a peer has said and proved on a connection. Version is that of our statement which the peer has confirmed, 0 if it has
-// not yet.
+// install takes in what a peer has said and proved on a connection. Version is that of our statement which the peer
+// has confirmed, 0 if it has not yet.
 func (d *Directory) install(conn network.Conn, s identity.Session, version uint64) {
 	p := conn.RemotePeer()
 	d.mu.Lock()
@@ -394,91 +267,4 @@ func (d *Directory) remember(conn network.Conn, s identity.Session) {
 	if err := d.cfg.store.Remember(r); err != nil {
 		d.cfg.log.Warn("remember peer", "peer", r.Login.Peer, "err", err)
 	}
-}
-
-// Peer returns what a connected peer has said in its hello, verified. If a hello is under way, or has not begun, it waits
-// for it, for at most 5 s. Errors are [ErrNotConnected], a [*RefusedError], [ErrNoHello], [ErrClosed], or that of ctx.
-func (d *Directory) Peer(ctx context.Context, p peer.ID) (identity.Session, error) {
-	var timeout <-chan time.Time
-	for {
-		d.mu.Lock()
-		c := d.contacts[p]
-		switch {
-		case d.closing:
-			d.mu.Unlock()
-			return identity.Session{}, ErrClosed
-		case c == nil:
-			d.mu.Unlock()
-			if !d.takeIn(p) {
-				return identity.Session{}, d.notConnected(p)
-			}
-			continue
-		case c.known:
-			s := c.session
-			s.Addrs = slices.Clone(s.Addrs)
-			d.mu.Unlock()
-			return s, nil
-		case c.final != nil:
-			err := c.final
-			d.mu.Unlock()
-			return identity.Session{}, noHello(p, err)
-		}
-		settled, last := c.settled, c.err
-		if !c.running && c.inbound == 0 && timeout != nil { // waited for the dialler to begin, in vain
-			d.kickLocked(c)
-		}
-		d.mu.Unlock()
-
-		if timeout == nil {
-			t := time.NewTimer(helloTimeout)
-			defer t.Stop()
-			timeout = t.C
-		}
-		nudge := time.NewTimer(helloNudge)
-		select {
-		case <-settled:
-		case <-nudge.C:
-		case <-timeout:
-			nudge.Stop()
-			return identity.Session{}, noHello(p, last)
-		case <-ctx.Done():
-			nudge.Stop()
-			return identity.Session{}, ctx.Err()
-		case <-d.ctx.Done():
-			nudge.Stop()
-			return identity.Session{}, ErrClosed
-		}
-		nudge.Stop()
-	}
-}
-
-// helloNudge is how long Peer gives the dialler to begin before this node opens the hello itself.
-const helloNudge = 500 * time.Millisecond
-
-// takeIn takes in connections that the host has and has not told us of yet.
-func (d *Directory) takeIn(p peer.ID) bool {
-	found := false
-	for _, conn := range d.host.Network().ConnsToPeer(p) {
-		if d.connected(conn, conn.Stat().Direction == network.DirOutbound) != nil {
-			found = true
-		}
-	}
-	return found
-}
-
-func (d *Directory) notConnected(p peer.ID) error {
-	if refusal, ok := d.refusals.Get(p); ok && time.Now().Before(refusal.until) {
-		return refusal.err
-	}
-	return fmt.Errorf("presence: %w: %s", ErrNotConnected, p)
-}
-
-func noHello(p peer.ID, cause error) error {
-	if refused := (*RefusedError)(nil); errors.As(cause, &refused) {
-		return refused
-	}
-	if cause == nil {
-		return fmt.Errorf("presence: %w %s", ErrNoHello, p)
-	}
-	return fmt.Errorf("presence: %w %s: %w", ErrNoHello, p, cause)
 }

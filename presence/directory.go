@@ -18,8 +18,8 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// Directory knows who the connected peers are, says who this node is, and finds users. Make one with [New]. All methods
-// are safe for concurrent use.
+// Directory knows who the connected peers are, says who this node is, and finds users. Make one with [New]. All
+// methods are safe for concurrent use.
 type Directory struct {
 	host        host.Host
 	id          peer.ID
@@ -215,8 +215,8 @@ func (d *Directory) shutdown() error {
 // unnoticed when a program ends.
 const closeGrace = 500 * time.Millisecond
 
-// handle makes a stream handler of f: it refuses streams once closing has begun, and ends f's stream when the directory is
-// closed.
+// handle makes a stream handler of f: it refuses streams once closing has begun, and ends f's stream when the
+// directory is closed.
 func (d *Directory) handle(f func(context.Context, network.Stream)) network.StreamHandler {
 	return func(s network.Stream) {
 		if !d.enter() {

@@ -19,28 +19,30 @@
 //
 // On every connection the dialler opens a hello: both show their app and their signed statement, and sign the other's
 // nonce. It is repeated whenever the own statement changes. A peer of another app is refused, with the reason, and
-// disconnected; [Directory.Foreign] says for a while that it is not worth another dial. [Directory.Peer] gives what a connected
-// peer has proved, and waits for a hello that is under way.
+// disconnected; [Directory.Foreign] says for a while that it is not worth another dial. [Directory.Peer] gives what a
+// connected peer has proved, and waits for a hello that is under way.
 //
 // # Finding a user
 //
 // Connected peers are known. Beyond them, remembered peers are dialled and eight connected peers are asked, who have
-// 300 ms to answer. Whatever they say, only the user's own device decides: it is connected, and its hello must say that the
-// user is logged in there. Names are pinned to the key that is found first; from then on another key under the name
-// is a [ConflictError], and a [Conflict] event once. alice#fingerprint names one key exactly.
+// 300 ms to answer. Whatever they say, only the user's own device decides: it is connected, and its hello must say
+// that the user is logged in there. Names are pinned to the key that is found first; from then on another key under
+// the name is a [ConflictError], and a [Conflict] event once. alice#fingerprint names one key exactly.
 //
 // # One log-in per user
 //
-// Where one user key is logged in on two devices, the later log-in stays: the higher of (sequence, peer ID), which all nodes
-// compute alike. The other node logs itself out, reports [Displaced], and does not come back by itself. Whoever sees both hands the
-// later statement to the earlier device, so that the two need never meet.
+// Where one user key is logged in on two devices, the later log-in stays: the higher of (sequence, peer ID), which
+// all nodes compute alike. The other node logs itself out, reports [Displaced], and does not come back by itself.
+// Whoever sees both hands the later statement to the earlier device, so that the two need never meet.
 //
 // # Trust
 //
-// Nothing is believed because a peer says it: statements are signed by the device and certified by the user key, whoever passes
-// them on. Everything that a peer can send or make grow has a bound and a deadline. Open names are not unique.
+// Nothing is believed because a peer says it: statements are signed by the device and certified by the user key,
+// whoever passes them on. Everything that a peer can send or make grow has a bound and a deadline. Open names are not
+// unique.
 //
 // # Closing
 //
-// [Directory.Close] says good-bye, within half a second, and returns when every goroutine has ended. The host stays open.
+// [Directory.Close] says good-bye, within half a second, and returns when every goroutine has ended. The host stays
+// open.
 package presence

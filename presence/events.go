@@ -39,17 +39,17 @@ type Conflict struct {
 	Other  identity.Login     // who else uses it
 }
 
-// Displaced reports that this node was logged out because its user logged in elsewhere, later. It does not log in again
-// by itself.
+// Displaced reports that this node was logged out because its user logged in elsewhere, later. It does not log in
+// again by itself.
 type Displaced struct{ By identity.Login }
 
 // DuplicateDevice reports that two nodes use one device key: this node's own, if Peer is its ID, otherwise that of a
-// connected peer. Such nodes cut each other's connections: one data directory was copied to a second place. Not every such pair can be
-// noticed.
+// connected peer. Such nodes cut each other's connections: one data directory was copied to a second place. Not every
+// such pair can be noticed.
 type DuplicateDevice struct{ Peer peer.ID }
 
-// Refused reports a peer with which no hello is possible. The connection was closed; see [Directory.Foreign]. A peer that
-// comes again while it is foreign is refused again, without another event.
+// Refused reports a peer with which no hello is possible. The connection was closed; see [Directory.Foreign]. A peer
+// that comes again while it is foreign is refused again, without another event.
 type Refused struct {
 	Peer   peer.ID
 	Reason string
@@ -75,8 +75,8 @@ func (Refused) event()         {}
 func (TokenExpiring) event()   {}
 func (TokenEnded) event()      {}
 
-// maxEvents is how many events may wait for the observer before hellos are put off: peers cause events, and an observer
-// that blocks must not let them fill the memory.
+// maxEvents is how many events may wait for the observer before hellos are put off: peers cause events, and an
+// observer that blocks must not let them fill the memory.
 const maxEvents = 4096
 
 // dispatcher hands events to the observer on a goroutine of its own, so that no lock is held and no order lost.

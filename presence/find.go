@@ -40,21 +40,23 @@ const (
 	findTimeout = 5 * time.Second
 	// confirmTimeout bounds the connecting to one place where the user may be.
 	confirmTimeout = 4 * time.Second
-	// confirmGrace is how long a first contact waits for further places to answer, once one has: several may hold the name.
+	// confirmGrace is how long a first contact waits for further places to answer, once one has: several may hold the
+	// name.
 	confirmGrace = 300 * time.Millisecond
 	// maxCandidates is how many places are tried in one search: peers name them, and each costs a dial.
 	maxCandidates = 16
 )
 
-// Find returns where a user is logged in. Connected peers are known at once; otherwise it dials remembered peers and asks
-// connected ones, which takes up to 5 s. What it returns is confirmed by hello: the device is connected, and logged in
-// as that user with that key.
+// Find returns where a user is logged in. Connected peers are known at once; otherwise it dials remembered peers and
+// asks connected ones, which takes up to 5 s. What it returns is confirmed by hello: the device is connected, and
+// logged in as that user with that key.
 //
 // A name that is not pinned yet is pinned to the key that is found. An address with a fingerprint is looked for
 // exactly, and pins nothing. The own name means the own key. In app mode nothing is pinned and there are no conflicts: a
 // name is one user, whom a token proves.
 //
-// Errors are an [*identity.IDError], [ErrNotFound], [ErrUnreachable], a [*ConflictError], [ErrClosed], or that of ctx.
+// Errors are an [*identity.IDError], [ErrNotFound], [ErrUnreachable], a [*ConflictError], [ErrClosed], or that of
+// ctx.
 func (d *Directory) Find(ctx context.Context, addr identity.Address) (Found, error) {
 	if err := identity.CheckUser(addr.User); err != nil {
 		return Found{}, err

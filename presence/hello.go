@@ -46,8 +46,8 @@ const (
 
 var errBehind = errors.New("presence: the observer is too far behind")
 
-// openHello runs one hello as initiator. The peer is known from the moment its reply is verified; it has been told from the
-// moment it has closed its side.
+// openHello runs one hello as initiator. The peer is known once its reply is verified; it has been told once it has
+// closed its side.
 func (d *Directory) openHello(conn network.Conn) error {
 	if d.events.full() {
 		return errBehind
@@ -243,7 +243,9 @@ func (d *Directory) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Ref
 		return none, &RefusedError{Peer: p, Reason: "malformed hello", code: wire.Refusal_BAD_FRAME}
 	}
 	if len(h.App) != len(d.app) || identity.AppID(h.App) != d.app {
-		return none, &RefusedError{Peer: p, Reason: "it is a node of another app", Err: identity.ErrOtherApp, code: wire.Refusal_OTHER_APP}
+		return none, &RefusedError{
+			Peer: p, Reason: "it is a node of another app", Err: identity.ErrOtherApp, code: wire.Refusal_OTHER_APP,
+		}
 	}
 	session := identity.Session{
 		Incarnation:  h.Incarnation,
@@ -304,7 +306,10 @@ func (d *Directory) proof(nonce, statement []byte, initiator, responder peer.ID)
 func checkProof(p peer.ID, proof, nonce []byte, theirs *wire.Hello, initiator, responder peer.ID) *RefusedError {
 	key, err := deviceKey(p)
 	if err != nil || !wire.Check(wire.DomainHello, key, transcript(nonce, theirs.Statement, initiator, responder), proof) {
-		return &RefusedError{Peer: p, Reason: "its proof of the device key does not verify", Err: identity.ErrSignature, code: wire.Refusal_BAD_STATEMENT}
+		return &RefusedError{
+			Peer: p, Reason: "its proof of the device key does not verify", Err: identity.ErrSignature,
+			code: wire.Refusal_BAD_STATEMENT,
+		}
 	}
 	return nil
 }

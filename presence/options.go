@@ -74,8 +74,8 @@ const (
 // WithPins sets the pins that resolve names. The default is pins in memory.
 func WithPins(p *identity.Pins) Option { return func(c *config) { c.pins = p } }
 
-// WithObserver sets the function that hears every [Event], one at a time and in order. It must not block, and may call
-// every method of the directory but Close. The default hears nothing.
+// WithObserver sets the function that hears every [Event], one at a time and in order. It must not block, and may
+// call every method of the directory but Close. The default hears nothing.
 func WithObserver(f func(Event)) Option { return func(c *config) { c.observer = f } }
 
 // WithRemembered sets what keeps peers and the log-in sequence from one run to the next: an [*identity.Dir]. The

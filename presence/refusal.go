@@ -93,8 +93,8 @@ func remoteRefusal(p peer.ID, r *wire.Refusal) *RefusedError {
 	return e
 }
 
-// badFrame returns the refusal for a frame that could not be read because of what is in it, and nil for one that did not
-// come.
+// badFrame returns the refusal for a frame that could not be read because of what is in it, and nil for one that did
+// not come.
 func badFrame(p peer.ID, err error) *RefusedError {
 	var size *wire.SizeError
 	switch {

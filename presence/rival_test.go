@@ -13,7 +13,8 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// oneLeft waits until exactly one of two nodes is logged in, and checks that it stays so and that the other was told once.
+// oneLeft waits until exactly one of two nodes is logged in, and checks that it stays so and that the other was told
+// once.
 func oneLeft(t *testing.T, limit time.Duration, a, b *node) (winner, loser *node) {
 	t.Helper()
 	soon(t, limit, "one log-in of two", func() bool { return a.loggedIn() != b.loggedIn() })

@@ -197,8 +197,8 @@ func (d *Directory) keepSequence(sequence uint64, err error) error {
 	return nil
 }
 
-// refresh signs the statement anew when a third of its life is over. It compares wall clocks, since a timer stands still
-// while a computer sleeps.
+// refresh signs the statement anew when a third of its life is over. It compares wall clocks, since a timer stands
+// still while a computer sleeps.
 func (d *Directory) refresh() {
 	tick := time.NewTicker(min(d.cfg.life/12, time.Minute))
 	defer tick.Stop()

@@ -34,8 +34,8 @@ type located struct {
 	addrs []ma.Multiaddr
 }
 
-// whois asks connected peers for a user and calls found for each verified log-in that they name, from several goroutines. It
-// returns when all have answered, or after 300 ms.
+// whois asks connected peers for a user and calls found for each verified log-in that they name, from several
+// goroutines. It returns when all have answered, or after 300 ms.
 func (d *Directory) whois(ctx context.Context, user string, key identity.PublicKey, found func(located)) {
 	ctx, cancel := context.WithTimeout(ctx, whoisBudget)
 	defer cancel()
@@ -165,7 +165,8 @@ func (d *Directory) located(asker peer.ID, user string, key identity.PublicKey) 
 	return reply
 }
 
-// whereLocked returns the addresses of a contact: those that we have dialled ourselves, which work, and those that it gives.
+// whereLocked returns the addresses of a contact: those that we have dialled ourselves, which work, and those that it
+// gives.
 func (c *contact) whereLocked() []ma.Multiaddr {
 	var out []ma.Multiaddr
 	for conn := range c.conns {

@@ -248,10 +248,6 @@ func TestRostersFollowFromTheDocumentAlone(t *testing.T) {
 	for i, e := range p.all(1) {
 		require.Equal(t, []byte(v.Part.Entries[i]), e)
 	}
-	require.Len(t, p.all(2), len(v.Part.Heads))
-	for i, h := range p.all(2) {
-		head(h, v.Part.Heads[i])
-	}
 }
 
 func TestEnvelopesFollowFromTheDocumentAlone(t *testing.T) {

@@ -64,7 +64,7 @@ func base58(b []byte) (text string) {
 }
 
 // messageID names an envelope in GossipSub.
-func messageID(_ string, sealed []byte) []byte { return sum(sealed) }
+func messageID(topic string, sealed []byte) []byte { return sum([]byte(topic + string(sealed))) }
 
 // message is a protobuf message, as far as it can be read without knowing its type.
 type message map[protowire.Number][]value

@@ -236,10 +236,9 @@ type Greeting struct {
 
 // RosterFrame is a frame of the room protocol.
 type RosterFrame struct {
-	Frame   Hex    `json:"frame"`
-	Entries []Hex  `json:"entries"`
-	Heads   []Head `json:"heads"`
-	Last    bool   `json:"last"`
+	Frame   Hex   `json:"frame"`
+	Entries []Hex `json:"entries"`
+	Last    bool  `json:"last"`
 }
 
 // Envelopes are what is published in a room.

@@ -2248,7 +2248,6 @@ func (x *RoomFrame_Greeting) GetReply() bool {
 type RoomFrame_Roster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entries       [][]byte               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"` // sealed RosterEntries, of members present and of members who left lately
-	Heads         []*Head                `protobuf:"bytes,2,rep,name=heads,proto3" json:"heads,omitempty"`
 	Last          bool                   `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2287,13 +2286,6 @@ func (*RoomFrame_Roster) Descriptor() ([]byte, []int) {
 func (x *RoomFrame_Roster) GetEntries() [][]byte {
 	if x != nil {
 		return x.Entries
-	}
-	return nil
-}
-
-func (x *RoomFrame_Roster) GetHeads() []*Head {
-	if x != nil {
-		return x.Heads
 	}
 	return nil
 }
@@ -2541,7 +2533,7 @@ const file_starling_proto_rawDesc = "" +
 	"\tMALFORMED\x10\x06\x12\x0f\n" +
 	"\vINCARNATION\x10\a\x12\x0f\n" +
 	"\vNO_IDENTITY\x10\b\x12\b\n" +
-	"\x04RATE\x10\t\"\xf9\x03\n" +
+	"\x04RATE\x10\t\"\xd6\x03\n" +
 	"\tRoomFrame\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\fR\x04room\x12=\n" +
 	"\bgreeting\x18\x02 \x01(\v2\x1f.starling.v1.RoomFrame.GreetingH\x00R\bgreeting\x127\n" +
@@ -2552,11 +2544,10 @@ const file_starling_proto_rawDesc = "" +
 	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12%\n" +
 	"\x04head\x18\x03 \x01(\v2\x11.starling.v1.HeadR\x04head\x12\x14\n" +
-	"\x05reply\x18\x04 \x01(\bR\x05reply\x1a_\n" +
+	"\x05reply\x18\x04 \x01(\bR\x05reply\x1a<\n" +
 	"\x06Roster\x12\x18\n" +
-	"\aentries\x18\x01 \x03(\fR\aentries\x12'\n" +
-	"\x05heads\x18\x02 \x03(\v2\x11.starling.v1.HeadR\x05heads\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\bR\x04last\x1a\a\n" +
+	"\aentries\x18\x01 \x03(\fR\aentries\x12\x12\n" +
+	"\x04last\x18\x03 \x01(\bR\x04lastJ\x04\b\x02\x10\x03\x1a\a\n" +
 	"\x05Query\x1a\b\n" +
 	"\x06AbsentB\x06\n" +
 	"\x04body\"B\n" +
@@ -2666,12 +2657,11 @@ var file_starling_proto_depIdxs = []int32{
 	34, // 19: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
 	35, // 20: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
 	31, // 21: starling.v1.RoomFrame.Greeting.head:type_name -> starling.v1.Head
-	31, // 22: starling.v1.RoomFrame.Roster.heads:type_name -> starling.v1.Head
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_starling_proto_init() }

@@ -1,0 +1,136 @@
+package presence
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multistream"
+)
+
+// kickLocked makes sure that the peer is, or is being, told what it does not know.
+func (d *Directory) kickLocked(c *contact) {
+	if !c.running {
+		c.running = d.goLocked(func() { d.greet(c) })
+		return
+	}
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// greet opens hellos with one peer, one after the other, until it has been told everything on every connection that
+// is ours to greet on.
+func (d *Directory) greet(c *contact) {
+	for attempt := 0; ; attempt++ {
+		conn := d.nextHello(c, attempt)
+		if conn == nil {
+			return
+		}
+		err := d.openHello(conn)
+		d.mu.Lock()
+		c.opening = false
+		d.progressLocked()
+		d.mu.Unlock()
+		if err == nil {
+			attempt = -1
+			continue
+		}
+		d.helloFailed(c, conn, err, attempt)
+		pause := time.NewTimer(helloPause(attempt))
+		select {
+		case <-pause.C:
+		case <-c.wake: // there is news, or a new connection: begin anew with the newest
+			attempt = -1
+		case <-c.gone:
+		case <-d.ctx.Done():
+		}
+		pause.Stop()
+	}
+}
+
+// maxUnsupported is how often a peer that does not speak hello is tried: it may be starting.
+const maxUnsupported = 4
+
+// helloPause is how long to wait after failed attempt n, from 0: 250 ms, 1 s, 4 s, 16 s, and then a minute, each up
+// to half as much longer so that peers do not meet in step.
+func helloPause(n int) time.Duration {
+	p := time.Minute
+	if n < 4 {
+		p = 250 * time.Millisecond << (2 * n)
+	}
+	return p + rand.N(p/2)
+}
+
+// nextHello picks the connection for the next hello. When there is nothing to tell, it ends the greeting and returns
+// nil.
+func (d *Directory) nextHello(c *contact, attempt int) network.Conn {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	need := len(c.fresh) > 0 || !c.known || c.told < d.version
+	if d.ctx.Err() != nil || len(c.conns) == 0 || c.final != nil || !need {
+		c.running = false
+		return nil
+	}
+	c.opening = true
+	if len(c.fresh) > 0 {
+		return c.fresh[0]
+	}
+	conns := c.newestFirst()
+	return conns[attempt%len(conns)]
+}
+
+// newestFirst orders the connections: the newest is the least likely to be a dead one that nobody has noticed.
+func (c *contact) newestFirst() []network.Conn {
+	conns := make([]network.Conn, 0, len(c.conns))
+	for conn := range c.conns {
+		conns = append(conns, conn)
+	}
+	slices.SortFunc(conns, func(a, b network.Conn) int {
+		return cmp.Or(c.conns[b].opened.Compare(c.conns[a].opened), cmp.Compare(a.ID(), b.ID()))
+	})
+	return conns
+}
+
+func (d *Directory) helloFailed(c *contact, conn network.Conn, err error, attempt int) {
+	d.stats.helloFailed.Add(1)
+	d.cfg.log.Debug("hello failed", "peer", c.id, "err", err)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c.fresh = slices.DeleteFunc(c.fresh, func(f network.Conn) bool { return f == conn })
+	refused, unsupported := (*RefusedError)(nil), multistream.ErrNotSupported[protocol.ID]{}
+	if errors.As(err, &refused) || errors.As(err, &unsupported) && attempt+1 >= maxUnsupported {
+		c.final = err
+	}
+	c.settleLocked(err)
+}
+
+// open opens a stream on one connection. The host's own NewStream would choose the connection, and may choose a dead
+// one.
+func (d *Directory) open(ctx context.Context, conn network.Conn, proto protocol.ID) (network.Stream, error) {
+	s, err := conn.NewStream(network.WithAllowLimitedConn(ctx, string(proto)))
+	if err != nil {
+		return nil, err
+	}
+	deadline, ok := ctx.Deadline()
+	if ok {
+		_ = s.SetDeadline(deadline) // a transport without deadlines still has ctx, which resets the stream
+	}
+	if err := s.SetProtocol(proto); err != nil {
+		_ = s.Reset()
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+	defer stop()
+	if err := multistream.SelectProtoOrFail(proto, s); err != nil {
+		_ = s.Reset()
+		return nil, err
+	}
+	return s, nil
+}
