@@ -19,6 +19,8 @@ type chatFlags struct {
 	user, app, data      string
 	rooms, peers, listen []string
 	ephemeral, noMDNS    bool
+	issuers, token       string // files
+	revocations          string // file
 	json, plain          bool
 }
 
@@ -38,6 +40,9 @@ the other side shows when it starts.
 Your name is claimed, not registered: others tell you by your key, which stays in the data directory, so
 that a restart is the same user. "starling id export" carries it to another device.
 
+An app with an issuer of its own says who is whom: with --issuers and --token the name is the one that the
+token gives, and nobody else can have it. When the token is about to expire, a newer one is taken from its file.
+
 Every message has a result: delivered (to one user) with the time it took, sent (to a room), refused by
 the other side, not sent, or unknown, which means that it may have arrived.
 
@@ -56,7 +61,7 @@ standard input and at /quit it waits for the results of what was sent; Ctrl-C do
                                                      from a script: one JSON object a line comes back`,
 		Args: noArguments,
 		RunE: a.action(func(cmd *cobra.Command, _ []string) error {
-			if !cmd.Flags().Changed("user") {
+			if !cmd.Flags().Changed("user") && f.token == "" { // which says who the user is
 				f.user = defaultUser()
 			}
 			return a.chat(cmd.Context(), f)
@@ -71,6 +76,9 @@ standard input and at /quit it waits for the results of what was sent; Ctrl-C do
 	flags.StringVar(&f.data, "data", "", "the `DIR` with keys and what is remembered (default: starling in your configuration directory)")
 	flags.BoolVar(&f.ephemeral, "ephemeral", false, "keep nothing: a new key, in memory")
 	flags.StringVar(&f.app, "app", "starling", "the `NAME` of the app: others are not seen, and do not see this")
+	flags.StringVar(&f.issuers, "issuers", "", "the `FILE` with the issuers of the app, if its users need tokens (see: starling token)")
+	flags.StringVar(&f.token, "token", "", "the `FILE` with your token, or - for the first line of standard input")
+	flags.StringVar(&f.revocations, "revocations", "", "a `FILE` with revoked tokens, to be told to all")
 	flags.BoolVar(&f.noMDNS, "no-mdns", false, "neither look for others on this network nor be found by them")
 	flags.BoolVar(&f.plain, "plain", false, "line by line, also on a terminal")
 	flags.BoolVar(&f.json, "json", false, "write JSON objects, one a line (see: starling help json)")
@@ -90,13 +98,24 @@ func (f *chatFlags) check() error {
 			add(id.Err, "%s %q", flag, id.Value)
 		}
 	}
-	addID("--user", identity.CheckUser(f.user))
+	if f.token == "" || f.user != "" {
+		addID("--user", identity.CheckUser(f.user))
+	}
 	addID("--app", identity.CheckApp(f.app))
 	for _, r := range f.rooms {
 		addID("--room", identity.CheckRoom(r))
 	}
 	if f.ephemeral && f.data != "" {
 		errs = append(errs, errors.New("--data and --ephemeral exclude each other"))
+	}
+	if (f.issuers == "") != (f.token == "") {
+		errs = append(errs, errors.New("--issuers and --token go together: who vouches for users, and that you are one"))
+	}
+	if f.revocations != "" && f.issuers == "" {
+		errs = append(errs, errors.New("--revocations needs --issuers"))
+	}
+	if f.ephemeral && f.token != "" {
+		errs = append(errs, errors.New("--ephemeral and --token exclude each other: a token is bound to a key that is kept"))
 	}
 	if f.json && f.plain {
 		errs = append(errs, errors.New("--json and --plain exclude each other"))
@@ -113,7 +132,7 @@ func (a *app) chat(ctx context.Context, f chatFlags) error {
 	switch {
 	case f.json:
 		v = &jsonView{out: a.stdout}
-	case !f.plain && a.fullScreen():
+	case !f.plain && f.token != "-" && a.fullScreen():
 		s := newScreen(a.stdin.(*os.File), a.stdout.(*os.File), a.interrupt)
 		defer a.onScreen(ctx, s)()
 		v = s
@@ -173,6 +192,16 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 	if f.noMDNS {
 		opts = append(opts, node.WithoutMDNS())
 	}
+	var token *pass
+	if f.issuers != "" {
+		if token, err = a.readPass(f.token); err != nil {
+			return byeFailed, err
+		}
+		if f.user == "" {
+			f.user, _ = token.claimed()
+		}
+		opts = append(opts, node.WithIssuersFile(f.issuers))
+	}
 	n, err := node.New(opts...)
 	if wrong := wrongAddrs(err); len(wrong) > 0 {
 		return byeFailed, usage(errors.Join(wrong...))
@@ -182,6 +211,12 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 			"Another starling is running with it. Give this one keys of its own: --data DIR, or --ephemeral.")
 	}
 	c := newChat(n, v)
+	c.pass = token
+	if f.revocations != "" {
+		if err := revokeFrom(n, f.revocations); err != nil {
+			return byeFailed, errors.Join(err, c.close())
+		}
+	}
 	about := ready{MDNS: !f.noMDNS, App: f.app, Data: f.data, Rooms: unique(f.rooms)}
 	input := func(ctx context.Context) <-chan typed { return readLines(ctx, a.stdin) }
 	s, full := v.(*screen)
@@ -196,6 +231,18 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 		reason, err = byeFailed, e
 	}
 	return reason, err
+}
+
+// revokeFrom gives the node a list of revocations.
+func revokeFrom(n *node.Node, path string) error {
+	list, err := readList(path)
+	if err != nil {
+		return err
+	}
+	if _, err := n.Revoke(list); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 // wrongAddrs are the addresses of the command line that New refused.
@@ -221,6 +268,10 @@ func troubleCode(err error) string {
 		return "data_dir_in_use"
 	case as[*identity.KeyError](err):
 		return "key"
+	case as[*identity.TokenError](err):
+		return "token"
+	case as[*identity.IssuersError](err), errors.Is(err, identity.ErrRevocations):
+		return "issuers"
 	case as[*node.ListenError](err):
 		return "listen"
 	case as[*roomError](err):

@@ -14,9 +14,10 @@ It takes the same lines on standard input as without.
 
 Every object has "type" and "time" (RFC 3339). 64-bit numbers are strings. The events of the mesh
 (message, direct_message, member_joined, member_left, gap_lost, lagged, peer_up, peer_changed,
-peer_down, identity_conflict, duplicate_device, logged_out, addrs_changed) also have "seq". It counts
-per room, and for those without "room" per node: a hole in it is events that this program read too
-slowly for. Texts are in "text"; binary is base64 in "data". The chat's own objects have no "seq":
+peer_down, identity_conflict, duplicate_device, logged_out, addrs_changed, token_expiring, token_ended)
+also have "seq". It counts per room, and for those without "room" per node: a hole in it is events that
+this program read too slowly for. Texts are in "text"; binary is base64 in "data". The chat's own objects
+have no "seq":
 
   ready   first of all: user, key (fingerprint), peer (ID), addrs (to give to others as --peer), mdns
           (others on this network find this one by themselves), app, data (directory;
@@ -36,7 +37,7 @@ slowly for. Texts are in "text"; binary is base64 in "data". The chat's own obje
 Codes of "sent": not_sent (the other side has certainly seen nothing), unknown (it may have arrived),
 refused (its node said no, detail says why), not_member, not_found, ambiguous, conflict, not_joined,
 not_logged_in, too_long, empty, self, not_text, bad_id, closed, failed.
-Other codes: line, usage, data_dir_in_use, key, listen, room, failed.
+Other codes: line, usage, data_dir_in_use, key, listen, room, token, issuers, failed.
 
 The chat ends at the end of standard input: to only listen, keep it open, as in
   sleep infinity | starling chat --json`

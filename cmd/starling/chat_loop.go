@@ -40,6 +40,7 @@ func (e *roomError) Unwrap() error { return e.err }
 // chat is one user talking: typed lines in, events out. Its fields belong to run's goroutine.
 type chat struct {
 	node  *node.Node
+	pass  *pass // nil: open mode
 	view  view
 	sends *sends
 	rooms []*mesh.Room // entered, in that order
@@ -67,7 +68,7 @@ func newChat(n *node.Node, v view) *chat {
 // quit, they end, ctx ends, or the chat cannot go on. Close must follow. Input begins to read the lines, until its
 // context has ended.
 func (c *chat) run(ctx context.Context, user string, about ready, input func(context.Context) <-chan typed) (reason string, err error) {
-	if err := c.node.Login(ctx, user); err != nil {
+	if err := c.node.Login(ctx, user, c.pass.loginOptions()...); err != nil {
 		return c.verdict(ctx, err)
 	}
 	about.head, about.Login = newHead("ready", ""), c.node.Self()
@@ -205,7 +206,7 @@ func (c *chat) join(ctx context.Context, name string) error {
 			return nil
 		}
 	}
-	r, err := c.node.Join(ctx, name)
+	r, err := c.node.Join(ctx, name, c.pass.joinOptions()...)
 	if err != nil {
 		return &roomError{name, err}
 	}
@@ -294,6 +295,9 @@ func (c *chat) pump(recv func(context.Context) (mesh.Event, error), room *mesh.R
 			return
 		}
 		c.show(ev)
+		if ending, ok := ev.(*mesh.TokenExpiring); ok {
+			c.pumps.Go(func() { rescued(c.view, func() { c.renew(ending, room) }) })
+		}
 		if out, ok := ev.(*node.LoggedOut); ok && out.Reason == node.Duplicate {
 			c.fail(errDisplaced)
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -57,6 +58,14 @@ func (v *textView) textLocked(event any) string {
 	case *node.DuplicateDevice:
 		return fmt.Sprintf("! two nodes run with one device key (%s): a data directory was copied. They cut each other off; give one of them\n"+
 			"  another directory, and carry the user over with \"starling id export\".", ev.Peer)
+	case *mesh.TokenExpiring:
+		what := "others no longer count your log-in"
+		if ev.Room != "" {
+			what = "you are out of " + ev.Room
+		}
+		return fmt.Sprintf("! your token expires at %s: without a newer one %s then", ev.Expires.Local().Format(time.TimeOnly), what)
+	case *node.TokenEnded:
+		return "! others no longer count your log-in: " + safeText(ev.Reason)
 	case *node.AddrsChanged:
 		return v.addrsLocked(shareable(ev.Addrs))
 	case *node.LoggedOut:

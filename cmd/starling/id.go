@@ -35,16 +35,18 @@ which then is the same user, with a peer ID of its own.`,
 		RunE: a.action(func(*cobra.Command, []string) error { return a.showID(dir, asJSON) }),
 	}
 	cmd.PersistentFlags().StringVar(&dir, "data", "", "the `DIR` with the keys (default: starling in your configuration directory)")
-	cmd.Flags().BoolVar(&asJSON, "json", false, `as one JSON object: {"key":…,"peer":…,"data":…}`)
+	cmd.Flags().BoolVar(&asJSON, "json", false, `as one JSON object: {"key":…,"peer":…,"device":…,"data":…}`)
 	cmd.AddCommand(a.exportCommand(&dir), a.importCommand(&dir))
 	return cmd
 }
 
-// shownID is what `starling id` tells. Peer is empty while another process holds the directory.
+// shownID is what `starling id` tells. Peer and Device are empty while another process holds the directory.
 type shownID struct {
 	Key  string `json:"key"`
 	Peer string `json:"peer,omitempty"`
-	Data string `json:"data"`
+	// Device is the device key as a JSON Web Key, to which tokens are bound.
+	Device json.RawMessage `json:"device,omitempty"`
+	Data   string          `json:"data"`
 }
 
 func (a *app) showID(dir string, asJSON bool) error {
@@ -85,7 +87,9 @@ func readID(dir string) (shownID, error) {
 		return shownID{}, err
 	}
 	keys := d.Keys()
-	return shownID{keys.UserKey().Fingerprint(), keys.PeerID().String(), dir}, d.Close()
+	return shownID{
+		Key: keys.UserKey().Fingerprint(), Peer: keys.PeerID().String(), Device: keys.DeviceKey().JWK(), Data: dir,
+	}, d.Close()
 }
 
 func (a *app) exportCommand(dir *string) *cobra.Command {

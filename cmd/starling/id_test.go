@@ -19,7 +19,7 @@ func TestIDIsTheSameAtEveryRun(t *testing.T) {
 	require.Equal(t, exitOK, first.code, first.errOut)
 	require.Regexp(t, `^key   [a-z2-7]{16}\npeer  12D3Koo\w+\ndata  `+regexp.QuoteMeta(dir)+`\n$`, first.out)
 	require.Equal(t, first, runHere("id", "--data", dir))
-	require.Regexp(t, `^\{"key":"[a-z2-7]{16}","peer":"12D3Koo\w+","data":"[^"]+"\}\n$`, runHere("id", "--json", "--data", dir).out)
+	require.Regexp(t, `^\{"key":"[a-z2-7]{16}","peer":"12D3Koo\w+","device":\{"kty":"OKP","crv":"Ed25519","x":"[\w-]{43}"\},"data":"[^"]+"\}\n$`, runHere("id", "--json", "--data", dir).out)
 }
 
 func TestIDTellsTheKeyWhileAChatHoldsTheDirectory(t *testing.T) {

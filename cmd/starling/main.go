@@ -1,8 +1,10 @@
-// Command starling is a mesh node for people: a chat, a demonstration, and the keys behind them.
+// Command starling is a mesh node for people: a chat, a demonstration, and the keys and tokens behind them.
 //
 //	starling demo          three nodes in one process, every promise checked
 //	starling chat          talk with whoever else runs it on this network
 //	starling id            who this machine is to the others
+//	starling issuer        the keys of an app that says itself who its users are
+//	starling token         its tokens: issue, show, verify, revoke
 //
 // Everything that a program would want of it is in package node; here are flags, signals and output.
 package main

@@ -95,7 +95,7 @@ server anywhere. Two machines on one network that run "starling chat" find each 
 		"the `LEVEL` to log at on standard error: off, error, warn, info or debug")
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.demoCommand(), a.chatCommand(), a.idCommand(), a.versionCommand())
+	root.AddCommand(a.demoCommand(), a.chatCommand(), a.idCommand(), a.issuerCommand(), a.tokenCommand(), a.versionCommand())
 	root.AddCommand(topics()...)
 	root.SetHelpCommand(a.helpCommand())
 	return root
