@@ -99,7 +99,7 @@ func (q *inquiry) gather() (complete bool) {
 		}
 		cancel()
 	}()
-	return d.seekStored(ctx, q.w, func(r *record) {
+	return d.seekStored(ctx, q.w, d.statuses.mourned(start), func(r *record) {
 		d.Observe(r.st)
 		q.hear(r.st, r.addrs, Stored, r.issued)
 	}, func(info peer.AddrInfo) { q.visit(info.ID, info.Addrs, Stored) })
@@ -126,6 +126,9 @@ func (q *inquiry) atHand() (live bool) {
 		q.hear(s.st, nil, Connected, s.known)
 	}
 	for _, gone := range q.d.statuses.departed.Values() {
+		if gone.st.LoggedIn && now.Sub(gone.when) > mournFor {
+			continue // it is for the directory to say
+		}
 		q.hear(gone.st, nil, Remembered, gone.when)
 	}
 	return live
