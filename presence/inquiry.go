@@ -37,7 +37,7 @@ type inquiry struct {
 	claims  map[identity.PublicKey]*evidence // by user key; in app mode under the zero key
 	visits  map[attempt]bool
 	silent  bool          // a device that was named could not be asked
-	heard   chan struct{} // closed with the first claim of a log-in
+	heard   chan struct{} // closed with the first evidence
 	settled chan struct{} // closed when one is online
 }
 
@@ -72,7 +72,7 @@ func (q *inquiry) gather() (complete bool) {
 		}
 	}
 	for _, r := range d.cfg.store.Remembered() {
-		if r.Login.User == q.w.User && q.w.means(r.Login.User, r.Login.Key) {
+		if r.Login.User == q.w.User && q.w.means(r.Login.User, r.Login.Key) && !q.saidGoodbye(r.Login.Peer) {
 			q.visit(r.Login.Peer, parseStrings(r.Addrs), Remembered)
 		}
 	}
@@ -155,9 +155,7 @@ func (q *inquiry) hear(st *identity.Statement, addrs []ma.Multiaddr, source Sour
 		q.mu.Unlock()
 		return
 	}
-	if loggedIn(st, now) {
-		q.firstLocked()
-	}
+	q.firstLocked()
 	q.mu.Unlock()
 	if loggedIn(st, now) {
 		q.visit(st.Peer, addrs, source)
@@ -169,6 +167,18 @@ func (q *inquiry) key(st *identity.Statement) identity.PublicKey {
 		return identity.PublicKey{}
 	}
 	return st.UserKey
+}
+
+// saidGoodbye reports whether the last that is known of a device is that it is logged out: there is no need to dial it.
+func (q *inquiry) saidGoodbye(p peer.ID) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, c := range q.claims {
+		if c.st.Peer == p && !c.st.LoggedIn {
+			return true
+		}
+	}
+	return false
 }
 
 func (q *inquiry) firstLocked() {
