@@ -143,7 +143,7 @@ func (d *Directory) disconnected(conn network.Conn) {
 	c.settleLocked(ErrNotConnected)
 	if c.known {
 		d.unindexLocked(c)
-		d.statuses.parted(c.session.Statement, c.heard)
+		d.statuses.parted(p, c.session.Statement, c.heard)
 		d.events.push(PeerDown{Peer: p})
 	}
 	d.progressLocked()
@@ -180,7 +180,7 @@ func (d *Directory) install(conn network.Conn, s identity.Session, version uint6
 	c.told = max(c.told, version)
 	c.heard = time.Now()
 	c.counts = c.loggedIn(c.heard)
-	d.statuses.changed(s.Statement)
+	d.statuses.changed(p, s.Statement)
 	d.wakeTokensLocked()
 	d.indexLocked(c)
 	d.refusals.Remove(p)

@@ -37,7 +37,7 @@ type inquiry struct {
 	claims  map[identity.PublicKey]*evidence // by user key; in app mode under the zero key
 	visits  map[attempt]bool
 	silent  bool          // a device that was named could not be asked
-	heard   chan struct{} // closed with the first claim of a log-in
+	heard   chan struct{} // closed with the first evidence
 	settled chan struct{} // closed when one is online
 }
 
@@ -72,7 +72,7 @@ func (q *inquiry) gather() (complete bool) {
 		}
 	}
 	for _, r := range d.cfg.store.Remembered() {
-		if r.Login.User == q.w.User && q.w.means(r.Login.User, r.Login.Key) {
+		if r.Login.User == q.w.User && q.w.means(r.Login.User, r.Login.Key) && !q.saidGoodbye(r.Login.Peer) {
 			q.visit(r.Login.Peer, parseStrings(r.Addrs), Remembered)
 		}
 	}
@@ -99,7 +99,7 @@ func (q *inquiry) gather() (complete bool) {
 		}
 		cancel()
 	}()
-	return d.seekStored(ctx, q.w, func(r *record) {
+	return d.seekStored(ctx, q.w, d.statuses.mourned(start), func(r *record) {
 		d.Observe(r.st)
 		q.hear(r.st, r.addrs, Stored, r.issued)
 	}, func(info peer.AddrInfo) { q.visit(info.ID, info.Addrs, Stored) })
@@ -126,6 +126,9 @@ func (q *inquiry) atHand() (live bool) {
 		q.hear(s.st, nil, Connected, s.known)
 	}
 	for _, gone := range q.d.statuses.departed.Values() {
+		if gone.st.LoggedIn && now.Sub(gone.when) > mournFor {
+			continue // it is for the directory to say
+		}
 		q.hear(gone.st, nil, Remembered, gone.when)
 	}
 	return live
@@ -152,9 +155,7 @@ func (q *inquiry) hear(st *identity.Statement, addrs []ma.Multiaddr, source Sour
 		q.mu.Unlock()
 		return
 	}
-	if loggedIn(st, now) {
-		q.firstLocked()
-	}
+	q.firstLocked()
 	q.mu.Unlock()
 	if loggedIn(st, now) {
 		q.visit(st.Peer, addrs, source)
@@ -166,6 +167,18 @@ func (q *inquiry) key(st *identity.Statement) identity.PublicKey {
 		return identity.PublicKey{}
 	}
 	return st.UserKey
+}
+
+// saidGoodbye reports whether the last that is known of a device is that it is logged out: there is no need to dial it.
+func (q *inquiry) saidGoodbye(p peer.ID) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, c := range q.claims {
+		if c.st.Peer == p && !c.st.LoggedIn {
+			return true
+		}
+	}
+	return false
 }
 
 func (q *inquiry) firstLocked() {

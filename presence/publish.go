@@ -134,7 +134,7 @@ func (k *kad) publishOnce(st *identity.Statement) (kept int) {
 			best = r
 		}
 	}
-	where := k.seek(ctx, key, hear)
+	where := k.seek(ctx, key, nil, hear)
 	if best != nil && !k.d.compare(best, st) {
 		return 0
 	}
@@ -202,7 +202,7 @@ func (k *kad) check(ctx context.Context, key string, sealed []byte, nodes []peer
 // provide says that this device is one of the name's.
 func (k *kad) provide(ctx context.Context, user string) {
 	key := nameKey(k.d.app, user)
-	where := k.walk(ctx, string(key), func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error) {
+	where := k.walk(ctx, string(key), nil, func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error) {
 		_, closer, err := k.rpc.GetProviders(ctx, p, key)
 		return closer, err
 	})

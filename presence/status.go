@@ -9,6 +9,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/identity"
 )
@@ -83,7 +84,13 @@ const (
 
 	maxCached   = 1024 // answers
 	maxDeparted = 1024 // log-ins of peers that were connected
-	maxVisits   = 8    // devices that one inquiry dials
+	maxLost     = 256  // peers that were connected
+
+	// mournFor is how long a device that fell silent counts as one that may be there: its log-in, and it as a node of the directory, without
+	// whose answer the directory is not complete. It makes the users across a cut unreachable instead of offline for that long, though what was stored
+	// of them lapses after 3 minutes.
+	mournFor  = 10 * time.Minute
+	maxVisits = 8 // devices that one inquiry dials
 )
 
 // Status says whether a user is logged in and reachable, with the evidence. It answers at once for this node's own user, for a
@@ -172,6 +179,7 @@ type inquiries struct {
 	at       *lru.Cache[string, time.Time]
 	touched  *lru.Cache[string, time.Time] // users about whom there was news
 	departed *lru.Cache[identity.Subject, departure]
+	lost     *lru.Cache[peer.ID, time.Time] // who went without a good-bye, and when
 
 	mu    sync.Mutex
 	under map[string]*asked
@@ -195,12 +203,14 @@ func newInquiries() *inquiries {
 		at:       newLRU[string, time.Time](maxCached),
 		touched:  newLRU[string, time.Time](maxCached),
 		departed: newLRU[identity.Subject, departure](maxDeparted),
+		lost:     newLRU[peer.ID, time.Time](maxLost),
 		under:    make(map[string]*asked),
 	}
 }
 
 // changed notes that what was answered about a user may hold no longer. It may be called with the directory's lock held.
-func (q *inquiries) changed(st *identity.Statement) {
+func (q *inquiries) changed(p peer.ID, st *identity.Statement) {
+	q.lost.Remove(p)
 	if st != nil {
 		q.touched.Add(st.User, time.Now())
 		if was, ok := q.departed.Peek(st.Subject()); ok && st.Newer(was.st) {
@@ -210,7 +220,10 @@ func (q *inquiries) changed(st *identity.Statement) {
 }
 
 // parted remembers a device whose last connection has ended. It may be called with the directory's lock held.
-func (q *inquiries) parted(st *identity.Statement, heard time.Time) {
+func (q *inquiries) parted(p peer.ID, st *identity.Statement, heard time.Time) {
+	if st == nil || st.LoggedIn {
+		q.lost.Add(p, time.Now())
+	}
 	if st == nil {
 		return
 	}
@@ -218,6 +231,16 @@ func (q *inquiries) parted(st *identity.Statement, heard time.Time) {
 	if was, ok := q.departed.Peek(st.Subject()); !ok || !was.st.Newer(st) {
 		q.departed.Add(st.Subject(), departure{st, heard})
 	}
+}
+
+// mourned returns the peers that went without a good-bye, not long ago.
+func (q *inquiries) mourned(now time.Time) (out []peer.ID) {
+	for _, p := range q.lost.Keys() {
+		if at, ok := q.lost.Peek(p); ok && now.Sub(at) < mournFor {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // cached returns an answer that was given just now, unless there was news since.

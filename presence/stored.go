@@ -69,9 +69,9 @@ func (d *Directory) recordKey(w want) (key string, ok bool) {
 }
 
 // seekStored looks for a user in every instance of the DHT at once. It calls record for every valid record, and device for every device that
-// provides the name, where the name alone is known. It reports whether everybody who should know has answered: in one instance at least, and
+// provides the name, where the name alone is known. Nodes in also are asked too if they are near. It reports whether everybody who should know has answered: in one instance at least, and
 // in every one that has nodes.
-func (d *Directory) seekStored(ctx context.Context, w want, found func(*record), device func(peer.AddrInfo)) (complete bool) {
+func (d *Directory) seekStored(ctx context.Context, w want, also []peer.ID, found func(*record), device func(peer.AddrInfo)) (complete bool) {
 	var (
 		wg       sync.WaitGroup
 		mu       sync.Mutex
@@ -86,10 +86,10 @@ func (d *Directory) seekStored(ctx context.Context, w want, found func(*record),
 	for _, k := range d.kads {
 		wg.Go(func() {
 			if key, ok := d.recordKey(w); ok {
-				ended(k.seek(ctx, key, func(_ peer.ID, r *record) { found(r) }))
+				ended(k.seek(ctx, key, also, func(_ peer.ID, r *record) { found(r) }))
 				return
 			}
-			ended(k.seekName(ctx, w.User, device))
+			ended(k.seekName(ctx, w.User, also, device))
 		})
 	}
 	wg.Wait()
@@ -103,7 +103,7 @@ func (d *Directory) searchStored(ctx context.Context, h *hunt) {
 	}
 	budget, cancel := context.WithTimeout(ctx, storedBudget)
 	defer cancel()
-	d.seekStored(budget, h.w, func(r *record) {
+	d.seekStored(budget, h.w, nil, func(r *record) {
 		d.Observe(r.st)
 		if r.st.User == h.w.User && loggedIn(r.st, time.Now()) {
 			h.try(ctx, candidate{login: r.st.Login(), st: r.st, addrs: r.addrs, source: Stored})

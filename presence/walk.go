@@ -110,9 +110,9 @@ func (w *path) end() walked {
 	return out
 }
 
-// walk goes to the nodes that are nearest to a key, and asks every one on the way. It ends when the nearest have answered, or with
+// walk goes to the nodes that are nearest to a key, and asks every one on the way. Those of also that nobody has named are asked at the end. It ends when the nearest have answered, or with
 // ctx. DHT nodes that do not answer are taken out of the routing table.
-func (k *kad) walk(ctx context.Context, key string, ask asker) walked {
+func (k *kad) walk(ctx context.Context, key string, also []peer.ID, ask asker) walked {
 	type reply struct {
 		s      *step
 		closer []*peer.AddrInfo
@@ -138,7 +138,14 @@ func (k *kad) walk(ctx context.Context, key string, ask asker) walked {
 			}()
 		}
 		if under == 0 {
-			return w.end()
+			if len(also) == 0 || ctx.Err() != nil {
+				return w.end()
+			}
+			for _, p := range also { // last: others may have told by now where they are
+				w.hear(p)
+			}
+			also = nil
+			continue
 		}
 		r := <-replies
 		under--
@@ -183,8 +190,8 @@ func (k *kad) askOne(ctx context.Context, p peer.ID, ask asker) ([]*peer.AddrInf
 }
 
 // seek walks to a record and calls found for every one that is valid, from several goroutines.
-func (k *kad) seek(ctx context.Context, key string, found func(from peer.ID, r *record)) walked {
-	return k.walk(ctx, key, func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error) {
+func (k *kad) seek(ctx context.Context, key string, also []peer.ID, found func(from peer.ID, r *record)) walked {
+	return k.walk(ctx, key, also, func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error) {
 		rec, closer, err := k.rpc.GetValue(ctx, p, key)
 		if err != nil {
 			return nil, err
@@ -201,11 +208,11 @@ func (k *kad) seek(ctx context.Context, key string, found func(from peer.ID, r *
 }
 
 // seekName walks to the providers of a name and calls found for each of them once, up to a bound: each costs a dial.
-func (k *kad) seekName(ctx context.Context, user string, found func(peer.AddrInfo)) walked {
+func (k *kad) seekName(ctx context.Context, user string, also []peer.ID, found func(peer.AddrInfo)) walked {
 	key := nameKey(k.d.app, user)
 	seen := make(chan map[peer.ID]bool, 1)
 	seen <- make(map[peer.ID]bool)
-	return k.walk(ctx, string(key), func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error) {
+	return k.walk(ctx, string(key), also, func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error) {
 		provs, closer, err := k.rpc.GetProviders(ctx, p, key)
 		if err != nil {
 			return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"net"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -109,7 +110,7 @@ func (d *Directory) readWatch(ctx context.Context, p peer.ID) error {
 	defer cancel()
 	s, err := d.host.NewStream(open, p, WatchProtocol)
 	if err != nil {
-		return errors.Join(errWatchRefused, err)
+		return refusedWatch(err)
 	}
 	defer func() { _ = s.Reset() }()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
@@ -123,7 +124,7 @@ func (d *Directory) readWatch(ctx context.Context, p peer.ID) error {
 		var f wire.WatchFrame
 		if err := r.Next(&f); err != nil {
 			if first {
-				return errors.Join(errWatchRefused, err)
+				return refusedWatch(err)
 			}
 			return err
 		}
@@ -144,6 +145,15 @@ func (d *Directory) readWatch(ctx context.Context, p peer.ID) error {
 			return d.awaitNews(ctx, p, st)
 		}
 	}
+}
+
+// refusedWatch tells a refusal from silence.
+func refusedWatch(err error) error {
+	var timeout net.Error
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
+		return err
+	}
+	return errors.Join(errWatchRefused, err)
 }
 
 // awaitNews waits a moment for the hello by which the peer tells the same.

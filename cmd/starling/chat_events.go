@@ -29,6 +29,10 @@ have no "seq":
           to a room: neighbours, the connected members who took it on (0: nobody is there yet); if not
           ok: error (a code, below) and detail (words)
   who     room, members, online
+  status  the answer to /status: line, ok, user; if ok: state (online, offline or unreachable, which
+          means that it cannot be told), login (absent if none is known), source (how it is known: self,
+          connected, probe, goodbye, directory, whois, remembered, none) and age_ms (of that evidence);
+          if not ok: error (a code of "sent") and detail
   help    lines
   waiting the end has come, and messages (how many) have no result yet
   error   code, detail, and line if a line of standard input was at fault

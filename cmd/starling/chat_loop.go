@@ -162,6 +162,10 @@ func (c *chat) obey(ctx context.Context, l typed, n int) error {
 		}
 	case "who":
 		c.who()
+	case "status":
+		if !c.status(ctx, in) {
+			return ctx.Err()
+		}
 	case "join":
 		if err := c.join(ctx, in.name); err != nil {
 			if ctx.Err() != nil {

@@ -29,6 +29,7 @@ var outcomes = []struct {
 	{as[*presence.ConflictError], "conflict", ""},
 	{is(presence.ErrNotFound), "not_found", "nobody of that name is logged in within reach"},
 	{is(mesh.ErrNotLoggedIn), "not_logged_in", "not logged in"},
+	{is(presence.ErrNotLoggedIn), "not_logged_in", "not logged in"},
 	{is(mesh.ErrLeft), "not_joined", "the room has been left"},
 	{is(errNoRoom), "not_joined", ""},
 	{is(mesh.ErrUnreachable), "not_sent", ""},

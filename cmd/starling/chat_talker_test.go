@@ -35,7 +35,7 @@ type event struct {
 	OK                    bool
 	RTT                   float64 `json:"rtt_ms"`
 	Neighbours            *int
-	Error, Detail         string
+	Error, Detail, State  string
 	Code                  any
 	Reason                string
 	Seq                   string

@@ -27,6 +27,8 @@ func (v *textView) textLocked(event any) string {
 		return "  " + ev.String()
 	case who:
 		return v.whoLocked(ev)
+	case status:
+		return v.statusLocked(ev)
 	case help:
 		return strings.Join(ev.Lines, "\n")
 	case waiting:

@@ -60,7 +60,9 @@ type event struct {
 	To         string
 	Error      string
 	Reason     string
-	Code       any // a number in bye, a word in error
+	State      string // status
+	Source     string // status
+	Code       any    // a number in bye, a word in error
 	encoded    string
 }
 
