@@ -125,7 +125,7 @@ func (c *chat) gather(what string, n int, is func(event) bool) []event {
 		if i == len(c.events) {
 			if err := c.read(ctx); err != nil {
 				c.t.Fatalf("%s: %d of %d × %q: %v; it told last:\n%s\nstandard error:\n%s",
-					c.user, len(found), n, what, err, c.last(10), tail(c.Stderr(), 4<<10))
+					c.user, len(found), n, what, err, c.last(20), tail(c.Stderr(), 4<<10))
 			}
 		}
 		if is(c.events[i]) {
@@ -182,12 +182,15 @@ func (c *chat) exits(limit time.Duration, code int, reason string) {
 	c.t.Logf("%s ended in %v (%s)", c.user, took.Round(time.Millisecond), reason)
 }
 
+// last gives the last n of what the chat told, but for long rows of messages and results.
 func (c *chat) last(n int) string {
-	var b strings.Builder
-	for _, e := range c.events[max(0, len(c.events)-n):] {
-		fmt.Fprintln(&b, e.encoded)
+	var told []string
+	for i, e := range c.events {
+		if (e.Type != "message" && e.Type != "sent") || i == len(c.events)-1 {
+			told = append(told, e.encoded)
+		}
 	}
-	return b.String()
+	return strings.Join(told[max(0, len(told)-n):], "\n")
 }
 
 func isType(typ string) func(event) bool {

@@ -28,6 +28,7 @@ func TestFourChatsOnOneNetworkDoAllThatChatsDo(t *testing.T) {
 	alice, bob, carol, dave := chats["alice"], chats["bob"], chats["carol"], chats["dave"]
 
 	meet(t, all...)
+	link(all...)
 	talk(t, 100, all...)
 
 	// To one member.
