@@ -57,9 +57,8 @@ func newHost(cfg *config, keys *identity.Keys) (host.Host, error) {
 		libp2p.Muxer(yamux.ID, newYamux()),
 		libp2p.ResourceManager(limits),
 		libp2p.ConnectionManager(conns),
-		libp2p.DialRanker(rankDials),
 		libp2p.WithDialTimeout(dialTimeout),
-		libp2p.SwarmOpts(swarm.WithDialTimeoutLocal(dialTimeoutLAN)),
+		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials), swarm.WithDialTimeoutLocal(dialTimeoutLAN)),
 		libp2p.EnableRelay(),
 		libp2p.DisableMetrics(),
 	}

@@ -16,7 +16,6 @@ import (
 
 // inbox reads a room's messages until it has as many as it wants, and says what is wrong with them.
 type inbox struct {
-	mu   sync.Mutex
 	from map[string][]string // payloads by sender, in the order they came
 }
 

@@ -148,8 +148,7 @@ func makeStatements(t *testing.T) Statements {
 // reversed is a protobuf message with its fields in reverse order, which is the same message.
 func reversed(t *testing.T, body []byte) (out []byte) {
 	for len(body) > 0 {
-		n := protowire.ConsumeFieldValue(1, protowire.BytesType, nil)
-		_, _, n = protowire.ConsumeField(body)
+		_, _, n := protowire.ConsumeField(body)
 		require.Positive(t, n)
 		out = slices.Concat(body[:n], out)
 		body = body[n:]
