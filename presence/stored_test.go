@@ -170,7 +170,6 @@ func TestTheDirectoryLosesItsOnlyOtherMember(t *testing.T) {
 		require.Equal(t, presence.Unreachable, a.status("bob").State)
 		r.meet(0, 1)
 		b.login("bob")
-		start = time.Now()
 		soon(t, time.Second, "bob", func() bool { return a.sees(b) })
 		require.Equal(t, presence.Online, a.status("bob").State)
 		require.Equal(t, presence.Online, b.status("alice").State)

@@ -49,13 +49,6 @@ func (c cells) fit(s string, width int) string {
 	return s + strings.Repeat(" ", max(0, width-c.width(s)))
 }
 
-// ends puts one text at the left end of a line and another at the right; the right one yields.
-func (c cells) ends(left, right string, width int) string {
-	left = c.cut(left, width)
-	right = c.cut(right, width-c.width(left)-1)
-	return left + strings.Repeat(" ", max(0, width-c.width(left)-c.width(right))) + right
-}
-
 // wrap breaks a plain text into lines, at spaces where it can: the first of the width first, the others of
 // the width rest.
 func (c cells) wrap(text string, first, rest int) []string {
