@@ -252,7 +252,13 @@ func (d *Directory) search(addr identity.Address) (Found, error) {
 	if d.ctx.Err() != nil {
 		return Found{}, ErrClosed
 	}
-	return h.result()
+	found, err := h.result()
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrUnreachable) {
+		if late, err := d.findConnected(addr); err == nil { // connected or logged in meanwhile
+			return late, nil
+		}
+	}
+	return found, err
 }
 
 // connected notes the connected users of the name who are not the one wanted.

@@ -93,6 +93,7 @@ func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (
 	}
 	if reply.Refusal != nil {
 		refusal := remoteRefusal(p, reply.Refusal)
+		d.heed(ctx, conn, refusal)
 		_ = s.Close()
 		return session, 0, nil, d.drop(conn, refusal)
 	}
@@ -201,7 +202,10 @@ func (d *Directory) respond(ctx context.Context, conn network.Conn, s network.St
 		return err
 	}
 	if last.Refusal != nil {
-		return d.drop(conn, remoteRefusal(p, last.Refusal))
+		refusal := remoteRefusal(p, last.Refusal)
+		d.heed(ctx, conn, refusal)
+		_ = s.Close()
+		return d.drop(conn, refusal)
 	}
 	if refusal := checkProof(p, last.Proof, mine.Nonce, &hello, p, d.id); refusal != nil {
 		return d.drop(conn, refusal)

@@ -108,7 +108,7 @@ func (d *Directory) wantList(conn network.Conn, head *wire.RevocationsHead) {
 		return
 	}
 	c.lists.fetching = d.goLocked(func() {
-		useless, err := d.fetchList(conn, head.Version, theirs)
+		useless, err := d.fetchList(d.ctx, conn, head.Version, theirs)
 		if err != nil {
 			d.cfg.log.Debug("list of revocations not taken", "peer", c.id, "err", err)
 		}
@@ -133,9 +133,22 @@ func newerHead(a *identity.Authority, version uint64, sum [sha256.Size]byte) boo
 
 var errOlderList = errors.New("presence: an older list than the peer said it has")
 
+// heed fetches the list of a peer that says that our token was revoked, while it has not hung up: its word is nothing, and the
+// issuer's is all.
+func (d *Directory) heed(ctx context.Context, conn network.Conn, refusal *RefusedError) {
+	if d.cfg.authority == nil || refusal.fault != wire.TokenFault_TOKEN_REVOKED {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, refuseGrace)
+	defer cancel()
+	if _, err := d.fetchList(ctx, conn, 0, [sha256.Size]byte{}); err != nil {
+		d.cfg.log.Debug("list of revocations not taken", "peer", conn.RemotePeer(), "err", err)
+	}
+}
+
 // fetchList asks a peer for its list. Useless says that asking again would be.
-func (d *Directory) fetchList(conn network.Conn, version uint64, sum [sha256.Size]byte) (useless bool, err error) {
-	ctx, cancel := context.WithTimeout(d.ctx, listTimeout)
+func (d *Directory) fetchList(ctx context.Context, conn network.Conn, version uint64, sum [sha256.Size]byte) (useless bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	s, err := d.open(ctx, conn, RevocationsProtocol)
 	if err != nil {
@@ -158,13 +171,30 @@ func (d *Directory) fetchList(conn network.Conn, version uint64, sum [sha256.Siz
 	return false, nil
 }
 
-// serveList gives our list to a peer that we have had a hello with.
+// mayHaveList reports whether a peer is one that our list is for: one that we have had a hello with, or have refused because of the
+// list.
+func (d *Directory) mayHaveList(ctx context.Context, conn network.Conn) bool {
+	c := d.connected(conn, false)
+	if c == nil {
+		return false
+	}
+	d.mu.Lock()
+	refused := (*RefusedError)(nil)
+	revoked := errors.As(c.final, &refused) && !refused.Remote && refused.fault == wire.TokenFault_TOKEN_REVOKED
+	d.mu.Unlock()
+	if revoked {
+		return c.lists.asks.Allow()
+	}
+	return d.allow(ctx, conn, func(c *contact) *rate.Limiter { return c.lists.asks })
+}
+
+// serveList gives our list to a peer.
 func (d *Directory) serveList(ctx context.Context, s network.Stream) {
 	_ = s.SetDeadline(time.Now().Add(listTimeout))
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
-	if !d.allow(ctx, s.Conn(), func(c *contact) *rate.Limiter { return c.lists.asks }) {
+	if !d.mayHaveList(ctx, s.Conn()) {
 		d.stats.limited.Add(1)
 		_ = s.Reset()
 		return

@@ -75,6 +75,59 @@ func TestARevocationReachesEveryNode(t *testing.T) {
 	})
 }
 
+func TestWhoIsRefusedForARevocationIsShownTheList(t *testing.T) {
+	for _, dialler := range []int{0, 1} {
+		synctest.Test(t, func(t *testing.T) {
+			r := vouched(t, 3)
+			defer r.close()
+			a, b := r.nodes[0], r.nodes[1]
+			require.NoError(t, a.Login(t.Context(), "alice", presence.WithLoginToken(
+				token(t, a.keys, "alice", time.Hour, func(c *identity.Claims) { c.ID = "alice" }))))
+			_, err := b.authority.Revoke(list(t, 1, "alice"))
+			require.NoError(t, err)
+			r.net.Connect(dialler, 1-dialler)
+			soon(t, 2*time.Second, "the refusal", func() bool { return len(of[presence.Refused](a)) == 1 && len(of[presence.Refused](b)) == 1 })
+			require.ErrorIs(t, of[presence.Refused](a)[0].Err, identity.ErrTokenRevoked)
+			require.EqualValues(t, 1, a.listVersion(), "the issuer's word, not the peer's")
+			require.Len(t, of[presence.TokenEnded](a), 1)
+			require.False(t, a.Self().LoggedIn)
+			soon(t, 2*time.Second, "the end of the connection", func() bool { return !r.connected(0, 1) })
+			r.meet(2, 0)
+			soon(t, time.Second, "a third has it from the revoked one", func() bool { return r.nodes[2].listVersion() == 1 })
+			r.meet(0, 1)
+			require.Empty(t, b.Online(), "as one that is not logged in it is welcome")
+		})
+	}
+}
+
+func TestAPeerThatLiesOfARevocationEndsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := bare(t, 2)
+		defer r.close()
+		asked := new(atomic.Int32)
+		r.net.Host(1).SetStreamHandler(presence.RevocationsProtocol, func(s network.Stream) {
+			asked.Add(1)
+			_ = wire.WriteFrame(s, &wire.RevocationsReply{List: []byte("forged")})
+			_ = s.Close()
+		})
+		r.net.Host(1).SetStreamHandler(presence.HelloProtocol, func(s network.Stream) {
+			_ = wire.NewReader(s, 16<<10).Next(new(wire.Hello))
+			_ = wire.WriteFrame(s, &wire.HelloReply{Refusal: &wire.Refusal{
+				Code: wire.Refusal_BAD_STATEMENT, Token: wire.TokenFault_TOKEN_REVOKED, Text: "revoked, believe me",
+			}})
+			_ = s.Close()
+		})
+		a := r.vouch(0, authority(t, 0))
+		a.enter("alice", time.Hour)
+		r.net.Connect(0, 1)
+		soon(t, 2*time.Second, "the refusal", func() bool { return len(of[presence.Refused](a)) == 1 })
+		require.EqualValues(t, 1, asked.Load())
+		require.Zero(t, a.listVersion())
+		require.True(t, a.loggedIn())
+		require.Empty(t, of[presence.TokenEnded](a))
+	})
+}
+
 func TestAListOutlivesARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir, err := identity.OpenDir(t.TempDir())

@@ -140,7 +140,7 @@ func (d *Directory) readWatch(ctx context.Context, p peer.ID) error {
 			d.stats.badNotice.Add(1)
 			return err
 		}
-		if !first {
+		if !first || !loggedIn(st, time.Now()) { // it may have changed before the stream was open
 			d.Observe(st)
 			return d.awaitNews(ctx, p, st)
 		}

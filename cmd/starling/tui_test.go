@@ -488,3 +488,15 @@ func TestAnUnknownErrorIsAFailureWithItsWords(t *testing.T) {
 	d.result("", errors.New("the \x1b[31mdisk is full"))
 	require.Contains(t, d.screen(), `✗ not sent: the \x1b[31mdisk is full`)
 }
+
+// panicOnScreen takes the terminal, and goes on in a way that ends it by a panic.
+func panicOnScreen(how func(s *screen)) {
+	s := newScreen(os.Stdin, os.Stdout, func() {})
+	_ = s.show(ready{head: newHead("ready", ""), Login: alice, Rooms: []string{"lobby"}})
+	for range s.lines { // the first line typed: the terminal is the screen's by then
+		break
+	}
+	how(s)
+	fmt.Fprintln(os.Stderr, (<-s.lines).end)
+	os.Exit(exitFailed)
+}

@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -8,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -75,8 +78,20 @@ func (p *terminal) run(be string, args ...string) {
 	p.t.Helper()
 	exe, err := os.Executable()
 	require.NoError(p.t, err)
-	p.types("clear; " + beStarling + "='" + be + "' " + exe + " " + strings.Join(args, " "))
+	p.types("clear; " + beStarling + "='" + be + "' sh -c 'echo $$ >" + p.pidFile() + "; exec \"$0\" \"$@\"' " + exe + " " + strings.Join(args, " "))
 	p.press("Enter")
+}
+
+func (p *terminal) pidFile() string { return filepath.Join(p.home, p.name+".pid") }
+
+// signal sends a signal to the program that run has started.
+func (p *terminal) signal(sig syscall.Signal) {
+	p.t.Helper()
+	text, err := os.ReadFile(p.pidFile())
+	require.NoError(p.t, err)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	require.NoError(p.t, err)
+	require.NoError(p.t, syscall.Kill(pid, sig))
 }
 
 // types sends a text as keys; press sends keys by their tmux names.
@@ -120,7 +135,7 @@ func (p *terminal) clean(code int) {
 	p.until("its shell again", `^ready> *$`)
 	require.Equal(p.t, "0 1", p.ask("#{alternate_on} #{cursor_flag}"), "alternate screen, cursor shown")
 	require.NotContains(p.t, p.screen(), "not closed")
-	p.types("clear; echo code=$?; stty -a | tr ';' '\\n'")
+	p.types("C=$?; clear; echo code=$C; stty -a | tr '\\n' ' '")
 	p.press("Enter")
 	p.until("a terminal as before", fmt.Sprintf(`^code=%d$`, code), `(^| )icanon`, `(^| )isig`, `(^| )echo `, `(^| )opost`, `(^| )icrnl`)
 }
@@ -150,10 +165,10 @@ func TestAWalkThroughTheScreenInARealTerminal(t *testing.T) {
 	a.types("/m")
 	a.until("the commands", `/msg USER TEXT +to a user who is logged in anywhere`)
 	a.press("Tab")
-	a.until("the users", `#lobby › /msg $`, `│ bob +connected`)
+	a.until("the users", `#lobby › /msg *$`, `│ bob +connected`)
 	a.types("b")
 	a.press("Tab")
-	a.until("the whole name", `#lobby › /msg bob $`)
+	a.until("the whole name", `#lobby › /msg bob *$`)
 	a.types("psst")
 	a.press("Enter")
 	a.until("it delivered", `alice psst ✓✓ [0-9.]+ ms`, `^ @bob ›`)
@@ -201,16 +216,11 @@ func TestTheTerminalIsRestoredWhateverEndsTheChat(t *testing.T) {
 		p.until("the screen", `you are alice, key`, `^ #lobby ›`)
 		require.Equal(t, "1", p.ask("#{alternate_on}"))
 	}
-	for _, sig := range []struct {
-		name string
-		code int
-	}{{"TERM", 143}, {"INT", 130}, {"HUP", 129}} {
+	for _, sig := range interrupts {
 		begin("1")
-		pid := strings.Fields(sh(t, "pgrep -P "+p.ask("#{pane_pid}")))
-		require.Len(t, pid, 1)
-		sh(t, "kill -"+sig.name+" "+pid[0])
-		p.until("the last word", `^Bye\.$`)
-		p.clean(sig.code)
+		p.signal(sig)
+		p.until("the last word after "+sig.String(), `^Bye\.$`)
+		p.clean(exitSignal + int(sig))
 	}
 	for be, words := range map[string]string{
 		"panic in a goroutine": `^panic: on purpose`,
@@ -227,23 +237,4 @@ func TestTheTerminalIsRestoredWhateverEndsTheChat(t *testing.T) {
 		p.press("Enter")
 		p.until("a terminal as before", `(^| )icanon`, `(^| )isig`, `(^| )echo `)
 	}
-}
-
-func sh(t *testing.T, command string) string {
-	t.Helper()
-	out, err := exec.Command("sh", "-c", command).CombinedOutput()
-	require.NoError(t, err, "%s: %s", command, out)
-	return string(out)
-}
-
-// panicOnScreen takes the terminal, and goes on in a way that ends it by a panic.
-func panicOnScreen(how func(s *screen)) {
-	s := newScreen(os.Stdin, os.Stdout, func() {})
-	_ = s.show(ready{head: newHead("ready", ""), Login: alice, Rooms: []string{"lobby"}})
-	for range s.lines { // the first line typed: the terminal is the screen's by then
-		break
-	}
-	how(s)
-	fmt.Fprintln(os.Stderr, (<-s.lines).end)
-	os.Exit(exitFailed)
 }
