@@ -33,7 +33,7 @@ const (
 	// maxRPC must hold an envelope with room to spare: one message over it from any peer, such as another
 	// implementation's, would cut that peer off for ever.
 	maxRPC = 4 << 20
-	// maxSubscriptions is how many rooms one peer may be in as far as we keep account of it, per announcement.
+	// maxSubscriptions is how many rooms one peer may be in as far as we keep account of it.
 	maxSubscriptions = 1024
 	// rejoinBackoff is how long those who saw us unsubscribe refuse to take us back into their topic mesh.
 	// GossipSub's 10 s would show when a user leaves a room and joins it again.
@@ -54,6 +54,7 @@ func (m *Mesh) gossipParams() pubsub.GossipSubParams {
 // startGossip makes the GossipSub router. Its goroutines end with m.ctx, since pubsub has no Close.
 func (m *Mesh) startGossip() error {
 	m.flow.init()
+	m.topics.counts = make(map[peer.ID]int)
 	ps, err := pubsub.NewGossipSub(m.ctx, m.host,
 		pubsub.WithGossipSubParams(m.gossipParams()),
 		pubsub.WithFloodPublish(true),
@@ -65,7 +66,7 @@ func (m *Mesh) startGossip() error {
 		pubsub.WithPeerOutboundQueueSize(gossipQueue),
 		pubsub.WithValidateQueueSize(gossipQueue),
 		pubsub.WithMaxMessageSize(maxRPC),
-		pubsub.WithSubscriptionFilter(pubsub.WrapLimitSubscriptionFilter(roomTopics{}, maxSubscriptions)),
+		pubsub.WithSubscriptionFilter(&m.topics),
 		pubsub.WithRawTracer(&tracer{m: m}),
 		pubsub.WithLogger(slog.New(debugOnly{m.log.Handler()})),
 		pubsub.WithRPCLogger(slog.New(debugOnly{m.log.Handler()})),
@@ -108,13 +109,45 @@ func messageID(msg *pb.Message) string {
 	return string(h.Sum(nil))
 }
 
-// roomTopics admits subscriptions to rooms and to nothing else.
-type roomTopics struct{}
+// roomTopics admits subscriptions to rooms and to nothing else, and keeps count of each peer's.
+type roomTopics struct {
+	mu     sync.Mutex
+	counts map[peer.ID]int
+}
 
-func (roomTopics) CanSubscribe(topic string) bool { return strings.HasPrefix(topic, topicPrefix) }
+// topicSize is the length of every room's topic name: 52 characters say 32 bytes in base32.
+const topicSize = len(topicPrefix) + 52
 
-func (f roomTopics) FilterIncomingSubscriptions(_ peer.ID, subs []*pb.RPC_SubOpts) ([]*pb.RPC_SubOpts, error) {
-	return pubsub.FilterSubscriptions(subs, f.CanSubscribe), nil
+func (*roomTopics) CanSubscribe(topic string) bool {
+	return len(topic) == topicSize && strings.HasPrefix(topic, topicPrefix)
+}
+
+func (f *roomTopics) FilterIncomingSubscriptions(p peer.ID, subs []*pb.RPC_SubOpts) ([]*pb.RPC_SubOpts, error) {
+	if len(subs) > maxSubscriptions {
+		return nil, pubsub.ErrTooManySubscriptions
+	}
+	subs = pubsub.FilterSubscriptions(subs, f.CanSubscribe)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := f.counts[p]
+	for _, s := range subs {
+		if s.GetSubscribe() {
+			n++
+		} else {
+			n = max(n-1, 0)
+		}
+	}
+	if n > maxSubscriptions {
+		return nil, pubsub.ErrTooManySubscriptions
+	}
+	f.counts[p] = n
+	return subs, nil
+}
+
+func (f *roomTopics) forget(p peer.ID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.counts, p)
 }
 
 // flow knows how many bytes of envelopes wait for each peer: handed to GossipSub, and not yet taken by the

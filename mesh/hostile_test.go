@@ -11,7 +11,9 @@ import (
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
@@ -375,6 +377,52 @@ func FuzzRosterEntry(f *testing.F) {
 			t.Fatalf("accepted %+v", e)
 		}
 	})
+}
+
+func TestAMemberThatSpeaksForItselfFindsRoomAmongGhosts(t *testing.T) {
+	r := newRoster(&door{}, "me", time.Second)
+	ghost := func(i int) *rosterEntry {
+		return entry(fmt.Sprint("u", i), fmt.Sprint("device ", i), 1, 1, true)
+	}
+	for i := range maxMembers + 10 {
+		r.hearsay(epoch, ghost(i))
+	}
+	require.Equal(t, maxUnheard, r.present, "hearsay has a bound of its own")
+	for i := range maxMembers {
+		r.apply(epoch, ghost(i)) // a device can speak for itself and never be heard of again
+	}
+	require.Len(t, r.seats, maxMembers)
+	s, c := r.apply(epoch, entry("honest", "h", 1, 1, true))
+	require.Equal(t, joined, c)
+	require.True(t, s.present)
+	require.Len(t, r.pushed, 1)
+	require.Equal(t, Dropped, r.pushed[0].reason)
+	require.Equal(t, maxMembers, r.present)
+}
+
+func TestSubscriptionsAreCountedPerPeer(t *testing.T) {
+	f := &roomTopics{counts: make(map[peer.ID]int)}
+	sub := func(n int, on bool) []*pb.RPC_SubOpts {
+		out := make([]*pb.RPC_SubOpts, n)
+		for i := range out {
+			topic := topicName([32]byte{byte(i), byte(i >> 8)})
+			out[i] = &pb.RPC_SubOpts{Subscribe: &on, Topicid: &topic}
+		}
+		return out
+	}
+	got, err := f.FilterIncomingSubscriptions("p", sub(maxSubscriptions, true))
+	require.NoError(t, err)
+	require.Len(t, got, maxSubscriptions)
+	_, err = f.FilterIncomingSubscriptions("p", sub(1, true))
+	require.ErrorIs(t, err, pubsub.ErrTooManySubscriptions)
+	_, err = f.FilterIncomingSubscriptions("p", sub(5, false))
+	require.NoError(t, err)
+	_, err = f.FilterIncomingSubscriptions("p", sub(5, true))
+	require.NoError(t, err)
+	f.forget("p")
+	require.Empty(t, f.counts)
+	require.False(t, f.CanSubscribe(topicPrefix+"short"))
+	require.False(t, f.CanSubscribe(topicName([32]byte{})+"x"))
 }
 
 func TestAFloodOfMembersStaysWithinTheRoster(t *testing.T) {

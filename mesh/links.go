@@ -11,6 +11,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	"golang.org/x/time/rate"
 
+	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -36,6 +37,8 @@ type links struct {
 	mu  sync.Mutex
 	out map[peer.ID]*link
 	in  map[peer.ID]network.Stream
+	// limits outlive streams, or a peer could begin anew with each.
+	limits map[peer.ID]*rate.Limiter
 	// mute are the connected peers that do not take our room streams: they are in no room.
 	mute map[peer.ID]struct{}
 }
@@ -49,9 +52,28 @@ type link struct {
 func (m *Mesh) startLinks() {
 	m.links.out = make(map[peer.ID]*link)
 	m.links.in = make(map[peer.ID]network.Stream)
+	m.links.limits = make(map[peer.ID]*rate.Limiter)
 	m.links.mute = make(map[peer.ID]struct{})
 	m.host.SetStreamHandler(RoomProtocol, m.handleRoomStream)
 	m.host.Network().Notify((*watcher)(m))
+}
+
+// limit is what a connected peer may send, over all its streams.
+func (l *links) limit(p peer.ID) *rate.Limiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.limits[p] == nil {
+		l.limits[p] = rate.NewLimiter(linkRate, linkBurst)
+	}
+	return l.limits[p]
+}
+
+// observe hands a statement to who keeps account of log-ins, if the mesh's Identity does.
+func (m *Mesh) observe(st *identity.Statement) {
+	o, ok := m.who.(interface{ Observe(*identity.Statement) })
+	if ok && st.Peer != m.host.ID() {
+		m.goTask(func() { o.Observe(st) })
+	}
 }
 
 func (m *Mesh) stopLinks() {
@@ -162,6 +184,7 @@ func (m *Mesh) dropLink(p peer.ID) {
 	m.links.mu.Lock()
 	defer m.links.mu.Unlock()
 	delete(m.links.mute, p)
+	delete(m.links.limits, p)
 	if l := m.links.out[p]; l != nil {
 		l.stop()
 		delete(m.links.out, p)
@@ -189,7 +212,7 @@ func (m *Mesh) handleRoomStream(s network.Stream) {
 		m.log.Debug("room stream of a peer without a hello", "peer", p, "err", err)
 		return
 	}
-	limit := rate.NewLimiter(linkRate, linkBurst)
+	limit := m.links.limit(p)
 	r := wire.NewReader(s, maxRoomFrame)
 	for {
 		_ = s.SetReadDeadline(time.Time{})
@@ -263,6 +286,7 @@ func (w *watcher) Disconnected(n network.Network, c network.Conn) {
 	}
 	m := (*Mesh)(w)
 	m.dropLink(p)
+	m.topics.forget(p)
 	m.eachRoom(func(r *Room) { r.disconnected(p) })
 }
 

@@ -28,6 +28,9 @@ type Identity interface {
 	Incarnation() uint64
 
 	// Peer gives the verified hello of a connected peer. It waits for one that is under way.
+	//
+	// An Identity that also has a method Observe(*identity.Statement) is given the statements of members of rooms, from
+	// goroutines of the mesh.
 	Peer(ctx context.Context, p peer.ID) (identity.Session, error)
 }
 
@@ -53,6 +56,7 @@ type Mesh struct {
 
 	pubsub    *pubsub.PubSub
 	flow      flow
+	topics    roomTopics
 	links     links
 	verifier  *identity.Verifier
 	lastEntry atomic.Uint64 // the highest sequence of a roster entry signed here

@@ -261,6 +261,9 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 	for _, sealed := range part.Entries {
 		entry, err := r.door.open(sealed, now)
 		if err != nil {
+			if errors.Is(err, wire.ErrSignature) || errors.Is(err, wire.ErrTruncated) {
+				return err
+			}
 			// One that has expired since is no fault of the neighbour's.
 			r.mesh.log.Debug("roster entry refused", "room", r.name, "peer", p, "err", err)
 			continue
@@ -269,6 +272,9 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.neighbours[p] == nil {
+		return nil // not asked for
+	}
 	for _, entry := range entries {
 		if r.leaving {
 			return nil

@@ -114,11 +114,30 @@ func (r *Room) takeLocked(now time.Time, entry *rosterEntry, take func(time.Time
 		r.replacedLocked(entry.statement.Login())
 		return s
 	}
+	for _, pushed := range r.roster.pushed {
+		r.noteLocked(pushed, left)
+	}
+	r.roster.pushed = nil
 	r.noteLocked(s, c)
+	if c == left {
+		r.comeLocked(now, s)
+	}
 	if c != outdated {
 		r.mesh.learnAddrs(entry)
+		r.mesh.observe(entry.statement)
+	}
+	if s != nil && s.coming != nil {
+		r.armTimer()
 	}
 	return s
+}
+
+// comeLocked lets a member begin its next stay, if it has been waiting to.
+func (r *Room) comeLocked(now time.Time, s *seat) {
+	if c, ok := r.roster.came(now, s); ok {
+		r.noteLocked(s, c)
+		r.claimLocked(now, s)
+	}
 }
 
 // noteLocked tells the app and those who wait of a change in the roster.
@@ -140,9 +159,15 @@ func (r *Room) noteLocked(s *seat, c change) {
 	r.broadcastLocked()
 }
 
+// closeRoom is up to how many members a room is taken to be one whose members all connect to each other.
+const closeRoom = 16
+
 // expectLocked makes broadcasts wait for a member that is about to become a neighbour.
 func (r *Room) expectLocked(p peer.ID) {
-	if r.neighbours[p] == nil && p != r.mesh.host.ID() && r.mesh.host.Network().Connectedness(p) == network.Connected {
+	if r.neighbours[p] != nil || p == r.mesh.host.ID() {
+		return
+	}
+	if r.roster.present <= closeRoom || r.mesh.host.Network().Connectedness(p) == network.Connected {
 		r.newcomers[p] = time.Now()
 	}
 }
@@ -172,6 +197,9 @@ func (r *Room) feedLocked(now time.Time, s *seat, e *envelope) {
 	if s.feed.next == 0 && time.UnixMilli(e.SentMs).Before(r.since.Add(-identity.MaxSkew)) {
 		r.mesh.stats.envelopesStale.Add(1) // a replay: with no baseline only its time tells
 		return
+	}
+	if s.feed.next == 1 && e.First == 2 {
+		s.feed.next = 2 // the first item is the sender's roster entry, which is known: the seat is there
 	}
 	ready, v := s.feed.take(now, e)
 	if v == stale {
@@ -329,6 +357,11 @@ func (r *Room) expire() time.Duration {
 		}
 	}
 	r.mesh.stats.envelopesUnclaimed.Add(uint64(r.parked.expire(now)))
+	for _, s := range r.roster.seats {
+		if s.coming != nil && !now.Before(s.comingAt.Add(gapWait)) {
+			r.comeLocked(now, s) // its goodbye was lost
+		}
+	}
 	r.compareLocked(now)
 	due := earlier(earlier(r.roster.due(), r.parked.due()), r.nextDigest)
 	due = earlier(due, r.tokenLocked(now))

@@ -287,6 +287,34 @@ func TestLeavingAndJoiningAgainWorksAtOnce(t *testing.T) {
 	})
 }
 
+// Nobody reads between the stays, so that greetings overtake the broadcasts before them.
+func TestNothingIsLostAcrossManyStays(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		a := f.join(0, "ops")
+		const stays = 50
+		for i := range stays {
+			b := f.join(1, "ops")
+			require.NoError(t, b.WaitPeers(t.Context(), 1))
+			_, err := b.PublishText(t.Context(), fmt.Sprint(i))
+			require.NoError(t, err)
+			require.NoError(t, b.Leave(t.Context()))
+		}
+		next := 0
+		for next < stays {
+			ev, err := a.Recv(t.Context())
+			require.NoError(t, err)
+			switch ev := ev.(type) {
+			case *Message:
+				require.Equal(t, fmt.Sprint(next), string(ev.Data))
+				next++
+			case *GapLost:
+				t.Fatal(line(ev))
+			}
+		}
+	})
+}
+
 func sorted(s []string) []string {
 	slices.Sort(s)
 	return s

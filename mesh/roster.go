@@ -17,6 +17,9 @@ const (
 	// maxMembers bounds a room's roster. Entries beyond it are not taken; it is eight times the size from
 	// which a room is large.
 	maxMembers = 4096
+	// maxUnheard bounds the members that only others have told of. In larger rooms those who are not neighbours appear when
+	// they first say something.
+	maxUnheard = 2048
 	// tombstoneLife is how long a member that left is remembered, so that a late copy of its entry does not
 	// bring it back. A cut that lasts longer can.
 	tombstoneLife = 10 * time.Minute
@@ -35,6 +38,10 @@ type seat struct {
 	// goodbye is an entry that others tell of, while the feed that ends with it has not come to its end here.
 	goodbye   *rosterEntry
 	goodbyeAt time.Time
+	// coming is the entry of the member's next stay, while the feed of this one has not come to its end here.
+	coming   *rosterEntry
+	comingAt time.Time
+	heard    bool // of itself, not only by others
 }
 
 // roster is who is in a room. It is a plain state machine: the caller brings the time and holds the lock.
@@ -45,7 +52,8 @@ type roster struct {
 	seats   map[identity.Subject]*seat
 	devices map[peer.ID]*seat
 	present int
-	digest  []byte // of the present entries; nil: to be computed
+	digest  []byte  // of the present entries; nil: to be computed
+	pushed  []*seat // who had to make room, for the caller to take
 }
 
 func newRoster(d *door, self peer.ID, grace time.Duration) *roster {
@@ -71,7 +79,7 @@ func (r *roster) apply(now time.Time, e *rosterEntry) (*seat, change) {
 	}
 	s := r.seats[e.key()]
 	if s == nil {
-		if len(r.seats) >= maxMembers && !r.evict() {
+		if len(r.seats) >= maxMembers && !r.evict() && !r.push(now) {
 			return nil, outdated
 		}
 		s = &seat{Member: Member{Login: e.statement.Login()}}
@@ -81,11 +89,47 @@ func (r *roster) apply(now time.Time, e *rosterEntry) (*seat, change) {
 	if !e.newer(s.entry) {
 		return s, outdated
 	}
+	if s.rejoins(e) && s.Peer != r.self {
+		if s.coming == nil || e.newer(s.coming) {
+			s.coming, s.comingAt = e, now
+		}
+		return s, unchanged
+	}
 	if s.present && s.entry.statement.Peer == r.self && e.statement.Peer != r.self && e.joined {
 		r.set(now, s, e)
 		return s, displaced
 	}
 	return s, r.set(now, s, e)
+}
+
+// rejoins reports whether e begins another stay of a member whose present one has not ended here: it has left and joined
+// again, and the greeting has overtaken the last broadcasts. One that was cut off has restarted instead.
+func (s *seat) rejoins(e *rosterEntry) bool {
+	return s.present && e.joined && e.feed != s.entry.feed && e.statement.Peer == s.Peer && s.lostAt.IsZero() && s.feed.next > 0
+}
+
+// came takes the next stay of a member whose present one has ended, if one waits.
+func (r *roster) came(now time.Time, s *seat) (change, bool) {
+	e := s.coming
+	if e == nil || !e.newer(s.entry) {
+		s.coming = nil
+		return unchanged, false
+	}
+	s.coming = nil
+	return r.set(now, s, e), true
+}
+
+// push makes room for a member that speaks for itself: one that only others have told of gives way.
+func (r *roster) push(now time.Time) bool {
+	for key, s := range r.seats {
+		if s.present && !s.heard && s.Peer != r.self {
+			r.leave(now, s, Dropped)
+			r.remove(key, s)
+			r.pushed = append(r.pushed, s)
+			return true
+		}
+	}
+	return false
 }
 
 func (r *roster) set(now time.Time, s *seat, e *rosterEntry) change {
@@ -138,7 +182,7 @@ func (r *roster) alive(now time.Time, p peer.ID) (*seat, change) {
 	if s == nil {
 		return nil, unchanged
 	}
-	s.lostAt = time.Time{}
+	s.lostAt, s.heard = time.Time{}, true
 	if s.present || s.reason != Dropped || r.door.holds(s.entry, now) != nil {
 		return s, unchanged
 	}
@@ -152,6 +196,9 @@ func (r *roster) alive(now time.Time, p peer.ID) (*seat, change) {
 // been delivered: gossip and hearsay overtake each other.
 func (r *roster) hearsay(now time.Time, e *rosterEntry) (*seat, change) {
 	s := r.seats[e.key()]
+	if s == nil && r.unheard() >= maxUnheard {
+		return nil, outdated
+	}
 	if e.joined || s == nil || !s.present || s.entry.feed != e.feed || s.feed.next == 0 && len(s.feed.held) == 0 || !e.newer(s.entry) {
 		return r.apply(now, e)
 	}
@@ -159,6 +206,16 @@ func (r *roster) hearsay(now time.Time, e *rosterEntry) (*seat, change) {
 		s.goodbye, s.goodbyeAt = e, now
 	}
 	return s, unchanged
+}
+
+// unheard counts the members that only others have told of.
+func (r *roster) unheard() (n int) {
+	for _, s := range r.seats {
+		if s.present && !s.heard {
+			n++
+		}
+	}
+	return n
 }
 
 // lost notes that the connection to a device has ended. The grace begins.
@@ -179,6 +236,9 @@ func (r *roster) due() (due time.Time) {
 		}
 		if s.goodbye != nil {
 			due = earlier(due, s.goodbyeAt.Add(gapWait))
+		}
+		if s.coming != nil {
+			due = earlier(due, s.comingAt.Add(gapWait))
 		}
 		due = earlier(due, s.feed.due())
 	}

@@ -66,7 +66,7 @@ func NextItem(content []byte) (kind Kind, payload, rest []byte, err error) {
 	rest = content[n+m:]
 	for len(item) > 0 {
 		num, typ, n := protowire.ConsumeTag(item)
-		if n < 0 {
+		if n < 0 || !num.IsValid() {
 			return 0, nil, nil, errItems
 		}
 		item = item[n:]
