@@ -98,6 +98,7 @@ func (t *tui) tellRoom(room, words string) {
 		}
 	}
 	alarm := strings.HasPrefix(words, "!")
+	words = strings.ReplaceAll(strings.TrimPrefix(words, "  "), "\n  ", "\n") // the screen indents by itself
 	t.tell(k, strings.TrimPrefix(strings.TrimPrefix(words, "! "), "* "), alarm)
 }
 
