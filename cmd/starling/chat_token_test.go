@@ -45,6 +45,7 @@ func TestAChatWithATokenIsWhoTheTokenSays(t *testing.T) {
 	two.say(strings.TrimSpace(string(token)), "the line behind the token")
 	require.Equal(t, "bob", two.ready().User)
 	require.True(t, two.result(1).OK)
+	one.expect("member_joined", member("bob")) // their hello is over
 	two.say("/msg alice hello")
 	require.True(t, two.result(2).OK)
 	require.Equal(t, "hello", one.expect("direct_message", nil).Text)
