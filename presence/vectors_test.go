@@ -118,6 +118,13 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	comma := func(n int) string { return fmt.Sprintf("%d,%03d", n/1000, n%1000) }
 
 	says("sealed statement", "%s", comma(identity.MaxStatement))
+	says("frame: revocations", "%s", comma(maxList))
+	says("token", "%s", comma(identity.MaxToken))
+	says("sealed list of revocations", "%s", comma(identity.MaxRevocations))
+	says("questions for revocations of one peer", "%g/s after a burst of %d", listRate, listBurst)
+	says("revocations", "%g s", listTimeout.Seconds())
+	says("leeway of a token", "%g s, unless the app says otherwise", identity.DefaultLeeway.Seconds())
+	says("a log-in is taken back before its token's end, with the leeway", "%g s", tokenHaste.Seconds())
 	says("user, room, app ID", "%d", identity.MaxID)
 	says("frame: hello", "%s", comma(maxHello))
 	says("frame: whois request; reply", "%s; %s", comma(maxWhois), comma(maxWhoisBack))

@@ -288,3 +288,11 @@ func TestWithoutAnIssuerNothingIsIssued(t *testing.T) {
 	got = runHere("token", "verify", "a.b.c", "--issuers", filepath.Join(dir, "issuers.json"))
 	require.Equal(t, ran{exitFailed, "", "starling: identity: issuers " + filepath.Join(dir, "issuers.json") + ": no such file or directory\n"}, got)
 }
+
+func TestTheDocumentHasTheCodesOfRefusals(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/TOKENS.md")
+	require.NoError(t, err)
+	for _, c := range tokenCodes {
+		require.Contains(t, string(doc), " | `"+c.code+"` |\n")
+	}
+}

@@ -33,6 +33,7 @@ func TestVectorsAreWhatTheCodeMakes(t *testing.T) {
 		"roster":    makeRoster(t),
 		"envelope":  makeEnvelopes(t),
 		"direct":    makeDirect(t),
+		"token":     makeTokens(t),
 	} {
 		t.Run(name, func(t *testing.T) {
 			text, err := json.MarshalIndent(made, "", "\t")
