@@ -61,13 +61,10 @@ func (r *rig) apart(from int, keep ...int) {
 	time.Sleep(200 * time.Millisecond)
 }
 
-func TestStatusOfUsersKnownOnlyToTheDirectoryOfFiftyNodes(t *testing.T) {
-	if testing.Short() {
-		t.Skip("50 nodes")
-	}
+func TestStatusOfUsersKnownOnlyToTheDirectory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		presence.WithoutWhois(t)
-		const n = 50
+		const n = crowd
 		r := &rig{t: t, net: meshtest.New(t, meshtest.Options{
 			Hosts: n, Latency: 50 * time.Millisecond, Libp2p: func(int) []libp2p.Option { return nil },
 		})}

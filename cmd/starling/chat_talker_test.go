@@ -196,6 +196,25 @@ func (k *talker) say(lines ...string) {
 	require.NoError(k.t, err)
 }
 
+// eventually waits for the first event of a type, read before or not.
+func (k *talker) eventually(typ string) event {
+	k.t.Helper()
+	late := time.After(patience)
+	for {
+		k.mu.Lock()
+		change := k.change
+		k.mu.Unlock()
+		if seen := k.seen(typ); len(seen) > 0 {
+			return seen[0]
+		}
+		select {
+		case <-change:
+		case <-late:
+			require.FailNow(k.t, fmt.Sprintf("%s: no %q", k, typ))
+		}
+	}
+}
+
 // expect waits for the next event of that type that matches, and passes over others.
 func (k *talker) expect(typ string, match func(event) bool) event {
 	k.t.Helper()

@@ -120,7 +120,7 @@ func TestTextGoesToTheCurrentRoomOnly(t *testing.T) {
 	alice.say("/msg bob still here", "/join lobby")
 	require.Equal(t, "lobby", bob.expect("member_joined", member("alice")).Room)
 	require.True(t, alice.result(12).OK)
-	require.Equal(t, "still here", bob.seen("direct_message")[0].Text)
+	require.Equal(t, "still here", bob.eventually("direct_message").Text)
 }
 
 func TestARestartIsTheSameUserAtTheSameAddress(t *testing.T) {

@@ -1,0 +1,6 @@
+//go:build race
+
+package presence_test
+
+// crowd is how many nodes the large simulations have. The race detector makes each several times as expensive.
+const crowd = 20
