@@ -20,6 +20,7 @@ type envelope struct {
 	hash   [sha256.Size]byte // of the sealed bytes
 	size   int               // of the sealed bytes
 	came   time.Time
+	late   time.Duration // see transit
 }
 
 func newEnvelope(e *wire.Envelope, sealed []byte) (*envelope, error) {

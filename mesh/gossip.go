@@ -21,9 +21,11 @@ import (
 
 const topicPrefix = "/starling/room/1/"
 
+var topicEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
 // topicName is what neighbours see a subscription to: it tells nothing of the room to who does not know it.
 func topicName(tag [32]byte) string {
-	return topicPrefix + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(tag[:]))
+	return topicPrefix + topicEncoding.EncodeToString(tag[:])
 }
 
 const (
@@ -63,6 +65,7 @@ func (m *Mesh) startGossip() error {
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign),
 		pubsub.WithNoAuthor(),
 		pubsub.WithMessageIdFn(messageID),
+		pubsub.WithDefaultValidator(m.validate, pubsub.WithValidatorInline(true)),
 		pubsub.WithPeerOutboundQueueSize(gossipQueue),
 		pubsub.WithValidateQueueSize(gossipQueue),
 		pubsub.WithMaxMessageSize(maxRPC),
@@ -271,6 +274,8 @@ func (t *tracer) RejectMessage(msg *pubsub.Message, reason string) {
 	switch reason {
 	case pubsub.RejectValidationQueueFull, pubsub.RejectValidationThrottled:
 		t.m.stats.envelopesDropped.Add(1)
+	case pubsub.RejectValidationIgnored:
+		return // of a room that was left just now
 	default:
 		t.m.stats.envelopesRejected.Add(1)
 	}

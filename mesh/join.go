@@ -160,7 +160,7 @@ func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, t
 func (r *Room) start() error {
 	m := r.mesh
 	name := topicName(r.tag)
-	if err := m.pubsub.RegisterTopicValidator(name, r.validate, pubsub.WithValidatorInline(true)); err != nil {
+	if err := m.pubsub.RegisterTopicValidator(name, r.forward, pubsub.WithValidatorConcurrency(gossipQueue)); err != nil {
 		return err
 	}
 	var err error
@@ -176,7 +176,7 @@ func (r *Room) start() error {
 	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, r.own.sealed, noID); err != nil {
 		return err
 	}
-	for _, loop := range []func(){r.readLoop, r.peerLoop, r.publishLoop, r.timerLoop} {
+	for _, loop := range []func(){r.echoLoop, r.peerLoop, r.publishLoop, r.timerLoop} {
 		if !m.goTask(loop) {
 			return ErrClosed
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -188,6 +189,15 @@ func (m *Mesh) goTask(f func()) bool {
 
 // nextID numbers an accepted send: one count over all kinds, from 1.
 func (m *Mesh) nextID() uint64 { return m.ids.Add(1) }
+
+// roomByTopic is the joined room that has this GossipSub topic, or nil.
+func (m *Mesh) roomByTopic(topic string) *Room {
+	tag, err := topicEncoding.DecodeString(strings.TrimPrefix(topic, topicPrefix))
+	if err != nil || len(tag) != len([32]byte{}) {
+		return nil
+	}
+	return m.roomByTag([32]byte(tag))
+}
 
 // roomByTag is the joined room that has this tag on the wire, or nil.
 func (m *Mesh) roomByTag(tag [32]byte) *Room {

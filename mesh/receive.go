@@ -15,34 +15,37 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// validate judges an envelope before GossipSub passes it on. It rejects only what every member must judge
-// alike from the bytes, since a rejection is held against the peer that forwarded it.
-func (r *Room) validate(_ context.Context, from peer.ID, msg *pubsub.Message) pubsub.ValidationResult {
-	if from == r.mesh.host.ID() {
+// validate is GossipSub's first validator, of all rooms: it judges an envelope, and delivers it at once. What GossipSub
+// does with it then is for others. It rejects only what every member must judge alike from the bytes, since a
+// rejection is held against the peer that forwarded it.
+func (m *Mesh) validate(_ context.Context, from peer.ID, msg *pubsub.Message) pubsub.ValidationResult {
+	if from == m.host.ID() {
 		return pubsub.ValidationAccept // just sealed here
+	}
+	r := m.roomByTopic(msg.GetTopic())
+	if r == nil {
+		return pubsub.ValidationIgnore // left just now
 	}
 	e, err := r.openEnvelope(msg.GetData())
 	if err != nil {
-		r.mesh.log.Debug("envelope refused", "room", r.name, "peer", from, "err", err)
+		m.log.Debug("envelope refused", "room", r.name, "peer", from, "err", err)
 		return pubsub.ValidationReject
 	}
+	r.receive(from, e)
 	msg.ValidatorData = e
 	return pubsub.ValidationAccept
 }
 
-// readLoop takes what the validator has let through.
-func (r *Room) readLoop() {
+// echoLoop notes which of the own envelopes GossipSub's loop has taken.
+func (r *Room) echoLoop() {
 	for {
 		msg, err := r.sub.Next(r.ctx)
 		if err != nil {
 			return
 		}
-		switch e := msg.ValidatorData.(type) {
-		case *envelope:
-			r.receive(msg.ReceivedFrom, e)
-		case ownEnvelope:
+		if own, ok := msg.ValidatorData.(ownEnvelope); ok {
 			r.mu.Lock()
-			r.echoed = uint64(e)
+			r.echoed = uint64(own)
 			r.broadcastLocked()
 			r.mu.Unlock()
 		}
@@ -70,6 +73,7 @@ func (r *Room) receive(via peer.ID, e *envelope) {
 		r.askLocked(now, via)
 		return
 	}
+	e.late = s.transit.late(time.UnixMilli(e.SentMs), now)
 	r.feedLocked(now, s, e)
 }
 

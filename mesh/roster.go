@@ -34,6 +34,7 @@ type seat struct {
 	reason  LeaveReason // of a tombstone
 	leftAt  time.Time
 	lostAt  time.Time // when its connection was lost; zero: it is connected, or never was
+	transit transit   // of its envelopes
 
 	// goodbye is an entry that others tell of, while the feed that ends with it has not come to its end here.
 	goodbye   *rosterEntry
