@@ -22,9 +22,9 @@ func (r *Room) Send(ctx context.Context, user string, data []byte, opts ...SendO
 		}
 		id = p.ID()
 		receipt, err := p.await(ctx)
-		// A member that has not heard of us yet says so; our greeting is on its way to it.
+		// A member that has not heard of us yet, or of our log-in, says so; our greeting and hello are on their way to it.
 		var refused *RefusedError
-		if attempt >= introductions || !errors.As(err, &refused) || refused.Reason != NotMember {
+		if attempt >= introductions || !errors.As(err, &refused) || refused.Reason != NotMember && refused.Reason != NoIdentity {
 			return receipt, err
 		}
 		select {
