@@ -33,8 +33,9 @@ type seat struct {
 	present bool
 	reason  LeaveReason // of a tombstone
 	leftAt  time.Time
-	lostAt  time.Time // when its connection was lost; zero: it is connected, or never was
-	transit transit   // of its envelopes
+	lostAt  time.Time     // when its connection was lost; zero: it is connected, or never was
+	transit transit       // of its envelopes
+	owed    confirmations // to it
 
 	// goodbye is an entry that others tell of, while the feed that ends with it has not come to its end here.
 	goodbye   *rosterEntry
