@@ -26,7 +26,7 @@ func (r *Room) forward(ctx context.Context, from peer.ID, msg *pubsub.Message) p
 		// The node's own; or of an author that has others pass it on; or so small that nobody says whether it has it.
 		return pubsub.ValidationAccept
 	}
-	t := time.NewTimer(min(forwardDelay+4*e.late, maxForwardDelay))
+	t := time.NewTimer(min(forwardDelay+2*e.late, maxForwardDelay))
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -43,11 +43,11 @@ func TestAnAppDoesNotWaitForWhatIsPassedOn(t *testing.T) {
 		rooms := f.joinAll("ops")
 		read(t, rooms[1], 2)
 		read(t, rooms[2], 2)
-		time.Sleep(3 * time.Second) // the topic mesh forms
 		_, err := rooms[0].PublishText(t.Context(), "the first takes longer, where its author is no neighbour")
 		require.NoError(t, err)
 		read(t, rooms[1], 1)
 		read(t, rooms[2], 1)
+		time.Sleep(3 * time.Second)
 		text := strings.Repeat("x", 2<<10)
 		start := time.Now()
 		_, err = rooms[0].PublishText(t.Context(), text)

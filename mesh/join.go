@@ -98,7 +98,6 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		outbox:     newOutbox(),
 		queue:      events.NewQueue(name, m.cfg.queue),
 		rearm:      make(chan struct{}, 1),
-		moved:      make(chan struct{}, 1),
 		neighbours: make(map[peer.ID]*neighbour),
 		asking:     make(map[peer.ID]struct{}),
 		waiting:    make(map[peer.ID]struct{}),

@@ -18,7 +18,6 @@ func (r *Room) depart(ctx context.Context, reason error) error {
 	r.mu.Lock()
 	again := r.leaving
 	r.leaving = true
-	r.signalMoved() // the goodbye does not wait
 	own := r.own
 	r.mu.Unlock()
 	if again {

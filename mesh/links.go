@@ -30,9 +30,6 @@ const (
 	// at once, and then a change now and then.
 	linkRate  = 50
 	linkBurst = 1024
-	// confirmRate is that for confirmations, also in frames a second: there are many in busy rooms, and each costs
-	// next to nothing.
-	confirmRate = 2000
 )
 
 // links are the streams to and from topic neighbours: one each way for each peer, for all rooms together.
@@ -41,7 +38,7 @@ type links struct {
 	out map[peer.ID]*link
 	in  map[peer.ID]network.Stream
 	// limits outlive streams, or a peer could begin anew with each.
-	limits map[peer.ID]budget
+	limits map[peer.ID]*rate.Limiter
 	// mute are the connected peers that do not take our room streams: they are in no room.
 	mute map[peer.ID]struct{}
 }
@@ -55,32 +52,20 @@ type link struct {
 func (m *Mesh) startLinks() {
 	m.links.out = make(map[peer.ID]*link)
 	m.links.in = make(map[peer.ID]network.Stream)
-	m.links.limits = make(map[peer.ID]budget)
+	m.links.limits = make(map[peer.ID]*rate.Limiter)
 	m.links.mute = make(map[peer.ID]struct{})
 	m.host.SetStreamHandler(RoomProtocol, m.handleRoomStream)
 	m.host.Network().Notify((*watcher)(m))
 }
 
-// budget is what a connected peer may send, over all its streams.
-type budget struct{ confirmations, others *rate.Limiter }
-
-func (l *links) budget(p peer.ID) budget {
+// limit is what a connected peer may send, over all its streams.
+func (l *links) limit(p peer.ID) *rate.Limiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b, ok := l.limits[p]
-	if !ok {
-		b = budget{rate.NewLimiter(confirmRate, confirmRate), rate.NewLimiter(linkRate, linkBurst)}
-		l.limits[p] = b
+	if l.limits[p] == nil {
+		l.limits[p] = rate.NewLimiter(linkRate, linkBurst)
 	}
-	return b
-}
-
-// wait lets a frame in when its time has come.
-func (b budget) wait(ctx context.Context, frame *wire.RoomFrame) error {
-	if frame.GetConfirmed() != nil {
-		return b.confirmations.Wait(ctx)
-	}
-	return b.others.Wait(ctx)
+	return l.limits[p]
 }
 
 // observe hands a statement to who keeps account of log-ins, if the mesh's Identity does.
@@ -227,7 +212,7 @@ func (m *Mesh) handleRoomStream(s network.Stream) {
 		m.log.Debug("room stream of a peer without a hello", "peer", p, "err", err)
 		return
 	}
-	budget := m.links.budget(p)
+	limit := m.links.limit(p)
 	r := wire.NewReader(s, maxRoomFrame)
 	for {
 		_ = s.SetReadDeadline(time.Time{})
@@ -240,7 +225,7 @@ func (m *Mesh) handleRoomStream(s network.Stream) {
 			m.violation(p, err)
 			return
 		}
-		if budget.wait(m.ctx, &frame) != nil {
+		if limit.Wait(m.ctx) != nil {
 			return
 		}
 		if len(frame.Room) != len([32]byte{}) {

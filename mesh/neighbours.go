@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -64,8 +63,6 @@ func (r *Room) peerLoop() {
 			}
 		case pubsub.PeerLeave:
 			delete(r.neighbours, ev.Peer)
-			r.window.forget(ev.Peer)
-			r.signalMoved()
 			r.mesh.host.ConnManager().Unprotect(ev.Peer, r.protection())
 		}
 		r.broadcastLocked()
@@ -95,30 +92,11 @@ func (r *Room) greetLocked(p peer.ID, isNeighbour, reply bool) {
 	}}})
 }
 
-// setHead notes the envelope that the own feed ends with, and that is under way from now on.
+// setHead notes the envelope that the own feed ends with.
 func (r *Room) setHead(h head) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.head = h
-	r.window.published(time.Now(), h.last)
-}
-
-// hearConfirmed notes how much of the own feed a neighbour has.
-func (r *Room) hearConfirmed(p peer.ID, c *wire.RoomFrame_Confirmed) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if bytes.Equal(c.Feed, r.feed[:]) && r.neighbours[p] != nil && r.window.confirmed(time.Now(), p, c.Last) {
-		r.signalMoved()
-	}
-}
-
-// confirmLocked tells the author of an envelope, if it is a neighbour, that it has arrived.
-func (r *Room) confirmLocked(s *seat, e *envelope) {
-	if s.owed.due() && r.neighbours[e.peer] != nil {
-		r.mesh.tell(e.peer, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Confirmed_{
-			Confirmed: &wire.RoomFrame_Confirmed{Feed: e.Feed, Last: e.last()},
-		}})
-	}
 }
 
 // introduce greets a member that is no neighbour, before the first message to it alone.
@@ -195,9 +173,6 @@ func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
 		return r.hearRoster(p, body.Roster)
 	case *wire.RoomFrame_Absent_:
 		r.answered(p)
-		return nil
-	case *wire.RoomFrame_Confirmed_:
-		r.hearConfirmed(p, body.Confirmed)
 		return nil
 	default:
 		return nil // of a later version

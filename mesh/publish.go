@@ -261,7 +261,7 @@ func (r *Room) publishLoop() {
 		case <-r.ctx.Done():
 			return
 		}
-		if !r.awaitNewcomers() || !r.awaitFlow(r.ctx, flowWindow) || !r.awaitWindow() {
+		if !r.awaitNewcomers() || !r.awaitFlow(r.ctx, flowWindow) {
 			return
 		}
 		if b := r.outbox.take(); b != nil {
@@ -320,35 +320,6 @@ func (r *Room) awaitFlow(ctx context.Context, limit int) bool {
 		case <-ctx.Done():
 			return false
 		}
-	}
-}
-
-// awaitWindow waits until the neighbours have taken most of what is under way to them: what is published meanwhile
-// gathers in one envelope. It reports false when the room ends first.
-func (r *Room) awaitWindow() bool {
-	for {
-		r.mu.Lock()
-		wait := r.window.blocked(time.Now())
-		leaving := r.leaving
-		r.mu.Unlock()
-		if wait == 0 || leaving {
-			return r.ctx.Err() == nil
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-r.moved:
-		case <-timer.C:
-		case <-r.ctx.Done():
-		}
-		timer.Stop()
-	}
-}
-
-// signalMoved lets awaitWindow look again.
-func (r *Room) signalMoved() {
-	select {
-	case r.moved <- struct{}{}:
-	default:
 	}
 }
 

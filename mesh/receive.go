@@ -210,7 +210,6 @@ func (r *Room) feedLocked(now time.Time, s *seat, e *envelope) {
 		r.mesh.stats.envelopesStale.Add(1)
 		return
 	}
-	r.confirmLocked(s, e)
 	r.noteLocked(r.roster.alive(now, e.peer))
 	r.readyLocked(now, s, ready, v)
 }

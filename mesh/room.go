@@ -42,7 +42,6 @@ type Room struct {
 	stop   context.CancelFunc
 	door   *door
 	rearm  chan struct{} // holds a token when the timer loop must look again
-	moved  chan struct{} // holds a token when the window may have opened
 	finish sync.Once
 
 	mu         sync.Mutex
@@ -59,7 +58,6 @@ type Room struct {
 	rumour     bool      // the roster has changed since neighbours were last told its digest
 	widen      bool      // and at nextDigest several are to be told
 	nextDigest time.Time // when to compare rosters with neighbours
-	window     window    // how much of the own feed is under way
 	echoed     uint64    // last sequence of the own feed that GossipSub's loop has taken
 	leaving    bool
 	why        error         // the stay ended; nil: it has not

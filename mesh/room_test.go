@@ -480,7 +480,7 @@ func TestASlowReaderIsToldWhatItMissedAndStallsNobody(t *testing.T) {
 				read(t, rooms[1], 8) // it reads in time
 			}
 		}
-		time.Sleep(time.Second) // all is there
+		synctest.Wait()
 		got := read(t, rooms[2], 2+1+8)
 		require.Equal(t, "lagged 32", got[2])
 		require.Equal(t, "u0:39", got[10])

@@ -33,9 +33,8 @@ type seat struct {
 	present bool
 	reason  LeaveReason // of a tombstone
 	leftAt  time.Time
-	lostAt  time.Time     // when its connection was lost; zero: it is connected, or never was
-	transit transit       // of its envelopes
-	owed    confirmations // to it
+	lostAt  time.Time // when its connection was lost; zero: it is connected, or never was
+	transit transit   // of its envelopes
 
 	// goodbye is an entry that others tell of, while the feed that ends with it has not come to its end here.
 	goodbye   *rosterEntry

@@ -163,8 +163,6 @@ func TestRoomFramesAreThoseOfTheVectors(t *testing.T) {
 	require.Equal(t, v.Part.Last, part.Last)
 	require.NotNil(t, read(v.Query).GetQuery())
 	require.NotNil(t, read(v.Absent).GetAbsent())
-	require.Equal(t, v.Greeting.Head.Last, read(v.Confirmed).GetConfirmed().Last)
-	require.Equal(t, []byte(v.Greeting.Head.Feed), read(v.Confirmed).GetConfirmed().Feed)
 }
 
 func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
@@ -190,7 +188,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("seats in a room", "%d", maxMembers)
 	says("parked in a room", "%d envelopes, %d MiB", maxParked, maxParkedBytes>>20)
 	says("held behind a gap in one feed", "%d envelopes, %d MiB", maxHeld, maxHeldBytes>>20)
-	says("room frames of one peer", "%d/s after a burst of %d, and %d confirmations/s; then they are read more slowly", linkRate, linkBurst, confirmRate)
+	says("room frames of one peer", "%d/s after a burst of %d; then they are read more slowly", linkRate, linkBurst)
 	says("streams of one peer at once", "direct %d, room 1; a node allows 128 over all protocols", maxPeerStreams)
 
 	says("room stream: to open it, to finish or take a frame", "%s", s(roomFrameTimeout))

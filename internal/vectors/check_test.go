@@ -239,12 +239,6 @@ func TestRostersFollowFromTheDocumentAlone(t *testing.T) {
 		require.Equal(t, []byte(v.Room), m.bytes(1))
 		require.Equal(t, [][]byte{{}}, m.all(num), "an empty message, which is there")
 	}
-	m, ok = unframe(v.Confirmed, limit)
-	require.True(t, ok)
-	require.Equal(t, []byte(v.Room), m.bytes(1))
-	c, ok := parse(m.bytes(6))
-	require.True(t, ok)
-	require.Equal(t, []any{[]byte(v.Greeting.Head.Feed), v.Greeting.Head.Last}, []any{c.bytes(1), c.varint(2)})
 	m, ok = unframe(v.Part.Frame, limit)
 	require.True(t, ok)
 	p, ok := parse(m.bytes(3))

@@ -331,9 +331,6 @@ func makeRoster(t *testing.T) Roster {
 		Entry: bobsSealed, Digest: digest[:], Head: wireHead, Reply: true,
 	}}})
 	out.Query = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Query_{Query: &wire.RoomFrame_Query{}}})
-	out.Confirmed = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Confirmed_{Confirmed: &wire.RoomFrame_Confirmed{
-		Feed: head.Feed, Last: head.Last,
-	}}})
 	out.Absent = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Absent_{Absent: &wire.RoomFrame_Absent{}}})
 	out.Part = RosterFrame{Entries: []Hex{alices, carolsSealed}, Last: true}
 	out.Part.Frame = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Roster_{Roster: &wire.RoomFrame_Roster{

@@ -205,9 +205,6 @@ type Roster struct {
 	Part     RosterFrame `json:"roster"`
 	Query    Hex         `json:"query"`  // a frame
 	Absent   Hex         `json:"absent"` // a frame
-
-	// Confirmed is a frame that confirms the last envelope of the greeting's head.
-	Confirmed Hex `json:"confirmed"`
 }
 
 // Entry is a roster entry that is valid.

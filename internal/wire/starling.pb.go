@@ -2001,7 +2001,6 @@ type RoomFrame struct {
 	//	*RoomFrame_Roster_
 	//	*RoomFrame_Query_
 	//	*RoomFrame_Absent_
-	//	*RoomFrame_Confirmed_
 	Body          isRoomFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2087,15 +2086,6 @@ func (x *RoomFrame) GetAbsent() *RoomFrame_Absent {
 	return nil
 }
 
-func (x *RoomFrame) GetConfirmed() *RoomFrame_Confirmed {
-	if x != nil {
-		if x, ok := x.Body.(*RoomFrame_Confirmed_); ok {
-			return x.Confirmed
-		}
-	}
-	return nil
-}
-
 type isRoomFrame_Body interface {
 	isRoomFrame_Body()
 }
@@ -2116,10 +2106,6 @@ type RoomFrame_Absent_ struct {
 	Absent *RoomFrame_Absent `protobuf:"bytes,5,opt,name=absent,proto3,oneof"`
 }
 
-type RoomFrame_Confirmed_ struct {
-	Confirmed *RoomFrame_Confirmed `protobuf:"bytes,6,opt,name=confirmed,proto3,oneof"`
-}
-
 func (*RoomFrame_Greeting_) isRoomFrame_Body() {}
 
 func (*RoomFrame_Roster_) isRoomFrame_Body() {}
@@ -2127,8 +2113,6 @@ func (*RoomFrame_Roster_) isRoomFrame_Body() {}
 func (*RoomFrame_Query_) isRoomFrame_Body() {}
 
 func (*RoomFrame_Absent_) isRoomFrame_Body() {}
-
-func (*RoomFrame_Confirmed_) isRoomFrame_Body() {}
 
 // Head says how far a feed has got, as its sender of the frame knows it.
 type Head struct {
@@ -2387,59 +2371,6 @@ func (*RoomFrame_Absent) Descriptor() ([]byte, []int) {
 	return file_starling_proto_rawDescGZIP(), []int{23, 3}
 }
 
-// Confirmed tells the author of a feed that the sender has received the envelope that ends with item last.
-type RoomFrame_Confirmed struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Feed          []byte                 `protobuf:"bytes,1,opt,name=feed,proto3" json:"feed,omitempty"` // 16 bytes
-	Last          uint64                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RoomFrame_Confirmed) Reset() {
-	*x = RoomFrame_Confirmed{}
-	mi := &file_starling_proto_msgTypes[29]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RoomFrame_Confirmed) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RoomFrame_Confirmed) ProtoMessage() {}
-
-func (x *RoomFrame_Confirmed) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[29]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RoomFrame_Confirmed.ProtoReflect.Descriptor instead.
-func (*RoomFrame_Confirmed) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{23, 4}
-}
-
-func (x *RoomFrame_Confirmed) GetFeed() []byte {
-	if x != nil {
-		return x.Feed
-	}
-	return nil
-}
-
-func (x *RoomFrame_Confirmed) GetLast() uint64 {
-	if x != nil {
-		return x.Last
-	}
-	return 0
-}
-
 var File_starling_proto protoreflect.FileDescriptor
 
 const file_starling_proto_rawDesc = "" +
@@ -2602,14 +2533,13 @@ const file_starling_proto_rawDesc = "" +
 	"\tMALFORMED\x10\x06\x12\x0f\n" +
 	"\vINCARNATION\x10\a\x12\x0f\n" +
 	"\vNO_IDENTITY\x10\b\x12\b\n" +
-	"\x04RATE\x10\t\"\xcd\x04\n" +
+	"\x04RATE\x10\t\"\xd6\x03\n" +
 	"\tRoomFrame\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\fR\x04room\x12=\n" +
 	"\bgreeting\x18\x02 \x01(\v2\x1f.starling.v1.RoomFrame.GreetingH\x00R\bgreeting\x127\n" +
 	"\x06roster\x18\x03 \x01(\v2\x1d.starling.v1.RoomFrame.RosterH\x00R\x06roster\x124\n" +
 	"\x05query\x18\x04 \x01(\v2\x1c.starling.v1.RoomFrame.QueryH\x00R\x05query\x127\n" +
-	"\x06absent\x18\x05 \x01(\v2\x1d.starling.v1.RoomFrame.AbsentH\x00R\x06absent\x12@\n" +
-	"\tconfirmed\x18\x06 \x01(\v2 .starling.v1.RoomFrame.ConfirmedH\x00R\tconfirmed\x1au\n" +
+	"\x06absent\x18\x05 \x01(\v2\x1d.starling.v1.RoomFrame.AbsentH\x00R\x06absent\x1au\n" +
 	"\bGreeting\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12%\n" +
@@ -2619,10 +2549,7 @@ const file_starling_proto_rawDesc = "" +
 	"\aentries\x18\x01 \x03(\fR\aentries\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04lastJ\x04\b\x02\x10\x03\x1a\a\n" +
 	"\x05Query\x1a\b\n" +
-	"\x06Absent\x1a3\n" +
-	"\tConfirmed\x12\x12\n" +
-	"\x04feed\x18\x01 \x01(\fR\x04feed\x12\x12\n" +
-	"\x04last\x18\x02 \x01(\x04R\x04lastB\x06\n" +
+	"\x06AbsentB\x06\n" +
 	"\x04body\"B\n" +
 	"\x04Head\x12\x12\n" +
 	"\x04feed\x18\x01 \x01(\fR\x04feed\x12\x12\n" +
@@ -2668,45 +2595,44 @@ func file_starling_proto_rawDescGZIP() []byte {
 }
 
 var file_starling_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_starling_proto_goTypes = []any{
-	(TokenFault)(0),             // 0: starling.v1.TokenFault
-	(Kind)(0),                   // 1: starling.v1.Kind
-	(Refusal_Code)(0),           // 2: starling.v1.Refusal.Code
-	(RosterEntry_State)(0),      // 3: starling.v1.RosterEntry.State
-	(DirectFrame_Type)(0),       // 4: starling.v1.DirectFrame.Type
-	(DirectFrame_Class)(0),      // 5: starling.v1.DirectFrame.Class
-	(DirectFrame_Reason)(0),     // 6: starling.v1.DirectFrame.Reason
-	(*Statement)(nil),           // 7: starling.v1.Statement
-	(*Hello)(nil),               // 8: starling.v1.Hello
-	(*HelloReply)(nil),          // 9: starling.v1.HelloReply
-	(*HelloProof)(nil),          // 10: starling.v1.HelloProof
-	(*Limits)(nil),              // 11: starling.v1.Limits
-	(*Refusal)(nil),             // 12: starling.v1.Refusal
-	(*Revocations)(nil),         // 13: starling.v1.Revocations
-	(*RevokedUser)(nil),         // 14: starling.v1.RevokedUser
-	(*RevokedToken)(nil),        // 15: starling.v1.RevokedToken
-	(*RevocationsHead)(nil),     // 16: starling.v1.RevocationsHead
-	(*RevocationsReply)(nil),    // 17: starling.v1.RevocationsReply
-	(*WhoisRequest)(nil),        // 18: starling.v1.WhoisRequest
-	(*WhoisReply)(nil),          // 19: starling.v1.WhoisReply
-	(*Notice)(nil),              // 20: starling.v1.Notice
-	(*Located)(nil),             // 21: starling.v1.Located
-	(*Record)(nil),              // 22: starling.v1.Record
-	(*WatchRequest)(nil),        // 23: starling.v1.WatchRequest
-	(*WatchFrame)(nil),          // 24: starling.v1.WatchFrame
-	(*RosterEntry)(nil),         // 25: starling.v1.RosterEntry
-	(*Envelope)(nil),            // 26: starling.v1.Envelope
-	(*Items)(nil),               // 27: starling.v1.Items
-	(*Item)(nil),                // 28: starling.v1.Item
-	(*DirectFrame)(nil),         // 29: starling.v1.DirectFrame
-	(*RoomFrame)(nil),           // 30: starling.v1.RoomFrame
-	(*Head)(nil),                // 31: starling.v1.Head
-	(*RoomFrame_Greeting)(nil),  // 32: starling.v1.RoomFrame.Greeting
-	(*RoomFrame_Roster)(nil),    // 33: starling.v1.RoomFrame.Roster
-	(*RoomFrame_Query)(nil),     // 34: starling.v1.RoomFrame.Query
-	(*RoomFrame_Absent)(nil),    // 35: starling.v1.RoomFrame.Absent
-	(*RoomFrame_Confirmed)(nil), // 36: starling.v1.RoomFrame.Confirmed
+	(TokenFault)(0),            // 0: starling.v1.TokenFault
+	(Kind)(0),                  // 1: starling.v1.Kind
+	(Refusal_Code)(0),          // 2: starling.v1.Refusal.Code
+	(RosterEntry_State)(0),     // 3: starling.v1.RosterEntry.State
+	(DirectFrame_Type)(0),      // 4: starling.v1.DirectFrame.Type
+	(DirectFrame_Class)(0),     // 5: starling.v1.DirectFrame.Class
+	(DirectFrame_Reason)(0),    // 6: starling.v1.DirectFrame.Reason
+	(*Statement)(nil),          // 7: starling.v1.Statement
+	(*Hello)(nil),              // 8: starling.v1.Hello
+	(*HelloReply)(nil),         // 9: starling.v1.HelloReply
+	(*HelloProof)(nil),         // 10: starling.v1.HelloProof
+	(*Limits)(nil),             // 11: starling.v1.Limits
+	(*Refusal)(nil),            // 12: starling.v1.Refusal
+	(*Revocations)(nil),        // 13: starling.v1.Revocations
+	(*RevokedUser)(nil),        // 14: starling.v1.RevokedUser
+	(*RevokedToken)(nil),       // 15: starling.v1.RevokedToken
+	(*RevocationsHead)(nil),    // 16: starling.v1.RevocationsHead
+	(*RevocationsReply)(nil),   // 17: starling.v1.RevocationsReply
+	(*WhoisRequest)(nil),       // 18: starling.v1.WhoisRequest
+	(*WhoisReply)(nil),         // 19: starling.v1.WhoisReply
+	(*Notice)(nil),             // 20: starling.v1.Notice
+	(*Located)(nil),            // 21: starling.v1.Located
+	(*Record)(nil),             // 22: starling.v1.Record
+	(*WatchRequest)(nil),       // 23: starling.v1.WatchRequest
+	(*WatchFrame)(nil),         // 24: starling.v1.WatchFrame
+	(*RosterEntry)(nil),        // 25: starling.v1.RosterEntry
+	(*Envelope)(nil),           // 26: starling.v1.Envelope
+	(*Items)(nil),              // 27: starling.v1.Items
+	(*Item)(nil),               // 28: starling.v1.Item
+	(*DirectFrame)(nil),        // 29: starling.v1.DirectFrame
+	(*RoomFrame)(nil),          // 30: starling.v1.RoomFrame
+	(*Head)(nil),               // 31: starling.v1.Head
+	(*RoomFrame_Greeting)(nil), // 32: starling.v1.RoomFrame.Greeting
+	(*RoomFrame_Roster)(nil),   // 33: starling.v1.RoomFrame.Roster
+	(*RoomFrame_Query)(nil),    // 34: starling.v1.RoomFrame.Query
+	(*RoomFrame_Absent)(nil),   // 35: starling.v1.RoomFrame.Absent
 }
 var file_starling_proto_depIdxs = []int32{
 	11, // 0: starling.v1.Hello.limits:type_name -> starling.v1.Limits
@@ -2730,13 +2656,12 @@ var file_starling_proto_depIdxs = []int32{
 	33, // 18: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
 	34, // 19: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
 	35, // 20: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
-	36, // 21: starling.v1.RoomFrame.confirmed:type_name -> starling.v1.RoomFrame.Confirmed
-	31, // 22: starling.v1.RoomFrame.Greeting.head:type_name -> starling.v1.Head
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	31, // 21: starling.v1.RoomFrame.Greeting.head:type_name -> starling.v1.Head
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_starling_proto_init() }
@@ -2749,7 +2674,6 @@ func file_starling_proto_init() {
 		(*RoomFrame_Roster_)(nil),
 		(*RoomFrame_Query_)(nil),
 		(*RoomFrame_Absent_)(nil),
-		(*RoomFrame_Confirmed_)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2757,7 +2681,7 @@ func file_starling_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_starling_proto_rawDesc), len(file_starling_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   30,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
