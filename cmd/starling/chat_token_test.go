@@ -45,6 +45,8 @@ func TestAChatWithATokenIsWhoTheTokenSays(t *testing.T) {
 	two.say(strings.TrimSpace(string(token)), "the line behind the token")
 	require.Equal(t, "bob", two.ready().User)
 	require.True(t, two.result(1).OK)
+	one.expect("peer_up", nil)
+	require.Eventually(t, func() bool { return len(two.seen("peer_up")) > 0 }, patience, 10*time.Millisecond)
 	two.say("/msg alice hello")
 	require.True(t, two.result(2).OK)
 	require.Equal(t, "hello", one.expect("direct_message", nil).Text)
