@@ -277,6 +277,8 @@ func TestMalformedClaimsAreRefusedOneByOne(t *testing.T) {
 		{"too many rooms", set("rooms", many), "65 rooms, at most 64 are allowed"},
 		{"login is a string", set("login", "true"), "login is neither true nor false"},
 		{"login is null", set("login", nil), "login is neither true nor false"},
+		{"no room, which is not to be without rooms", func(c jwt.MapClaims) { c["rooms"] = map[string]any{}; delete(c, "login") },
+			"it is good for nothing: it names no room and is not for logging in"},
 		{"good for nothing", func(c jwt.MapClaims) { c["rooms"], c["login"] = map[string]any{}, false },
 			"it is good for nothing: it names no room and is not for logging in"},
 	} {

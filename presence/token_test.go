@@ -334,6 +334,24 @@ func TestATokenThatIsNotReplacedEndsTheLogInForPeers(t *testing.T) {
 	})
 }
 
+// Whenever in its last moments a log-in is shown: the hello that carries it must not arrive when it is over.
+func TestAHelloAtTheEndOfATokenIsNotRefused(t *testing.T) {
+	for before := time.Duration(0); before < 20*latency; before += latency / 2 {
+		synctest.Test(t, func(t *testing.T) {
+			r := vouched(t, 2)
+			defer r.close()
+			a, b := r.nodes[0], r.nodes[1]
+			until := time.Now().Truncate(time.Millisecond).Add(time.Minute + identity.DefaultLeeway)
+			a.enter("alice", time.Minute)
+			time.Sleep(time.Until(until) - before)
+			r.meet(0, 1)
+			time.Sleep(time.Until(until) + time.Second)
+			require.Empty(t, of[presence.Refused](b), "%v before the end", before)
+			require.Empty(t, b.Online())
+		})
+	}
+}
+
 // A peer that goes on showing its log-in: the one that listens judges by itself.
 func TestALogInThatIsNotTakenBackEndsWithItsToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -460,16 +478,36 @@ func TestInAppModeTheNameIsTheUser(t *testing.T) {
 
 func TestALaterLogInOutranksOneThatWasMetBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := vouched(t, 2)
+		r := bare(t, 2)
 		defer r.close()
-		a, b := r.nodes[0], r.nodes[1]
-		r.meet(0, 1)
-		b.enter("alice", time.Hour)
-		soon(t, time.Second, "a sees b", func() bool { return a.sees(b) })
-		a.enter("alice", time.Hour) // maybe in the same millisecond: b's log-in is known, though not that it is our user's
-		soon(t, time.Second, "the earlier ends", func() bool { return !b.loggedIn() })
+		a := r.vouch(0, authority(t, identity.DefaultLeeway))
+		r.net.Connect(1, 0)
+		keys := keysOf(t, r.net.HostKey(1))
+		ahead := identity.NextSequence(0, time.Now().Add(time.Minute)) // by a clock that is ahead
+		greet(t, r, 1, a, statementOf(t, keys, a.App(), func(st *identity.Statement) {
+			st.Sequence, st.Token = ahead, token(t, keys, "alice", time.Hour)
+		}))
+		require.Len(t, a.Online(), 1)
+		a.enter("alice", time.Hour) // only now it is known that the other log-in is of our user
+		require.Greater(t, a.Self().Sequence, ahead)
 		require.True(t, a.loggedIn())
-		require.Greater(t, a.Self().Sequence, b.Self().Sequence)
+	})
+}
+
+func TestANameWithoutATokenChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := bare(t, 2)
+		defer r.close()
+		a := r.vouch(0, authority(t, identity.DefaultLeeway))
+		a.enter("alice", time.Hour)
+		r.net.Connect(1, 0)
+		keys := keysOf(t, r.net.HostKey(1))
+		ahead := identity.NextSequence(0, time.Now().Add(time.Minute))
+		greet(t, r, 1, a, statementOf(t, keys, a.App(), func(st *identity.Statement) { st.Sequence, st.LoggedIn = ahead, false }))
+		require.True(t, a.loggedIn())
+		require.NoError(t, a.Logout(t.Context()))
+		a.enter("alice", time.Hour)
+		require.Less(t, a.Self().Sequence, ahead, "not even the sequence")
 	})
 }
 

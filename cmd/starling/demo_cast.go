@@ -29,6 +29,8 @@ type cast struct {
 	bob    *player
 	carol  *player
 	laptop *player // bob's second device
+
+	vouched []*player // of an app with an issuer: other nodes than those
 }
 
 // player is one node of the demo, with all that its streams of events brought.
@@ -84,8 +86,8 @@ func (p *player) awaitLogin(ctx context.Context, o *player) error {
 	return err
 }
 
-func (c *cast) join(ctx context.Context, p *player) (err error) {
-	if p.room, err = p.Join(ctx, demoRoom); err != nil {
+func (c *cast) join(ctx context.Context, p *player, opts ...mesh.JoinOption) (err error) {
+	if p.room, err = p.Join(ctx, demoRoom, opts...); err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
 	p.inRoom = newWatch(c.ctx, p.name+" in the room", p.room.Recv)
@@ -98,13 +100,14 @@ func (c *cast) close() error {
 		return nil
 	}
 	var errs []error
-	for _, p := range []*player{c.laptop, c.carol, c.bob, c.alice} {
+	all := append(c.vouched, c.laptop, c.carol, c.bob, c.alice)
+	for _, p := range all {
 		if p != nil {
 			errs = append(errs, p.Close())
 		}
 	}
 	c.stop()
-	for _, p := range []*player{c.laptop, c.carol, c.bob, c.alice} {
+	for _, p := range all {
 		if p != nil {
 			<-p.outer.done
 			if p.inRoom != nil {

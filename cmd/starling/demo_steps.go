@@ -27,6 +27,7 @@ func (c *cast) steps() []step {
 		{"duplicate-log-in", c.duplicateLogIn},
 		{"leave", c.leave},
 		{"log-out", c.logOut},
+		{"tokens", c.tokens},
 	}
 }
 
