@@ -4,6 +4,7 @@ package netlab
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -78,8 +79,11 @@ func helpTalk(addr string) error {
 	}
 	fmt.Println("ready")
 	go io.Copy(c, os.Stdin)
-	_, err = io.Copy(os.Stdout, c)
-	fmt.Println("closed", err)
+	// Whether the end comes as a FIN or as a reset depends on what the other's kernel still held unread.
+	if _, err := io.Copy(os.Stdout, c); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		return err
+	}
+	fmt.Println("closed")
 	return nil
 }
 

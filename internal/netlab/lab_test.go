@@ -85,7 +85,7 @@ func TestKilledProcessClosesItsConnections(t *testing.T) {
 	code, err := server.Wait(within(t, 20*time.Second))
 	require.NoError(t, err)
 	require.Equal(t, -1, code)
-	wantLine(t, client, 1, "closed <nil>")
+	wantLine(t, client, 1, "closed")
 	code, err = client.Wait(within(t, 20*time.Second))
 	require.NoError(t, err)
 	require.Zero(t, code)
