@@ -41,6 +41,9 @@ type rosterEntry struct {
 // key is whom the entry is of: a user is in a room once.
 func (e *rosterEntry) key() identity.Subject { return e.statement.Subject() }
 
+// tag names the feed of the entry's stay.
+func (e *rosterEntry) tag() feedTag { return tagFeed(e.statement.Device, e.feed) }
+
 // role is what the room's token says that the member is; empty in open mode.
 func (e *rosterEntry) role(room string) string {
 	if e.grant == nil {

@@ -17,10 +17,12 @@ type envelope struct {
 	device identity.PublicKey
 	peer   peer.ID // of device
 	feed   FeedID
+	tag    feedTag
 	hash   [sha256.Size]byte // of the sealed bytes
+	sealed []byte            // never written to
 	size   int               // of the sealed bytes
-	came   time.Time
-	late   time.Duration // see transit
+	came   time.Time         // when it came or, if it had to be fetched, was first published or received
+	late   time.Duration     // see transit
 }
 
 func newEnvelope(e *wire.Envelope, sealed []byte) (*envelope, error) {
@@ -37,7 +39,9 @@ func newEnvelope(e *wire.Envelope, sealed []byte) (*envelope, error) {
 		device:   identity.PublicKey(e.Device),
 		peer:     id,
 		feed:     FeedID(e.Feed),
+		tag:      tagFeed(identity.PublicKey(e.Device), FeedID(e.Feed)),
 		hash:     sha256.Sum256(sealed),
+		sealed:   sealed,
 		size:     len(sealed),
 		came:     time.Now(),
 	}, nil

@@ -1,36 +1,59 @@
 package mesh
 
 import (
+	"cmp"
+	"crypto/sha256"
 	"slices"
 	"time"
 
-	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/identity"
 )
 
 const (
-	// gapWait is how long a receiver waits for what is missing before it says that it is lost: two heartbeats
-	// of GossipSub, in which neighbours that are outside the topic mesh offer what they have.
-	gapWait = 2500 * time.Millisecond
-	// baselineWait is how long the first envelope of a feed whose beginning was not seen, and whose sender is no neighbour
-	// that tells how far it has got, waits for one before it: envelopes overtake each other on the way.
-	baselineWait = 250 * time.Millisecond
-	// maxHeld and maxHeldBytes bound what one feed may have waiting behind a gap. A feed beyond them gives
-	// its gap up at once.
+	// baselineWait is how long the first envelope of a feed whose beginning was not seen waits for neighbours to say where
+	// it begins for this node.
+	baselineWait = 500 * time.Millisecond
+	// maxHeld and maxHeldBytes bound what one feed may have waiting behind a gap. The latest gives way: it can
+	// be had again.
 	maxHeld      = 256
 	maxHeldBytes = 4 << 20
 )
 
-// feed puts the envelopes of one stay of one member into order. It is a plain state machine: the caller
-// brings the time and holds the lock.
+// feedTag names a feed among members: the feed ID alone would let a device claim another's.
+type feedTag [16]byte
+
+func tagFeed(device identity.PublicKey, id FeedID) feedTag {
+	var in [len(device) + len(id)]byte
+	copy(in[:], device[:])
+	copy(in[len(device):], id[:])
+	sum := sha256.Sum256(in[:])
+	return feedTag(sum[:len(feedTag{})])
+}
+
+// feed puts the envelopes of one stay of one member into order, and knows what is missing of them. It is a plain state
+// machine: the caller brings the time and holds the lock.
 type feed struct {
-	id   FeedID
-	next uint64 // sequence of the next item to deliver; 0: no baseline yet
+	tag   feedTag
+	entry *rosterEntry // of whom it is; nil: only others' word of its position is known
+	began time.Time    // when its first item was published, as far as is known; zero: before this node's time
+
+	next  uint64 // sequence of the next item to deliver; 0: no baseline yet
+	floor uint64 // the first item to deliver at all: envelopes may begin before it
 	// tip is the hash of the envelope that ended just before next; nil when that one was not seen.
 	tip       *[32]byte
 	held      []*envelope // behind a gap, by rising first
 	heldBytes int
 	gapSince  time.Time // when the present gap showed, or what is held began to wait for a baseline; zero: nothing waits
 	broken    bool      // the sender has signed two different continuations
+
+	claim   uint64    // the first item that a neighbour says is for this node; 0: none has said so
+	claimed time.Time // when one first did
+	repair  repair
+	ack     ack
+	used    time.Time // when something last happened
+	silent  bool      // that was so long ago that nobody has anything of it
 }
 
 // verdict is what became of an envelope.
@@ -39,22 +62,34 @@ type verdict uint8
 const (
 	taken verdict = iota // it is among those ready now, or will be
 	stale                // delivered before, or from before this node's time
+	full                 // too far ahead to be kept: it can be had again
 	forked
 )
 
-// span is a range of sequences, inclusive.
+// span is a range of sequences, inclusive. A last of 0 means no end.
 type span struct{ first, last uint64 }
 
-// from sets the baseline: what follows last is to be delivered, what does not is from before our time.
-// It does nothing once a baseline is known.
-func (f *feed) from(head *wire.Head) {
-	if f.next != 0 {
-		return
+// peer is the author's device; "" while it is not known.
+func (f *feed) peer() peer.ID {
+	if f.entry == nil {
+		return ""
 	}
-	f.next = head.GetLast() + 1
-	if len(head.GetHash()) == len(f.tip) {
-		tip := [32]byte(head.Hash)
-		f.tip = &tip
+	return f.entry.statement.Peer
+}
+
+// witnessed reports whether an envelope lies below one that was taken already, which proves that it is not newer.
+func (f *feed) witnessed(e *envelope) bool {
+	return len(f.held) > 0 && e.Next() <= f.held[len(f.held)-1].First
+}
+
+// last is the last item that was delivered, or from before this node's time, or lost.
+func (f *feed) last() uint64 { return max(f.next, 1) - 1 }
+
+// begin sets the baseline: first is to be delivered, what lies before it is from before our time. It does nothing once
+// a baseline is known.
+func (f *feed) begin(first uint64) {
+	if f.next == 0 {
+		f.next, f.floor = first, first
 	}
 }
 
@@ -66,10 +101,12 @@ func (f *feed) settle(now time.Time) ([]*envelope, verdict) {
 	for len(f.held) > 0 && f.held[0].Next() <= f.next {
 		f.popHeld()
 	}
-	switch {
-	case len(f.held) == 0:
+	if len(f.held) == 0 {
 		f.gapSince = time.Time{}
 		return nil, taken
+	}
+	f.enter(f.held[0])
+	switch {
 	case f.held[0].First > f.next:
 		return nil, taken
 	case f.held[0].First < f.next:
@@ -79,17 +116,23 @@ func (f *feed) settle(now time.Time) ([]*envelope, verdict) {
 	return f.advance(now, f.popHeld())
 }
 
+// enter moves the baseline to the beginning of the envelope that it lies in, while nothing has been delivered.
+func (f *feed) enter(e *envelope) {
+	if f.tip == nil && f.next == f.floor && e.First < f.next && e.Next() > f.next {
+		f.next = e.First
+	}
+}
+
 // take gives the envelopes that e makes ready, in order.
 func (f *feed) take(now time.Time, e *envelope) ([]*envelope, verdict) {
 	if f.broken {
 		return nil, forked
 	}
-	if f.next == 0 && e.First == 1 {
-		f.next = 1
-	}
-	switch {
-	case f.next == 0:
+	if f.next == 0 {
 		return nil, f.hold(now, e)
+	}
+	f.enter(e)
+	switch {
 	case e.Next() <= f.next:
 		return nil, stale
 	case e.First < f.next:
@@ -103,9 +146,7 @@ func (f *feed) take(now time.Time, e *envelope) ([]*envelope, verdict) {
 }
 
 func (f *feed) hold(now time.Time, e *envelope) verdict {
-	i, found := slices.BinarySearchFunc(f.held, e.First, func(h *envelope, first uint64) int {
-		return int(min(max(int64(h.First-first), -1), 1))
-	})
+	i, found := slices.BinarySearchFunc(f.held, e.First, func(h *envelope, first uint64) int { return cmp.Compare(h.First, first) })
 	if found {
 		if f.held[i].hash != e.hash {
 			f.broken = true
@@ -117,6 +158,15 @@ func (f *feed) hold(now time.Time, e *envelope) verdict {
 	f.heldBytes += e.size
 	if f.gapSince.IsZero() {
 		f.gapSince = now
+	}
+	for len(f.held) > maxHeld || f.heldBytes > maxHeldBytes && len(f.held) > 1 {
+		latest := f.held[len(f.held)-1]
+		f.held[len(f.held)-1] = nil
+		f.held = f.held[:len(f.held)-1]
+		f.heldBytes -= latest.size
+		if latest == e {
+			return full
+		}
 	}
 	return taken
 }
@@ -161,31 +211,118 @@ func (f *feed) popHeld() *envelope {
 	return e
 }
 
-// due is when expire has something to do; zero: nothing waits.
-func (f *feed) due() time.Time {
-	if f.gapSince.IsZero() || f.broken {
-		return time.Time{}
-	}
-	if len(f.held) > maxHeld || f.heldBytes > maxHeldBytes {
-		return f.gapSince
-	}
-	if f.next == 0 {
-		return f.gapSince.Add(baselineWait)
-	}
-	return f.gapSince.Add(gapWait)
-}
-
-// expire gives up the present gap when its time is over: what is lost (nothing, before the baseline), and what is ready
-// behind it. It does nothing unless due says so.
-func (f *feed) expire(now time.Time) (lost span, ready []*envelope, v verdict) {
-	due := f.due()
-	if due.IsZero() || now.Before(due) {
-		return span{}, nil, taken
-	}
-	if f.next > 0 {
-		lost = span{f.next, f.held[0].First - 1}
-	}
+// giveUp goes on behind the present gap: what is lost, and what is ready. There must be a gap.
+func (f *feed) giveUp(now time.Time) (lost span, ready []*envelope, v verdict) {
+	lost = span{max(f.next, f.floor), f.held[0].First - 1}
 	f.next, f.tip = f.held[0].First, nil
 	ready, v = f.advance(now, f.popHeld())
 	return lost, ready, v
+}
+
+// baselineDue is when the baseline has to be what is known of it; zero: nothing waits for it.
+func (f *feed) baselineDue() time.Time {
+	if f.next != 0 || f.broken {
+		return time.Time{}
+	}
+	due := time.Time{}
+	if !f.claimed.IsZero() {
+		due = f.claimed.Add(baselineWait)
+	}
+	if !f.gapSince.IsZero() {
+		due = earlier(due, f.gapSince.Add(baselineWait))
+	}
+	return due
+}
+
+// suppose sets the baseline to the best that is known of it: what neighbours said, or else what came first.
+func (f *feed) suppose(now time.Time) ([]*envelope, verdict) {
+	first := f.claim
+	if first == 0 && len(f.held) > 0 {
+		first = f.held[0].First
+	}
+	if first == 0 {
+		return nil, taken
+	}
+	f.begin(first)
+	return f.settle(now)
+}
+
+// proven reports whether a signed envelope shows that something before it is missing.
+func (f *feed) proven() bool { return f.next > 0 && len(f.held) > 0 && f.held[0].First > f.next }
+
+// maxSpans is how many holes of a feed are asked for at once.
+const maxSpans = 8
+
+// missing gives what is known to be missing, as far as upTo.
+func (f *feed) missing(upTo uint64) (spans []span) {
+	if f.next == 0 || f.broken {
+		return nil
+	}
+	next := f.next
+	for _, e := range f.held {
+		if len(spans) == maxSpans {
+			return spans
+		}
+		if e.First > next {
+			spans = append(spans, span{next, e.First - 1})
+		}
+		next = e.Next()
+	}
+	if upTo >= next {
+		spans = append(spans, span{next, upTo})
+	}
+	return spans
+}
+
+// repair is what is being done about what is missing of a feed.
+type repair struct {
+	sources map[peer.ID]uint64   // neighbours that say how far they have it, if further than we
+	tried   map[peer.ID]struct{} // who could not help since the feed last moved
+	gone    int                  // of those, how many will never have it
+	from    peer.ID              // who is being asked; "": nobody
+	at      uint64               // next, when it was asked
+	askAt   time.Time            // when to ask the next one; zero: nothing is missing
+}
+
+// maxSources bounds how many neighbours' positions are remembered. Three are asked as a rule.
+const maxSources = 8
+
+// upTo is how far neighbours say the feed has got.
+func (p *repair) upTo() (last uint64) {
+	for _, n := range p.sources {
+		last = max(last, n)
+	}
+	return last
+}
+
+// source notes that a neighbour has the feed through last.
+func (p *repair) source(from peer.ID, last uint64) {
+	if old, known := p.sources[from]; known {
+		p.sources[from] = max(old, last)
+		return
+	}
+	if p.sources == nil {
+		p.sources = make(map[peer.ID]uint64)
+	}
+	if len(p.sources) < maxSources {
+		p.sources[from] = last
+	}
+}
+
+// moved begins anew with whom to ask: the feed has got further.
+func (p *repair) moved(next uint64) {
+	for from, last := range p.sources {
+		if last < next {
+			delete(p.sources, from)
+		}
+	}
+	clear(p.tried)
+	p.gone = 0
+}
+
+func (p *repair) try(from peer.ID) {
+	if p.tried == nil {
+		p.tried = make(map[peer.ID]struct{})
+	}
+	p.tried[from] = struct{}{}
 }

@@ -57,99 +57,101 @@ func TestFeedRestoresOrder(t *testing.T) {
 		require.Equal(t, step.out, firsts(ready))
 	}
 	require.EqualValues(t, 8, f.next)
-	require.Zero(t, f.due(), "nothing waits")
+	require.Empty(t, f.missing(0))
+	require.Zero(t, f.gapSince)
 	require.Zero(t, f.heldBytes)
 }
 
-func TestFeedGivesAGapUpWhenItsTimeIsOverAndSaysWhatIsLost(t *testing.T) {
+func TestFeedKnowsWhatIsMissingAndWhatIsLostWithIt(t *testing.T) {
 	e := chain(1, 2, 1, 4, 1)
 	f := &feed{next: 1}
 	f.take(after(0), e[0])
 	f.take(after(time.Second), e[2])
 	f.take(after(2*time.Second), e[4])
-	require.Equal(t, after(time.Second+gapWait), f.due())
+	require.Equal(t, []span{{2, 3}, {5, 8}}, f.missing(0))
+	require.Equal(t, []span{{2, 3}, {5, 8}, {10, 12}}, f.missing(12), "a neighbour says that it has more")
+	require.True(t, f.proven())
+	require.Equal(t, after(time.Second), f.gapSince)
 
-	lost, ready, _ := f.expire(after(time.Second + gapWait - 1))
-	require.Zero(t, lost)
-	require.Empty(t, ready)
-
-	lost, ready, v := f.expire(after(time.Second + gapWait))
+	lost, ready, v := f.giveUp(after(4 * time.Second))
 	require.Equal(t, span{2, 3}, lost)
 	require.Equal(t, []uint64{4}, firsts(ready))
 	require.Equal(t, taken, v)
 
-	// The gap behind it began when the first one closed.
-	require.Equal(t, after(time.Second+2*gapWait), f.due())
-	lost, ready, _ = f.expire(f.due())
+	require.Equal(t, after(4*time.Second), f.gapSince, "the gap behind it began when the first one closed")
+	lost, ready, _ = f.giveUp(after(5 * time.Second))
 	require.Equal(t, span{5, 8}, lost)
 	require.Equal(t, []uint64{9}, firsts(ready))
-	require.Zero(t, f.due())
+	require.False(t, f.proven())
 	_, v = f.take(after(time.Hour), e[1])
 	require.Equal(t, stale, v, "what was given up is not delivered out of order")
 }
 
-func TestFeedWaitsNoLongerThanItsBoundsAllow(t *testing.T) {
+func TestFeedHoldsNoMoreThanItsBoundsAllowAndTheLatestGivesWay(t *testing.T) {
 	counts := make([]uint32, maxHeld+3)
 	for i := range counts {
 		counts[i] = 1
 	}
 	e := chain(counts...)
 	f := &feed{next: 1}
-	for _, one := range e[1 : maxHeld+1] {
-		f.take(epoch, one)
+	for _, one := range e[2 : maxHeld+2] {
+		_, v := f.take(epoch, one)
+		require.Equal(t, taken, v)
 	}
-	require.Equal(t, epoch.Add(gapWait), f.due())
-	f.take(epoch, e[maxHeld+1])
-	lost, ready, _ := f.expire(epoch)
-	require.Equal(t, span{1, 1}, lost)
+	_, v := f.take(epoch, e[maxHeld+2])
+	require.Equal(t, full, v)
+	_, v = f.take(epoch, e[1])
+	require.Equal(t, taken, v, "what comes before pushes out the latest")
+	require.Len(t, f.held, maxHeld)
+	ready, _ := f.take(epoch, e[0])
 	require.Len(t, ready, maxHeld+1)
+	require.Zero(t, f.heldBytes)
 
 	f = &feed{next: 1}
-	e[1].size = maxHeldBytes + 1
-	f.take(epoch, e[1])
-	require.Equal(t, epoch, f.due())
+	e[2].size = maxHeldBytes + 1
+	_, v = f.take(epoch, e[2])
+	require.Equal(t, taken, v, "one is always held: it proves the gap")
+	_, v = f.take(epoch, e[3])
+	require.Equal(t, full, v)
 }
 
-func TestFeedTakesItsBaselineFromAHeadOrTheFirstEnvelope(t *testing.T) {
+func TestFeedBeginsWhereNeighboursSayOrWithWhatComesFirst(t *testing.T) {
 	e := chain(2, 2, 2)
 	f := &feed{}
-	f.from(&wire.Head{Last: 2, Hash: e[0].hash[:]})
+	f.begin(3)
 	_, v := f.take(epoch, e[0])
 	require.Equal(t, stale, v, "from before our time")
-	f.from(&wire.Head{Last: 99})
+	f.begin(99)
 	ready, _ := f.take(epoch, e[1])
-	require.Equal(t, []uint64{3}, firsts(ready), "a later head changes nothing")
+	require.Equal(t, []uint64{3}, firsts(ready), "a later word changes nothing")
 
-	f = &feed{}
-	ready, _ = f.take(epoch, e[0])
-	require.Equal(t, []uint64{1}, firsts(ready), "the beginning needs no head")
-
-	// Without a head the first one waits for one that it has overtaken.
+	// The first one waits for one that it has overtaken.
 	f = &feed{}
 	ready, _ = f.take(epoch, e[2])
 	require.Empty(t, ready)
 	ready, _ = f.take(after(baselineWait/2), e[1])
 	require.Empty(t, ready)
-	require.Equal(t, after(baselineWait), f.due())
-	lost, ready, _ := f.expire(after(baselineWait))
-	require.Zero(t, lost)
+	require.Equal(t, after(baselineWait), f.baselineDue())
+	ready, _ = f.suppose(after(baselineWait))
 	require.Equal(t, []uint64{3, 5}, firsts(ready))
-	require.Zero(t, f.due())
+	require.Zero(t, f.baselineDue())
 
-	// A head that comes meanwhile ends the wait.
-	f = &feed{}
+	// What neighbours say counts for more than what came.
+	f = &feed{claim: 5, claimed: epoch}
 	f.take(epoch, e[1])
 	f.take(epoch, e[2])
-	f.from(&wire.Head{Last: 4, Hash: e[1].hash[:]})
-	ready, v = f.settle(epoch)
+	ready, v = f.suppose(epoch)
 	require.Equal(t, taken, v)
 	require.Equal(t, []uint64{5}, firsts(ready))
-	require.Zero(t, f.due())
+	require.Zero(t, f.baselineDue())
 
+	// It may lie within an envelope.
 	f = &feed{}
-	f.from(&wire.Head{Last: 2, Hash: e[1].hash[:]})
-	_, v = f.take(epoch, e[1])
-	require.Equal(t, forked, v, "it does not continue what the head proves")
+	f.begin(4)
+	ready, v = f.take(epoch, e[1])
+	require.Equal(t, taken, v)
+	require.Equal(t, []uint64{3}, firsts(ready))
+	require.EqualValues(t, 4, f.floor, "of which only item 4 is for the app")
 }
 
 func TestFeedThatForksIsHeardNoMore(t *testing.T) {
@@ -189,7 +191,7 @@ func TestFeedThatForksIsHeardNoMore(t *testing.T) {
 				require.Empty(t, ready)
 				require.Equal(t, forked, v)
 			}
-			require.Zero(t, f.due())
+			require.Empty(t, f.missing(9))
 		})
 	}
 }
@@ -227,13 +229,15 @@ func TestFeedAccountsForEverySequence(t *testing.T) {
 				}
 			}
 			for _, e := range in {
-				now = now.Add(time.Duration(r.IntN(int(gapWait / 2))))
-				account(f.expire(now))
+				now = now.Add(time.Second)
 				ready, v := f.take(now, e)
 				account(span{}, ready, v)
+				if f.proven() && r.IntN(4) == 0 {
+					account(f.giveUp(now))
+				}
 			}
-			for !f.due().IsZero() {
-				account(f.expire(f.due()))
+			for f.proven() {
+				account(f.giveUp(now))
 			}
 			require.Equal(t, all[len(all)-1].Next(), next)
 			require.Zero(t, f.heldBytes)

@@ -50,7 +50,7 @@ func TestAnAppDoesNotWaitForWhatIsPassedOn(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		text := strings.Repeat("x", 2<<10)
 		start := time.Now()
-		_, err = rooms[0].PublishText(t.Context(), text)
+		_, err = rooms[0].PublishAsync(t.Context(), []byte(text), AsText())
 		require.NoError(t, err)
 		require.Equal(t, []string{"u0:" + text}, read(t, rooms[1], 1))
 		require.Less(t, time.Since(start), forwardDelay, "at the neighbour")

@@ -79,6 +79,8 @@ func (m *Mesh) startGossip() error {
 	}
 	m.pubsub = ps
 	m.startLinks()
+	m.repairs.init()
+	m.host.SetStreamHandler(SyncProtocol, m.handleSync)
 	return nil
 }
 

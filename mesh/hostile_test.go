@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,8 +81,15 @@ func captured(t *testing.T, r *Room, text string) []byte {
 		Content: wire.AppendItem(nil, wire.Kind_KIND_TEXT, []byte(text)),
 	})
 	require.NoError(t, err)
-	r.setHead(h.next(1, sealed))
+	r.pretend(h.next(1, sealed))
 	return sealed
+}
+
+// pretend sets what a member takes for the end of its own feed.
+func (r *Room) pretend(h head) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.head = h
 }
 
 func TestForgeriesAreNeverDeliveredAndDoNotBlockTheGenuineMessage(t *testing.T) {
@@ -230,7 +238,7 @@ func TestAMemberThatTellsDifferentThingsIsEvicted(t *testing.T) {
 		before := r.head
 		a.publish(captured(t, r, "yes"))
 		after := captured(t, r, "so") // names "yes" as the one before
-		r.setHead(before)
+		r.pretend(before)
 		no := captured(t, r, "no")
 		_ = after
 		a.publish(captured(t, r, "hence")) // names "no"
@@ -298,9 +306,16 @@ func TestBadRosterEntriesAndFramesAreRefused(t *testing.T) {
 		a := f.attack("ops")
 		f.all.sessions[a.host.ID()] = identity.Session{Incarnation: 1}
 		read(t, rooms[1], 1)
-		greet := func(entry []byte, head *wire.Head) []byte {
+		greet := func(entry []byte) []byte {
 			frame, err := wire.AppendFrame(nil, &wire.RoomFrame{Room: a.tag[:], Body: &wire.RoomFrame_Greeting_{
-				Greeting: &wire.RoomFrame_Greeting{Entry: entry, Head: head},
+				Greeting: &wire.RoomFrame_Greeting{Entry: entry},
+			}})
+			require.NoError(t, err)
+			return frame
+		}
+		heads := func(list ...*wire.Position) []byte {
+			frame, err := wire.AppendFrame(nil, &wire.RoomFrame{Room: a.tag[:], Body: &wire.RoomFrame_Heads_{
+				Heads: &wire.RoomFrame_Heads{Feeds: list},
 			}})
 			require.NoError(t, err)
 			return frame
@@ -308,17 +323,17 @@ func TestBadRosterEntriesAndFramesAreRefused(t *testing.T) {
 		keep := func(*wire.RosterEntry) {}
 		good := a.entryOf("mallory", keep)
 		for name, frame := range map[string][]byte{
-			"another's entry":       greet(rooms[0].own.sealed, nil),
-			"an altered entry":      greet(append(bytes.Clone(good[:len(good)-1]), good[len(good)-1]^1), nil),
-			"an entry without feed": greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Feed = nil }), nil),
-			"of another room":       greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Room = make([]byte, 32) }), nil),
-			"without a state":       greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.State = 0 }), nil),
-			"with too much info":    greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Info = make([]byte, 201) }), nil),
-			"from the future":       greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Sequence += 180_000 }), nil),
-			"a bad head":            greet(good, &wire.Head{Feed: []byte{1}}),
-			"a hash of nothing":     greet(good, &wire.Head{Feed: make([]byte, 16), Hash: make([]byte, 32)}),
-			"a head without a hash": greet(good, &wire.Head{Feed: make([]byte, 16), Last: 3}),
-			"a head at the end":     greet(good, &wire.Head{Feed: make([]byte, 16), Last: 1<<64 - 1, Hash: make([]byte, 32)}),
+			"another's entry":       greet(rooms[0].own.sealed),
+			"an altered entry":      greet(append(bytes.Clone(good[:len(good)-1]), good[len(good)-1]^1)),
+			"an entry without feed": greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Feed = nil })),
+			"of another room":       greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Room = make([]byte, 32) })),
+			"without a state":       greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.State = 0 })),
+			"with too much info":    greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Info = make([]byte, 201) })),
+			"from the future":       greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Sequence += 180_000 })),
+			"a position of no feed": heads(&wire.Position{Feed: []byte{1}}),
+			"a position at the end": heads(&wire.Position{Feed: make([]byte, 16), Last: 1<<64 - 1}),
+			"a beginning beyond it": heads(&wire.Position{Feed: make([]byte, 16), Last: 3, First: 5}),
+			"too many positions":    heads(slices.Repeat([]*wire.Position{{Feed: make([]byte, 16)}}, maxPositions+1)...),
 			"a short tag":           {4, 0x0a, 2, 1, 2},
 			"not protobuf":          {3, 0xff, 0xff, 0xff},
 			"over the limit":        {0xff, 0xff, 0xff, 0x7f},
@@ -338,14 +353,14 @@ func TestBadRosterEntriesAndFramesAreRefused(t *testing.T) {
 		// A half-open frame is given up, and a genuine greeting is taken all the same.
 		s, err := a.host.NewStream(t.Context(), f.at[1].host.ID(), RoomProtocol)
 		require.NoError(t, err)
-		_, err = s.Write(greet(good, nil)[:20])
+		_, err = s.Write(greet(good)[:20])
 		require.NoError(t, err)
 		time.Sleep(roomFrameTimeout + time.Second)
 		_, err = s.Read(make([]byte, 1))
 		require.Error(t, err)
 		s, err = a.host.NewStream(t.Context(), f.at[1].host.ID(), RoomProtocol)
 		require.NoError(t, err)
-		_, err = s.Write(greet(good, nil))
+		_, err = s.Write(greet(good))
 		require.NoError(t, err)
 		require.Equal(t, []string{"+mallory"}, read(t, rooms[1], 1))
 		_ = s.Reset()
@@ -380,7 +395,7 @@ func FuzzRosterEntry(f *testing.F) {
 }
 
 func TestAMemberThatSpeaksForItselfFindsRoomAmongGhosts(t *testing.T) {
-	r := newRoster(&door{}, "me", time.Second)
+	r := newRoster(&door{}, newJournal(feedTag{}, defaultRetention), "me", time.Second)
 	ghost := func(i int) *rosterEntry {
 		return entry(fmt.Sprint("u", i), fmt.Sprint("device ", i), 1, 1, true)
 	}
@@ -426,7 +441,7 @@ func TestSubscriptionsAreCountedPerPeer(t *testing.T) {
 }
 
 func TestAFloodOfMembersStaysWithinTheRoster(t *testing.T) {
-	r := newRoster(&door{}, "me", time.Second)
+	r := newRoster(&door{}, newJournal(feedTag{}, defaultRetention), "me", time.Second)
 	for i := range maxMembers + 10 {
 		keys, err := identity.GenerateKeys()
 		require.NoError(t, err)

@@ -24,6 +24,7 @@ type joinConfig struct {
 	info   []byte
 	secret string
 	token  string
+	past   past
 }
 
 // WithInfo sets what the other members see of this one in [Member].Info: at most 200 bytes, copied. The
@@ -49,8 +50,8 @@ const (
 )
 
 // Join enters a room, which needs no earlier creation. It returns when the room is ready: subscribed, and in
-// agreement with every neighbour that is in the room about who else is. What neighbours publish from then on
-// arrives. With no neighbour in the room it returns at once, alone; whoever comes later merges. It waits 2 s at
+// agreement with every neighbour that is in the room about who else is, and how far everybody's broadcasts have got. What
+// anybody publishes from then on arrives. With no neighbour in the room it returns at once, alone; whoever comes later merges. It waits 2 s at
 // the longest for neighbours that do not answer.
 //
 // It gives [ErrNoIdentity] before the node has a user, [ErrJoined] while the node is in the room, an
@@ -83,6 +84,7 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 		_ = r.Leave(context.WithoutCancel(ctx))
 		return nil, fmt.Errorf("mesh: join %s: %w", room, err)
 	}
+	r.begin()
 	return r, nil
 }
 
@@ -93,20 +95,24 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	}
 	r := &Room{
 		mesh: m, name: name, tag: m.app.RoomTag(name, cfg.secret), info: cfg.info,
-		device:     identity.PublicKey(m.key.Public().(ed25519.PublicKey)),
-		since:      time.Now(),
-		outbox:     newOutbox(),
-		queue:      events.NewQueue(name, m.cfg.queue),
-		rearm:      make(chan struct{}, 1),
-		neighbours: make(map[peer.ID]*neighbour),
-		asking:     make(map[peer.ID]struct{}),
-		waiting:    make(map[peer.ID]struct{}),
-		newcomers:  make(map[peer.ID]time.Time),
-		changed:    make(chan struct{}),
+		device:       identity.PublicKey(m.key.Public().(ed25519.PublicKey)),
+		since:        time.Now(),
+		outbox:       newOutbox(),
+		queue:        events.NewQueue(name, m.cfg.queue),
+		rearm:        make(chan struct{}, 1),
+		acknowledged: make(chan struct{}, 1),
+		past:         cfg.past,
+		owing:        make(map[*feed]struct{}),
+		neighbours:   make(map[peer.ID]*neighbour),
+		asking:       make(map[peer.ID]*wire.RoomFrame_Greeting),
+		waiting:      make(map[peer.ID]struct{}),
+		newcomers:    make(map[peer.ID]time.Time),
+		changed:      make(chan struct{}),
 	}
 	r.door = &door{room: name, tag: r.tag, verifier: m.verifier, authority: m.cfg.authority}
-	r.roster = newRoster(r.door, m.host.ID(), m.cfg.grace)
 	_, _ = rand.Read(r.feed[:])
+	r.journal = newJournal(tagFeed(r.device, r.feed), m.cfg.retention)
+	r.roster = newRoster(r.door, r.journal, m.host.ID(), m.cfg.grace)
 	grant, err := r.door.admit(cfg.token, st, now)
 	if err != nil {
 		return nil, fmt.Errorf("mesh: join %s: %w", name, err)
@@ -210,6 +216,17 @@ func (r *Room) awaitReady(ctx context.Context) error {
 			return r.reason()
 		}
 	}
+}
+
+// begin settles where every feed begins for this node: the neighbours have said what they have.
+func (r *Room) begin() {
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range r.journal.becomeReady(now) {
+		r.arrivedLocked(now, a)
+	}
+	r.armTimer()
 }
 
 // agreed reports whether every connected peer has either sent its roster or said that it is not in the room.

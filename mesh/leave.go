@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
@@ -35,15 +36,41 @@ func (r *Room) sayGoodbye(ctx context.Context, entry *rosterEntry, reason error)
 	ctx, cancel := context.WithTimeout(ctx, leaveWait)
 	defer cancel()
 	b := r.outbox.last(wire.Kind_KIND_ROSTER, entry.sealed, reason)
+	r.signalMoved() // the goodbye does not wait for acknowledgements
 	select {
-	case <-b.done:
+	case <-b.sealed:
 	case <-ctx.Done():
 		return
 	case <-r.ctx.Done():
 		return
 	}
-	if r.awaitEcho(ctx, b.first) {
-		r.awaitFlow(ctx, 0)
+	if r.awaitEcho(ctx, b.first) && r.awaitFlow(ctx, 0) {
+		r.awaitAcks(ctx, b.last())
+	}
+}
+
+// goodbyeWait is how long a member that leaves waits for its neighbours to acknowledge its goodbye: what was handed to a
+// connection that closes right after may be lost.
+const goodbyeWait = 200 * time.Millisecond
+
+// awaitAcks waits for a moment until all neighbours have the own feed through last, or a large room's first ones.
+func (r *Room) awaitAcks(ctx context.Context, last uint64) {
+	ctx, cancel := context.WithTimeout(ctx, goodbyeWait)
+	defer cancel()
+	for {
+		r.mu.Lock()
+		acked, all, changed := r.ackersLocked(last), len(r.neighbours), r.changed
+		r.mu.Unlock()
+		if acked >= min(all, fastAcks) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		case <-r.ctx.Done():
+			return
+		}
 	}
 }
 
@@ -75,6 +102,8 @@ func (r *Room) end(reason error) {
 		r.mu.Lock()
 		r.leaving, r.why = true, reason
 		neighbours := slices.Collect(maps.Keys(r.neighbours))
+		unacked := r.unacked
+		r.unacked = nil
 		r.mu.Unlock()
 		m.mu.Lock()
 		delete(m.rooms, r.name)
@@ -83,7 +112,10 @@ func (r *Room) end(reason error) {
 
 		r.queue.End(reason)
 		for _, b := range r.outbox.end(reason) {
-			b.end(&sendError{outcome: ErrUnreachable, cause: reason})
+			b.fail(&sendError{outcome: ErrUnreachable, cause: reason})
+		}
+		for _, b := range unacked {
+			b.end(&sendError{outcome: ErrUnconfirmed, cause: reason})
 		}
 		r.stop()
 		r.unsubscribe()
@@ -143,6 +175,7 @@ func (m *Mesh) stopRooms(rooms []*Room) {
 		wg.Go(func() { _ = r.depart(context.Background(), ErrClosed) })
 	}
 	wg.Wait()
+	m.host.RemoveStreamHandler(SyncProtocol)
 	m.stopLinks()
 }
 

@@ -27,9 +27,11 @@ const (
 	// hears it again when it next reconnects.
 	linkQueue = 256
 	// linkRate and linkBurst bound what one neighbour may send, in frames a second: rosters of a few rooms
-	// at once, and then a change now and then.
+	// at once, and then a change now and then. headsRate is the same for heads, which cost next to nothing: a busy
+	// neighbour acknowledges every other envelope.
 	linkRate  = 50
 	linkBurst = 1024
+	headsRate = 2000
 )
 
 // links are the streams to and from topic neighbours: one each way for each peer, for all rooms together.
@@ -38,7 +40,7 @@ type links struct {
 	out map[peer.ID]*link
 	in  map[peer.ID]network.Stream
 	// limits outlive streams, or a peer could begin anew with each.
-	limits map[peer.ID]*rate.Limiter
+	limits map[peer.ID]budget
 	// mute are the connected peers that do not take our room streams: they are in no room.
 	mute map[peer.ID]struct{}
 }
@@ -52,20 +54,32 @@ type link struct {
 func (m *Mesh) startLinks() {
 	m.links.out = make(map[peer.ID]*link)
 	m.links.in = make(map[peer.ID]network.Stream)
-	m.links.limits = make(map[peer.ID]*rate.Limiter)
+	m.links.limits = make(map[peer.ID]budget)
 	m.links.mute = make(map[peer.ID]struct{})
 	m.host.SetStreamHandler(RoomProtocol, m.handleRoomStream)
 	m.host.Network().Notify((*watcher)(m))
 }
 
-// limit is what a connected peer may send, over all its streams.
-func (l *links) limit(p peer.ID) *rate.Limiter {
+// budget is what a connected peer may send, over all its streams.
+type budget struct{ heads, others *rate.Limiter }
+
+func (l *links) budget(p peer.ID) budget {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.limits[p] == nil {
-		l.limits[p] = rate.NewLimiter(linkRate, linkBurst)
+	b, ok := l.limits[p]
+	if !ok {
+		b = budget{rate.NewLimiter(headsRate, headsRate), rate.NewLimiter(linkRate, linkBurst)}
+		l.limits[p] = b
 	}
-	return l.limits[p]
+	return b
+}
+
+// wait lets a frame in when its time has come. Heads cost more the more feeds they name.
+func (b budget) wait(ctx context.Context, frame *wire.RoomFrame) error {
+	if h := frame.GetHeads(); h != nil {
+		return b.heads.WaitN(ctx, 1+len(h.Feeds)/32)
+	}
+	return b.others.Wait(ctx)
 }
 
 // observe hands a statement to who keeps account of log-ins, if the mesh's Identity does.
@@ -167,7 +181,7 @@ func (m *Mesh) greetAgain(ctx context.Context, p peer.ID, l *link) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.neighbours[p] != nil {
-			r.greetLocked(p, true, true)
+			r.greetLocked(p, true)
 		}
 	})
 }
@@ -212,7 +226,7 @@ func (m *Mesh) handleRoomStream(s network.Stream) {
 		m.log.Debug("room stream of a peer without a hello", "peer", p, "err", err)
 		return
 	}
-	limit := m.links.limit(p)
+	budget := m.links.budget(p)
 	r := wire.NewReader(s, maxRoomFrame)
 	for {
 		_ = s.SetReadDeadline(time.Time{})
@@ -225,7 +239,7 @@ func (m *Mesh) handleRoomStream(s network.Stream) {
 			m.violation(p, err)
 			return
 		}
-		if limit.Wait(m.ctx) != nil {
+		if budget.wait(m.ctx, &frame) != nil {
 			return
 		}
 		if len(frame.Room) != len([32]byte{}) {

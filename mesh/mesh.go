@@ -59,6 +59,7 @@ type Mesh struct {
 	flow      flow
 	topics    roomTopics
 	links     links
+	repairs   repairs
 	verifier  *identity.Verifier
 	lastEntry atomic.Uint64 // the highest sequence of a roster entry signed here
 

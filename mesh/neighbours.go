@@ -4,7 +4,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"time"
 
@@ -21,6 +20,8 @@ import (
 type neighbour struct {
 	agreed bool      // it has answered our greeting with its roster
 	asked  time.Time // when we last asked it for its roster
+	acked  uint64    // how much of the own feed it has
+	pulled bool      // it is being asked for broadcasts
 }
 
 // rosterPart is how many bytes of entries travel in one frame.
@@ -39,8 +40,7 @@ const (
 )
 
 var (
-	errBadTag  = errors.New("room tag of the wrong length")
-	errBadHead = errors.New("malformed head")
+	errBadTag = errors.New("room tag of the wrong length")
 )
 
 // peerLoop greets peers that subscribe, and forgets those that no longer do.
@@ -54,15 +54,19 @@ func (r *Room) peerLoop() {
 		switch ev.Type {
 		case pubsub.PeerJoin:
 			r.neighbours[ev.Peer] = new(neighbour)
+			r.dueLocked()
 			delete(r.newcomers, ev.Peer)
 			r.mesh.host.ConnManager().Protect(ev.Peer, r.protection())
-			r.greetLocked(ev.Peer, true, true)
-			if _, ok := r.asking[ev.Peer]; ok {
+			r.greetLocked(ev.Peer, true)
+			if g, ok := r.asking[ev.Peer]; ok {
 				delete(r.asking, ev.Peer)
-				r.answerLocked(ev.Peer, nil)
+				r.answerLocked(ev.Peer, g)
 			}
 		case pubsub.PeerLeave:
 			delete(r.neighbours, ev.Peer)
+			r.journal.left(time.Now(), ev.Peer)
+			r.window.forget(ev.Peer)
+			r.signalMoved()
 			r.mesh.host.ConnManager().Unprotect(ev.Peer, r.protection())
 		}
 		r.broadcastLocked()
@@ -73,30 +77,28 @@ func (r *Room) peerLoop() {
 // protection is the tag under which the connection manager keeps neighbours of this room.
 func (r *Room) protection() string { return "starling/room/" + hex.EncodeToString(r.tag[:8]) }
 
-// greetLocked tells a peer who we are in this room. To a neighbour it also tells how far our feed has got: what
-// follows reaches it, or it can tell that something is missing. With reply, the peer is to tell the same of
-// itself, and who else it knows.
-func (r *Room) greetLocked(p peer.ID, isNeighbour, reply bool) {
+// greetLocked tells a peer who we are in this room, and by digests what we know of it. With reply, the peer is to tell
+// the same, and what it knows where that differs.
+func (r *Room) greetLocked(p peer.ID, reply bool) {
 	if r.leaving {
 		return
 	}
 	if n := r.neighbours[p]; n != nil && reply {
 		n.asked = time.Now()
 	}
-	var head *wire.Head
-	if isNeighbour {
-		head = &wire.Head{Feed: r.feed[:], Last: r.head.last, Hash: r.head.previous()}
+	var past *wire.Past
+	if reply {
+		past = r.past.ask(time.Since(r.since))
 	}
 	r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{
-		Entry: r.own.sealed, Digest: r.roster.sum(), Head: head, Reply: reply,
+		Entry: r.own.sealed, Digest: r.roster.sum(), Heads: r.journal.sum(), Past: past, Reply: reply,
 	}}})
 }
 
-// setHead notes the envelope that the own feed ends with.
-func (r *Room) setHead(h head) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.head = h
+// dueLocked makes what waits for a neighbour to ask wait no longer: there is a new one.
+func (r *Room) dueLocked() {
+	r.journal.retry(time.Now())
+	r.armTimer()
 }
 
 // introduce greets a member that is no neighbour, before the first message to it alone.
@@ -105,7 +107,7 @@ func (r *Room) introduce(p peer.ID) {
 	defer r.mu.Unlock()
 	if n := r.neighbours[p]; n == nil || !n.agreed {
 		if r.mesh.host.Network().Connectedness(p) != network.NotConnected {
-			r.greetLocked(p, false, false)
+			r.greetLocked(p, false)
 		}
 	}
 }
@@ -113,7 +115,7 @@ func (r *Room) introduce(p peer.ID) {
 // askLocked asks the neighbour that brought a stranger's envelope for its roster.
 func (r *Room) askLocked(now time.Time, p peer.ID) {
 	if n := r.neighbours[p]; n != nil && now.Sub(n.asked) >= askEvery {
-		r.greetLocked(p, true, true)
+		r.greetLocked(p, true)
 	}
 }
 
@@ -137,7 +139,7 @@ func (r *Room) compareLocked(now time.Time) {
 		if peers--; peers < 0 {
 			return
 		}
-		r.greetLocked(p, true, true)
+		r.greetLocked(p, true)
 	}
 }
 
@@ -171,6 +173,8 @@ func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
 		return r.hearGreeting(p, body.Greeting)
 	case *wire.RoomFrame_Roster_:
 		return r.hearRoster(p, body.Roster)
+	case *wire.RoomFrame_Heads_:
+		return r.hearHeads(p, body.Heads)
 	case *wire.RoomFrame_Absent_:
 		r.answered(p)
 		return nil
@@ -188,11 +192,6 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 	if entry.statement.Peer != p {
 		return fmt.Errorf("greeting with the entry of peer %s", entry.statement.Peer)
 	}
-	if g.Head != nil {
-		if err := checkHead(g.Head); err != nil {
-			return err
-		}
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.leaving {
@@ -204,35 +203,37 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 	}
 	r.noteLocked(r.roster.alive(now, p))
 	if s.Peer == p && s.entry.feed == entry.feed {
-		if g.Head != nil && FeedID(g.Head.Feed) == entry.feed {
-			s.feed.from(g.Head)
-		}
 		r.claimLocked(now, s)
 	}
 	if !g.Reply {
-		return nil // an answer; the roster follows
+		return nil // an answer; heads and roster follow
 	}
-	r.answerLocked(p, g.Digest)
-	if string(g.Digest) != string(r.roster.sum()) {
+	r.answerLocked(p, g)
+	if string(g.Digest) != string(r.roster.sum()) || string(g.Heads) != string(r.journal.sum()) {
 		r.askLocked(now, p)
 	}
 	return nil
 }
 
-// answerLocked gives a peer our greeting and, unless it knows the same, our roster.
-func (r *Room) answerLocked(p peer.ID, digest []byte) {
+// answerLocked gives a peer our greeting and, unless it knows the same, our heads and our roster.
+func (r *Room) answerLocked(p peer.ID, g *wire.RoomFrame_Greeting) {
 	if r.neighbours[p] == nil {
 		// Its subscription has not come yet, and what we publish until then does not reach it: the answer, with
 		// our head, has to wait.
 		if r.mesh.host.Network().Connectedness(p) != network.NotConnected {
-			r.asking[p] = struct{}{}
+			r.asking[p] = g
 		}
 		return
 	}
-	r.greetLocked(p, true, false)
+	r.greetLocked(p, false)
+	if string(g.Heads) != string(r.journal.sum()) {
+		now := time.Now()
+		age, count := pastAsked(g.Past)
+		r.tellHeadsLocked(p, r.journal.positions(), r.journal.firsts(now, age, count))
+	}
 	part := new(wire.RoomFrame_Roster)
 	size := 0
-	if string(digest) != string(r.roster.sum()) {
+	if string(g.Digest) != string(r.roster.sum()) {
 		for _, s := range r.roster.known() {
 			if s.Peer == p || s.Peer == r.mesh.host.ID() {
 				continue
@@ -290,17 +291,6 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 		n.agreed = true
 		delete(r.waiting, p)
 		r.broadcastLocked()
-	}
-	return nil
-}
-
-func checkHead(h *wire.Head) error {
-	want := len([32]byte{})
-	if h.GetLast() == 0 {
-		want = 0
-	}
-	if len(h.GetFeed()) != len(FeedID{}) || len(h.GetHash()) != want || h.GetLast() == math.MaxUint64 {
-		return errBadHead
 	}
 	return nil
 }

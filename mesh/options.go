@@ -23,6 +23,7 @@ type config struct {
 	queue       events.Limits
 	maxMessage  int
 	heartbeat   time.Duration
+	retention   Retention
 	authority   *identity.Authority // nil: open mode
 }
 
@@ -35,6 +36,7 @@ func defaultConfig() config {
 		queue:       events.Limits{Events: 8192, Bytes: 16 << 20},
 		maxMessage:  MaxMessage,
 		heartbeat:   time.Second,
+		retention:   defaultRetention,
 	}
 }
 
@@ -53,6 +55,9 @@ func (c *config) validate() error {
 		"a queue of %d events and %d bytes does not hold one message of %d bytes", c.queue.Events, c.queue.Bytes, c.maxMessage)
 	check(c.maxMessage > 0 && c.maxMessage <= MaxMessage, "a message limit of %d bytes is not in 1 to %d", c.maxMessage, MaxMessage)
 	check(c.heartbeat >= 100*time.Millisecond, "heartbeat %v is under 100ms", c.heartbeat)
+	if err := c.retention.validate(); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 
@@ -86,6 +91,10 @@ func WithQueue(limits QueueLimits) Option { return func(c *config) { c.queue = l
 // WithMaxMessage sets the most that a message may hold, in bytes, sent or received. The default, and the
 // most that New accepts, is [MaxMessage]. It is one value per app, equal on all its nodes.
 func WithMaxMessage(n int) Option { return func(c *config) { c.maxMessage = n } }
+
+// WithRetention sets what a room keeps of its broadcasts for members that missed some. See [Retention] for the
+// defaults. New rejects one that does not hold one envelope of 256 KiB, or is negative.
+func WithRetention(r Retention) Option { return func(c *config) { c.retention = r.filled() } }
 
 // WithHeartbeat sets the GossipSub heartbeat. The default is 1 s, as in the GossipSub v1.0 specification.
 // A shorter one repairs the topic mesh sooner and sends more control traffic. New rejects less than 100 ms.

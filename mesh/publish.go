@@ -13,13 +13,16 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// Published says what became of a broadcast. Gossip has no receipts: it does not say who received it.
+// Published says what became of a broadcast: it is with so many neighbours, who pass it on. It does not say who else has
+// received it.
 type Published struct {
 	ID     uint64 // of the send: one count over all sends of this node, from 1
 	Feed   FeedID
 	Number uint64 // place in the feed, rising; the feed also counts what members tell of themselves, so it is not the first at 1
-	// Neighbours is how many directly connected members it was handed to for. At 0 the node was alone.
+	// Neighbours is how many directly connected members it was handed to. At 0 the node was alone.
 	Neighbours int
+	// Acked is how many of them had acknowledged it when this result was made: at least one, unless the node was alone in the room.
+	Acked int
 }
 
 // Publication is a broadcast that was accepted and has not ended, or has. It is a small value: copy it freely.
@@ -33,7 +36,7 @@ type Publication struct {
 // ID is the number of this send, the same as in its [Published].
 func (p Publication) ID() uint64 { return p.id }
 
-// Done is closed when the broadcast has been handed to GossipSub, or never will be.
+// Done is closed when a neighbour has acknowledged the broadcast, or its time is over.
 func (p Publication) Done() <-chan struct{} { return p.batch.done }
 
 // Result waits for the end of the broadcast, and gives what Publish would.
@@ -63,7 +66,7 @@ func (p Publication) result() (Published, error) {
 		return Published{ID: p.id}, p.batch.err
 	}
 	return Published{
-		ID: p.id, Feed: p.batch.feed, Number: p.batch.first + uint64(p.index), Neighbours: p.batch.neighbours,
+		ID: p.id, Feed: p.batch.feed, Number: p.batch.first + uint64(p.index), Neighbours: p.batch.neighbours, Acked: p.batch.acked,
 	}, nil
 }
 
@@ -71,16 +74,30 @@ func (p Publication) result() (Published, error) {
 type batch struct {
 	content []byte // serialised wire.Items
 	count   uint32
+	sealed  chan struct{} // closed when it has been handed to GossipSub, or never will be
 	done    chan struct{}
 
-	// Written before done is closed, read after.
+	// Written before sealed is closed, read after.
 	feed       FeedID
 	first      uint64
 	neighbours int
-	err        error
+	deadline   time.Time // for the first acknowledgement
+
+	// Written before done is closed, read after.
+	acked int
+	err   error
 }
 
-func newBatch() *batch { return &batch{done: make(chan struct{})} }
+func newBatch() *batch { return &batch{sealed: make(chan struct{}), done: make(chan struct{})} }
+
+// last is the sequence of the batch's last item.
+func (b *batch) last() uint64 { return b.first + uint64(b.count) - 1 }
+
+// fail ends a batch that was never sealed.
+func (b *batch) fail(err error) {
+	close(b.sealed)
+	b.end(err)
+}
 
 func (b *batch) end(err error) {
 	b.err = err
@@ -175,7 +192,7 @@ func (o *outbox) last(kind wire.Kind, payload []byte, err error) *batch {
 	defer o.mu.Unlock()
 	b := newBatch()
 	if o.closed != nil {
-		b.end(o.closed)
+		b.fail(o.closed)
 		return b
 	}
 	o.closed = err
@@ -203,11 +220,13 @@ func (o *outbox) end(err error) []*batch {
 }
 
 // Publish sends a message to every other member. It waits while the network takes less than is published,
-// and returns when the message has been handed to GossipSub; alone in a room that is success. Data is at most
+// and returns when a neighbour has acknowledged the message; alone in a room it succeeds at once. Data is at most
 // the limit of [WithMaxMessage] and not empty; it is copied.
 //
-// A ctx that ends gives [ErrUnreachable] while the message has not been accepted, and else
-// [ErrUnconfirmed]: it may go out all the same. A room that was left gives [ErrLeft].
+// When no neighbour acknowledges the message within the time of [WithSendTimeout], or ctx ends before, it gives
+// [ErrUnconfirmed]: the node may be cut off. The message stays in the room's ring and reaches the others when the
+// network is whole again, if that is within the [Retention]. A ctx that ends while the message waits to be accepted
+// gives [ErrUnreachable]. A room that was left gives [ErrLeft].
 func (r *Room) Publish(ctx context.Context, data []byte, opts ...PublishOption) (Published, error) {
 	p, err := r.PublishAsync(ctx, data, opts...)
 	if err != nil {
@@ -261,7 +280,7 @@ func (r *Room) publishLoop() {
 		case <-r.ctx.Done():
 			return
 		}
-		if !r.awaitNewcomers() || !r.awaitFlow(r.ctx, flowWindow) {
+		if !r.awaitNewcomers() || !r.awaitFlow(r.ctx, flowWindow) || !r.awaitWindow() {
 			return
 		}
 		if b := r.outbox.take(); b != nil {
@@ -323,11 +342,42 @@ func (r *Room) awaitFlow(ctx context.Context, limit int) bool {
 	}
 }
 
+// awaitWindow waits until the neighbours have acknowledged most of what is under way to them: what is published meanwhile
+// gathers in one envelope. It reports false when the room ends first.
+func (r *Room) awaitWindow() bool {
+	for {
+		r.mu.Lock()
+		wait := r.window.blocked(time.Now())
+		if r.leaving || r.roster.present > closeRoom {
+			wait = 0 // in large rooms acknowledgements are late, so that they are few
+		}
+		r.mu.Unlock()
+		if wait == 0 {
+			return r.ctx.Err() == nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-r.acknowledged:
+		case <-timer.C:
+		case <-r.ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// signalMoved lets awaitWindow look again.
+func (r *Room) signalMoved() {
+	select {
+	case r.acknowledged <- struct{}{}:
+	default:
+	}
+}
+
 // seal makes a batch the feed's next envelope and publishes it. One goroutine at a time calls it.
 func (r *Room) seal(b *batch) {
 	r.mu.Lock()
 	head := r.head
-	neighbours := len(r.neighbours)
+	b.neighbours = len(r.neighbours)
 	r.mu.Unlock()
 
 	sealed, err := wire.SealEnvelope(r.mesh.key, &wire.Envelope{
@@ -339,17 +389,45 @@ func (r *Room) seal(b *batch) {
 		err = errors.New("envelope over the limit") // GossipSub would take it and drop it
 	}
 	if err != nil {
-		b.end(fmt.Errorf("mesh: room %s: %w", r.name, err))
+		b.fail(fmt.Errorf("mesh: room %s: %w", r.name, err))
 		return
 	}
-	// The head counts what is about to go out: a neighbour that hears of it from now on gets it, or has it.
-	r.setHead(head.next(b.count, sealed))
-	if err := r.topic.Publish(r.mesh.ctx, sealed, pubsub.WithValidatorData(ownEnvelope(head.last+1))); err != nil {
-		b.end(&sendError{outcome: ErrUnconfirmed, cause: fmt.Errorf("room %s: %w", r.name, err)})
-		return
-	}
+	b.feed, b.first = r.feed, head.last+1
+	b.deadline = time.Now().Add(r.mesh.cfg.sendTimeout)
+	// Kept first: whatever becomes of it on the way, neighbours that hear of it can have it from here.
+	alone := r.retain(b, head.next(b.count, sealed), sealed)
 	r.mesh.stats.envelopesPublished.Add(1)
 	r.mesh.stats.messagesPublished.Add(uint64(b.count))
-	b.feed, b.first, b.neighbours = r.feed, head.last+1, neighbours
-	b.end(nil)
+	if err := r.topic.Publish(r.mesh.ctx, sealed, pubsub.WithValidatorData(ownEnvelope(b.first))); err != nil {
+		r.mesh.log.Debug("broadcast left to repair", "room", r.name, "err", err)
+	}
+	close(b.sealed)
+	if alone {
+		b.end(nil)
+	}
+}
+
+// retain notes a sealed batch as the end of the own feed, and reports whether nobody is there to acknowledge it.
+func (r *Room) retain(b *batch, h head, sealed []byte) (alone bool) {
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.head = h
+	r.window.published(now, h.last)
+	r.journal.publish(now, r.journal.feeds[r.own.tag()], b.first, b.count, sealed)
+	r.armTimer()
+	if r.roster.present <= 1 && len(r.neighbours) == 0 {
+		return true
+	}
+	r.unacked = append(r.unacked, b)
+	return false
+}
+
+// overdueLocked ends broadcasts that nobody has acknowledged in time.
+func (r *Room) overdueLocked(now time.Time) {
+	for len(r.unacked) > 0 && !now.Before(r.unacked[0].deadline) {
+		r.unacked[0].end(&sendError{outcome: ErrUnconfirmed, cause: fmt.Errorf("room %s: no neighbour has acknowledged it", r.name)})
+		r.unacked[0] = nil
+		r.unacked = r.unacked[1:]
+	}
 }

@@ -31,7 +31,7 @@ func (m *Mesh) validate(_ context.Context, from peer.ID, msg *pubsub.Message) pu
 		m.log.Debug("envelope refused", "room", r.name, "peer", from, "err", err)
 		return pubsub.ValidationReject
 	}
-	r.receive(from, e)
+	r.receive(from, e, gossiped)
 	msg.ValidatorData = e
 	return pubsub.ValidationAccept
 }
@@ -52,20 +52,30 @@ func (r *Room) echoLoop() {
 	}
 }
 
+// way is how an envelope came.
+type way uint8
+
+const (
+	gossiped way = iota
+	repaired     // a neighbour was asked for it
+)
+
 // receive brings an envelope to its feed, or parks it until its sender is known.
-func (r *Room) receive(via peer.ID, e *envelope) {
+func (r *Room) receive(via peer.ID, e *envelope, how way) {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.leaving || e.peer == r.mesh.host.ID() {
 		return
 	}
-	r.mesh.stats.envelopesTaken.Add(1)
+	if how == gossiped {
+		r.mesh.stats.envelopesTaken.Add(1)
+	}
 	if e.First == 1 && e.Scheme == 0 {
 		r.introducedLocked(now, e)
 	}
-	s := r.roster.devices[e.peer]
-	if s == nil || s.entry.feed != e.feed {
+	f := r.journal.feeds[e.tag]
+	if f == nil || f.entry == nil {
 		if dropped := r.parked.add(now, e); dropped > 0 {
 			r.mesh.stats.envelopesUnclaimed.Add(uint64(dropped))
 		}
@@ -73,8 +83,10 @@ func (r *Room) receive(via peer.ID, e *envelope) {
 		r.askLocked(now, via)
 		return
 	}
-	e.late = s.transit.late(time.UnixMilli(e.SentMs), now)
-	r.feedLocked(now, s, e)
+	if s := r.roster.devices[e.peer]; s != nil && how == gossiped {
+		e.late = s.transit.late(time.UnixMilli(e.SentMs), now)
+	}
+	r.feedLocked(now, via, f, e, how)
 }
 
 // introducedLocked takes the roster entry that a feed begins with.
@@ -181,58 +193,79 @@ func (r *Room) broadcastLocked() {
 	r.changed = make(chan struct{})
 }
 
-// claimLocked delivers what was held or parked for a seat that is known now, its baseline included if there is one.
+// claimLocked delivers what was parked for a seat that is known now.
 func (r *Room) claimLocked(now time.Time, s *seat) {
-	if s.feed.next > 0 {
-		ready, v := s.feed.settle(now)
-		r.readyLocked(now, s, ready, v)
-	}
 	for _, e := range r.parked.claim(s.Peer, s.entry.feed) {
-		r.feedLocked(now, s, e)
+		r.feedLocked(now, "", s.feed, e, gossiped)
 	}
 }
 
 // feedLocked delivers what e makes ready.
-func (r *Room) feedLocked(now time.Time, s *seat, e *envelope) {
-	if r.door.holds(s.entry, now) != nil {
+func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how way) {
+	if r.door.holds(f.entry, now) != nil && !f.witnessed(e) {
 		r.mesh.stats.envelopesLapsed.Add(1)
 		return
 	}
-	if s.feed.next == 0 && time.UnixMilli(e.SentMs).Before(r.since.Add(-identity.MaxSkew)) {
+	if f.next == 0 && time.UnixMilli(e.SentMs).Before(r.oldest(now)) {
 		r.mesh.stats.envelopesStale.Add(1) // a replay: with no baseline only its time tells
 		return
 	}
-	if s.feed.next == 1 && e.First == 2 {
-		s.feed.next = 2 // the first item is the sender's roster entry, which is known: the seat is there
+	if f.next == 1 && e.First == 2 && f.entry != nil {
+		f.next, f.floor = 2, 2 // the first item is the sender's roster entry, which is known
 	}
-	ready, v := s.feed.take(now, e)
-	if v == stale {
+	ready, v := r.journal.take(now, via, f, e)
+	switch v {
+	case stale:
 		r.mesh.stats.envelopesStale.Add(1)
 		return
+	case full:
+		r.mesh.stats.envelopesSetBack.Add(1)
 	}
-	r.noteLocked(r.roster.alive(now, e.peer))
-	r.readyLocked(now, s, ready, v)
+	if how == gossiped {
+		r.noteLocked(r.roster.alive(now, e.peer))
+	}
+	r.acknowledgeLocked(now, f, e.Count == 1)
+	r.readyLocked(now, f, ready, v)
 }
 
-// readyLocked takes what a seat's feed gives.
-func (r *Room) readyLocked(now time.Time, s *seat, ready []*envelope, v verdict) {
-	r.deliverLocked(now, s, ready)
+// oldest is when an envelope may have been sent at the earliest, by any member's clock, for this node to want it: in its stay
+// and the past that it asked for, and not before what anybody retains.
+func (r *Room) oldest(now time.Time) time.Time {
+	t := now.Add(-r.mesh.cfg.retention.Age)
+	if since := r.since.Add(-r.past.age); !r.past.all && r.past.count == 0 && since.After(t) {
+		t = since
+	}
+	return t.Add(-identity.MaxSkew)
+}
+
+// arrivedLocked takes what a feed has ready after the passing of time.
+func (r *Room) arrivedLocked(now time.Time, a arrival) {
+	if a.lost.last > 0 {
+		r.lostLocked(a.feed, a.lost)
+	}
+	r.readyLocked(now, a.feed, a.ready, a.verdict)
+}
+
+// readyLocked takes what a feed gives.
+func (r *Room) readyLocked(now time.Time, f *feed, ready []*envelope, v verdict) {
+	r.deliverLocked(now, f, ready)
 	if v == forked {
-		r.evictLocked(now, s)
-	} else if len(s.feed.held) > 0 {
+		r.evictLocked(now, f)
+	} else if len(ready) > 0 || len(f.held) > 0 {
 		r.armTimer()
 	}
 }
 
 // deliverLocked hands the items of envelopes to the app, in order.
-func (r *Room) deliverLocked(now time.Time, s *seat, ready []*envelope) {
+func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
+	if len(ready) == 0 {
+		return
+	}
+	from := f.entry.statement.Login()
 	for _, e := range ready {
-		if !s.present || s.entry.feed != e.feed {
-			return
-		}
 		if e.Scheme != 0 {
 			// Sent by a later version under a scheme that this one does not have.
-			r.lostLocked(s, span{e.First, e.last()})
+			r.lostLocked(f, span{e.First, e.last()})
 			continue
 		}
 		messages := make([]Message, 0, e.Count)
@@ -246,8 +279,11 @@ func (r *Room) deliverLocked(now time.Time, s *seat, ready []*envelope) {
 			content = rest
 			switch kind {
 			case wire.Kind_KIND_TEXT, wire.Kind_KIND_BINARY:
+				if number < f.floor {
+					continue // from before this node's time
+				}
 				messages = append(messages, Message{
-					Header: Header{Type: TypeMessage}, From: s.Login, Data: payload, Sent: sent, Feed: e.feed, Number: number,
+					Header: Header{Type: TypeMessage}, From: from, Data: payload, Sent: sent, Feed: e.feed, Number: number,
 				})
 				msg := &messages[len(messages)-1]
 				if kind == wire.Kind_KIND_TEXT {
@@ -266,17 +302,19 @@ func (r *Room) deliverLocked(now time.Time, s *seat, ready []*envelope) {
 	}
 }
 
-func (r *Room) lostLocked(s *seat, lost span) {
+func (r *Room) lostLocked(f *feed, lost span) {
 	r.mesh.stats.messagesLost.Add(lost.last - lost.first + 1)
-	r.queue.PushNotice(&GapLost{Header{Type: TypeGapLost}, s.Login, s.entry.feed, lost.first, lost.last})
+	r.queue.PushNotice(&GapLost{Header{Type: TypeGapLost}, f.entry.statement.Login(), f.entry.feed, lost.first, lost.last})
 }
 
 // evictLocked puts out a member that has signed two different continuations of its feed: it told different
 // members different things.
-func (r *Room) evictLocked(now time.Time, s *seat) {
+func (r *Room) evictLocked(now time.Time, f *feed) {
 	r.mesh.stats.forks.Add(1)
-	r.mesh.log.Debug("member evicted: its feed forks", "room", r.name, "peer", s.Peer)
-	r.noteLocked(s, r.roster.leave(now, s, Evicted))
+	r.mesh.log.Debug("member evicted: its feed forks", "room", r.name, "peer", f.entry.statement.Peer)
+	if s := r.roster.devices[f.entry.statement.Peer]; s != nil && s.feed == f {
+		r.noteLocked(s, r.roster.leave(now, s, Evicted))
+	}
 }
 
 // timerLoop gives up gaps, members whose grace is over and envelopes that nobody claimed, and renews the
@@ -345,30 +383,32 @@ func (r *Room) expire() time.Duration {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for _, a := range r.journal.expire(now) {
+		r.arrivedLocked(now, a)
+	}
+	r.repairLocked(now)
 	for _, s := range r.roster.expire(now) {
 		r.noteLocked(s, left)
 	}
-	for _, s := range r.roster.seats {
-		for {
-			lost, ready, v := s.feed.expire(now)
-			if len(ready) == 0 && v == taken {
-				break
-			}
-			if lost.last > 0 {
-				r.lostLocked(s, lost)
-			}
-			r.readyLocked(now, s, ready, v)
-		}
-	}
 	r.mesh.stats.envelopesUnclaimed.Add(uint64(r.parked.expire(now)))
 	for _, s := range r.roster.seats {
-		if s.coming != nil && !now.Before(s.comingAt.Add(gapWait)) {
+		if s.coming != nil && !now.Before(s.ends(s.comingAt)) {
 			r.comeLocked(now, s) // its goodbye was lost
 		}
 	}
 	r.compareLocked(now)
+	r.announceLocked(now)
+	r.overdueLocked(now)
+	if !now.Before(r.nextSweep) {
+		r.nextSweep = now.Add(renewCheck)
+		r.journal.sweep(now)
+	}
 	due := earlier(earlier(r.roster.due(), r.parked.due()), r.nextDigest)
-	due = earlier(due, r.tokenLocked(now))
+	due = earlier(earlier(due, r.tokenLocked(now)), r.payAcksLocked(now))
+	due = earlier(earlier(due, r.journal.due()), r.remind.due())
+	if len(r.unacked) > 0 {
+		due = earlier(due, r.unacked[0].deadline)
+	}
 	return min(max(due.Sub(now), 0), renewCheck)
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
+	"github.com/starling-mesh/starling/internal/wire"
 )
 
 var (
@@ -36,13 +37,15 @@ type Room struct {
 	sub   *pubsub.Subscription
 	peers *pubsub.TopicEventHandler
 
-	outbox *outbox
-	queue  *events.Queue
-	ctx    context.Context // ends with the stay
-	stop   context.CancelFunc
-	door   *door
-	rearm  chan struct{} // holds a token when the timer loop must look again
-	finish sync.Once
+	outbox       *outbox
+	queue        *events.Queue
+	ctx          context.Context // ends with the stay
+	stop         context.CancelFunc
+	door         *door
+	past         past
+	rearm        chan struct{} // holds a token when the timer loop must look again
+	acknowledged chan struct{} // holds a token when the window may have opened
+	finish       sync.Once
 
 	mu         sync.Mutex
 	own        *rosterEntry    // this node's
@@ -50,14 +53,20 @@ type Room struct {
 	info       []byte
 	head       head // of the own feed
 	roster     *roster
+	journal    *journal
+	unacked    []*batch           // sealed, and no neighbour has acknowledged them
+	window     window             // how much of the own feed is under way
+	owing      map[*feed]struct{} // whose authors are to be told soon how far they have arrived
+	remind     reminder
 	neighbours map[peer.ID]*neighbour
-	asking     map[peer.ID]struct{}  // greeted us before GossipSub told of their subscription
-	newcomers  map[peer.ID]time.Time // connected members that GossipSub has not told of, and since when
-	waiting    map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
+	asking     map[peer.ID]*wire.RoomFrame_Greeting // greeted us before GossipSub told of their subscription
+	newcomers  map[peer.ID]time.Time                // connected members that GossipSub has not told of, and since when
+	waiting    map[peer.ID]struct{}                 // asked whether they are in the room, and silent so far
 	parked     parked
 	rumour     bool      // the roster has changed since neighbours were last told its digest
 	widen      bool      // and at nextDigest several are to be told
-	nextDigest time.Time // when to compare rosters with neighbours
+	nextDigest time.Time // when to compare rosters and feeds with neighbours
+	nextSweep  time.Time // when to forget past feeds
 	echoed     uint64    // last sequence of the own feed that GossipSub's loop has taken
 	leaving    bool
 	why        error         // the stay ended; nil: it has not

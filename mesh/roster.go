@@ -29,7 +29,7 @@ const (
 type seat struct {
 	Member
 	entry   *rosterEntry
-	feed    feed
+	feed    *feed // of the present or last stay
 	present bool
 	reason  LeaveReason // of a tombstone
 	leftAt  time.Time
@@ -48,6 +48,7 @@ type seat struct {
 // roster is who is in a room. It is a plain state machine: the caller brings the time and holds the lock.
 type roster struct {
 	door    *door
+	journal *journal
 	self    peer.ID
 	grace   time.Duration
 	seats   map[identity.Subject]*seat
@@ -57,8 +58,13 @@ type roster struct {
 	pushed  []*seat // who had to make room, for the caller to take
 }
 
-func newRoster(d *door, self peer.ID, grace time.Duration) *roster {
-	return &roster{door: d, self: self, grace: grace, seats: make(map[identity.Subject]*seat), devices: make(map[peer.ID]*seat)}
+func newRoster(d *door, j *journal, self peer.ID, grace time.Duration) *roster {
+	r := &roster{door: d, journal: j, self: self, grace: grace, seats: make(map[identity.Subject]*seat), devices: make(map[peer.ID]*seat)}
+	j.present = func(f *feed) bool {
+		s := r.devices[f.peer()]
+		return s != nil && s.present && s.feed == f
+	}
+	return r
 }
 
 // change is what an input did to a user's seat.
@@ -146,8 +152,10 @@ func (r *roster) set(now time.Time, s *seat, e *rosterEntry) change {
 	fresh := s.entry == nil || s.entry.feed != e.feed
 	s.entry, s.Login, s.Info, s.Role = e, e.statement.Login(), e.info, e.role(r.door.room)
 	r.devices[e.statement.Peer] = s
-	if fresh {
-		s.feed = feed{id: e.feed}
+	if f := r.journal.open(now, e); f != nil {
+		s.feed = f
+	} else if fresh {
+		s.feed = &feed{tag: e.tag(), entry: e, broken: true} // there are too many already
 	}
 	r.digest = nil
 	if !e.joined {
@@ -236,12 +244,11 @@ func (r *roster) due() (due time.Time) {
 			due = earlier(due, r.door.until(s.entry))
 		}
 		if s.goodbye != nil {
-			due = earlier(due, s.goodbyeAt.Add(gapWait))
+			due = earlier(due, s.ends(s.goodbyeAt))
 		}
 		if s.coming != nil {
-			due = earlier(due, s.comingAt.Add(gapWait))
+			due = earlier(due, s.ends(s.comingAt))
 		}
-		due = earlier(due, s.feed.due())
 	}
 	return due
 }
@@ -263,7 +270,7 @@ func (r *roster) expire(now time.Time) (gone []*seat) {
 			s.present && !s.lostAt.IsZero() && !now.Before(s.lostAt.Add(r.grace)):
 			r.leave(now, s, Dropped)
 			gone = append(gone, s)
-		case s.goodbye != nil && !now.Before(s.goodbyeAt.Add(gapWait)):
+		case s.goodbye != nil && !now.Before(s.ends(s.goodbyeAt)):
 			if r.set(now, s, s.goodbye) == left {
 				gone = append(gone, s)
 			}
@@ -272,6 +279,15 @@ func (r *roster) expire(now time.Time) (gone []*seat) {
 		}
 	}
 	return gone
+}
+
+// ends is when a stay that others say is over has ended here too, although its feed has not come to its end: later while
+// more of the feed is being fetched.
+func (s *seat) ends(said time.Time) time.Time {
+	if !s.feed.repair.askAt.IsZero() || s.feed.repair.from != "" {
+		return said.Add(lackWait)
+	}
+	return said.Add(lostWait)
 }
 
 // evict forgets the oldest tombstone, and reports false when there is none.

@@ -131,8 +131,8 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 			[]input{
 				{heard: true, entry: entry("bob", "b", 1, 1, true), want: joined},
 				{heard: true, entry: entry("bob", "b", 2, 1, false), want: unchanged},
-				{at: gapWait - 1},
-				{at: gapWait - 1, entry: entry("bob", "b", 2, 1, false), want: left},
+				{at: lostWait - 1},
+				{at: lostWait - 1, entry: entry("bob", "b", 2, 1, false), want: left},
 				{at: time.Minute},
 			}, nil,
 		},
@@ -140,7 +140,7 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 			[]input{
 				{heard: true, entry: entry("bob", "b", 1, 1, true), want: joined},
 				{heard: true, entry: entry("bob", "b", 2, 1, false), want: unchanged},
-				{at: gapWait, gone: "bob", reason: Quit},
+				{at: lostWait, gone: "bob", reason: Quit},
 			}, nil,
 		},
 		"a tombstone does not last for ever": {
@@ -152,7 +152,7 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRoster(&door{}, "a", grace)
+			r := newRoster(&door{}, newJournal(feedTag{}, defaultRetention), "a", grace)
 			for i, in := range c.steps {
 				now := after(in.at)
 				var got change
@@ -191,7 +191,7 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 }
 
 func TestRostersWithTheSameMembersHaveTheSameDigest(t *testing.T) {
-	a, b := newRoster(&door{}, "a", time.Second), newRoster(&door{}, "b", time.Second)
+	a, b := newRoster(&door{}, newJournal(feedTag{}, defaultRetention), "a", time.Second), newRoster(&door{}, newJournal(feedTag{}, defaultRetention), "b", time.Second)
 	one, two := entry("u1", "c", 1, 1, true), entry("u2", "d", 1, 2, true)
 	a.apply(epoch, one)
 	a.apply(epoch, two)

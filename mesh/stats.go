@@ -29,6 +29,12 @@ type Stats struct {
 	EnvelopesRejected  uint64 // forged, altered, malformed, or of another app or room
 	EnvelopesStale     uint64 // replays, and what was sent before this node joined
 	EnvelopesLapsed    uint64 // of members whose token has ended or was revoked
+	EnvelopesSetBack   uint64 // too far ahead of what is missing to be kept: fetched again later
+	EnvelopesPulled    uint64 // fetched from neighbours, since they were missing
+	EnvelopesServed    uint64 // given to neighbours that asked
+	Pulls              uint64 // questions to neighbours
+	PullsFailed        uint64 // of those, not answered or answered with garbage
+	PullsRefused       uint64 // questions of neighbours that had one under way, or came when too many others had
 	EnvelopesUnclaimed uint64 // of senders whose roster entry never came
 	EnvelopesDropped   uint64 // lost at a full queue of GossipSub: 0 unless a peer takes nothing
 	RoomFramesDropped  uint64 // to a neighbour that takes nothing
@@ -46,6 +52,8 @@ type counters struct {
 	envelopesPublished, envelopesTaken                             atomic.Uint64
 	envelopeCopies, envelopeDuplicates, envelopesRejected          atomic.Uint64
 	envelopesStale, envelopesUnclaimed, envelopesDropped           atomic.Uint64
+	envelopesSetBack, envelopesPulled, envelopesServed             atomic.Uint64
+	pulls, pullsFailed, pullsRefused                               atomic.Uint64
 	envelopesLapsed, roomFramesDropped, roomViolations, forks      atomic.Uint64
 }
 
@@ -75,6 +83,12 @@ func (m *Mesh) Stats() Stats {
 		EnvelopesRejected:   c.envelopesRejected.Load(),
 		EnvelopesStale:      c.envelopesStale.Load(),
 		EnvelopesLapsed:     c.envelopesLapsed.Load(),
+		EnvelopesSetBack:    c.envelopesSetBack.Load(),
+		EnvelopesPulled:     c.envelopesPulled.Load(),
+		EnvelopesServed:     c.envelopesServed.Load(),
+		Pulls:               c.pulls.Load(),
+		PullsFailed:         c.pullsFailed.Load(),
+		PullsRefused:        c.pullsRefused.Load(),
 		EnvelopesUnclaimed:  c.envelopesUnclaimed.Load(),
 		EnvelopesDropped:    c.envelopesDropped.Load(),
 		RoomFramesDropped:   c.roomFramesDropped.Load(),

@@ -127,7 +127,7 @@ func TestMembersDoNotTrustANodeThatLetsItselfIn(t *testing.T) {
 		require.NoError(t, err)
 		liar.cfg.authority = honest
 		_, err = r.PublishText(t.Context(), "let me in")
-		require.NoError(t, err)
+		require.ErrorIs(t, err, ErrUnconfirmed)
 		quiet(t, a, 20*time.Second)
 		require.Len(t, a.Members(), 1)
 		require.Positive(t, g.flock.at[0].Stats().RoomViolations)
@@ -197,7 +197,7 @@ func TestANodeThatIgnoresItsTokensEndIsNotHeardBeyondTheLeeway(t *testing.T) {
 		require.Equal(t, []string{"u1:within"}, read(t, a, 1))
 		time.Sleep(15 * time.Second)
 		_, err = b.PublishText(t.Context(), "beyond")
-		require.NoError(t, err)
+		require.ErrorIs(t, err, ErrUnconfirmed)
 		require.Equal(t, []string{"-u1 dropped"}, read(t, a, 1))
 		_, err = b.SendText(t.Context(), "u0", "psst")
 		var refused *RefusedError

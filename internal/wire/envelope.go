@@ -148,6 +148,16 @@ func OpenEnvelope(sealed []byte) (*Envelope, error) {
 	return e, nil
 }
 
+// ParseEnvelope reads an envelope that has been verified before.
+func ParseEnvelope(sealed []byte) (*Envelope, error) {
+	_, body, err := Split(sealed)
+	if err != nil {
+		return nil, err
+	}
+	e := new(Envelope)
+	return e, proto.Unmarshal(body, e)
+}
+
 // checkItems passes kinds that it does not know: they count in the sequence, and a later version has them.
 func checkItems(content []byte, count uint32) error {
 	var n uint32

@@ -2001,6 +2001,7 @@ type RoomFrame struct {
 	//	*RoomFrame_Roster_
 	//	*RoomFrame_Query_
 	//	*RoomFrame_Absent_
+	//	*RoomFrame_Heads_
 	Body          isRoomFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2086,6 +2087,15 @@ func (x *RoomFrame) GetAbsent() *RoomFrame_Absent {
 	return nil
 }
 
+func (x *RoomFrame) GetHeads() *RoomFrame_Heads {
+	if x != nil {
+		if x, ok := x.Body.(*RoomFrame_Heads_); ok {
+			return x.Heads
+		}
+	}
+	return nil
+}
+
 type isRoomFrame_Body interface {
 	isRoomFrame_Body()
 }
@@ -2106,6 +2116,10 @@ type RoomFrame_Absent_ struct {
 	Absent *RoomFrame_Absent `protobuf:"bytes,5,opt,name=absent,proto3,oneof"`
 }
 
+type RoomFrame_Heads_ struct {
+	Heads *RoomFrame_Heads `protobuf:"bytes,6,opt,name=heads,proto3,oneof"`
+}
+
 func (*RoomFrame_Greeting_) isRoomFrame_Body() {}
 
 func (*RoomFrame_Roster_) isRoomFrame_Body() {}
@@ -2114,30 +2128,32 @@ func (*RoomFrame_Query_) isRoomFrame_Body() {}
 
 func (*RoomFrame_Absent_) isRoomFrame_Body() {}
 
-// Head says how far a feed has got, as its sender of the frame knows it.
-type Head struct {
+func (*RoomFrame_Heads_) isRoomFrame_Body() {}
+
+// Position is a place in a feed. A feed is named by the first half of SHA-256(device key ‖ feed).
+type Position struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Feed          []byte                 `protobuf:"bytes,1,opt,name=feed,proto3" json:"feed,omitempty"`  // 16 bytes
-	Last          uint64                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"` // sequence of its last item; 0: none yet
-	Hash          []byte                 `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`  // SHA-256 of its last sealed envelope; empty when last is 0
+	Feed          []byte                 `protobuf:"bytes,1,opt,name=feed,proto3" json:"feed,omitempty"`    // 16 bytes
+	Last          uint64                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`   // the sender has all items through this one, or will never have those it lacks
+	First         uint64                 `protobuf:"varint,3,opt,name=first,proto3" json:"first,omitempty"` // answers Past: the first item that the other wants; 0: not said
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Head) Reset() {
-	*x = Head{}
+func (x *Position) Reset() {
+	*x = Position{}
 	mi := &file_starling_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Head) String() string {
+func (x *Position) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Head) ProtoMessage() {}
+func (*Position) ProtoMessage() {}
 
-func (x *Head) ProtoReflect() protoreflect.Message {
+func (x *Position) ProtoReflect() protoreflect.Message {
 	mi := &file_starling_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2149,30 +2165,273 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Head.ProtoReflect.Descriptor instead.
-func (*Head) Descriptor() ([]byte, []int) {
+// Deprecated: Use Position.ProtoReflect.Descriptor instead.
+func (*Position) Descriptor() ([]byte, []int) {
 	return file_starling_proto_rawDescGZIP(), []int{24}
 }
 
-func (x *Head) GetFeed() []byte {
+func (x *Position) GetFeed() []byte {
 	if x != nil {
 		return x.Feed
 	}
 	return nil
 }
 
-func (x *Head) GetLast() uint64 {
+func (x *Position) GetLast() uint64 {
 	if x != nil {
 		return x.Last
 	}
 	return 0
 }
 
-func (x *Head) GetHash() []byte {
+func (x *Position) GetFirst() uint64 {
 	if x != nil {
-		return x.Hash
+		return x.First
+	}
+	return 0
+}
+
+// Past says how far back a member wants the broadcasts of a feed that is new to it. Ages, so that clocks need not agree.
+type Past struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgeMs         uint64                 `protobuf:"varint,1,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"` // those that the other received no longer ago
+	Count         uint32                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`              // and the last so many messages of the room
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Past) Reset() {
+	*x = Past{}
+	mi := &file_starling_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Past) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Past) ProtoMessage() {}
+
+func (x *Past) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Past.ProtoReflect.Descriptor instead.
+func (*Past) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Past) GetAgeMs() uint64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
+}
+
+func (x *Past) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// SyncRequest asks a neighbour for broadcasts that it has. The one frame of the opener on /starling/sync/1.0.0; the other
+// answers with SyncReplies and closes its side.
+type SyncRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Room          []byte                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`   // 32 bytes, the room tag
+	Wants         []*Want                `protobuf:"bytes,2,rep,name=wants,proto3" json:"wants,omitempty"` // at most 512
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SyncRequest) Reset() {
+	*x = SyncRequest{}
+	mi := &file_starling_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SyncRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SyncRequest) ProtoMessage() {}
+
+func (x *SyncRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SyncRequest.ProtoReflect.Descriptor instead.
+func (*SyncRequest) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SyncRequest) GetRoom() []byte {
+	if x != nil {
+		return x.Room
 	}
 	return nil
+}
+
+func (x *SyncRequest) GetWants() []*Want {
+	if x != nil {
+		return x.Wants
+	}
+	return nil
+}
+
+type Want struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Feed          []byte                 `protobuf:"bytes,1,opt,name=feed,proto3" json:"feed,omitempty"` // 16 bytes, as in Position
+	First         uint64                 `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"`
+	Last          uint64                 `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"` // 0: as far as the other has it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Want) Reset() {
+	*x = Want{}
+	mi := &file_starling_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Want) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Want) ProtoMessage() {}
+
+func (x *Want) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Want.ProtoReflect.Descriptor instead.
+func (*Want) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Want) GetFeed() []byte {
+	if x != nil {
+		return x.Feed
+	}
+	return nil
+}
+
+func (x *Want) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *Want) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+type SyncReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       [][]byte               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`                     // sealed RosterEntries: those of the authors of what follows
+	Envelopes     [][]byte               `protobuf:"bytes,2,rep,name=envelopes,proto3" json:"envelopes,omitempty"`                 // sealed, rising within a feed
+	AgesMs        []uint64               `protobuf:"varint,3,rep,packed,name=ages_ms,json=agesMs,proto3" json:"ages_ms,omitempty"` // of each envelope: how long ago it was published or received
+	Gone          []*Position            `protobuf:"bytes,4,rep,name=gone,proto3" json:"gone,omitempty"`                           // what was asked for through last is not to be had from this node any more
+	More          bool                   `protobuf:"varint,5,opt,name=more,proto3" json:"more,omitempty"`                          // the answer was cut off at its limit: ask again
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SyncReply) Reset() {
+	*x = SyncReply{}
+	mi := &file_starling_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SyncReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SyncReply) ProtoMessage() {}
+
+func (x *SyncReply) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SyncReply.ProtoReflect.Descriptor instead.
+func (*SyncReply) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SyncReply) GetEntries() [][]byte {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *SyncReply) GetEnvelopes() [][]byte {
+	if x != nil {
+		return x.Envelopes
+	}
+	return nil
+}
+
+func (x *SyncReply) GetAgesMs() []uint64 {
+	if x != nil {
+		return x.AgesMs
+	}
+	return nil
+}
+
+func (x *SyncReply) GetGone() []*Position {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
+func (x *SyncReply) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 // Greeting opens the exchange, and tells of every later change of the sender's own entry.
@@ -2180,15 +2439,16 @@ type RoomFrame_Greeting struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entry         []byte                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`   // sealed RosterEntry of the sender
 	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"` // 32 bytes: hash of the sender's roster; equal digests need no Roster
-	Head          *Head                  `protobuf:"bytes,3,opt,name=head,proto3" json:"head,omitempty"`     // of the sender's own feed
-	Reply         bool                   `protobuf:"varint,4,opt,name=reply,proto3" json:"reply,omitempty"`  // the sender wants a Greeting (and a Roster, if digests differ) back
+	Reply         bool                   `protobuf:"varint,4,opt,name=reply,proto3" json:"reply,omitempty"`  // the sender wants a Greeting (and Heads and a Roster, where digests differ) back
+	Heads         []byte                 `protobuf:"bytes,5,opt,name=heads,proto3" json:"heads,omitempty"`   // 32 bytes: hash of how far the sender has got with every feed; equal digests need no Heads
+	Past          *Past                  `protobuf:"bytes,6,opt,name=past,proto3" json:"past,omitempty"`     // what the sender wants of feeds that are new to it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RoomFrame_Greeting) Reset() {
 	*x = RoomFrame_Greeting{}
-	mi := &file_starling_proto_msgTypes[25]
+	mi := &file_starling_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2200,7 +2460,7 @@ func (x *RoomFrame_Greeting) String() string {
 func (*RoomFrame_Greeting) ProtoMessage() {}
 
 func (x *RoomFrame_Greeting) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[25]
+	mi := &file_starling_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2230,18 +2490,25 @@ func (x *RoomFrame_Greeting) GetDigest() []byte {
 	return nil
 }
 
-func (x *RoomFrame_Greeting) GetHead() *Head {
-	if x != nil {
-		return x.Head
-	}
-	return nil
-}
-
 func (x *RoomFrame_Greeting) GetReply() bool {
 	if x != nil {
 		return x.Reply
 	}
 	return false
+}
+
+func (x *RoomFrame_Greeting) GetHeads() []byte {
+	if x != nil {
+		return x.Heads
+	}
+	return nil
+}
+
+func (x *RoomFrame_Greeting) GetPast() *Past {
+	if x != nil {
+		return x.Past
+	}
+	return nil
 }
 
 // Roster is a part of what the sender knows; last marks the end.
@@ -2255,7 +2522,7 @@ type RoomFrame_Roster struct {
 
 func (x *RoomFrame_Roster) Reset() {
 	*x = RoomFrame_Roster{}
-	mi := &file_starling_proto_msgTypes[26]
+	mi := &file_starling_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2267,7 +2534,7 @@ func (x *RoomFrame_Roster) String() string {
 func (*RoomFrame_Roster) ProtoMessage() {}
 
 func (x *RoomFrame_Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[26]
+	mi := &file_starling_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2307,7 +2574,7 @@ type RoomFrame_Query struct {
 
 func (x *RoomFrame_Query) Reset() {
 	*x = RoomFrame_Query{}
-	mi := &file_starling_proto_msgTypes[27]
+	mi := &file_starling_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2319,7 +2586,7 @@ func (x *RoomFrame_Query) String() string {
 func (*RoomFrame_Query) ProtoMessage() {}
 
 func (x *RoomFrame_Query) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[27]
+	mi := &file_starling_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2610,7 @@ type RoomFrame_Absent struct {
 
 func (x *RoomFrame_Absent) Reset() {
 	*x = RoomFrame_Absent{}
-	mi := &file_starling_proto_msgTypes[28]
+	mi := &file_starling_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2355,7 +2622,7 @@ func (x *RoomFrame_Absent) String() string {
 func (*RoomFrame_Absent) ProtoMessage() {}
 
 func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[28]
+	mi := &file_starling_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2369,6 +2636,51 @@ func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
 // Deprecated: Use RoomFrame_Absent.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Absent) Descriptor() ([]byte, []int) {
 	return file_starling_proto_rawDescGZIP(), []int{23, 3}
+}
+
+// Heads says how far the sender has got with feeds. To the author of one it is the acknowledgement.
+type RoomFrame_Heads struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Feeds         []*Position            `protobuf:"bytes,1,rep,name=feeds,proto3" json:"feeds,omitempty"` // at most 1024
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoomFrame_Heads) Reset() {
+	*x = RoomFrame_Heads{}
+	mi := &file_starling_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoomFrame_Heads) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoomFrame_Heads) ProtoMessage() {}
+
+func (x *RoomFrame_Heads) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoomFrame_Heads.ProtoReflect.Descriptor instead.
+func (*RoomFrame_Heads) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{23, 4}
+}
+
+func (x *RoomFrame_Heads) GetFeeds() []*Position {
+	if x != nil {
+		return x.Feeds
+	}
+	return nil
 }
 
 var File_starling_proto protoreflect.FileDescriptor
@@ -2533,28 +2845,48 @@ const file_starling_proto_rawDesc = "" +
 	"\tMALFORMED\x10\x06\x12\x0f\n" +
 	"\vINCARNATION\x10\a\x12\x0f\n" +
 	"\vNO_IDENTITY\x10\b\x12\b\n" +
-	"\x04RATE\x10\t\"\xd6\x03\n" +
+	"\x04RATE\x10\t\"\xdf\x04\n" +
 	"\tRoomFrame\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\fR\x04room\x12=\n" +
 	"\bgreeting\x18\x02 \x01(\v2\x1f.starling.v1.RoomFrame.GreetingH\x00R\bgreeting\x127\n" +
 	"\x06roster\x18\x03 \x01(\v2\x1d.starling.v1.RoomFrame.RosterH\x00R\x06roster\x124\n" +
 	"\x05query\x18\x04 \x01(\v2\x1c.starling.v1.RoomFrame.QueryH\x00R\x05query\x127\n" +
-	"\x06absent\x18\x05 \x01(\v2\x1d.starling.v1.RoomFrame.AbsentH\x00R\x06absent\x1au\n" +
+	"\x06absent\x18\x05 \x01(\v2\x1d.starling.v1.RoomFrame.AbsentH\x00R\x06absent\x124\n" +
+	"\x05heads\x18\x06 \x01(\v2\x1c.starling.v1.RoomFrame.HeadsH\x00R\x05heads\x1a\x91\x01\n" +
 	"\bGreeting\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x16\n" +
-	"\x06digest\x18\x02 \x01(\fR\x06digest\x12%\n" +
-	"\x04head\x18\x03 \x01(\v2\x11.starling.v1.HeadR\x04head\x12\x14\n" +
-	"\x05reply\x18\x04 \x01(\bR\x05reply\x1a<\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x14\n" +
+	"\x05reply\x18\x04 \x01(\bR\x05reply\x12\x14\n" +
+	"\x05heads\x18\x05 \x01(\fR\x05heads\x12%\n" +
+	"\x04past\x18\x06 \x01(\v2\x11.starling.v1.PastR\x04pastJ\x04\b\x03\x10\x04\x1a<\n" +
 	"\x06Roster\x12\x18\n" +
 	"\aentries\x18\x01 \x03(\fR\aentries\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04lastJ\x04\b\x02\x10\x03\x1a\a\n" +
 	"\x05Query\x1a\b\n" +
-	"\x06AbsentB\x06\n" +
-	"\x04body\"B\n" +
-	"\x04Head\x12\x12\n" +
+	"\x06Absent\x1a4\n" +
+	"\x05Heads\x12+\n" +
+	"\x05feeds\x18\x01 \x03(\v2\x15.starling.v1.PositionR\x05feedsB\x06\n" +
+	"\x04body\"H\n" +
+	"\bPosition\x12\x12\n" +
 	"\x04feed\x18\x01 \x01(\fR\x04feed\x12\x12\n" +
-	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x12\n" +
-	"\x04hash\x18\x03 \x01(\fR\x04hash*\xa8\x02\n" +
+	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x14\n" +
+	"\x05first\x18\x03 \x01(\x04R\x05first\"3\n" +
+	"\x04Past\x12\x15\n" +
+	"\x06age_ms\x18\x01 \x01(\x04R\x05ageMs\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"J\n" +
+	"\vSyncRequest\x12\x12\n" +
+	"\x04room\x18\x01 \x01(\fR\x04room\x12'\n" +
+	"\x05wants\x18\x02 \x03(\v2\x11.starling.v1.WantR\x05wants\"D\n" +
+	"\x04Want\x12\x12\n" +
+	"\x04feed\x18\x01 \x01(\fR\x04feed\x12\x14\n" +
+	"\x05first\x18\x02 \x01(\x04R\x05first\x12\x12\n" +
+	"\x04last\x18\x03 \x01(\x04R\x04last\"\x9b\x01\n" +
+	"\tSyncReply\x12\x18\n" +
+	"\aentries\x18\x01 \x03(\fR\aentries\x12\x1c\n" +
+	"\tenvelopes\x18\x02 \x03(\fR\tenvelopes\x12\x17\n" +
+	"\aages_ms\x18\x03 \x03(\x04R\x06agesMs\x12)\n" +
+	"\x04gone\x18\x04 \x03(\v2\x15.starling.v1.PositionR\x04gone\x12\x12\n" +
+	"\x04more\x18\x05 \x01(\bR\x04more*\xa8\x02\n" +
 	"\n" +
 	"TokenFault\x12\x15\n" +
 	"\x11TOKEN_UNSPECIFIED\x10\x00\x12\x11\n" +
@@ -2595,7 +2927,7 @@ func file_starling_proto_rawDescGZIP() []byte {
 }
 
 var file_starling_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_starling_proto_goTypes = []any{
 	(TokenFault)(0),            // 0: starling.v1.TokenFault
 	(Kind)(0),                  // 1: starling.v1.Kind
@@ -2628,11 +2960,16 @@ var file_starling_proto_goTypes = []any{
 	(*Item)(nil),               // 28: starling.v1.Item
 	(*DirectFrame)(nil),        // 29: starling.v1.DirectFrame
 	(*RoomFrame)(nil),          // 30: starling.v1.RoomFrame
-	(*Head)(nil),               // 31: starling.v1.Head
-	(*RoomFrame_Greeting)(nil), // 32: starling.v1.RoomFrame.Greeting
-	(*RoomFrame_Roster)(nil),   // 33: starling.v1.RoomFrame.Roster
-	(*RoomFrame_Query)(nil),    // 34: starling.v1.RoomFrame.Query
-	(*RoomFrame_Absent)(nil),   // 35: starling.v1.RoomFrame.Absent
+	(*Position)(nil),           // 31: starling.v1.Position
+	(*Past)(nil),               // 32: starling.v1.Past
+	(*SyncRequest)(nil),        // 33: starling.v1.SyncRequest
+	(*Want)(nil),               // 34: starling.v1.Want
+	(*SyncReply)(nil),          // 35: starling.v1.SyncReply
+	(*RoomFrame_Greeting)(nil), // 36: starling.v1.RoomFrame.Greeting
+	(*RoomFrame_Roster)(nil),   // 37: starling.v1.RoomFrame.Roster
+	(*RoomFrame_Query)(nil),    // 38: starling.v1.RoomFrame.Query
+	(*RoomFrame_Absent)(nil),   // 39: starling.v1.RoomFrame.Absent
+	(*RoomFrame_Heads)(nil),    // 40: starling.v1.RoomFrame.Heads
 }
 var file_starling_proto_depIdxs = []int32{
 	11, // 0: starling.v1.Hello.limits:type_name -> starling.v1.Limits
@@ -2652,16 +2989,20 @@ var file_starling_proto_depIdxs = []int32{
 	1,  // 14: starling.v1.DirectFrame.kind:type_name -> starling.v1.Kind
 	6,  // 15: starling.v1.DirectFrame.reason:type_name -> starling.v1.DirectFrame.Reason
 	5,  // 16: starling.v1.DirectFrame.class:type_name -> starling.v1.DirectFrame.Class
-	32, // 17: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
-	33, // 18: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
-	34, // 19: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
-	35, // 20: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
-	31, // 21: starling.v1.RoomFrame.Greeting.head:type_name -> starling.v1.Head
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	36, // 17: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
+	37, // 18: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
+	38, // 19: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
+	39, // 20: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
+	40, // 21: starling.v1.RoomFrame.heads:type_name -> starling.v1.RoomFrame.Heads
+	34, // 22: starling.v1.SyncRequest.wants:type_name -> starling.v1.Want
+	31, // 23: starling.v1.SyncReply.gone:type_name -> starling.v1.Position
+	32, // 24: starling.v1.RoomFrame.Greeting.past:type_name -> starling.v1.Past
+	31, // 25: starling.v1.RoomFrame.Heads.feeds:type_name -> starling.v1.Position
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_starling_proto_init() }
@@ -2674,6 +3015,7 @@ func file_starling_proto_init() {
 		(*RoomFrame_Roster_)(nil),
 		(*RoomFrame_Query_)(nil),
 		(*RoomFrame_Absent_)(nil),
+		(*RoomFrame_Heads_)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2681,7 +3023,7 @@ func file_starling_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_starling_proto_rawDesc), len(file_starling_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   29,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

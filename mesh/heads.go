@@ -1,0 +1,232 @@
+package mesh
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+const (
+	// maxPositions bounds the feeds in one frame.
+	maxPositions = 1024
+	// ackEvery is how many envelopes a neighbour acknowledges together, ackDelay how long an acknowledgement waits for
+	// that number, and ackIdle after which silence the first is acknowledged at once. So is one with a single message: its
+	// author is not busy, and may wait for the acknowledgement.
+	ackEvery = 2
+	ackDelay = 10 * time.Millisecond
+	ackIdle  = 20 * time.Millisecond
+	// fastAcks is how many neighbours acknowledge soon in a room with more than closeRoom members: one is enough for a
+	// Publish to return. The others take up to ackSpread for every member, and at most maxAckDelay.
+	fastAcks    = 8
+	ackSpread   = 2 * time.Millisecond
+	maxAckDelay = time.Second
+	// announcePeers is how many neighbours are told of the feeds of others that went quiet. The author tells all that have not
+	// acknowledged its last message, announceTries times.
+	announcePeers = 3
+	announceTries = 3
+)
+
+var errBadHeads = errors.New("malformed heads")
+
+// ack is what a member owes the author of a feed that is its neighbour.
+type ack struct {
+	count int       // envelopes not acknowledged
+	last  time.Time // when the last acknowledgement went
+	due   time.Time // when the next must; zero: nothing is owed
+}
+
+// owe counts an envelope, and reports whether to acknowledge now. Members is the size of the room.
+func (a *ack) owe(now time.Time, members int, single bool) bool {
+	a.count++
+	delay := ackDelay
+	if members <= closeRoom {
+		if single || a.count >= ackEvery || now.Sub(a.last) >= ackIdle {
+			return true
+		}
+	} else {
+		if rand.N(members) < fastAcks && now.Sub(a.last) >= ackIdle {
+			return true
+		}
+		delay = rand.N(min(time.Duration(members)*ackSpread, maxAckDelay))
+	}
+	if a.due.IsZero() {
+		a.due = now.Add(delay)
+	}
+	return false
+}
+
+// acknowledgeLocked tells the author of a feed, if it is a neighbour, how far it has arrived: at once or soon.
+func (r *Room) acknowledgeLocked(now time.Time, f *feed, single bool) {
+	author := f.entry.statement.Peer
+	if r.neighbours[author] == nil {
+		return
+	}
+	if f.ack.owe(now, r.roster.present, single) {
+		r.tellAckLocked(now, f)
+		return
+	}
+	if _, ok := r.owing[f]; !ok {
+		r.owing[f] = struct{}{}
+		r.armTimer()
+	}
+}
+
+func (r *Room) tellAckLocked(now time.Time, f *feed) {
+	f.ack = ack{last: now}
+	delete(r.owing, f)
+	r.tellHeadsLocked(f.entry.statement.Peer, []*feed{f}, nil)
+}
+
+// tellHeadsLocked tells a neighbour how far this node has got with feeds and, where firsts says, where they begin
+// for it.
+func (r *Room) tellHeadsLocked(p peer.ID, feeds []*feed, firsts func(*feed) uint64) {
+	for len(feeds) > 0 {
+		n := min(len(feeds), maxPositions)
+		list := make([]*wire.Position, n)
+		for i, f := range feeds[:n] {
+			list[i] = &wire.Position{Feed: f.tag[:], Last: f.last()}
+			if firsts != nil {
+				list[i].First = firsts(f)
+			}
+		}
+		feeds = feeds[n:]
+		r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: list}}})
+	}
+}
+
+// hearHeads takes a neighbour's positions. They are hints: only signed envelopes count.
+func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
+	if len(h.Feeds) > maxPositions {
+		return errBadHeads
+	}
+	for _, pos := range h.Feeds {
+		if len(pos.Feed) != len(feedTag{}) || pos.Last == math.MaxUint64 || pos.First > pos.Last+1 {
+			return errBadHeads
+		}
+	}
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.neighbours[p]
+	if n == nil {
+		return nil
+	}
+	unknown := false
+	for _, pos := range h.Feeds {
+		tag := feedTag(pos.Feed)
+		if tag == r.own.tag() {
+			r.ackedLocked(now, p, n, pos.Last)
+			continue
+		}
+		f := r.journal.feeds[tag]
+		switch {
+		case f == nil:
+			unknown = unknown || pos.First == 0
+		case f.next == 0:
+			unknown = true
+		case f.peer() == p && f.last() >= pos.Last:
+			r.acknowledgeLocked(now, f, false) // it would not have said so had it heard that we have it
+		}
+		r.journal.claim(now, p, tag, pos.Last, pos.First)
+	}
+	if unknown {
+		r.askLocked(now, p)
+	}
+	r.armTimer()
+	return nil
+}
+
+// ackedLocked notes how much of the own feed a neighbour has.
+func (r *Room) ackedLocked(now time.Time, p peer.ID, n *neighbour, last uint64) {
+	if last > r.head.last || last <= n.acked {
+		return
+	}
+	n.acked = last
+	if r.window.confirmed(now, p, last) {
+		r.signalMoved()
+	}
+	for len(r.unacked) > 0 && r.unacked[0].last() <= last {
+		b := r.unacked[0]
+		r.unacked[0] = nil
+		r.unacked = r.unacked[1:]
+		b.acked = r.ackersLocked(b.last())
+		b.end(nil)
+	}
+	r.broadcastLocked()
+}
+
+// ackersLocked counts the neighbours that have acknowledged the own feed through last.
+func (r *Room) ackersLocked(last uint64) (count int) {
+	for _, n := range r.neighbours {
+		if n.acked >= last {
+			count++
+		}
+	}
+	return count
+}
+
+// announceLocked tells neighbours of feeds that have gone quiet, so that who missed the last of them can tell.
+func (r *Room) announceLocked(now time.Time) {
+	var others []*feed
+	for _, f := range r.journal.announce(now) {
+		if f.tag == r.own.tag() {
+			r.remind = reminder{now, 0}
+		} else {
+			others = append(others, f)
+		}
+	}
+	if due := r.remind.due(); !due.IsZero() && !now.Before(due) {
+		own := []*feed{r.journal.feeds[r.own.tag()]}
+		r.remind.times++
+		behind := 0
+		for p, n := range r.neighbours {
+			if n.acked < r.head.last {
+				behind++
+				r.tellHeadsLocked(p, own, nil)
+			}
+		}
+		if behind == 0 {
+			r.remind = reminder{}
+		}
+	}
+	if len(others) == 0 {
+		return
+	}
+	peers := announcePeers
+	for p := range r.neighbours { // in random order
+		if peers--; peers < 0 {
+			return
+		}
+		r.tellHeadsLocked(p, others, nil)
+	}
+}
+
+// reminder is when neighbours are told how far the own feed has got: more and more seldom. The zero value is never.
+type reminder struct {
+	quiet time.Time // when it was first time to
+	times int
+}
+
+func (m reminder) due() time.Time {
+	if m.quiet.IsZero() || m.times >= announceTries {
+		return time.Time{}
+	}
+	return m.quiet.Add(time.Duration(m.times*m.times) * time.Second)
+}
+
+// payAcksLocked sends the acknowledgements that are due, and returns when the next is.
+func (r *Room) payAcksLocked(now time.Time) (due time.Time) {
+	for f := range r.owing {
+		if !now.Before(f.ack.due) {
+			r.tellAckLocked(now, f)
+		} else {
+			due = earlier(due, f.ack.due)
+		}
+	}
+	return due
+}

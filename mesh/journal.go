@@ -1,0 +1,524 @@
+package mesh
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+const (
+	// pullWait is how long what is missing may still come by itself before a neighbour is asked for it; up to half as
+	// long again at random, so that not all members ask at once.
+	pullWait = 200 * time.Millisecond
+	// retryWait is how long to wait before asking neighbours again who lack the same.
+	retryWait = 500 * time.Millisecond
+	// busyWait is the same when those to ask are being asked for something else.
+	busyWait = 100 * time.Millisecond
+	// lostWait is how long after a gap showed it is given up at the earliest, when nobody has what is missing:
+	// two heartbeats of GossipSub, in which others offer what they have. lackWait is as long when neighbours
+	// lack it as well but may come to have it.
+	lostWait = 2500 * time.Millisecond
+	lackWait = 10 * time.Second
+	// enoughSources is how many neighbours must be unable to help before a gap is given up.
+	enoughSources = 3
+	// quietWait is how long after a feed's last item neighbours are told how far it has got: the loss of a last
+	// message would show in nothing else.
+	quietWait = 250 * time.Millisecond
+	// maxFeeds bounds the feeds that a room knows of: each member's present one, and past ones.
+	maxFeeds = 2 * maxMembers
+	// maxStays is how many feeds of one user are remembered. They stay known after their broadcasts are gone: a feed that had
+	// been forgotten would be delivered once more.
+	maxStays = 256
+	// maxWants is how many feeds are asked for at once.
+	maxWants = 512
+)
+
+// journal is the broadcasts of a room: every member's feeds in order, what is missing of them, and the ring of what can be
+// given to others. It is a plain state machine: the caller brings the time and holds the lock, sends what plan
+// and announce give, and says what came of it.
+type journal struct {
+	self    feedTag
+	feeds   map[feedTag]*feed
+	ring    ring
+	present func(*feed) bool // whether a feed is that of a member's present stay
+	ready   bool             // the node has joined: feeds that nobody knew then begin after
+	lacking map[*feed]struct{}
+	moved   map[*feed]time.Time // got further since neighbours were told, and when last
+	waiting map[*feed]struct{}  // without a baseline, and something there
+	digest  []byte              // nil: to be computed
+}
+
+func newJournal(self feedTag, limits Retention) *journal {
+	return &journal{
+		self: self, present: func(*feed) bool { return true }, feeds: make(map[feedTag]*feed), ring: newRing(limits),
+		lacking: make(map[*feed]struct{}), moved: make(map[*feed]time.Time), waiting: make(map[*feed]struct{}),
+	}
+}
+
+// open gives the feed that a roster entry names, and notes whose it is. It gives nil when there are too many.
+func (j *journal) open(now time.Time, e *rosterEntry) *feed {
+	tag := e.tag()
+	f := j.feeds[tag]
+	if f == nil {
+		if j.crowded(e) {
+			return nil
+		}
+		if f = j.create(now, tag); f == nil {
+			return nil
+		}
+	}
+	// A goodbye needs no token and so gives nobody a voice.
+	if e.joined && (f.entry == nil || e.newer(f.entry)) {
+		f.entry = e
+	}
+	return f
+}
+
+func (j *journal) create(now time.Time, tag feedTag) *feed {
+	if len(j.feeds) >= maxFeeds && !j.forget() {
+		return nil
+	}
+	f := &feed{tag: tag, used: now}
+	j.feeds[tag] = f
+	return f
+}
+
+// forget drops the feed that was used least lately: of nobody known, or else of nobody present. It reports false when there
+// is none.
+func (j *journal) forget() bool {
+	var oldest *feed
+	for _, f := range j.feeds {
+		if f.tag == j.self || f.entry != nil && j.present(f) {
+			continue
+		}
+		if oldest == nil || f.entry == nil && oldest.entry != nil ||
+			(f.entry == nil) == (oldest.entry == nil) && f.used.Before(oldest.used) {
+			oldest = f
+		}
+	}
+	if oldest != nil {
+		j.remove(oldest)
+	}
+	return oldest != nil
+}
+
+// crowded reports whether a user has had too many stays lately for another one.
+func (j *journal) crowded(e *rosterEntry) bool {
+	if len(j.feeds) < maxStays {
+		return false
+	}
+	stays := 0
+	for _, f := range j.feeds {
+		if f.entry != nil && f.entry.key() == e.key() {
+			stays++
+		}
+	}
+	return stays >= maxStays
+}
+
+func (j *journal) remove(f *feed) {
+	delete(j.feeds, f.tag)
+	delete(j.lacking, f)
+	delete(j.moved, f)
+	delete(j.waiting, f)
+	j.ring.remove(f.tag)
+	j.digest = nil
+}
+
+// publish notes an envelope of the node's own.
+func (j *journal) publish(now time.Time, f *feed, first uint64, count uint32, sealed []byte) {
+	f.next, f.used = first+uint64(count), now
+	if first == 1 {
+		f.floor, f.began = 1, now
+	}
+	j.keep(now, f, first, count, sealed, now)
+	j.note(now, f)
+}
+
+// keep puts an envelope into the ring.
+func (j *journal) keep(now time.Time, f *feed, first uint64, count uint32, sealed []byte, at time.Time) {
+	if now.Sub(at) <= j.ring.limits.Age {
+		j.ring.add(f.tag, f.entry.key(), first, count, sealed, at)
+	}
+}
+
+// note says that a feed has got further.
+func (j *journal) note(now time.Time, f *feed) {
+	j.digest = nil
+	f.used, f.silent = now, false
+	j.moved[f] = now
+}
+
+// take brings an envelope to its feed, which must be known, and gives what is ready for the app. Via is the neighbour that
+// it came from.
+func (j *journal) take(now time.Time, via peer.ID, f *feed, e *envelope) ([]*envelope, verdict) {
+	if f.next == 0 && e.First == 1 && j.ready && f.claim == 0 {
+		f.begin(1)
+	}
+	if e.First == 1 && f.began.IsZero() && j.ready {
+		f.began = e.came
+	}
+	ready, v := f.take(now, e)
+	if v == stale || v == forked && len(ready) == 0 {
+		return ready, v
+	}
+	f.used = now
+	if f.next == 0 {
+		j.waiting[f] = struct{}{}
+	}
+	if via != "" && (v == full || len(f.held) > 0) {
+		f.repair.source(via, e.last())
+	}
+	j.advanced(now, f, ready)
+	return ready, v
+}
+
+// advanced keeps account of what a feed has given.
+func (j *journal) advanced(now time.Time, f *feed, ready []*envelope) {
+	for _, e := range ready {
+		j.keep(now, f, e.First, e.Count, e.sealed, e.came)
+	}
+	if len(ready) > 0 {
+		j.note(now, f)
+		f.repair.moved(f.next)
+		delete(j.waiting, f)
+	}
+	j.lack(now, f)
+}
+
+// lack sees to it that what is missing of a feed is asked for.
+func (j *journal) lack(now time.Time, f *feed) {
+	if len(f.missing(f.repair.upTo())) == 0 {
+		f.repair.askAt = time.Time{}
+		delete(j.lacking, f)
+		return
+	}
+	j.lacking[f] = struct{}{}
+	if f.repair.askAt.IsZero() {
+		f.repair.askAt = now.Add(pullWait + rand.N(pullWait/2))
+	}
+}
+
+// claim hears how far a neighbour has got with a feed and, if first is not 0, where it begins for this node.
+func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first uint64) {
+	if tag == j.self {
+		return
+	}
+	f := j.feeds[tag]
+	if f == nil {
+		if first == 0 || first > last {
+			return // nothing in it for this node
+		}
+		if f = j.create(now, tag); f == nil {
+			return
+		}
+	}
+	if f.next == 0 {
+		if first > 0 && (f.claim == 0 || first < f.claim) {
+			f.claim = first
+		}
+		if f.claim > 0 && f.claimed.IsZero() {
+			f.claimed = now
+			j.waiting[f] = struct{}{}
+		}
+		if last >= first {
+			f.repair.source(from, last)
+		}
+		return
+	}
+	if last >= f.next {
+		f.repair.source(from, last)
+		j.lack(now, f)
+	}
+}
+
+// becomeReady begins all feeds where the neighbours said, and every feed unknown so far where it begins. It gives the
+// feeds that have something ready.
+func (j *journal) becomeReady(now time.Time) (out []arrival) {
+	j.ready = true
+	for f := range j.waiting {
+		out = append(out, j.suppose(now, f))
+	}
+	return out
+}
+
+// arrival is what a feed has ready after the passing of time.
+type arrival struct {
+	feed    *feed
+	lost    span // before what is ready; zero: nothing
+	ready   []*envelope
+	verdict verdict
+}
+
+func (j *journal) suppose(now time.Time, f *feed) arrival {
+	ready, v := f.suppose(now)
+	delete(j.waiting, f)
+	j.digest = nil
+	j.advanced(now, f, ready)
+	return arrival{feed: f, ready: ready, verdict: v}
+}
+
+// pull is a question to one neighbour.
+type pull struct {
+	from  peer.ID
+	wants []want
+}
+
+type want struct {
+	feed *feed
+	span span
+}
+
+// plan gives what to ask whom, and what can no longer be had. The neighbours are those that may be asked now, in order of preference; all
+// is how many there are.
+func (j *journal) plan(now time.Time, neighbours []peer.ID, all int) (pulls []pull, lost []arrival) {
+	wants := make(map[peer.ID][]want)
+	for f := range j.lacking {
+		p := &f.repair
+		if p.from != "" || now.Before(p.askAt) {
+			continue
+		}
+		missing := f.missing(p.upTo())
+		if len(missing) == 0 {
+			j.lack(now, f)
+			continue
+		}
+		switch from, busy := j.choose(f, neighbours, all); {
+		case from != "":
+			if len(wants[from]) >= maxWants {
+				continue
+			}
+			p.from, p.at = from, f.next
+			for _, s := range missing {
+				wants[from] = append(wants[from], want{f, s})
+			}
+		case busy || all == 0:
+			p.askAt = now.Add(busyWait)
+		default:
+			if a, ok := j.exhausted(now, f); ok {
+				lost = append(lost, a)
+			}
+		}
+	}
+	for from, w := range wants {
+		pulls = append(pulls, pull{from, w})
+	}
+	return pulls, lost
+}
+
+// choose gives the neighbour to ask next: one that said it has what is missing, then the author, then any.
+// Busy says that there is one but it cannot be asked now.
+func (j *journal) choose(f *feed, neighbours []peer.ID, all int) (from peer.ID, busy bool) {
+	p := &f.repair
+	tried := func(id peer.ID) bool { _, ok := p.tried[id]; return ok }
+	best := 0
+	for _, id := range neighbours {
+		if tried(id) {
+			continue
+		}
+		rank := 1
+		if f.entry != nil && f.entry.statement.Peer == id {
+			rank = 2
+		}
+		if p.sources[id] >= f.next {
+			rank += 2
+		}
+		if rank > best && (rank > 1 || len(p.tried) < enoughSources) {
+			from, best = id, rank
+		}
+	}
+	return from, from == "" && len(p.tried) < min(all, enoughSources)
+}
+
+// exhausted decides when nobody can help.
+func (j *journal) exhausted(now time.Time, f *feed) (arrival, bool) {
+	p := &f.repair
+	gone := p.gone
+	clear(p.tried)
+	p.gone = 0
+	if !f.proven() {
+		// Only others' word, which they did not keep. Who has it will say so again.
+		clear(p.sources)
+		j.lack(now, f)
+		return arrival{}, false
+	}
+	wait := lostWait
+	if gone == 0 {
+		wait = lackWait
+	}
+	if now.Before(f.gapSince.Add(wait)) {
+		p.askAt = now.Add(retryWait)
+		return arrival{}, false
+	}
+	return j.giveUp(now, f), true
+}
+
+func (j *journal) giveUp(now time.Time, f *feed) arrival {
+	lost, ready, v := f.giveUp(now)
+	j.advanced(now, f, ready)
+	return arrival{feed: f, lost: lost, ready: ready, verdict: v}
+}
+
+// outcome is what came of a pull.
+type outcome struct {
+	gone map[feedTag]uint64 // what the neighbour will never have, through these
+	more bool               // it has more than fitted
+	err  error
+}
+
+// answered notes that a pull has ended. What it brought has been taken before.
+func (j *journal) answered(now time.Time, p pull, o outcome) {
+	for _, w := range p.wants {
+		f := w.feed
+		if f.repair.from != p.from {
+			continue // seen to already: a feed may have several wants
+		}
+		f.repair.from = ""
+		if f.next == f.repair.at || o.err != nil || !o.more && f.next <= w.span.last {
+			f.repair.try(p.from)
+			if o.gone[f.tag] >= f.next {
+				f.repair.gone++
+			}
+		}
+		f.repair.askAt = now
+		j.lack(now, f)
+	}
+}
+
+// left notes that a neighbour has gone.
+func (j *journal) left(now time.Time, id peer.ID) {
+	for f := range j.lacking {
+		delete(f.repair.sources, id)
+		delete(f.repair.tried, id)
+	}
+}
+
+// retry asks at once for what waits for somebody to ask.
+func (j *journal) retry(now time.Time) {
+	for f := range j.lacking {
+		if f.repair.from == "" && f.repair.askAt.After(now.Add(pullWait)) {
+			f.repair.askAt = now.Add(pullWait)
+		}
+	}
+}
+
+// due is when expire, plan or announce have something to do; zero: nothing waits.
+func (j *journal) due() (due time.Time) {
+	for f := range j.waiting {
+		if j.ready {
+			due = earlier(due, f.baselineDue())
+		}
+	}
+	for f := range j.lacking {
+		if f.repair.from == "" {
+			due = earlier(due, f.repair.askAt)
+		}
+	}
+	for _, at := range j.moved {
+		due = earlier(due, at.Add(quietWait))
+	}
+	return due
+}
+
+// expire sets baselines that have waited long enough, and forgets what is too old.
+func (j *journal) expire(now time.Time) (out []arrival) {
+	for f := range j.waiting {
+		if due := f.baselineDue(); j.ready && !due.IsZero() && !now.Before(due) {
+			out = append(out, j.suppose(now, f))
+		}
+	}
+	j.ring.expire(now)
+	return out
+}
+
+// sweep drops the broadcasts of feeds of which nothing has been heard for twice the retention, and speaks of them no more:
+// nobody has anything of them to give.
+func (j *journal) sweep(now time.Time) {
+	for _, f := range j.feeds {
+		if f.tag != j.self && !f.silent && now.Sub(f.used) > 2*j.ring.limits.Age {
+			f.silent = true
+			j.ring.remove(f.tag)
+			j.digest = nil
+		}
+	}
+}
+
+// announce gives the feeds that have been quiet for a moment and that neighbours have not been told of.
+func (j *journal) announce(now time.Time) (quiet []*feed) {
+	for f, at := range j.moved {
+		if !now.Before(at.Add(quietWait)) {
+			quiet = append(quiet, f)
+			delete(j.moved, f)
+		}
+	}
+	return quiet
+}
+
+// firsts answers a Past: where each feed begins for a member that wants what is no older than age, and the last count messages.
+func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed) uint64 {
+	cutoff := now.Add(-min(age, j.ring.limits.Age+time.Minute))
+	var latest map[feedTag]uint64
+	if count > 0 {
+		latest = j.ring.latest(count)
+	}
+	return func(f *feed) uint64 {
+		first := j.ring.since(f.tag, cutoff, f.next, f.began)
+		if n, ok := latest[f.tag]; ok {
+			first = min(first, n)
+		}
+		return first
+	}
+}
+
+// positions are the feeds that have a baseline, in the order of their tags.
+func (j *journal) positions() []*feed {
+	out := make([]*feed, 0, len(j.feeds))
+	for _, f := range j.feeds {
+		if f.next > 1 && !f.broken && !f.silent {
+			out = append(out, f)
+		}
+	}
+	slices.SortFunc(out, func(a, b *feed) int { return bytes.Compare(a.tag[:], b.tag[:]) })
+	return out
+}
+
+// sum is a hash by which two members see whether they have the same of every feed.
+func (j *journal) sum() []byte {
+	if j.digest == nil {
+		h := sha256.New()
+		var last [8]byte
+		for _, f := range j.positions() {
+			h.Write(f.tag[:])
+			binary.BigEndian.PutUint64(last[:], f.last())
+			h.Write(last[:])
+		}
+		j.digest = h.Sum(nil)
+	}
+	return j.digest
+}
+
+// answer gives what is retained of a want, and through where the feed is not to be had here: it was dropped, or is from before
+// this node's time. Both are empty of a feed that has not got so far.
+func (j *journal) answer(tag feedTag, s span, budget int) (list []kept, gone uint64, more bool) {
+	f := j.feeds[tag]
+	if f == nil || f.broken || f.next == 0 {
+		return nil, 0, false
+	}
+	list, more = j.ring.from(tag, s.first, s.last, budget)
+	end := f.last()
+	if s.last > 0 {
+		end = min(end, s.last)
+	}
+	if len(list) > 0 {
+		end = min(end, list[0].first-1)
+	}
+	if end >= s.first {
+		gone = end
+	}
+	return list, gone, more
+}

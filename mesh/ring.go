@@ -1,0 +1,253 @@
+package mesh
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// Retention bounds the broadcasts that a node keeps of a room, its own and those of others, so that members who missed
+// some can have them. A zero field means its default.
+type Retention struct {
+	Messages int           // default 131,072
+	Bytes    int           // of envelopes as they travel; default 32 MiB
+	Age      time.Duration // since they were published, as far as ages add up along the way; default 10 min
+}
+
+var defaultRetention = Retention{Messages: 1 << 17, Bytes: 32 << 20, Age: 10 * time.Minute}
+
+// filled gives r with its defaults.
+func (r Retention) filled() Retention {
+	return Retention{
+		Messages: cmp.Or(r.Messages, defaultRetention.Messages),
+		Bytes:    cmp.Or(r.Bytes, defaultRetention.Bytes),
+		Age:      cmp.Or(r.Age, defaultRetention.Age),
+	}
+}
+
+func (r Retention) validate() error {
+	if r.Messages < 0 || r.Bytes < wire.MaxEnvelope || r.Age < 0 {
+		return fmt.Errorf("retention of %d messages, %d bytes and %v does not hold one envelope of %d bytes", r.Messages, r.Bytes, r.Age, wire.MaxEnvelope)
+	}
+	return nil
+}
+
+// kept is one retained envelope.
+type kept struct {
+	first  uint64
+	count  uint32
+	sealed []byte // never written to
+	at     time.Time
+}
+
+func (k *kept) last() uint64 { return k.first + uint64(k.count) - 1 }
+
+// shelf is what is retained of one feed, by rising first.
+type shelf struct {
+	tag       feedTag
+	owner     identity.Subject
+	list      []kept
+	dropped   uint64    // the last item that had to go; 0: none yet
+	droppedAt time.Time // its at
+}
+
+// share is what one user takes of a ring.
+type share struct {
+	bytes   int
+	shelves []*shelf // of a few stays
+}
+
+// ring retains a room's latest envelopes. Every user has the same right to it: who takes more than a share gives way
+// first, so that nobody can push out the others. It is a plain state machine: the caller brings the time and holds
+// the lock.
+type ring struct {
+	limits   Retention
+	messages int
+	bytes    int
+	shelves  map[feedTag]*shelf
+	shares   map[identity.Subject]*share
+	nextAge  time.Time // when to look for what has become too old
+}
+
+func newRing(limits Retention) ring {
+	return ring{limits: limits, shelves: make(map[feedTag]*shelf), shares: make(map[identity.Subject]*share)}
+}
+
+// add retains an envelope that follows what is retained of its feed. Sealed is kept and must not change.
+func (r *ring) add(tag feedTag, owner identity.Subject, first uint64, count uint32, sealed []byte, at time.Time) {
+	sh := r.shelves[tag]
+	if sh == nil {
+		sh = &shelf{tag: tag, owner: owner}
+		r.shelves[tag] = sh
+		if r.shares[owner] == nil {
+			r.shares[owner] = new(share)
+		}
+		r.shares[owner].shelves = append(r.shares[owner].shelves, sh)
+	}
+	if n := len(sh.list); n > 0 && at.Before(sh.list[n-1].at) {
+		at = sh.list[n-1].at // within a feed nothing is older than what came before
+	}
+	sh.list = append(sh.list, kept{first: first, count: count, sealed: sealed, at: at})
+	r.messages += int(count)
+	r.bytes += len(sealed)
+	r.shares[sh.owner].bytes += len(sealed)
+	for (r.messages > r.limits.Messages || r.bytes > r.limits.Bytes) && r.evict(r.shares[sh.owner]) {
+	}
+}
+
+// evict drops the oldest envelope of the user who takes most, and reports false when nothing may go. As a rule it is the
+// one who has just added something.
+func (r *ring) evict(most *share) bool {
+	if most.bytes < r.bytes/len(r.shares) {
+		for _, s := range r.shares {
+			if s.bytes > most.bytes {
+				most = s
+			}
+		}
+	}
+	var oldest *shelf
+	for _, sh := range most.shelves {
+		if len(sh.list) > 0 && (oldest == nil || sh.list[0].at.Before(oldest.list[0].at)) {
+			oldest = sh
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	r.drop(oldest)
+	return true
+}
+
+// drop takes the oldest envelope off a shelf.
+func (r *ring) drop(sh *shelf) {
+	k := sh.list[0]
+	sh.list[0] = kept{}
+	sh.list = sh.list[1:]
+	sh.dropped, sh.droppedAt = k.last(), k.at
+	r.messages -= int(k.count)
+	r.bytes -= len(k.sealed)
+	r.shares[sh.owner].bytes -= len(k.sealed)
+}
+
+// expire drops what has become too old, but for the latest envelope of each feed: it proves to a member that was away
+// how far the feed has got. It looks a few times in the span of an age.
+func (r *ring) expire(now time.Time) {
+	if now.Before(r.nextAge) {
+		return
+	}
+	r.nextAge = now.Add(max(r.limits.Age/16, time.Second))
+	for _, sh := range r.shelves {
+		for len(sh.list) > 1 && now.Sub(sh.list[0].at) > r.limits.Age {
+			r.drop(sh)
+		}
+	}
+}
+
+// remove forgets a feed.
+func (r *ring) remove(tag feedTag) {
+	sh := r.shelves[tag]
+	if sh == nil {
+		return
+	}
+	for len(sh.list) > 0 {
+		r.drop(sh)
+	}
+	delete(r.shelves, tag)
+	own := r.shares[sh.owner]
+	own.shelves = slices.DeleteFunc(own.shelves, func(o *shelf) bool { return o == sh })
+	if len(own.shelves) == 0 {
+		delete(r.shares, sh.owner)
+	}
+}
+
+// from gives the retained envelopes of a feed that have an item from first to last (0: to the end), up to about so many
+// bytes and at least one, and what it left out for want of room.
+func (r *ring) from(tag feedTag, first, last uint64, budget int) (out []kept, more bool) {
+	sh := r.shelves[tag]
+	if sh == nil {
+		return nil, false
+	}
+	i, _ := slices.BinarySearchFunc(sh.list, first, func(k kept, first uint64) int { return cmp.Compare(k.last(), first) })
+	for _, k := range sh.list[i:] {
+		if last > 0 && k.first > last {
+			break
+		}
+		if budget -= len(k.sealed); budget < 0 && len(out) > 0 {
+			return out, true
+		}
+		out = append(out, k)
+	}
+	return out, false
+}
+
+// since gives the first item of a feed that came at cutoff or later, where next is the item that the feed goes on
+// with and began, if not zero, when its first one was published.
+func (r *ring) since(tag feedTag, cutoff time.Time, next uint64, began time.Time) uint64 {
+	if !began.IsZero() && !began.Before(cutoff) {
+		return 1
+	}
+	sh := r.shelves[tag]
+	if sh == nil {
+		return next
+	}
+	if sh.dropped > 0 && !sh.droppedAt.Before(cutoff) {
+		return sh.dropped // at least this one is lost
+	}
+	i, _ := slices.BinarySearchFunc(sh.list, cutoff, func(k kept, cutoff time.Time) int { return k.at.Compare(cutoff) })
+	if i == len(sh.list) {
+		return next
+	}
+	return sh.list[i].first
+}
+
+// latest gives, for each feed, the first item of the last n messages of the room.
+func (r *ring) latest(n int) map[feedTag]uint64 {
+	type place struct {
+		tag feedTag
+		k   *kept
+	}
+	var all []place
+	for tag, sh := range r.shelves {
+		for i := range sh.list {
+			all = append(all, place{tag, &sh.list[i]})
+		}
+	}
+	slices.SortFunc(all, func(a, b place) int {
+		return cmp.Or(b.k.at.Compare(a.k.at), cmp.Compare(b.k.first, a.k.first))
+	})
+	firsts := make(map[feedTag]uint64)
+	for _, p := range all {
+		if n <= 0 {
+			break
+		}
+		numbers := p.k.numbers()
+		take := min(n, len(numbers))
+		if n -= take; take > 0 {
+			firsts[p.tag] = numbers[len(numbers)-take]
+		}
+	}
+	return firsts
+}
+
+// numbers are the places of the messages in an envelope: not of what members tell of themselves.
+func (k *kept) numbers() (out []uint64) {
+	e, err := wire.ParseEnvelope(k.sealed)
+	if err != nil || e.Scheme != 0 {
+		return nil
+	}
+	number := k.first
+	for content := e.Content; len(content) > 0; number++ {
+		kind, _, rest, err := wire.NextItem(content)
+		if err != nil {
+			break
+		}
+		if content = rest; kind == wire.Kind_KIND_TEXT || kind == wire.Kind_KIND_BINARY {
+			out = append(out, number)
+		}
+	}
+	return out
+}

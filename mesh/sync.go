@@ -1,0 +1,313 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// SyncProtocol is what a member asks neighbours for missing broadcasts over: one question a stream.
+const SyncProtocol protocol.ID = "/starling/sync/1.0.0"
+
+const (
+	// syncPart is how many bytes of envelopes travel in one frame, at least one envelope; syncAnswer is how many in the answer
+	// to one question: who wants more asks again, after others have had their turn.
+	syncPart   = 256 << 10
+	syncAnswer = 4 << 20
+	// maxSyncRequest and maxSyncReply bound a frame in bytes. A part goes over syncPart by less than one envelope, and the roster
+	// entries of its feeds come on top.
+	maxSyncRequest = 32 << 10
+	maxSyncReply   = syncPart + wire.MaxEnvelope + maxEntry + 64<<10
+	// syncTimeout is what either side has to take or give the next frame.
+	syncTimeout = 3 * time.Second
+	// servers is how many questions a node answers at a time; syncQueue how many wait. One neighbour has one.
+	servers   = 4
+	syncQueue = 64
+)
+
+var errBadSync = errors.New("malformed sync frame")
+
+// repairs are the questions of neighbours under way.
+type repairs struct {
+	turns chan struct{} // holds a token for each answer under way
+
+	mu     sync.Mutex
+	askers map[peer.ID]struct{} // who is being answered or waits
+}
+
+func (p *repairs) init() {
+	p.turns = make(chan struct{}, servers)
+	p.askers = make(map[peer.ID]struct{})
+}
+
+// enter admits one question of each neighbour at a time.
+func (p *repairs) enter(id peer.ID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, again := p.askers[id]; again || len(p.askers) >= syncQueue {
+		return false
+	}
+	p.askers[id] = struct{}{}
+	return true
+}
+
+func (p *repairs) leave(id peer.ID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.askers, id)
+}
+
+// repairLocked asks neighbours for what is missing, and gives up what nobody has.
+func (r *Room) repairLocked(now time.Time) {
+	idle := make([]peer.ID, 0, len(r.neighbours))
+	for p, n := range r.neighbours {
+		if !n.pulled {
+			idle = append(idle, p)
+		}
+	}
+	pulls, lost := r.journal.plan(now, idle, len(r.neighbours))
+	for _, a := range lost {
+		r.arrivedLocked(now, a)
+	}
+	for _, p := range pulls {
+		n := r.neighbours[p.from]
+		n.pulled = true
+		if !r.mesh.goTask(func() { r.pull(p) }) {
+			return
+		}
+	}
+}
+
+// pull asks a neighbour and takes what it gives.
+func (r *Room) pull(p pull) {
+	o := r.exchange(p)
+	if o.err != nil {
+		r.mesh.stats.pullsFailed.Add(1)
+		r.mesh.log.Debug("no answer to a pull", "room", r.name, "peer", p.from, "err", o.err)
+	}
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := r.neighbours[p.from]; n != nil {
+		n.pulled = false
+	}
+	r.journal.answered(now, p, o)
+	r.armTimer()
+}
+
+func (r *Room) exchange(p pull) (o outcome) {
+	r.mesh.stats.pulls.Add(1)
+	opening, cancel := context.WithTimeout(network.WithNoDial(r.ctx, "neighbour"), syncTimeout)
+	s, err := r.mesh.host.NewStream(opening, p.from, SyncProtocol)
+	cancel()
+	if err != nil {
+		o.err = err
+		return o
+	}
+	defer func() { _ = s.Reset() }()
+	defer context.AfterFunc(r.ctx, func() { _ = s.Reset() })()
+	wants := make([]*wire.Want, len(p.wants))
+	for i, w := range p.wants {
+		wants[i] = &wire.Want{Feed: w.feed.tag[:], First: w.span.first, Last: w.span.last}
+	}
+	_ = s.SetDeadline(time.Now().Add(syncTimeout))
+	if o.err = wire.WriteFrame(s, &wire.SyncRequest{Room: r.tag[:], Wants: wants}); o.err != nil {
+		return o
+	}
+	if o.err = s.CloseWrite(); o.err != nil {
+		return o
+	}
+	o.gone = make(map[feedTag]uint64)
+	in := wire.NewReader(s, maxSyncReply)
+	for size := 0; ; {
+		var reply wire.SyncReply
+		if err := in.Next(&reply); err != nil {
+			if !errors.Is(err, io.EOF) {
+				o.err = err
+			}
+			return o
+		}
+		for _, sealed := range reply.Envelopes {
+			size += len(sealed)
+		}
+		if size > 2*syncAnswer {
+			o.err = fmt.Errorf("answer of more than %d bytes", 2*syncAnswer)
+			return o
+		}
+		if o.err = r.takeReply(p, &reply, &o); o.err != nil {
+			r.mesh.violation(p.from, o.err)
+			return o
+		}
+		_ = s.SetDeadline(time.Now().Add(syncTimeout))
+	}
+}
+
+// takeReply takes a part of an answer. Everything in it proves itself, and is checked as if it had come by gossip.
+func (r *Room) takeReply(p pull, reply *wire.SyncReply, o *outcome) error {
+	now := time.Now()
+	if len(reply.AgesMs) != len(reply.Envelopes) || len(reply.Entries) > maxWants || len(reply.Gone) > maxWants {
+		return errBadSync
+	}
+	for _, sealed := range reply.Entries {
+		entry, err := r.door.open(sealed, now)
+		if errors.Is(err, wire.ErrSignature) || errors.Is(err, wire.ErrTruncated) {
+			return err
+		}
+		if err == nil && entry.joined {
+			r.introduceFeed(now, entry)
+		}
+	}
+	for i, sealed := range reply.Envelopes {
+		e, err := r.openEnvelope(sealed)
+		if err != nil {
+			return err
+		}
+		age := min(time.Duration(min(reply.AgesMs[i], uint64(time.Hour/time.Millisecond)))*time.Millisecond, r.mesh.cfg.retention.Age+time.Minute)
+		e.came = now.Add(-age)
+		r.mesh.stats.envelopesPulled.Add(1)
+		r.receive(p.from, e, repaired)
+	}
+	for _, g := range reply.Gone {
+		if len(g.Feed) != len(feedTag{}) {
+			return errBadSync
+		}
+		o.gone[feedTag(g.Feed)] = g.Last
+	}
+	o.more = o.more || reply.More
+	return nil
+}
+
+// introduceFeed notes whose a feed is, also when the member's place in the roster has changed since.
+func (r *Room) introduceFeed(now time.Time, entry *rosterEntry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.leaving {
+		return
+	}
+	r.journal.open(now, entry)
+	if s := r.takeLocked(now, entry, r.roster.hearsay); s != nil && !r.leaving {
+		r.claimLocked(now, s)
+	}
+}
+
+// handleSync answers one question.
+func (m *Mesh) handleSync(s network.Stream) {
+	if !m.enter() {
+		_ = s.Reset()
+		return
+	}
+	defer m.leave()
+	p := s.Conn().RemotePeer()
+	if !m.repairs.enter(p) {
+		m.stats.pullsRefused.Add(1)
+		_ = s.Reset()
+		return
+	}
+	defer m.repairs.leave(p)
+	if err := m.answer(p, s); err != nil {
+		m.log.Debug("pull not answered", "peer", p, "err", err)
+		_ = s.Reset()
+		return
+	}
+	_ = s.Close()
+}
+
+func (m *Mesh) answer(p peer.ID, s network.Stream) error {
+	defer context.AfterFunc(m.ctx, func() { _ = s.Reset() })()
+	_ = s.SetDeadline(time.Now().Add(syncTimeout))
+	var q wire.SyncRequest
+	if err := wire.NewReader(s, maxSyncRequest).Next(&q); err != nil {
+		return err
+	}
+	if len(q.Room) != len([32]byte{}) || len(q.Wants) > maxWants+maxSpans {
+		m.violation(p, errBadSync)
+		return errBadSync
+	}
+	r := m.roomByTag([32]byte(q.Room))
+	if r == nil || !r.serves(p) {
+		return errors.New("not a member of that room")
+	}
+	_ = s.SetDeadline(time.Time{})
+	select { // for a turn; who waits is bounded by askers
+	case m.repairs.turns <- struct{}{}:
+		defer func() { <-m.repairs.turns }()
+	case <-m.ctx.Done():
+		return ErrClosed
+	}
+	return r.serve(s, q.Wants)
+}
+
+// serves reports whether a peer may have this room's broadcasts: it is a member, and its token holds.
+func (r *Room) serves(p peer.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	seat := r.roster.devices[p]
+	return r.neighbours[p] != nil && seat != nil && seat.present && r.door.holds(seat.entry, time.Now()) == nil
+}
+
+// serve writes what is retained of wants, in parts.
+func (r *Room) serve(s network.Stream, wants []*wire.Want) error {
+	budget := syncAnswer
+	for len(wants) > 0 {
+		part, rest := r.part(wants, &budget)
+		if budget <= 0 && len(rest) > 0 {
+			part.More, rest = true, nil
+		}
+		_ = s.SetWriteDeadline(time.Now().Add(syncTimeout))
+		if err := wire.WriteFrame(s, part); err != nil {
+			return err
+		}
+		r.mesh.stats.envelopesServed.Add(uint64(len(part.Envelopes)))
+		wants = rest
+	}
+	return nil
+}
+
+// part gives the next frame of an answer, and what of the wants it leaves over.
+func (r *Room) part(wants []*wire.Want, budget *int) (*wire.SyncReply, []*wire.Want) {
+	now := time.Now()
+	out := new(wire.SyncReply)
+	size := 0
+	named := make(map[feedTag]struct{})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(wants) > 0 && size < syncPart && len(named) < maxWants/2 {
+		w := wants[0]
+		if len(w.Feed) != len(feedTag{}) || w.First == 0 || w.Last != 0 && w.Last < w.First {
+			wants = wants[1:]
+			continue
+		}
+		tag := feedTag(w.Feed)
+		f := r.journal.feeds[tag]
+		list, gone, more := r.journal.answer(tag, span{w.First, w.Last}, syncPart-size)
+		if _, ok := named[tag]; !ok && f != nil && f.entry != nil && len(list) > 0 {
+			named[tag] = struct{}{}
+			out.Entries = append(out.Entries, f.entry.sealed)
+			size += len(f.entry.sealed)
+		}
+		if gone > 0 {
+			out.Gone = append(out.Gone, &wire.Position{Feed: w.Feed, Last: gone})
+		}
+		for _, k := range list {
+			out.Envelopes = append(out.Envelopes, k.sealed)
+			out.AgesMs = append(out.AgesMs, uint64(max(now.Sub(k.at), 0)/time.Millisecond))
+			size += len(k.sealed)
+		}
+		if !more {
+			wants = wants[1:]
+			continue
+		}
+		wants = append([]*wire.Want{{Feed: w.Feed, First: list[len(list)-1].last() + 1, Last: w.Last}}, wants[1:]...)
+	}
+	*budget -= size
+	return out, wants
+}
