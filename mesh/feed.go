@@ -116,8 +116,12 @@ func (f *feed) settle(now time.Time) ([]*envelope, verdict) {
 	return f.advance(now, f.popHeld())
 }
 
-// enter moves the baseline to the beginning of the envelope that it lies in, while nothing has been delivered.
+// enter moves the baseline to the beginning of the envelope that it lies in, while nothing has been delivered. The first
+// item of a feed is its author's roster entry: who knows that already lacks nothing without it.
 func (f *feed) enter(e *envelope) {
+	if f.next == 1 && e.First == 2 && f.entry != nil {
+		f.next = 2
+	}
 	if f.tip == nil && f.next == f.floor && e.First < f.next && e.Next() > f.next {
 		f.next = e.First
 	}

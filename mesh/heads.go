@@ -132,7 +132,9 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 		case f.peer() == p && f.last() >= pos.Last:
 			r.acknowledgeLocked(now, f, false) // it would not have said so had it heard that we have it
 		}
-		r.journal.claim(now, p, tag, pos.Last, pos.First)
+		if a := r.journal.claim(now, p, tag, pos.Last, pos.First); a.feed != nil {
+			r.arrivedLocked(now, a)
+		}
 	}
 	if unknown {
 		r.askLocked(now, p)

@@ -395,7 +395,7 @@ func FuzzRosterEntry(f *testing.F) {
 }
 
 func TestAMemberThatSpeaksForItselfFindsRoomAmongGhosts(t *testing.T) {
-	r := newRoster(&door{}, newJournal(feedTag{}, defaultRetention), "me", time.Second)
+	r := newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "me", time.Second)
 	ghost := func(i int) *rosterEntry {
 		return entry(fmt.Sprint("u", i), fmt.Sprint("device ", i), 1, 1, true)
 	}
@@ -441,7 +441,7 @@ func TestSubscriptionsAreCountedPerPeer(t *testing.T) {
 }
 
 func TestAFloodOfMembersStaysWithinTheRoster(t *testing.T) {
-	r := newRoster(&door{}, newJournal(feedTag{}, defaultRetention), "me", time.Second)
+	r := newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "me", time.Second)
 	for i := range maxMembers + 10 {
 		keys, err := identity.GenerateKeys()
 		require.NoError(t, err)

@@ -205,36 +205,40 @@ func (j *journal) lack(now time.Time, f *feed) {
 }
 
 // claim hears how far a neighbour has got with a feed and, if first is not 0, where it begins for this node.
-func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first uint64) {
+func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first uint64) (out arrival) {
 	if tag == j.self {
-		return
+		return arrival{}
 	}
 	f := j.feeds[tag]
 	if f == nil {
 		if first == 0 || first > last {
-			return // nothing in it for this node
+			return arrival{} // nothing in it for this node
 		}
 		if f = j.create(now, tag); f == nil {
-			return
+			return arrival{}
 		}
 	}
-	if f.next == 0 {
-		if first > 0 && (f.claim == 0 || first < f.claim) {
-			f.claim = first
-		}
-		if f.claim > 0 && f.claimed.IsZero() {
-			f.claimed = now
-			j.waiting[f] = struct{}{}
-		}
-		if last >= first {
-			f.repair.source(from, last)
-		}
-		return
-	}
-	if last >= f.next {
+	if last >= max(f.next, first) {
 		f.repair.source(from, last)
-		j.lack(now, f)
 	}
+	if f.next > 0 {
+		j.lack(now, f)
+		return arrival{}
+	}
+	if first > 0 && (f.claim == 0 || first < f.claim) {
+		f.claim = first
+	}
+	if f.claim == 0 {
+		return arrival{}
+	}
+	if f.claimed.IsZero() {
+		f.claimed = now
+	}
+	j.waiting[f] = struct{}{}
+	if first > 0 && f.peer() == from {
+		return j.suppose(now, f) // nobody knows better than the author
+	}
+	return arrival{}
 }
 
 // becomeReady begins all feeds where the neighbours said, and every feed unknown so far where it begins. It gives the
@@ -247,7 +251,7 @@ func (j *journal) becomeReady(now time.Time) (out []arrival) {
 	return out
 }
 
-// arrival is what a feed has ready after the passing of time.
+// arrival is what a feed has ready after the passing of time, or after somebody's word of it. The zero value is nothing.
 type arrival struct {
 	feed    *feed
 	lost    span // before what is ready; zero: nothing
@@ -297,8 +301,10 @@ func (j *journal) plan(now time.Time, neighbours []peer.ID, all int) (pulls []pu
 			for _, s := range missing {
 				wants[from] = append(wants[from], want{f, s})
 			}
-		case busy || all == 0:
+		case busy:
 			p.askAt = now.Add(busyWait)
+		case all == 0:
+			p.askAt = now.Add(lackWait) // or when there is a neighbour
 		default:
 			if a, ok := j.exhausted(now, f); ok {
 				lost = append(lost, a)

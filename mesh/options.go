@@ -36,7 +36,7 @@ func defaultConfig() config {
 		queue:       events.Limits{Events: 8192, Bytes: 16 << 20},
 		maxMessage:  MaxMessage,
 		heartbeat:   time.Second,
-		retention:   defaultRetention,
+		retention:   DefaultRetention,
 	}
 }
 
@@ -55,7 +55,7 @@ func (c *config) validate() error {
 		"a queue of %d events and %d bytes does not hold one message of %d bytes", c.queue.Events, c.queue.Bytes, c.maxMessage)
 	check(c.maxMessage > 0 && c.maxMessage <= MaxMessage, "a message limit of %d bytes is not in 1 to %d", c.maxMessage, MaxMessage)
 	check(c.heartbeat >= 100*time.Millisecond, "heartbeat %v is under 100ms", c.heartbeat)
-	if err := c.retention.validate(); err != nil {
+	if err := c.retention.Validate(); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
@@ -94,7 +94,7 @@ func WithMaxMessage(n int) Option { return func(c *config) { c.maxMessage = n } 
 
 // WithRetention sets what a room keeps of its broadcasts for members that missed some. See [Retention] for the
 // defaults. New rejects one that does not hold one envelope of 256 KiB, or is negative.
-func WithRetention(r Retention) Option { return func(c *config) { c.retention = r.filled() } }
+func WithRetention(r Retention) Option { return func(c *config) { c.retention = r.Filled() } }
 
 // WithHeartbeat sets the GossipSub heartbeat. The default is 1 s, as in the GossipSub v1.0 specification.
 // A shorter one repairs the topic mesh sooner and sends more control traffic. New rejects less than 100 ms.

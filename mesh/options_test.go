@@ -80,7 +80,7 @@ func TestOptionsRecordWhatTheySay(t *testing.T) {
 		t.Error(err)
 	}
 	if c.sendTimeout != time.Second || c.maxMessage != 10 || c.heartbeat != time.Minute || c.log != log || !c.inbox(nil, 0) ||
-		c.grace != 0 || c.retention != (Retention{defaultRetention.Messages, defaultRetention.Bytes, time.Hour}) || c.queue != (events.Limits{Events: 1, Bytes: 10}) {
+		c.grace != 0 || c.retention != (Retention{DefaultRetention.Messages, DefaultRetention.Bytes, time.Hour}) || c.queue != (events.Limits{Events: 1, Bytes: 10}) {
 		t.Errorf("recorded: %+v", c)
 	}
 }

@@ -210,9 +210,6 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 		r.mesh.stats.envelopesStale.Add(1) // a replay: with no baseline only its time tells
 		return
 	}
-	if f.next == 1 && e.First == 2 && f.entry != nil {
-		f.next, f.floor = 2, 2 // the first item is the sender's roster entry, which is known
-	}
 	ready, v := r.journal.take(now, via, f, e)
 	switch v {
 	case stale:
@@ -225,7 +222,24 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 		r.noteLocked(r.roster.alive(now, e.peer))
 	}
 	r.acknowledgeLocked(now, f, e.Count == 1)
+	if v == taken && len(ready) == 0 && e.Count == 1 {
+		r.goodbyeLocked(now, e)
+	}
 	r.readyLocked(now, f, ready, v)
+}
+
+// goodbyeLocked looks whether an envelope that waits behind a gap is a goodbye: it counts even if the gap never closes.
+func (r *Room) goodbyeLocked(now time.Time, e *envelope) {
+	if e.Scheme != 0 {
+		return
+	}
+	kind, payload, _, err := wire.NextItem(e.Content)
+	if err != nil || kind != wire.Kind_KIND_ROSTER {
+		return
+	}
+	if entry, err := r.openOwnEntry(now, e, payload); err == nil && !entry.joined {
+		r.takeLocked(now, entry, r.roster.hearsay)
+	}
 }
 
 // oldest is when an envelope may have been sent at the earliest, by any member's clock, for this node to want it: in its stay

@@ -18,18 +18,21 @@ type Retention struct {
 	Age      time.Duration // since they were published, as far as ages add up along the way; default 10 min
 }
 
-var defaultRetention = Retention{Messages: 1 << 17, Bytes: 32 << 20, Age: 10 * time.Minute}
+// DefaultRetention is what a node keeps of a room when nothing else is said. It is some minutes of a busy room: enough for a
+// train's tunnel, and little enough for a phone.
+var DefaultRetention = Retention{Messages: 1 << 17, Bytes: 32 << 20, Age: 10 * time.Minute}
 
-// filled gives r with its defaults.
-func (r Retention) filled() Retention {
+// Filled gives r with its defaults.
+func (r Retention) Filled() Retention {
 	return Retention{
-		Messages: cmp.Or(r.Messages, defaultRetention.Messages),
-		Bytes:    cmp.Or(r.Bytes, defaultRetention.Bytes),
-		Age:      cmp.Or(r.Age, defaultRetention.Age),
+		Messages: cmp.Or(r.Messages, DefaultRetention.Messages),
+		Bytes:    cmp.Or(r.Bytes, DefaultRetention.Bytes),
+		Age:      cmp.Or(r.Age, DefaultRetention.Age),
 	}
 }
 
-func (r Retention) validate() error {
+// Validate reports limits that New would refuse.
+func (r Retention) Validate() error {
 	if r.Messages < 0 || r.Bytes < wire.MaxEnvelope || r.Age < 0 {
 		return fmt.Errorf("retention of %d messages, %d bytes and %v does not hold one envelope of %d bytes", r.Messages, r.Bytes, r.Age, wire.MaxEnvelope)
 	}

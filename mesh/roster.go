@@ -267,7 +267,7 @@ func (r *roster) expire(now time.Time) (gone []*seat) {
 	for key, s := range r.seats {
 		switch {
 		case s.present && s.Peer != r.self && r.door.holds(s.entry, now) != nil,
-			s.present && !s.lostAt.IsZero() && !now.Before(s.lostAt.Add(r.grace)):
+			s.present && !s.lostAt.IsZero() && !now.Before(s.lostAt.Add(r.grace)) && s.goodbye == nil:
 			r.leave(now, s, Dropped)
 			gone = append(gone, s)
 		case s.goodbye != nil && !now.Before(s.ends(s.goodbyeAt)):

@@ -152,7 +152,7 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRoster(&door{}, newJournal(feedTag{}, defaultRetention), "a", grace)
+			r := newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "a", grace)
 			for i, in := range c.steps {
 				now := after(in.at)
 				var got change
@@ -191,7 +191,7 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 }
 
 func TestRostersWithTheSameMembersHaveTheSameDigest(t *testing.T) {
-	a, b := newRoster(&door{}, newJournal(feedTag{}, defaultRetention), "a", time.Second), newRoster(&door{}, newJournal(feedTag{}, defaultRetention), "b", time.Second)
+	a, b := newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "a", time.Second), newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "b", time.Second)
 	one, two := entry("u1", "c", 1, 1, true), entry("u2", "d", 1, 2, true)
 	a.apply(epoch, one)
 	a.apply(epoch, two)

@@ -109,7 +109,7 @@ func TestRostersAreThoseOfTheVectors(t *testing.T) {
 		require.True(t, n.newer(o), p.Name)
 		require.False(t, o.newer(n), p.Name)
 	}
-	known := newRoster(&door{}, newJournal(feedTag{}, defaultRetention), "", time.Second)
+	known := newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "", time.Second)
 	for _, sealed := range v.Digest.Entries {
 		e, err := open(sealed)
 		require.NoError(t, err)

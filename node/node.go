@@ -183,6 +183,7 @@ func (n *Node) openLayers() (err error) {
 	n.mesh, err = mesh.New(n.host, n.presence,
 		mesh.WithLogger(n.log), mesh.WithInbox(n.takeDirect), mesh.WithSendTimeout(n.cfg.sendTimeout),
 		mesh.WithGrace(n.cfg.grace), mesh.WithQueue(n.cfg.queue), mesh.WithMaxMessage(n.cfg.maxMessage),
+		mesh.WithRetention(n.cfg.retention),
 		mesh.WithAuthority(n.tokens))
 	if err != nil {
 		return fmt.Errorf("node: %w", err)

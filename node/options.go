@@ -38,6 +38,7 @@ type config struct {
 	grace       time.Duration
 	queue       mesh.QueueLimits
 	maxMessage  int
+	retention   mesh.Retention
 }
 
 func defaultConfig() config {
@@ -53,6 +54,7 @@ func defaultConfig() config {
 		grace:       10 * time.Second,
 		queue:       mesh.QueueLimits{Events: 8192, Bytes: 16 << 20},
 		maxMessage:  mesh.MaxMessage,
+		retention:   mesh.DefaultRetention,
 	}
 }
 
@@ -96,6 +98,9 @@ func (c *config) validate() error {
 		"a message limit of %d bytes is not in 1 to %d", c.maxMessage, mesh.MaxMessage)
 	check(c.queue.Events > 0 && c.queue.Bytes >= c.maxMessage,
 		"a queue of %d events and %d bytes does not hold one message of %d bytes", c.queue.Events, c.queue.Bytes, c.maxMessage)
+	if err := c.retention.Validate(); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 
@@ -190,6 +195,10 @@ func WithQueue(limits mesh.QueueLimits) Option { return func(c *config) { c.queu
 // WithMaxMessage sets the most that a message may hold, in bytes, sent or received. The default, and the most that
 // New accepts, is [mesh.MaxMessage], 65,536. It is one value per app, equal on all its nodes.
 func WithMaxMessage(n int) Option { return func(c *config) { c.maxMessage = n } }
+
+// WithRetention sets what every room keeps of its broadcasts for members that missed some: [mesh.DefaultRetention] where a field
+// is zero. New rejects one that does not hold an envelope of 256 KiB, or is negative.
+func WithRetention(r mesh.Retention) Option { return func(c *config) { c.retention = r.Filled() } }
 
 // AddrError reports a multiaddr that cannot be used where it was given.
 type AddrError struct {
