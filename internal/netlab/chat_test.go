@@ -42,28 +42,28 @@ var command = sync.OnceValues(func() (path string, err error) {
 
 // event is what a line of `starling chat --json` may say, as far as the tests look at it.
 type event struct {
-	Type       string
-	Seq        uint64 `json:",string"`
-	Time       time.Time
-	Room       string
-	User       string // ready
-	Key        string // ready
-	Peer       any    // ready: an ID
-	Addrs      []string
-	From       struct{ User, Key, Peer string }
-	Member     struct{ User, Key, Peer string }
-	Text       string
-	Line       int    // of input; sent, error
-	ID         uint64 `json:",string"`
-	OK         bool
-	Neighbours int // sent, to a room
-	To         string
-	Error      string
-	Reason     string
-	State      string // status
-	Source     string // status
-	Code       any    // a number in bye, a word in error
-	encoded    string
+	Type    string
+	Seq     uint64 `json:",string"`
+	Time    time.Time
+	Room    string
+	User    string // ready
+	Key     string // ready
+	Peer    any    // ready: an ID
+	Addrs   []string
+	From    struct{ User, Key, Peer string }
+	Member  struct{ User, Key, Peer string }
+	Text    string
+	Feed    string // message, gap_lost
+	Line    int    // of input; sent, error
+	ID      uint64 `json:",string"`
+	OK      bool
+	To      string
+	Error   string
+	Reason  string
+	State   string // status
+	Source  string // status
+	Code    any    // a number in bye, a word in error
+	encoded string
 }
 
 // chat is a running `starling chat --json` and what it has told so far.
@@ -240,17 +240,6 @@ func meet(t *testing.T, chats ...*chat) {
 	t.Logf("%d chats met within %v of the start of the last", len(chats), time.Since(last).Round(time.Millisecond))
 }
 
-// link waits until each of the chats is connected to all others, and hands what it says to all of them itself. Before that
-// it goes by way of those in between, and the topic mesh, which it would take from there, forms only within a second.
-func link(chats ...*chat) {
-	for _, c := range chats {
-		c.gather("peer up", len(chats)-1, isType("peer_up"))
-		for i := 0; c.said("%s asks who hears, %d", c.user, i).Neighbours < len(chats)-1; i++ {
-			time.Sleep(20 * time.Millisecond) // nothing tells when GossipSub has heard of the other's subscription
-		}
-	}
-}
-
 // talk has every chat say n lines, and requires that all others are told each of them once and in order.
 func talk(t *testing.T, n int, chats ...*chat) {
 	t.Helper()
@@ -280,8 +269,9 @@ func talk(t *testing.T, n int, chats ...*chat) {
 func TestEventsAreReadAsTheChatWritesThem(t *testing.T) {
 	var e event
 	require.NoError(t, json.Unmarshal([]byte(`{"type":"message","seq":"7","time":"2025-01-02T03:04:05.6Z","room":"ops",
-		"from":{"user":"alice","key":"abc","peer":"12D3"},"kind":"text","text":"hi","number":"1"}`), &e))
+		"from":{"user":"alice","key":"abc","peer":"12D3"},"kind":"text","text":"hi","feed":"ab00","number":"1"}`), &e))
 	require.True(t, isMessage("alice", "hi")(e))
 	require.False(t, isMessage("bob", "hi")(e))
 	require.EqualValues(t, 7, e.Seq)
+	require.Equal(t, "ab00", e.Feed)
 }

@@ -43,6 +43,7 @@ var helpers = map[string]func(string) error{
 	"count":  helpCount,
 	"blast":  helpBlast,
 	"member": helpMember,
+	"print":  helpPrint,
 }
 
 // helper runs one of the helpers on a node. Its name and its argument are parted by a space.
@@ -180,3 +181,20 @@ func helpMember(addr string) error {
 		fmt.Println(string(buf[:n]))
 	}
 }
+
+// helpPrint prints numbered lines of 450 bytes with their end, about what a broadcast is in JSON, as fast as they are taken: count of them.
+func helpPrint(count string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		if _, err := fmt.Println(printed(i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printed is line i of [helpPrint].
+func printed(i int) string { return fmt.Sprintf("%0449d", i) }

@@ -93,6 +93,24 @@ func TestKilledProcessClosesItsConnections(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF)
 }
 
+// A process that nobody reads from yet is not held up, and what it printed is there whole: as many lines as one of eight
+// chats prints while all say 20 messages a second for 10 minutes.
+func TestOutputOfABusyProcessIsReadWhole(t *testing.T) {
+	const count = 8 * 20 * 600
+	p := New(t).Node("alice").helper(t, "print "+strconv.Itoa(count))
+	code, err := p.Wait(within(t, 60*time.Second))
+	require.NoError(t, err)
+	require.Zero(t, code)
+	for i := range count {
+		line, err := p.Line(t.Context(), i)
+		if err != nil || line != printed(i) {
+			t.Fatalf("line %d: %q, %v", i, line, err)
+		}
+	}
+	_, err = p.Line(t.Context(), count)
+	require.ErrorIs(t, err, io.EOF)
+}
+
 func TestInterruptReachesTheProgramItself(t *testing.T) {
 	server, _ := conversation(t, New(t))
 	require.NoError(t, server.Interrupt())

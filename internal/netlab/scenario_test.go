@@ -28,7 +28,6 @@ func TestFourChatsOnOneNetworkDoAllThatChatsDo(t *testing.T) {
 	alice, bob, carol, dave := chats["alice"], chats["bob"], chats["carol"], chats["dave"]
 
 	meet(t, all...)
-	link(all...)
 	talk(t, 100, all...)
 
 	// To one member.
@@ -178,7 +177,6 @@ func TestLossyNetworkLosesNoMessage(t *testing.T) {
 	bob := startChat(t, lab.Node("bob"), "bob", "")
 	carol := startChat(t, lab.Node("carol"), "carol", "")
 	meet(t, alice, bob, carol)
-	link(alice, bob, carol)
 	talk(t, 100, alice, bob, carol)
 	for _, c := range []*chat{alice, bob, carol} {
 		c.wantNothingTwiceOrAmiss()

@@ -45,7 +45,6 @@ func TestStatusOfRealProcesses(t *testing.T) {
 	there := lab.Node("dave")
 	dave := startChat(t, there, "dave", "")
 	meet(t, alice, bob, carol, dave)
-	link(alice, bob, carol, dave)
 
 	alice.becomes("alice", "online", time.Now(), time.Second)
 	for _, user := range []string{"bob", "carol", "dave"} {

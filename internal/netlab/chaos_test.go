@@ -1,0 +1,285 @@
+//go:build linux
+
+package netlab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	// chaosSeedEnv repeats the faults of an earlier run, whose seed it printed.
+	chaosSeedEnv = "STARLING_CHAOS_SEED"
+	// chaosTimeEnv is how long the faults last, as in "10m": 20 s or more.
+	chaosTimeEnv = "STARLING_CHAOS_TIME"
+
+	chaosTime    = time.Minute
+	chaosLoss    = 20                    // percent of all frames
+	chaosBeat    = 50 * time.Millisecond // between two messages of a node
+	chaosMortals = 4                     // nodes that are killed; the others survive
+	chaosBound   = 20 * time.Second      // from the end of the last fault until nothing is missing
+)
+
+var chaosNames = []string{"alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi"}
+
+// TestEightNodesUnderFaults makes eight nodes talk in one room without a pause, while a fifth of all frames is lost, cables are
+// pulled and processes are killed and started again. Then the network is whole again, and within chaosBound everybody has all
+// that the contract of a room promises:
+//
+//   - Of a process that lives, all others that live have every message that was given to it while they were members: a
+//     member from before it was started has all, one that came later has those since it was told of the other.
+//   - Of any process, and also by those that were killed, they are told once, in order, and with no hole that is
+//     not told of. No hole at all is told of in what a living process said.
+//   - Everybody who lives counts everybody as a member, and has one result for each line.
+func TestEightNodesUnderFaults(t *testing.T) {
+	seed, length := chaosSettings(t)
+	t.Logf("%s=%d %s=%v repeats these faults", chaosSeedEnv, seed, chaosTimeEnv, length)
+	c := newChaos(t, plan(seed, length, len(chaosNames), chaosMortals))
+	c.lab.Loss(chaosLoss)
+	for node := range c.nodes {
+		c.launch(node)
+	}
+	met := c.await(patience, func() bool { return c.unmet() == "" })
+	require.True(t, met, "not met within %v: %s", patience, c.unmet())
+	t.Logf("all had met %v after the start of the last", time.Since(c.living[len(c.living)-1].started).Round(time.Millisecond))
+
+	c.play(length)
+	c.lab.Loss(0)
+	healed := time.Now()
+	whole := c.await(chaosBound, c.whole)
+	took := time.Since(healed)
+	if whole { // what comes after one more word of everybody has come, so what should not come has had its time
+		for _, l := range c.living {
+			require.NoError(t, l.give(), "to %v", l.id)
+		}
+		whole = c.await(chaosBound, c.whole)
+	}
+	c.stop()
+	c.logFigures()
+	for _, complaint := range c.complaints() {
+		t.Error(complaint)
+	}
+	require.True(t, whole, "not everything was there within %v", chaosBound)
+	t.Logf("everything was there %v after the last fault", took.Round(time.Millisecond))
+}
+
+// chaosSettings reads the environment; what is not given is drawn, or the default.
+func chaosSettings(t *testing.T) (seed uint64, length time.Duration) {
+	seed, length = uint64(rand.Uint32()), chaosTime
+	var err error
+	if s := os.Getenv(chaosSeedEnv); s != "" {
+		seed, err = strconv.ParseUint(s, 10, 64)
+		require.NoError(t, err, chaosSeedEnv)
+	}
+	if s := os.Getenv(chaosTimeEnv); s != "" {
+		length, err = time.ParseDuration(s)
+		require.NoError(t, err, chaosTimeEnv)
+		require.GreaterOrEqual(t, length, 20*time.Second, "%s: less has no room for the faults", chaosTimeEnv)
+	}
+	return seed, length
+}
+
+// life is one process of a node, from its start to its kill or the end of the test.
+type life struct {
+	*chat
+	id   lifeID
+	dead atomic.Bool // it is about to be killed
+
+	mu      sync.Mutex
+	rec     *record
+	written []time.Time // when message i+1 was given to it, just before
+}
+
+// chaos is a run: the nodes, and every process that there was.
+type chaos struct {
+	t       *testing.T
+	lab     *Lab
+	faults  []fault
+	nodes   []*Node
+	homes   []string
+	living  []*life // by node
+	lives   []*life // all, in the order of their starts
+	begun   time.Time
+	changed chan struct{} // holds one while something was told that nobody has looked at
+
+	ctx     context.Context
+	stop    func() // ends the talkers, and waits for them
+	talkers sync.WaitGroup
+	readers sync.WaitGroup
+}
+
+func newChaos(t *testing.T, faults []fault) *chaos {
+	c := &chaos{t: t, faults: faults, living: make([]*life, len(chaosNames)), changed: make(chan struct{}, 1)}
+	c.lab = New(t)
+	for _, name := range chaosNames {
+		c.nodes = append(c.nodes, c.lab.Node(name))
+		c.homes = append(c.homes, t.TempDir())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	c.ctx = ctx
+	c.stop = func() {
+		cancel()
+		c.talkers.Wait()
+		c.readers.Wait()
+	}
+	t.Cleanup(c.stop)
+	return c
+}
+
+// launch starts the next process of a node.
+func (c *chaos) launch(node int) *life {
+	c.t.Helper()
+	id := lifeID{chaosNames[node], 1}
+	if before := c.living[node]; before != nil {
+		id.number = before.id.number + 1
+	}
+	l := &life{chat: launchChat(c.t, c.nodes[node], id.user, c.homes[node], "--room", "ops"), id: id, rec: newRecord()}
+	c.living[node] = l
+	c.lives = append(c.lives, l)
+	c.readers.Go(func() { c.listen(l) })
+	return l
+}
+
+// listen reads what a process tells until it ends, or the run does.
+func (c *chaos) listen(l *life) {
+	for i := 0; ; i++ {
+		line, err := l.Line(c.ctx, i)
+		if c.ctx.Err() != nil || errors.Is(err, io.EOF) && l.dead.Load() {
+			return
+		}
+		e := event{encoded: line}
+		if err == nil {
+			err = json.Unmarshal([]byte(line), &e)
+		}
+		l.mu.Lock()
+		if err != nil {
+			l.rec.wrong = append(l.rec.wrong, event{Time: time.Now(), Reason: err.Error(), encoded: line})
+		} else {
+			l.rec.take(e)
+		}
+		l.mu.Unlock()
+		select {
+		case c.changed <- struct{}{}:
+		default:
+		}
+		if errors.Is(err, io.EOF) {
+			return
+		}
+	}
+}
+
+// talk gives a process a message every chaosBeat, until it is killed or done is closed. A beat that the machine is too
+// busy for is left out.
+func (c *chaos) talk(l *life, done <-chan struct{}) {
+	beat := time.NewTicker(chaosBeat)
+	defer beat.Stop()
+	for {
+		select {
+		case <-beat.C:
+		case <-done:
+			return
+		case <-c.ctx.Done():
+			return
+		}
+		if err := l.give(); err != nil {
+			if !l.dead.Load() {
+				l.mu.Lock()
+				l.rec.wrong = append(l.rec.wrong, event{Time: time.Now(), Reason: err.Error()})
+				l.mu.Unlock()
+			}
+			return
+		}
+	}
+}
+
+// give writes the next message to the standard input of a process. It has one caller at a time.
+func (l *life) give() error {
+	now := time.Now()
+	l.mu.Lock()
+	l.written = append(l.written, now)
+	n := len(l.written)
+	l.mu.Unlock()
+	err := l.Send(chaosText(l.id.number, n))
+	if err != nil {
+		l.mu.Lock()
+		l.written = l.written[:n-1]
+		l.mu.Unlock()
+	}
+	return err
+}
+
+// play makes everybody talk, and does what the plan says.
+func (c *chaos) play(length time.Duration) {
+	c.t.Helper()
+	done := make(chan struct{})
+	c.begun = time.Now()
+	for _, l := range c.living {
+		c.talkers.Go(func() { c.talk(l, done) })
+	}
+	for _, s := range steps(c.faults) {
+		c.until(s.at())
+		switch {
+		case s.kill && s.end:
+			l := c.launch(s.node)
+			c.talkers.Go(func() { c.talk(l, done) })
+		case s.kill:
+			l := c.living[s.node]
+			l.dead.Store(true)
+			require.NoError(c.t, l.Kill())
+			_, err := l.Wait(within(c.t, patience)) // or the next finds its data in use
+			require.NoError(c.t, err)
+		case s.end:
+			c.nodes[s.node].Plug()
+		default:
+			c.nodes[s.node].Unplug()
+		}
+	}
+	c.until(length)
+	close(done)
+	c.talkers.Wait()
+}
+
+// until waits for a moment of the plan.
+func (c *chaos) until(at time.Duration) { time.Sleep(time.Until(c.begun.Add(at))) }
+
+// await waits until something holds, which is asked again whenever something was told.
+func (c *chaos) await(limit time.Duration, holds func() bool) bool {
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	for !holds() {
+		select {
+		case <-c.changed:
+		case <-timeout.C:
+			return holds()
+		}
+	}
+	return true
+}
+
+// unmet says who of the living does not count whom as a member, or "".
+func (c *chaos) unmet() string {
+	var missing []string
+	for _, l := range c.living {
+		l.mu.Lock()
+		for _, name := range chaosNames {
+			if name != l.id.user && !l.rec.there[name] {
+				missing = append(missing, fmt.Sprintf("%v lacks %s", l.id, name))
+			}
+		}
+		l.mu.Unlock()
+	}
+	return strings.Join(missing, ", ")
+}
