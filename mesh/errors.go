@@ -28,6 +28,7 @@ var (
 	ErrRefused = errors.New("refused by the receiver")
 
 	ErrEmpty       = errors.New("mesh: empty message")
+	ErrRate        = errors.New("mesh: faster than the room takes it")
 	ErrSelf        = errors.New("mesh: message to oneself")
 	ErrNotText     = errors.New("mesh: text is not valid UTF-8")
 	ErrNotMember   = errors.New("mesh: no such member in the room")

@@ -25,6 +25,7 @@ type joinConfig struct {
 	secret string
 	token  string
 	past   past
+	resume map[cursorKey]place
 }
 
 // WithInfo sets what the other members see of this one in [Member].Info: at most 200 bytes, copied. The
@@ -112,6 +113,10 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	r.door = &door{room: name, tag: r.tag, verifier: m.verifier, authority: m.cfg.authority}
 	_, _ = rand.Read(r.feed[:])
 	r.journal = newJournal(tagFeed(r.device, r.feed), m.cfg.retention)
+	var err error
+	if r.journal.resume, err = positions(cfg.resume); err != nil {
+		return nil, err
+	}
 	r.roster = newRoster(r.door, r.journal, m.host.ID(), m.cfg.grace)
 	grant, err := r.door.admit(cfg.token, st, now)
 	if err != nil {
@@ -179,7 +184,7 @@ func (r *Room) start() error {
 	if r.sub, err = r.topic.Subscribe(pubsub.WithBufferSize(gossipQueue)); err != nil {
 		return err
 	}
-	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, r.own.sealed, noID); err != nil {
+	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, r.own.sealed, noID, true); err != nil {
 		return err
 	}
 	for _, loop := range []func(){r.echoLoop, r.peerLoop, r.publishLoop, r.timerLoop} {

@@ -44,6 +44,7 @@ const (
 type journal struct {
 	self    feedTag
 	feeds   map[feedTag]*feed
+	resume  map[feedTag]uint64 // where a reader's cursor was; nil: it begins
 	ring    ring
 	present func(*feed) bool // whether a feed is that of a member's present stay
 	ready   bool             // the node has joined: feeds that nobody knew then begin after
@@ -84,6 +85,9 @@ func (j *journal) create(now time.Time, tag feedTag) *feed {
 		return nil
 	}
 	f := &feed{tag: tag, used: now}
+	if last, ok := j.resume[tag]; ok {
+		f.begin(last + 1)
+	}
 	j.feeds[tag] = f
 	return f
 }
@@ -211,7 +215,7 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 	}
 	f := j.feeds[tag]
 	if f == nil {
-		if first == 0 || first > last {
+		if _, resumed := j.resume[tag]; !resumed && (first == 0 || first > last) {
 			return arrival{} // nothing in it for this node
 		}
 		if f = j.create(now, tag); f == nil {

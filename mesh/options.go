@@ -116,7 +116,8 @@ type sendConfig struct {
 }
 
 type publishConfig struct {
-	kind Kind
+	kind   Kind
+	refuse bool
 }
 
 // TextOption is what [AsText] gives: an option of sends and of broadcasts alike.
@@ -127,6 +128,14 @@ func (TextOption) applyPublish(c *publishConfig) { c.kind = Text }
 
 // AsText marks a message as text. It must be valid UTF-8, or the call gives [ErrNotText].
 func AsText() TextOption { return TextOption{} }
+
+// WithoutWaiting makes a broadcast that finds the room's queue full fail at once with [ErrRate], where it would wait: the
+// publisher is faster than the room.
+func WithoutWaiting() PublishOption { return refuseOption{} }
+
+type refuseOption struct{}
+
+func (refuseOption) applyPublish(c *publishConfig) { c.refuse = true }
 
 // WithMode sets how hard a send to one user tries. The default is [Reliable].
 func WithMode(m Mode) SendOption { return modeOption(m) }

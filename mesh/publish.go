@@ -122,14 +122,17 @@ func newOutbox() *outbox {
 	return &outbox{space: make(chan struct{}), ready: make(chan struct{}, 1)}
 }
 
-// add appends an item, once there is room for it. The payload is copied. number gives the send's ID, and is
-// called when the item has been accepted.
-func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number func() uint64) (Publication, error) {
+// add appends an item, once there is room for it or, if it must not wait, gives ErrRate. The payload is copied. number gives
+// the send's ID, and is called when the item has been accepted.
+func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number func() uint64, wait bool) (Publication, error) {
 	size := wire.ItemSize(kind, len(payload))
 	for {
 		p, space, err := o.tryAdd(kind, payload, size, number)
 		if space == nil {
 			return p, err
+		}
+		if !wait {
+			return Publication{}, ErrRate
 		}
 		select {
 		case <-space:
@@ -250,7 +253,7 @@ func (r *Room) PublishAsync(ctx context.Context, data []byte, opts ...PublishOpt
 	if err := checkPayload(cfg.kind, data, r.mesh.cfg.maxMessage); err != nil {
 		return Publication{}, err
 	}
-	return r.outbox.add(ctx, kindToWire(cfg.kind), data, r.mesh.nextID)
+	return r.outbox.add(ctx, kindToWire(cfg.kind), data, r.mesh.nextID, !cfg.refuse)
 }
 
 // checkPayload is what makes a message one that is refused locally, in a room or outside.

@@ -65,7 +65,7 @@ func (r *Room) receive(via peer.ID, e *envelope, how way) {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.leaving || e.peer == r.mesh.host.ID() {
+	if r.leaving || e.tag == r.journal.self {
 		return
 	}
 	if how == gossiped {
@@ -276,6 +276,7 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 		return
 	}
 	from := f.entry.statement.Login()
+	own := from.Peer == r.mesh.host.ID() // of an earlier stay: it is kept for others
 	for _, e := range ready {
 		if e.Scheme != 0 {
 			// Sent by a later version under a scheme that this one does not have.
@@ -293,8 +294,8 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 			content = rest
 			switch kind {
 			case wire.Kind_KIND_TEXT, wire.Kind_KIND_BINARY:
-				if number < f.floor {
-					continue // from before this node's time
+				if number < f.floor || own {
+					continue // from before this node's time, or its own
 				}
 				messages = append(messages, Message{
 					Header: Header{Type: TypeMessage}, From: from, Data: payload, Sent: sent, Feed: e.feed, Number: number,
@@ -317,6 +318,9 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 }
 
 func (r *Room) lostLocked(f *feed, lost span) {
+	if f.peer() == r.mesh.host.ID() {
+		return
+	}
 	r.mesh.stats.messagesLost.Add(lost.last - lost.first + 1)
 	r.queue.PushNotice(&GapLost{Header{Type: TypeGapLost}, f.entry.statement.Login(), f.entry.feed, lost.first, lost.last})
 }
@@ -463,7 +467,7 @@ func (r *Room) reissue(st *identity.Statement, token string) error {
 	r.roster.apply(now, entry)
 	r.mu.Unlock()
 	r.armTimer()
-	_, err = r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, entry.sealed, noID)
+	_, err = r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, entry.sealed, noID, true)
 	return err
 }
 

@@ -1,0 +1,257 @@
+package mesh
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// Cursor says how far a reader has got with the broadcasts of a room: a place in each feed. The zero value is the beginning.
+// The reader moves it by Add, for each event that it has dealt with:
+//
+//	for ev, err := range room.Events(ctx) {
+//		...
+//		switch ev := ev.(type) {
+//		case *mesh.Message:
+//			if cursor.Add(ev) { // false: Replay has given it before
+//				handle(ev)
+//			}
+//		case *mesh.Lagged:
+//			for ev := range room.Replay(&cursor) { // what was missed, and what comes next
+//				handle(ev)
+//			}
+//		}
+//	}
+//
+// As text ([Cursor.MarshalText]) it can be kept: a program that joins the room again [WithResume] goes on where it had
+// been, as far as members retain what it missed. It remembers the 4096 feeds that moved last. A Cursor is for one
+// goroutine at a time.
+type Cursor struct {
+	places map[cursorKey]place
+	at     time.Time // when it last moved, by this node's clock
+}
+
+type cursorKey struct {
+	peer peer.ID
+	feed FeedID
+}
+
+type place struct {
+	last uint64
+	at   time.Time
+}
+
+// maxCursor is how many feeds a cursor remembers.
+const maxCursor = maxMembers
+
+// Add notes that an event has been dealt with, and reports whether it was new. Events of other types than [Message] and
+// [GapLost] are always new, and move nothing.
+func (c *Cursor) Add(ev Event) bool {
+	switch ev := ev.(type) {
+	case *Message:
+		return c.move(cursorKey{ev.From.Peer, ev.Feed}, ev.Number)
+	case *GapLost:
+		return c.move(cursorKey{ev.From.Peer, ev.Feed}, ev.Last)
+	}
+	return true
+}
+
+func (c *Cursor) move(key cursorKey, last uint64) bool {
+	old, known := c.places[key]
+	if known && last <= old.last {
+		return false
+	}
+	if c.places == nil {
+		c.places = make(map[cursorKey]place)
+	}
+	c.at = time.Now()
+	c.places[key] = place{last, c.at}
+	if !known && len(c.places) > maxCursor {
+		c.trim()
+	}
+	return true
+}
+
+// trim forgets half of the feeds, those that moved least lately.
+func (c *Cursor) trim() {
+	keys := slices.SortedFunc(maps.Keys(c.places), func(a, b cursorKey) int { return c.places[a].at.Compare(c.places[b].at) })
+	for _, k := range keys[:len(keys)/2] {
+		delete(c.places, k)
+	}
+}
+
+const cursorVersion = 1
+
+var errCursor = errors.New("mesh: not a cursor")
+
+// MarshalText gives the cursor as one word of base64url, of some 90 bytes for each feed.
+func (c Cursor) MarshalText() ([]byte, error) {
+	out := binary.AppendVarint([]byte{cursorVersion}, c.at.UnixMilli())
+	keys := slices.SortedFunc(maps.Keys(c.places), func(a, b cursorKey) int {
+		return cmp.Or(cmp.Compare(a.peer, b.peer), bytes.Compare(a.feed[:], b.feed[:]))
+	})
+	for _, k := range keys {
+		out = binary.AppendUvarint(out, uint64(len(k.peer)))
+		out = append(append(out, k.peer...), k.feed[:]...)
+		out = binary.AppendUvarint(out, c.places[k].last)
+	}
+	return base64.RawURLEncoding.AppendEncode(nil, out), nil
+}
+
+// UnmarshalText reads what MarshalText gave.
+func (c *Cursor) UnmarshalText(text []byte) error {
+	in, err := base64.RawURLEncoding.AppendDecode(nil, text)
+	if err != nil || len(in) == 0 || in[0] != cursorVersion {
+		return errCursor
+	}
+	in = in[1:]
+	ms, n := binary.Varint(in)
+	if n <= 0 {
+		return errCursor
+	}
+	out := Cursor{at: time.UnixMilli(ms), places: make(map[cursorKey]place)}
+	for in = in[n:]; len(in) > 0; {
+		size, n := binary.Uvarint(in)
+		if n <= 0 || size > 64 || len(in) < n+int(size)+len(FeedID{}) || len(out.places) > maxCursor {
+			return errCursor
+		}
+		in = in[n:]
+		key := cursorKey{peer: peer.ID(in[:size])}
+		in = in[size:]
+		in = in[copy(key.feed[:], in):]
+		last, n := binary.Uvarint(in)
+		if n <= 0 {
+			return errCursor
+		}
+		in = in[n:]
+		out.places[key] = place{last, out.at}
+	}
+	*c = out
+	return nil
+}
+
+// WithResume makes a stay go on where a reader's cursor was, by itself or in an earlier run of the program: feeds that
+// the cursor knows go on behind its place, others begin with what was published after it last moved. What no member
+// retains is told by [GapLost]. It takes the place of [WithHistory]. The zero Cursor means nothing.
+func WithResume(c Cursor) JoinOption {
+	places := maps.Clone(c.places)
+	return func(j *joinConfig) {
+		if c.at.IsZero() {
+			return
+		}
+		j.resume = places
+		j.past = past{age: max(time.Since(c.at), 0)}
+	}
+}
+
+// positions gives the cursor's places by the names that feeds have among members.
+func positions(places map[cursorKey]place) (map[feedTag]uint64, error) {
+	out := make(map[feedTag]uint64, len(places))
+	for k, p := range places {
+		key, err := k.peer.ExtractPublicKey()
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errCursor, err)
+		}
+		raw, err := key.Raw()
+		if err != nil || len(raw) != len(identity.PublicKey{}) {
+			return nil, errCursor
+		}
+		out[tagFeed(identity.PublicKey(raw), k.feed)] = p.last
+	}
+	return out, nil
+}
+
+// replayPart is how many bytes of envelopes Replay takes from the ring at a time.
+const replayPart = 1 << 20
+
+// Replay ranges over what the room retains of the broadcasts after a cursor, in the order of each feed, and moves the cursor over
+// them: each is a *[Message], or a *[GapLost] for what is no longer retained. It is for a reader that has [Lagged]. What
+// it gives may still wait among the room's events: [Cursor.Add] tells. It waits for nothing. Own broadcasts are left out.
+func (r *Room) Replay(c *Cursor) iter.Seq[Event] {
+	return func(yield func(Event) bool) {
+		for _, f := range r.replayed() {
+			first := r.unread(f, c)
+			for {
+				events, next := r.replayFrom(f, first)
+				for _, ev := range events {
+					if c.Add(ev) && !yield(ev) {
+						return
+					}
+				}
+				if next == first {
+					break
+				}
+				first = next
+			}
+		}
+	}
+}
+
+// replayed are the feeds that the app is told.
+func (r *Room) replayed() (feeds []*feed) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, f := range r.journal.feeds {
+		if f.next > 0 && f.entry != nil && f.peer() != r.mesh.host.ID() {
+			feeds = append(feeds, f)
+		}
+	}
+	return feeds
+}
+
+// unread is the first item of a feed behind a cursor.
+func (r *Room) unread(f *feed, c *Cursor) uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return max(c.places[cursorKey{f.peer(), f.entry.feed}].last+1, f.floor)
+}
+
+// replayFrom gives the next events of a feed from item first on, and the item that follows them: first when there are none.
+func (r *Room) replayFrom(f *feed, first uint64) (out []Event, next uint64) {
+	r.mu.Lock()
+	from, id := f.entry.statement.Login(), f.entry.feed
+	list, gone, _ := r.journal.answer(f.tag, span{first: first}, replayPart)
+	r.mu.Unlock()
+	head := Header{Room: r.name, Time: time.Now()}
+	if gone >= first {
+		head.Type = TypeGapLost
+		return []Event{&GapLost{head, from, id, first, gone}}, gone + 1
+	}
+	head.Type, next = TypeMessage, first
+	for _, k := range list {
+		next = k.last() + 1
+		e, err := wire.ParseEnvelope(k.sealed)
+		if err != nil || e.Scheme != 0 {
+			continue
+		}
+		number := e.First
+		for content := e.Content; len(content) > 0; number++ {
+			kind, payload, rest, err := wire.NextItem(content)
+			if err != nil {
+				break // it was checked when it came
+			}
+			content = rest
+			if number < first || kind != wire.Kind_KIND_TEXT && kind != wire.Kind_KIND_BINARY {
+				continue
+			}
+			msg := &Message{Header: head, From: from, Data: payload, Sent: time.UnixMilli(e.SentMs), Feed: id, Number: number}
+			if kind == wire.Kind_KIND_TEXT {
+				msg.Kind = Text
+			}
+			out = append(out, msg)
+		}
+	}
+	return out, next
+}
