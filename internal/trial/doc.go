@@ -15,8 +15,8 @@
 //
 // Of ours: all of it arrives, once, in each sender's order, nothing is reported lost, and what a fault held up is there 2 s after
 // the link's return: after the first moment, packets passing again, at which a packet has crossed between two hosts that the fault
-// had kept apart and both of them call that a connection. The table also tells the time since packets pass, which adds the time to redial. Of the
-// others nothing is asserted: they are measured.
+// had kept apart and both of them call that a connection. The table also tells the time since packets pass, which adds the time to redial. Where no link
+// was lost, as after a loss of packets, they count from the fault's end. Of the others nothing is asserted: they are measured.
 //
 //	go test ./internal/trial -v -run TestFaults     # prints the table at the end
 //	STARLING_SEED=7 go test ./internal/trial -v     # the same table from another seed

@@ -24,7 +24,8 @@ type driver func(t *testing.T, net *meshtest.Net, i int, links []int, ear listen
 // listener takes what a member hears, from one goroutine.
 type listener interface {
 	message(from string, data []byte) // from is "" where nobody vouches for the sender
-	gap(missing uint64)               // reported as lost
+	gap(user string, missing int)     // reported as lost
+	lagged(missed int)                // dropped for the trial's own reader
 }
 
 // session is a member in the room.
@@ -64,9 +65,9 @@ func oursDriver(t *testing.T, net *meshtest.Net, i int, links []int, ear listene
 			case *mesh.Message:
 				ear.message(ev.From.User, ev.Data)
 			case *mesh.GapLost:
-				ear.gap(ev.Last - ev.First + 1)
+				ear.gap(ev.From.User, int(ev.Last-ev.First+1))
 			case *mesh.Lagged:
-				ear.gap(uint64(ev.Missed))
+				ear.lagged(ev.Missed)
 			}
 		}
 	})

@@ -1,6 +1,7 @@
 package trial
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -29,7 +30,7 @@ func newSchedule(seed uint64, members int, links wiring, plan func(*schedule)) *
 	rng := rand.New(rand.NewPCG(seed, uint64(members)))
 	s := &schedule{rng: rng, members: members, links: links(rng, members)}
 	plan(s)
-	slices.SortStableFunc(s.steps, func(a, b step) int { return int(a.at - b.at) })
+	slices.SortStableFunc(s.steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
 	return s
 }
 

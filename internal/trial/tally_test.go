@@ -43,12 +43,22 @@ const someMissing = 10
 
 func (r *run) count() tally {
 	t := tally{wrong: make(map[string]int)}
+	// Of what a killed member had not brought out yet some may be lost, and then has to be reported. What had to arrive is counted apart.
+	excused := make(map[string]bool)
 	for _, st := range r.stays {
-		if st.killed {
-			continue
-		}
+		excused[userName(st.member)] = excused[userName(st.member)] || st.killed
+	}
+	for _, st := range r.stays {
 		for what, n := range st.wrong {
 			t.wrong[what] += n
+		}
+		for user, n := range st.lost {
+			if !excused[user] {
+				t.wrong["reported lost"] += n
+			}
+		}
+		if st.killed {
+			continue
 		}
 		for _, key := range slices.SortedFunc(maps.Keys(st.due), inOrder) {
 			if d := st.due[key]; r.counts(d.message) {

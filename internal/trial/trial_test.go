@@ -43,7 +43,7 @@ var scenarios = []scenario{
 		s.cut(5*sec, 65*sec, a, b)
 	}},
 	{"30 % killed during traffic", full, sixEach, func(s *schedule) {
-		s.traffic(0, 20*sec, 40*time.Millisecond)
+		s.traffic(0, 20*sec, 100*time.Millisecond)
 		killed, _ := s.some(s.members*3/10, false)
 		for k, i := range killed {
 			s.kill(5*sec+time.Duration(k)*300*time.Millisecond, i)
@@ -52,7 +52,7 @@ var scenarios = []scenario{
 	}},
 	{"rolling restarts", crowd, sixEach, func(s *schedule) {
 		end := time.Duration(s.members) * 3 * sec
-		s.traffic(0, end+5*sec, 100*time.Millisecond)
+		s.traffic(0, end+5*sec, 200*time.Millisecond)
 		for i := range s.members {
 			s.kill(time.Duration(i)*3*sec, i)
 			s.restart(time.Duration(i)*3*sec+sec, i)
@@ -73,7 +73,7 @@ var scenarios = []scenario{
 	{"everything at once", full, sixEach, func(s *schedule) {
 		end := storm * 60 * sec
 		s.trouble(0, end)
-		s.traffic(0, end, 500*time.Millisecond)
+		s.traffic(0, end, time.Second)
 		for m := range time.Duration(storm) {
 			at := func(from, to time.Duration) time.Duration { return m*60*sec + from + s.between(0, to-from) }
 			a, b := s.some(s.members/2, true)
@@ -86,14 +86,14 @@ var scenarios = []scenario{
 				s.kill(at(0, 30*sec), i)
 				s.restart(at(32*sec, 55*sec), i)
 			}
-			s.burst(at(0, 58*sec), one[5], 100, usual)
+			s.burst(at(0, 58*sec), one[5], 50, usual)
 		}
 	}},
 }
 
 func loss(percent float64) func(*schedule) {
 	return func(s *schedule) {
-		s.traffic(0, 25*sec, 50*time.Millisecond)
+		s.traffic(0, 25*sec, 100*time.Millisecond)
 		s.loss(2*sec, 20*sec, percent)
 	}
 }
@@ -101,14 +101,14 @@ func loss(percent float64) func(*schedule) {
 // away takes one away, while all publish, itself included.
 func away(long time.Duration) func(*schedule) {
 	return func(s *schedule) {
-		s.traffic(0, long+10*sec, 100*time.Millisecond)
+		s.traffic(0, long+10*sec, 250*time.Millisecond)
 		s.away(5*sec, 5*sec+long, s.rng.IntN(s.members))
 	}
 }
 
 func paused(long time.Duration) func(*schedule) {
 	return func(s *schedule) {
-		s.traffic(0, long+10*sec, 100*time.Millisecond)
+		s.traffic(0, long+10*sec, 250*time.Millisecond)
 		s.pause(5*sec, 5*sec+long, s.rng.IntN(s.members))
 	}
 }
