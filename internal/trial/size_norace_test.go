@@ -8,4 +8,6 @@ const (
 	full  = 50
 	// storm is how many minutes everything happens at once.
 	storm = 10
+	// besideBare is whether bare GossipSub runs too. It does not under the race detector: nothing is asserted of it.
+	besideBare = true
 )

@@ -130,8 +130,10 @@ func TestFaults(t *testing.T) {
 		}
 		t.Run(sc.name, func(t *testing.T) {
 			t.Parallel()
-			t.Run("bare", func(t *testing.T) { run(t, "bare", bareDriver(false)) })
-			t.Run("bare with redial", func(t *testing.T) { run(t, "redial", bareDriver(true)) })
+			if besideBare {
+				t.Run("bare", func(t *testing.T) { run(t, "bare", bareDriver(false)) })
+				t.Run("bare with redial", func(t *testing.T) { run(t, "redial", bareDriver(true)) })
+			}
 			t.Run("ours", func(t *testing.T) {
 				out := run(t, "ours", oursDriver)
 				require.NotZero(t, out.due)
