@@ -39,6 +39,7 @@ var table = []row{
 	{"internal/vectors", nil},
 	{"internal/meshtest", nil},
 	{"internal/netlab", nil},
+	{"internal/trial", nil},
 	{"internal/archtest", nil},
 }
 

@@ -1,0 +1,13 @@
+//go:build !race
+
+package trial
+
+const (
+	// crowd is how many members most scenarios have, full the largest.
+	crowd = 20
+	full  = 50
+	// storm is how many minutes everything happens at once.
+	storm = 10
+	// besideBare is whether bare GossipSub runs too. It does not under the race detector: nothing is asserted of it.
+	besideBare = true
+)

@@ -1,0 +1,105 @@
+package trial
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// tally is what came of a run.
+type tally struct {
+	share                    // of all that was due
+	across    share          // of what was due across a fault
+	recovered time.Duration  // the longest from a link's return to what it had held up; 0 without a fault
+	healed    time.Duration  // the same since packets pass
+	wrong     map[string]int // duplicates, violations of order, reports of loss
+	missing   []string       // some of what did not arrive
+}
+
+type share struct{ due, got int }
+
+func (s *share) add(arrived bool) {
+	s.due++
+	if arrived {
+		s.got++
+	}
+}
+
+func (s share) String() string {
+	if s.due == 0 {
+		return "–"
+	}
+	text := fmt.Sprintf("%.1f %%", 100*float64(s.got)/float64(s.due))
+	if s.got < s.due && text == "100.0 %" {
+		return "99.9 %" // nothing is rounded up to all
+	}
+	return text
+}
+
+// someMissing bounds the examples of a failure.
+const someMissing = 10
+
+func (r *run) count() tally {
+	t := tally{wrong: make(map[string]int)}
+	// Of what a killed member had not brought out yet some may be lost, and then has to be reported. What had to arrive is counted apart.
+	excused := make(map[string]bool)
+	for _, st := range r.stays {
+		excused[userName(st.member)] = excused[userName(st.member)] || st.killed
+	}
+	for _, st := range r.stays {
+		for what, n := range st.wrong {
+			t.wrong[what] += n
+		}
+		for user, n := range st.lost {
+			if !excused[user] {
+				t.wrong["reported lost"] += n
+			}
+		}
+		if st.killed {
+			continue
+		}
+		for _, key := range slices.SortedFunc(maps.Keys(st.due), inOrder) {
+			if d := st.due[key]; r.counts(d.message) {
+				t.add(r, st, d)
+			}
+		}
+	}
+	return t
+}
+
+// counts reports whether a message must arrive: what a member had under way when it was killed need not.
+func (r *run) counts(m *message) bool {
+	if !r.stays[m.stay].killed {
+		return true
+	}
+	return isClosed(m.done) && m.outcome() == nil
+}
+
+func (t *tally) add(r *run, st *stay, d *due) {
+	arrived := d.at != 0
+	t.share.add(arrived)
+	if !arrived && len(t.missing) < someMissing {
+		t.missing = append(t.missing, fmt.Sprintf("member %d (stay %d) lacks %d of member %d (stay %d), published at %v",
+			st.member, st.id, d.message.count, r.stays[d.message.stay].member, d.message.stay, d.message.at))
+	}
+	if d.fault == nil {
+		return
+	}
+	t.across.add(arrived)
+	if arrived {
+		t.recovered = max(t.recovered, d.at-max(d.message.at, d.fault.back))
+		t.healed = max(t.healed, d.at-max(d.message.at, d.fault.healed))
+	}
+}
+
+func (t tally) faults() string {
+	var parts []string
+	for _, what := range slices.Sorted(maps.Keys(t.wrong)) {
+		parts = append(parts, fmt.Sprintf("%d %s", t.wrong[what], what))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func inOrder(a, b [2]int) int { return slices.Compare(a[:], b[:]) }
