@@ -15,6 +15,7 @@ import (
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/internal/wire"
 )
@@ -57,6 +58,7 @@ func (m *Mesh) gossipParams() pubsub.GossipSubParams {
 func (m *Mesh) startGossip() error {
 	m.flow.init()
 	m.topics.counts = make(map[peer.ID]int)
+	m.topics.lost = make(map[peer.ID]map[string]struct{})
 	ps, err := pubsub.NewGossipSub(m.ctx, m.host,
 		pubsub.WithGossipSubParams(m.gossipParams()),
 		pubsub.WithFloodPublish(true),
@@ -70,6 +72,7 @@ func (m *Mesh) startGossip() error {
 		pubsub.WithValidateQueueSize(gossipQueue),
 		pubsub.WithMaxMessageSize(maxRPC),
 		pubsub.WithSubscriptionFilter(&m.topics),
+		pubsub.WithAppSpecificRpcInspector(m.topics.restore),
 		pubsub.WithRawTracer(&tracer{m: m}),
 		pubsub.WithLogger(slog.New(debugOnly{m.log.Handler()})),
 		pubsub.WithRPCLogger(slog.New(debugOnly{m.log.Handler()})),
@@ -114,10 +117,50 @@ func messageID(msg *pb.Message) string {
 	return string(h.Sum(nil))
 }
 
-// roomTopics admits subscriptions to rooms and to nothing else, and keeps count of each peer's.
+// roomTopics admits subscriptions to rooms and to nothing else, and keeps count of each peer's. It also knows which
+// GossipSub has forgotten: when one of two connections to a peer ends, as after it has restarted, GossipSub forgets what the
+// peer told over the other, and the peer has no cause to tell it again.
 type roomTopics struct {
 	mu     sync.Mutex
 	counts map[peer.ID]int
+	lost   map[peer.ID]map[string]struct{}
+}
+
+// lose notes that a peer is subscribed to a topic and that GossipSub does not know.
+func (f *roomTopics) lose(p peer.ID, topic string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lost[p] == nil {
+		f.lost[p] = make(map[string]struct{})
+	}
+	f.lost[p][topic] = struct{}{}
+}
+
+// found notes that GossipSub knows a peer's subscription.
+func (f *roomTopics) found(p peer.ID, topic string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.lost[p], topic)
+	if len(f.lost[p]) == 0 {
+		delete(f.lost, p)
+	}
+}
+
+// restore tells GossipSub what it has forgotten, as if the peer had said it at the beginning of what it says now.
+func (f *roomTopics) restore(p peer.ID, rpc *pubsub.RPC) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.lost) == 0 || len(f.lost[p]) == 0 {
+		return nil
+	}
+	var subs []*pb.RPC_SubOpts
+	for topic := range f.lost[p] {
+		subs = append(subs, &pb.RPC_SubOpts{Subscribe: proto.Bool(true), Topicid: proto.String(topic)})
+	}
+	rpc.Subscriptions = append(subs, rpc.Subscriptions...)
+	f.counts[p] = max(f.counts[p]-len(subs), 0) // they are about to be counted again
+	delete(f.lost, p)
+	return nil
 }
 
 // topicSize is the length of every room's topic name: 52 characters say 32 bytes in base32.
@@ -153,6 +196,7 @@ func (f *roomTopics) forget(p peer.ID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.counts, p)
+	delete(f.lost, p)
 }
 
 // flow knows how many bytes of envelopes wait for each peer: handed to GossipSub, and not yet taken by the

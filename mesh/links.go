@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
+	"github.com/multiformats/go-multistream"
 	"golang.org/x/time/rate"
 
 	"github.com/starling-mesh/starling/identity"
@@ -32,6 +34,8 @@ const (
 	linkRate  = 50
 	linkBurst = 1024
 	headsRate = 2000
+	// greetAgainWait is how long after a room stream broke another is opened.
+	greetAgainWait = 200 * time.Millisecond
 )
 
 // links are the streams to and from topic neighbours: one each way for each peer, for all rooms together.
@@ -136,10 +140,21 @@ func (m *Mesh) runLink(ctx context.Context, p peer.ID, l *link) {
 	cancel()
 	if err != nil {
 		m.log.Debug("no room stream", "peer", p, "err", err)
-		m.muted(p)
+		if errors.As(err, new(multistream.ErrNotSupported[protocol.ID])) {
+			m.muted(p)
+			return
+		}
+		m.greetAgain(ctx, p, l)
 		return
 	}
 	defer func() { _ = s.Reset() }()
+	broken := make(chan error, 1)
+	if !m.goTask(func() {
+		_, err := s.Read(make([]byte, 1)) // the other says nothing here: it returns when the stream has ended
+		broken <- err
+	}) {
+		return
+	}
 	for {
 		select {
 		case raw := <-l.frames:
@@ -149,6 +164,11 @@ func (m *Mesh) runLink(ctx context.Context, p peer.ID, l *link) {
 				m.greetAgain(ctx, p, l)
 				return
 			}
+		case err := <-broken:
+			// What was written last may be lost with it, as when the peer has restarted.
+			m.log.Debug("room stream ended", "peer", p, "err", err)
+			m.greetAgain(ctx, p, l)
+			return
 		case <-ctx.Done():
 			return
 		}
@@ -172,7 +192,7 @@ func (m *Mesh) isMute(p peer.ID) bool {
 // greetAgain makes good for what was lost with a stream that broke while its connection did not.
 func (m *Mesh) greetAgain(ctx context.Context, p peer.ID, l *link) {
 	select {
-	case <-time.After(askEvery):
+	case <-time.After(greetAgainWait):
 	case <-ctx.Done():
 		return
 	}
@@ -182,6 +202,8 @@ func (m *Mesh) greetAgain(ctx context.Context, p peer.ID, l *link) {
 		defer r.mu.Unlock()
 		if r.neighbours[p] != nil {
 			r.greetLocked(p, true)
+		} else if _, ok := r.waiting[p]; ok {
+			r.queryLocked(p)
 		}
 	})
 }

@@ -22,6 +22,9 @@ type neighbour struct {
 	asked  time.Time // when we last asked it for its roster
 	acked  uint64    // how much of the own feed it has
 	pulled bool      // it is being asked for broadcasts
+	// doubted says that GossipSub does not know of its subscription any more, and that it was asked whether it is still in
+	// the room.
+	doubted bool
 }
 
 // rosterPart is how many bytes of entries travel in one frame.
@@ -53,25 +56,75 @@ func (r *Room) peerLoop() {
 		r.mu.Lock()
 		switch ev.Type {
 		case pubsub.PeerJoin:
-			r.neighbours[ev.Peer] = new(neighbour)
-			r.dueLocked()
-			delete(r.newcomers, ev.Peer)
-			r.mesh.host.ConnManager().Protect(ev.Peer, r.protection())
+			r.mesh.topics.found(ev.Peer, topicName(r.tag))
+			r.adoptLocked(ev.Peer)
 			r.greetLocked(ev.Peer, true)
 			if g, ok := r.asking[ev.Peer]; ok {
 				delete(r.asking, ev.Peer)
-				r.answerLocked(ev.Peer, g)
+				r.answerLocked(ev.Peer, g.RoomFrame_Greeting)
 			}
 		case pubsub.PeerLeave:
-			delete(r.neighbours, ev.Peer)
-			r.journal.left(time.Now(), ev.Peer)
-			r.window.forget(ev.Peer)
-			r.signalMoved()
-			r.mesh.host.ConnManager().Unprotect(ev.Peer, r.protection())
+			n, s := r.neighbours[ev.Peer], r.roster.devices[ev.Peer]
+			if n != nil && s != nil && s.present && r.mesh.host.Network().Connectedness(ev.Peer) == network.Connected {
+				// It has not said goodbye: GossipSub has forgotten its subscription with an old connection, or the
+				// goodbye was lost. It says which.
+				n.doubted = true
+				r.queryLocked(ev.Peer)
+			} else {
+				r.dismissLocked(ev.Peer)
+			}
 		}
 		r.broadcastLocked()
 		r.mu.Unlock()
 	}
+}
+
+// adoptLocked takes a peer that is in the room for a neighbour.
+func (r *Room) adoptLocked(p peer.ID) {
+	if n := r.neighbours[p]; n != nil {
+		n.doubted = false
+	} else {
+		r.neighbours[p] = new(neighbour)
+		r.journal.retry(time.Now())
+		r.armTimer()
+	}
+	delete(r.newcomers, p)
+	r.mesh.host.ConnManager().Protect(p, r.protection())
+}
+
+// dismissLocked forgets a neighbour that is in the room no more, or not connected.
+func (r *Room) dismissLocked(p peer.ID) {
+	delete(r.neighbours, p)
+	r.journal.left(time.Now(), p)
+	r.window.forget(p)
+	r.signalMoved()
+	r.mesh.host.ConnManager().Unprotect(p, r.protection())
+}
+
+// adoptWait is how long a member that greets waits for GossipSub to tell of its subscription. GossipSub may have
+// forgotten it.
+const adoptWait = time.Second
+
+// adoptGreetersLocked takes those for neighbours who greeted a while ago, and returns when to look again.
+func (r *Room) adoptGreetersLocked(now time.Time) (due time.Time) {
+	for p, g := range r.asking {
+		if at := g.at.Add(adoptWait); now.Before(at) {
+			due = earlier(due, at)
+			continue
+		}
+		delete(r.asking, p)
+		r.mesh.topics.lose(p, topicName(r.tag))
+		r.adoptLocked(p)
+		r.greetLocked(p, true)
+		r.answerLocked(p, g.RoomFrame_Greeting)
+	}
+	return due
+}
+
+// asked is a greeting that waits for its answer.
+type asked struct {
+	*wire.RoomFrame_Greeting
+	at time.Time
 }
 
 // protection is the tag under which the connection manager keeps neighbours of this room.
@@ -93,12 +146,6 @@ func (r *Room) greetLocked(p peer.ID, reply bool) {
 	r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{
 		Entry: r.own.sealed, Digest: r.roster.sum(), Heads: r.journal.sum(), Past: past, Reply: reply,
 	}}})
-}
-
-// dueLocked makes what waits for a neighbour to ask wait no longer: there is a new one.
-func (r *Room) dueLocked() {
-	r.journal.retry(time.Now())
-	r.armTimer()
 }
 
 // introduce greets a member that is no neighbour, before the first message to it alone.
@@ -154,8 +201,12 @@ func (r *Room) askAround() {
 			continue
 		}
 		r.waiting[p] = struct{}{}
-		r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Query_{Query: &wire.RoomFrame_Query{}}})
+		r.queryLocked(p)
 	}
+}
+
+func (r *Room) queryLocked(p peer.ID) {
+	r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Query_{Query: &wire.RoomFrame_Query{}}})
 }
 
 // answered notes that a peer is not in the room, or cannot be.
@@ -163,7 +214,19 @@ func (r *Room) answered(p peer.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.waiting, p)
+	if n := r.neighbours[p]; n != nil && n.doubted {
+		r.dismissLocked(p)
+	}
 	r.broadcastLocked()
+}
+
+// hearQuery greets a peer that asks, unless GossipSub is yet to tell of its subscription: then that is when it is greeted.
+func (r *Room) hearQuery(p peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.neighbours[p] != nil {
+		r.greetLocked(p, true)
+	}
 }
 
 // hear takes a frame from a peer. An error is a breach of the protocol.
@@ -175,6 +238,9 @@ func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
 		return r.hearRoster(p, body.Roster)
 	case *wire.RoomFrame_Heads_:
 		return r.hearHeads(p, body.Heads)
+	case *wire.RoomFrame_Query_:
+		r.hearQuery(p)
+		return nil
 	case *wire.RoomFrame_Absent_:
 		r.answered(p)
 		return nil
@@ -202,6 +268,10 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 		return nil
 	}
 	r.noteLocked(r.roster.alive(now, p))
+	if n := r.neighbours[p]; n != nil && n.doubted && entry.joined {
+		n.doubted = false
+		r.mesh.topics.lose(p, topicName(r.tag))
+	}
 	if s.Peer == p && s.entry.feed == entry.feed {
 		r.claimLocked(now, s)
 	}
@@ -221,7 +291,8 @@ func (r *Room) answerLocked(p peer.ID, g *wire.RoomFrame_Greeting) {
 		// Its subscription has not come yet, and what we publish until then does not reach it: the answer, with
 		// our head, has to wait.
 		if r.mesh.host.Network().Connectedness(p) != network.NotConnected {
-			r.asking[p] = g
+			r.asking[p] = asked{g, time.Now()}
+			r.armTimer()
 		}
 		return
 	}
@@ -310,6 +381,9 @@ func (r *Room) disconnected(p peer.ID) {
 	delete(r.asking, p)
 	delete(r.waiting, p)
 	delete(r.newcomers, p)
+	if n := r.neighbours[p]; n != nil && n.doubted {
+		r.dismissLocked(p)
+	}
 	r.broadcastLocked()
 	r.roster.lost(time.Now(), p)
 	r.armTimer()

@@ -13,7 +13,6 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
-	"github.com/starling-mesh/starling/internal/wire"
 )
 
 var (
@@ -59,9 +58,9 @@ type Room struct {
 	owing      map[*feed]struct{} // whose authors are to be told soon how far they have arrived
 	remind     reminder
 	neighbours map[peer.ID]*neighbour
-	asking     map[peer.ID]*wire.RoomFrame_Greeting // greeted us before GossipSub told of their subscription
-	newcomers  map[peer.ID]time.Time                // connected members that GossipSub has not told of, and since when
-	waiting    map[peer.ID]struct{}                 // asked whether they are in the room, and silent so far
+	asking     map[peer.ID]asked     // greeted us before GossipSub told of their subscription
+	newcomers  map[peer.ID]time.Time // connected members that GossipSub has not told of, and since when
+	waiting    map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
 	parked     parked
 	rumour     bool      // the roster has changed since neighbours were last told its digest
 	widen      bool      // and at nextDigest several are to be told
