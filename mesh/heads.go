@@ -20,8 +20,8 @@ const (
 	ackEvery = 2
 	ackDelay = 10 * time.Millisecond
 	ackIdle  = 20 * time.Millisecond
-	// fastAcks is how many neighbours acknowledge soon in a room with more than closeRoom members: one is enough for a
-	// Publish to return. The others take up to ackSpread for every member, and at most maxAckDelay.
+	// fastAcks is how many neighbours acknowledge soon where there are more than closeRoom: one is enough for a
+	// Publish to return. The others take up to ackSpread for each of them, and at most maxAckDelay.
 	fastAcks    = 8
 	ackSpread   = 2 * time.Millisecond
 	maxAckDelay = time.Second
@@ -40,19 +40,20 @@ type ack struct {
 	due   time.Time // when the next must; zero: nothing is owed
 }
 
-// owe counts an envelope, and reports whether to acknowledge now. Members is the size of the room.
-func (a *ack) owe(now time.Time, members int, single bool) bool {
+// owe counts an envelope, and reports whether to acknowledge now. The author is taken to have as many neighbours as
+// this node.
+func (a *ack) owe(now time.Time, neighbours int, single bool) bool {
 	a.count++
 	delay := ackDelay
-	if members <= closeRoom {
+	if neighbours <= closeRoom {
 		if single || a.count >= ackEvery || now.Sub(a.last) >= ackIdle {
 			return true
 		}
 	} else {
-		if rand.N(members) < fastAcks && now.Sub(a.last) >= ackIdle {
+		if rand.N(neighbours) < fastAcks && now.Sub(a.last) >= ackIdle {
 			return true
 		}
-		delay = rand.N(min(time.Duration(members)*ackSpread, maxAckDelay))
+		delay = rand.N(min(time.Duration(neighbours)*ackSpread, maxAckDelay))
 	}
 	if a.due.IsZero() {
 		a.due = now.Add(delay)
@@ -66,7 +67,7 @@ func (r *Room) acknowledgeLocked(now time.Time, f *feed, single bool) {
 	if r.neighbours[author] == nil {
 		return
 	}
-	if f.ack.owe(now, r.roster.present, single) {
+	if f.ack.owe(now, len(r.neighbours), single) {
 		r.tellAckLocked(now, f)
 		return
 	}

@@ -105,7 +105,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		past:         cfg.past,
 		owing:        make(map[*feed]struct{}),
 		neighbours:   make(map[peer.ID]*neighbour),
-		asking:       make(map[peer.ID]asked),
+		unsubscribed: make(map[peer.ID]time.Time),
 		waiting:      make(map[peer.ID]struct{}),
 		newcomers:    make(map[peer.ID]time.Time),
 		changed:      make(chan struct{}),

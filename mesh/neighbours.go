@@ -57,12 +57,10 @@ func (r *Room) peerLoop() {
 		switch ev.Type {
 		case pubsub.PeerJoin:
 			r.mesh.topics.found(ev.Peer, topicName(r.tag))
+			delete(r.unsubscribed, ev.Peer)
+			delete(r.newcomers, ev.Peer)
 			r.adoptLocked(ev.Peer)
 			r.greetLocked(ev.Peer, true)
-			if g, ok := r.asking[ev.Peer]; ok {
-				delete(r.asking, ev.Peer)
-				r.answerLocked(ev.Peer, g.RoomFrame_Greeting)
-			}
 		case pubsub.PeerLeave:
 			n, s := r.neighbours[ev.Peer], r.roster.devices[ev.Peer]
 			if n != nil && s != nil && s.present && r.mesh.host.Network().Connectedness(ev.Peer) == network.Connected {
@@ -88,43 +86,34 @@ func (r *Room) adoptLocked(p peer.ID) {
 		r.journal.retry(time.Now())
 		r.armTimer()
 	}
-	delete(r.newcomers, p)
 	r.mesh.host.ConnManager().Protect(p, r.protection())
 }
 
 // dismissLocked forgets a neighbour that is in the room no more, or not connected.
 func (r *Room) dismissLocked(p peer.ID) {
 	delete(r.neighbours, p)
+	delete(r.unsubscribed, p)
 	r.journal.left(time.Now(), p)
 	r.window.forget(p)
 	r.signalMoved()
 	r.mesh.host.ConnManager().Unprotect(p, r.protection())
 }
 
-// adoptWait is how long a member that greets waits for GossipSub to tell of its subscription. GossipSub may have
+// subscribeWait is how long after a member greeted GossipSub is given to tell of its subscription, before it is taken to have
 // forgotten it.
-const adoptWait = time.Second
+const subscribeWait = time.Second
 
-// adoptGreetersLocked takes those for neighbours who greeted a while ago, and returns when to look again.
-func (r *Room) adoptGreetersLocked(now time.Time) (due time.Time) {
-	for p, g := range r.asking {
-		if at := g.at.Add(adoptWait); now.Before(at) {
+// subscribeLocked tells GossipSub of neighbours whose subscription it has not told of, and returns when to look again.
+func (r *Room) subscribeLocked(now time.Time) (due time.Time) {
+	for p, since := range r.unsubscribed {
+		if at := since.Add(subscribeWait); now.Before(at) {
 			due = earlier(due, at)
 			continue
 		}
-		delete(r.asking, p)
+		delete(r.unsubscribed, p)
 		r.mesh.topics.lose(p, topicName(r.tag))
-		r.adoptLocked(p)
-		r.greetLocked(p, true)
-		r.answerLocked(p, g.RoomFrame_Greeting)
 	}
 	return due
-}
-
-// asked is a greeting that waits for its answer.
-type asked struct {
-	*wire.RoomFrame_Greeting
-	at time.Time
 }
 
 // protection is the tag under which the connection manager keeps neighbours of this room.
@@ -268,9 +257,12 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 		return nil
 	}
 	r.noteLocked(r.roster.alive(now, p))
-	if n := r.neighbours[p]; n != nil && n.doubted && entry.joined {
-		n.doubted = false
-		r.mesh.topics.lose(p, topicName(r.tag))
+	if entry.joined && r.mesh.host.Network().Connectedness(p) == network.Connected {
+		n := r.neighbours[p]
+		if n == nil || n.doubted {
+			r.unsubscribed[p] = now // until GossipSub says otherwise
+			r.adoptLocked(p)
+		}
 	}
 	if s.Peer == p && s.entry.feed == entry.feed {
 		r.claimLocked(now, s)
@@ -287,15 +279,6 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 
 // answerLocked gives a peer our greeting and, unless it knows the same, our heads and our roster.
 func (r *Room) answerLocked(p peer.ID, g *wire.RoomFrame_Greeting) {
-	if r.neighbours[p] == nil {
-		// Its subscription has not come yet, and what we publish until then does not reach it: the answer, with
-		// our head, has to wait.
-		if r.mesh.host.Network().Connectedness(p) != network.NotConnected {
-			r.asking[p] = asked{g, time.Now()}
-			r.armTimer()
-		}
-		return
-	}
 	r.greetLocked(p, false)
 	if string(g.Heads) != string(r.journal.sum()) {
 		now := time.Now()
@@ -372,16 +355,16 @@ func (r *Room) connected(p peer.ID) {
 	defer r.mu.Unlock()
 	if s := r.roster.devices[p]; s != nil && s.present {
 		s.lostAt = time.Time{}
+		r.greetLocked(p, true) // GossipSub tells of its subscription later
 	}
 }
 
 func (r *Room) disconnected(p peer.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.asking, p)
 	delete(r.waiting, p)
 	delete(r.newcomers, p)
-	if n := r.neighbours[p]; n != nil && n.doubted {
+	if r.neighbours[p] != nil {
 		r.dismissLocked(p)
 	}
 	r.broadcastLocked()

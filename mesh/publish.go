@@ -351,7 +351,7 @@ func (r *Room) awaitWindow() bool {
 	for {
 		r.mu.Lock()
 		wait := r.window.blocked(time.Now())
-		if r.leaving || r.roster.present > closeRoom {
+		if r.leaving || len(r.neighbours) > closeRoom {
 			wait = 0 // in large rooms acknowledgements are late, so that they are few
 		}
 		r.mu.Unlock()

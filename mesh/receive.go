@@ -423,7 +423,7 @@ func (r *Room) expire() time.Duration {
 	}
 	due := earlier(earlier(r.roster.due(), r.parked.due()), r.nextDigest)
 	due = earlier(earlier(due, r.tokenLocked(now)), r.payAcksLocked(now))
-	due = earlier(due, r.adoptGreetersLocked(now))
+	due = earlier(due, r.subscribeLocked(now))
 	due = earlier(earlier(due, r.journal.due()), r.remind.due())
 	if len(r.unacked) > 0 {
 		due = earlier(due, r.unacked[0].deadline)

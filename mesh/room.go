@@ -58,18 +58,19 @@ type Room struct {
 	owing      map[*feed]struct{} // whose authors are to be told soon how far they have arrived
 	remind     reminder
 	neighbours map[peer.ID]*neighbour
-	asking     map[peer.ID]asked     // greeted us before GossipSub told of their subscription
-	newcomers  map[peer.ID]time.Time // connected members that GossipSub has not told of, and since when
-	waiting    map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
-	parked     parked
-	rumour     bool      // the roster has changed since neighbours were last told its digest
-	widen      bool      // and at nextDigest several are to be told
-	nextDigest time.Time // when to compare rosters and feeds with neighbours
-	nextSweep  time.Time // when to forget past feeds
-	echoed     uint64    // last sequence of the own feed that GossipSub's loop has taken
-	leaving    bool
-	why        error         // the stay ended; nil: it has not
-	changed    chan struct{} // closed and renewed when members or neighbours change
+	// unsubscribed are neighbours that greeted us, of whose subscription GossipSub has not told, and since when.
+	unsubscribed map[peer.ID]time.Time
+	newcomers    map[peer.ID]time.Time // connected members that GossipSub has not told of, and since when
+	waiting      map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
+	parked       parked
+	rumour       bool      // the roster has changed since neighbours were last told its digest
+	widen        bool      // and at nextDigest several are to be told
+	nextDigest   time.Time // when to compare rosters and feeds with neighbours
+	nextSweep    time.Time // when to forget past feeds
+	echoed       uint64    // last sequence of the own feed that GossipSub's loop has taken
+	leaving      bool
+	why          error         // the stay ended; nil: it has not
+	changed      chan struct{} // closed and renewed when members or neighbours change
 }
 
 // Name is what Join was given.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -166,14 +167,16 @@ func TestEveryMemberOfARandomGraphGetsEverythingOnceInOrder(t *testing.T) {
 		f.net.Random(5)
 		rooms := f.joinAll("ops")
 		time.Sleep(3 * time.Second) // the topic mesh forms on heartbeats
+		var publishers sync.WaitGroup
+		defer publishers.Wait()
 		for _, r := range rooms {
-			go func() {
+			publishers.Go(func() {
 				for i := range each {
 					if _, err := r.PublishText(t.Context(), fmt.Sprint(i)); err != nil {
 						t.Error(err)
 					}
 				}
-			}()
+			})
 		}
 		for i, r := range rooms {
 			got := make(map[string][]string)
