@@ -12,9 +12,11 @@ import (
 )
 
 const (
-	// pullWait is how long what is missing may still come by itself before a neighbour is asked for it; up to half as
+	// pullWait is how long what a gap shows to be missing may still come by itself before a neighbour is asked for it, and
+	// claimWait the same for what a neighbour says that it has: it says so of feeds that are quiet. Both take up to half as
 	// long again at random, so that not all members ask at once.
-	pullWait = 200 * time.Millisecond
+	pullWait  = 200 * time.Millisecond
+	claimWait = 40 * time.Millisecond
 	// retryWait is how long to wait before asking neighbours again who lack the same.
 	retryWait = 500 * time.Millisecond
 	// busyWait is the same when those to ask are being asked for something else.
@@ -27,8 +29,9 @@ const (
 	// enoughSources is how many neighbours must be unable to help before a gap is given up.
 	enoughSources = 3
 	// quietWait is how long after a feed's last item neighbours are told how far it has got: the loss of a last
-	// message would show in nothing else.
-	quietWait = 250 * time.Millisecond
+	// message would show in nothing else. What had to be fetched is told sooner, since others may lack it as well.
+	quietWait   = 250 * time.Millisecond
+	fetchedWait = 40 * time.Millisecond
 	// maxFeeds bounds the feeds that a room knows of: each member's present one, and past ones.
 	maxFeeds = 2 * maxMembers
 	// maxStays is how many feeds of one user are remembered. They stay known after their broadcasts are gone: a feed that had
@@ -49,7 +52,7 @@ type journal struct {
 	present func(*feed) bool // whether a feed is that of a member's present stay
 	ready   bool             // the node has joined: feeds that nobody knew then begin after
 	lacking map[*feed]struct{}
-	moved   map[*feed]time.Time // got further since neighbours were told, and when last
+	moved   map[*feed]time.Time // got further since neighbours were told, and when to tell them
 	waiting map[*feed]struct{}  // without a baseline, and something there
 	digest  []byte              // nil: to be computed
 }
@@ -141,7 +144,7 @@ func (j *journal) publish(now time.Time, f *feed, first uint64, count uint32, se
 		f.floor, f.began = 1, now
 	}
 	j.keep(now, f, first, count, sealed, now)
-	j.note(now, f)
+	j.note(now, f, quietWait)
 }
 
 // keep puts an envelope into the ring.
@@ -151,11 +154,11 @@ func (j *journal) keep(now time.Time, f *feed, first uint64, count uint32, seale
 	}
 }
 
-// note says that a feed has got further.
-func (j *journal) note(now time.Time, f *feed) {
+// note says that a feed has got further, which neighbours are told after a wait.
+func (j *journal) note(now time.Time, f *feed, wait time.Duration) {
 	j.digest = nil
 	f.used, f.silent = now, false
-	j.moved[f] = now
+	j.moved[f] = now.Add(wait)
 }
 
 // take brings an envelope to its feed, which must be known, and gives what is ready for the app. Via is the neighbour that
@@ -188,7 +191,11 @@ func (j *journal) advanced(now time.Time, f *feed, ready []*envelope) {
 		j.keep(now, f, e.First, e.Count, e.sealed, e.came)
 	}
 	if len(ready) > 0 {
-		j.note(now, f)
+		wait := quietWait
+		if f.repair.from != "" {
+			wait = fetchedWait
+		}
+		j.note(now, f, wait)
 		f.repair.moved(f.next)
 		delete(j.waiting, f)
 	}
@@ -204,7 +211,11 @@ func (j *journal) lack(now time.Time, f *feed) {
 	}
 	j.lacking[f] = struct{}{}
 	if f.repair.askAt.IsZero() {
-		f.repair.askAt = now.Add(pullWait + rand.N(pullWait/2))
+		wait := claimWait
+		if len(f.held) > 0 {
+			wait = pullWait
+		}
+		f.repair.askAt = now.Add(wait + rand.N(wait/2))
 	}
 }
 
@@ -411,8 +422,8 @@ func (j *journal) left(now time.Time, id peer.ID) {
 // retry asks at once for what waits for somebody to ask.
 func (j *journal) retry(now time.Time) {
 	for f := range j.lacking {
-		if f.repair.from == "" && f.repair.askAt.After(now.Add(pullWait)) {
-			f.repair.askAt = now.Add(pullWait)
+		if f.repair.from == "" && f.repair.askAt.After(now.Add(claimWait)) {
+			f.repair.askAt = now.Add(claimWait)
 		}
 	}
 }
@@ -430,7 +441,7 @@ func (j *journal) due() (due time.Time) {
 		}
 	}
 	for _, at := range j.moved {
-		due = earlier(due, at.Add(quietWait))
+		due = earlier(due, at)
 	}
 	return due
 }
@@ -461,7 +472,7 @@ func (j *journal) sweep(now time.Time) {
 // announce gives the feeds that have been quiet for a moment and that neighbours have not been told of.
 func (j *journal) announce(now time.Time) (quiet []*feed) {
 	for f, at := range j.moved {
-		if !now.Before(at.Add(quietWait)) {
+		if !now.Before(at) {
 			quiet = append(quiet, f)
 			delete(j.moved, f)
 		}
