@@ -50,6 +50,7 @@ func (d *Directory) inquire(w want) (verdict, error) {
 		claims: make(map[identity.PublicKey]*evidence), visits: make(map[attempt]bool),
 		heard: make(chan struct{}), settled: make(chan struct{}),
 	}
+	q.wg.Go(q.greeted)
 	complete := q.gather()
 	q.wait()
 	cancel()
@@ -103,6 +104,14 @@ func (q *inquiry) gather() (complete bool) {
 		d.Observe(r.st)
 		q.hear(r.st, r.addrs, Stored, r.issued)
 	}, func(info peer.AddrInfo) { q.visit(info.ID, info.Addrs, Stored) })
+}
+
+// greeted takes in what the hellos tell that are under way. While one is, nobody can be said to be offline.
+func (q *inquiry) greeted() {
+	all := q.d.awaitHellos(q.ctx, func() bool { return q.atHand() })
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.silent = q.silent || !all
 }
 
 // noWhois lets tests ask the DHT alone.
