@@ -3,9 +3,15 @@ package presence
 import (
 	"context"
 	"testing"
+	"time"
 
 	record2 "github.com/libp2p/go-libp2p-record"
+	recpb "github.com/libp2p/go-libp2p-record/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/identity"
 )
 
 // WithoutWhois makes inquiries ask the DHT alone until the test ends.
@@ -45,12 +51,28 @@ func (d *Directory) Store(ctx context.Context, p peer.ID, key string, value []by
 	return d.kads[0].rpc.PutValue(ctx, p, record2.MakePutRecord(key, value))
 }
 
-// Holds reports whether the first instance keeps a valid record under a key.
-func (d *Directory) Holds(key string) bool {
+// Stored returns the record that this node itself keeps under a key, in the first instance; nil: none.
+func (d *Directory) Stored(key string) *Record {
 	k := d.kads[0]
-	value, err := k.dht.GetValue(context.Background(), key)
-	_ = value
-	return err == nil
+	k.store.mu.Lock()
+	defer k.store.mu.Unlock()
+	for _, e := range k.store.m {
+		rec := new(recpb.Record)
+		if proto.Unmarshal(e.value, rec) != nil || string(rec.Key) != key {
+			continue
+		}
+		if r, err := k.rules.open(rec.Value, time.Now()); err == nil {
+			return &Record{Statement: r.st, Addrs: r.addrs, Issued: r.issued}
+		}
+	}
+	return nil
+}
+
+// Record is what a record says.
+type Record struct {
+	Statement *identity.Statement
+	Addrs     []ma.Multiaddr
+	Issued    time.Time
 }
 
 var (

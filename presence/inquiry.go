@@ -84,6 +84,30 @@ func (q *inquiry) gather() (complete bool) {
 		return false
 	}
 	start := time.Now()
+	if !q.look(start) || !q.nobody() {
+		return false
+	}
+	// The directory knows of nobody. A log-in that was made just before the question may be on its way there: only if it is not there
+	// when it would have arrived, there was none.
+	wait := time.NewTimer(time.Until(start.Add(storeGrace)))
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-q.ctx.Done():
+		return false
+	}
+	return q.seek(q.ctx, start)
+}
+
+// nobody reports whether nothing at all is known of the user.
+func (q *inquiry) nobody() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.claims) == 0
+}
+
+// look looks into the directory for as long as that is worth it, and reports whether it was complete.
+func (q *inquiry) look(start time.Time) (complete bool) {
 	ctx, cancel := context.WithTimeout(q.ctx, seekBudget)
 	defer cancel()
 	go func() { // ends with ctx. A known log-in needs no complete search: what is newer is found soon, or not at all
@@ -100,6 +124,12 @@ func (q *inquiry) gather() (complete bool) {
 		}
 		cancel()
 	}()
+	return q.seek(ctx, start)
+}
+
+// seek takes in what the directory has.
+func (q *inquiry) seek(ctx context.Context, start time.Time) (complete bool) {
+	d := q.d
 	return d.seekStored(ctx, q.w, d.statuses.mourned(start), func(r *record) {
 		d.Observe(r.st)
 		q.hear(r.st, r.addrs, Stored, r.issued)
