@@ -51,21 +51,32 @@ func (d *Directory) Store(ctx context.Context, p peer.ID, key string, value []by
 	return d.kads[0].rpc.PutValue(ctx, p, record2.MakePutRecord(key, value))
 }
 
-// Stored returns the record that this node itself keeps under a key, in the first instance; nil: none.
-func (d *Directory) Stored(key string) *Record {
+// StoredBytes returns what this node itself keeps under a key, in the first instance; nil: nothing.
+func (d *Directory) StoredBytes(key string) []byte {
 	k := d.kads[0]
 	k.store.mu.Lock()
 	defer k.store.mu.Unlock()
 	for _, e := range k.store.m {
 		rec := new(recpb.Record)
-		if proto.Unmarshal(e.value, rec) != nil || string(rec.Key) != key {
-			continue
-		}
-		if r, err := k.rules.open(rec.Value, time.Now()); err == nil {
-			return &Record{Statement: r.st, Addrs: r.addrs, Issued: r.issued}
+		if proto.Unmarshal(e.value, rec) == nil && string(rec.Key) == key {
+			return rec.Value
 		}
 	}
 	return nil
+}
+
+// Stored returns the record that this node itself keeps under a key, in the first instance; nil: none.
+func (d *Directory) Stored(key string) *Record {
+	r, err := d.kads[0].rules.open(d.StoredBytes(key), time.Now())
+	if err != nil {
+		return nil
+	}
+	return &Record{Statement: r.st, Addrs: r.addrs, Issued: r.issued}
+}
+
+// CheckRecord judges a record as the first instance does.
+func (d *Directory) CheckRecord(key string, sealed []byte) error {
+	return d.kads[0].rules.Validate(key, sealed)
 }
 
 // Record is what a record says.
@@ -78,6 +89,14 @@ type Record struct {
 var (
 	SealRecord   = sealRecord
 	KeyRecordKey = keyRecordKey
+
+	UserRecordKey = userRecordKey
+
+	ErrRecordSize = errRecordSize
+	ErrRecordKey  = errRecordKey
+	ErrRecordTime = errRecordTime
+	ErrRecordForm = errRecordForm
+	ErrRecordMark = errRecordMark
 )
 
 // Deafen makes the node one of the DHT alone: it gets to know no peers, and so hands no statement on.
