@@ -79,6 +79,20 @@ func (d *Directory) CheckRecord(key string, sealed []byte) error {
 	return d.kads[0].rules.Validate(key, sealed)
 }
 
+// Named returns where a node of the directory says that another is.
+func (d *Directory) Named(ctx context.Context, asked, who peer.ID) (addrs []ma.Multiaddr) {
+	closer, err := d.kads[0].rpc.GetClosestPeers(ctx, asked, who)
+	if err != nil {
+		return nil
+	}
+	for _, info := range closer {
+		if info.ID == who {
+			addrs = append(addrs, info.Addrs...)
+		}
+	}
+	return addrs
+}
+
 // Record is what a record says.
 type Record struct {
 	Statement *identity.Statement
