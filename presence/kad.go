@@ -62,6 +62,7 @@ type kad struct {
 	store  *bounded
 	notify *network.NotifyBundle
 	wake   chan struct{} // a token makes publish look at what has changed
+	renew  chan struct{} // a token makes it store anew
 	limits *lru.Cache[peer.ID, *rate.Limiter]
 
 	mu      sync.Mutex
@@ -75,6 +76,7 @@ func newKad(d *Directory, scope Scope) (*kad, error) {
 		rules:  &recordRules{app: d.app, verifier: d.verifier, vouched: d.cfg.authority != nil, life: life},
 		store:  newBounded(d.id, life),
 		wake:   make(chan struct{}, 1),
+		renew:  make(chan struct{}, 1),
 		limits: newLRU[peer.ID, *rate.Limiter](maxStorers),
 	}
 	opts := []dht.Option{

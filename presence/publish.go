@@ -65,6 +65,8 @@ func (k *kad) publish() {
 		case <-k.wake:
 		case <-moved:
 			p.next = time.Time{}
+		case <-k.renew:
+			p.next = time.Time{}
 		}
 	}
 }
@@ -132,6 +134,17 @@ func (k *kad) movedAddrs() (moved <-chan any, stop func()) {
 		return nil, func() {}
 	}
 	return sub.Out(), func() { _ = sub.Close() }
+}
+
+// Refresh stores this node's log-in anew in the directory, behind the caller's back: what was stored may have lapsed while the computer slept, and
+// who kept it may be gone. Call it after sleep; changes of the host's addresses are noticed here. While logged out, or without a directory, it does nothing.
+func (d *Directory) Refresh() {
+	for _, k := range d.kads {
+		select {
+		case k.renew <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // found is what the directory has of other devices of our user, while our record is being stored.

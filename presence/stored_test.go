@@ -3,10 +3,14 @@ package presence_test
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
+	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
@@ -271,6 +275,68 @@ func TestAStrangerIsNotToldOfflineOfAFreshLogIn(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestALogInIsStoredAnewWhenAddressesChangeAndAfterSleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		elsewhere := ma.StringCast("/ip4/10.9.9.9/udp/4001/quic-v1")
+		var moved atomic.Bool
+		r := &rig{t: t, net: meshtest.New(t, meshtest.Options{Hosts: 4, Latency: latency, Libp2p: func(i int) []libp2p.Option {
+			return []libp2p.Option{libp2p.AddrsFactory(func(addrs []ma.Multiaddr) []ma.Multiaddr {
+				if i == 0 && moved.Load() {
+					return []ma.Multiaddr{elsewhere}
+				}
+				return addrs
+			})}
+		}})}
+		for i := range 4 {
+			r.nodes = append(r.nodes, r.start(i, keysOf(t, r.net.HostKey(i)), testApp, presence.WithDHT(presence.LAN)))
+		}
+		defer r.close()
+		r.net.Chain()
+		time.Sleep(10 * time.Second)
+		a := r.nodes[0]
+		a.login("alice")
+		time.Sleep(10 * time.Second) // it was compared a second time, and is not due for a minute
+		key := presence.KeyRecordKey(testApp, a.keys.UserKey().Fingerprint())
+		all := func(ok func(*presence.Record) bool) func() bool {
+			return func() bool {
+				for _, n := range r.nodes[1:] {
+					if !ok(n.Stored(key)) {
+						return false
+					}
+				}
+				return true
+			}
+		}
+		require.Equal(t, []ma.Multiaddr{r.net.Addr(0)}, r.nodes[1].Stored(key).Addrs)
+		start := time.Now()
+		time.Sleep(20 * time.Second)
+		require.True(t, r.nodes[1].Stored(key).Issued.Before(start), "nothing has happened")
+
+		moved.Store(true)
+		soon(t, 7*time.Second, "the new address", all(func(rec *presence.Record) bool { // libp2p looks every 5 s
+			return slices.Equal([]string{elsewhere.String()}, texts(rec.Addrs))
+		}))
+		time.Sleep(3 * time.Second)
+		woke := time.Now()
+		require.True(t, r.nodes[1].Stored(key).Issued.Before(woke))
+		a.Refresh()
+		soon(t, time.Second, "a new record", all(func(rec *presence.Record) bool { return !rec.Issued.Before(woke) }))
+
+		require.NoError(t, a.Logout(t.Context()))
+		time.Sleep(time.Second)
+		a.Refresh()
+		time.Sleep(5 * time.Second)
+		require.False(t, r.nodes[1].Stored(key).Statement.LoggedIn, "who has logged out stays out")
+	})
+}
+
+func texts(addrs []ma.Multiaddr) (out []string) {
+	for _, a := range addrs {
+		out = append(out, a.String())
+	}
+	return out
 }
 
 func TestTheDirectoryLosesItsOnlyOtherMember(t *testing.T) {
