@@ -549,6 +549,7 @@ func TestAPeerFromTheDocumentWatchesAndIsWatched(t *testing.T) {
 
 		news := make(chan []byte)
 		asked := make(chan message, 1)
+		first := z.statement
 		z.host.SetStreamHandler("/starling/watch/1.0.0", func(s network.Stream) {
 			defer s.Reset()
 			m, err := next(bufio.NewReader(s))
@@ -556,7 +557,7 @@ func TestAPeerFromTheDocumentWatchesAndIsWatched(t *testing.T) {
 				return
 			}
 			asked <- m
-			for st := z.statement; ; st = <-news {
+			for st := first; ; st = <-news {
 				frame := []byte(nil)
 				if st != nil {
 					frame = put(frame, 1, st)
