@@ -124,5 +124,8 @@ func (d *Directory) Deafen() {
 // Forget drops what is remembered of peers that were connected.
 func (d *Directory) Forget() { d.statuses.departed.Purge() }
 
+// ForgetLost drops what is remembered of nodes that were connected.
+func (d *Directory) ForgetLost() { d.statuses.lost.Purge() }
+
 // Dial connects the directory's host.
 func (d *Directory) Dial(ctx context.Context, to peer.AddrInfo) error { return d.host.Connect(ctx, to) }
