@@ -35,9 +35,10 @@ type inquiry struct {
 
 	mu      sync.Mutex
 	claims  map[identity.PublicKey]*evidence // by user key; in app mode under the zero key
-	visits  map[attempt]bool
+	visits  map[attempt]context.CancelFunc
 	silent  bool          // a device that was named could not be asked
 	heard   chan struct{} // closed with the first evidence
+	buried  chan struct{} // closed with the first log-out that the directory has
 	settled chan struct{} // closed when one is online
 }
 
@@ -47,8 +48,8 @@ func (d *Directory) inquire(w want) (verdict, error) {
 	defer cancel()
 	q := &inquiry{
 		d: d, w: w, ctx: ctx, stop: cancel,
-		claims: make(map[identity.PublicKey]*evidence), visits: make(map[attempt]bool),
-		heard: make(chan struct{}), settled: make(chan struct{}),
+		claims: make(map[identity.PublicKey]*evidence), visits: make(map[attempt]context.CancelFunc),
+		heard: make(chan struct{}), buried: make(chan struct{}), settled: make(chan struct{}),
 	}
 	q.wg.Go(q.greeted)
 	complete := q.gather()
@@ -120,6 +121,12 @@ func (q *inquiry) look(start time.Time) (complete bool) {
 		defer rest.Stop()
 		select {
 		case <-rest.C:
+		case <-q.buried: // by a device that was a node of the directory, and is gone as a rule: the look would wait for it
+			rest.Reset(min(buriedRest, storedBudget-time.Since(start)))
+			select {
+			case <-rest.C:
+			case <-ctx.Done():
+			}
 		case <-ctx.Done():
 		}
 		cancel()
@@ -182,6 +189,7 @@ func (q *inquiry) hear(st *identity.Statement, addrs []ma.Multiaddr, source Sour
 	if q.d.cfg.authority != nil && st.Grant() == nil {
 		return
 	}
+	stored := source == Stored
 	if !st.LoggedIn {
 		source = Goodbye
 	}
@@ -195,9 +203,24 @@ func (q *inquiry) hear(st *identity.Statement, addrs []ma.Multiaddr, source Sour
 		return
 	}
 	q.firstLocked()
+	if stored && !st.LoggedIn {
+		q.buryLocked(st.Peer)
+	}
 	q.mu.Unlock()
 	if loggedIn(st, now) {
 		q.visit(st.Peer, addrs, source)
+	}
+}
+
+// buryLocked takes note that a device has said good-bye to the directory. If it is being dialled where it was once, that is not waited for.
+func (q *inquiry) buryLocked(p peer.ID) {
+	select {
+	case <-q.buried:
+	default:
+		close(q.buried)
+	}
+	if cancel := q.visits[attempt{p, Remembered}]; cancel != nil {
+		time.AfterFunc(buriedRest, cancel)
 	}
 }
 
@@ -233,12 +256,14 @@ func (q *inquiry) visit(p peer.ID, addrs []ma.Multiaddr, source Source) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	key := attempt{p, source}
-	if q.visits[key] || len(q.visits) == maxVisits || p == q.d.id || q.ctx.Err() != nil {
+	if q.visits[key] != nil || len(q.visits) == maxVisits || p == q.d.id || q.ctx.Err() != nil {
 		return
 	}
-	q.visits[key] = true
+	ctx, cancel := context.WithCancel(q.ctx)
+	q.visits[key] = cancel
 	q.wg.Go(func() {
-		s, err := q.d.probe(q.ctx, p, addrs)
+		defer cancel()
+		s, err := q.d.probe(ctx, p, addrs)
 		q.answer(p, s, err, source)
 	})
 }

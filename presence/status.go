@@ -81,6 +81,8 @@ const (
 	statusHead = 300 * time.Millisecond
 	// seekBudget is how long an inquiry looks into the DHT while nothing is known, and storedBudget once something is.
 	seekBudget = 3 * time.Second
+	// buriedRest is how long an inquiry goes on that has found a log-out in the directory: the nodes that answer at all have by then.
+	buriedRest = 500 * time.Millisecond
 	// storeGrace is how long a log-in may take to get to the nearest nodes that its device knows: to ask and to store, two round trips, and dials before
 	// that. A user whom nobody knows is offline only if nobody knows her that long after the question.
 	storeGrace = time.Second

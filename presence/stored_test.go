@@ -133,6 +133,31 @@ func TestALogOutIsStored(t *testing.T) {
 	})
 }
 
+func TestAStoredLogOutIsAnAnswerWithoutWaitingForTheDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := dhtRig(t, 6)
+		defer r.close()
+		presence.WithoutWhois(t)
+		a, b := r.nodes[0], r.nodes[5]
+		a.login("alice")
+		b.login("dora")
+		b.stored()
+		soon(t, time.Minute, "a has met dora, and remembers where she was", func() bool { return a.status("dora").State == presence.Online })
+		r.part(0, 5)
+		require.NoError(t, b.Close())
+		r.net.Kill(5) // and nothing there says that it is closed: a dial waits for its timeout
+		r.part(0, 5)
+		a.Forget()
+		require.False(t, r.connected(0, 5))
+		start := time.Now()
+		s := a.status("dora#" + b.keys.UserKey().Fingerprint())
+		t.Logf("%v after %v", s.State, time.Since(start))
+		require.Equal(t, presence.Offline, s.State, "%+v", s)
+		require.Equal(t, presence.Goodbye, s.Source)
+		require.LessOrEqual(t, time.Since(start), 600*time.Millisecond)
+	})
+}
+
 func TestTwoLogInsThatMeetOnlyInTheDirectoryEndWithOne(t *testing.T) {
 	for _, c := range []struct {
 		name  string
