@@ -212,15 +212,18 @@ func (q *inquiry) hear(st *identity.Statement, addrs []ma.Multiaddr, source Sour
 	}
 }
 
-// buryLocked takes note that a device has said good-bye to the directory. If it is being dialled where it was once, that is not waited for.
+// buryLocked takes note that a device has said good-bye to the directory. If it is being dialled, since it is remembered or was quitting when the question came, that
+// is not waited for.
 func (q *inquiry) buryLocked(p peer.ID) {
 	select {
 	case <-q.buried:
 	default:
 		close(q.buried)
 	}
-	if cancel := q.visits[attempt{p, Remembered}]; cancel != nil {
-		time.AfterFunc(buriedRest, cancel)
+	for v, cancel := range q.visits {
+		if v.peer == p {
+			time.AfterFunc(buriedRest, cancel)
+		}
 	}
 }
 
