@@ -1,15 +1,25 @@
 package node
 
 import (
+	"bytes"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
 	"os"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	record "github.com/libp2p/go-libp2p-record"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
@@ -142,6 +152,50 @@ func TestSleepIsSurvivedByProbingEveryone(t *testing.T) {
 	}, time.Minute, 10*time.Millisecond)
 	alice.probe(alice.ctx, bob.ID())
 	require.Len(t, alice.host.Network().Peers(), 1, "who has no ping answers too")
+}
+
+func TestSleepIsFollowedByANewRecordInTheDirectory(t *testing.T) {
+	bob := onLoopback(t)
+	alice := onLoopback(t)
+	require.NoError(t, alice.Connect(t.Context(), bob.Addrs()[0].String()))
+	require.NoError(t, alice.Login(t.Context(), "alice"))
+
+	var prefix protocol.ID
+	for _, p := range bob.host.Mux().Protocols() {
+		if cut, ok := strings.CutSuffix(string(p), "/kad/1.0.0"); ok {
+			prefix = protocol.ID(cut)
+		}
+	}
+	asker, err := libp2p.New(libp2p.NoListenAddrs)
+	require.NoError(t, err)
+	defer asker.Close()
+	client, err := dht.New(asker, dht.ProtocolPrefix(prefix), dht.Mode(dht.ModeClient), dht.Validator(record.NamespacedValidator{}))
+	require.NoError(t, err)
+	defer client.Close()
+	require.NoError(t, asker.Connect(t.Context(), peer.AddrInfo{ID: bob.ID(), Addrs: bob.host.Addrs()}))
+	rpc, err := pb.NewProtocolMessenger(client.MessageSender())
+	require.NoError(t, err)
+	mac := hmac.New(sha256.New, alice.app[:])
+	mac.Write([]byte("starling/dht/key/1\x00" + alice.Self().Key.Fingerprint()))
+	key := "/starling/" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(mac.Sum(nil)))
+	kept := func() []byte { // alice's record at bob's node
+		rec, _, err := rpc.GetValue(t.Context(), bob.ID(), key)
+		if err != nil {
+			return nil
+		}
+		return rec.GetValue()
+	}
+	var before []byte
+	changes := func() bool {
+		now := kept()
+		changed := now != nil && !bytes.Equal(before, now)
+		before = now
+		return changed
+	}
+	require.Eventually(t, changes, time.Minute, 10*time.Millisecond, "stored")
+	require.Eventually(t, changes, time.Minute, 10*time.Millisecond, "compared again after 5 s; the next is after a minute")
+	alice.revive(alice.ctx, change{slept: true})
+	require.Eventually(t, changes, 30*time.Second, 10*time.Millisecond, "stored anew")
 }
 
 func TestTheDataDirectoryIsPrivate(t *testing.T) {

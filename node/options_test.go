@@ -4,6 +4,8 @@ import (
 	"errors"
 	"log/slog"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -142,4 +144,19 @@ func TestAddressesAreCheckedWhereTheyAreGiven(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestTheDirectoryOfTheInternetIsOnRequest(t *testing.T) {
+	instances := func(n *Node) (out []string) {
+		for _, p := range n.host.Mux().Protocols() {
+			if parts := strings.Split(string(p), "/"); len(parts) == 7 && parts[2] == "dht" {
+				out = append(out, parts[4])
+			}
+		}
+		slices.Sort(out)
+		return out
+	}
+	require.Equal(t, []string{"lan"}, instances(onLoopback(t)))
+	require.Equal(t, []string{"lan", "wan"}, instances(onLoopback(t, WithWAN())))
+	require.Empty(t, instances(onLoopback(t, WithoutDHT())))
 }

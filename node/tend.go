@@ -47,6 +47,7 @@ func (n *Node) revive(ctx context.Context, c change) {
 		n.lan.again(movedPause)
 	}
 	n.dialer.with(func(core *redialer) { core.wake(time.Now()) })
+	n.presence.Refresh()
 	for _, p := range n.host.Network().Peers() {
 		n.tasks.Go(func() { n.probe(ctx, p) }) // the watch is a task itself, so this is in time
 	}

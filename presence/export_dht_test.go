@@ -3,9 +3,15 @@ package presence
 import (
 	"context"
 	"testing"
+	"time"
 
 	record2 "github.com/libp2p/go-libp2p-record"
+	recpb "github.com/libp2p/go-libp2p-record/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/identity"
 )
 
 // WithoutWhois makes inquiries ask the DHT alone until the test ends.
@@ -45,17 +51,66 @@ func (d *Directory) Store(ctx context.Context, p peer.ID, key string, value []by
 	return d.kads[0].rpc.PutValue(ctx, p, record2.MakePutRecord(key, value))
 }
 
-// Holds reports whether the first instance keeps a valid record under a key.
-func (d *Directory) Holds(key string) bool {
+// StoredBytes returns what this node itself keeps under a key, in the first instance; nil: nothing.
+func (d *Directory) StoredBytes(key string) []byte {
 	k := d.kads[0]
-	value, err := k.dht.GetValue(context.Background(), key)
-	_ = value
-	return err == nil
+	k.store.mu.Lock()
+	defer k.store.mu.Unlock()
+	for _, e := range k.store.m {
+		rec := new(recpb.Record)
+		if proto.Unmarshal(e.value, rec) == nil && string(rec.Key) == key {
+			return rec.Value
+		}
+	}
+	return nil
+}
+
+// Stored returns the record that this node itself keeps under a key, in the first instance; nil: none.
+func (d *Directory) Stored(key string) *Record {
+	r, err := d.kads[0].rules.open(d.StoredBytes(key), time.Now())
+	if err != nil {
+		return nil
+	}
+	return &Record{Statement: r.st, Addrs: r.addrs, Issued: r.issued}
+}
+
+// CheckRecord judges a record as the first instance does.
+func (d *Directory) CheckRecord(key string, sealed []byte) error {
+	return d.kads[0].rules.Validate(key, sealed)
+}
+
+// Named returns where a node of the directory says that another is.
+func (d *Directory) Named(ctx context.Context, asked, who peer.ID) (addrs []ma.Multiaddr) {
+	closer, err := d.kads[0].rpc.GetClosestPeers(ctx, asked, who)
+	if err != nil {
+		return nil
+	}
+	for _, info := range closer {
+		if info.ID == who {
+			addrs = append(addrs, info.Addrs...)
+		}
+	}
+	return addrs
+}
+
+// Record is what a record says.
+type Record struct {
+	Statement *identity.Statement
+	Addrs     []ma.Multiaddr
+	Issued    time.Time
 }
 
 var (
 	SealRecord   = sealRecord
 	KeyRecordKey = keyRecordKey
+
+	UserRecordKey = userRecordKey
+
+	ErrRecordSize = errRecordSize
+	ErrRecordKey  = errRecordKey
+	ErrRecordTime = errRecordTime
+	ErrRecordForm = errRecordForm
+	ErrRecordMark = errRecordMark
 )
 
 // Deafen makes the node one of the DHT alone: it gets to know no peers, and so hands no statement on.
@@ -68,6 +123,9 @@ func (d *Directory) Deafen() {
 
 // Forget drops what is remembered of peers that were connected.
 func (d *Directory) Forget() { d.statuses.departed.Purge() }
+
+// ForgetLost drops what is remembered of nodes that were connected.
+func (d *Directory) ForgetLost() { d.statuses.lost.Purge() }
 
 // Dial connects the directory's host.
 func (d *Directory) Dial(ctx context.Context, to peer.AddrInfo) error { return d.host.Connect(ctx, to) }

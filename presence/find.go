@@ -47,8 +47,8 @@ const (
 	maxCandidates = 16
 )
 
-// Find returns where a user is logged in. Connected peers are known at once; otherwise it dials remembered peers and
-// asks connected ones, which takes up to 5 s. What it returns is confirmed by hello: the device is connected, and
+// Find returns where a user is logged in. Connected peers are known at once; otherwise it waits for hellos that are under way, dials
+// remembered peers and asks connected ones, which takes up to 5 s. What it returns is confirmed by hello: the device is connected, and
 // logged in as that user with that key.
 //
 // A name that is not pinned yet is pinned to the key that is found. An address with a fingerprint is looked for
@@ -115,17 +115,22 @@ func (d *Directory) findConnected(addr identity.Address) (Found, error) {
 		d.mu.Unlock()
 		return Found{Login: self.Login(), Source: Self}, nil
 	}
-	var right []candidate
-	for _, c := range d.names[addr.User] {
-		if st := c.session.Statement; c.loggedIn(now) && w.means(st.User, st.UserKey) {
-			right = append(right, candidate{login: st.Login(), st: st, addrs: slices.Clone(c.session.Addrs), source: Connected})
-		}
-	}
+	right := d.connectedLocked(w, now)
 	d.mu.Unlock()
 	if len(right) == 0 {
 		return Found{}, errSearch
 	}
 	return d.settle(w, right)
+}
+
+// connectedLocked returns the log-ins of connected peers that are meant.
+func (d *Directory) connectedLocked(w want, now time.Time) (right []candidate) {
+	for _, c := range d.names[w.User] {
+		if st := c.session.Statement; c.loggedIn(now) && w.means(st.User, st.UserKey) {
+			right = append(right, candidate{login: st.Login(), st: st, addrs: slices.Clone(c.session.Addrs), source: Connected})
+		}
+	}
+	return right
 }
 
 // candidate is a log-in that may be the one; st is its device's, or nil for one that is only remembered.
@@ -235,6 +240,7 @@ func (d *Directory) search(addr identity.Address) (Found, error) {
 	defer cancel()
 	h := &hunt{d: d, w: d.resolve(addr), stop: cancel, tried: make(map[attempt]bool), first: make(chan struct{})}
 	h.connected()
+	h.wg.Go(func() { d.awaitHellos(ctx, h.greeted) })
 	for _, r := range d.cfg.store.Remembered() {
 		if r.Login.User == addr.User {
 			h.try(ctx, candidate{login: r.Login, addrs: parseStrings(r.Addrs), source: Remembered})
@@ -296,13 +302,30 @@ func (h *hunt) try(ctx context.Context, c candidate) {
 		if !ok {
 			return
 		}
-		if h.confirmed = append(h.confirmed, got); len(h.confirmed) == 1 {
-			close(h.first)
-		}
-		if h.w.exact() {
-			h.stop()
-		}
+		h.confirmLocked(got)
 	})
+}
+
+func (h *hunt) confirmLocked(got candidate) {
+	if h.confirmed = append(h.confirmed, got); len(h.confirmed) == 1 {
+		close(h.first)
+	}
+	if h.w.exact() {
+		h.stop()
+	}
+}
+
+// greeted takes in whom the hellos of connected peers have shown, and reports whether one is meant.
+func (h *hunt) greeted() bool {
+	h.d.mu.Lock()
+	right := h.d.connectedLocked(h.w, time.Now())
+	h.d.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range right {
+		h.confirmLocked(c)
+	}
+	return len(right) > 0
 }
 
 // wait waits until every candidate was tried; for the remaining ones only a moment longer once one is confirmed.

@@ -32,6 +32,69 @@ func TestAConnectedUserIsFoundAtOnce(t *testing.T) {
 	})
 }
 
+func TestAUserIsFoundInTheFirstMomentsOfAConnection(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		asker   int // 0 has dialled
+		another bool
+	}{{"by the dialler", 0, false}, {"by the one who was dialled", 1, false}, {"with a stranger who says nothing", 0, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, 2)
+				defer r.close()
+				r.nodes[0].login("alice")
+				r.nodes[1].login("bob")
+				if c.another {
+					mute := r.net.NewHost(nil)
+					r.net.Host(mute).SetStreamHandler(presence.HelloProtocol, func(network.Stream) {})
+					r.net.Connect(0, mute)
+				}
+				r.net.Connect(0, 1)
+				asker, other := r.nodes[c.asker], r.nodes[1-c.asker]
+				user := other.Self().User
+				require.Empty(t, asker.Online(), "the hello is under way")
+				start := time.Now()
+				status := make(chan presence.Status, 1)
+				go func() { status <- asker.status(user) }()
+				got, err := asker.find(user)
+				require.NoError(t, err)
+				require.Equal(t, other.me(), got.Login)
+				require.Equal(t, presence.Online, (<-status).State)
+				require.LessOrEqual(t, time.Since(start), 500*time.Millisecond)
+			})
+		})
+	}
+}
+
+func TestAPeerThatNeverSaysHelloDelaysAnswersOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2, presence.WithDHT(presence.LAN))
+		defer r.close()
+		a := r.nodes[0]
+		a.login("alice")
+		r.meet(0, 1)
+		time.Sleep(5 * time.Second)
+		mute := r.net.NewHost(nil)
+		r.net.Connect(mute, 0) // and does not begin, so that a begins after a moment
+		start := time.Now()
+		status := make(chan presence.Status, 1)
+		go func() { status <- a.status("bob") }()
+		_, err := a.find("bob")
+		require.ErrorIs(t, err, presence.ErrNotFound)
+		require.LessOrEqual(t, time.Since(start), 5*time.Second)
+		require.LessOrEqual(t, helloNudge, time.Since(start), "it may have been bob")
+		<-status
+		time.Sleep(10 * time.Second)
+		start = time.Now()
+		_, err = a.find("bob")
+		require.ErrorIs(t, err, presence.ErrNotFound)
+		require.Less(t, time.Since(start), time.Second, "not again")
+	})
+}
+
+// helloNudge is how long the dialler has to begin a hello.
+const helloNudge = 500 * time.Millisecond
+
 func TestOnlyLoggedInUsersAreFound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, 2)

@@ -1,11 +1,13 @@
 package presence
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"log/slog"
 	"testing"
 	"time"
 
+	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
@@ -47,6 +49,68 @@ func FuzzHelloIsJudged(f *testing.F) {
 		require.LessOrEqual(t, len(s.Addrs), maxAddrs)
 		if s.Statement != nil {
 			require.Equal(t, keys.PeerID(), s.Statement.Peer)
+		}
+	})
+}
+
+// What is stored in the directory is judged without a panic, signed by its device or not, and alike by all that look at it.
+func FuzzRecordIsJudged(f *testing.F) {
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	keys := &identity.Keys{Device: key, User: key}
+	now := time.Now()
+	issuer, err := identity.NewIssuer("fuzz", ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, ed25519.SeedSize)))
+	require.NoError(f, err)
+	issuers, err := identity.NewIssuers(issuer.Public())
+	require.NoError(f, err)
+	authority, err := identity.NewAuthority("fuzz", issuers)
+	require.NoError(f, err)
+	token, err := issuer.Issue(identity.Claims{User: "alice", Device: keys.DeviceKey(), Issued: now, Expires: now.Add(1e6 * time.Hour)})
+	require.NoError(f, err)
+	open := &recordRules{app: identity.NewAppID("fuzz"), verifier: identity.NewVerifier(identity.NewAppID("fuzz")), life: lanLife}
+	vouched := &recordRules{
+		app: authority.App(), verifier: identity.NewVerifier(authority.App(), identity.WithAuthority(authority)), vouched: true, life: lanLife,
+	}
+	good := make(map[*recordRules][]byte)
+	for _, v := range []*recordRules{open, vouched} {
+		st := identity.Statement{App: v.app, User: "alice", Sequence: 1, LoggedIn: true, Issued: now, Expires: now.Add(1e6 * time.Hour)}
+		if v.vouched {
+			st.Token = token
+		}
+		signed, err := keys.Sign(st)
+		require.NoError(f, err)
+		good[v], err = sealRecord(keys, signed, []ma.Multiaddr{ma.StringCast("/ip4/192.0.2.7/tcp/4001")}, now, lanLife)
+		require.NoError(f, err)
+		_, err = v.check(v.key(signed), good[v], now)
+		require.NoError(f, err)
+		f.Add(good[v], false)
+		f.Add(good[v][wire.SignatureSize:], true)
+		f.Add(good[v][:100], false)
+	}
+	f.Add([]byte{}, false)
+	f.Fuzz(func(t *testing.T, raw []byte, sign bool) {
+		if sign {
+			raw = wire.Seal(wire.DomainRecord, key, raw)
+		}
+		for _, v := range []*recordRules{open, vouched} {
+			keyOf := keyRecordKey(v.app, keys.UserKey().Fingerprint())
+			if v.vouched {
+				keyOf = userRecordKey(v.app, "alice")
+			}
+			r, err := v.check(keyOf, raw, now)
+			best, choice := v.Select(keyOf, [][]byte{raw, good[v], raw})
+			require.NoError(t, choice, "one is good")
+			if err != nil {
+				require.Nil(t, r)
+				continue
+			}
+			require.LessOrEqual(t, len(raw), maxRecord)
+			require.LessOrEqual(t, len(r.addrs), maxAddrs)
+			require.Equal(t, v.app, r.st.App)
+			require.Equal(t, keyOf, v.key(r.st))
+			require.LessOrEqual(t, r.expires.Sub(r.issued), v.life)
+			require.False(t, v.vouched && r.st.Grant() == nil)
+			require.Contains(t, []int{0, 1}, best, "the first of equal ones")
+			require.Error(t, v.Validate(keyOf[:len(keyOf)-1], raw))
 		}
 	})
 }

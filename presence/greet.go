@@ -33,16 +33,10 @@ func (d *Directory) greet(c *contact) {
 		if conn == nil {
 			return
 		}
-		err := d.openHello(conn)
-		d.mu.Lock()
-		c.opening = false
-		d.progressLocked()
-		d.mu.Unlock()
-		if err == nil {
+		if err := d.openHello(conn); !d.helloEnded(c, conn, err, attempt) {
 			attempt = -1
 			continue
 		}
-		d.helloFailed(c, conn, err, attempt)
 		pause := time.NewTimer(helloPause(attempt))
 		select {
 		case <-pause.C:
@@ -98,17 +92,75 @@ func (c *contact) newestFirst() []network.Conn {
 	return conns
 }
 
-func (d *Directory) helloFailed(c *contact, conn network.Conn, err error, attempt int) {
-	d.stats.helloFailed.Add(1)
-	d.cfg.log.Debug("hello failed", "peer", c.id, "err", err)
+// helloEnded takes note of how a hello ended that we opened, and reports whether it failed.
+func (d *Directory) helloEnded(c *contact, conn network.Conn, err error, attempt int) (failed bool) {
+	if err != nil {
+		d.stats.helloFailed.Add(1)
+		d.cfg.log.Debug("hello failed", "peer", c.id, "err", err)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.progressLocked()
+	c.opening = false
+	if err == nil {
+		return false
+	}
 	c.fresh = slices.DeleteFunc(c.fresh, func(f network.Conn) bool { return f == conn })
 	refused, unsupported := (*RefusedError)(nil), multistream.ErrNotSupported[protocol.ID]{}
 	if errors.As(err, &refused) || errors.As(err, &unsupported) && attempt+1 >= maxUnsupported {
 		c.final = err
 	}
 	c.settleLocked(err)
+	return true
+}
+
+// greetingLocked reports whether a hello is under way that may show somebody: the first one with a peer, also if it is only about to begin, or one that the peer
+// has opened. Further attempts of ours after a failed one do not count: a silent peer would make everybody wait for ever.
+func (d *Directory) greetingLocked(c *contact) bool {
+	if d.contacts[c.id] != c {
+		return false
+	}
+	return c.inbound > 0 || !c.known && c.final == nil && c.err == nil
+}
+
+// awaitHellos waits until the hellos have ended that are under way now, enough holds, or ctx ends. It reports whether none is left. Enough
+// is called without locks, at the start and whenever something has changed.
+func (d *Directory) awaitHellos(ctx context.Context, enough func() bool) (all bool) {
+	for _, conn := range d.host.Network().Conns() { // the host may not have told us yet
+		d.connected(conn, conn.Stat().Direction == network.DirOutbound)
+	}
+	var left []*contact
+	d.mu.Lock()
+	for _, c := range d.contacts {
+		if d.greetingLocked(c) {
+			left = append(left, c)
+		}
+	}
+	d.mu.Unlock()
+	nudge := time.NewTimer(helloNudge)
+	defer nudge.Stop()
+	for {
+		d.mu.Lock()
+		left = slices.DeleteFunc(left, func(c *contact) bool { return !d.greetingLocked(c) })
+		progress := d.progress
+		d.mu.Unlock()
+		if enough() || len(left) == 0 {
+			return len(left) == 0
+		}
+		select {
+		case <-progress:
+		case <-nudge.C: // those who dialled have not begun
+			d.mu.Lock()
+			for _, c := range left {
+				if !c.running && c.inbound == 0 {
+					d.kickLocked(c)
+				}
+			}
+			d.mu.Unlock()
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // open opens a stream on one connection. The host's own NewStream would choose the connection, and may choose a dead

@@ -35,9 +35,10 @@ type inquiry struct {
 
 	mu      sync.Mutex
 	claims  map[identity.PublicKey]*evidence // by user key; in app mode under the zero key
-	visits  map[attempt]bool
+	visits  map[attempt]context.CancelFunc
 	silent  bool          // a device that was named could not be asked
 	heard   chan struct{} // closed with the first evidence
+	buried  chan struct{} // closed with the first log-out that the directory has
 	settled chan struct{} // closed when one is online
 }
 
@@ -47,9 +48,10 @@ func (d *Directory) inquire(w want) (verdict, error) {
 	defer cancel()
 	q := &inquiry{
 		d: d, w: w, ctx: ctx, stop: cancel,
-		claims: make(map[identity.PublicKey]*evidence), visits: make(map[attempt]bool),
-		heard: make(chan struct{}), settled: make(chan struct{}),
+		claims: make(map[identity.PublicKey]*evidence), visits: make(map[attempt]context.CancelFunc),
+		heard: make(chan struct{}), buried: make(chan struct{}), settled: make(chan struct{}),
 	}
+	q.wg.Go(q.greeted)
 	complete := q.gather()
 	q.wait()
 	cancel()
@@ -83,6 +85,30 @@ func (q *inquiry) gather() (complete bool) {
 		return false
 	}
 	start := time.Now()
+	if !q.look(start) || !q.nobody() {
+		return false
+	}
+	// The directory knows of nobody. A log-in that was made just before the question may be on its way there: only if it is not there
+	// when it would have arrived, there was none.
+	wait := time.NewTimer(time.Until(start.Add(storeGrace)))
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-q.ctx.Done():
+		return false
+	}
+	return q.seek(q.ctx, start)
+}
+
+// nobody reports whether nothing at all is known of the user.
+func (q *inquiry) nobody() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.claims) == 0
+}
+
+// look looks into the directory for as long as that is worth it, and reports whether it was complete.
+func (q *inquiry) look(start time.Time) (complete bool) {
 	ctx, cancel := context.WithTimeout(q.ctx, seekBudget)
 	defer cancel()
 	go func() { // ends with ctx. A known log-in needs no complete search: what is newer is found soon, or not at all
@@ -95,14 +121,34 @@ func (q *inquiry) gather() (complete bool) {
 		defer rest.Stop()
 		select {
 		case <-rest.C:
+		case <-q.buried: // by a device that was a node of the directory, and is gone as a rule: the look would wait for it
+			rest.Reset(min(buriedRest, storedBudget-time.Since(start)))
+			select {
+			case <-rest.C:
+			case <-ctx.Done():
+			}
 		case <-ctx.Done():
 		}
 		cancel()
 	}()
+	return q.seek(ctx, start)
+}
+
+// seek takes in what the directory has.
+func (q *inquiry) seek(ctx context.Context, start time.Time) (complete bool) {
+	d := q.d
 	return d.seekStored(ctx, q.w, d.statuses.mourned(start), func(r *record) {
 		d.Observe(r.st)
 		q.hear(r.st, r.addrs, Stored, r.issued)
 	}, func(info peer.AddrInfo) { q.visit(info.ID, info.Addrs, Stored) })
+}
+
+// greeted takes in what the hellos tell that are under way. While one is, nobody can be said to be offline.
+func (q *inquiry) greeted() {
+	all := q.d.awaitHellos(q.ctx, func() bool { return q.atHand() })
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.silent = q.silent || !all
 }
 
 // noWhois lets tests ask the DHT alone.
@@ -143,6 +189,7 @@ func (q *inquiry) hear(st *identity.Statement, addrs []ma.Multiaddr, source Sour
 	if q.d.cfg.authority != nil && st.Grant() == nil {
 		return
 	}
+	stored := source == Stored
 	if !st.LoggedIn {
 		source = Goodbye
 	}
@@ -156,9 +203,27 @@ func (q *inquiry) hear(st *identity.Statement, addrs []ma.Multiaddr, source Sour
 		return
 	}
 	q.firstLocked()
+	if stored && !st.LoggedIn {
+		q.buryLocked(st.Peer)
+	}
 	q.mu.Unlock()
 	if loggedIn(st, now) {
 		q.visit(st.Peer, addrs, source)
+	}
+}
+
+// buryLocked takes note that a device has said good-bye to the directory. If it is being dialled, since it is remembered or was quitting when the question came, that
+// is not waited for.
+func (q *inquiry) buryLocked(p peer.ID) {
+	select {
+	case <-q.buried:
+	default:
+		close(q.buried)
+	}
+	for v, cancel := range q.visits {
+		if v.peer == p {
+			time.AfterFunc(buriedRest, cancel)
+		}
 	}
 }
 
@@ -194,12 +259,14 @@ func (q *inquiry) visit(p peer.ID, addrs []ma.Multiaddr, source Source) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	key := attempt{p, source}
-	if q.visits[key] || len(q.visits) == maxVisits || p == q.d.id || q.ctx.Err() != nil {
+	if q.visits[key] != nil || len(q.visits) == maxVisits || p == q.d.id || q.ctx.Err() != nil {
 		return
 	}
-	q.visits[key] = true
+	ctx, cancel := context.WithCancel(q.ctx)
+	q.visits[key] = cancel
 	q.wg.Go(func() {
-		s, err := q.d.probe(q.ctx, p, addrs)
+		defer cancel()
+		s, err := q.d.probe(ctx, p, addrs)
 		q.answer(p, s, err, source)
 	})
 }

@@ -12,8 +12,10 @@ import (
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p-kad-dht/records"
 	record2 "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	ma "github.com/multiformats/go-multiaddr"
@@ -60,6 +62,7 @@ type kad struct {
 	store  *bounded
 	notify *network.NotifyBundle
 	wake   chan struct{} // a token makes publish look at what has changed
+	renew  chan struct{} // a token makes it store anew
 	limits *lru.Cache[peer.ID, *rate.Limiter]
 
 	mu      sync.Mutex
@@ -73,6 +76,7 @@ func newKad(d *Directory, scope Scope) (*kad, error) {
 		rules:  &recordRules{app: d.app, verifier: d.verifier, vouched: d.cfg.authority != nil, life: life},
 		store:  newBounded(d.id, life),
 		wake:   make(chan struct{}, 1),
+		renew:  make(chan struct{}, 1),
 		limits: newLRU[peer.ID, *rate.Limiter](maxStorers),
 	}
 	opts := []dht.Option{
@@ -93,8 +97,12 @@ func newKad(d *Directory, scope Scope) (*kad, error) {
 		opts = append(opts, dht.Mode(dht.ModeAutoServer), dht.QueryFilter(dht.PublicQueryFilter),
 			dht.RoutingTableFilter(dht.PublicRoutingTableFilter), dht.AddressFilter(publicOnly))
 	}
+	h := d.host
+	if scope == WAN {
+		h = publicHost{h}
+	}
 	var err error
-	if k.dht, err = dht.New(d.host, opts...); err != nil {
+	if k.dht, err = dht.New(h, opts...); err != nil {
 		return nil, fmt.Errorf("presence: %s directory: %w", scope, err)
 	}
 	if k.rpc, err = pb.NewProtocolMessenger(k.dht.MessageSender()); err != nil {
@@ -162,6 +170,18 @@ func (k *kad) kick() {
 	default:
 	}
 }
+
+// publicHost is the host as the DHT of the internet sees it. That names to others whatever addresses the peerstore has of a node, in spite of its filter,
+// and the peerstore knows those on the LAN as well.
+type publicHost struct{ host.Host }
+
+func (h publicHost) Peerstore() peerstore.Peerstore { return publicBook{h.Host.Peerstore()} }
+
+type publicBook struct{ peerstore.Peerstore }
+
+func (b publicBook) Addrs(p peer.ID) []ma.Multiaddr { return publicOnly(b.Peerstore.Addrs(p)) }
+
+func (b publicBook) PeerInfo(p peer.ID) peer.AddrInfo { return peer.AddrInfo{ID: p, Addrs: b.Addrs(p)} }
 
 func publicOnly(addrs []ma.Multiaddr) []ma.Multiaddr {
 	var out []ma.Multiaddr

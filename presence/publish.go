@@ -3,21 +3,26 @@ package presence
 import (
 	"bytes"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
+	kb "github.com/libp2p/go-libp2p-kbucket"
 	record2 "github.com/libp2p/go-libp2p-record"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	ma "github.com/multiformats/go-multiaddr"
+	"github.com/multiformats/go-multihash"
 
 	"github.com/starling-mesh/starling/identity"
 )
 
 const (
-	// publishLook is how often publish looks whether there are more nodes to keep the record.
-	publishLook = 3 * time.Second
+	// publishLook is how often publish looks whether there are more nodes to keep the record, and publishHaste while none does: the DHT takes a
+	// new peer in some round trips after it has connected, and tells nobody.
+	publishLook  = 3 * time.Second
+	publishHaste = 250 * time.Millisecond
 	// publishTimeout bounds the walk to the nodes that shall keep the record.
 	publishTimeout = 15 * time.Second
 	// storeTimeout bounds the storing at one node.
@@ -37,22 +42,30 @@ func (k *kad) publish() {
 	defer unsubscribe()
 	var (
 		p    publication
-		tick = time.NewTicker(publishLook)
+		look = time.NewTimer(0)
 	)
-	defer tick.Stop()
+	defer look.Stop()
 	for {
-		if st, in := k.d.shown(); in && p.due(time.Now(), st, k.dht.RoutingTable().Size()) {
-			kept := k.publishOnce(st)
+		st, in := k.d.shown()
+		if in && p.due(time.Now(), st, k.dht.RoutingTable().Size()) {
+			kept := k.publishOnce(st, p.fresh(st))
 			p.done(time.Now(), st, kept, k.dht.RoutingTable().Size(), k.scope.life()/3)
 		} else if !in {
 			p = publication{}
 		}
+		pause := publishLook
+		if in && p.kept == 0 && len(k.d.host.Network().Peers()) > 0 {
+			pause = publishHaste
+		}
+		look.Reset(pause)
 		select {
 		case <-k.d.ctx.Done():
 			return
-		case <-tick.C:
+		case <-look.C:
 		case <-k.wake:
 		case <-moved:
+			p.next = time.Time{}
+		case <-k.renew:
 			p.next = time.Time{}
 		}
 	}
@@ -81,8 +94,13 @@ func (p *publication) due(now time.Time, st *identity.Statement, nodes int) bool
 	return !now.Round(0).Before(p.next.Round(0))
 }
 
+// fresh reports whether this log-in was not stored yet.
+func (p *publication) fresh(st *identity.Statement) bool {
+	return p.st == nil || p.st.Sequence != st.Sequence
+}
+
 func (p *publication) done(now time.Time, st *identity.Statement, kept, nodes int, every time.Duration) {
-	fresh := p.st == nil || p.st.Sequence != st.Sequence
+	fresh := p.fresh(st)
 	p.st, p.kept, p.nodes = st, kept, nodes
 	if kept == 0 {
 		p.next = now.Add(min(publishRetry<<min(p.fails, 10), every))
@@ -118,38 +136,84 @@ func (k *kad) movedAddrs() (moved <-chan any, stop func()) {
 	return sub.Out(), func() { _ = sub.Close() }
 }
 
-// publishOnce stores a statement of this node and returns how many nodes have it. What they had of another device is taken in first.
-func (k *kad) publishOnce(st *identity.Statement) (kept int) {
-	ctx, cancel := context.WithTimeout(k.d.ctx, publishTimeout)
-	defer cancel()
-	var (
-		key  = k.rules.key(st)
-		mu   sync.Mutex
-		best *record
-	)
-	hear := func(_ peer.ID, r *record) {
-		mu.Lock()
-		defer mu.Unlock()
-		if best == nil || r.newer(best) {
-			best = r
+// Refresh stores this node's log-in anew in the directory, behind the caller's back: what was stored may have lapsed while the computer slept, and
+// who kept it may be gone. Call it after sleep; changes of the host's addresses are noticed here. While logged out, or without a directory, it does nothing.
+func (d *Directory) Refresh() {
+	for _, k := range d.kads {
+		select {
+		case k.renew <- struct{}{}:
+		default:
 		}
 	}
-	where := k.seek(ctx, key, nil, hear)
-	if best != nil && !k.d.compare(best, st) {
-		return 0
+}
+
+// found is what the directory has of other devices of our user, while our record is being stored.
+type found struct {
+	mu   sync.Mutex
+	best *record
+	seen map[peer.ID]bool
+}
+
+// hear takes in a record. The device of a log-in that ours ends is told of that at once.
+func (f *found) hear(d *Directory, ours *identity.Statement, r *record) {
+	if r.st.Peer == d.id { // of ours, or of a copy of this node
+		d.Observe(r.st)
+		return
 	}
-	now, _ := k.d.shown()
-	if now == nil || now.Sequence != st.Sequence || len(where.nearest) == 0 {
-		return 0
+	f.mu.Lock()
+	again := f.seen[r.st.Peer]
+	f.seen[r.st.Peer] = true
+	if f.best == nil || r.newer(f.best) {
+		f.best = r
 	}
-	sealed, err := sealRecord(k.d.keys, now, k.told(), time.Now(), k.scope.life())
+	f.mu.Unlock()
+	if !again && ours.Newer(r.st) && loggedIn(r.st, time.Now()) {
+		d.visit(r)
+	}
+}
+
+// take returns the newest record, once.
+func (f *found) take() *record {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := f.best
+	f.best = nil
+	return r
+}
+
+// publishOnce stores a statement of this node and returns how many nodes have it. What they had of another device is taken in first. A fresh log-in is not kept back
+// until the nearest nodes have been found, for which a dead node costs seconds: the nearest that are known get it at once.
+func (k *kad) publishOnce(st *identity.Statement, fresh bool) (kept int) {
+	ctx, cancel := context.WithTimeout(k.d.ctx, publishTimeout)
+	defer cancel()
+	sealed, err := sealRecord(k.d.keys, st, k.told(), time.Now(), k.scope.life())
 	if err != nil {
 		k.d.cfg.log.Error("seal record", "err", err)
 		return 0
 	}
-	k.mu.Lock()
-	k.keepers = where.nearest // from here on a log-out has something to bury
-	k.mu.Unlock()
+	var (
+		key    = k.rules.key(st)
+		others = found{seen: make(map[peer.ID]bool)}
+		hear   = func(_ peer.ID, r *record) { others.hear(k.d, st, r) }
+		early  sync.WaitGroup
+		have   []peer.ID // by the early storing
+	)
+	if fresh {
+		early.Go(func() { have = k.putEarly(ctx, st, key, sealed, hear) })
+		if !k.rules.vouched {
+			early.Go(func() { k.provideTo(ctx, nameKey(k.d.app, st.User), k.near(string(nameKey(k.d.app, st.User)))) })
+		}
+	}
+	where := k.seek(ctx, key, nil, hear)
+	early.Wait()
+	if best := others.take(); best != nil && !k.d.compare(best, st) {
+		return 0
+	}
+	k.keep(append(slices.Clone(where.nearest), have...))
+	now := k.d.stillShown(st)
+	if now == nil || len(where.nearest) == 0 {
+		return 0
+	}
 	var provided sync.WaitGroup
 	defer provided.Wait()
 	if !k.rules.vouched {
@@ -157,13 +221,46 @@ func (k *kad) publishOnce(st *identity.Statement) (kept int) {
 	}
 	keepers := k.put(ctx, key, sealed, where.nearest)
 	// Storing says little: a node may have had a newer one by then. So look again.
-	best = nil
 	keepers = k.check(ctx, key, sealed, keepers, hear)
-	if best != nil && !bytes.Equal(best.sealed, sealed) {
+	if best := others.take(); best != nil {
 		k.d.compare(best, now)
 	}
 	k.d.cfg.log.Debug("log-in stored", "scope", k.scope, "nodes", len(keepers))
 	return len(keepers)
+}
+
+// stillShown returns the statement of now if it is of the same log-in, or nil. What asks it has called keep before: whoever logs out after this
+// buries what is stored now.
+func (d *Directory) stillShown(st *identity.Statement) *identity.Statement {
+	if now, in := d.shown(); in && now.Sequence == st.Sequence {
+		return now
+	}
+	return nil
+}
+
+// keep notes who is about to have our record: from here on a log-out has something to bury.
+func (k *kad) keep(nodes []peer.ID) {
+	slices.Sort(nodes)
+	nodes = slices.Compact(nodes)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.keepers = nodes
+}
+
+// near are the nodes that are known to be nearest to a key, without asking anybody.
+func (k *kad) near(key string) []peer.ID {
+	return k.dht.RoutingTable().NearestPeers(kb.ConvertKey(key), replicas)
+}
+
+// putEarly stores at the nearest nodes that are known. Each is first asked for what it has, which a newer record would replace.
+func (k *kad) putEarly(ctx context.Context, st *identity.Statement, key string, sealed []byte, hear func(peer.ID, *record)) []peer.ID {
+	nodes := k.near(key)
+	k.keep(slices.Clone(nodes))
+	rec := record2.MakePutRecord(key, sealed)
+	return k.each(ctx, nodes, func(ctx context.Context, p peer.ID) bool {
+		_, err := k.askOne(ctx, p, k.ask(key, hear))
+		return err == nil && k.d.stillShown(st) != nil && k.rpc.PutValue(ctx, p, rec) == nil
+	})
 }
 
 // told are the addresses that a record gives.
@@ -206,11 +303,15 @@ func (k *kad) provide(ctx context.Context, user string) {
 		_, closer, err := k.rpc.GetProviders(ctx, p, key)
 		return closer, err
 	})
+	k.provideTo(ctx, key, where.nearest)
+}
+
+func (k *kad) provideTo(ctx context.Context, key multihash.Multihash, nodes []peer.ID) {
 	self := peer.AddrInfo{ID: k.d.id, Addrs: k.told()}
 	if len(self.Addrs) == 0 {
 		return
 	}
-	k.each(ctx, where.nearest, func(ctx context.Context, p peer.ID) bool {
+	k.each(ctx, nodes, func(ctx context.Context, p peer.ID) bool {
 		return k.rpc.PutProviderAddrs(ctx, p, key, self) == nil
 	})
 }
@@ -241,10 +342,7 @@ func (d *Directory) compare(r *record, ours *identity.Statement) bool {
 		return true
 	}
 	if !r.st.Newer(ours) {
-		if loggedIn(r.st, time.Now()) {
-			d.visit(r) // it has to go, and learns that by our hello
-		}
-		return true
+		return true // it has to go: see visit
 	}
 	if loggedIn(r.st, time.Now()) {
 		return false
@@ -265,14 +363,36 @@ func (d *Directory) compare(r *record, ours *identity.Statement) bool {
 	return false
 }
 
-// visit connects to the device of a record, for the hello that follows.
+// The device of an earlier log-in is dialled until it has to store its record anew, by which it learns of ours, a minute later on a LAN. For 5 s after a failed dial libp2p does
+// not dial again.
+const (
+	visitTries = 6
+	visitPause = 6 * time.Second
+)
+
+// visit connects to the device of an earlier log-in of our user, for the hello that follows: it tells that device that it has to go.
 func (d *Directory) visit(r *record) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.goLocked(func() {
-		ctx, cancel := context.WithTimeout(d.ctx, confirmTimeout)
-		defer cancel()
-		_ = d.host.Connect(ctx, peer.AddrInfo{ID: r.st.Peer, Addrs: r.addrs})
+		for range visitTries {
+			ctx, cancel := context.WithTimeout(d.ctx, confirmTimeout)
+			err := d.host.Connect(ctx, peer.AddrInfo{ID: r.st.Peer, Addrs: r.addrs})
+			cancel()
+			if err == nil {
+				return
+			}
+			d.cfg.log.Debug("earlier log-in not told", "peer", r.st.Peer, "err", err)
+			pause := time.NewTimer(visitPause)
+			select {
+			case <-pause.C:
+			case <-d.ctx.Done():
+			}
+			pause.Stop()
+			if st, in := d.shown(); !in || !st.Newer(r.st) {
+				return
+			}
+		}
 	})
 }
 

@@ -81,6 +81,11 @@ const (
 	statusHead = 300 * time.Millisecond
 	// seekBudget is how long an inquiry looks into the DHT while nothing is known, and storedBudget once something is.
 	seekBudget = 3 * time.Second
+	// buriedRest is how long an inquiry goes on that has found a log-out in the directory: the nodes that answer at all have by then.
+	buriedRest = 500 * time.Millisecond
+	// storeGrace is how long a log-in may take to get to the nearest nodes that its device knows: to ask and to store, two round trips, and dials before
+	// that. A user whom nobody knows is offline only if nobody knows her that long after the question.
+	storeGrace = time.Second
 
 	maxCached   = 1024 // answers
 	maxDeparted = 1024 // log-ins of peers that were connected
@@ -97,7 +102,7 @@ const (
 // connected device that was heard of in the last 5 s, and for 1 s after the last answer; otherwise within 5 s.
 //
 // [Online] means that the device has proved to be there. [Offline] means evidence: a signed log-out, a device that says so itself, or a
-// directory of which all the nearest nodes answered, and none knows a log-in. Everything else is [Unreachable]; a timeout is never
+// directory of which all the nearest nodes answered, now and a second later, and none knows a log-in. Everything else is [Unreachable]; a timeout is never
 // Offline.
 //
 // Errors are an [*identity.IDError], [ErrNotLoggedIn] while this node is not logged in, a [*ConflictError] for a name that several

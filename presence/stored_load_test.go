@@ -4,12 +4,16 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/control"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
@@ -61,31 +65,122 @@ func (r *rig) apart(from int, keep ...int) {
 	time.Sleep(200 * time.Millisecond)
 }
 
+// newCrowd makes a directory of many nodes, each connected to four at first and logged in; node 0, which asks, remembers nobody.
+func newCrowd(t *testing.T) (r *rig, door *gate) {
+	t.Helper()
+	door = new(gate)
+	presence.WithoutWhois(t)
+	r = &rig{t: t, net: meshtest.New(t, meshtest.Options{
+		Hosts: crowd, Latency: 50 * time.Millisecond, Libp2p: func(i int) []libp2p.Option {
+			if i == 0 {
+				return []libp2p.Option{libp2p.ConnectionGater(door)}
+			}
+			return nil
+		},
+	})}
+	for i := range crowd {
+		opts := []presence.Option{presence.WithDHT(presence.LAN)}
+		if i == 0 {
+			opts = append(opts, presence.WithRemembered(forgetful{}))
+		}
+		r.nodes = append(r.nodes, r.start(i, keysOf(t, r.net.HostKey(i)), testApp, opts...))
+	}
+	r.net.Random(4)
+	time.Sleep(20 * time.Second)
+	for i, node := range r.nodes {
+		node.login(fmt.Sprintf("user%d", i))
+	}
+	time.Sleep(20 * time.Second)
+	return r, door
+}
+
+// gate lets a host refuse who dials it.
+type gate struct{ shut atomic.Bool }
+
+func (g *gate) InterceptPeerDial(peer.ID) bool               { return true }
+func (g *gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
+func (g *gate) InterceptAccept(network.ConnMultiaddrs) bool  { return !g.shut.Load() }
+func (g *gate) InterceptSecured(dir network.Direction, _ peer.ID, _ network.ConnMultiaddrs) bool {
+	return dir == network.DirOutbound || !g.shut.Load()
+}
+func (g *gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }
+
+// lonely leaves node 0 with the connections to keep, and with no knowledge of anybody else.
+func (r *rig) lonely(keep ...int) {
+	r.t.Helper()
+	for _, i := range keep {
+		if !r.connected(0, i) {
+			r.net.Connect(0, i)
+		}
+	}
+	time.Sleep(500 * time.Millisecond) // the hello, and the directory's own
+	for range 100 {                    // it may be storing its own log-in
+		r.apart(0, keep...)
+		if len(r.net.Host(0).Network().Peers()) == len(keep) {
+			break
+		}
+	}
+	require.Len(r.t, r.net.Host(0).Network().Peers(), len(keep))
+	for i := range r.nodes {
+		if !slices.Contains(keep, i) {
+			r.net.Host(0).Peerstore().ClearAddrs(r.net.ID(i))
+		}
+	}
+	r.nodes[0].Forget()
+	r.nodes[0].ForgetLost()
+}
+
+func TestStatusFromFewConnectionsOfUsersKnownOnlyToTheDirectory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = crowd
+		r, door := newCrowd(t)
+		defer r.close()
+		asker := r.nodes[0]
+		door.shut.Store(true) // or those who store would connect to it
+		gone, left := upTo(n-n/5, n), upTo(1, n-n/5)
+		some := slices.DeleteFunc(slices.Clone(left), func(i int) bool { return i%2 == 0 })
+		r.lonely(1, 2, n-1)
+		for _, i := range gone { // without a word
+			r.net.Isolate(i)
+		}
+		// each asks all of them, every time from three connections to others
+		each := func(users []int) asks {
+			all := asks{state: make(map[presence.State]int)}
+			for k, i := range users {
+				var keep []int
+				for j := k; len(keep) < 3; j += 7 {
+					if p := left[j%len(left)]; p != i && !slices.Contains(keep, p) {
+						keep = append(keep, p)
+					}
+				}
+				if k > 0 { // the first time one of the three has vanished
+					r.lonely(keep...)
+				}
+				one := r.ask(asker, []int{i})
+				all.took = append(all.took, one.took...)
+				for s, n := range one.state {
+					all.state[s] += n
+				}
+			}
+			slices.Sort(all.took)
+			return all
+		}
+		lost := each(gone)
+		lost.log(t, "from three connections: those who vanished")
+		require.Equal(t, len(gone), lost.state[presence.Unreachable])
+		hit := each(some)
+		hit.log(t, "from three connections: the others")
+		require.Zero(t, hit.state[presence.Offline], "a false offline")
+		require.Equal(t, len(some), hit.state[presence.Online])
+	})
+}
+
 func TestStatusOfUsersKnownOnlyToTheDirectory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		presence.WithoutWhois(t)
 		const n = crowd
-		r := &rig{t: t, net: meshtest.New(t, meshtest.Options{
-			Hosts: n, Latency: 50 * time.Millisecond, Libp2p: func(int) []libp2p.Option { return nil },
-		})}
-		for i := range n {
-			opts := []presence.Option{presence.WithDHT(presence.LAN)}
-			if i == 0 {
-				opts = append(opts, presence.WithRemembered(forgetful{}))
-			}
-			r.nodes = append(r.nodes, r.start(i, keysOf(t, r.net.HostKey(i)), testApp, opts...))
-		}
+		r, _ := newCrowd(t)
 		defer r.close()
-		r.net.Random(4)
-		time.Sleep(20 * time.Second)
-		var all []int
-		for i, node := range r.nodes {
-			node.login(fmt.Sprintf("user%d", i))
-			if i > 0 {
-				all = append(all, i)
-			}
-		}
-		time.Sleep(20 * time.Second)
+		all := upTo(1, n)
 		asker := r.nodes[0]
 
 		var known asks

@@ -2,13 +2,19 @@ package presence_test
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
+	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/presence"
 )
 
@@ -127,9 +133,44 @@ func TestALogOutIsStored(t *testing.T) {
 	})
 }
 
+func TestAStoredLogOutIsAnAnswerWithoutWaitingForTheDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := dhtRig(t, 6)
+		defer r.close()
+		presence.WithoutWhois(t)
+		a, b := r.nodes[0], r.nodes[5]
+		a.login("alice")
+		b.login("dora")
+		b.stored()
+		soon(t, time.Minute, "a has met dora, and remembers where she was", func() bool { return a.status("dora").State == presence.Online })
+		r.part(0, 5)
+		require.NoError(t, b.Close())
+		r.net.Kill(5) // and nothing there says that it is closed: a dial waits for its timeout
+		r.part(0, 5)
+		a.Forget()
+		require.False(t, r.connected(0, 5))
+		start := time.Now()
+		s := a.status("dora#" + b.keys.UserKey().Fingerprint())
+		t.Logf("%v after %v", s.State, time.Since(start))
+		require.Equal(t, presence.Offline, s.State, "%+v", s)
+		require.Equal(t, presence.Goodbye, s.Source)
+		require.LessOrEqual(t, time.Since(start), 600*time.Millisecond)
+	})
+}
+
 func TestTwoLogInsThatMeetOnlyInTheDirectoryEndWithOne(t *testing.T) {
-	for _, gap := range []time.Duration{0, 20 * time.Second} {
-		t.Run(gap.String(), func(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		gap   time.Duration
+		cut   bool // the later one cannot dial the earlier
+		limit time.Duration
+	}{
+		{"at once", 0, false, 3 * time.Second},
+		{"one after the other", 20 * time.Second, false, 3 * time.Second},
+		{"at once, and apart", 0, true, 10 * time.Second},
+		{"one after the other, and apart", 20 * time.Second, true, time.Minute}, // until the earlier is stored anew
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t, 6, presence.WithDHT(presence.LAN))
 				defer r.close()
@@ -140,18 +181,187 @@ func TestTwoLogInsThatMeetOnlyInTheDirectoryEndWithOne(t *testing.T) {
 				}
 				r.net.Chain()
 				time.Sleep(10 * time.Second)
+				require.False(t, r.connected(0, 5))
+				if !c.cut {
+					r.net.Heal()
+				}
 				a, b := r.nodes[0], r.nodes[5]
 				a.login("alice")
-				time.Sleep(gap)
+				time.Sleep(c.gap)
 				b.login("alice")
 				start := time.Now()
-				soon(t, 90*time.Second, "one log-in", func() bool { return a.loggedIn() != b.loggedIn() })
+				soon(t, c.limit, "one log-in", func() bool { return a.loggedIn() != b.loggedIn() })
 				t.Logf("one of two after %v", time.Since(start))
 				oneLeft(t, time.Second, a, b)
-				require.False(t, r.connected(0, 5))
+				require.Equal(t, !c.cut, r.connected(0, 5))
+				if c.gap > 0 {
+					require.True(t, b.loggedIn(), "the later one")
+				}
 			})
 		})
 	}
+}
+
+func TestTheEarlierLogInIsDialledAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 6, presence.WithDHT(presence.LAN))
+		defer r.close()
+		r.sameUser(0, 5, presence.WithDHT(presence.LAN))
+		r.net.Cut(0, 5)
+		for _, n := range r.nodes[1:5] {
+			n.Deafen()
+		}
+		r.net.Chain()
+		time.Sleep(10 * time.Second)
+		a, b := r.nodes[0], r.nodes[5]
+		a.login("alice")
+		time.Sleep(20 * time.Second)
+		b.login("alice")
+		time.Sleep(14 * time.Second) // and nothing of the earlier is left in the directory
+		require.True(t, a.loggedIn() && b.loggedIn())
+		r.net.Heal()
+		soon(t, 12*time.Second, "the earlier has been told", func() bool { return !a.loggedIn() })
+		require.True(t, b.loggedIn())
+	})
+}
+
+func TestAFreshLogInIsStoredAtOnceThoughSomeNodesAreSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, silent = 12, 4
+		r := dhtRig(t, n)
+		defer r.close()
+		for i := n - silent; i < n; i++ {
+			r.net.Isolate(i)
+		}
+		a := r.nodes[0]
+		a.login("alice")
+		key := presence.KeyRecordKey(testApp, a.keys.UserKey().Fingerprint())
+		have := func() (count int) {
+			for _, node := range r.nodes[1 : n-silent] {
+				if node.Stored(key) != nil {
+					count++
+				}
+			}
+			return count
+		}
+		start := time.Now()
+		soon(t, 200*time.Millisecond, "all that answer keep it", func() bool { return have() == n-silent-1 })
+		t.Logf("stored after %v", time.Since(start))
+		require.NoError(t, a.Logout(t.Context()))
+		require.False(t, r.nodes[1].Stored(key).Statement.LoggedIn, "a log-out in the middle of storing is stored too")
+		time.Sleep(20 * time.Second)
+		for _, node := range r.nodes[1 : n-silent] {
+			require.False(t, node.Stored(key).Statement.LoggedIn)
+		}
+	})
+}
+
+func TestAStrangerIsNotToldOfflineOfAFreshLogIn(t *testing.T) {
+	const n = 32 // more than keep a record, so that the one who asks is no keeper as a rule
+	for _, exact := range []bool{true, false} {
+		t.Run(map[bool]string{true: "by key", false: "by name"}[exact], func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				presence.WithoutWhois(t)
+				r := &rig{t: t, net: meshtest.New(t, meshtest.Options{Hosts: n, Latency: 50 * time.Millisecond})}
+				for i := range n {
+					r.nodes = append(r.nodes, r.start(i, keysOf(t, r.net.HostKey(i)), testApp,
+						presence.WithDHT(presence.LAN), presence.WithRemembered(forgetful{})))
+				}
+				defer r.close()
+				r.net.Random(4)
+				time.Sleep(20 * time.Second)
+				asker := r.nodes[0]
+				asker.login("alice")
+				time.Sleep(10 * time.Second)
+				apart := 0
+				for i := 1; i <= 16; i++ { // each is asked after at another time after the log-in
+					r.part(0, i)
+					asker.Forget()
+					r.nodes[i].login(fmt.Sprintf("user%d", i))
+					time.Sleep(time.Duration(i-1) * 40 * time.Millisecond)
+					if !r.connected(0, i) {
+						apart++
+					}
+					addr := r.exact(i)
+					if !exact {
+						addr.Fingerprint = ""
+					}
+					start := time.Now()
+					s, err := asker.Status(context.Background(), addr)
+					require.NoError(t, err)
+					require.Equal(t, presence.Online, s.State, "%v after the log-in: %+v", time.Duration(i-1)*40*time.Millisecond, s)
+					require.LessOrEqual(t, time.Since(start), 3*time.Second)
+				}
+				t.Logf("%d of 16 were asked after from apart", apart)
+				require.Greater(t, apart, 4)
+				start := time.Now()
+				require.Equal(t, presence.Offline, asker.status("nobody").State)
+				require.GreaterOrEqual(t, time.Since(start), time.Second, "a second look")
+			})
+		})
+	}
+}
+
+func TestALogInIsStoredAnewWhenAddressesChangeAndAfterSleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		elsewhere := ma.StringCast("/ip4/10.9.9.9/udp/4001/quic-v1")
+		var moved atomic.Bool
+		r := &rig{t: t, net: meshtest.New(t, meshtest.Options{Hosts: 4, Latency: latency, Libp2p: func(i int) []libp2p.Option {
+			return []libp2p.Option{libp2p.AddrsFactory(func(addrs []ma.Multiaddr) []ma.Multiaddr {
+				if i == 0 && moved.Load() {
+					return []ma.Multiaddr{elsewhere}
+				}
+				return addrs
+			})}
+		}})}
+		for i := range 4 {
+			r.nodes = append(r.nodes, r.start(i, keysOf(t, r.net.HostKey(i)), testApp, presence.WithDHT(presence.LAN)))
+		}
+		defer r.close()
+		r.net.Chain()
+		time.Sleep(10 * time.Second)
+		a := r.nodes[0]
+		a.login("alice")
+		time.Sleep(10 * time.Second) // it was compared a second time, and is not due for a minute
+		key := presence.KeyRecordKey(testApp, a.keys.UserKey().Fingerprint())
+		all := func(ok func(*presence.Record) bool) func() bool {
+			return func() bool {
+				for _, n := range r.nodes[1:] {
+					if !ok(n.Stored(key)) {
+						return false
+					}
+				}
+				return true
+			}
+		}
+		require.Equal(t, []ma.Multiaddr{r.net.Addr(0)}, r.nodes[1].Stored(key).Addrs)
+		start := time.Now()
+		time.Sleep(20 * time.Second)
+		require.True(t, r.nodes[1].Stored(key).Issued.Before(start), "nothing has happened")
+
+		moved.Store(true)
+		soon(t, 7*time.Second, "the new address", all(func(rec *presence.Record) bool { // libp2p looks every 5 s
+			return slices.Equal([]string{elsewhere.String()}, texts(rec.Addrs))
+		}))
+		time.Sleep(3 * time.Second)
+		woke := time.Now()
+		require.True(t, r.nodes[1].Stored(key).Issued.Before(woke))
+		a.Refresh()
+		soon(t, time.Second, "a new record", all(func(rec *presence.Record) bool { return !rec.Issued.Before(woke) }))
+
+		require.NoError(t, a.Logout(t.Context()))
+		time.Sleep(time.Second)
+		a.Refresh()
+		time.Sleep(5 * time.Second)
+		require.False(t, r.nodes[1].Stored(key).Statement.LoggedIn, "who has logged out stays out")
+	})
+}
+
+func texts(addrs []ma.Multiaddr) (out []string) {
+	for _, a := range addrs {
+		out = append(out, a.String())
+	}
+	return out
 }
 
 func TestTheDirectoryLosesItsOnlyOtherMember(t *testing.T) {

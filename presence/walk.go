@@ -191,7 +191,12 @@ func (k *kad) askOne(ctx context.Context, p peer.ID, ask asker) ([]*peer.AddrInf
 
 // seek walks to a record and calls found for every one that is valid, from several goroutines.
 func (k *kad) seek(ctx context.Context, key string, also []peer.ID, found func(from peer.ID, r *record)) walked {
-	return k.walk(ctx, key, also, func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error) {
+	return k.walk(ctx, key, also, k.ask(key, found))
+}
+
+// ask asks for a record, and calls found with one that is valid.
+func (k *kad) ask(key string, found func(from peer.ID, r *record)) asker {
+	return func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error) {
 		rec, closer, err := k.rpc.GetValue(ctx, p, key)
 		if err != nil {
 			return nil, err
@@ -204,7 +209,7 @@ func (k *kad) seek(ctx context.Context, key string, also []peer.ID, found func(f
 			}
 		}
 		return closer, nil
-	})
+	}
 }
 
 // seekName walks to the providers of a name and calls found for each of them once, up to a bound: each costs a dial.

@@ -319,3 +319,63 @@ func TestDirectFramesFollowFromTheDocumentAlone(t *testing.T) {
 		require.False(t, ok && m.utf8In(5), c.Name)
 	}
 }
+
+func TestTheDirectoryFollowsFromTheDocumentAlone(t *testing.T) {
+	var v Records
+	Read(t, "record", &v)
+	var tokens Tokens
+	Read(t, "token", &tokens)
+	j := newTokenJudge(t, &tokens)
+	judge := func(token, user string, device []byte) string {
+		return j.judge(Token{Token: token, User: user, Device: device})
+	}
+	for _, a := range v.Apps {
+		require.Equal(t, dhtTag(a.App), a.Tag)
+		require.Equal(t, "/starling/dht/"+a.Tag+"/lan/kad/1.0.0", a.LAN)
+		require.Equal(t, "/starling/dht/"+a.Tag+"/wan/kad/1.0.0", a.WAN)
+	}
+	for _, k := range v.Keys {
+		require.Equal(t, dhtHash(k.App, k.Purpose, k.Of), []byte(k.Hash))
+		if k.Purpose == "name" {
+			require.Equal(t, append([]byte{0x12, 0x20}, k.Hash...), []byte(k.Key), "a multihash of sha2-256")
+		} else {
+			require.Equal(t, recordPath(k.Hash), string(k.Key))
+		}
+	}
+	for _, r := range v.Accepted {
+		t.Run(r.Name, func(t *testing.T) {
+			parts(t, r.Sealed, "starling/record/1\x00")
+			m, why := plainRecord(r.Sealed.Sealed, r.At, judge, v.AtMS, v.LifeMS)
+			require.Empty(t, why)
+			require.Equal(t, []byte(r.Statement), m.bytes(1))
+			require.Equal(t, r.Addrs, multiaddrs(t, m.all(2)))
+			require.Equal(t, []uint64{uint64(r.IssuedMS), uint64(r.ExpiresMS)}, []uint64{m.varint(3), m.varint(4)})
+			_, _, st, _ := open(m.bytes(1))
+			require.Equal(t, r.Tombstone, st.varint(9) == 0)
+		})
+	}
+	for _, c := range v.Refused {
+		_, why := plainRecord(c.Sealed, c.At, judge, v.AtMS, v.LifeMS)
+		isRefused(t, c.Refused, why)
+	}
+	for _, p := range v.Order {
+		_, _, n, _ := open(p.Newer)
+		_, _, o, _ := open(p.Older)
+		require.True(t, betterRecord(n, o), p.Name)
+		require.False(t, betterRecord(o, n), p.Name)
+	}
+}
+
+func TestWatchFollowsFromTheDocumentAlone(t *testing.T) {
+	var v Directory
+	Read(t, "directory", &v)
+	m, ok := unframe(v.Watch.Request, 1<<10)
+	require.True(t, ok)
+	require.Equal(t, []byte(v.Watch.App), m.bytes(1))
+	m, ok = unframe(v.Watch.Frame, 8256)
+	require.True(t, ok)
+	require.Equal(t, []byte(v.Watch.Statement), m.bytes(1))
+	m, ok = unframe(v.Watch.Beat, 8256)
+	require.True(t, ok)
+	require.Empty(t, m.all(1))
+}

@@ -233,7 +233,7 @@ func transcript(nonce, statement []byte, initiator, responder peer.ID) []byte {
 }
 
 func makeDirectory(t *testing.T) (out Directory) {
-	out.About = "Frames of whois and notice. See Whois and Notice in PROTOCOL.md."
+	out.About = "Frames of whois, notice and watch. See Whois, Notice and Watch in PROTOCOL.md."
 	st := login(t, bob, "bob", at, true).Sealed()
 	out.Request.App, out.Request.User, out.Request.UserKey = app[:], "bob", public(bob.User)
 	out.Request.Frame = frame(t, &wire.WhoisRequest{App: app[:], User: "bob", UserKey: out.Request.UserKey})
@@ -241,6 +241,10 @@ func makeDirectory(t *testing.T) (out Directory) {
 	out.Reply.Frame = frame(t, &wire.WhoisReply{Found: []*wire.Located{{Statement: st, Addrs: addrs(t, bobAddrs...)}}})
 	out.Notice.Statement = st
 	out.Notice.Frame = frame(t, &wire.Notice{Statement: st})
+	out.Watch.App, out.Watch.Statement = app[:], st
+	out.Watch.Request = frame(t, &wire.WatchRequest{App: app[:]})
+	out.Watch.Frame = frame(t, &wire.WatchFrame{Statement: st})
+	out.Watch.Beat = frame(t, new(wire.WatchFrame))
 	return out
 }
 

@@ -305,3 +305,70 @@ func rosterDigest(entries []message) (hashed, digest []byte) {
 	}
 	return hashed, sum(hashed)
 }
+
+// dhtHash is H(purpose, what).
+func dhtHash(app []byte, purpose, what string) []byte {
+	mac := hmac.New(sha256.New, app)
+	mac.Write([]byte("starling/dht/" + purpose + "/1\x00" + what))
+	return mac.Sum(nil)
+}
+
+func dhtTag(app []byte) string { return lower.EncodeToString(dhtHash(app, "prefix", "")[:10]) }
+
+// recordPath is the key of a record in the DHT.
+func recordPath(hash []byte) string { return "/starling/" + lower.EncodeToString(hash) }
+
+// plainRecord judges a record. In app mode judge says why a token is refused for a user on a device.
+func plainRecord(sealed []byte, at Place, judge func(token, user string, device []byte) string, nowMS, lifeMS int64) (m message, why string) {
+	if len(sealed) > 12480 {
+		return nil, "size"
+	}
+	sig, body, m, ok := open(sealed)
+	if !ok {
+		return nil, "malformed"
+	}
+	issued, expires := int64(m.varint(3)), int64(m.varint(4))
+	switch {
+	case len(m.all(2)) > 16:
+		return nil, "size"
+	case issued <= 0, expires <= issued:
+		return nil, "malformed"
+	}
+	st, why := plainStatement(m.bytes(1), at.App, nowMS)
+	if why != "" {
+		return nil, why
+	}
+	key := recordPath(dhtHash(at.App, "key", fingerprint(st.bytes(3))))
+	if at.AppMode {
+		key = recordPath(dhtHash(at.App, "user", st.text(2)))
+		why = judge(st.text(10), st.text(2), st.bytes(5))
+		if why != "" && (st.varint(9) == 1 || why != "expired" && why != "revoked") {
+			return nil, "token"
+		}
+	}
+	switch {
+	case !signs(st.bytes(5), "starling/record/1\x00", body, sig):
+		return nil, "signature"
+	case key != at.Key:
+		return nil, "key"
+	case expires-issued > lifeMS, issued-nowMS > skewMS, expires+skewMS <= nowMS:
+		return nil, "time"
+	}
+	return m, ""
+}
+
+// betterRecord reports whether record a should be kept rather than b.
+func betterRecord(a, b message) bool {
+	_, _, x, _ := open(a.bytes(1))
+	_, _, y, _ := open(b.bytes(1))
+	if x.varint(6) != y.varint(6) {
+		return x.varint(6) > y.varint(6)
+	}
+	if c := bytes.Compare(peerIDBytes(x.bytes(5)), peerIDBytes(y.bytes(5))); c != 0 {
+		return c > 0
+	}
+	if x.varint(7) != y.varint(7) {
+		return x.varint(7) > y.varint(7)
+	}
+	return a.varint(3) > b.varint(3)
+}

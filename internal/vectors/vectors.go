@@ -162,7 +162,7 @@ type Refusal struct {
 	Text  string `json:"text"`
 }
 
-// Directory is the frames of whois and notice.
+// Directory is the frames of whois, notice and watch.
 type Directory struct {
 	About   string `json:"about"`
 	Request struct {
@@ -179,6 +179,66 @@ type Directory struct {
 		Frame     Hex `json:"frame"`
 		Statement Hex `json:"statement"`
 	} `json:"notice"`
+	Watch struct {
+		Request   Hex `json:"request"` // a frame
+		App       Hex `json:"app"`
+		Frame     Hex `json:"frame"` // that tells of a statement
+		Statement Hex `json:"statement"`
+		Beat      Hex `json:"beat"` // a frame
+	} `json:"watch"`
+}
+
+// Records is what the directory keeps, and where.
+type Records struct {
+	About    string          `json:"about"`
+	AtMS     int64           `json:"at_ms"`
+	LifeMS   int64           `json:"life_ms"` // the longest, of the instance
+	Apps     []RecordApp     `json:"apps"`
+	Keys     []RecordKey     `json:"keys"`
+	Accepted []Record        `json:"accepted"`
+	Refused  []RefusedRecord `json:"refused"`
+	Order    []Pair          `json:"order"` // records of the first app
+}
+
+// RecordApp is an app's instances of the DHT.
+type RecordApp struct {
+	App Hex    `json:"app"`
+	Tag string `json:"tag"`
+	LAN string `json:"lan"` // protocol IDs
+	WAN string `json:"wan"`
+}
+
+// RecordKey is a place in the DHT.
+type RecordKey struct {
+	App     Hex    `json:"app"`
+	Purpose string `json:"purpose"` // "user", "key" or "name"
+	Of      string `json:"of"`      // a user, or a fingerprint
+	Hash    Hex    `json:"hash"`
+	Key     Hex    `json:"key"` // of the DHT: a text for records, and a multihash for providers
+}
+
+// Place is where a record is stored.
+type Place struct {
+	App     Hex    `json:"app"`
+	AppMode bool   `json:"app_mode"` // with the issuers of token.json
+	Key     string `json:"key"`
+}
+
+// Record is a record that is valid there.
+type Record struct {
+	Sealed
+	At        Place    `json:"at"`
+	Statement Hex      `json:"statement"`
+	Addrs     []string `json:"addrs"`
+	IssuedMS  int64    `json:"issued_ms"`
+	ExpiresMS int64    `json:"expires_ms"`
+	Tombstone bool     `json:"tombstone"`
+}
+
+// RefusedRecord is one that must be refused there: also for its "key", its "time", or its "token".
+type RefusedRecord struct {
+	Refused
+	At Place `json:"at"`
 }
 
 // Located is one log-in in an answer to whois.
