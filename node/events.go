@@ -58,20 +58,20 @@ func (p Peer) MarshalJSON() ([]byte, error) {
 // PeerUp says that a node of the same app is connected and has proved who it is.
 type PeerUp struct {
 	Header
-	Peer Peer   `json:"peer"`
+	Peer Peer   `json:"node"`
 	Addr string `json:"addr,omitempty"` // where the connection goes: a multiaddr
 }
 
 // PeerChanged says that a connected node shows another identity than before: it has logged in or out, or has got a user.
 type PeerChanged struct {
 	Header
-	Peer Peer `json:"peer"`
+	Peer Peer `json:"node"`
 }
 
 // PeerDown says that the last connection to a node is gone. The node is redialled for a while.
 type PeerDown struct {
 	Header
-	Peer Peer `json:"peer"` // as it was last
+	Peer Peer `json:"node"` // as it was last
 }
 
 // IdentityConflict says that somebody else uses a name that is this node's own or is pinned. It comes once for each key.

@@ -132,6 +132,9 @@ func TestALogInElsewhereEndsTheChatWithACodeOfItsOwn(t *testing.T) {
 	require.Equal(t, "displaced", desk.expect("bye", nil).Reason)
 	require.Equal(t, "starling: the same user has logged in on another device\n", desk.errOut.String())
 
+	// The old device has said goodbye to bob by now. That the new one is there he learns from its hello, which is on
+	// its way beside that: until then nobody of that name is within his reach, and he is told so.
+	bob.expect("peer_up", func(ev event) bool { return ev.Node.Peer == phone.seen("ready")[0].Peer })
 	bob.say("/msg alice which one are you?")
 	require.Equal(t, "which one are you?", phone.expect("direct_message", nil).Text)
 	require.True(t, bob.result(1).OK)
