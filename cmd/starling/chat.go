@@ -221,6 +221,7 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 	input := func(ctx context.Context) <-chan typed { return readLines(ctx, a.stdin) }
 	s, full := v.(*screen)
 	if full {
+		s.follow(c)
 		input = func(context.Context) <-chan typed { return s.lines }
 	}
 	reason, err = c.run(ctx, f.user, about, input)

@@ -22,7 +22,8 @@ have no "seq":
   ready   first of all: user, key (fingerprint), peer (ID), addrs (to give to others as --peer), mdns
           (others on this network find this one by themselves), app, data (directory;
           absent with --ephemeral), rooms (about to be entered, the first is current)
-  entered the room "room" is ready: what is sent now reaches every member of "members"
+  entered the room "room" is ready: what is sent now reaches every member of "members"; in app mode, "role"
+          is the user's own
   exited  the room "room" has been left
   sent    the result of a message, exactly one for each: line (which line of standard input asked for
           it), id (absent if it was not accepted), ok, room or to or both; if ok, to one user: rtt_ms, and
@@ -69,6 +70,7 @@ type ready struct {
 // entered says that a room is ready.
 type entered struct {
 	head
+	Role    string        `json:"role,omitempty"` // the user's own, in app mode
 	Members []mesh.Member `json:"members"`
 }
 

@@ -74,7 +74,7 @@ func (c *chat) run(ctx context.Context, user string, about ready, input func(con
 	about.head, about.Login = newHead("ready", ""), c.node.Self()
 	about.Addrs = shareable(addrStrings(c.node.Addrs()))
 	c.show(about)
-	c.pumps.Go(func() { rescued(c.view, func() { c.pump(c.node.Recv, nil) }) })
+	c.background(func() { c.pump(c.node.Recv, nil) })
 	for _, name := range about.Rooms {
 		if err := c.join(ctx, name); err != nil {
 			return c.verdict(ctx, err)
@@ -206,7 +206,7 @@ func (c *chat) join(ctx context.Context, name string) error {
 	for _, r := range c.rooms {
 		if r.Name() == name {
 			c.here = r
-			c.show(entered{newHead("entered", name), c.members(r)})
+			c.show(c.enteredNow(r))
 			return nil
 		}
 	}
@@ -216,8 +216,8 @@ func (c *chat) join(ctx context.Context, name string) error {
 	}
 	c.rooms = append(c.rooms, r)
 	c.here = r
-	c.show(entered{newHead("entered", name), c.members(r)})
-	c.pumps.Go(func() { rescued(c.view, func() { c.pump(r.Recv, r) }) })
+	c.show(c.enteredNow(r))
+	c.background(func() { c.pump(r.Recv, r) })
 	return nil
 }
 
@@ -255,6 +255,21 @@ func (c *chat) forget(r *mesh.Room) {
 		}
 	}
 }
+
+// enteredNow says that a room is ready, and who is in it.
+func (c *chat) enteredNow(r *mesh.Room) entered {
+	ev := entered{head: newHead("entered", r.Name()), Members: c.members(r)}
+	self := c.node.Self()
+	for _, m := range r.Members() {
+		if m.Login == self {
+			ev.Role = m.Role
+		}
+	}
+	return ev
+}
+
+// background runs f on a goroutine of the chat. If it panics, the terminal is given back first.
+func (c *chat) background(f func()) { c.pumps.Go(func() { rescued(c.view, f) }) }
 
 // members are the others in a room.
 func (c *chat) members(r *mesh.Room) []mesh.Member {
@@ -300,7 +315,7 @@ func (c *chat) pump(recv func(context.Context) (mesh.Event, error), room *mesh.R
 		}
 		c.show(ev)
 		if ending, ok := ev.(*mesh.TokenExpiring); ok {
-			c.pumps.Go(func() { rescued(c.view, func() { c.renew(ending, room) }) })
+			c.background(func() { c.renew(ending, room) })
 		}
 		if out, ok := ev.(*node.LoggedOut); ok && out.Reason == node.Duplicate {
 			c.fail(errDisplaced)

@@ -79,13 +79,13 @@ func TestMembersWhoWereThereAreNamedOnceOnEntering(t *testing.T) {
 	bob, carol := login(t, "bob", 1), login(t, "carol", 2)
 	in := mesh.Header{Room: "ops"}
 	got := shown(t,
-		entered{newHead("entered", "ops"), []mesh.Member{{Login: bob}, {Login: carol}}},
+		entered{head: newHead("entered", "ops"), Members: []mesh.Member{{Login: bob}, {Login: carol}}},
 		&mesh.MemberJoined{Header: in, Member: mesh.Member{Login: bob}},
 		&mesh.MemberJoined{Header: in, Member: mesh.Member{Login: carol}},
 		&mesh.MemberJoined{Header: in, Member: mesh.Member{Login: bob}},
 	)
 	require.Equal(t, "* you are in ops, with bob, carol\n* bob has joined ops\n", got)
-	require.Equal(t, "* you are in ops, with nobody else\n", shown(t, entered{newHead("entered", "ops"), nil}))
+	require.Equal(t, "* you are in ops, with nobody else\n", shown(t, entered{head: newHead("entered", "ops")}))
 }
 
 func TestLinesNameTheRoomOnceThereAreTwo(t *testing.T) {

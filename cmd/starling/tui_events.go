@@ -42,7 +42,7 @@ func (t *tui) take(event any) {
 		t.direct(ev)
 	case *mesh.MemberJoined:
 		if k := t.room(ev.Room); k != nil {
-			k.enter(ev.Member)
+			k.enter(ev.Member, t.words.nameLocked(ev.Member.Login))
 		}
 		t.tellRoom(ev.Room, t.words.textLocked(ev))
 	case *mesh.MemberLeft:
@@ -53,11 +53,16 @@ func (t *tui) take(event any) {
 	case *node.PeerUp:
 		t.peers[ev.Peer.Peer] = ev.Peer
 		t.known(ev.Peer)
+		t.news(ev.Peer)
 	case *node.PeerChanged:
 		t.peers[ev.Peer.Peer] = ev.Peer
 		t.known(ev.Peer)
+		t.news(ev.Peer)
 	case *node.PeerDown:
 		delete(t.peers, ev.Peer.Peer)
+		t.news(ev.Peer)
+	case standing:
+		t.learn(ev)
 	case *node.IdentityConflict:
 		t.words.keys[ev.User] = ev.Pinned // so that the name alone is never the other one's
 		t.tellRoom("", t.words.textLocked(ev))
@@ -104,9 +109,9 @@ func (t *tui) tellRoom(room, words string) {
 
 func (t *tui) entered(ev entered) {
 	k := t.openRoom(ev.Room)
-	k.joined, k.members = true, nil
+	k.joined, k.members, k.role = true, nil, plainRole(ev.Role)
 	for _, m := range ev.Members {
-		k.enter(m)
+		k.enter(m, t.words.nameLocked(m.Login))
 	}
 	t.tellRoom(ev.Room, t.words.textLocked(ev))
 	if !t.enter[ev.Room] {

@@ -19,6 +19,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
+	"github.com/starling-mesh/starling/presence"
 )
 
 var update = flag.Bool("update", false, "write the screens of testdata anew")
@@ -41,7 +42,9 @@ var (
 type desk struct {
 	t           *testing.T
 	ui          *tui
-	given       []typed // to the session
+	given       []typed  // to the session
+	attended    []string // who is asked after
+	stirred     []string
 	interrupted int
 	full        bool // the session takes no more
 }
@@ -56,12 +59,14 @@ func sit(t *testing.T, width, height int, rooms ...string) *desk {
 		}
 		return !d.full
 	}, func() { d.interrupted++ })
+	d.ui.attend = func(users []string) { d.attended = users }
+	d.ui.stir = func(user string) { d.stirred = append(d.stirred, user) }
 	clock := time.Date(2026, 3, 2, 12, 4, 0, 0, time.UTC)
 	d.ui.now, d.ui.zone = func() time.Time { return clock }, time.UTC
 	d.size(width, height)
 	d.happens(ready{head: newHead("ready", ""), Login: alice, Addrs: []string{"/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWAlice"}, Rooms: rooms, MDNS: true})
 	for _, r := range rooms {
-		d.happens(entered{newHead("entered", r), []mesh.Member{}})
+		d.happens(entered{head: newHead("entered", r), Members: []mesh.Member{}})
 	}
 	return d
 }
@@ -152,6 +157,15 @@ func joined(room string, who identity.Login) []any {
 	}
 }
 
+// is tells whether a user is online.
+func (d *desk) is(who identity.Login, state presence.State, source presence.Source, age time.Duration) {
+	s := standing{who.Address().String(), presence.Status{User: who.User, State: state, Login: who, Source: source, Age: age}, d.ui.now()}
+	if source == presence.Nothing || source == presence.Stored && state == presence.Offline {
+		s.Login = identity.Login{}
+	}
+	d.happens(s)
+}
+
 // result is how the message of the line typed last ended.
 func (d *desk) result(to string, err error) {
 	room := ""
@@ -235,6 +249,25 @@ var scenes = []struct {
 			trouble{newHead("error", "ops"), 0, "room", "out of ops: its token has expired"},
 		)
 	}},
+	{"status", func(d *desk) {
+		dave, erin, frank, grace := person("dave", 4), person("erin", 5), person("frank", 6), person("grace.of.the.long.name", 7)
+		for _, p := range []identity.Login{bob, carol, dave, erin, frank, grace} {
+			d.happens(&mesh.MemberJoined{Header: mesh.Header{Room: "lobby"}, Member: mesh.Member{Login: p}})
+		}
+		d.happens(joined("lobby", bob)[0])
+		d.is(bob, presence.Online, presence.Connected, time.Second)
+		d.is(carol, presence.Offline, presence.Goodbye, time.Minute)
+		d.is(dave, presence.Unreachable, presence.Stored, time.Minute)
+		d.is(erin, presence.Unreachable, presence.Nothing, 0)
+		d.is(grace, presence.Online, presence.Probed, 0)
+		d.happens(whisper("", carol, "good night"))
+	}},
+	{"status-of-one", func(d *desk) {
+		d.happens(joined("lobby", carol)...)
+		d.happens(whisper("", carol, "good night"))
+		d.is(carol, presence.Offline, presence.Goodbye, 5*time.Minute)
+		d.press(ctrl('p'))
+	}},
 	{"help", func(d *desk) { d.types("/help\n") }},
 	{"nowhere", func(d *desk) {
 		for _, room := range []string{"lobby", "ops"} {
@@ -274,6 +307,33 @@ func TestScreensFollowASizeThatChanges(t *testing.T) {
 			d.matches(s.name) // as if nothing had been
 		})
 	}
+}
+
+func TestWhoIsOnTheScreenIsAskedAfterAndNobodyElse(t *testing.T) {
+	d := sit(t, 80, 24, "lobby", "ops")
+	d.happens(joined("lobby", bob)...)
+	d.happens(joined("ops", carol)...)
+	require.Equal(t, []string{bob.Address().String()}, d.attended)
+	d.press(ctrl('n'))
+	require.Equal(t, []string{carol.Address().String()}, d.attended)
+	d.happens(whisper("", bob, "psst"))
+	require.Equal(t, []string{bob.Address().String(), carol.Address().String()}, d.attended, "conversations with users have a dot, too")
+	d.size(50, 24) // no column of members
+	require.Equal(t, []string{bob.Address().String()}, d.attended)
+	d.size(80, 24)
+
+	d.stirred = nil
+	d.happens(&node.PeerDown{Peer: node.Peer{Login: bob}})
+	require.Equal(t, []string{bob.Address().String()}, d.stirred)
+	for i := range 1000 {
+		d.happens(&mesh.MemberJoined{Header: mesh.Header{Room: "ops"}, Member: mesh.Member{Login: person(fmt.Sprint("user", i), byte(i))}})
+	}
+	require.Less(t, len(d.attended), 24)
+	require.Contains(t, d.screen(), "and 98")
+	for i := range 2 * maxStandings {
+		d.is(person(fmt.Sprint("user", i), byte(i)), presence.Online, presence.Probed, 0)
+	}
+	require.LessOrEqual(t, len(d.ui.standings), maxStandings)
 }
 
 func TestScrollingBackStaysWhereItIs(t *testing.T) {

@@ -165,7 +165,7 @@ func TestAWalkThroughTheScreenInARealTerminal(t *testing.T) {
 	a.types("/m")
 	a.until("the commands", `/msg USER TEXT +to a user who is logged in anywhere`)
 	a.press("Tab")
-	a.until("the users", `#lobby › /msg *$`, `│ bob +connected`)
+	a.until("the users", `#lobby › /msg *$`, `│ bob +online, (answered|connected)`)
 	a.types("b")
 	a.press("Tab")
 	a.until("the whole name", `#lobby › /msg bob *$`)
@@ -202,6 +202,7 @@ func TestAWalkThroughTheScreenInARealTerminal(t *testing.T) {
 	b.press("C-c")
 	b.until("the last word", `^Bye\.$`)
 	a.until("that bob has left", `bob has left lobby`, `MEMBERS 1`, `○ no peers`)
+	a.until("that he is offline", `DIRECT`, `^ ○ bob `)
 	b.clean(130)
 
 	a.types("/quit")

@@ -2,13 +2,9 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	tea "charm.land/bubbletea/v2"
-
-	"github.com/starling-mesh/starling/identity"
-	"github.com/starling-mesh/starling/mesh"
 )
 
 // Where there is no room for all, the columns go first: the members, then the conversations.
@@ -188,79 +184,6 @@ func (t *tui) talkRow(k *talk, width int) string {
 	}
 	room := width - 4 - t.cells.width(count)
 	return edge + sign + " " + t.cells.fit(style.Render(t.cells.cut(name, room)), room) + count + " "
-}
-
-// dot says whether there is a connection to a user.
-func (t *tui) dot(l identity.Login) string {
-	if t.connected(l) {
-		return t.theme.good.Render("●")
-	}
-	return t.theme.dim.Render("○")
-}
-
-// memberList lists who is in the room, or says what is known of the one user.
-func (t *tui) memberList(width, height int) []string {
-	th, k := t.theme, t.here
-	if k == t.home {
-		return pad(nil, height)
-	}
-	if k.direct() {
-		return pad(t.userCard(k, width), height)
-	}
-	rows := []string{th.title.Render(fmt.Sprintf(" MEMBERS %d", len(k.members)+1))}
-	if !k.joined {
-		return pad([]string{th.title.Render(" MEMBERS")}, height)
-	}
-	rows = append(rows, " "+th.good.Render("●")+" "+th.self.Render(t.cells.cut(t.me.User, width-8))+th.dim.Render(" you"))
-	members := slices.Clone(k.members)
-	slices.SortStableFunc(members, func(a, b mesh.Member) int {
-		return strings.Compare(t.words.nameLocked(a.Login), t.words.nameLocked(b.Login))
-	})
-	for i, m := range members {
-		if len(rows) == height-1 && i < len(members)-1 {
-			rows = append(rows, th.dim.Render(fmt.Sprintf("   and %d more", len(members)-i)))
-			break
-		}
-		name := t.words.nameLocked(m.Login)
-		role := ""
-		if m.Role != "" && m.Role != "member" {
-			role = " " + t.cells.cut(safeText(m.Role), width/3)
-		}
-		rows = append(rows, " "+t.dot(m.Login)+" "+th.name(name).Render(t.cells.cut(name, width-4-t.cells.width(role)))+th.dim.Render(role))
-	}
-	return pad(rows, height)
-}
-
-func (t *tui) userCard(k *talk, width int) []string {
-	th := t.theme
-	rows := []string{th.title.Render(" USER"), " " + t.dot(k.login) + " " + th.name(k.user).Render(t.cells.cut(k.user, width-4))}
-	state := "not connected"
-	if t.connected(k.login) {
-		state = "connected"
-	}
-	rows = append(rows, th.dim.Render("   "+state))
-	if !k.login.Key.IsZero() {
-		rows = append(rows, "", th.title.Render(" KEY"))
-		fp := k.login.Key.Fingerprint()
-		if half := len(fp) / 2; width < len(fp)+2 {
-			rows = append(rows, th.dim.Render(" "+fp[:half]), th.dim.Render(" "+fp[half:]))
-		} else {
-			rows = append(rows, th.dim.Render(" "+fp))
-		}
-	}
-	var shared []string
-	for _, r := range t.talks {
-		for _, m := range r.members {
-			if m.User == k.login.User && m.Login.Key == k.login.Key {
-				shared = append(shared, th.dim.Render(" # "+t.cells.cut(r.room, width-4)))
-				break
-			}
-		}
-	}
-	if len(shared) > 0 {
-		rows = append(append(rows, "", th.title.Render(" ALSO IN")), shared...)
-	}
-	return rows
 }
 
 // pad makes rows exactly height many.
