@@ -198,7 +198,7 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 			return byeFailed, err
 		}
 		if f.user == "" {
-			f.user, _ = token.claimed()
+			f.user, _ = claimed(token.token())
 		}
 		opts = append(opts, node.WithIssuersFile(f.issuers))
 	}

@@ -34,6 +34,7 @@ have no "seq":
           means that it cannot be told), login (absent if none is known), source (how it is known: self,
           connected, probe, goodbye, directory, whois, remembered, none) and age_ms (of that evidence);
           if not ok: error (a code of "sent") and detail
+  token   a newer token is in use: expires, room (absent: of the log-in), line if /token asked for it
   help    lines
   waiting the end has come, and messages (how many) have no result yet
   error   code, detail, and line if a line of standard input was at fault
@@ -97,6 +98,13 @@ type who struct {
 	head
 	Members []mesh.Member    `json:"members"`
 	Online  []identity.Login `json:"online"`
+}
+
+// renewed says that a newer token is in use, for a room or, without one, for the log-in.
+type renewed struct {
+	head
+	Line    int       `json:"line,omitempty"`
+	Expires time.Time `json:"expires"`
 }
 
 type help struct {

@@ -126,7 +126,7 @@ func (c *chat) next(ctx context.Context, lines <-chan typed) (typed, error) {
 				continue // by our own leave
 			}
 			c.forget(e.room)
-			c.show(trouble{newHead("error", e.room.Name()), 0, "room", fmt.Sprintf("out of %s: %v", e.room.Name(), e.err)})
+			c.show(trouble{newHead("error", e.room.Name()), 0, "room", endWords(e.room.Name(), e.err)})
 		case err := <-c.failed:
 			return typed{}, err
 		case <-ctx.Done():
@@ -180,6 +180,10 @@ func (c *chat) obey(ctx context.Context, l typed, n int) error {
 		}
 		c.sends.settle(ctx) // what was typed before it has its result before it
 		return c.leave(ctx, c.here)
+	case "token":
+		if err := c.useToken(in.name, n); err != nil {
+			c.show(trouble{newHead("error", ""), n, "token", err.Error()})
+		}
 	case "help":
 		c.show(help{newHead("help", ""), chatHelp()})
 	case "quit":

@@ -61,13 +61,19 @@ func (v *textView) textLocked(event any) string {
 		return fmt.Sprintf("! two nodes run with one device key (%s): a data directory was copied. They cut each other off; give one of them\n"+
 			"  another directory, and carry the user over with \"starling id export\".", ev.Peer)
 	case *mesh.TokenExpiring:
-		what := "others no longer count your log-in"
+		what := "log-in"
 		if ev.Room != "" {
-			what = "you are out of " + ev.Room
+			what = "stay in " + ev.Room
 		}
-		return fmt.Sprintf("! your token expires at %s: without a newer one %s then", ev.Expires.Local().Format(time.TimeOnly), what)
+		return fmt.Sprintf("! your token ends at %s, and your %s with it", v.clock(ev.Expires), what)
+	case renewed:
+		what := "your log-in"
+		if ev.Room != "" {
+			what = ev.Room
+		}
+		return fmt.Sprintf("* a newer token for %s is in use, until %s", what, v.clock(ev.Expires))
 	case *node.TokenEnded:
-		return "! others no longer count your log-in: " + safeText(ev.Reason)
+		return "! others no longer count your log-in. Your token: " + safeText(ev.Reason)
 	case *node.AddrsChanged:
 		return v.addrsLocked(shareable(ev.Addrs))
 	case *node.LoggedOut:
@@ -149,7 +155,28 @@ func (v *textView) memberLocked(ev *mesh.MemberJoined) string {
 		delete(v.were, key)
 		return ""
 	}
-	return fmt.Sprintf("* %s has joined %s", v.nameLocked(ev.Member.Login), ev.Room)
+	as := ""
+	if role := plainRole(ev.Member.Role); role != "" {
+		as = " as " + safeText(role)
+	}
+	return fmt.Sprintf("* %s has joined %s%s", v.nameLocked(ev.Member.Login), ev.Room, as)
+}
+
+// plainRole is a role worth showing: that of everybody is not.
+func plainRole(role string) string {
+	if role == "member" {
+		return ""
+	}
+	return role
+}
+
+// clock writes a time of day, and which day if it is not today.
+func (v *textView) clock(at time.Time) string {
+	at, now := at.In(v.zone), v.now().In(v.zone)
+	if at.YearDay() != now.YearDay() || at.Year() != now.Year() {
+		return at.Format("15:04 on 2 January 2006")
+	}
+	return at.Format(time.TimeOnly)
 }
 
 func leftWords(r mesh.LeaveReason) string {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
@@ -40,10 +41,15 @@ type textView struct {
 	keys  map[string]identity.PublicKey // the key that each name was first seen with
 	were  map[string]bool               // members who were in a room before us, as room/key
 	addrs map[string]bool               // told of already
+	now   func() time.Time
+	zone  *time.Location
 }
 
 func newTextView(out io.Writer) *textView {
-	return &textView{out: out, keys: make(map[string]identity.PublicKey), were: make(map[string]bool), addrs: make(map[string]bool)}
+	return &textView{
+		out: out, keys: make(map[string]identity.PublicKey), were: make(map[string]bool), addrs: make(map[string]bool),
+		now: time.Now, zone: time.Local,
+	}
 }
 
 func (v *textView) show(event any) error {

@@ -151,7 +151,7 @@ func (t *tui) names(prefix string, members []seat, more ...identity.Login) (list
 		}
 		about := "by way of others"
 		if s, known := t.standing(l); known {
-			about = s.State.String() + ", " + evidence(s)
+			about = s.State.String() + ", " + t.evidence(l, s)
 		}
 		list = append(list, candidate{line: name + " ", shown: name, about: about})
 	}

@@ -34,6 +34,17 @@ func (t *tui) take(event any) {
 		t.trouble(ev)
 	case bye:
 		t.closing = true
+	case *mesh.TokenExpiring:
+		t.expiring[ev.Room] = ev.Expires
+		t.tellRoom(ev.Room, t.words.textLocked(ev))
+	case *node.TokenEnded:
+		delete(t.expiring, "")
+		t.uncounted = true
+		t.tellRoom("", t.words.textLocked(ev))
+	case renewed:
+		delete(t.expiring, ev.Room)
+		t.uncounted = t.uncounted && ev.Room != ""
+		t.tellRoom(ev.Room, t.words.textLocked(ev))
 	case *mesh.Message:
 		if k := t.room(ev.Room); k != nil {
 			t.add(k, &entry{from: t.words.nameLocked(ev.From), text: payload(ev.Kind, ev.Data)})
@@ -181,10 +192,13 @@ func (t *tui) result(ev sent) {
 	}
 }
 
-// trouble shows what went wrong. A room that has ended by itself stays to be read, without members.
+// trouble shows what went wrong. A room that has ended by itself stays to be read, without members, and is marked in the
+// list until it is looked at.
 func (t *tui) trouble(ev trouble) {
-	if k := t.room(ev.Room); k != nil {
+	if k := t.room(ev.Room); k != nil && ev.Code == "room" {
 		k.joined, k.members = false, nil
+		k.failed = k != t.here
+		delete(t.expiring, ev.Room)
 	}
 	t.tellRoom(ev.Room, t.words.textLocked(ev))
 }

@@ -121,11 +121,11 @@ func (t *tui) dot(l identity.Login) string {
 	return t.theme.warn.Render("?")
 }
 
-// evidence is how a standing is known, in a word or two.
-func evidence(s standing) string {
+// evidence is how the standing of a user is known, in a word or two.
+func (t *tui) evidence(l identity.Login, s standing) string {
 	switch {
-	case s.State == presence.Online && s.Source == presence.Connected:
-		return "connected"
+	case s.State == presence.Online && (s.Source == presence.Connected || t.connected(l)):
+		return "connected" // also where it had to be asked: the words shall not change each time
 	case s.State == presence.Online:
 		return "answered"
 	case s.State == presence.Offline && s.Source == presence.Stored:
@@ -150,9 +150,13 @@ func (t *tui) memberList(width, height int) []string {
 		return pad([]string{th.title.Render(" MEMBERS")}, height)
 	}
 	rows := []string{th.title.Render(fmt.Sprintf(" MEMBERS %d", len(k.members)+1))}
-	rows = append(rows, t.memberRow(th.good.Render("●"), th.self.Render(t.me.User), "you", k.role, width))
+	self := t.theme.good.Render("●")
+	if t.uncounted {
+		self = th.warn.Render("?")
+	}
+	rows = append(rows, t.memberRows(self, th.self.Render(t.cells.cut(t.me.User, width-8))+th.dim.Render(" you"), k.role, "", width)...)
 	for i, s := range k.members {
-		own := t.memberRows(s, width)
+		own := t.memberRows(t.dot(s.Login), t.theme.name(s.name).Render(t.cells.cut(s.name, width-4)), plainRole(s.Role), t.how(s.Login), width)
 		if left := height - len(rows); len(own) > left || len(own) == left && i < len(k.members)-1 {
 			rows = append(rows[:min(len(rows), height-1)], th.dim.Render(fmt.Sprintf("   and %d more", len(k.members)-i)))
 			break
@@ -162,51 +166,44 @@ func (t *tui) memberList(width, height int) []string {
 	return pad(rows, height)
 }
 
-// memberRows show a member, and how it is known whether it is online: beside it, or below it if it is not.
-func (t *tui) memberRows(m seat, width int) []string {
-	how := ""
-	s, known := t.standing(m.Login)
-	if known {
-		how = evidence(s)
-	}
-	role := plainRole(m.Role)
-	name := t.theme.name(m.name).Render(m.name)
-	one := t.memberRow(t.dot(m.Login), name, how, role, width)
-	if !known || s.State == presence.Online || t.cells.width(one) <= width {
-		if t.cells.width(one) > width {
-			one = t.memberRow(t.dot(m.Login), name, "", role, width)
-		}
-		return []string{one}
-	}
-	return []string{
-		t.memberRow(t.dot(m.Login), name, "", role, width),
-		t.theme.dim.Render(t.cells.cut("   "+how, width-1)),
-	}
-}
-
-// memberRow is a dot, a name and a role, and at the right edge a note, if there is one. With a note it may be too wide.
-func (t *tui) memberRow(dot, name, note, role string, width int) string {
-	if role != "" {
-		role = " " + t.cells.cut(safeText(role), width/3)
-	}
-	room := width - 4 - t.cells.width(role)
-	if note == "" {
-		return " " + dot + " " + t.cells.cut(name, room) + t.theme.dim.Render(role)
-	}
-	if note == "you" { // it stands with the name
-		return " " + dot + " " + t.cells.cut(name, room-4) + t.theme.dim.Render(role+" you")
-	}
-	left := " " + dot + " " + name + t.theme.dim.Render(role)
-	gap := width - 1 - t.cells.width(left) - t.cells.width(note)
-	return left + strings.Repeat(" ", max(2, gap)) + t.theme.dim.Render(note)
-}
-
-// plainRole is a role worth showing: that of everybody is not.
-func plainRole(role string) string {
-	if role == "member" {
+// how is how the standing of a member is known; of one that is connected there is nothing to tell.
+func (t *tui) how(l identity.Login) string {
+	s, known := t.standing(l)
+	if !known {
 		return ""
 	}
-	return role
+	if how := t.evidence(l, s); how != "connected" {
+		return how
+	}
+	return ""
+}
+
+// memberRows show a member on one line or, where its role and how its standing is known do not fit behind its name, on two.
+func (t *tui) memberRows(dot, name, role, how string, width int) []string {
+	first, below := " "+dot+" "+name, ""
+	role = safeText(role)
+	room := width - 1 - t.cells.width(first)
+	if role != "" {
+		if t.cells.width(role)+1 <= room {
+			first += t.theme.dim.Render(" " + role)
+			room -= t.cells.width(role) + 1
+		} else {
+			below = role
+		}
+	}
+	switch {
+	case how == "":
+	case below == "" && t.cells.width(how)+2 <= room:
+		first += strings.Repeat(" ", room-t.cells.width(how)) + t.theme.dim.Render(how)
+	case below == "":
+		below = how
+	default:
+		below += " · " + how
+	}
+	if below == "" {
+		return []string{first}
+	}
+	return []string{first, t.theme.dim.Render(t.cells.cut("   "+below, width-1))}
 }
 
 // userCard says what is known of the user of a direct conversation.
@@ -215,12 +212,9 @@ func (t *tui) userCard(k *talk, width int) []string {
 	rows := []string{th.title.Render(" USER"), " " + t.dot(k.login) + " " + th.name(k.user).Render(t.cells.cut(k.user, width-4))}
 	words := []string{"asking…"}
 	if s, known := t.standing(k.login); known {
-		words = []string{s.State.String(), evidence(s)}
+		words = []string{s.State.String(), t.evidence(k.login, s)}
 		if s.Source == presence.Goodbye {
 			words = append(words, "at "+s.at.Add(-s.Age).In(t.zone).Format("15:04"))
-		}
-		if s.State == presence.Online && s.Source != presence.Connected && !t.connected(k.login) {
-			words = append(words, "not connected")
 		}
 	} else if k.login.User == "" {
 		words = []string{"not met yet"}

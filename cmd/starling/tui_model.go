@@ -45,6 +45,9 @@ type tui struct {
 	looked    []string            // who is on the screen, as told by attend
 	standings map[string]standing // whether they are online, by name#key
 
+	expiring  map[string]time.Time // tokens that are about to end, by room; "": of the log-in
+	uncounted bool                 // others do not count the log-in, for its token
+
 	history  []string // typed lines, oldest first
 	recalled int      // which of them is shown; len(history): none
 	draft    string   // what was typed before going back
@@ -72,7 +75,7 @@ func newTUI(send func(typed) bool, interrupt func()) *tui {
 	return &tui{
 		home: home, here: home, enter: make(map[string]bool),
 		send: send, interrupt: interrupt, attend: func([]string) {}, stir: func(string) {}, now: time.Now, zone: time.Local,
-		words: newTextView(io.Discard), peers: make(map[peer.ID]node.Peer), sent: make(map[int]sending), standings: make(map[string]standing),
+		words: newTextView(io.Discard), peers: make(map[peer.ID]node.Peer), sent: make(map[int]sending), standings: make(map[string]standing), expiring: make(map[string]time.Time),
 		width: 80, height: 24, cells: cells{ansi.WcWidth}, dark: true, theme: newTheme(true),
 	}
 }

@@ -63,6 +63,7 @@ func sit(t *testing.T, width, height int, rooms ...string) *desk {
 	d.ui.stir = func(user string) { d.stirred = append(d.stirred, user) }
 	clock := time.Date(2026, 3, 2, 12, 4, 0, 0, time.UTC)
 	d.ui.now, d.ui.zone = func() time.Time { return clock }, time.UTC
+	d.ui.words.now, d.ui.words.zone = d.ui.now, time.UTC
 	d.size(width, height)
 	d.happens(ready{head: newHead("ready", ""), Login: alice, Addrs: []string{"/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWAlice"}, Rooms: rooms, MDNS: true})
 	for _, r := range rooms {
@@ -166,6 +167,13 @@ func (d *desk) is(who identity.Login, state presence.State, source presence.Sour
 	d.happens(s)
 }
 
+// guarded makes the lobby one of an app whose tokens give roles.
+func (d *desk) guarded() {
+	d.happens(entered{newHead("entered", "lobby"), "host", []mesh.Member{{Login: bob, Role: "moderator"}, {Login: carol, Role: "member"}}})
+	d.happens(&node.PeerUp{Peer: node.Peer{Login: bob, LoggedIn: true}}, &node.PeerUp{Peer: node.Peer{Login: carol, LoggedIn: true}})
+	d.happens(&mesh.MemberJoined{Header: mesh.Header{Room: "lobby"}, Member: mesh.Member{Login: person("dave", 4), Role: "moderator"}})
+}
+
 // result is how the message of the line typed last ended.
 func (d *desk) result(to string, err error) {
 	room := ""
@@ -246,7 +254,7 @@ var scenes = []struct {
 			&node.PeerDown{Peer: node.Peer{Login: bob}},
 			&node.PeerDown{Peer: node.Peer{Login: carol}},
 			&mesh.GapLost{Header: mesh.Header{Room: "lobby"}, From: carol, First: 4, Last: 6},
-			trouble{newHead("error", "ops"), 0, "room", "out of ops: its token has expired"},
+			trouble{newHead("error", "ops"), 0, "room", endWords("ops", mesh.ErrReplaced)},
 		)
 	}},
 	{"status", func(d *desk) {
@@ -267,6 +275,28 @@ var scenes = []struct {
 		d.happens(whisper("", carol, "good night"))
 		d.is(carol, presence.Offline, presence.Goodbye, 5*time.Minute)
 		d.press(ctrl('p'))
+	}},
+	{"token-ends", func(d *desk) {
+		d.guarded()
+		d.happens(&mesh.TokenExpiring{Expires: d.ui.now().Add(30 * time.Second)},
+			&mesh.TokenExpiring{Header: mesh.Header{Room: "lobby"}, Expires: d.ui.now().Add(30 * time.Second)})
+	}},
+	{"token-newer", func(d *desk) {
+		d.guarded()
+		d.happens(&mesh.TokenExpiring{Expires: d.ui.now().Add(30 * time.Second)},
+			&mesh.TokenExpiring{Header: mesh.Header{Room: "lobby"}, Expires: d.ui.now().Add(30 * time.Second)},
+			trouble{newHead("error", "lobby"), 0, "token", tokenWords(&identity.TokenError{Reason: "it does not admit to the room \"lobby\"", Err: identity.ErrTokenRoom})},
+			renewed{newHead("token", ""), 0, d.ui.now().Add(time.Hour)})
+		d.types("/token /run/me.token\n")
+		d.happens(renewed{newHead("token", "lobby"), 1, d.ui.now().Add(24 * time.Hour)})
+	}},
+	{"token-ended", func(d *desk) {
+		d.guarded()
+		revoked := &identity.TokenError{Reason: "its issuer has revoked it", Err: identity.ErrTokenRevoked}
+		d.happens(
+			&node.TokenEnded{Revoked: true, Reason: revoked.Reason},
+			trouble{newHead("error", "ops"), 0, "room", endWords("ops", revoked)},
+			trouble{newHead("error", "lobby"), 0, "room", endWords("lobby", revoked)})
 	}},
 	{"help", func(d *desk) { d.types("/help\n") }},
 	{"nowhere", func(d *desk) {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	tea "charm.land/bubbletea/v2"
 )
@@ -96,13 +97,32 @@ func (t *tui) top() string {
 	case len(t.peers) == 0:
 		state = th.barBad.Render("○ no peers")
 	}
-	right := th.barDim.Render(t.me.User+"  ") + state + th.barDim.Render(" ")
+	warning := ""
+	if w := t.tokenWarning(); w != "" {
+		warning = th.barBad.Render("! " + w + "  ")
+	}
+	right := warning + th.barDim.Render(t.me.User+"  ") + state + th.barDim.Render(" ")
 	room := t.width - t.cells.width(right)
 	if room < 12 {
 		right, room = "", t.width
 	}
 	left = t.cells.cut(left, room)
 	return left + th.bar.Render(strings.Repeat(" ", max(0, room-t.cells.width(left)))) + right
+}
+
+// tokenWarning says what is wrong with the token of what is shown, or of the log-in.
+func (t *tui) tokenWarning() string {
+	if t.uncounted {
+		return "log-in not counted"
+	}
+	ends := t.expiring[""]
+	if e, ok := t.expiring[t.here.room]; ok {
+		ends = e
+	}
+	if ends.IsZero() {
+		return ""
+	}
+	return "token ends " + ends.In(t.zone).Format(time.TimeOnly)
 }
 
 // columns are the conversations, what is said in the one shown, and who is in it.
