@@ -133,6 +133,9 @@ func (a *app) chat(ctx context.Context, f chatFlags) error {
 	case f.json:
 		v = &jsonView{out: a.stdout}
 	case !f.plain && f.token != "-" && a.fullScreen():
+		if done, err := a.underKeeper(ctx, f); done {
+			return err
+		}
 		s := newScreen(a.stdin.(*os.File), a.stdout.(*os.File), a.interrupt)
 		defer a.onScreen(ctx, s)()
 		v = s
@@ -150,6 +153,26 @@ func (a *app) chat(ctx context.Context, f chatFlags) error {
 		err = fmt.Errorf("standard output: %w", e)
 	}
 	return err
+}
+
+// errNoKeeper says that this system knows no keepers.
+var errNoKeeper = errors.New("no keeper here")
+
+// underKeeper runs the whole command in a process of its own, if that is not what this one is, and makes its end this one's.
+func (a *app) underKeeper(ctx context.Context, f chatFlags) (done bool, err error) {
+	if !a.whole || a.kept || f.check() != nil {
+		return false, nil
+	}
+	code, err := a.keep(ctx)
+	switch {
+	case code == 0 && err != nil:
+		return false, nil // without one, then
+	case err != nil:
+		return true, &codedError{code, err}
+	case code != exitOK:
+		return true, &codedError{code, &toldError{fmt.Errorf("exit code %d", code)}}
+	}
+	return true, nil
 }
 
 // onScreen makes the rest of the command mind that a screen has the terminal, until the function that it returns

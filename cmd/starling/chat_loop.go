@@ -59,7 +59,7 @@ type endedRoom struct {
 }
 
 func newChat(n *node.Node, v view) *chat {
-	c := &chat{node: n, view: v, sends: newSends(), ended: make(chan endedRoom), failed: make(chan error, 1)}
+	c := &chat{node: n, view: v, sends: newSends(func(f func()) { rescued(v, f) }), ended: make(chan endedRoom), failed: make(chan error, 1)}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	return c
 }

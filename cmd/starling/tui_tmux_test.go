@@ -20,6 +20,19 @@ import (
 // requireTmux makes the tests that need a terminal fail, rather than skip, where there is no tmux.
 const requireTmux = "STARLING_REQUIRE_TMUX"
 
+func init() {
+	crashWhenTold = func() {
+		word, err := os.ReadFile(filepath.Join(os.Getenv("HOME"), "crash"))
+		switch {
+		case err != nil:
+			panic(err)
+		case string(word) == "kill":
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
+		panic("on purpose, in a goroutine of nobody's")
+	}
+}
+
 // terminals are panes of a tmux server that this test alone uses.
 type terminals struct {
 	t      *testing.T
@@ -226,6 +239,7 @@ func TestTheTerminalIsRestoredWhateverEndsTheChat(t *testing.T) {
 		p.until("the last word after "+sig.String(), `^Bye\.$`)
 		p.clean(exitSignal + int(sig))
 	}
+	// A panic that our own code catches gives the terminal back without help, too.
 	for be, words := range map[string]string{
 		"panic in a goroutine": `^panic: on purpose`,
 		"panic in the screen":  `^Caught panic:`,
@@ -241,4 +255,56 @@ func TestTheTerminalIsRestoredWhateverEndsTheChat(t *testing.T) {
 		p.press("Enter")
 		p.until("a terminal as before", `(^| )icanon`, `(^| )isig`, `(^| )echo `)
 	}
+}
+
+func TestAKeeperGivesTheTerminalBackAfterWhatNobodyCanCatch(t *testing.T) {
+	ts := newTerminals(t)
+	pipe := filepath.Join(ts.home, "crash")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	p := ts.open("alice", 100, 24)
+	for _, c := range []struct {
+		word  string
+		words []string
+		code  int
+	}{
+		{"panic", []string{`^panic: on purpose, in a goroutine of nobody's`, `^goroutine \d+`, `^starling: crashed, which is a bug; standard error has the trace`}, exitCrashed},
+		{"kill", []string{`^starling: ended by a signal without a goodbye: killed`}, exitSignal + int(syscall.SIGKILL)},
+	} {
+		p.run("crash", "chat", "--no-mdns", "--ephemeral", "--user", "alice", "--listen", "/ip4/127.0.0.1/tcp/0")
+		p.until("the screen", `you are alice, key`, `^ #lobby ›`)
+		require.NoError(t, os.WriteFile(pipe, []byte(c.word), 0))
+		p.until("its shell again", `^ready> *$`)
+		seen := p.do("capture-pane", "-p", "-J", "-S", "-", "-t", p.name)
+		for _, w := range c.words {
+			require.Regexp(t, `(?m)`+w, seen)
+		}
+		require.NotContains(t, seen, "MEMBERS", "the picture is left on the shell's screen")
+		p.clean(c.code)
+		p.do("clear-history", "-t", p.name)
+	}
+}
+
+func TestAChatEndsWithItsKeeperAndStopsWithIt(t *testing.T) {
+	ts := newTerminals(t)
+	p := ts.open("alice", 80, 24)
+	p.types("set -m")
+	p.press("Enter")
+	p.run("1", "chat", "--no-mdns", "--ephemeral", "--user", "alice", "--listen", "/ip4/127.0.0.1/tcp/0")
+	p.until("the screen", `you are alice, key`, `^ #lobby ›`)
+	p.types("half a li")
+	p.until("it", `half a li`)
+	p.press("C-z")
+	p.until("its shell", `^ready> *$`)
+	require.Equal(t, "0 1", p.ask("#{alternate_on} #{cursor_flag}"))
+	p.types("fg")
+	p.press("Enter")
+	p.until("the screen again", `^ #lobby › half a li`)
+	p.types("ne")
+	p.until("it", `half a line`)
+
+	p.signal(syscall.SIGKILL) // the keeper; what it kept leaves the rooms by itself
+	p.until("its shell again", `^Bye\.$`)
+	p.press("Enter")
+	p.until("a prompt", `^ready> *$`)
+	require.Equal(t, "0 1", p.ask("#{alternate_on} #{cursor_flag}"))
 }
