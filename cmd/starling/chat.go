@@ -155,9 +155,6 @@ func (a *app) chat(ctx context.Context, f chatFlags) error {
 	return err
 }
 
-// errNoKeeper says that this system knows no keepers.
-var errNoKeeper = errors.New("no keeper here")
-
 // underKeeper runs the whole command in a process of its own, if that is not what this one is, and makes its end this one's.
 func (a *app) underKeeper(ctx context.Context, f chatFlags) (done bool, err error) {
 	if !a.whole || a.kept || f.check() != nil {

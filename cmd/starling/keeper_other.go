@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 )
 
@@ -15,4 +16,6 @@ func beKept(chan<- os.Signal) *kept { return nil }
 func (k *kept) exit(code int) { os.Exit(code) }
 
 // keep is not possible here: the process has the screen itself.
-func (a *app) keep(context.Context) (code int, err error) { return 0, errNoKeeper }
+func (a *app) keep(context.Context) (code int, err error) {
+	return 0, errors.New("no keepers on this system")
+}

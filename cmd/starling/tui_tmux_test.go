@@ -308,3 +308,58 @@ func TestAChatEndsWithItsKeeperAndStopsWithIt(t *testing.T) {
 	p.until("a prompt", `^ready> *$`)
 	require.Equal(t, "0 1", p.ask("#{alternate_on} #{cursor_flag}"))
 }
+
+// erasing are the sequences that clear a whole screen, or all of it behind the cursor.
+var erasing = regexp.MustCompile("\x1b\\[[0-3]?J|\x1bc")
+
+func TestALineThatChangesIsAllThatIsDrawn(t *testing.T) {
+	ts := newTerminals(t)
+	bob := chatHere(t, "--ephemeral", "--user", "bob")
+	p := ts.open("alice", 200, 60)
+	p.run("1", "chat", "--no-mdns", "--ephemeral", "--user", "alice", "--listen", "/ip4/127.0.0.1/tcp/0", "--peer", bob.ready().Addrs[0])
+	bob.expect("member_joined", member("alice"))
+	p.until("bob", `● bob`)
+	written := filepath.Join(ts.home, "written")
+	ts.do("pipe-pane", "-t", "alice", "exec cat >>"+written)
+	so := func() string { // all that the chat has written to its terminal
+		text, err := os.ReadFile(written)
+		require.NoError(t, err)
+		return string(text)
+	}
+	settled := func(mark string) { // the pipe has it too
+		require.Eventually(t, func() bool { return strings.Contains(so(), mark) }, patience, 10*time.Millisecond)
+	}
+	bob.say("first")
+	p.until("it", `bob first`)
+	settled("first")
+	before, most := len(so()), 0
+	const lines = 20
+	for n := range lines {
+		mark := fmt.Sprintf("number-%d-in-the-lobby", n)
+		bob.say(mark)
+		p.until("it", mark)
+		settled(mark)
+		most = max(most, len(so())-before)
+		before = len(so())
+	}
+	p.types("x")
+	p.until("the key", `^ #lobby › x`)
+	t.Logf("a new line cost at most %d bytes, a screen has %d places", most, 200*60)
+	require.Less(t, most, 400, "more than the line that changed was drawn")
+	require.NotRegexp(t, erasing, so())
+
+	// Also when the text scrolls, which moves every line of it: still no more than what it shows anew.
+	for range 60 {
+		bob.say("fill")
+	}
+	bob.say("last-of-many")
+	p.until("the last", `last-of-many`)
+	settled("last-of-many")
+	before = len(so())
+	bob.say("one-more-of-them")
+	p.until("it", `one-more-of-them`)
+	settled("one-more-of-them")
+	t.Logf("a new line that scrolls the others cost %d bytes", len(so())-before)
+	require.Less(t, len(so())-before, 2000)
+	require.NotRegexp(t, erasing, so())
+}
