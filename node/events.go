@@ -10,7 +10,7 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// Event is one thing that happened to the node, outside rooms: a pointer to one of [PeerUp], [PeerChanged], [PeerDown],
+// Event is one thing that happened to the node, outside rooms: a pointer to one of [PeerUp], [PeerChanged], [PeerDown], [PeerFailed],
 // [IdentityConflict], [LoggedOut], [TokenExpiring], [TokenEnded], [DuplicateDevice], [AddrsChanged], [mesh.DirectMessage] and [mesh.Lagged]. The events of a node form one ordered
 // stream, numbered in [Header].Seq; rooms have streams of their own.
 //
@@ -26,6 +26,7 @@ const (
 	TypePeerUp           = "peer_up"
 	TypePeerChanged      = "peer_changed"
 	TypePeerDown         = "peer_down"
+	TypePeerFailed       = "peer_failed"
 	TypeIdentityConflict = "identity_conflict"
 	TypeLoggedOut        = "logged_out"
 	TypeTokenExpiring    = mesh.TypeTokenExpiring

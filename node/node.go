@@ -215,6 +215,11 @@ func (n *Node) start() {
 	now := time.Now()
 	for _, s := range n.cfg.peers {
 		info, _ := parsePeer(s) // validate has checked it
+		if info.ID == n.host.ID() {
+			reason, detail := failure(errOwnAddress)
+			n.queue.PushNotice(&PeerFailed{Header: Header{Type: TypePeerFailed}, Peer: info.ID, Addrs: []string{s}, Reason: reason, Detail: detail})
+			continue
+		}
 		n.host.ConnManager().Protect(info.ID, protectGiven)
 		n.dialer.want(now, info.ID, info.Addrs, given)
 	}

@@ -140,6 +140,31 @@ func TestALogInElsewhereEndsTheChatWithACodeOfItsOwn(t *testing.T) {
 	require.True(t, bob.result(1).OK)
 }
 
+func TestAWrongPeerIsToldOfAndTriedAgain(t *testing.T) {
+	bob := chatHere(t, "--ephemeral", "--user", "bob", "--app", "other")
+	addr := bob.ready().Addrs[0]
+	own, _, _ := strings.Cut(addr, "/p2p/")
+	alice := chatHere(t, "--ephemeral", "--user", "alice", "--peer", addr)
+	got := alice.expect("peer_failed", nil)
+	require.Equal(t, "other_app", got.Reason)
+	require.Equal(t, bob.seen("ready")[0].Peer, got.Peer)
+	require.Equal(t, []string{addr}, got.Addrs)
+
+	carol := chatHere(t, "--ephemeral", "--user", "carol", "--peer", own+"/p2p/"+alice.eventually("ready").Peer)
+	require.Equal(t, "other_peer", carol.expect("peer_failed", nil).Reason)
+
+	dir := t.TempDir()
+	dave := chatHere(t, "--data", dir, "--user", "dave")
+	addr = dave.ready().Addrs[0]
+	dave.in.Close()
+	require.Equal(t, exitOK, dave.ended())
+	erin := chatHere(t, "--ephemeral", "--user", "erin", "--peer", addr)
+	require.Equal(t, "unreachable", erin.expect("peer_failed", nil).Reason)
+	again := chatHere(t, "--data", dir, "--user", "dave")
+	again.ready()
+	require.Equal(t, "dave", erin.expect("peer_up", nil).Node.User)
+}
+
 func TestAChatEndsWhenNobodyReadsIt(t *testing.T) {
 	in, typing := pipe(t)
 	defer typing.Close()

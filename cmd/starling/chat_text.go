@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -54,6 +55,15 @@ func (v *textView) textLocked(event any) string {
 			count(int(ev.Last-ev.First+1), "message"), v.nameLocked(ev.From), ev.Room)
 	case *mesh.Lagged:
 		return fmt.Sprintf("! %s in %s went by unseen: this terminal was too slow", count(ev.Missed, "message"), ev.Room)
+	case *node.PeerFailed:
+		v.missed[ev.Peer] = true
+		return failedWords(ev)
+	case *node.PeerUp:
+		if !v.missed[ev.Peer.Peer] {
+			return ""
+		}
+		delete(v.missed, ev.Peer.Peer)
+		return fmt.Sprintf("* connected to --peer %s: it is %s", ev.Peer.Peer, cmp.Or(v.nameLocked(ev.Peer.Login), "nobody yet"))
 	case *node.IdentityConflict:
 		return fmt.Sprintf("! somebody else is called %s too, with the key %s. /msg %s goes to the key that you know (%s), and\n"+
 			"  /msg %s to the other one.", ev.User, ev.Other.Key.Fingerprint(), ev.User, ev.Pinned.Fingerprint(), ev.Other.Address())
@@ -82,6 +92,22 @@ func (v *textView) textLocked(event any) string {
 		}
 	}
 	return ""
+}
+
+// failedWords says why a --peer is not there, and what to do about it.
+func failedWords(ev *node.PeerFailed) string {
+	at := "--peer " + strings.Join(ev.Addrs, "\n  --peer ")
+	switch ev.Reason {
+	case node.NobodyThere:
+		return fmt.Sprintf("! nobody answers (%s), trying on:\n  %s", safeText(ev.Detail), at)
+	case node.OtherPeer:
+		return fmt.Sprintf("! another peer is at this address (%s). Ask for the right one:\n  %s", safeText(ev.Detail), at)
+	case node.OtherApp:
+		return fmt.Sprintf("! that is a node of another app: both sides need the same --app, and the same --issuers if there are any:\n  %s", at)
+	case node.ItIsUs:
+		return fmt.Sprintf("! this address is your own:\n  %s", at)
+	}
+	return fmt.Sprintf("! no talking to this peer: %s. Trying on:\n  %s", safeText(ev.Detail), at)
 }
 
 // roomLocked is in front of what happens in a room, once there is more than one to confuse.

@@ -51,7 +51,12 @@ func TestEventsAreShownInPlainWords(t *testing.T) {
 		"! no such thing\n":       trouble{Detail: "no such thing"},
 		"* you have left ops\n":   exited{newHead("exited", "ops")},
 		"  online: nobody else\n": who{},
-		"Bye.\n":                  bye{Reason: byeQuit},
+		"! nobody answers (connection refused), trying on:\n  --peer /a\n  --peer /b\n":                                            &node.PeerFailed{Peer: bob.Peer, Addrs: []string{"/a", "/b"}, Reason: node.NobodyThere, Detail: "connection refused"},
+		"! another peer is at this address (the peer there is 12D3). Ask for the right one:\n  --peer /a\n":                        &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.OtherPeer, Detail: "the peer there is 12D3"},
+		"! no talking to this peer: the clocks \\x1b[2J disagree. Trying on:\n  --peer /a\n":                                       &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.Refused, Detail: "the clocks \x1b[2J disagree"},
+		"! that is a node of another app: both sides need the same --app, and the same --issuers if there are any:\n  --peer /a\n": &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.OtherApp},
+		"! this address is your own:\n  --peer /a\n":                                                                               &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.ItIsUs},
+		"Bye.\n": bye{Reason: byeQuit},
 		"Bye. The chat goes on where you logged in last.\n":                                       bye{Reason: byeDisplaced},
 		"! alice has logged in on another device (" + bob.Peer.String() + "): this one is out.\n": &node.LoggedOut{User: "alice", Reason: node.Duplicate, By: &bob},
 		"! two nodes run with one device key (" + bob.Peer.String() + "): a data directory was copied. They cut each other off; give one of them\n" +
@@ -144,4 +149,15 @@ func TestCertaintyComesBeforeTheCause(t *testing.T) {
 		code, _ := outcome(err)
 		require.Equal(t, want, code)
 	}
+}
+
+func TestAGivenPeerThatComesAfterAllIsToldOf(t *testing.T) {
+	bob, carol := login(t, "bob", 1), login(t, "carol", 2)
+	got := shown(t,
+		&node.PeerFailed{Peer: bob.Peer, Addrs: []string{"/a"}, Reason: node.NobodyThere, Detail: "no answer"},
+		&node.PeerUp{Peer: node.Peer{Login: carol}},
+		&node.PeerUp{Peer: node.Peer{Login: bob}},
+		&node.PeerUp{Peer: node.Peer{Login: bob}},
+	)
+	require.Equal(t, "! nobody answers (no answer), trying on:\n  --peer /a\n* connected to --peer "+bob.Peer.String()+": it is bob\n", got)
 }

@@ -65,6 +65,7 @@ func (t *tui) take(event any) {
 		t.peers[ev.Peer.Peer] = ev.Peer
 		t.known(ev.Peer)
 		t.news(ev.Peer)
+		t.tellRoom("", t.words.textLocked(ev))
 	case *node.PeerChanged:
 		t.peers[ev.Peer.Peer] = ev.Peer
 		t.known(ev.Peer)

@@ -276,6 +276,12 @@ var scenes = []struct {
 		d.is(carol, presence.Offline, presence.Goodbye, 5*time.Minute)
 		d.press(ctrl('p'))
 	}},
+	{"no-peer", func(d *desk) {
+		addr := "/ip4/192.0.2.9/tcp/4001/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+		d.happens(&node.PeerFailed{Peer: bob.Peer, Addrs: []string{addr}, Reason: node.NobodyThere, Detail: "connection refused"})
+		d.happens(&node.PeerFailed{Peer: bob.Peer, Addrs: []string{addr}, Reason: node.OtherPeer, Detail: "the peer there is 12D3KooWNaEFADvRaAopGCdgEPp8wKB3XW2YzCUxgkzizsTh9odk"})
+		d.happens(joined("lobby", bob)...)
+	}},
 	{"token-ends", func(d *desk) {
 		d.guarded()
 		d.happens(&mesh.TokenExpiring{Expires: d.ui.now().Add(30 * time.Second)},
