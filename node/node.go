@@ -65,7 +65,7 @@ func New(opts ...Option) (*Node, error) {
 		o(&cfg)
 	}
 	if err := cfg.validate(); err != nil {
-		return nil, fmt.Errorf("node: options: %w", err)
+		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	n := &Node{

@@ -146,7 +146,7 @@ func (a *app) chat(ctx context.Context, f chatFlags) error {
 	code := exitCode(err)
 	if err != nil && f.json {
 		if _, signalled := errors.AsType[*signalError](err); !signalled && code != exitDisplaced {
-			v.show(trouble{head: newHead("error", ""), Code: troubleCode(err), Detail: err.Error()})
+			v.show(trouble{head: newHead("error", ""), Code: troubleCode(err), Detail: plain(err)})
 		}
 	}
 	if e := v.show(bye{head: newHead("bye", ""), Reason: reason, Code: code}); e != nil && err == nil {

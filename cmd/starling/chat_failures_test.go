@@ -23,11 +23,11 @@ func TestEverySendThatFailsSaysHow(t *testing.T) {
 		{"/msg alice hi", "self", "that is you"},
 		{"/to bob", "empty", "an empty message is not sent"},
 		{"/msg bob", "empty", "an empty message is not sent"},
-		{"/to b/b hi", "bad_id", `identity: user ID "b/b": '/' is not one of a-z A-Z 0-9 _ @ . -`},
-		{"/msg bob#1 hi", "bad_id", `identity: address "bob#1": after '#' belongs a fingerprint of 16 characters of a-z 2-7`},
-		{big + "y", "too_long", "mesh: message of 65537 bytes is over the limit of 65536"},
-		{"/to bob " + big + "y", "too_long", "mesh: message of 65537 bytes is over the limit of 65536"},
-		{"/msg bob " + big + "y", "too_long", "mesh: message of 65537 bytes is over the limit of 65536"},
+		{"/to b/b hi", "bad_id", `user ID "b/b": '/' is not one of a-z A-Z 0-9 _ @ . -`},
+		{"/msg bob#1 hi", "bad_id", `address "bob#1": after '#' belongs a fingerprint of 16 characters of a-z 2-7`},
+		{big + "y", "too_long", "message of 65537 bytes is over the limit of 65536"},
+		{"/to bob " + big + "y", "too_long", "message of 65537 bytes is over the limit of 65536"},
+		{"/msg bob " + big + "y", "too_long", "message of 65537 bytes is over the limit of 65536"},
 		{"not\xffutf8", "not_text", "not valid UTF-8"},
 		{"/to bob \xff", "not_text", "not valid UTF-8"},
 		{"/msg bob \xff", "not_text", "not valid UTF-8"},
@@ -61,7 +61,7 @@ func TestMistypedLinesAreEventsAndTheChatGoesOn(t *testing.T) {
 		detail string
 	}{
 		{1, "there is no /wo, did you mean /who?"},
-		{2, `room a/b: identity: room ID "a/b": '/' is not one of a-z A-Z 0-9 _ @ . -`},
+		{2, `room ID "a/b": '/' is not one of a-z A-Z 0-9 _ @ . -`},
 		{4, "a line of more than 131072 bytes"},
 	} {
 		got := alice.expect("error", nil)
@@ -80,7 +80,7 @@ func TestADirectoryInUseIsNamedWithTheWaysOut(t *testing.T) {
 	second := chatProcess(t, "--data", dir, "--user", "alice")
 	second.name = "second"
 	require.Equal(t, exitFailed, second.ended())
-	want := "identity: data directory " + dir + ": in use by another node\n" +
+	want := "data directory " + dir + ": in use by another node\n" +
 		"Another starling is running with it. Give this one keys of its own: --data DIR, or --ephemeral."
 	require.Equal(t, "starling: "+want+"\n", second.errOut.String())
 	got := second.expect("error", nil)
@@ -97,7 +97,7 @@ func TestADamagedKeyIsNamedAndNotReplaced(t *testing.T) {
 	require.Equal(t, exitFailed, alice.ended())
 	got := alice.expect("error", nil)
 	require.Equal(t, "key", got.Code)
-	require.Equal(t, "identity: key file "+key+": damaged: no PEM block in it", got.Detail)
+	require.Equal(t, "key file "+key+": damaged: no PEM block in it", got.Detail)
 	left, err := os.ReadFile(key)
 	require.NoError(t, err)
 	require.Equal(t, "garbage", string(left))
@@ -110,7 +110,7 @@ func TestAPortInUseIsNamed(t *testing.T) {
 	require.Equal(t, exitFailed, bob.ended())
 	got := bob.expect("error", nil)
 	require.Equal(t, "listen", got.Code)
-	require.Contains(t, got.Detail, "node: listen on "+addr+": ")
+	require.Contains(t, got.Detail, "listen on "+addr+": ")
 	require.Contains(t, got.Detail, "address already in use")
 }
 

@@ -28,13 +28,10 @@ const (
 // errDisplaced ends a chat whose user has logged in elsewhere.
 var errDisplaced = &codedError{exitDisplaced, errors.New("the same user has logged in on another device")}
 
-// roomError says which room could not be entered.
-type roomError struct {
-	room string
-	err  error
-}
+// roomError says that a room could not be entered.
+type roomError struct{ err error }
 
-func (e *roomError) Error() string { return fmt.Sprintf("room %s: %v", e.room, e.err) }
+func (e *roomError) Error() string { return e.err.Error() } // which names the room
 func (e *roomError) Unwrap() error { return e.err }
 
 // chat is one user talking: typed lines in, events out. Its fields belong to run's goroutine.
@@ -140,7 +137,7 @@ var errQuit = errors.New("quit")
 // obey does what a typed line says. The error ends the chat; what is wrong with the line is only shown.
 func (c *chat) obey(ctx context.Context, l typed, n int) error {
 	wrong := func(err error) {
-		c.show(trouble{newHead("error", ""), n, "line", err.Error()})
+		c.show(trouble{newHead("error", ""), n, "line", plain(err)})
 	}
 	if l.err != nil {
 		wrong(l.err)
@@ -171,7 +168,7 @@ func (c *chat) obey(ctx context.Context, l typed, n int) error {
 			if ctx.Err() != nil {
 				return err
 			}
-			c.show(trouble{newHead("error", ""), n, "room", err.Error()})
+			c.show(trouble{newHead("error", ""), n, "room", plain(err)})
 		}
 	case "leave":
 		if c.here == nil {
@@ -182,7 +179,7 @@ func (c *chat) obey(ctx context.Context, l typed, n int) error {
 		return c.leave(ctx, c.here)
 	case "token":
 		if err := c.useToken(in.name, n); err != nil {
-			c.show(trouble{newHead("error", ""), n, "token", err.Error()})
+			c.show(trouble{newHead("error", ""), n, "token", plain(err)})
 		}
 	case "help":
 		c.show(help{newHead("help", ""), chatHelp()})
@@ -216,7 +213,7 @@ func (c *chat) join(ctx context.Context, name string) error {
 	}
 	r, err := c.node.Join(ctx, name, c.pass.joinOptions()...)
 	if err != nil {
-		return &roomError{name, err}
+		return &roomError{err}
 	}
 	c.rooms = append(c.rooms, r)
 	c.here = r
@@ -244,7 +241,7 @@ func (c *chat) leave(ctx context.Context, r *mesh.Room) error {
 		return ctx.Err()
 	}
 	if err != nil {
-		c.show(trouble{newHead("error", r.Name()), 0, "room", err.Error()})
+		c.show(trouble{newHead("error", r.Name()), 0, "room", plain(err)})
 	}
 	c.show(exited{newHead("exited", r.Name())})
 	return nil

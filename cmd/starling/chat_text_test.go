@@ -125,13 +125,13 @@ func TestResultsSayWhatIsCertainAndWhatIsNot(t *testing.T) {
 	to := sent{Line: 7, To: "bob"}
 	for want, err := range map[string]error{
 		"delivered to bob in 1.5 ms": nil,
-		"NOT SENT to bob, line 7: mesh: message of 65537 bytes is over the limit of 65536": &mesh.SizeError{Size: 65537, Limit: 65536},
-		"NOT SENT to bob, line 7: an empty message is not sent":                            mesh.ErrEmpty,
-		"NOT SENT to bob, line 7: no such member in this room (outside rooms: /msg)":       mesh.ErrNotMember,
-		"REFUSED by bob, line 7: refused by the receiver: queue full":                      &mesh.RefusedError{Reason: mesh.QueueFull},
-		"UNKNOWN whether bob got line 7: no answer in time: it may have arrived":           mesh.ErrUnconfirmed,
-		"NOT SENT to bob, line 7: peer unreachable, nothing was sent":                      mesh.ErrUnreachable,
-		"NOT SENT to bob, line 7: something else":                                          errors.New("something else"),
+		"NOT SENT to bob, line 7: message of 65537 bytes is over the limit of 65536": &mesh.SizeError{Size: 65537, Limit: 65536},
+		"NOT SENT to bob, line 7: an empty message is not sent":                      mesh.ErrEmpty,
+		"NOT SENT to bob, line 7: no such member in this room (outside rooms: /msg)": mesh.ErrNotMember,
+		"REFUSED by bob, line 7: refused by the receiver: queue full":                &mesh.RefusedError{Reason: mesh.QueueFull},
+		"UNKNOWN whether bob got line 7: no answer in time: it may have arrived":     mesh.ErrUnconfirmed,
+		"NOT SENT to bob, line 7: peer unreachable, nothing was sent":                mesh.ErrUnreachable,
+		"NOT SENT to bob, line 7: something else":                                    errors.New("something else"),
 	} {
 		s := to
 		s.RTT = toMillis(1500 * time.Microsecond)
@@ -160,4 +160,15 @@ func TestAGivenPeerThatComesAfterAllIsToldOf(t *testing.T) {
 		&node.PeerUp{Peer: node.Peer{Login: bob}},
 	)
 	require.Equal(t, "! nobody answers (no answer), trying on:\n  --peer /a\n* connected to --peer "+bob.Peer.String()+": it is bob\n", got)
+}
+
+func TestErrorsAreToldWithoutThePackagesTheyComeFrom(t *testing.T) {
+	for in, want := range map[string]string{
+		"node: mesh: join ops: identity: token: expired":     "join ops: token: expired",
+		"node: address \"x\": no\nnode: the node: is it on?": "address \"x\": no\nthe node: is it on?",
+		"send to bob: peer unreachable (presence: no)":       "send to bob: peer unreachable (no)",
+		"out of nodes: 3": "out of nodes: 3",
+	} {
+		require.Equal(t, want, plain(errors.New(in)))
+	}
 }

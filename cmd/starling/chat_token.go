@@ -198,12 +198,12 @@ func tokenWords(err error) string {
 	if bad, ok := errors.AsType[*identity.TokenError](err); ok {
 		return "the token is refused: " + bad.Reason
 	}
-	return err.Error()
+	return plain(err)
 }
 
 // endWords says to people why a stay in a room has ended.
 func endWords(room string, err error) string {
-	why := err.Error()
+	why := plain(err)
 	bad, ok := errors.AsType[*identity.TokenError](err)
 	switch {
 	case errors.Is(err, identity.ErrTokenRevoked):

@@ -50,7 +50,7 @@ func TestAChatWithATokenIsWhoTheTokenSays(t *testing.T) {
 	require.True(t, two.result(2).OK)
 	require.Equal(t, "hello", one.expect("direct_message", nil).Text)
 	two.say("/join board")
-	require.Equal(t, `room board: mesh: join board: identity: token: it does not admit to the room "board"`, two.expect("error", nil).Detail)
+	require.Equal(t, `join board: token: it does not admit to the room "board"`, two.expect("error", nil).Detail)
 }
 
 func TestANewerTokenIsTakenFromItsFile(t *testing.T) {
@@ -86,13 +86,13 @@ func TestAChatWithAWrongTokenSaysWhy(t *testing.T) {
 		name, detail string
 		args         []string
 	}{
-		{"of another device", "node: log in: presence: log in: identity: token: it is bound to the device key ",
+		{"of another device", "log in: token: it is bound to the device key ",
 			[]string{"--issuers", a.issuers, "--token", alice.file, "--data", t.TempDir()}},
-		{"for another user", `node: log in: presence: log in: identity: token: it was issued to the user "alice", not to "bob"`,
+		{"for another user", `log in: token: it was issued to the user "alice", not to "bob"`,
 			a.flags(alice, "--user", "bob")},
-		{"of another issuer", "node: log in: presence: log in: identity: token: signed with the key ",
+		{"of another issuer", "log in: token: signed with the key ",
 			[]string{"--issuers", other.issuers, "--token", alice.file, "--data", alice.data}},
-		{"for another app", `node: log in: presence: log in: identity: token: it is for the app "starling", this is "acme"`,
+		{"for another app", `log in: token: it is for the app "starling", this is "acme"`,
 			a.flags(alice, "--app", "acme")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -142,7 +142,7 @@ func TestTheFlagsOfAppModeGoTogether(t *testing.T) {
 	require.Contains(t, none.errOut, filepath.Join(a.dir, "none")+": no such file")
 	garbled := runHere("chat", "--issuers", a.key, "--token", a.issuers, "--data", t.TempDir())
 	require.Equal(t, exitFailed, garbled.code)
-	require.Contains(t, garbled.errOut, "identity: issuers "+a.key+": not a JSON object\n")
+	require.Contains(t, garbled.errOut, "issuers "+a.key+": not a JSON object\n")
 }
 
 func TestANewerTokenIsTakenWhenAskedFor(t *testing.T) {

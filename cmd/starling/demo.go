@@ -92,7 +92,7 @@ func runStep(ctx context.Context, s step) stepResult {
 	begin := time.Now()
 	took, detail, err := s.run(ctx)
 	if err != nil {
-		return stepResult{Step: s.name, Ms: toMillis(time.Since(begin)), Error: err.Error()}
+		return stepResult{Step: s.name, Ms: toMillis(time.Since(begin)), Error: plain(err)}
 	}
 	return stepResult{Step: s.name, OK: true, Ms: toMillis(took), Detail: detail}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -89,6 +90,12 @@ func adviseInUse(err error, advice string) error {
 	}
 	return err
 }
+
+// packageNames are what errors of our packages begin with, at each layer. Which layer it was helps a programmer, and nobody else.
+var packageNames = regexp.MustCompile(`(?m)(^|: |\()(?:(?:node|mesh|presence|identity): )+`)
+
+// plain is an error as people are told it.
+func plain(err error) string { return packageNames.ReplaceAllString(err.Error(), "$1") }
 
 func exitCode(err error) int {
 	var coded *codedError

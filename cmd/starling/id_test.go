@@ -82,7 +82,7 @@ func TestKeysThatCannotBeUsedAreNamed(t *testing.T) {
 	require.Equal(t, ran{exitFailed, "", "starling: there is no key in " + dir + " yet; \"starling id\" makes one\n"}, none)
 
 	garbage := runWith("garbage", "id", "import", "-", "--data", dir)
-	require.Equal(t, ran{exitFailed, "", "starling: identity: user key: damaged: no PEM block in it\n"}, garbage)
+	require.Equal(t, ran{exitFailed, "", "starling: user key: damaged: no PEM block in it\n"}, garbage)
 
 	missing := runHere("id", "import", filepath.Join(dir, "none"), "--data", dir)
 	require.Equal(t, exitFailed, missing.code)
@@ -94,7 +94,7 @@ func TestKeysThatCannotBeUsedAreNamed(t *testing.T) {
 	exported := runHere("id", "export", "--data", dir)
 	require.Equal(t, exitOK, exported.code, "a key can be exported while a chat runs")
 	held := runWith(exported.out, "id", "import", "-", "--data", dir)
-	require.Equal(t, ran{exitFailed, "", "starling: identity: data directory " + dir +
+	require.Equal(t, ran{exitFailed, "", "starling: data directory " + dir +
 		": in use by another node\nA starling is running with it: end that one first.\n"}, held)
 }
 

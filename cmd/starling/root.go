@@ -148,7 +148,7 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 	}
 	var told *toldError
 	if !errors.As(err, &told) {
-		fmt.Fprintf(a.stderr, "starling: %v\n", err)
+		fmt.Fprintf(a.stderr, "starling: %s\n", plain(err))
 	}
 	code := exitCode(err)
 	if code == exitUsage && told == nil {
