@@ -92,10 +92,10 @@ func (t *tui) greeting(ev ready) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "you are %s, key %s", ev.User, ev.Key.Fingerprint())
 	if ev.Data == "" {
-		b.WriteString(", in memory only: the next start is somebody new to the others")
+		b.WriteString(", for this time only")
 	}
 	if ev.MDNS {
-		b.WriteString("\nothers on this network find you by themselves; from elsewhere they start with")
+		b.WriteString("\nothers on this network find you; from elsewhere, with")
 	} else {
 		b.WriteString("\nothers start with")
 	}

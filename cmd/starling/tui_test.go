@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"image/color"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	tea "charm.land/bubbletea/v2"
+	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
@@ -25,7 +27,7 @@ import (
 var update = flag.Bool("update", false, "write the screens of testdata anew")
 
 // sizes are the screens that are kept in testdata.
-var sizes = []struct{ width, height int }{{80, 24}, {200, 60}}
+var sizes = []struct{ width, height int }{{80, 24}, {200, 60}, {40, 12}}
 
 // person is a login that is the same in each run.
 func person(user string, key byte) identity.Login {
@@ -595,4 +597,53 @@ func panicOnScreen(how func(s *screen)) {
 	how(s)
 	fmt.Fprintln(os.Stderr, (<-s.lines).end)
 	os.Exit(exitFailed)
+}
+
+func TestTheScreenSaysHowMuchRoomItNeeds(t *testing.T) {
+	d := sit(t, 20, 5, "lobby")
+	require.Equal(t, "starling needs 24 ×\n6, this is 20 × 5\n", d.screen())
+	d.size(24, 6)
+	require.Contains(t, d.screen(), "#lobby ›")
+}
+
+// luminance is what the contrast of the Web Content Accessibility Guidelines goes by.
+func luminance(c color.Color) float64 {
+	part := func(v uint32) float64 {
+		f := float64(v) / 0xffff
+		if f <= 0.03928 {
+			return f / 12.92
+		}
+		return math.Pow((f+0.055)/1.055, 2.4)
+	}
+	r, g, b, _ := c.RGBA()
+	return 0.2126*part(r) + 0.7152*part(g) + 0.0722*part(b)
+}
+
+func TestEveryTextStandsOutFromWhatIsBehindIt(t *testing.T) {
+	for _, dark := range []bool{true, false} {
+		th := newTheme(dark)
+		terminal := color.Color(color.White)
+		if dark {
+			terminal = color.RGBA{0x1e, 0x1e, 0x2e, 0xff} // lighter than most
+		}
+		styles := map[string]lipgloss.Style{
+			"dim": th.dim, "title": th.title, "self": th.self, "good": th.good, "warn": th.warn, "bad": th.bad, "key": th.key, "here": th.here,
+			"bar": th.bar, "barDim": th.barDim, "barGood": th.barGood, "barBad": th.barBad,
+			"unread": th.unread, "popup": th.popup, "popupDim": th.popupDim, "picked": th.picked, "pickedDim": th.pickedDim,
+		}
+		for i, s := range th.names {
+			styles[fmt.Sprint("name ", i)] = s
+		}
+		for name, s := range styles {
+			back := terminal
+			if _, none := s.GetBackground().(lipgloss.NoColor); !none {
+				back = s.GetBackground()
+			}
+			a, b := luminance(s.GetForeground()), luminance(back)
+			contrast := (max(a, b) + 0.05) / (min(a, b) + 0.05)
+			if contrast < 4.5 {
+				t.Errorf("%s, dark %v: a contrast of %.1f, want 4.5", name, dark, contrast)
+			}
+		}
+	}
 }

@@ -48,7 +48,7 @@ func (t *tui) bodyHeight() int { return max(1, t.height-4) }
 func (t *tui) View() tea.View {
 	v := tea.View{AltScreen: true, WindowTitle: t.title()}
 	if t.width < minWidth || t.height < minHeight {
-		v.Content = t.cells.cut("too small: "+t.here.name(), t.width)
+		v.Content = t.tooSmall()
 		return v
 	}
 	typing, cursor := t.typing()
@@ -59,6 +59,16 @@ func (t *tui) View() tea.View {
 		v.Cursor = tea.NewCursor(cursor, t.height-2)
 	}
 	return v
+}
+
+// tooSmall says what the screen needs, as far as there is room to.
+func (t *tui) tooSmall() string {
+	lines := t.cells.wrap(fmt.Sprintf("starling needs %d × %d, this is %d × %d", minWidth, minHeight, t.width, t.height), t.width, t.width)
+	lines = lines[:min(len(lines), t.height)]
+	for i := range lines {
+		lines[i] = t.cells.cut(lines[i], t.width)
+	}
+	return strings.Join(lines, "\n")
 }
 
 func (t *tui) title() string {
@@ -88,12 +98,16 @@ func (t *tui) top() string {
 		about = "  " + count(len(k.members)+1, "member")
 	}
 	left := th.bar.Render(" "+k.name()) + th.barDim.Render(about)
+	looking := "looking for peers"
+	if t.width < widthForTalks {
+		looking = "looking"
+	}
 	state := th.barGood.Render("● " + count(len(t.peers), "peer"))
 	switch {
 	case t.closing:
 		state = th.barBad.Render("leaving…")
 	case len(t.peers) == 0 && t.me.MDNS:
-		state = th.barBad.Render("○ looking for peers")
+		state = th.barBad.Render("○ " + looking)
 	case len(t.peers) == 0:
 		state = th.barBad.Render("○ no peers")
 	}
@@ -102,11 +116,27 @@ func (t *tui) top() string {
 		warning = th.barBad.Render("! " + w + "  ")
 	}
 	right := warning + th.barDim.Render(t.me.User+"  ") + state + th.barDim.Render(" ")
+	// What does not fit goes in the order of what it tells: the user's name, what is known of the room, the state, the warning.
+	const gap = 2
+	fits := func() bool { return t.cells.width(left)+gap+t.cells.width(right) <= t.width }
+	if !fits() {
+		right = warning + state + th.barDim.Render(" ")
+	}
+	if !fits() && k.joined {
+		left = th.bar.Render(" " + k.name())
+	}
+	if !fits() && warning != "" {
+		right = warning
+	}
+	if !fits() && !k.joined {
+		right = ""
+	}
 	room := t.width - t.cells.width(right)
-	if room < 12 {
-		right, room = "", t.width
+	if right != "" {
+		room -= gap
 	}
 	left = t.cells.cut(left, room)
+	room = t.width - t.cells.width(right)
 	return left + th.bar.Render(strings.Repeat(" ", max(0, room-t.cells.width(left)))) + right
 }
 
@@ -296,6 +326,8 @@ func (t *tui) placeholder() string {
 	switch k := t.here; {
 	case k == t.home:
 		return "/join ROOM or /msg USER"
+	case !k.direct() && !k.joined && !t.enter[k.room]:
+		return "you are out of it: /join " + k.room
 	case k.direct():
 		return "to " + k.user + " alone, or / for commands"
 	}
@@ -308,7 +340,7 @@ func (t *tui) bottom() string {
 	var b strings.Builder
 	used := 0
 	for _, h := range [][2]string{
-		{"Tab", "completes"}, {"Ctrl-N", "next"}, {"PgUp", "scrolls"}, {"/help", "shows all"}, {"Ctrl-C", "leaves"},
+		{"Tab", "completes"}, {"/help", "shows all"}, {"Ctrl-C", "leaves"}, {"Ctrl-N", "next"}, {"PgUp", "scrolls"},
 		{"Ctrl-P", "the one before"}, {"↑", "what you typed"}, {"Alt-1…9", "go to a conversation"}, {"Alt-Enter", "new line"},
 	} {
 		w := t.cells.width(h[0]) + 1 + t.cells.width(h[1]) + 3
