@@ -242,6 +242,7 @@ var scenes = []struct {
 			message("lobby", bob, strings.Repeat("unbroken", 30)),
 			message("lobby", bob, "世界"+strings.Repeat("漢字", 60)),
 			message("lobby", bob, "combining: e\u0301 a\u0308 o"+strings.Repeat("\u0301", 200)+" ready"),
+			message("lobby", bob, "emoji: 👩\u200d👩\u200d👧 👍🏽 ❤\ufe0f 🇩🇪 ✅, "+strings.Repeat("👩\u200d👩\u200d👧", 12)+" done"),
 			message("lobby", bob, "real\n12:04 carol forged?"),
 			message("lobby", bob, "\x1b[2J\x1b]0;owned\x07 \u202egnp.exe\ttab"),
 			&mesh.Message{Header: mesh.Header{Room: "lobby"}, From: bob, Data: []byte{0, 0xff}},
@@ -597,6 +598,18 @@ func panicOnScreen(how func(s *screen)) {
 	how(s)
 	fmt.Fprintln(os.Stderr, (<-s.lines).end)
 	os.Exit(exitFailed)
+}
+
+func TestEmojiAreDrawnAsTheTerminalDoesOrTakenApart(t *testing.T) {
+	d := sit(t, 80, 24, "lobby")
+	family, thumb, heart, letters := "👩\u200d👩\u200d👧", "👍🏽", "❤\ufe0f", "क\u094d\u200dष"
+	d.happens(message("lobby", bob, family+thumb+heart+letters+"."))
+	require.Contains(t, d.screen(), "👩👩👧👍❤"+letters+".", "a joiner in letters stays")
+	d.ui.Update(tea.ModeReportMsg{Mode: ansi.ModeUnicodeCore, Value: ansi.ModeSet})
+	require.Contains(t, d.screen(), family+thumb+heart+letters+".")
+	d.whole()
+	d.types(family)
+	require.Equal(t, 2, d.cursor())
 }
 
 func TestTheScreenSaysHowMuchRoomItNeeds(t *testing.T) {
