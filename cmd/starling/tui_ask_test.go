@@ -49,6 +49,20 @@ func (a *asked) status(ctx context.Context, user string) (presence.Status, error
 	return presence.Status{User: user, State: state}, nil
 }
 
+// times are when a user was asked after.
+func (a *asked) times(user string) []time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.when[user])
+}
+
+// users is how many were asked after.
+func (a *asked) users() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.when)
+}
+
 // asking runs an asker in a bubble.
 func asking(t *testing.T, a *asked) (run *asker, told func() []standing) {
 	a.begun, a.when = time.Now(), make(map[string][]time.Duration)
@@ -77,6 +91,12 @@ func asking(t *testing.T, a *asked) (run *asker, told func() []standing) {
 	}
 }
 
+// elapse lets time go by, and what is due then be done.
+func elapse(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func seconds(n ...float64) (out []time.Duration) {
 	for _, s := range n {
 		out = append(out, time.Duration(s*float64(time.Second)))
@@ -89,19 +109,19 @@ func TestWhoIsOnlineIsAskedAfterOftenAndOthersLessAndLess(t *testing.T) {
 		a := &asked{state: map[string]presence.State{"bob": presence.Online, "carol": presence.Offline, "dave": presence.Unreachable}}
 		run, told := asking(t, a)
 		run.look([]string{"bob", "carol", "dave", "erin"})
-		time.Sleep(time.Millisecond)
+		elapse(time.Millisecond)
 		require.ElementsMatch(t, []standing{
 			{user: "bob", Status: presence.Status{User: "bob", State: presence.Online}},
 			{user: "carol", Status: presence.Status{User: "carol", State: presence.Offline}},
 			{user: "dave", Status: presence.Status{User: "dave", State: presence.Unreachable}},
 		}, told(), "who cannot be asked after is not told of")
-		time.Sleep(21 * time.Second)
-		require.Equal(t, seconds(0, 5, 10, 15, 20), a.when["bob"])
+		elapse(21 * time.Second)
+		require.Equal(t, seconds(0, 5, 10, 15, 20), a.times("bob"))
 		for _, user := range []string{"carol", "dave", "erin"} {
-			require.Equal(t, seconds(0, 5, 15), a.when[user], user)
+			require.Equal(t, seconds(0, 5, 15), a.times(user), user)
 		}
-		time.Sleep(10 * time.Minute)
-		last := a.when["carol"]
+		elapse(10 * time.Minute)
+		last := a.times("carol")
 		require.Equal(t, askSeldom, last[len(last)-1]-last[len(last)-2])
 	})
 }
@@ -111,15 +131,15 @@ func TestNewsOfAUserIsLookedIntoAtOnceButNotWithoutBound(t *testing.T) {
 		a := &asked{state: map[string]presence.State{"bob": presence.Online}, takes: 100 * time.Millisecond}
 		run, _ := asking(t, a)
 		run.look([]string{"bob"})
-		time.Sleep(2 * time.Second)
+		elapse(2 * time.Second)
 		run.stir("bob")
-		time.Sleep(50 * time.Millisecond)
+		elapse(50 * time.Millisecond)
 		for range 10 {
 			run.stir("bob") // while it is asked after
 		}
 		run.stir("nobody")
-		time.Sleep(2 * time.Second)
-		require.Equal(t, seconds(0, 2, 2.5), a.when["bob"])
+		elapse(2 * time.Second)
+		require.Equal(t, seconds(0, 2, 2.5), a.times("bob"))
 	})
 }
 
@@ -132,12 +152,14 @@ func TestFewAreAskedAfterAtOnceAndNobodyWhoHasGoneFromTheScreen(t *testing.T) {
 			users = append(users, fmt.Sprint("user", i))
 		}
 		run.look(users)
-		time.Sleep(time.Millisecond)
-		require.Len(t, a.when, maxAsking)
+		elapse(time.Millisecond)
+		require.Equal(t, maxAsking, a.users())
 		run.look([]string{"bob"})
-		time.Sleep(time.Hour)
+		elapse(time.Hour)
+		a.mu.Lock()
 		require.Equal(t, maxAsking, a.most)
-		require.Len(t, a.when, maxAsking+1)
+		a.mu.Unlock()
+		require.Equal(t, maxAsking+1, a.users())
 		run.mu.Lock()
 		defer run.mu.Unlock()
 		require.Len(t, run.core.users, 1)
