@@ -2,7 +2,6 @@ package identity
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -175,30 +174,22 @@ func (d *Dir) SetRevocations(app AppID, sealed []byte) error {
 // loadKeys reads the keys, and makes those that are missing.
 func (d *Dir) loadKeys() error {
 	removeTemps(d.path)
-	device, err := readKey(filepath.Join(d.path, deviceFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		device, err = d.newDeviceKey()
+	if _, err := readKey(filepath.Join(d.path, deviceFile)); errors.Is(err, fs.ErrNotExist) {
+		if err := d.newDeviceKey(); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	user, err := readKey(filepath.Join(d.path, userFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		user, err = device, nil
-	}
-	if err != nil {
-		return err
-	}
-	d.keys = &Keys{Device: device, User: user}
-	return nil
+	var err error
+	d.keys, err = ReadKeys(d.path)
+	return err
 }
 
-func (d *Dir) newDeviceKey() (ed25519.PrivateKey, error) {
+func (d *Dir) newDeviceKey() error {
 	keys, err := GenerateKeys()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return keys.Device, writeKey(filepath.Join(d.path, deviceFile), keys.Device)
+	return writeKey(filepath.Join(d.path, deviceFile), keys.Device)
 }
 
 // openDB creates the directory if need be, and takes its lock.

@@ -10,6 +10,23 @@ import (
 // ErrOtherKey reports an import into a data directory that is another user already.
 var ErrOtherKey = errors.New("another user key is there already")
 
+// ReadKeys returns the keys of a data directory, which may be in use: key files are only ever replaced whole. It makes
+// none: errors.Is(err, fs.ErrNotExist) holds if there are none. The error is a [*KeyError].
+func ReadKeys(dir string) (*Keys, error) {
+	device, err := readKey(filepath.Join(dir, deviceFile))
+	if err != nil {
+		return nil, err
+	}
+	user, err := readKey(filepath.Join(dir, userFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		user, err = device, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Keys{Device: device, User: user}, nil
+}
+
 // ExportUserKey returns the user key of a data directory in the form that [ImportUserKey] takes, to carry the
 // user to another device. It is a private key: who has it is that user. The directory may be in use. The error
 // is a [*KeyError]; errors.Is(err, fs.ErrNotExist) holds if there is no key.

@@ -2,6 +2,7 @@ package identity_test
 
 import (
 	"io/fs"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -81,4 +82,28 @@ func TestThereIsNothingToExportFromAnEmptyDirectory(t *testing.T) {
 	_, err := identity.ExportUserKey(dir)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.EqualError(t, err, "identity: key file "+filepath.Join(dir, "device.key")+": no such file or directory")
+}
+
+func TestKeysAreReadWhileTheDirectoryIsInUseAndNeverMade(t *testing.T) {
+	path := t.TempDir()
+	_, err := identity.ReadKeys(path)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoFileExists(t, filepath.Join(path, "device.key"))
+	d := openDir(t, path)
+	keys, err := identity.ReadKeys(path)
+	require.NoError(t, err)
+	require.Equal(t, d.Keys(), keys)
+
+	other, err := identity.GenerateKeys()
+	require.NoError(t, err)
+	text, err := identity.MarshalKey(other.User)
+	require.NoError(t, err)
+	file := filepath.Join(path, "user.key")
+	require.NoError(t, os.WriteFile(file, text, 0o600))
+	keys, err = identity.ReadKeys(path)
+	require.NoError(t, err)
+	require.Equal(t, &identity.Keys{Device: d.Keys().Device, User: other.User}, keys)
+	require.NoError(t, os.WriteFile(file, []byte("garbage"), 0o600))
+	_, err = identity.ReadKeys(path)
+	require.ErrorIs(t, err, identity.ErrKeyDamaged)
 }

@@ -135,6 +135,13 @@ func (d *dialer) attempt(ctx context.Context, a attempt) {
 		core.dialled(time.Now(), a.peer, err == nil)
 		core.link(time.Now(), a.peer, up)
 	})
+	switch {
+	case !d.wants(a.peer, given) || n.ctx.Err() != nil:
+	case err != nil:
+		n.peerFailed(a.peer, err)
+	default:
+		n.checkGiven(ctx, a.peer)
+	}
 }
 
 func (d *dialer) count(s *Stats) {

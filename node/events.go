@@ -10,7 +10,7 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// Event is one thing that happened to the node, outside rooms: a pointer to one of [PeerUp], [PeerChanged], [PeerDown],
+// Event is one thing that happened to the node, outside rooms: a pointer to one of [PeerUp], [PeerChanged], [PeerDown], [PeerFailed],
 // [IdentityConflict], [LoggedOut], [TokenExpiring], [TokenEnded], [DuplicateDevice], [AddrsChanged], [mesh.DirectMessage] and [mesh.Lagged]. The events of a node form one ordered
 // stream, numbered in [Header].Seq; rooms have streams of their own.
 //
@@ -26,6 +26,7 @@ const (
 	TypePeerUp           = "peer_up"
 	TypePeerChanged      = "peer_changed"
 	TypePeerDown         = "peer_down"
+	TypePeerFailed       = "peer_failed"
 	TypeIdentityConflict = "identity_conflict"
 	TypeLoggedOut        = "logged_out"
 	TypeTokenExpiring    = mesh.TypeTokenExpiring
@@ -58,20 +59,20 @@ func (p Peer) MarshalJSON() ([]byte, error) {
 // PeerUp says that a node of the same app is connected and has proved who it is.
 type PeerUp struct {
 	Header
-	Peer Peer   `json:"peer"`
+	Peer Peer   `json:"node"`
 	Addr string `json:"addr,omitempty"` // where the connection goes: a multiaddr
 }
 
 // PeerChanged says that a connected node shows another identity than before: it has logged in or out, or has got a user.
 type PeerChanged struct {
 	Header
-	Peer Peer `json:"peer"`
+	Peer Peer `json:"node"`
 }
 
 // PeerDown says that the last connection to a node is gone. The node is redialled for a while.
 type PeerDown struct {
 	Header
-	Peer Peer `json:"peer"` // as it was last
+	Peer Peer `json:"node"` // as it was last
 }
 
 // IdentityConflict says that somebody else uses a name that is this node's own or is pinned. It comes once for each key.

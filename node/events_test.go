@@ -29,6 +29,7 @@ func samples(t *testing.T) []Event {
 		&PeerUp{Header: head(TypePeerUp, ""), Peer: Peer{login, true}, Addr: "/ip4/192.168.1.7/tcp/4001"},
 		&PeerChanged{Header: head(TypePeerChanged, ""), Peer: Peer{login, false}},
 		&PeerDown{Header: head(TypePeerDown, ""), Peer: Peer{Login: identity.Login{Peer: id}}},
+		&PeerFailed{Header: head(TypePeerFailed, ""), Peer: id, Addrs: []string{"/ip4/192.168.1.7/tcp/4001/p2p/" + id.String()}, Reason: NobodyThere, Detail: "connection refused"},
 		&IdentityConflict{Header: head(TypeIdentityConflict, ""), User: "bob", Pinned: identity.PublicKey{9}, Other: login},
 		&LoggedOut{Header: head(TypeLoggedOut, ""), User: "bob", Reason: Duplicate, By: &login},
 		&TokenExpiring{Header: head(TypeTokenExpiring, ""), Expires: sent.Add(30 * time.Second)},

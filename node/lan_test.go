@@ -74,7 +74,7 @@ func runOn(t *testing.T, at *netlab.Node, user string) *machine {
 // event is what the tests look at.
 type event struct {
 	Type string
-	Peer struct {
+	Node struct {
 		User string
 		Peer string
 	}
@@ -108,13 +108,13 @@ func (m *machine) until(what string, fits func(event) bool) event {
 func (m *machine) sees(user string) event {
 	m.t.Helper()
 	return m.until(user+" is up", func(ev event) bool {
-		return (ev.Type == node.TypePeerUp || ev.Type == node.TypePeerChanged) && ev.Peer.User == user
+		return (ev.Type == node.TypePeerUp || ev.Type == node.TypePeerChanged) && ev.Node.User == user
 	})
 }
 
 func (m *machine) loses(user string) {
 	m.t.Helper()
-	m.until(user+" is down", func(ev event) bool { return ev.Type == node.TypePeerDown && ev.Peer.User == user })
+	m.until(user+" is down", func(ev event) bool { return ev.Type == node.TypePeerDown && ev.Node.User == user })
 }
 
 // tells has the node send text to user at to.
@@ -202,7 +202,7 @@ func TestANewAddressIsToldAndANodeWithoutNetworkTakesItUp(t *testing.T) {
 	told, met := false, false // in either order
 	alice.until("the new address, and bob at it", func(ev event) bool {
 		told = told || ev.Type == node.TypeAddrsChanged && strings.Contains(fmt.Sprint(ev.Addrs), "/ip4/10.77.0.99/tcp/")
-		met = met || ev.Peer.User == "bob"
+		met = met || ev.Node.User == "bob"
 		return told && met
 	})
 	bob.sees("alice")

@@ -65,7 +65,7 @@ func New(opts ...Option) (*Node, error) {
 		o(&cfg)
 	}
 	if err := cfg.validate(); err != nil {
-		return nil, fmt.Errorf("node: options: %w", err)
+		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	n := &Node{
@@ -216,6 +216,11 @@ func (n *Node) start() {
 	now := time.Now()
 	for _, s := range n.cfg.peers {
 		info, _ := parsePeer(s) // validate has checked it
+		if info.ID == n.host.ID() {
+			reason, detail := failure(errOwnAddress)
+			n.queue.PushNotice(&PeerFailed{Header: Header{Type: TypePeerFailed}, Peer: info.ID, Addrs: []string{s}, Reason: reason, Detail: detail})
+			continue
+		}
 		n.host.ConnManager().Protect(info.ID, protectGiven)
 		n.dialer.want(now, info.ID, info.Addrs, given)
 	}

@@ -45,6 +45,7 @@ func (n *Node) observe(ev presence.Event) {
 			pause = foreignPause
 		}
 		n.dialer.with(func(core *redialer) { core.refuse(time.Now(), ev.Peer, pause) })
+		n.peerFailed(ev.Peer, ev.Err)
 	}
 }
 
@@ -54,6 +55,7 @@ func (n *Node) peerUp(p peer.ID, s identity.Session) {
 	n.peers[p] = pub
 	n.mu.Unlock()
 	n.dialer.want(time.Now(), p, addrs, connected)
+	n.dialer.with(func(core *redialer) { core.met(p) })
 	ev := &PeerUp{Header: Header{Type: TypePeerUp}, Peer: pub}
 	if conns := n.host.Network().ConnsToPeer(p); len(conns) > 0 {
 		ev.Addr = conns[0].RemoteMultiaddr().String()

@@ -58,12 +58,12 @@ func defaultConfig() config {
 	}
 }
 
-// validate reports all mistakes at once.
+// validate reports all mistakes at once. Each says of which package it is.
 func (c *config) validate() error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
 		if !ok {
-			errs = append(errs, fmt.Errorf(format, args...))
+			errs = append(errs, fmt.Errorf("node: "+format, args...))
 		}
 	}
 	if err := identity.CheckApp(c.app); err != nil {
@@ -81,7 +81,7 @@ func (c *config) validate() error {
 	}
 	if c.userKey != nil {
 		if _, err := identity.ParseKey(c.userKey); err != nil {
-			errs = append(errs, fmt.Errorf("user key: %w", err))
+			errs = append(errs, fmt.Errorf("node: user key: %w", err))
 		}
 	}
 	check(c.issuers.IsZero() || c.issuersFile == "", "WithIssuers and WithIssuersFile exclude each other")

@@ -86,7 +86,7 @@ func TestAllMistakesInOptionsAreReportedTogether(t *testing.T) {
 		WithSendTimeout(-time.Second), WithConnections(5, 5))
 	require.ErrorIs(t, err, identity.ErrEmptyID)
 	for _, want := range []string{
-		"node: options: ", "app ID", `address "nonsense"`, `address "/ip4/1.2.3.4/tcp/1": it must end in /p2p/`, "no logger",
+		"app ID", `address "nonsense"`, `address "/ip4/1.2.3.4/tcp/1": it must end in /p2p/`, "no logger",
 		"send timeout -1s is not positive", "connections from 5 to 5",
 	} {
 		require.ErrorContains(t, err, want)

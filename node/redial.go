@@ -65,6 +65,7 @@ type target struct {
 	next     time.Time // when to dial it, unless it is up or being dialled
 	since    time.Time // when it was last known to be there
 	refused  time.Time // not to be dialled before
+	told     Failure   // of a given one: why it failed, as the program has been told; empty: it has not
 }
 
 // attempt is a dial to be made.
@@ -176,6 +177,23 @@ func (r *redialer) refuse(now time.Time, p peer.ID, pause time.Duration) {
 	t.refused = now.Add(pause)
 	t.next = t.refused
 	t.why &= given | onLAN
+}
+
+// failed notes why a given peer is not there, and reports whether that is news.
+func (r *redialer) failed(p peer.ID, why Failure) bool {
+	t := r.targets[p]
+	if t == nil || t.why&given == 0 || t.told == why {
+		return false
+	}
+	t.told = why
+	return true
+}
+
+// met says that a peer has proved who it is.
+func (r *redialer) met(p peer.ID) {
+	if t := r.targets[p]; t != nil {
+		t.told = ""
+	}
 }
 
 // wake makes everybody due who is not connected: the node has slept, or is on another network.

@@ -142,7 +142,7 @@ func TestALogInWithABadTokenIsCompletedByAGoodOne(t *testing.T) {
 		alice, bob := s.nodes[0], s.nodes[1]
 		err := alice.Login(within(t), "alice")
 		require.ErrorIs(t, err, identity.ErrTokenMissing)
-		require.EqualError(t, err, "node: log in: presence: log in: identity: token: none was given")
+		require.EqualError(t, err, "node: log in: identity: token: none was given")
 		err = alice.Login(within(t), "alice", node.LoginToken(b.token(bob, "alice", time.Hour)))
 		require.ErrorIs(t, err, identity.ErrTokenDevice)
 		require.False(t, alice.LoggedIn())

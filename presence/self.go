@@ -2,7 +2,6 @@ package presence
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
@@ -82,7 +81,7 @@ func (d *Directory) loginLocked(user, token string) (sequence uint64, err error)
 		g, err := a.Login(token, user, d.keys.DeviceKey(), time.Now())
 		if err != nil {
 			d.pending = user
-			return 0, fmt.Errorf("presence: log in: %w", err)
+			return 0, err
 		}
 		d.token = loginToken{text: token, grant: g}
 		for _, c := range d.names[user] { // whom we could not know to be ours before

@@ -113,7 +113,7 @@ func TestALogInNeedsAGoodToken(t *testing.T) {
 			} {
 				require.ErrorIs(t, err, c.want)
 				require.ErrorAs(t, err, new(*identity.TokenError))
-				require.ErrorContains(t, err, "presence: log in: identity: token: "+c.text)
+				require.ErrorContains(t, err, "identity: token: "+c.text)
 			}
 			require.False(t, a.LoggedIn())
 			require.Nil(t, a.Self(), "nothing has changed")

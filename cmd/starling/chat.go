@@ -133,6 +133,9 @@ func (a *app) chat(ctx context.Context, f chatFlags) error {
 	case f.json:
 		v = &jsonView{out: a.stdout}
 	case !f.plain && f.token != "-" && a.fullScreen():
+		if done, err := a.underKeeper(ctx, f); done {
+			return err
+		}
 		s := newScreen(a.stdin.(*os.File), a.stdout.(*os.File), a.interrupt)
 		defer a.onScreen(ctx, s)()
 		v = s
@@ -143,13 +146,30 @@ func (a *app) chat(ctx context.Context, f chatFlags) error {
 	code := exitCode(err)
 	if err != nil && f.json {
 		if _, signalled := errors.AsType[*signalError](err); !signalled && code != exitDisplaced {
-			v.show(trouble{head: newHead("error", ""), Code: troubleCode(err), Detail: err.Error()})
+			v.show(trouble{head: newHead("error", ""), Code: troubleCode(err), Detail: plain(err)})
 		}
 	}
 	if e := v.show(bye{head: newHead("bye", ""), Reason: reason, Code: code}); e != nil && err == nil {
 		err = fmt.Errorf("standard output: %w", e)
 	}
 	return err
+}
+
+// underKeeper runs the whole command in a process of its own, if that is not what this one is, and makes its end this one's.
+func (a *app) underKeeper(ctx context.Context, f chatFlags) (done bool, err error) {
+	if !a.whole || a.kept || f.check() != nil {
+		return false, nil
+	}
+	code, err := a.keep(ctx)
+	switch {
+	case code == 0 && err != nil:
+		return false, nil // without one, then
+	case err != nil:
+		return true, &codedError{code, err}
+	case code != exitOK:
+		return true, &codedError{code, &toldError{fmt.Errorf("exit code %d", code)}}
+	}
+	return true, nil
 }
 
 // onScreen makes the rest of the command mind that a screen has the terminal, until the function that it returns
@@ -198,7 +218,7 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 			return byeFailed, err
 		}
 		if f.user == "" {
-			f.user, _ = token.claimed()
+			f.user, _ = claimed(token.token())
 		}
 		opts = append(opts, node.WithIssuersFile(f.issuers))
 	}
@@ -221,6 +241,7 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 	input := func(ctx context.Context) <-chan typed { return readLines(ctx, a.stdin) }
 	s, full := v.(*screen)
 	if full {
+		s.follow(c)
 		input = func(context.Context) <-chan typed { return s.lines }
 	}
 	reason, err = c.run(ctx, f.user, about, input)

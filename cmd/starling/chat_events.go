@@ -14,7 +14,7 @@ It takes the same lines on standard input as without.
 
 Every object has "type" and "time" (RFC 3339). 64-bit numbers are strings. The events of the mesh
 (message, direct_message, member_joined, member_left, gap_lost, lagged, peer_up, peer_changed,
-peer_down, identity_conflict, duplicate_device, logged_out, addrs_changed, token_expiring, token_ended)
+peer_down, peer_failed, identity_conflict, duplicate_device, logged_out, addrs_changed, token_expiring, token_ended)
 also have "seq". It counts per room, and for those without "room" per node: a hole in it is events that
 this program read too slowly for. Texts are in "text"; binary is base64 in "data". The chat's own objects
 have no "seq":
@@ -22,7 +22,8 @@ have no "seq":
   ready   first of all: user, key (fingerprint), peer (ID), addrs (to give to others as --peer), mdns
           (others on this network find this one by themselves), app, data (directory;
           absent with --ephemeral), rooms (about to be entered, the first is current)
-  entered the room "room" is ready: what is sent now reaches every member of "members"
+  entered the room "room" is ready: what is sent now reaches every member of "members"; in app mode, "role"
+          is the user's own
   exited  the room "room" has been left
   sent    the result of a message, exactly one for each: line (which line of standard input asked for
           it), id (absent if it was not accepted), ok, room or to or both; if ok, to one user: rtt_ms, and
@@ -33,6 +34,7 @@ have no "seq":
           means that it cannot be told), login (absent if none is known), source (how it is known: self,
           connected, probe, goodbye, directory, whois, remembered, none) and age_ms (of that evidence);
           if not ok: error (a code of "sent") and detail
+  token   a newer token is in use: expires, room (absent: of the log-in), line if /token asked for it
   help    lines
   waiting the end has come, and messages (how many) have no result yet
   error   code, detail, and line if a line of standard input was at fault
@@ -69,6 +71,7 @@ type ready struct {
 // entered says that a room is ready.
 type entered struct {
 	head
+	Role    string        `json:"role,omitempty"` // the user's own, in app mode
 	Members []mesh.Member `json:"members"`
 }
 
@@ -95,6 +98,13 @@ type who struct {
 	head
 	Members []mesh.Member    `json:"members"`
 	Online  []identity.Login `json:"online"`
+}
+
+// renewed says that a newer token is in use, for a room or, without one, for the log-in.
+type renewed struct {
+	head
+	Line    int       `json:"line,omitempty"`
+	Expires time.Time `json:"expires"`
 }
 
 type help struct {

@@ -23,11 +23,11 @@ func TestEverySendThatFailsSaysHow(t *testing.T) {
 		{"/msg alice hi", "self", "that is you"},
 		{"/to bob", "empty", "an empty message is not sent"},
 		{"/msg bob", "empty", "an empty message is not sent"},
-		{"/to b/b hi", "bad_id", `identity: user ID "b/b": '/' is not one of a-z A-Z 0-9 _ @ . -`},
-		{"/msg bob#1 hi", "bad_id", `identity: address "bob#1": after '#' belongs a fingerprint of 16 characters of a-z 2-7`},
-		{big + "y", "too_long", "mesh: message of 65537 bytes is over the limit of 65536"},
-		{"/to bob " + big + "y", "too_long", "mesh: message of 65537 bytes is over the limit of 65536"},
-		{"/msg bob " + big + "y", "too_long", "mesh: message of 65537 bytes is over the limit of 65536"},
+		{"/to b/b hi", "bad_id", `user ID "b/b": '/' is not one of a-z A-Z 0-9 _ @ . -`},
+		{"/msg bob#1 hi", "bad_id", `address "bob#1": after '#' belongs a fingerprint of 16 characters of a-z 2-7`},
+		{big + "y", "too_long", "message of 65537 bytes is over the limit of 65536"},
+		{"/to bob " + big + "y", "too_long", "message of 65537 bytes is over the limit of 65536"},
+		{"/msg bob " + big + "y", "too_long", "message of 65537 bytes is over the limit of 65536"},
 		{"not\xffutf8", "not_text", "not valid UTF-8"},
 		{"/to bob \xff", "not_text", "not valid UTF-8"},
 		{"/msg bob \xff", "not_text", "not valid UTF-8"},
@@ -61,7 +61,7 @@ func TestMistypedLinesAreEventsAndTheChatGoesOn(t *testing.T) {
 		detail string
 	}{
 		{1, "there is no /wo, did you mean /who?"},
-		{2, `room a/b: identity: room ID "a/b": '/' is not one of a-z A-Z 0-9 _ @ . -`},
+		{2, `room ID "a/b": '/' is not one of a-z A-Z 0-9 _ @ . -`},
 		{4, "a line of more than 131072 bytes"},
 	} {
 		got := alice.expect("error", nil)
@@ -80,7 +80,7 @@ func TestADirectoryInUseIsNamedWithTheWaysOut(t *testing.T) {
 	second := chatProcess(t, "--data", dir, "--user", "alice")
 	second.name = "second"
 	require.Equal(t, exitFailed, second.ended())
-	want := "identity: data directory " + dir + ": in use by another node\n" +
+	want := "data directory " + dir + ": in use by another node\n" +
 		"Another starling is running with it. Give this one keys of its own: --data DIR, or --ephemeral."
 	require.Equal(t, "starling: "+want+"\n", second.errOut.String())
 	got := second.expect("error", nil)
@@ -97,7 +97,7 @@ func TestADamagedKeyIsNamedAndNotReplaced(t *testing.T) {
 	require.Equal(t, exitFailed, alice.ended())
 	got := alice.expect("error", nil)
 	require.Equal(t, "key", got.Code)
-	require.Equal(t, "identity: key file "+key+": damaged: no PEM block in it", got.Detail)
+	require.Equal(t, "key file "+key+": damaged: no PEM block in it", got.Detail)
 	left, err := os.ReadFile(key)
 	require.NoError(t, err)
 	require.Equal(t, "garbage", string(left))
@@ -110,7 +110,7 @@ func TestAPortInUseIsNamed(t *testing.T) {
 	require.Equal(t, exitFailed, bob.ended())
 	got := bob.expect("error", nil)
 	require.Equal(t, "listen", got.Code)
-	require.Contains(t, got.Detail, "node: listen on "+addr+": ")
+	require.Contains(t, got.Detail, "listen on "+addr+": ")
 	require.Contains(t, got.Detail, "address already in use")
 }
 
@@ -132,9 +132,37 @@ func TestALogInElsewhereEndsTheChatWithACodeOfItsOwn(t *testing.T) {
 	require.Equal(t, "displaced", desk.expect("bye", nil).Reason)
 	require.Equal(t, "starling: the same user has logged in on another device\n", desk.errOut.String())
 
+	// The old device has said goodbye to bob by now. That the new one is there he learns from its hello, which is on
+	// its way beside that: until then nobody of that name is within his reach, and he is told so.
+	bob.expect("peer_up", func(ev event) bool { return ev.Node.Peer == phone.seen("ready")[0].Peer })
 	bob.say("/msg alice which one are you?")
 	require.Equal(t, "which one are you?", phone.expect("direct_message", nil).Text)
 	require.True(t, bob.result(1).OK)
+}
+
+func TestAWrongPeerIsToldOfAndTriedAgain(t *testing.T) {
+	bob := chatHere(t, "--ephemeral", "--user", "bob", "--app", "other")
+	addr := bob.ready().Addrs[0]
+	own, _, _ := strings.Cut(addr, "/p2p/")
+	alice := chatHere(t, "--ephemeral", "--user", "alice", "--peer", addr)
+	got := alice.expect("peer_failed", nil)
+	require.Equal(t, "other_app", got.Reason)
+	require.Equal(t, bob.seen("ready")[0].Peer, got.Peer)
+	require.Equal(t, []string{addr}, got.Addrs)
+
+	carol := chatHere(t, "--ephemeral", "--user", "carol", "--peer", own+"/p2p/"+alice.eventually("ready").Peer)
+	require.Equal(t, "other_peer", carol.expect("peer_failed", nil).Reason)
+
+	dir := t.TempDir()
+	dave := chatHere(t, "--data", dir, "--user", "dave")
+	addr = dave.ready().Addrs[0]
+	dave.in.Close()
+	require.Equal(t, exitOK, dave.ended())
+	erin := chatHere(t, "--ephemeral", "--user", "erin", "--peer", addr)
+	require.Equal(t, "unreachable", erin.expect("peer_failed", nil).Reason)
+	again := chatHere(t, "--data", dir, "--user", "dave")
+	again.ready()
+	require.Equal(t, "dave", erin.expect("peer_up", nil).Node.User)
 }
 
 func TestAChatEndsWhenNobodyReadsIt(t *testing.T) {

@@ -20,7 +20,7 @@ func TestJSONIsOneObjectALineInAFormThatStays(t *testing.T) {
 	zero := 0
 	for _, ev := range []any{
 		ready{head: newHead("ready", ""), Login: bob, Addrs: []string{"/a"}, App: "x", Rooms: []string{"ops"}},
-		entered{newHead("entered", "ops"), []mesh.Member{}},
+		entered{head: newHead("entered", "ops"), Members: []mesh.Member{}},
 		sent{head: newHead("sent", "ops"), Line: 1, ID: 1 << 60, OK: true, Neighbours: &zero},
 		sent{head: newHead("sent", ""), Line: 2, ID: 2, OK: true, To: "bob", RTT: toMillis(1234567 * time.Nanosecond)},
 		sent{head: newHead("sent", ""), Line: 3, To: "bob"}.result(mesh.ErrEmpty),

@@ -12,8 +12,8 @@ import (
 // input is one line that was typed, taken apart.
 type input struct {
 	line int    // the number of the line, from 1
-	verb string // "say", "to", "msg", "who", "status", "join", "leave", "help", "quit"; "" for an empty line
-	name string // of a user or a room
+	verb string // "say", "to", "msg", "who", "status", "join", "leave", "token", "help", "quit"; "" for an empty line
+	name string // of a user, a room or a file
 	text string
 }
 
@@ -28,6 +28,7 @@ var verbs = []verbInfo{
 	{"status", "USER", "whether a user is online, and how that is known (USER may be name#key)"},
 	{"join", "ROOM", "enter a room, or go to one you are in"},
 	{"leave", "", "leave the current room"},
+	{"token", "[FILE]", "use a newer token now, from FILE or from where the last one came"},
 	{"help", "", "this list"},
 	{"quit", "", "leave and end (so do Ctrl-C and the end of standard input)"},
 }
@@ -74,6 +75,8 @@ func parseLine(line string) (input, error) {
 		if in.name == "" {
 			return in, errors.New("/status needs a user: /status USER")
 		}
+	case "token":
+		in.name = strings.TrimRight(rest, " ")
 	case "who", "leave", "help", "quit":
 		if rest != "" {
 			return in, fmt.Errorf("/%s takes nothing after it", verb)

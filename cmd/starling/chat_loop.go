@@ -28,13 +28,10 @@ const (
 // errDisplaced ends a chat whose user has logged in elsewhere.
 var errDisplaced = &codedError{exitDisplaced, errors.New("the same user has logged in on another device")}
 
-// roomError says which room could not be entered.
-type roomError struct {
-	room string
-	err  error
-}
+// roomError says that a room could not be entered.
+type roomError struct{ err error }
 
-func (e *roomError) Error() string { return fmt.Sprintf("room %s: %v", e.room, e.err) }
+func (e *roomError) Error() string { return e.err.Error() } // which names the room
 func (e *roomError) Unwrap() error { return e.err }
 
 // chat is one user talking: typed lines in, events out. Its fields belong to run's goroutine.
@@ -59,7 +56,7 @@ type endedRoom struct {
 }
 
 func newChat(n *node.Node, v view) *chat {
-	c := &chat{node: n, view: v, sends: newSends(), ended: make(chan endedRoom), failed: make(chan error, 1)}
+	c := &chat{node: n, view: v, sends: newSends(func(f func()) { rescued(v, f) }), ended: make(chan endedRoom), failed: make(chan error, 1)}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	return c
 }
@@ -74,7 +71,7 @@ func (c *chat) run(ctx context.Context, user string, about ready, input func(con
 	about.head, about.Login = newHead("ready", ""), c.node.Self()
 	about.Addrs = shareable(addrStrings(c.node.Addrs()))
 	c.show(about)
-	c.pumps.Go(func() { rescued(c.view, func() { c.pump(c.node.Recv, nil) }) })
+	c.background(func() { c.pump(c.node.Recv, nil) })
 	for _, name := range about.Rooms {
 		if err := c.join(ctx, name); err != nil {
 			return c.verdict(ctx, err)
@@ -126,7 +123,7 @@ func (c *chat) next(ctx context.Context, lines <-chan typed) (typed, error) {
 				continue // by our own leave
 			}
 			c.forget(e.room)
-			c.show(trouble{newHead("error", e.room.Name()), 0, "room", fmt.Sprintf("out of %s: %v", e.room.Name(), e.err)})
+			c.show(trouble{newHead("error", e.room.Name()), 0, "room", endWords(e.room.Name(), e.err)})
 		case err := <-c.failed:
 			return typed{}, err
 		case <-ctx.Done():
@@ -140,7 +137,7 @@ var errQuit = errors.New("quit")
 // obey does what a typed line says. The error ends the chat; what is wrong with the line is only shown.
 func (c *chat) obey(ctx context.Context, l typed, n int) error {
 	wrong := func(err error) {
-		c.show(trouble{newHead("error", ""), n, "line", err.Error()})
+		c.show(trouble{newHead("error", ""), n, "line", plain(err)})
 	}
 	if l.err != nil {
 		wrong(l.err)
@@ -171,7 +168,7 @@ func (c *chat) obey(ctx context.Context, l typed, n int) error {
 			if ctx.Err() != nil {
 				return err
 			}
-			c.show(trouble{newHead("error", ""), n, "room", err.Error()})
+			c.show(trouble{newHead("error", ""), n, "room", plain(err)})
 		}
 	case "leave":
 		if c.here == nil {
@@ -180,6 +177,10 @@ func (c *chat) obey(ctx context.Context, l typed, n int) error {
 		}
 		c.sends.settle(ctx) // what was typed before it has its result before it
 		return c.leave(ctx, c.here)
+	case "token":
+		if err := c.useToken(in.name, n); err != nil {
+			c.show(trouble{newHead("error", ""), n, "token", plain(err)})
+		}
 	case "help":
 		c.show(help{newHead("help", ""), chatHelp()})
 	case "quit":
@@ -206,18 +207,18 @@ func (c *chat) join(ctx context.Context, name string) error {
 	for _, r := range c.rooms {
 		if r.Name() == name {
 			c.here = r
-			c.show(entered{newHead("entered", name), c.members(r)})
+			c.show(c.enteredNow(r))
 			return nil
 		}
 	}
 	r, err := c.node.Join(ctx, name, c.pass.joinOptions()...)
 	if err != nil {
-		return &roomError{name, err}
+		return &roomError{err}
 	}
 	c.rooms = append(c.rooms, r)
 	c.here = r
-	c.show(entered{newHead("entered", name), c.members(r)})
-	c.pumps.Go(func() { rescued(c.view, func() { c.pump(r.Recv, r) }) })
+	c.show(c.enteredNow(r))
+	c.background(func() { c.pump(r.Recv, r) })
 	return nil
 }
 
@@ -240,7 +241,7 @@ func (c *chat) leave(ctx context.Context, r *mesh.Room) error {
 		return ctx.Err()
 	}
 	if err != nil {
-		c.show(trouble{newHead("error", r.Name()), 0, "room", err.Error()})
+		c.show(trouble{newHead("error", r.Name()), 0, "room", plain(err)})
 	}
 	c.show(exited{newHead("exited", r.Name())})
 	return nil
@@ -255,6 +256,21 @@ func (c *chat) forget(r *mesh.Room) {
 		}
 	}
 }
+
+// enteredNow says that a room is ready, and who is in it.
+func (c *chat) enteredNow(r *mesh.Room) entered {
+	ev := entered{head: newHead("entered", r.Name()), Members: c.members(r)}
+	self := c.node.Self()
+	for _, m := range r.Members() {
+		if m.Login == self {
+			ev.Role = m.Role
+		}
+	}
+	return ev
+}
+
+// background runs f on a goroutine of the chat. If it panics, the terminal is given back first.
+func (c *chat) background(f func()) { c.pumps.Go(func() { rescued(c.view, f) }) }
 
 // members are the others in a room.
 func (c *chat) members(r *mesh.Room) []mesh.Member {
@@ -300,7 +316,7 @@ func (c *chat) pump(recv func(context.Context) (mesh.Event, error), room *mesh.R
 		}
 		c.show(ev)
 		if ending, ok := ev.(*mesh.TokenExpiring); ok {
-			c.pumps.Go(func() { rescued(c.view, func() { c.renew(ending, room) }) })
+			c.background(func() { c.renew(ending, room) })
 		}
 		if out, ok := ev.(*node.LoggedOut); ok && out.Reason == node.Duplicate {
 			c.fail(errDisplaced)

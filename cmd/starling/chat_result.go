@@ -47,12 +47,12 @@ func outcome(err error) (code, words string) {
 	for _, o := range outcomes {
 		if o.is(err) {
 			if o.words == "" {
-				return o.code, err.Error()
+				return o.code, plain(err)
 			}
 			return o.code, o.words
 		}
 	}
-	return "failed", err.Error()
+	return "failed", plain(err)
 }
 
 func is(target error) func(error) bool {

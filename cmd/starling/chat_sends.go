@@ -12,15 +12,16 @@ const maxSends = 256
 // sends are the messages under way. Those to one target are sent in the order typed; those to different
 // targets do not wait for each other, since finding a user may take seconds.
 type sends struct {
-	slots chan struct{} // holds one for each message that has no result yet
-	tasks sync.WaitGroup
+	rescue func(func())  // runs what may panic
+	slots  chan struct{} // holds one for each message that has no result yet
+	tasks  sync.WaitGroup
 
 	mu    sync.Mutex
 	lanes map[string][]func() // what waits behind a running start, by target
 }
 
-func newSends() *sends {
-	return &sends{slots: make(chan struct{}, maxSends), lanes: make(map[string][]func())}
+func newSends(rescue func(func())) *sends {
+	return &sends{rescue: rescue, slots: make(chan struct{}, maxSends), lanes: make(map[string][]func())}
 }
 
 // send takes a message: start hands it to the mesh, and finish, if start returns one, waits for its result.
@@ -38,7 +39,7 @@ func (s *sends) send(ctx context.Context, target string, start func() (finish fu
 			return
 		}
 		s.tasks.Go(func() {
-			finish()
+			s.rescue(finish)
 			<-s.slots
 		})
 	})
@@ -56,7 +57,7 @@ func (s *sends) inLane(lane string, f func()) {
 	}
 	s.tasks.Go(func() {
 		for f := s.next(lane); f != nil; f = s.next(lane) {
-			f()
+			s.rescue(f)
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 
 func TestSendsToOneTargetKeepTheirOrderAndHoldUpNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSends()
+		s := newSends(func(f func()) { f() })
 		var mu sync.Mutex
 		var order []string
 		send := func(target string, n int, d time.Duration) {
@@ -37,7 +37,7 @@ func TestSendsToOneTargetKeepTheirOrderAndHoldUpNoOther(t *testing.T) {
 
 func TestResultsAreWaitedForSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSends()
+		s := newSends(func(f func()) { f() })
 		begin := time.Now()
 		for range 10 {
 			s.send(t.Context(), "bob", func() func() { return func() { time.Sleep(time.Second) } })
@@ -51,7 +51,7 @@ func TestResultsAreWaitedForSideBySide(t *testing.T) {
 
 func TestTooManySendsUnderWayStopTheReaderOfLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSends()
+		s := newSends(func(f func()) { f() })
 		answer := make(chan struct{})
 		for range maxSends {
 			require.True(t, s.send(t.Context(), "bob", func() func() { return func() { <-answer } }))

@@ -25,10 +25,10 @@ const patience = 30 * time.Second
 type event struct {
 	Type                  string
 	Room, User, Key, To   string
-	Peer                  json.RawMessage // a string, or an object in events of peers
+	Peer                  string
 	Text, Kind, Data, App string
 	Addrs, Rooms, Lines   []string
-	From, Member          struct{ User, Key, Peer string }
+	From, Member, Node    struct{ User, Key, Peer string }
 	Members, Online       []struct{ User string }
 	Line                  int
 	ID                    string
@@ -49,6 +49,7 @@ type talker struct {
 	in     *os.File
 	signal func(os.Signal)
 	done   chan struct{} // closed when it has ended; code and errOut are set
+	silent chan struct{} // closed when all that it wrote has been read
 	code   int
 	errOut *bytes.Buffer
 
@@ -120,10 +121,9 @@ func pipe(t *testing.T) (r, w *os.File) {
 }
 
 func newTalker(t *testing.T, in, out *os.File) *talker {
-	k := &talker{t: t, in: in, done: make(chan struct{}), errOut: new(bytes.Buffer), change: make(chan struct{})}
-	reading := make(chan struct{})
+	k := &talker{t: t, in: in, done: make(chan struct{}), silent: make(chan struct{}), errOut: new(bytes.Buffer), change: make(chan struct{})}
 	go func() {
-		defer close(reading)
+		defer close(k.silent)
 		k.readEvents(out)
 	}()
 	t.Cleanup(func() {
@@ -133,7 +133,7 @@ func newTalker(t *testing.T, in, out *os.File) *talker {
 		case <-time.After(patience):
 			t.Errorf("%s has not ended", k)
 		}
-		<-reading
+		<-k.silent
 		out.Close()
 		if t.Failed() {
 			t.Logf("%s wrote:\n%s\nand on standard error:\n%s", k, k.all(), k.errOut)
@@ -147,9 +147,6 @@ func (k *talker) String() string {
 	defer k.mu.Unlock()
 	return "chat of " + k.name
 }
-
-// peer is the peer ID of an event that has one.
-func (ev event) peer() string { return strings.Trim(string(ev.Peer), `"`) }
 
 func (k *talker) finish() { close(k.done) }
 
@@ -269,6 +266,7 @@ func (k *talker) ended() int {
 	case <-time.After(patience):
 		require.FailNow(k.t, k.String()+" has not ended")
 	}
+	<-k.silent // a process can end before its last words are read
 	return k.code
 }
 

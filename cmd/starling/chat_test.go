@@ -80,7 +80,7 @@ func TestTheFirstEventSaysWhoAndWhereOneIs(t *testing.T) {
 	require.Equal(t, []string{"ops", "dev"}, ready.Rooms)
 	require.Len(t, ready.Key, identity.FingerprintSize)
 	require.Len(t, ready.Addrs, 1)
-	require.Regexp(t, `^/ip4/127\.0\.0\.1/tcp/\d+/p2p/`+ready.peer()+`$`, ready.Addrs[0])
+	require.Regexp(t, `^/ip4/127\.0\.0\.1/tcp/\d+/p2p/`+ready.Peer+`$`, ready.Addrs[0])
 	require.Empty(t, ready.Data)
 	require.Equal(t, "ops", alice.expect("entered", nil).Room)
 	require.Equal(t, "dev", alice.expect("entered", nil).Room)
@@ -136,10 +136,10 @@ func TestARestartIsTheSameUserAtTheSameAddress(t *testing.T) {
 			continue
 		}
 		require.Equal(t, first.Key, ready.Key)
-		require.Equal(t, first.peer(), ready.peer())
+		require.Equal(t, first.Peer, ready.Peer)
 		require.Equal(t, first.Addrs, ready.Addrs)
 	}
-	require.Contains(t, runHere("id", "--data", dir).out, first.peer())
+	require.Contains(t, runHere("id", "--data", dir).out, first.Peer)
 }
 
 func TestNameAndDirectoryDefaultToTheSystems(t *testing.T) {

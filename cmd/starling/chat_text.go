@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -54,6 +55,15 @@ func (v *textView) textLocked(event any) string {
 			count(int(ev.Last-ev.First+1), "message"), v.nameLocked(ev.From), ev.Room)
 	case *mesh.Lagged:
 		return fmt.Sprintf("! %s in %s went by unseen: this terminal was too slow", count(ev.Missed, "message"), ev.Room)
+	case *node.PeerFailed:
+		v.missed[ev.Peer] = true
+		return failedWords(ev)
+	case *node.PeerUp:
+		if !v.missed[ev.Peer.Peer] {
+			return ""
+		}
+		delete(v.missed, ev.Peer.Peer)
+		return fmt.Sprintf("* connected to --peer %s: it is %s", ev.Peer.Peer, cmp.Or(v.nameLocked(ev.Peer.Login), "nobody yet"))
 	case *node.IdentityConflict:
 		return fmt.Sprintf("! somebody else is called %s too, with the key %s. /msg %s goes to the key that you know (%s), and\n"+
 			"  /msg %s to the other one.", ev.User, ev.Other.Key.Fingerprint(), ev.User, ev.Pinned.Fingerprint(), ev.Other.Address())
@@ -61,13 +71,19 @@ func (v *textView) textLocked(event any) string {
 		return fmt.Sprintf("! two nodes run with one device key (%s): a data directory was copied. They cut each other off; give one of them\n"+
 			"  another directory, and carry the user over with \"starling id export\".", ev.Peer)
 	case *mesh.TokenExpiring:
-		what := "others no longer count your log-in"
+		what := "log-in"
 		if ev.Room != "" {
-			what = "you are out of " + ev.Room
+			what = "stay in " + ev.Room
 		}
-		return fmt.Sprintf("! your token expires at %s: without a newer one %s then", ev.Expires.Local().Format(time.TimeOnly), what)
+		return fmt.Sprintf("! your token ends at %s, and your %s with it", v.clock(ev.Expires), what)
+	case renewed:
+		what := "your log-in"
+		if ev.Room != "" {
+			what = ev.Room
+		}
+		return fmt.Sprintf("* a newer token for %s is in use, until %s", what, v.clock(ev.Expires))
 	case *node.TokenEnded:
-		return "! others no longer count your log-in: " + safeText(ev.Reason)
+		return "! others no longer count your log-in. Your token: " + safeText(ev.Reason)
 	case *node.AddrsChanged:
 		return v.addrsLocked(shareable(ev.Addrs))
 	case *node.LoggedOut:
@@ -76,6 +92,22 @@ func (v *textView) textLocked(event any) string {
 		}
 	}
 	return ""
+}
+
+// failedWords says why a --peer is not there, and what to do about it.
+func failedWords(ev *node.PeerFailed) string {
+	at := "--peer " + strings.Join(ev.Addrs, "\n  --peer ")
+	switch ev.Reason {
+	case node.NobodyThere:
+		return fmt.Sprintf("! nobody answers (%s), trying on:\n  %s", safeText(ev.Detail), at)
+	case node.OtherPeer:
+		return fmt.Sprintf("! another peer is at this address (%s). Ask for the right one:\n  %s", safeText(ev.Detail), at)
+	case node.OtherApp:
+		return fmt.Sprintf("! that is a node of another app: both sides need the same --app, and the same --issuers if there are any:\n  %s", at)
+	case node.ItIsUs:
+		return fmt.Sprintf("! this address is your own:\n  %s", at)
+	}
+	return fmt.Sprintf("! no talking to this peer: %s. Trying on:\n  %s", safeText(ev.Detail), at)
 }
 
 // roomLocked is in front of what happens in a room, once there is more than one to confuse.
@@ -149,7 +181,28 @@ func (v *textView) memberLocked(ev *mesh.MemberJoined) string {
 		delete(v.were, key)
 		return ""
 	}
-	return fmt.Sprintf("* %s has joined %s", v.nameLocked(ev.Member.Login), ev.Room)
+	as := ""
+	if role := plainRole(ev.Member.Role); role != "" {
+		as = " as " + safeText(role)
+	}
+	return fmt.Sprintf("* %s has joined %s%s", v.nameLocked(ev.Member.Login), ev.Room, as)
+}
+
+// plainRole is a role worth showing: that of everybody is not.
+func plainRole(role string) string {
+	if role == "member" {
+		return ""
+	}
+	return role
+}
+
+// clock writes a time of day, and which day if it is not today.
+func (v *textView) clock(at time.Time) string {
+	at, now := at.In(v.zone), v.now().In(v.zone)
+	if at.YearDay() != now.YearDay() || at.Year() != now.Year() {
+		return at.Format("15:04 on 2 January 2006")
+	}
+	return at.Format(time.TimeOnly)
 }
 
 func leftWords(r mesh.LeaveReason) string {

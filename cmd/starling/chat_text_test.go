@@ -51,7 +51,12 @@ func TestEventsAreShownInPlainWords(t *testing.T) {
 		"! no such thing\n":       trouble{Detail: "no such thing"},
 		"* you have left ops\n":   exited{newHead("exited", "ops")},
 		"  online: nobody else\n": who{},
-		"Bye.\n":                  bye{Reason: byeQuit},
+		"! nobody answers (connection refused), trying on:\n  --peer /a\n  --peer /b\n":                                            &node.PeerFailed{Peer: bob.Peer, Addrs: []string{"/a", "/b"}, Reason: node.NobodyThere, Detail: "connection refused"},
+		"! another peer is at this address (the peer there is 12D3). Ask for the right one:\n  --peer /a\n":                        &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.OtherPeer, Detail: "the peer there is 12D3"},
+		"! no talking to this peer: the clocks \\x1b[2J disagree. Trying on:\n  --peer /a\n":                                       &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.Refused, Detail: "the clocks \x1b[2J disagree"},
+		"! that is a node of another app: both sides need the same --app, and the same --issuers if there are any:\n  --peer /a\n": &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.OtherApp},
+		"! this address is your own:\n  --peer /a\n":                                                                               &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.ItIsUs},
+		"Bye.\n": bye{Reason: byeQuit},
 		"Bye. The chat goes on where you logged in last.\n":                                       bye{Reason: byeDisplaced},
 		"! alice has logged in on another device (" + bob.Peer.String() + "): this one is out.\n": &node.LoggedOut{User: "alice", Reason: node.Duplicate, By: &bob},
 		"! two nodes run with one device key (" + bob.Peer.String() + "): a data directory was copied. They cut each other off; give one of them\n" +
@@ -79,13 +84,13 @@ func TestMembersWhoWereThereAreNamedOnceOnEntering(t *testing.T) {
 	bob, carol := login(t, "bob", 1), login(t, "carol", 2)
 	in := mesh.Header{Room: "ops"}
 	got := shown(t,
-		entered{newHead("entered", "ops"), []mesh.Member{{Login: bob}, {Login: carol}}},
+		entered{head: newHead("entered", "ops"), Members: []mesh.Member{{Login: bob}, {Login: carol}}},
 		&mesh.MemberJoined{Header: in, Member: mesh.Member{Login: bob}},
 		&mesh.MemberJoined{Header: in, Member: mesh.Member{Login: carol}},
 		&mesh.MemberJoined{Header: in, Member: mesh.Member{Login: bob}},
 	)
 	require.Equal(t, "* you are in ops, with bob, carol\n* bob has joined ops\n", got)
-	require.Equal(t, "* you are in ops, with nobody else\n", shown(t, entered{newHead("entered", "ops"), nil}))
+	require.Equal(t, "* you are in ops, with nobody else\n", shown(t, entered{head: newHead("entered", "ops")}))
 }
 
 func TestLinesNameTheRoomOnceThereAreTwo(t *testing.T) {
@@ -120,13 +125,13 @@ func TestResultsSayWhatIsCertainAndWhatIsNot(t *testing.T) {
 	to := sent{Line: 7, To: "bob"}
 	for want, err := range map[string]error{
 		"delivered to bob in 1.5 ms": nil,
-		"NOT SENT to bob, line 7: mesh: message of 65537 bytes is over the limit of 65536": &mesh.SizeError{Size: 65537, Limit: 65536},
-		"NOT SENT to bob, line 7: an empty message is not sent":                            mesh.ErrEmpty,
-		"NOT SENT to bob, line 7: no such member in this room (outside rooms: /msg)":       mesh.ErrNotMember,
-		"REFUSED by bob, line 7: refused by the receiver: queue full":                      &mesh.RefusedError{Reason: mesh.QueueFull},
-		"UNKNOWN whether bob got line 7: no answer in time: it may have arrived":           mesh.ErrUnconfirmed,
-		"NOT SENT to bob, line 7: peer unreachable, nothing was sent":                      mesh.ErrUnreachable,
-		"NOT SENT to bob, line 7: something else":                                          errors.New("something else"),
+		"NOT SENT to bob, line 7: message of 65537 bytes is over the limit of 65536": &mesh.SizeError{Size: 65537, Limit: 65536},
+		"NOT SENT to bob, line 7: an empty message is not sent":                      mesh.ErrEmpty,
+		"NOT SENT to bob, line 7: no such member in this room (outside rooms: /msg)": mesh.ErrNotMember,
+		"REFUSED by bob, line 7: refused by the receiver: queue full":                &mesh.RefusedError{Reason: mesh.QueueFull},
+		"UNKNOWN whether bob got line 7: no answer in time: it may have arrived":     mesh.ErrUnconfirmed,
+		"NOT SENT to bob, line 7: peer unreachable, nothing was sent":                mesh.ErrUnreachable,
+		"NOT SENT to bob, line 7: something else":                                    errors.New("something else"),
 	} {
 		s := to
 		s.RTT = toMillis(1500 * time.Microsecond)
@@ -143,5 +148,27 @@ func TestCertaintyComesBeforeTheCause(t *testing.T) {
 	} {
 		code, _ := outcome(err)
 		require.Equal(t, want, code)
+	}
+}
+
+func TestAGivenPeerThatComesAfterAllIsToldOf(t *testing.T) {
+	bob, carol := login(t, "bob", 1), login(t, "carol", 2)
+	got := shown(t,
+		&node.PeerFailed{Peer: bob.Peer, Addrs: []string{"/a"}, Reason: node.NobodyThere, Detail: "no answer"},
+		&node.PeerUp{Peer: node.Peer{Login: carol}},
+		&node.PeerUp{Peer: node.Peer{Login: bob}},
+		&node.PeerUp{Peer: node.Peer{Login: bob}},
+	)
+	require.Equal(t, "! nobody answers (no answer), trying on:\n  --peer /a\n* connected to --peer "+bob.Peer.String()+": it is bob\n", got)
+}
+
+func TestErrorsAreToldWithoutThePackagesTheyComeFrom(t *testing.T) {
+	for in, want := range map[string]string{
+		"node: mesh: join ops: identity: token: expired":     "join ops: token: expired",
+		"node: address \"x\": no\nnode: the node: is it on?": "address \"x\": no\nthe node: is it on?",
+		"send to bob: peer unreachable (presence: no)":       "send to bob: peer unreachable (no)",
+		"out of nodes: 3": "out of nodes: 3",
+	} {
+		require.Equal(t, want, plain(errors.New(in)))
 	}
 }

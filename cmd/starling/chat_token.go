@@ -17,9 +17,8 @@ import (
 
 // pass is the token of a chat in app mode; nil in open mode. It is good for the log-in, and for the rooms that it names.
 type pass struct {
-	file string // where a newer one is looked for; empty: nowhere
-
 	mu   sync.Mutex
+	file string // where a newer one is looked for; empty: nowhere
 	text string
 }
 
@@ -52,20 +51,39 @@ func firstLine(in io.Reader, most int) (string, error) {
 	return strings.TrimSpace(string(line)), nil
 }
 
+// read takes the token that its file has now.
 func (p *pass) read() error {
-	f, err := os.Open(p.file)
+	p.mu.Lock()
+	file := p.file
+	p.mu.Unlock()
+	text, err := readTokenFile(file)
+	if err == nil {
+		p.set(file, text)
+	}
+	return err
+}
+
+func (p *pass) set(file, text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.file, p.text = file, text
+}
+
+func readTokenFile(file string) (string, error) {
+	f, err := os.Open(file)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxTokenText))
-	if err != nil {
-		return err
-	}
+	return strings.TrimSpace(string(text)), err
+}
+
+// source is where a newer token is looked for; empty: nowhere.
+func (p *pass) source() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.text = strings.TrimSpace(string(text))
-	return nil
+	return p.file
 }
 
 func (p *pass) token() string {
@@ -74,9 +92,9 @@ func (p *pass) token() string {
 	return p.text
 }
 
-// claimed is what the token says of itself, which the node then checks: whose it is, and until when.
-func (p *pass) claimed() (user string, expires time.Time) {
-	shown, err := peekToken(p.token())
+// claimed is what a token says of itself, which the node then checks: whose it is, and until when.
+func claimed(token string) (user string, expires time.Time) {
+	shown, err := peekToken(token)
 	if err != nil {
 		return "", time.Time{}
 	}
@@ -107,7 +125,7 @@ const renewEvery = time.Second
 
 // renew puts a newer token in the place of one that is about to end, as soon as the file has it. Room is nil for the log-in.
 func (c *chat) renew(ending *mesh.TokenExpiring, room *mesh.Room) {
-	if c.pass == nil || c.pass.file == "" {
+	if c.pass == nil || c.pass.source() == "" {
 		return
 	}
 	use := c.node.UpdateLoginToken
@@ -119,14 +137,15 @@ func (c *chat) renew(ending *mesh.TokenExpiring, room *mesh.Room) {
 	refused := ""
 	for time.Now().Before(ending.Expires.Add(identity.MaxLeeway)) {
 		if err := c.pass.read(); err == nil {
-			_, expires := c.pass.claimed()
-			if text := c.pass.token(); expires.After(ending.Expires) && text != refused {
+			text := c.pass.token()
+			if _, expires := claimed(text); expires.After(ending.Expires) && text != refused {
 				err := use(text)
 				if err == nil {
+					c.show(renewed{newHead("token", ending.Room), 0, expires})
 					return
 				}
 				refused = text
-				c.show(trouble{newHead("error", ending.Room), 0, "token", err.Error()})
+				c.show(trouble{newHead("error", ending.Room), 0, "token", tokenWords(err)})
 			}
 		}
 		select {
@@ -135,4 +154,66 @@ func (c *chat) renew(ending *mesh.TokenExpiring, room *mesh.Room) {
 			return
 		}
 	}
+}
+
+var (
+	errNoTokens    = errors.New("this app has no tokens: its users are who they say (see: starling help token)")
+	errNoTokenFile = errors.New("the token came from standard input: /token FILE says where a newer one is")
+)
+
+// useToken puts the token of a file into the place of the one in use: for the log-in, and for every room. Without a file
+// it is looked for where the last one came from.
+func (c *chat) useToken(file string, line int) error {
+	if c.pass == nil {
+		return errNoTokens
+	}
+	if file == "" {
+		file = c.pass.source()
+	}
+	if file == "" {
+		return errNoTokenFile
+	}
+	text, err := readTokenFile(file)
+	if err != nil {
+		return err
+	}
+	_, expires := claimed(text)
+	tell := func(room string, err error) {
+		if err != nil {
+			c.show(trouble{newHead("error", room), line, "token", tokenWords(err)})
+			return
+		}
+		c.pass.set(file, text) // it is good for something
+		c.show(renewed{newHead("token", room), line, expires})
+	}
+	tell("", c.node.UpdateLoginToken(text))
+	for _, r := range c.rooms {
+		tell(r.Name(), r.UpdateToken(text))
+	}
+	return nil
+}
+
+// tokenWords says to people why a token was refused, or why a stay that needed one has ended.
+func tokenWords(err error) string {
+	if bad, ok := errors.AsType[*identity.TokenError](err); ok {
+		return "the token is refused: " + bad.Reason
+	}
+	return plain(err)
+}
+
+// endWords says to people why a stay in a room has ended.
+func endWords(room string, err error) string {
+	why := plain(err)
+	bad, ok := errors.AsType[*identity.TokenError](err)
+	switch {
+	case errors.Is(err, identity.ErrTokenRevoked):
+		why = "the issuer has revoked your token"
+	case errors.Is(err, identity.ErrTokenExpired):
+		why = "your token has expired"
+	case ok:
+		why = "your token: " + bad.Reason
+	case errors.Is(err, mesh.ErrReplaced):
+		why = "you have joined it from another device"
+	}
+	return "you are out of " + room + ": " + why
 }

@@ -50,7 +50,7 @@ func TestAChatWithATokenIsWhoTheTokenSays(t *testing.T) {
 	require.True(t, two.result(2).OK)
 	require.Equal(t, "hello", one.expect("direct_message", nil).Text)
 	two.say("/join board")
-	require.Equal(t, `room board: mesh: join board: identity: token: it does not admit to the room "board"`, two.expect("error", nil).Detail)
+	require.Equal(t, `join board: token: it does not admit to the room "board"`, two.expect("error", nil).Detail)
 }
 
 func TestANewerTokenIsTakenFromItsFile(t *testing.T) {
@@ -86,13 +86,13 @@ func TestAChatWithAWrongTokenSaysWhy(t *testing.T) {
 		name, detail string
 		args         []string
 	}{
-		{"of another device", "node: log in: presence: log in: identity: token: it is bound to the device key ",
+		{"of another device", "log in: token: it is bound to the device key ",
 			[]string{"--issuers", a.issuers, "--token", alice.file, "--data", t.TempDir()}},
-		{"for another user", `node: log in: presence: log in: identity: token: it was issued to the user "alice", not to "bob"`,
+		{"for another user", `log in: token: it was issued to the user "alice", not to "bob"`,
 			a.flags(alice, "--user", "bob")},
-		{"of another issuer", "node: log in: presence: log in: identity: token: signed with the key ",
+		{"of another issuer", "log in: token: signed with the key ",
 			[]string{"--issuers", other.issuers, "--token", alice.file, "--data", alice.data}},
-		{"for another app", `node: log in: presence: log in: identity: token: it is for the app "starling", this is "acme"`,
+		{"for another app", `log in: token: it is for the app "starling", this is "acme"`,
 			a.flags(alice, "--app", "acme")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -119,7 +119,7 @@ func TestARevocationGivenToOneChatEndsAnothers(t *testing.T) {
 	two.ready()
 	require.Equal(t, "its issuer has revoked it", one.expect("token_ended", nil).Reason)
 	require.Eventually(t, func() bool { return len(one.seen("error")) == 1 }, patience, 10*time.Millisecond)
-	require.Equal(t, "out of lobby: identity: token: its issuer has revoked it", one.seen("error")[0].Detail)
+	require.Equal(t, "you are out of lobby: the issuer has revoked your token", one.seen("error")[0].Detail)
 
 	garbage := filepath.Join(t.TempDir(), "garbage")
 	require.NoError(t, os.WriteFile(garbage, []byte("garbage"), 0o600))
@@ -142,5 +142,52 @@ func TestTheFlagsOfAppModeGoTogether(t *testing.T) {
 	require.Contains(t, none.errOut, filepath.Join(a.dir, "none")+": no such file")
 	garbled := runHere("chat", "--issuers", a.key, "--token", a.issuers, "--data", t.TempDir())
 	require.Equal(t, exitFailed, garbled.code)
-	require.Contains(t, garbled.errOut, "identity: issuers "+a.key+": not a JSON object\n")
+	require.Contains(t, garbled.errOut, "issuers "+a.key+": not a JSON object\n")
+}
+
+func TestANewerTokenIsTakenWhenAskedFor(t *testing.T) {
+	a := newAcme(t)
+	alice := a.chatter("alice")
+	a.give(alice)
+	one := chatHere(t, a.flags(alice)...)
+	one.expect("entered", nil)
+	a.give(alice, "--life", "2h")
+	one.say("/token")
+	require.Empty(t, one.expect("token", nil).Room)
+	got := one.expect("token", nil)
+	require.Equal(t, "lobby", got.Room)
+	require.Equal(t, 1, got.Line)
+	require.Regexp(t, `"expires":"20[^"]+"`, got.raw)
+
+	other := filepath.Join(t.TempDir(), "of bob") // it may have spaces
+	bob := a.chatter("bob")
+	a.give(bob)
+	require.NoError(t, os.Rename(bob.file, other))
+	one.say("/token " + other)
+	for _, room := range []string{"", "lobby"} {
+		refused := one.expect("error", nil)
+		require.Equal(t, "token", refused.Code)
+		require.Equal(t, room, refused.Room)
+		require.Equal(t, 2, refused.Line)
+		require.Contains(t, refused.Detail, "the token is refused: it ")
+	}
+	one.say("/token /nowhere", "still in it")
+	require.Contains(t, one.expect("error", nil).Detail, "/nowhere")
+	require.True(t, one.result(4).OK)
+
+	open := chatHere(t, "--ephemeral", "--user", "carol")
+	open.say("/token")
+	require.Equal(t, errNoTokens.Error(), open.expect("error", nil).Detail)
+}
+
+func TestARoleIsToldToItsUserAndToTheOthers(t *testing.T) {
+	a := newAcme(t)
+	alice, bob := a.chatter("alice"), a.chatter("bob")
+	a.give(alice, "--room", "ops:host")
+	a.give(bob, "--room", "ops:host")
+	one := chatHere(t, a.flags(alice, "--room", "ops")...)
+	require.Contains(t, one.expect("entered", nil).raw, `"role":"host"`)
+	two := chatHere(t, a.flags(bob, "--room", "ops", "--peer", one.seen("ready")[0].Addrs[0])...)
+	two.ready()
+	require.Contains(t, one.expect("member_joined", member("bob")).raw, `"role":"host"`)
 }

@@ -6,6 +6,9 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
@@ -34,16 +37,22 @@ func (v *jsonView) show(event any) error {
 
 // textView writes lines for people.
 type textView struct {
-	mu    sync.Mutex
-	out   io.Writer
-	rooms int                           // entered: with more than one, the lines say which
-	keys  map[string]identity.PublicKey // the key that each name was first seen with
-	were  map[string]bool               // members who were in a room before us, as room/key
-	addrs map[string]bool               // told of already
+	mu     sync.Mutex
+	out    io.Writer
+	rooms  int                           // entered: with more than one, the lines say which
+	keys   map[string]identity.PublicKey // the key that each name was first seen with
+	were   map[string]bool               // members who were in a room before us, as room/key
+	addrs  map[string]bool               // told of already
+	missed map[peer.ID]bool              // given by --peer, and not connected to
+	now    func() time.Time
+	zone   *time.Location
 }
 
 func newTextView(out io.Writer) *textView {
-	return &textView{out: out, keys: make(map[string]identity.PublicKey), were: make(map[string]bool), addrs: make(map[string]bool)}
+	return &textView{
+		out: out, keys: make(map[string]identity.PublicKey), were: make(map[string]bool), addrs: make(map[string]bool),
+		missed: make(map[peer.ID]bool), now: time.Now, zone: time.Local,
+	}
 }
 
 func (v *textView) show(event any) error {

@@ -23,7 +23,7 @@ func (a *app) demoCommand() *cobra.Command {
 		Short: "Show and check everything, inside this process",
 		Long: `Demo runs three nodes in this process, on 127.0.0.1 only, and touches nothing outside of it: no file,
 no other address, nobody on the network. It walks through log-in, rooms, messages of every kind, a forged
-message, a duplicate log-in, leaving and log-out, and checks at every step that what should arrive did, and
+message, a duplicate log-in, leaving, online status and log-out, and checks at every step that what should arrive did, and
 that what should not did not. Each step is shown with its latency.
 
 It ends with 0 if every step did what it should, and with 1 otherwise, after at most a minute.`,
@@ -92,7 +92,7 @@ func runStep(ctx context.Context, s step) stepResult {
 	begin := time.Now()
 	took, detail, err := s.run(ctx)
 	if err != nil {
-		return stepResult{Step: s.name, Ms: toMillis(time.Since(begin)), Error: err.Error()}
+		return stepResult{Step: s.name, Ms: toMillis(time.Since(begin)), Error: plain(err)}
 	}
 	return stepResult{Step: s.name, OK: true, Ms: toMillis(took), Detail: detail}
 }

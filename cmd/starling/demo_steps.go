@@ -26,6 +26,7 @@ func (c *cast) steps() []step {
 		{"forged-refused", c.forgedRefused},
 		{"duplicate-log-in", c.duplicateLogIn},
 		{"leave", c.leave},
+		{"status", c.status},
 		{"log-out", c.logOut},
 		{"tokens", c.tokens},
 	}

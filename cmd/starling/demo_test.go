@@ -17,7 +17,7 @@ import (
 // demoSteps are what the demo promises to show, in this order.
 var demoSteps = []string{
 	"start", "log-in", "join", "broadcast-text", "broadcast-binary", "to-one-member", "outside-room",
-	"forged-refused", "duplicate-log-in", "leave", "log-out", "tokens",
+	"forged-refused", "duplicate-log-in", "leave", "status", "log-out", "tokens",
 }
 
 func TestDemoDoesEveryStepAndTellsItAsJSON(t *testing.T) {
@@ -42,7 +42,7 @@ func TestDemoTellsItselfToPeople(t *testing.T) {
 	for _, name := range demoSteps {
 		require.Regexp(t, `(?m)^ok    `+name+` +\d+\.\d{3} ms  \w`, got.out)
 	}
-	require.Regexp(t, `\nAll 12 steps did what they should, in \d+\.\d s, on 127\.0\.0\.1 only\.\n$`, got.out)
+	require.Regexp(t, `\nAll 13 steps did what they should, in \d+\.\d s, on 127\.0\.0\.1 only\.\n$`, got.out)
 }
 
 func TestAFailedStepFailsTheDemoAndTheRestStillRuns(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,7 @@ const (
 	exitFailed    = 1
 	exitUsage     = 2
 	exitDisplaced = 3
+	exitCrashed   = 70  // as sysexits.h has it for internal errors
 	exitSignal    = 128 // and the number of the signal
 )
 
@@ -32,6 +34,8 @@ func topics() []*cobra.Command {
   2    wrong usage: an unknown command, flag or argument, or a value that cannot be
   3    the same user has logged in on another device, and this chat has ended because of it.
        Starting it again puts the other device out: do not restart on this code.
+  70   it crashed, which is a bug: the chat that had the whole terminal has given it back, and the
+       trace is on standard error. What crashes without a screen ends with 2, and the trace
   129  ended by SIGHUP (the terminal was closed), after leaving its rooms
   130  ended by Ctrl-C, after leaving its rooms
   143  ended by SIGTERM, after leaving its rooms
@@ -86,6 +90,12 @@ func adviseInUse(err error, advice string) error {
 	}
 	return err
 }
+
+// packageNames are what errors of our packages begin with, at each layer. Which layer it was helps a programmer, and nobody else.
+var packageNames = regexp.MustCompile(`(?m)(^|: |\()(?:(?:node|mesh|presence|identity): )+`)
+
+// plain is an error as people are told it.
+func plain(err error) string { return packageNames.ReplaceAllString(err.Error(), "$1") }
 
 func exitCode(err error) int {
 	var coded *codedError

@@ -40,12 +40,12 @@ which then is the same user, with a peer ID of its own.`,
 	return cmd
 }
 
-// shownID is what `starling id` tells. Peer and Device are empty while another process holds the directory.
+// shownID is what `starling id` tells.
 type shownID struct {
 	Key  string `json:"key"`
-	Peer string `json:"peer,omitempty"`
+	Peer string `json:"peer"`
 	// Device is the device key as a JSON Web Key, to which tokens are bound.
-	Device json.RawMessage `json:"device,omitempty"`
+	Device json.RawMessage `json:"device"`
 	Data   string          `json:"data"`
 }
 
@@ -61,35 +61,30 @@ func (a *app) showID(dir string, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(a.stdout).Encode(id)
 	}
-	if id.Peer == "" {
-		id.Peer = "in use: the starling that runs with it shows it"
-	}
 	_, err = fmt.Fprintf(a.stdout, "key   %s\npeer  %s\ndata  %s\n", id.Key, id.Peer, id.Data)
 	return err
 }
 
-// readID also answers while a chat runs with the directory, as far as it can.
+// readID makes keys if there are none. It also answers while a chat runs with the directory.
 func readID(dir string) (shownID, error) {
-	d, err := identity.OpenDir(dir)
-	if errors.Is(err, identity.ErrInUse) {
-		text, err := identity.ExportUserKey(dir)
-		if err != nil {
-			return shownID{}, err
-		}
-		key, err := identity.ParseKey(text)
-		if err != nil {
-			return shownID{}, err
-		}
-		keys := identity.Keys{Device: key, User: key}
-		return shownID{Key: keys.UserKey().Fingerprint(), Data: dir}, nil
+	keys, err := identity.ReadKeys(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		keys, err = makeKeys(dir)
 	}
 	if err != nil {
 		return shownID{}, err
 	}
-	keys := d.Keys()
 	return shownID{
 		Key: keys.UserKey().Fingerprint(), Peer: keys.PeerID().String(), Device: keys.DeviceKey().JWK(), Data: dir,
-	}, d.Close()
+	}, nil
+}
+
+func makeKeys(dir string) (*identity.Keys, error) {
+	d, err := identity.OpenDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	return d.Keys(), d.Close()
 }
 
 func (a *app) exportCommand(dir *string) *cobra.Command {

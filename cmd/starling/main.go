@@ -21,12 +21,14 @@ func main() {
 	// A reader that has gone (starling chat | head) shall be an error of the write, so that rooms are
 	// still left properly, and not a signal that kills the process on the spot.
 	signal.Ignore(syscall.SIGPIPE)
-	os.Exit(run(os.Args[1:], system{
+	keeper := beKept(signals)
+	keeper.exit(run(os.Args[1:], system{
 		stdin:   os.Stdin,
 		stdout:  os.Stdout,
 		stderr:  os.Stderr,
 		signals: signals,
-		exit:    os.Exit,
+		exit:    keeper.exit,
 		whole:   true,
+		kept:    keeper != nil,
 	}))
 }

@@ -24,12 +24,21 @@ func TestMain(m *testing.M) {
 	case "panic in the screen":
 		panicOnScreen(func(s *screen) { _ = s.show((*mesh.Message)(nil)) })
 		return
+	case "crash":
+		if os.Getenv("STARLING_KEPT") != "" {
+			go crashWhenTold()
+		}
+		main()
+		return
 	default:
 		main()
 		return
 	}
 	goleak.VerifyTestMain(m)
 }
+
+// crashWhenTold ends this process in the way that a word in the pipe "crash" of its home says, which nothing in it can prevent.
+var crashWhenTold = func() {}
 
 // starling returns the command as a process, in a home of its own.
 func starling(t *testing.T, args ...string) *exec.Cmd {

@@ -21,6 +21,7 @@ type system struct {
 	signals        chan os.Signal // nil: none ever come
 	exit           func(code int) // ends the process from a second signal; must not return
 	whole          bool           // the process is ours: what libraries log by themselves may be redirected
+	kept           bool           // another process waits for this one, to give the terminal back
 }
 
 // closeTime is how long after a first signal the process may still be there.
@@ -29,7 +30,7 @@ const closeTime = 2 * time.Second
 // run runs the command line args and returns its exit code.
 func run(args []string, sys system) int {
 	app := &app{system: sys}
-	ctx, stop := withSignals(sys, app.restoreTerminal)
+	ctx, stop := withSignals(sys, app.restoreTerminal, &app.relay)
 	defer stop()
 
 	root := app.command()
@@ -48,8 +49,9 @@ func run(args []string, sys system) int {
 type app struct {
 	system
 	logLevel string
-	running  bool                   // a command's own code has begun
-	rescue   atomic.Pointer[func()] // gives the terminal back; nil: it has not been taken
+	running  bool                            // a command's own code has begun
+	rescue   atomic.Pointer[func()]          // gives the terminal back; nil: it has not been taken
+	relay    atomic.Pointer[func(os.Signal)] // takes the signals; nil: they are ours
 }
 
 // restoreTerminal gives the terminal back if a command has taken it.
@@ -146,33 +148,46 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 	}
 	var told *toldError
 	if !errors.As(err, &told) {
-		fmt.Fprintf(a.stderr, "starling: %v\n", err)
+		fmt.Fprintf(a.stderr, "starling: %s\n", plain(err))
 	}
 	code := exitCode(err)
-	if code == exitUsage {
+	if code == exitUsage && told == nil {
 		fmt.Fprintf(a.stderr, "Run '%s --help' for usage.\n", cmd.CommandPath())
 	}
 	return code
 }
 
+// echoTime is how soon a signal that comes again is the same one: a terminal that hangs up tells every process of the group, and
+// the keeper of a chat passes on what it was told.
+const echoTime = 200 * time.Millisecond
+
 // withSignals returns a context that ends at the first signal, with a *signalError as its cause. Whatever
-// still runs 2 s later, or at a second signal, is ended with the process, after a call of last.
-func withSignals(sys system, last func()) (ctx context.Context, stop func()) {
+// still runs 2 s later, or at a second signal, is ended with the process, after a call of last. Signals are not ours
+// while there is somebody in relay.
+func withSignals(sys system, last func(), relay *atomic.Pointer[func(os.Signal)]) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	done := make(chan struct{})
 	var watcher sync.WaitGroup
 	watcher.Go(func() {
 		var first *signalError
 		var late <-chan time.Time
+		var when time.Time
 		for {
 			select {
 			case s := <-sys.signals:
+				if pass := relay.Load(); pass != nil {
+					(*pass)(s)
+					continue
+				}
+				if first != nil && sys.kept && s == first.signal && time.Since(when) < echoTime {
+					continue
+				}
 				if first != nil {
 					last()
 					sys.exit(first.exitCode())
 					return
 				}
-				first = &signalError{s}
+				first, when = &signalError{s}, time.Now()
 				cancel(first)
 				late = time.After(closeTime)
 			case <-late:

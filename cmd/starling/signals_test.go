@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -18,7 +19,7 @@ func signalled(t *testing.T) (ctx context.Context, signals chan<- os.Signal, end
 	t.Helper()
 	s, codes := make(chan os.Signal, 2), make(chan int, 1)
 	errOut = new(strings.Builder)
-	ctx, stop := withSignals(system{signals: s, stderr: errOut, exit: func(code int) { codes <- code }}, func() {})
+	ctx, stop := withSignals(system{signals: s, stderr: errOut, exit: func(code int) { codes <- code }}, func() {}, new(atomic.Pointer[func(os.Signal)]))
 	t.Cleanup(stop)
 	return ctx, s, codes, errOut
 }

@@ -239,7 +239,7 @@ func TestRevokedTokensAreRefused(t *testing.T) {
 	require.Contains(t, foreign.errOut, "is not a token of this issuer: ")
 	taken := runHere("token", "verify", one, "--issuers", other.issuers, "--revocations", list)
 	require.Equal(t, exitFailed, taken.code)
-	require.Contains(t, taken.errOut, list+": identity: list of revocations refused: ")
+	require.Contains(t, taken.errOut, list+": list of revocations refused: ")
 }
 
 func TestWrongUsageOfTokensIsToldTogether(t *testing.T) {
@@ -286,7 +286,7 @@ func TestWithoutAnIssuerNothingIsIssued(t *testing.T) {
 	got = runHere("token", "issue", "--user", "alice", "--device", peer, "--dir", a.dir, "--key", other.key)
 	require.Equal(t, ran{exitFailed, "", "starling: the key in " + other.key + " is none of those in " + a.issuers + ": no node would trust it\n"}, got)
 	got = runHere("token", "verify", "a.b.c", "--issuers", filepath.Join(dir, "issuers.json"))
-	require.Equal(t, ran{exitFailed, "", "starling: identity: issuers " + filepath.Join(dir, "issuers.json") + ": no such file or directory\n"}, got)
+	require.Equal(t, ran{exitFailed, "", "starling: issuers " + filepath.Join(dir, "issuers.json") + ": no such file or directory\n"}, got)
 }
 
 func TestTheDocumentHasTheCodesOfRefusals(t *testing.T) {

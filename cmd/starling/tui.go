@@ -77,6 +77,13 @@ func (s *screen) show(event any) error {
 	return nil
 }
 
+// follow keeps the screen told of who of those on it is online. It must come before the first event.
+func (s *screen) follow(c *chat) {
+	a := newAsker(c.node.Status, func(st standing) { _ = s.show(st) })
+	s.model.attend, s.model.stir = a.look, a.stir
+	c.background(func() { a.run(c.ctx, func(f func()) { rescued(s, f) }) })
+}
+
 func (s *screen) start() {
 	s.before, _ = term.GetState(s.in.Fd())
 	s.began = true

@@ -2,6 +2,7 @@ package main
 
 import (
 	"strings"
+	"unicode/utf8"
 
 	"github.com/charmbracelet/x/ansi"
 )
@@ -29,7 +30,27 @@ func (c cells) first(s string) (cluster string, width, n int) {
 		}
 		runes++
 	}
+	if c.method == ansi.WcWidth && width != ansi.GraphemeWidth.StringWidth(cluster) {
+		if parts := unjoined(cluster); parts != "" {
+			cluster, width = parts, c.width(parts)
+		}
+	}
 	return cluster, width, n
+}
+
+// unjoined takes an emoji of several runes apart. Terminals that do not say how wide they draw it do so in different ways, and what is behind
+// it on the line would stand in the wrong place; how wide its parts are they agree on.
+func unjoined(cluster string) string {
+	first, _ := utf8.DecodeRuneInString(cluster)
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\u200d' && first >= '\u2190', // a joiner; between letters it makes another letter
+			r == '\ufe0f',                          // which asks for an emoji in place of a sign
+			r >= '\U0001f3fb' && r <= '\U0001f3ff': // tones of skin
+			return -1
+		}
+		return r
+	}, cluster)
 }
 
 // cut shortens a text, which may be styled, to a width, and shows that it did.

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/starling-mesh/starling/identity"
-	"github.com/starling-mesh/starling/mesh"
 )
 
 // completion is what Tab goes through.
@@ -140,7 +139,7 @@ func (t *tui) arguments(verb, prefix string) []candidate {
 }
 
 // names are the users that begin so, each once, by name.
-func (t *tui) names(prefix string, members []mesh.Member, more ...identity.Login) (list []candidate) {
+func (t *tui) names(prefix string, members []seat, more ...identity.Login) (list []candidate) {
 	for _, m := range members {
 		more = append(more, m.Login)
 	}
@@ -150,9 +149,9 @@ func (t *tui) names(prefix string, members []mesh.Member, more ...identity.Login
 			slices.ContainsFunc(list, func(c candidate) bool { return c.shown == name }) {
 			continue
 		}
-		about := "connected"
-		if !t.connected(l) {
-			about = "by way of others"
+		about := "by way of others"
+		if s, known := t.standing(l); known {
+			about = s.State.String() + ", " + t.evidence(l, s)
 		}
 		list = append(list, candidate{line: name + " ", shown: name, about: about})
 	}

@@ -34,6 +34,17 @@ func (t *tui) take(event any) {
 		t.trouble(ev)
 	case bye:
 		t.closing = true
+	case *mesh.TokenExpiring:
+		t.expiring[ev.Room] = ev.Expires
+		t.tellRoom(ev.Room, t.words.textLocked(ev))
+	case *node.TokenEnded:
+		delete(t.expiring, "")
+		t.uncounted = true
+		t.tellRoom("", t.words.textLocked(ev))
+	case renewed:
+		delete(t.expiring, ev.Room)
+		t.uncounted = t.uncounted && ev.Room != ""
+		t.tellRoom(ev.Room, t.words.textLocked(ev))
 	case *mesh.Message:
 		if k := t.room(ev.Room); k != nil {
 			t.add(k, &entry{from: t.words.nameLocked(ev.From), text: payload(ev.Kind, ev.Data)})
@@ -42,7 +53,7 @@ func (t *tui) take(event any) {
 		t.direct(ev)
 	case *mesh.MemberJoined:
 		if k := t.room(ev.Room); k != nil {
-			k.enter(ev.Member)
+			k.enter(ev.Member, t.words.nameLocked(ev.Member.Login))
 		}
 		t.tellRoom(ev.Room, t.words.textLocked(ev))
 	case *mesh.MemberLeft:
@@ -53,11 +64,17 @@ func (t *tui) take(event any) {
 	case *node.PeerUp:
 		t.peers[ev.Peer.Peer] = ev.Peer
 		t.known(ev.Peer)
+		t.news(ev.Peer)
+		t.tellRoom("", t.words.textLocked(ev))
 	case *node.PeerChanged:
 		t.peers[ev.Peer.Peer] = ev.Peer
 		t.known(ev.Peer)
+		t.news(ev.Peer)
 	case *node.PeerDown:
 		delete(t.peers, ev.Peer.Peer)
+		t.news(ev.Peer)
+	case standing:
+		t.learn(ev)
 	case *node.IdentityConflict:
 		t.words.keys[ev.User] = ev.Pinned // so that the name alone is never the other one's
 		t.tellRoom("", t.words.textLocked(ev))
@@ -75,10 +92,10 @@ func (t *tui) greeting(ev ready) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "you are %s, key %s", ev.User, ev.Key.Fingerprint())
 	if ev.Data == "" {
-		b.WriteString(", in memory only: the next start is somebody new to the others")
+		b.WriteString(", for this time only")
 	}
 	if ev.MDNS {
-		b.WriteString("\nothers on this network find you by themselves; from elsewhere they start with")
+		b.WriteString("\nothers on this network find you; from elsewhere, with")
 	} else {
 		b.WriteString("\nothers start with")
 	}
@@ -104,9 +121,9 @@ func (t *tui) tellRoom(room, words string) {
 
 func (t *tui) entered(ev entered) {
 	k := t.openRoom(ev.Room)
-	k.joined, k.members = true, nil
+	k.joined, k.members, k.role = true, nil, plainRole(ev.Role)
 	for _, m := range ev.Members {
-		k.enter(m)
+		k.enter(m, t.words.nameLocked(m.Login))
 	}
 	t.tellRoom(ev.Room, t.words.textLocked(ev))
 	if !t.enter[ev.Room] {
@@ -176,10 +193,13 @@ func (t *tui) result(ev sent) {
 	}
 }
 
-// trouble shows what went wrong. A room that has ended by itself stays to be read, without members.
+// trouble shows what went wrong. A room that has ended by itself stays to be read, without members, and is marked in the
+// list until it is looked at.
 func (t *tui) trouble(ev trouble) {
-	if k := t.room(ev.Room); k != nil {
+	if k := t.room(ev.Room); k != nil && ev.Code == "room" {
 		k.joined, k.members = false, nil
+		k.failed = k != t.here
+		delete(t.expiring, ev.Room)
 	}
 	t.tellRoom(ev.Room, t.words.textLocked(ev))
 }

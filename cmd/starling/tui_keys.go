@@ -44,7 +44,7 @@ func helpTable() []row {
 		row{"Ctrl-C", "leaves; Ctrl-Z: to the shell, and back with fg"},
 		row{"✓  ✓✓", "sent to the room; delivered to the user, and in what time"},
 		row{"?  ✗", "unknown, it may have arrived; failed, and why"},
-		row{"●  ○", "connected; in the room by way of others, or not connected"},
+		row{"●  ○  ?", "online; offline; it cannot be told, so that a message is not likely to arrive"},
 	)
 }
 

@@ -26,6 +26,8 @@ type leaving struct{}
 type tui struct {
 	send      func(typed) bool // gives the session a line, and reports false when it can take no more now
 	interrupt func()           // what Ctrl-C means
+	attend    func([]string)   // says who is on the screen, as name#key, to be asked after
+	stir      func(string)     // says that there was news of one of them
 	now       func() time.Time
 	zone      *time.Location
 
@@ -39,6 +41,12 @@ type tui struct {
 	peers map[peer.ID]node.Peer
 	sent  map[int]sending // by line
 	lines int             // given to the session so far, as it counts them
+
+	looked    []string            // who is on the screen, as told by attend
+	standings map[string]standing // whether they are online, by name#key
+
+	expiring  map[string]time.Time // tokens that are about to end, by room; "": of the log-in
+	uncounted bool                 // others do not count the log-in, for its token
 
 	history  []string // typed lines, oldest first
 	recalled int      // which of them is shown; len(history): none
@@ -66,8 +74,8 @@ func newTUI(send func(typed) bool, interrupt func()) *tui {
 	home := &talk{user: "starling"}
 	return &tui{
 		home: home, here: home, enter: make(map[string]bool),
-		send: send, interrupt: interrupt, now: time.Now, zone: time.Local,
-		words: newTextView(io.Discard), peers: make(map[peer.ID]node.Peer), sent: make(map[int]sending),
+		send: send, interrupt: interrupt, attend: func([]string) {}, stir: func(string) {}, now: time.Now, zone: time.Local,
+		words: newTextView(io.Discard), peers: make(map[peer.ID]node.Peer), sent: make(map[int]sending), standings: make(map[string]standing), expiring: make(map[string]time.Time),
 		width: 80, height: 24, cells: cells{ansi.WcWidth}, dark: true, theme: newTheme(true),
 	}
 }
@@ -77,6 +85,12 @@ func (t *tui) Init() tea.Cmd { return tea.RequestBackgroundColor }
 
 // Update takes what has happened.
 func (t *tui) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	cmd := t.update(msg)
+	t.lookAround()
+	return t, cmd
+}
+
+func (t *tui) update(msg tea.Msg) tea.Cmd {
 	switch msg := msg.(type) {
 	case happened:
 		for _, ev := range msg {
@@ -100,9 +114,9 @@ func (t *tui) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case tea.PasteMsg:
 		t.typed(msg.Content)
 	case tea.KeyPressMsg:
-		return t, t.press(msg)
+		return t.press(msg)
 	}
-	return t, nil
+	return nil
 }
 
 // room returns the conversation of a room, or nil when the room is not open here.

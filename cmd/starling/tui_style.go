@@ -31,17 +31,17 @@ func newTheme(dark bool) theme {
 	bar := lipgloss.NewStyle().Background(barBack)
 	pop := lipgloss.NewStyle().Background(popBack)
 	t := theme{
-		dim:       fg("#6c7086", "#7f849c"),
+		dim:       fg("#6c7086", "#8c91aa"),
 		rule:      fg("#c3c7d4", "#414559"),
 		text:      lipgloss.NewStyle(),
 		strong:    lipgloss.NewStyle().Bold(true),
 		bar:       bar.Foreground(c("#1f2335", "#e6e9f5")).Bold(true),
 		barDim:    bar.Foreground(c("#565a6e", "#a5adce")),
-		barGood:   bar.Foreground(c("#2e7d32", "#a6d189")),
-		barBad:    bar.Foreground(c("#b06000", "#e5c890")),
+		barGood:   bar.Foreground(c("#1f6b24", "#a6d189")),
+		barBad:    bar.Foreground(c("#8a4b00", "#e5c890")),
 		here:      lipgloss.NewStyle().Foreground(accent).Bold(true),
 		unread:    lipgloss.NewStyle().Foreground(c("#ffffff", "#1e2030")).Background(accent).Bold(true),
-		title:     fg("#6c7086", "#7f849c").Bold(true),
+		title:     fg("#6c7086", "#8c91aa").Bold(true),
 		self:      lipgloss.NewStyle().Foreground(accent).Bold(true),
 		good:      fg("#2e7d32", "#a6d189"),
 		warn:      fg("#b06000", "#e5c890"),

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
-	"github.com/starling-mesh/starling/mesh"
 )
 
 // What is kept of a conversation to scroll back in. Peers fill it: it is bounded in bytes, too.
@@ -52,7 +51,8 @@ type talk struct {
 	user    string         // of a direct one: the name as shown
 	login   identity.Login // of a direct one, once known
 	joined  bool           // of a room
-	members []mesh.Member  // of a room: the others
+	members []seat         // of a room: the others, by name
+	role    string         // of a room: the user's own, in app mode
 
 	entries []*entry
 	bytes   int
@@ -90,26 +90,5 @@ func (t *talk) add(e *entry) {
 		t.bytes -= len(t.entries[0].text)
 		t.entries[0] = nil
 		t.entries = t.entries[1:]
-	}
-}
-
-// enter adds a member or brings it up to date.
-func (t *talk) enter(m mesh.Member) {
-	for i, o := range t.members {
-		if o.Login.Key == m.Login.Key && o.User == m.User {
-			t.members[i] = m
-			return
-		}
-	}
-	t.members = append(t.members, m)
-}
-
-// exit removes a member.
-func (t *talk) exit(m mesh.Member) {
-	for i, o := range t.members {
-		if o.Login.Key == m.Login.Key && o.User == m.User {
-			t.members = append(t.members[:i:i], t.members[i+1:]...)
-			return
-		}
 	}
 }

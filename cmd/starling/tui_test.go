@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"image/color"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	tea "charm.land/bubbletea/v2"
+	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
@@ -19,12 +21,13 @@ import (
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
+	"github.com/starling-mesh/starling/presence"
 )
 
 var update = flag.Bool("update", false, "write the screens of testdata anew")
 
 // sizes are the screens that are kept in testdata.
-var sizes = []struct{ width, height int }{{80, 24}, {200, 60}}
+var sizes = []struct{ width, height int }{{80, 24}, {200, 60}, {40, 12}}
 
 // person is a login that is the same in each run.
 func person(user string, key byte) identity.Login {
@@ -41,7 +44,9 @@ var (
 type desk struct {
 	t           *testing.T
 	ui          *tui
-	given       []typed // to the session
+	given       []typed  // to the session
+	attended    []string // who is asked after
+	stirred     []string
 	interrupted int
 	full        bool // the session takes no more
 }
@@ -56,12 +61,15 @@ func sit(t *testing.T, width, height int, rooms ...string) *desk {
 		}
 		return !d.full
 	}, func() { d.interrupted++ })
+	d.ui.attend = func(users []string) { d.attended = users }
+	d.ui.stir = func(user string) { d.stirred = append(d.stirred, user) }
 	clock := time.Date(2026, 3, 2, 12, 4, 0, 0, time.UTC)
 	d.ui.now, d.ui.zone = func() time.Time { return clock }, time.UTC
+	d.ui.words.now, d.ui.words.zone = d.ui.now, time.UTC
 	d.size(width, height)
 	d.happens(ready{head: newHead("ready", ""), Login: alice, Addrs: []string{"/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWAlice"}, Rooms: rooms, MDNS: true})
 	for _, r := range rooms {
-		d.happens(entered{newHead("entered", r), []mesh.Member{}})
+		d.happens(entered{head: newHead("entered", r), Members: []mesh.Member{}})
 	}
 	return d
 }
@@ -152,6 +160,22 @@ func joined(room string, who identity.Login) []any {
 	}
 }
 
+// is tells whether a user is online.
+func (d *desk) is(who identity.Login, state presence.State, source presence.Source, age time.Duration) {
+	s := standing{who.Address().String(), presence.Status{User: who.User, State: state, Login: who, Source: source, Age: age}, d.ui.now()}
+	if source == presence.Nothing || source == presence.Stored && state == presence.Offline {
+		s.Login = identity.Login{}
+	}
+	d.happens(s)
+}
+
+// guarded makes the lobby one of an app whose tokens give roles.
+func (d *desk) guarded() {
+	d.happens(entered{newHead("entered", "lobby"), "host", []mesh.Member{{Login: bob, Role: "moderator"}, {Login: carol, Role: "member"}}})
+	d.happens(&node.PeerUp{Peer: node.Peer{Login: bob, LoggedIn: true}}, &node.PeerUp{Peer: node.Peer{Login: carol, LoggedIn: true}})
+	d.happens(&mesh.MemberJoined{Header: mesh.Header{Room: "lobby"}, Member: mesh.Member{Login: person("dave", 4), Role: "moderator"}})
+}
+
 // result is how the message of the line typed last ended.
 func (d *desk) result(to string, err error) {
 	room := ""
@@ -218,6 +242,7 @@ var scenes = []struct {
 			message("lobby", bob, strings.Repeat("unbroken", 30)),
 			message("lobby", bob, "世界"+strings.Repeat("漢字", 60)),
 			message("lobby", bob, "combining: e\u0301 a\u0308 o"+strings.Repeat("\u0301", 200)+" ready"),
+			message("lobby", bob, "emoji: 👩\u200d👩\u200d👧 👍🏽 ❤\ufe0f 🇩🇪 ✅, "+strings.Repeat("👩\u200d👩\u200d👧", 12)+" done"),
 			message("lobby", bob, "real\n12:04 carol forged?"),
 			message("lobby", bob, "\x1b[2J\x1b]0;owned\x07 \u202egnp.exe\ttab"),
 			&mesh.Message{Header: mesh.Header{Room: "lobby"}, From: bob, Data: []byte{0, 0xff}},
@@ -232,8 +257,55 @@ var scenes = []struct {
 			&node.PeerDown{Peer: node.Peer{Login: bob}},
 			&node.PeerDown{Peer: node.Peer{Login: carol}},
 			&mesh.GapLost{Header: mesh.Header{Room: "lobby"}, From: carol, First: 4, Last: 6},
-			trouble{newHead("error", "ops"), 0, "room", "out of ops: its token has expired"},
+			trouble{newHead("error", "ops"), 0, "room", endWords("ops", mesh.ErrReplaced)},
 		)
+	}},
+	{"status", func(d *desk) {
+		dave, erin, frank, grace := person("dave", 4), person("erin", 5), person("frank", 6), person("grace.of.the.long.name", 7)
+		for _, p := range []identity.Login{bob, carol, dave, erin, frank, grace} {
+			d.happens(&mesh.MemberJoined{Header: mesh.Header{Room: "lobby"}, Member: mesh.Member{Login: p}})
+		}
+		d.happens(joined("lobby", bob)[0])
+		d.is(bob, presence.Online, presence.Connected, time.Second)
+		d.is(carol, presence.Offline, presence.Goodbye, time.Minute)
+		d.is(dave, presence.Unreachable, presence.Stored, time.Minute)
+		d.is(erin, presence.Unreachable, presence.Nothing, 0)
+		d.is(grace, presence.Online, presence.Probed, 0)
+		d.happens(whisper("", carol, "good night"))
+	}},
+	{"status-of-one", func(d *desk) {
+		d.happens(joined("lobby", carol)...)
+		d.happens(whisper("", carol, "good night"))
+		d.is(carol, presence.Offline, presence.Goodbye, 5*time.Minute)
+		d.press(ctrl('p'))
+	}},
+	{"no-peer", func(d *desk) {
+		addr := "/ip4/192.0.2.9/tcp/4001/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+		d.happens(&node.PeerFailed{Peer: bob.Peer, Addrs: []string{addr}, Reason: node.NobodyThere, Detail: "connection refused"})
+		d.happens(&node.PeerFailed{Peer: bob.Peer, Addrs: []string{addr}, Reason: node.OtherPeer, Detail: "the peer there is 12D3KooWNaEFADvRaAopGCdgEPp8wKB3XW2YzCUxgkzizsTh9odk"})
+		d.happens(joined("lobby", bob)...)
+	}},
+	{"token-ends", func(d *desk) {
+		d.guarded()
+		d.happens(&mesh.TokenExpiring{Expires: d.ui.now().Add(30 * time.Second)},
+			&mesh.TokenExpiring{Header: mesh.Header{Room: "lobby"}, Expires: d.ui.now().Add(30 * time.Second)})
+	}},
+	{"token-newer", func(d *desk) {
+		d.guarded()
+		d.happens(&mesh.TokenExpiring{Expires: d.ui.now().Add(30 * time.Second)},
+			&mesh.TokenExpiring{Header: mesh.Header{Room: "lobby"}, Expires: d.ui.now().Add(30 * time.Second)},
+			trouble{newHead("error", "lobby"), 0, "token", tokenWords(&identity.TokenError{Reason: "it does not admit to the room \"lobby\"", Err: identity.ErrTokenRoom})},
+			renewed{newHead("token", ""), 0, d.ui.now().Add(time.Hour)})
+		d.types("/token /run/me.token\n")
+		d.happens(renewed{newHead("token", "lobby"), 1, d.ui.now().Add(24 * time.Hour)})
+	}},
+	{"token-ended", func(d *desk) {
+		d.guarded()
+		revoked := &identity.TokenError{Reason: "its issuer has revoked it", Err: identity.ErrTokenRevoked}
+		d.happens(
+			&node.TokenEnded{Revoked: true, Reason: revoked.Reason},
+			trouble{newHead("error", "ops"), 0, "room", endWords("ops", revoked)},
+			trouble{newHead("error", "lobby"), 0, "room", endWords("lobby", revoked)})
 	}},
 	{"help", func(d *desk) { d.types("/help\n") }},
 	{"nowhere", func(d *desk) {
@@ -274,6 +346,33 @@ func TestScreensFollowASizeThatChanges(t *testing.T) {
 			d.matches(s.name) // as if nothing had been
 		})
 	}
+}
+
+func TestWhoIsOnTheScreenIsAskedAfterAndNobodyElse(t *testing.T) {
+	d := sit(t, 80, 24, "lobby", "ops")
+	d.happens(joined("lobby", bob)...)
+	d.happens(joined("ops", carol)...)
+	require.Equal(t, []string{bob.Address().String()}, d.attended)
+	d.press(ctrl('n'))
+	require.Equal(t, []string{carol.Address().String()}, d.attended)
+	d.happens(whisper("", bob, "psst"))
+	require.Equal(t, []string{bob.Address().String(), carol.Address().String()}, d.attended, "conversations with users have a dot, too")
+	d.size(50, 24) // no column of members
+	require.Equal(t, []string{bob.Address().String()}, d.attended)
+	d.size(80, 24)
+
+	d.stirred = nil
+	d.happens(&node.PeerDown{Peer: node.Peer{Login: bob}})
+	require.Equal(t, []string{bob.Address().String()}, d.stirred)
+	for i := range 1000 {
+		d.happens(&mesh.MemberJoined{Header: mesh.Header{Room: "ops"}, Member: mesh.Member{Login: person(fmt.Sprint("user", i), byte(i))}})
+	}
+	require.Less(t, len(d.attended), 24)
+	require.Contains(t, d.screen(), "and 98")
+	for i := range 2 * maxStandings {
+		d.is(person(fmt.Sprint("user", i), byte(i)), presence.Online, presence.Probed, 0)
+	}
+	require.LessOrEqual(t, len(d.ui.standings), maxStandings)
 }
 
 func TestScrollingBackStaysWhereItIs(t *testing.T) {
@@ -499,4 +598,65 @@ func panicOnScreen(how func(s *screen)) {
 	how(s)
 	fmt.Fprintln(os.Stderr, (<-s.lines).end)
 	os.Exit(exitFailed)
+}
+
+func TestEmojiAreDrawnAsTheTerminalDoesOrTakenApart(t *testing.T) {
+	d := sit(t, 80, 24, "lobby")
+	family, thumb, heart, letters := "👩\u200d👩\u200d👧", "👍🏽", "❤\ufe0f", "क\u094d\u200dष"
+	d.happens(message("lobby", bob, family+thumb+heart+letters+"."))
+	require.Contains(t, d.screen(), "👩👩👧👍❤"+letters+".", "a joiner in letters stays")
+	d.ui.Update(tea.ModeReportMsg{Mode: ansi.ModeUnicodeCore, Value: ansi.ModeSet})
+	require.Contains(t, d.screen(), family+thumb+heart+letters+".")
+	d.whole()
+	d.types(family)
+	require.Equal(t, 2, d.cursor())
+}
+
+func TestTheScreenSaysHowMuchRoomItNeeds(t *testing.T) {
+	d := sit(t, 20, 5, "lobby")
+	require.Equal(t, "starling needs 24 ×\n6, this is 20 × 5\n", d.screen())
+	d.size(24, 6)
+	require.Contains(t, d.screen(), "#lobby ›")
+}
+
+// luminance is what the contrast of the Web Content Accessibility Guidelines goes by.
+func luminance(c color.Color) float64 {
+	part := func(v uint32) float64 {
+		f := float64(v) / 0xffff
+		if f <= 0.03928 {
+			return f / 12.92
+		}
+		return math.Pow((f+0.055)/1.055, 2.4)
+	}
+	r, g, b, _ := c.RGBA()
+	return 0.2126*part(r) + 0.7152*part(g) + 0.0722*part(b)
+}
+
+func TestEveryTextStandsOutFromWhatIsBehindIt(t *testing.T) {
+	for _, dark := range []bool{true, false} {
+		th := newTheme(dark)
+		terminal := color.Color(color.White)
+		if dark {
+			terminal = color.RGBA{0x1e, 0x1e, 0x2e, 0xff} // lighter than most
+		}
+		styles := map[string]lipgloss.Style{
+			"dim": th.dim, "title": th.title, "self": th.self, "good": th.good, "warn": th.warn, "bad": th.bad, "key": th.key, "here": th.here,
+			"bar": th.bar, "barDim": th.barDim, "barGood": th.barGood, "barBad": th.barBad,
+			"unread": th.unread, "popup": th.popup, "popupDim": th.popupDim, "picked": th.picked, "pickedDim": th.pickedDim,
+		}
+		for i, s := range th.names {
+			styles[fmt.Sprint("name ", i)] = s
+		}
+		for name, s := range styles {
+			back := terminal
+			if _, none := s.GetBackground().(lipgloss.NoColor); !none {
+				back = s.GetBackground()
+			}
+			a, b := luminance(s.GetForeground()), luminance(back)
+			contrast := (max(a, b) + 0.05) / (min(a, b) + 0.05)
+			if contrast < 4.5 {
+				t.Errorf("%s, dark %v: a contrast of %.1f, want 4.5", name, dark, contrast)
+			}
+		}
+	}
 }

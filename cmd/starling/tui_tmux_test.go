@@ -20,6 +20,19 @@ import (
 // requireTmux makes the tests that need a terminal fail, rather than skip, where there is no tmux.
 const requireTmux = "STARLING_REQUIRE_TMUX"
 
+func init() {
+	crashWhenTold = func() {
+		word, err := os.ReadFile(filepath.Join(os.Getenv("HOME"), "crash"))
+		switch {
+		case err != nil:
+			panic(err)
+		case string(word) == "kill":
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
+		panic("on purpose, in a goroutine of nobody's")
+	}
+}
+
 // terminals are panes of a tmux server that this test alone uses.
 type terminals struct {
 	t      *testing.T
@@ -165,7 +178,7 @@ func TestAWalkThroughTheScreenInARealTerminal(t *testing.T) {
 	a.types("/m")
 	a.until("the commands", `/msg USER TEXT +to a user who is logged in anywhere`)
 	a.press("Tab")
-	a.until("the users", `#lobby › /msg *$`, `│ bob +connected`)
+	a.until("the users", `#lobby › /msg *$`, `│ bob +online, connected`)
 	a.types("b")
 	a.press("Tab")
 	a.until("the whole name", `#lobby › /msg bob *$`)
@@ -202,6 +215,7 @@ func TestAWalkThroughTheScreenInARealTerminal(t *testing.T) {
 	b.press("C-c")
 	b.until("the last word", `^Bye\.$`)
 	a.until("that bob has left", `bob has left lobby`, `MEMBERS 1`, `○ no peers`)
+	a.until("that he is offline", `DIRECT`, `^ ○ bob `)
 	b.clean(130)
 
 	a.types("/quit")
@@ -225,6 +239,7 @@ func TestTheTerminalIsRestoredWhateverEndsTheChat(t *testing.T) {
 		p.until("the last word after "+sig.String(), `^Bye\.$`)
 		p.clean(exitSignal + int(sig))
 	}
+	// A panic that our own code catches gives the terminal back without help, too.
 	for be, words := range map[string]string{
 		"panic in a goroutine": `^panic: on purpose`,
 		"panic in the screen":  `^Caught panic:`,
@@ -240,4 +255,111 @@ func TestTheTerminalIsRestoredWhateverEndsTheChat(t *testing.T) {
 		p.press("Enter")
 		p.until("a terminal as before", `(^| )icanon`, `(^| )isig`, `(^| )echo `)
 	}
+}
+
+func TestAKeeperGivesTheTerminalBackAfterWhatNobodyCanCatch(t *testing.T) {
+	ts := newTerminals(t)
+	pipe := filepath.Join(ts.home, "crash")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	p := ts.open("alice", 100, 24)
+	for _, c := range []struct {
+		word  string
+		words []string
+		code  int
+	}{
+		{"panic", []string{`^panic: on purpose, in a goroutine of nobody's`, `^goroutine \d+`, `^starling: crashed, which is a bug; standard error has the trace`}, exitCrashed},
+		{"kill", []string{`^starling: ended by a signal without a goodbye: killed`}, exitSignal + int(syscall.SIGKILL)},
+	} {
+		p.run("crash", "chat", "--no-mdns", "--ephemeral", "--user", "alice", "--listen", "/ip4/127.0.0.1/tcp/0")
+		p.until("the screen", `you are alice, key`, `^ #lobby ›`)
+		require.NoError(t, os.WriteFile(pipe, []byte(c.word), 0))
+		p.until("its shell again", `^ready> *$`)
+		seen := p.do("capture-pane", "-p", "-J", "-S", "-", "-t", p.name)
+		for _, w := range c.words {
+			require.Regexp(t, `(?m)`+w, seen)
+		}
+		require.NotContains(t, seen, "MEMBERS", "the picture is left on the shell's screen")
+		p.clean(c.code)
+		p.do("clear-history", "-t", p.name)
+	}
+}
+
+func TestAChatEndsWithItsKeeperAndStopsWithIt(t *testing.T) {
+	ts := newTerminals(t)
+	p := ts.open("alice", 80, 24)
+	p.types("set -m")
+	p.press("Enter")
+	p.run("1", "chat", "--no-mdns", "--ephemeral", "--user", "alice", "--listen", "/ip4/127.0.0.1/tcp/0")
+	p.until("the screen", `you are alice, key`, `^ #lobby ›`)
+	p.types("half a li")
+	p.until("it", `half a li`)
+	p.press("C-z")
+	p.until("its shell", `^ready> *$`)
+	require.Equal(t, "0 1", p.ask("#{alternate_on} #{cursor_flag}"))
+	p.types("fg")
+	p.press("Enter")
+	p.until("the screen again", `^ #lobby › half a li`)
+	p.types("ne")
+	p.until("it", `half a line`)
+
+	p.signal(syscall.SIGKILL) // the keeper; what it kept leaves the rooms by itself
+	p.until("its shell again", `^Bye\.$`)
+	p.press("Enter")
+	p.until("a prompt", `^ready> *$`)
+	require.Equal(t, "0 1", p.ask("#{alternate_on} #{cursor_flag}"))
+}
+
+// erasing are the sequences that clear a whole screen, or all of it behind the cursor.
+var erasing = regexp.MustCompile("\x1b\\[[0-3]?J|\x1bc")
+
+func TestALineThatChangesIsAllThatIsDrawn(t *testing.T) {
+	ts := newTerminals(t)
+	bob := chatHere(t, "--ephemeral", "--user", "bob")
+	p := ts.open("alice", 200, 60)
+	p.run("1", "chat", "--no-mdns", "--ephemeral", "--user", "alice", "--listen", "/ip4/127.0.0.1/tcp/0", "--peer", bob.ready().Addrs[0])
+	bob.expect("member_joined", member("alice"))
+	p.until("bob", `● bob`)
+	written := filepath.Join(ts.home, "written")
+	ts.do("pipe-pane", "-t", "alice", "exec cat >>"+written)
+	so := func() string { // all that the chat has written to its terminal
+		text, err := os.ReadFile(written)
+		require.NoError(t, err)
+		return string(text)
+	}
+	settled := func(mark string) { // the pipe has it too
+		require.Eventually(t, func() bool { return strings.Contains(so(), mark) }, patience, 10*time.Millisecond)
+	}
+	bob.say("first")
+	p.until("it", `bob first`)
+	settled("first")
+	before, most := len(so()), 0
+	const lines = 20
+	for n := range lines {
+		mark := fmt.Sprintf("number-%d-in-the-lobby", n)
+		bob.say(mark)
+		p.until("it", mark)
+		settled(mark)
+		most = max(most, len(so())-before)
+		before = len(so())
+	}
+	p.types("x")
+	p.until("the key", `^ #lobby › x`)
+	t.Logf("a new line cost at most %d bytes, a screen has %d places", most, 200*60)
+	require.Less(t, most, 400, "more than the line that changed was drawn")
+	require.NotRegexp(t, erasing, so())
+
+	// Also when the text scrolls, which moves every line of it: still no more than what it shows anew.
+	for range 60 {
+		bob.say("fill")
+	}
+	bob.say("last-of-many")
+	p.until("the last", `last-of-many`)
+	settled("last-of-many")
+	before = len(so())
+	bob.say("one-more-of-them")
+	p.until("it", `one-more-of-them`)
+	settled("one-more-of-them")
+	t.Logf("a new line that scrolls the others cost %d bytes", len(so())-before)
+	require.Less(t, len(so())-before, 2000)
+	require.NotRegexp(t, erasing, so())
 }

@@ -2,13 +2,10 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
+	"time"
 
 	tea "charm.land/bubbletea/v2"
-
-	"github.com/starling-mesh/starling/identity"
-	"github.com/starling-mesh/starling/mesh"
 )
 
 // Where there is no room for all, the columns go first: the members, then the conversations.
@@ -51,7 +48,7 @@ func (t *tui) bodyHeight() int { return max(1, t.height-4) }
 func (t *tui) View() tea.View {
 	v := tea.View{AltScreen: true, WindowTitle: t.title()}
 	if t.width < minWidth || t.height < minHeight {
-		v.Content = t.cells.cut("too small: "+t.here.name(), t.width)
+		v.Content = t.tooSmall()
 		return v
 	}
 	typing, cursor := t.typing()
@@ -62,6 +59,16 @@ func (t *tui) View() tea.View {
 		v.Cursor = tea.NewCursor(cursor, t.height-2)
 	}
 	return v
+}
+
+// tooSmall says what the screen needs, as far as there is room to.
+func (t *tui) tooSmall() string {
+	lines := t.cells.wrap(fmt.Sprintf("starling needs %d × %d, this is %d × %d", minWidth, minHeight, t.width, t.height), t.width, t.width)
+	lines = lines[:min(len(lines), t.height)]
+	for i := range lines {
+		lines[i] = t.cells.cut(lines[i], t.width)
+	}
+	return strings.Join(lines, "\n")
 }
 
 func (t *tui) title() string {
@@ -91,22 +98,61 @@ func (t *tui) top() string {
 		about = "  " + count(len(k.members)+1, "member")
 	}
 	left := th.bar.Render(" "+k.name()) + th.barDim.Render(about)
+	looking := "looking for peers"
+	if t.width < widthForTalks {
+		looking = "looking"
+	}
 	state := th.barGood.Render("● " + count(len(t.peers), "peer"))
 	switch {
 	case t.closing:
 		state = th.barBad.Render("leaving…")
 	case len(t.peers) == 0 && t.me.MDNS:
-		state = th.barBad.Render("○ looking for peers")
+		state = th.barBad.Render("○ " + looking)
 	case len(t.peers) == 0:
 		state = th.barBad.Render("○ no peers")
 	}
-	right := th.barDim.Render(t.me.User+"  ") + state + th.barDim.Render(" ")
+	warning := ""
+	if w := t.tokenWarning(); w != "" {
+		warning = th.barBad.Render("! " + w + "  ")
+	}
+	right := warning + th.barDim.Render(t.me.User+"  ") + state + th.barDim.Render(" ")
+	// What does not fit goes in the order of what it tells: the user's name, what is known of the room, the state, the warning.
+	const gap = 2
+	fits := func() bool { return t.cells.width(left)+gap+t.cells.width(right) <= t.width }
+	if !fits() {
+		right = warning + state + th.barDim.Render(" ")
+	}
+	if !fits() && k.joined {
+		left = th.bar.Render(" " + k.name())
+	}
+	if !fits() && warning != "" {
+		right = warning
+	}
+	if !fits() && !k.joined {
+		right = ""
+	}
 	room := t.width - t.cells.width(right)
-	if room < 12 {
-		right, room = "", t.width
+	if right != "" {
+		room -= gap
 	}
 	left = t.cells.cut(left, room)
+	room = t.width - t.cells.width(right)
 	return left + th.bar.Render(strings.Repeat(" ", max(0, room-t.cells.width(left)))) + right
+}
+
+// tokenWarning says what is wrong with the token of what is shown, or of the log-in.
+func (t *tui) tokenWarning() string {
+	if t.uncounted {
+		return "log-in not counted"
+	}
+	ends := t.expiring[""]
+	if e, ok := t.expiring[t.here.room]; ok {
+		ends = e
+	}
+	if ends.IsZero() {
+		return ""
+	}
+	return "token ends " + ends.In(t.zone).Format(time.TimeOnly)
 }
 
 // columns are the conversations, what is said in the one shown, and who is in it.
@@ -188,79 +234,6 @@ func (t *tui) talkRow(k *talk, width int) string {
 	}
 	room := width - 4 - t.cells.width(count)
 	return edge + sign + " " + t.cells.fit(style.Render(t.cells.cut(name, room)), room) + count + " "
-}
-
-// dot says whether there is a connection to a user.
-func (t *tui) dot(l identity.Login) string {
-	if t.connected(l) {
-		return t.theme.good.Render("●")
-	}
-	return t.theme.dim.Render("○")
-}
-
-// memberList lists who is in the room, or says what is known of the one user.
-func (t *tui) memberList(width, height int) []string {
-	th, k := t.theme, t.here
-	if k == t.home {
-		return pad(nil, height)
-	}
-	if k.direct() {
-		return pad(t.userCard(k, width), height)
-	}
-	rows := []string{th.title.Render(fmt.Sprintf(" MEMBERS %d", len(k.members)+1))}
-	if !k.joined {
-		return pad([]string{th.title.Render(" MEMBERS")}, height)
-	}
-	rows = append(rows, " "+th.good.Render("●")+" "+th.self.Render(t.cells.cut(t.me.User, width-8))+th.dim.Render(" you"))
-	members := slices.Clone(k.members)
-	slices.SortStableFunc(members, func(a, b mesh.Member) int {
-		return strings.Compare(t.words.nameLocked(a.Login), t.words.nameLocked(b.Login))
-	})
-	for i, m := range members {
-		if len(rows) == height-1 && i < len(members)-1 {
-			rows = append(rows, th.dim.Render(fmt.Sprintf("   and %d more", len(members)-i)))
-			break
-		}
-		name := t.words.nameLocked(m.Login)
-		role := ""
-		if m.Role != "" && m.Role != "member" {
-			role = " " + t.cells.cut(safeText(m.Role), width/3)
-		}
-		rows = append(rows, " "+t.dot(m.Login)+" "+th.name(name).Render(t.cells.cut(name, width-4-t.cells.width(role)))+th.dim.Render(role))
-	}
-	return pad(rows, height)
-}
-
-func (t *tui) userCard(k *talk, width int) []string {
-	th := t.theme
-	rows := []string{th.title.Render(" USER"), " " + t.dot(k.login) + " " + th.name(k.user).Render(t.cells.cut(k.user, width-4))}
-	state := "not connected"
-	if t.connected(k.login) {
-		state = "connected"
-	}
-	rows = append(rows, th.dim.Render("   "+state))
-	if !k.login.Key.IsZero() {
-		rows = append(rows, "", th.title.Render(" KEY"))
-		fp := k.login.Key.Fingerprint()
-		if half := len(fp) / 2; width < len(fp)+2 {
-			rows = append(rows, th.dim.Render(" "+fp[:half]), th.dim.Render(" "+fp[half:]))
-		} else {
-			rows = append(rows, th.dim.Render(" "+fp))
-		}
-	}
-	var shared []string
-	for _, r := range t.talks {
-		for _, m := range r.members {
-			if m.User == k.login.User && m.Login.Key == k.login.Key {
-				shared = append(shared, th.dim.Render(" # "+t.cells.cut(r.room, width-4)))
-				break
-			}
-		}
-	}
-	if len(shared) > 0 {
-		rows = append(append(rows, "", th.title.Render(" ALSO IN")), shared...)
-	}
-	return rows
 }
 
 // pad makes rows exactly height many.
@@ -353,6 +326,8 @@ func (t *tui) placeholder() string {
 	switch k := t.here; {
 	case k == t.home:
 		return "/join ROOM or /msg USER"
+	case !k.direct() && !k.joined && !t.enter[k.room]:
+		return "you are out of it: /join " + k.room
 	case k.direct():
 		return "to " + k.user + " alone, or / for commands"
 	}
@@ -365,7 +340,7 @@ func (t *tui) bottom() string {
 	var b strings.Builder
 	used := 0
 	for _, h := range [][2]string{
-		{"Tab", "completes"}, {"Ctrl-N", "next"}, {"PgUp", "scrolls"}, {"/help", "shows all"}, {"Ctrl-C", "leaves"},
+		{"Tab", "completes"}, {"/help", "shows all"}, {"Ctrl-C", "leaves"}, {"Ctrl-N", "next"}, {"PgUp", "scrolls"},
 		{"Ctrl-P", "the one before"}, {"↑", "what you typed"}, {"Alt-1…9", "go to a conversation"}, {"Alt-Enter", "new line"},
 	} {
 		w := t.cells.width(h[0]) + 1 + t.cells.width(h[1]) + 3

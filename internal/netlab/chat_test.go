@@ -48,7 +48,7 @@ type event struct {
 	Room    string
 	User    string // ready
 	Key     string // ready
-	Peer    any    // ready: an ID
+	Peer    string // ready
 	Addrs   []string
 	From    struct{ User, Key, Peer string }
 	Member  struct{ User, Key, Peer string }

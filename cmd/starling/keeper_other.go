@@ -1,0 +1,21 @@
+//go:build !unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+)
+
+// kept is a process with a keeper; there are none here.
+type kept struct{}
+
+func beKept(chan<- os.Signal) *kept { return nil }
+
+func (k *kept) exit(code int) { os.Exit(code) }
+
+// keep is not possible here: the process has the screen itself.
+func (a *app) keep(context.Context) (code int, err error) {
+	return 0, errors.New("no keepers on this system")
+}

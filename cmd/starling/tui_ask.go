@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/starling-mesh/starling/presence"
+)
+
+const (
+	// askEvery is how often an online user is asked after who is on the screen. A device that was heard of meanwhile costs no
+	// round trip, and who comes or goes is asked after at once.
+	askEvery = 5 * time.Second
+	// askSeldom bounds the pauses for a user who is not online, which double from askEvery: each look may take 5 s, dials and
+	// the directory.
+	askSeldom = time.Minute
+	// askAgain is the least time between two looks at one user: a peer that comes and goes must not keep this node busy.
+	askAgain = 500 * time.Millisecond
+	// maxAsking bounds the looks under way, and maxAsked the users on a screen who are asked after.
+	maxAsking = 4
+	maxAsked  = 128
+)
+
+// curiosity decides when to ask after whom. It is a plain state machine: the caller brings the time and does the asking.
+type curiosity struct {
+	users  map[string]*curious
+	asking int
+}
+
+// curious is what is known of the asking after one user.
+type curious struct {
+	wanted bool // on the screen
+	asking bool
+	asked  time.Time
+	next   time.Time
+	pause  time.Duration
+}
+
+// look says who is on the screen: they are asked after, and nobody else any more.
+func (c *curiosity) look(now time.Time, users []string) {
+	for _, u := range c.users {
+		u.wanted = false
+	}
+	for _, name := range users[:min(len(users), maxAsked)] {
+		u := c.users[name]
+		if u == nil {
+			u = &curious{next: now}
+			c.users[name] = u
+		}
+		u.wanted = true
+	}
+	maps.DeleteFunc(c.users, func(_ string, u *curious) bool { return !u.wanted && !u.asking })
+}
+
+// stir says that there was news of a user.
+func (c *curiosity) stir(now time.Time, user string) {
+	if u := c.users[user]; u != nil {
+		u.next, u.pause = later(now, u.asked.Add(askAgain)), 0
+	}
+}
+
+// due returns whom to ask after now, the longest due first, and when to look again; zero: when something has changed.
+func (c *curiosity) due(now time.Time) (ask []string, next time.Time) {
+	var ready []string
+	for name, u := range c.users {
+		switch {
+		case !u.wanted || u.asking:
+		case !u.next.After(now):
+			ready = append(ready, name)
+		case next.IsZero() || u.next.Before(next):
+			next = u.next
+		}
+	}
+	slices.SortFunc(ready, func(a, b string) int { return c.users[a].next.Compare(c.users[b].next) })
+	ask = ready[:min(len(ready), maxAsking-c.asking)]
+	for _, name := range ask {
+		u := c.users[name]
+		u.asking, u.asked = true, now
+		u.next = time.Time{} // set by stir: there was news while the question was under way
+		c.asking++
+	}
+	return ask, next
+}
+
+// answered says what came of it.
+func (c *curiosity) answered(now time.Time, user string, online bool) {
+	u := c.users[user]
+	u.asking = false
+	c.asking--
+	switch {
+	case !u.wanted:
+		delete(c.users, user)
+		return
+	case online:
+		u.pause = askEvery
+	default:
+		u.pause = min(max(2*u.pause, askEvery), askSeldom)
+	}
+	if u.next.IsZero() {
+		u.next = now.Add(u.pause)
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// standing is whether a user on the screen is online, and when that was so.
+type standing struct {
+	user string // name#key
+	presence.Status
+	at time.Time
+}
+
+// asker keeps the screen told of who is online: it is the thin loop around a [curiosity].
+type asker struct {
+	ask  func(ctx context.Context, user string) (presence.Status, error)
+	tell func(standing)
+	wake chan struct{} // holds a token when there may be something due
+
+	mu   sync.Mutex
+	core curiosity
+}
+
+func newAsker(ask func(context.Context, string) (presence.Status, error), tell func(standing)) *asker {
+	return &asker{ask: ask, tell: tell, wake: make(chan struct{}, 1), core: curiosity{users: make(map[string]*curious)}}
+}
+
+// with runs f on the state machine and has the loop look again. It does not block.
+func (a *asker) with(f func(core *curiosity, now time.Time)) {
+	a.mu.Lock()
+	f(&a.core, time.Now())
+	a.mu.Unlock()
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (a *asker) look(users []string) {
+	a.with(func(core *curiosity, now time.Time) { core.look(now, users) })
+}
+
+func (a *asker) stir(user string) {
+	a.with(func(core *curiosity, now time.Time) { core.stir(now, user) })
+}
+
+// run asks until ctx ends, and waits for what is under way. Rescue runs each goroutine.
+func (a *asker) run(ctx context.Context, rescue func(func())) {
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		a.mu.Lock()
+		ask, next := a.core.due(time.Now())
+		a.mu.Unlock()
+		for _, user := range ask {
+			asking.Go(func() { rescue(func() { a.one(ctx, user) }) })
+		}
+		if next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(max(0, time.Until(next)))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+func (a *asker) one(ctx context.Context, user string) {
+	s, err := a.ask(ctx, user)
+	if err == nil {
+		a.tell(standing{user, s, time.Now()})
+	}
+	a.with(func(core *curiosity, now time.Time) {
+		core.answered(now, user, err == nil && s.State == presence.Online)
+	})
+}
