@@ -34,6 +34,7 @@ func TestVectorsAreWhatTheCodeMakes(t *testing.T) {
 		"envelope":  makeEnvelopes(t),
 		"direct":    makeDirect(t),
 		"token":     makeTokens(t),
+		"sync":      makeSync(t),
 	} {
 		t.Run(name, func(t *testing.T) {
 			text, err := json.MarshalIndent(made, "", "\t")
