@@ -15,6 +15,9 @@ const (
 	// baselineWait is how long the first envelope of a feed whose beginning was not seen waits for neighbours to say where
 	// it begins for this node.
 	baselineWait = 500 * time.Millisecond
+	// baselineDoubt is how long a baseline that neighbours have said may be corrected by others, while nothing has been
+	// delivered: in that time a member has compared notes with another one.
+	baselineDoubt = digestEvery + digestEvery/2
 	// maxHeld and maxHeldBytes bound what one feed may have waiting behind a gap. The latest gives way: it can
 	// be had again.
 	maxHeld      = 256
@@ -50,10 +53,12 @@ type feed struct {
 
 	claim   uint64    // the first item that a neighbour says is for this node; 0: none has said so
 	claimed time.Time // when one first did
-	repair  repair
-	ack     ack
-	used    time.Time // when something last happened
-	silent  bool      // that was so long ago that nobody has anything of it
+	// supposed is when the baseline was set to what neighbours said; zero: it is from what came.
+	supposed time.Time
+	repair   repair
+	ack      ack
+	used     time.Time // when something last happened
+	silent   bool      // that was so long ago that nobody has anything of it
 }
 
 // verdict is what became of an envelope.
@@ -91,6 +96,14 @@ func (f *feed) begin(first uint64) {
 	if f.next == 0 {
 		f.next, f.floor = first, first
 	}
+}
+
+// untouched reports whether nothing has been delivered, or given up, since the baseline was set.
+func (f *feed) untouched() bool { return f.tip == nil && f.next == f.floor }
+
+// doubtful reports whether the baseline is only the word of neighbours, which one who says that the feed ends at last may correct.
+func (f *feed) doubtful(now time.Time, last uint64) bool {
+	return !f.broken && f.untouched() && !f.supposed.IsZero() && (last+1 < f.next || now.Sub(f.supposed) < baselineDoubt)
 }
 
 // settle gives what is held and ready, after a baseline has been set: what lies before it is from before our time.

@@ -114,18 +114,30 @@ func (j *journal) forget() bool {
 	return oldest != nil
 }
 
-// crowded reports whether a user has had too many stays lately for another one.
+// crowded reports whether a user has had too many stays lately for another one. One of which nobody has anything any more
+// makes room.
 func (j *journal) crowded(e *rosterEntry) bool {
 	if len(j.feeds) < maxStays {
 		return false
 	}
 	stays := 0
+	var oldest *feed
 	for _, f := range j.feeds {
-		if f.entry != nil && f.entry.key() == e.key() {
-			stays++
+		if f.entry == nil || f.entry.key() != e.key() {
+			continue
+		}
+		stays++
+		if f.silent && !j.present(f) && f.tag != j.self && (oldest == nil || f.used.Before(oldest.used)) {
+			oldest = f
 		}
 	}
-	return stays >= maxStays
+	if stays < maxStays {
+		return false
+	}
+	if oldest != nil {
+		j.remove(oldest)
+	}
+	return oldest == nil
 }
 
 func (j *journal) remove(f *feed) {
@@ -133,6 +145,7 @@ func (j *journal) remove(f *feed) {
 	delete(j.lacking, f)
 	delete(j.moved, f)
 	delete(j.waiting, f)
+	f.broken = true // what still comes for it from a question under way is for nobody
 	j.ring.remove(f.tag)
 	j.digest = nil
 }
@@ -233,6 +246,10 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 			return arrival{}
 		}
 	}
+	if f.next > 0 && first > 0 && first < f.next && f.doubtful(now, last) {
+		f.next, f.floor = first, first
+		j.digest = nil
+	}
 	if last >= max(f.next, first) {
 		f.repair.source(from, last)
 	}
@@ -256,6 +273,18 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 	return arrival{}
 }
 
+// skip passes over an envelope that is from before this node's time, although neighbours have said otherwise.
+func (j *journal) skip(now time.Time, f *feed, e *envelope) ([]*envelope, verdict) {
+	if f.broken || f.next == 0 || e.Next() <= f.next {
+		return nil, stale
+	}
+	f.next, f.floor = e.Next(), e.Next()
+	ready, v := f.settle(now)
+	j.digest = nil
+	j.advanced(now, f, ready)
+	return ready, v
+}
+
 // becomeReady begins all feeds where the neighbours said, and every feed unknown so far where it begins. It gives the
 // feeds that have something ready.
 func (j *journal) becomeReady(now time.Time) (out []arrival) {
@@ -276,6 +305,7 @@ type arrival struct {
 
 func (j *journal) suppose(now time.Time, f *feed) arrival {
 	ready, v := f.suppose(now)
+	f.supposed = now
 	delete(j.waiting, f)
 	j.digest = nil
 	j.advanced(now, f, ready)
@@ -359,7 +389,7 @@ func (j *journal) choose(f *feed, neighbours []peer.ID, all int) (from peer.ID, 
 // exhausted decides when nobody can help.
 func (j *journal) exhausted(now time.Time, f *feed) (arrival, bool) {
 	p := &f.repair
-	gone := p.gone
+	never := p.gone >= len(p.tried) // all who were asked: the word of one may be a lie
 	clear(p.tried)
 	p.gone = 0
 	if !f.proven() {
@@ -369,7 +399,7 @@ func (j *journal) exhausted(now time.Time, f *feed) (arrival, bool) {
 		return arrival{}, false
 	}
 	wait := lostWait
-	if gone == 0 {
+	if !never {
 		wait = lackWait
 	}
 	if now.Before(f.gapSince.Add(wait)) {
@@ -389,6 +419,7 @@ func (j *journal) giveUp(now time.Time, f *feed) arrival {
 type outcome struct {
 	gone map[feedTag]uint64 // what the neighbour will never have, through these
 	more bool               // it has more than fitted
+	slow bool               // it took so long that another one may be faster
 	err  error
 }
 
@@ -400,7 +431,7 @@ func (j *journal) answered(now time.Time, p pull, o outcome) {
 			continue // seen to already: a feed may have several wants
 		}
 		f.repair.from = ""
-		if f.next == f.repair.at || o.err != nil || !o.more && f.next <= w.span.last {
+		if f.next == f.repair.at || o.err != nil || o.slow || !o.more && f.next <= w.span.last {
 			f.repair.try(p.from)
 			if o.gone[f.tag] >= f.next {
 				f.repair.gone++
@@ -496,11 +527,12 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed
 	}
 }
 
-// positions are the feeds that have a baseline, in the order of their tags.
+// positions are the feeds that have a baseline, in the order of their tags. One that others have only spoken of is not among
+// them: what one member makes up would go around.
 func (j *journal) positions() []*feed {
 	out := make([]*feed, 0, len(j.feeds))
 	for _, f := range j.feeds {
-		if f.next > 1 && !f.broken && !f.silent {
+		if f.entry != nil && f.next > 1 && !f.broken && !f.silent {
 			out = append(out, f)
 		}
 	}

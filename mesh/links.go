@@ -65,14 +65,17 @@ func (m *Mesh) startLinks() {
 }
 
 // budget is what a connected peer may send, over all its streams.
-type budget struct{ heads, others *rate.Limiter }
+type budget struct {
+	heads, others *rate.Limiter // frames
+	served        *rate.Limiter // bytes of answers on sync streams
+}
 
 func (l *links) budget(p peer.ID) budget {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b, ok := l.limits[p]
 	if !ok {
-		b = budget{rate.NewLimiter(headsRate, headsRate), rate.NewLimiter(linkRate, linkBurst)}
+		b = budget{rate.NewLimiter(headsRate, headsRate), rate.NewLimiter(linkRate, linkBurst), rate.NewLimiter(serveRate, serveBurst)}
 		l.limits[p] = b
 	}
 	return b
@@ -176,9 +179,11 @@ func (m *Mesh) runLink(ctx context.Context, p peer.ID, l *link) {
 }
 
 func (m *Mesh) muted(p peer.ID) {
-	m.links.mu.Lock()
-	m.links.mute[p] = struct{}{}
-	m.links.mu.Unlock()
+	if m.host.Network().Connectedness(p) != network.NotConnected { // or nothing would ever take it out again
+		m.links.mu.Lock()
+		m.links.mute[p] = struct{}{}
+		m.links.mu.Unlock()
+	}
 	m.eachRoom(func(r *Room) { r.answered(p) })
 }
 

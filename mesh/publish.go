@@ -395,7 +395,7 @@ func (r *Room) seal(b *batch) {
 		b.fail(fmt.Errorf("mesh: room %s: %w", r.name, err))
 		return
 	}
-	b.feed, b.first = r.feed, head.last+1
+	b.feed, b.first, b.content = r.feed, head.last+1, nil
 	b.deadline = time.Now().Add(r.mesh.cfg.sendTimeout)
 	// Kept first: whatever becomes of it on the way, neighbours that hear of it can have it from here.
 	alone := r.retain(b, head.next(b.count, sealed), sealed)

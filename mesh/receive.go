@@ -206,8 +206,11 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 		r.mesh.stats.envelopesLapsed.Add(1)
 		return
 	}
-	if f.next == 0 && time.UnixMilli(e.SentMs).Before(r.oldest(now)) {
-		r.mesh.stats.envelopesStale.Add(1) // a replay: with no baseline only its time tells
+	if (f.next == 0 || via != f.peer() && f.untouched()) && time.UnixMilli(e.SentMs).Before(r.oldest(now)) {
+		// A replay: with no baseline, or one of which only others have told, only its time tells.
+		r.mesh.stats.envelopesStale.Add(1)
+		ready, v := r.journal.skip(now, f, e)
+		r.readyLocked(now, f, ready, v)
 		return
 	}
 	ready, v := r.journal.take(now, via, f, e)

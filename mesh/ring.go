@@ -60,8 +60,9 @@ type shelf struct {
 
 // share is what one user takes of a ring.
 type share struct {
-	bytes   int
-	shelves []*shelf // of a few stays
+	messages int
+	bytes    int
+	shelves  []*shelf // of a few stays
 }
 
 // ring retains a room's latest envelopes. Every user has the same right to it: who takes more than a share gives way
@@ -97,17 +98,21 @@ func (r *ring) add(tag feedTag, owner identity.Subject, first uint64, count uint
 	sh.list = append(sh.list, kept{first: first, count: count, sealed: sealed, at: at})
 	r.messages += int(count)
 	r.bytes += len(sealed)
-	r.shares[sh.owner].bytes += len(sealed)
-	for (r.messages > r.limits.Messages || r.bytes > r.limits.Bytes) && r.evict(r.shares[sh.owner]) {
+	own := r.shares[sh.owner]
+	own.messages += int(count)
+	own.bytes += len(sealed)
+	for r.bytes > r.limits.Bytes && r.evict(own, r.bytes, func(s *share) int { return s.bytes }) {
+	}
+	for r.messages > r.limits.Messages && r.evict(own, r.messages, func(s *share) int { return s.messages }) {
 	}
 }
 
-// evict drops the oldest envelope of the user who takes most, and reports false when nothing may go. As a rule it is the
-// one who has just added something.
-func (r *ring) evict(most *share) bool {
-	if most.bytes < r.bytes/len(r.shares) {
+// evict drops the oldest envelope of the user who takes most of what is short, and reports false when nothing may go. As a rule
+// it is the one who has just added something.
+func (r *ring) evict(most *share, all int, takes func(*share) int) bool {
+	if takes(most) < all/len(r.shares) {
 		for _, s := range r.shares {
-			if s.bytes > most.bytes {
+			if takes(s) > takes(most) {
 				most = s
 			}
 		}
@@ -133,7 +138,9 @@ func (r *ring) drop(sh *shelf) {
 	sh.dropped, sh.droppedAt = k.last(), k.at
 	r.messages -= int(k.count)
 	r.bytes -= len(k.sealed)
-	r.shares[sh.owner].bytes -= len(k.sealed)
+	own := r.shares[sh.owner]
+	own.messages -= int(k.count)
+	own.bytes -= len(k.sealed)
 }
 
 // expire drops what has become too old, but for the latest envelope of each feed: it proves to a member that was away

@@ -208,7 +208,7 @@ func (r *roster) hearsay(now time.Time, e *rosterEntry) (*seat, change) {
 	if s == nil && r.unheard() >= maxUnheard {
 		return nil, outdated
 	}
-	if e.joined || s == nil || !s.present || s.entry.feed != e.feed || s.feed.next == 0 && len(s.feed.held) == 0 || !e.newer(s.entry) {
+	if e.joined || s == nil || !s.present || s.entry.tag() != e.tag() || s.feed.next == 0 && len(s.feed.held) == 0 || !e.newer(s.entry) {
 		return r.apply(now, e)
 	}
 	if s.goodbye == nil {

@@ -12,6 +12,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
+	"golang.org/x/time/rate"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -27,33 +30,38 @@ const (
 	// entries of its feeds come on top.
 	maxSyncRequest = 32 << 10
 	maxSyncReply   = syncPart + wire.MaxEnvelope + maxEntry + 64<<10
-	// syncTimeout is what either side has to take or give the next frame.
+	// syncTimeout is what either side has to take or give the next frame. An answer ends after serveTime: who wants more
+	// asks again. pullTime is when the one who asked goes to another neighbour, whatever has come: frames that keep coming
+	// and bring nothing would otherwise keep a feed waiting for ever.
 	syncTimeout = 3 * time.Second
-	// servers is how many questions a node answers at a time; syncQueue how many wait. One neighbour has one.
-	servers   = 4
-	syncQueue = 64
+	serveTime   = 4 * time.Second
+	pullTime    = 8 * time.Second
+	// maxAskers is how many questions a node answers at once, one of each neighbour. Each holds one frame.
+	maxAskers = 64
+	// serveRate and serveBurst bound the bytes that one neighbour is given: a second, and after a pause. Two whole rings are
+	// given as fast as they go.
+	serveRate  = 8 << 20
+	serveBurst = 64 << 20
 )
 
-var errBadSync = errors.New("malformed sync frame")
+var (
+	errBadSync = errors.New("malformed sync frame")
+	errUnasked = errors.New("answer with an envelope that was not asked for")
+)
 
 // repairs are the questions of neighbours under way.
 type repairs struct {
-	turns chan struct{} // holds a token for each answer under way
-
 	mu     sync.Mutex
-	askers map[peer.ID]struct{} // who is being answered or waits
+	askers map[peer.ID]struct{} // who is being answered
 }
 
-func (p *repairs) init() {
-	p.turns = make(chan struct{}, servers)
-	p.askers = make(map[peer.ID]struct{})
-}
+func (p *repairs) init() { p.askers = make(map[peer.ID]struct{}) }
 
 // enter admits one question of each neighbour at a time.
 func (p *repairs) enter(id peer.ID) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if _, again := p.askers[id]; again || len(p.askers) >= syncQueue {
+	if _, again := p.askers[id]; again || len(p.askers) >= maxAskers {
 		return false
 	}
 	p.askers[id] = struct{}{}
@@ -89,7 +97,9 @@ func (r *Room) repairLocked(now time.Time) {
 
 // pull asks a neighbour and takes what it gives.
 func (r *Room) pull(p pull) {
+	start := time.Now()
 	o := r.exchange(p)
+	o.slow = time.Since(start) >= syncTimeout
 	if o.err != nil {
 		r.mesh.stats.pullsFailed.Add(1)
 		r.mesh.log.Debug("no answer to a pull", "room", r.name, "peer", p.from, "err", o.err)
@@ -114,7 +124,9 @@ func (r *Room) exchange(p pull) (o outcome) {
 		return o
 	}
 	defer func() { _ = s.Reset() }()
-	defer context.AfterFunc(r.ctx, func() { _ = s.Reset() })()
+	ctx, cancel := context.WithTimeout(r.ctx, pullTime)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
 	wants := make([]*wire.Want, len(p.wants))
 	for i, w := range p.wants {
 		wants[i] = &wire.Want{Feed: w.feed.tag[:], First: w.span.first, Last: w.span.last}
@@ -127,6 +139,7 @@ func (r *Room) exchange(p pull) (o outcome) {
 		return o
 	}
 	o.gone = make(map[feedTag]uint64)
+	asked := asked{wants: p.wants, reached: make(map[feedTag]uint64)}
 	in := wire.NewReader(s, maxSyncReply)
 	for size := 0; ; {
 		var reply wire.SyncReply
@@ -136,14 +149,12 @@ func (r *Room) exchange(p pull) (o outcome) {
 			}
 			return o
 		}
-		for _, sealed := range reply.Envelopes {
-			size += len(sealed)
-		}
+		size += 64 + proto.Size(&reply) // empty frames count as well
 		if size > 2*syncAnswer {
 			o.err = fmt.Errorf("answer of more than %d bytes", 2*syncAnswer)
 			return o
 		}
-		if o.err = r.takeReply(p, &reply, &o); o.err != nil {
+		if o.err = r.takeReply(p, asked, &reply, &o); o.err != nil {
 			r.mesh.violation(p.from, o.err)
 			return o
 		}
@@ -151,10 +162,30 @@ func (r *Room) exchange(p pull) (o outcome) {
 	}
 }
 
-// takeReply takes a part of an answer. Everything in it proves itself, and is checked as if it had come by gossip.
-func (r *Room) takeReply(p pull, reply *wire.SyncReply, o *outcome) error {
+// asked is what an answer may bring: what was asked for, each envelope once.
+type asked struct {
+	wants   []want
+	reached map[feedTag]uint64 // the last item of each feed so far
+}
+
+func (a asked) admit(e *envelope) bool {
+	for _, w := range a.wants {
+		if w.feed.tag == e.tag && e.last() >= w.span.first && (w.span.last == 0 || e.First <= w.span.last) {
+			if e.First <= a.reached[e.tag] {
+				return false
+			}
+			a.reached[e.tag] = e.last()
+			return true
+		}
+	}
+	return false
+}
+
+// takeReply takes a part of an answer. Everything in it proves itself, and is checked as if it had come by gossip; what was
+// not asked for is a breach, or an answer could keep a member busy with floods.
+func (r *Room) takeReply(p pull, asked asked, reply *wire.SyncReply, o *outcome) error {
 	now := time.Now()
-	if len(reply.AgesMs) != len(reply.Envelopes) || len(reply.Entries) > maxWants || len(reply.Gone) > maxWants {
+	if len(reply.AgesMs) != len(reply.Envelopes) || len(reply.Entries) > maxWants || len(reply.Gone) > maxWants+maxSpans {
 		return errBadSync
 	}
 	for _, sealed := range reply.Entries {
@@ -170,6 +201,9 @@ func (r *Room) takeReply(p pull, reply *wire.SyncReply, o *outcome) error {
 		e, err := r.openEnvelope(sealed)
 		if err != nil {
 			return err
+		}
+		if !asked.admit(e) {
+			return errUnasked
 		}
 		age := min(time.Duration(min(reply.AgesMs[i], uint64(time.Hour/time.Millisecond)))*time.Millisecond, r.mesh.cfg.retention.Age+time.Minute)
 		e.came = now.Add(-age)
@@ -236,14 +270,7 @@ func (m *Mesh) answer(p peer.ID, s network.Stream) error {
 	if r == nil || !r.serves(p) {
 		return errors.New("not a member of that room")
 	}
-	_ = s.SetDeadline(time.Time{})
-	select { // for a turn; who waits is bounded by askers
-	case m.repairs.turns <- struct{}{}:
-		defer func() { <-m.repairs.turns }()
-	case <-m.ctx.Done():
-		return ErrClosed
-	}
-	return r.serve(s, q.Wants)
+	return r.serve(s, m.links.budget(p).served, q.Wants)
 }
 
 // serves reports whether a peer may have this room's broadcasts: it is a member, and its token holds.
@@ -255,11 +282,15 @@ func (r *Room) serves(p peer.ID) bool {
 }
 
 // serve writes what is retained of wants, in parts.
-func (r *Room) serve(s network.Stream, wants []*wire.Want) error {
-	budget := syncAnswer
+func (r *Room) serve(s network.Stream, served *rate.Limiter, wants []*wire.Want) error {
+	budget, end := syncAnswer, time.Now().Add(serveTime)
 	for len(wants) > 0 {
+		left := budget
 		part, rest := r.part(wants, &budget)
-		if budget <= 0 && len(rest) > 0 {
+		if err := served.WaitN(r.ctx, left-budget); err != nil {
+			return err
+		}
+		if len(rest) > 0 && (budget <= 0 || time.Now().After(end)) {
 			part.More, rest = true, nil
 		}
 		_ = s.SetWriteDeadline(time.Now().Add(syncTimeout))

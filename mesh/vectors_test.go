@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/internal/vectors"
 	"github.com/starling-mesh/starling/internal/wire"
 )
@@ -164,6 +166,61 @@ func TestRoomFramesAreThoseOfTheVectors(t *testing.T) {
 	require.NotNil(t, read(v.Absent).GetAbsent())
 }
 
+func TestHeadsAreThoseOfTheVectors(t *testing.T) {
+	var v vectors.Sync
+	vectors.Read(t, "sync", &v)
+	for _, c := range v.Tags {
+		require.Equal(t, []byte(c.Tag), bytesOf(tagFeed(identity.PublicKey(c.Device), FeedID(c.Feed))))
+	}
+	j := newJournal(feedTag{}, DefaultRetention)
+	for _, p := range v.Heads.Positions {
+		tag := feedTag(p.Tag)
+		j.feeds[tag] = &feed{tag: tag, entry: &rosterEntry{}, next: p.Last + 1}
+	}
+	require.Equal(t, []byte(v.Heads.Digest), j.sum())
+}
+
+func bytesOf(tag feedTag) []byte { return tag[:] }
+
+func TestHeadsAndAnswersAreJudgedAsInTheVectors(t *testing.T) {
+	var v vectors.Sync
+	vectors.Read(t, "sync", &v)
+	synctest.Test(t, func(t *testing.T) {
+		all := newHellos()
+		all.app = identity.NewAppID("starling")
+		st := all.station(t, meshtest.New(t, meshtest.Options{Hosts: 1}).Host(0), "zoe")
+		r, err := st.Join(t.Context(), "ops")
+		require.NoError(t, err)
+		require.Equal(t, []byte(v.Room), r.tag[:])
+		heads := func(raw []byte) *wire.RoomFrame_Heads {
+			var f wire.RoomFrame
+			require.NoError(t, wire.NewReader(bytes.NewReader(raw), maxRoomFrame).Next(&f))
+			return f.GetHeads()
+		}
+		require.NoError(t, r.hearHeads("p", heads(v.Frame)))
+		for _, c := range v.BadHeads {
+			require.Error(t, r.hearHeads("p", heads(c.Bytes)), c.Name)
+		}
+		ask := pull{from: "p"}
+		for _, w := range v.Request.Wants {
+			ask.wants = append(ask.wants, want{&feed{tag: feedTag(w.Tag)}, span{w.First, w.Last}})
+		}
+		take := func(raw []byte) (outcome, error) {
+			var reply wire.SyncReply
+			require.NoError(t, wire.NewReader(bytes.NewReader(raw), maxSyncReply).Next(&reply))
+			o := outcome{gone: make(map[feedTag]uint64)}
+			return o, r.takeReply(ask, asked{ask.wants, make(map[feedTag]uint64)}, &reply, &o)
+		}
+		o, err := take(v.Reply.Frame)
+		require.NoError(t, err)
+		require.Equal(t, map[feedTag]uint64{feedTag(v.Reply.Gone[0].Tag): v.Reply.Gone[0].Last}, o.gone)
+		for _, c := range v.BadReplies {
+			_, err := take(c.Bytes)
+			require.Error(t, err, c.Name)
+		}
+	})
+}
+
 func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says := func(what, format string, args ...any) { vectors.Says(t, what, fmt.Sprintf(format, args...)) }
 	comma := func(n int) string {
@@ -187,7 +244,14 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("seats in a room", "%d", maxMembers)
 	says("parked in a room", "%d envelopes, %d MiB", maxParked, maxParkedBytes>>20)
 	says("held behind a gap in one feed", "%d envelopes, %d MiB", maxHeld, maxHeldBytes>>20)
-	says("room frames of one peer", "%d/s after a burst of %d; then they are read more slowly", linkRate, linkBurst)
+	says("frame: sync question; answer", "%s; %s", comma(maxSyncRequest), comma(maxSyncReply))
+	says("wants of a question; bytes of an answer", "%d; %d MiB, and the asker takes %d MiB", maxWants+maxSpans, syncAnswer>>20, 2*syncAnswer>>20)
+	says("sync questions at once", "1 of a neighbour, %d of all", maxAskers)
+	says("sync answers to one neighbour", "%d MiB/s after %d MiB", serveRate>>20, serveBurst>>20)
+	says("positions in Heads", "%s", comma(maxPositions))
+	says("feeds in a room; of one user", "%d; %d", maxFeeds, maxStays)
+	says("room frames of one peer",
+		"%d/s after a burst of %d, and Heads %d/s, of which one with 32 feeds more counts one more; then they are read more slowly", linkRate, linkBurst, headsRate)
 	says("streams of one peer at once", "direct %d, room 1; a node allows 128 over all protocols", maxPeerStreams)
 
 	says("room stream: to open it, to finish or take a frame", "%s", s(roomFrameTimeout))
@@ -198,6 +262,12 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("classes 1 and 2: waiting to be written", "%d ms", LateAfter.Milliseconds())
 	says("grace of a member that fell silent", "%s", s(defaultConfig().grace))
 	says("gap given up", "%s, or %s while a neighbour may yet come to have it", s(lostWait), s(lackWait))
+	says("what is missing is asked for", "after %d to %d ms", pullWait.Milliseconds(), pullWait.Milliseconds()*3/2)
+	says("sync: the next frame; serving one question; the whole answer", "%s; %s; %s", s(syncTimeout), s(serveTime), s(pullTime))
+	says("a feed is quiet, and neighbours are told", "after %d ms; its author again after 1 s and 4 s", quietWait.Milliseconds())
+	says("a baseline waits for neighbours; may be corrected", "%d ms; %s", baselineWait.Milliseconds(), s(baselineDoubt))
+	says("retention", "%s, unless the app says otherwise", minutes(DefaultRetention.Age))
+	says("GossipSub: heartbeat, seen messages", "%s, %s", s(defaultConfig().heartbeat), s(seenLife))
 	says("broadcasts wait for a subscription", "%d ms", newcomerWait.Milliseconds())
 	says("parked envelope", "%s", s(parkedLife))
 	says("memory of those who left", "%s", minutes(tombstoneLife))

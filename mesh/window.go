@@ -16,9 +16,6 @@ const (
 	// windowDelay is how much later than in the best case confirmations may come for the window to grow. More delay
 	// is a queue on the way, which makes nothing faster.
 	windowDelay = 10 * time.Millisecond
-	// confirmEvery is how many envelopes a receiver confirms together. It is less than minWindow, so that publishers do
-	// not wait for the next to be due.
-	confirmEvery = 2
 	// windowStall is how long a neighbour may confirm nothing before the others are no longer held up by it. When
 	// all are silent it is more likely that the network or the machine is busy, and windowStallAll holds.
 	windowStall    = 150 * time.Millisecond
@@ -139,16 +136,4 @@ func (w *window) silentSince(pw *peerWindow) time.Time {
 		return w.marks[i].sent
 	}
 	return pw.heard
-}
-
-// confirmations counts the envelopes of an author that have not been confirmed. The zero value is none.
-type confirmations int
-
-// due counts one more, and reports whether it is the one to confirm.
-func (c *confirmations) due() bool {
-	if *c++; *c < confirmEvery {
-		return false
-	}
-	*c = 0
-	return true
 }

@@ -122,7 +122,7 @@ func TestWindowsLearnOfWhatNeighboursHave(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
 		rooms := f.joinAll("ops")
-		const n = 10 * confirmEvery
+		const n = 10 * ackEvery
 		for range n {
 			_, err := rooms[0].PublishText(t.Context(), "x")
 			require.NoError(t, err)
@@ -142,7 +142,7 @@ func TestWindowsLearnOfWhatNeighboursHave(t *testing.T) {
 		u := under()
 		require.Len(t, u, 2)
 		for p, n := range u {
-			require.Less(t, n, uint64(confirmEvery), "under way to %s", p)
+			require.Less(t, n, uint64(ackEvery), "under way to %s", p)
 		}
 		require.NoError(t, rooms[1].Leave(t.Context()))
 		time.Sleep(time.Second)

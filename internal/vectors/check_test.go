@@ -217,22 +217,17 @@ func TestRostersFollowFromTheDocumentAlone(t *testing.T) {
 	require.Equal(t, []byte(v.Digest.Hashed), hashed)
 	require.Equal(t, []byte(v.Digest.Digest), digest)
 
-	head := func(raw []byte, h Head) {
-		m, ok := parse(raw)
-		require.True(t, ok)
-		require.Equal(t, []byte(h.Feed), m.bytes(1))
-		require.Equal(t, h.Last, m.varint(2))
-		require.True(t, bytes.Equal(h.Hash, m.bytes(3)))
-	}
 	const limit = 57344
 	m, ok := unframe(v.Greeting.Frame, limit)
 	require.True(t, ok)
 	require.Equal(t, []byte(v.Room), m.bytes(1))
 	g, ok := parse(m.bytes(2))
 	require.True(t, ok)
-	require.Equal(t, []any{[]byte(v.Greeting.Entry), []byte(v.Greeting.Digest), v.Greeting.Reply},
-		[]any{g.bytes(1), g.bytes(2), g.varint(4) == 1})
-	head(g.bytes(3), v.Greeting.Head)
+	past, ok := parse(g.bytes(6))
+	require.True(t, ok)
+	require.Equal(t,
+		[]any{[]byte(v.Greeting.Entry), []byte(v.Greeting.Digest), v.Greeting.Reply, []byte(v.Greeting.Heads), v.Greeting.PastAgeMS, v.Greeting.PastCount},
+		[]any{g.bytes(1), g.bytes(2), g.varint(4) == 1, g.bytes(5), past.varint(1), uint32(past.varint(2))})
 	for num, raw := range map[protowire.Number]Hex{4: v.Query, 5: v.Absent} {
 		m, ok := unframe(raw, limit)
 		require.True(t, ok)
@@ -247,6 +242,72 @@ func TestRostersFollowFromTheDocumentAlone(t *testing.T) {
 	require.Len(t, p.all(1), len(v.Part.Entries))
 	for i, e := range p.all(1) {
 		require.Equal(t, []byte(v.Part.Entries[i]), e)
+	}
+}
+
+func positionsOf(t *testing.T, raw [][]byte) (list []Position) {
+	t.Helper()
+	for _, b := range raw {
+		p, ok := parse(b)
+		require.True(t, ok)
+		list = append(list, Position{Tag: p.bytes(1), Last: p.varint(2), First: p.varint(3)})
+	}
+	return list
+}
+
+func TestHeadsAndSyncFollowFromTheDocumentAlone(t *testing.T) {
+	var v Sync
+	Read(t, "sync", &v)
+	require.NotEmpty(t, v.Tags)
+	for _, c := range v.Tags {
+		require.Equal(t, []byte(c.Tag), feedTag(c.Device, c.Feed))
+	}
+	hashed, digest := headsDigest(v.Heads.Positions)
+	require.Equal(t, []byte(v.Heads.Hashed), hashed)
+	require.Equal(t, []byte(v.Heads.Digest), digest)
+
+	m, ok := unframe(v.Frame, 57344)
+	require.True(t, ok)
+	require.Equal(t, []byte(v.Room), m.bytes(1))
+	h, ok := parse(m.bytes(6))
+	require.True(t, ok)
+	require.Equal(t, v.Heads.Positions, positionsOf(t, h.all(1)))
+	require.True(t, plainHeads(h))
+	for _, c := range v.BadHeads {
+		m, ok := unframe(c.Bytes, 57344)
+		require.True(t, ok, c.Name)
+		h, ok := parse(m.bytes(6))
+		require.True(t, ok, c.Name)
+		require.False(t, plainHeads(h), c.Name)
+	}
+
+	q, ok := unframe(v.Request.Frame, 32768)
+	require.True(t, ok)
+	require.Equal(t, []byte(v.Room), q.bytes(1))
+	var wants []Position
+	for _, raw := range q.all(2) {
+		w, ok := parse(raw)
+		require.True(t, ok)
+		wants = append(wants, Position{Tag: w.bytes(1), First: w.varint(2), Last: w.varint(3)})
+	}
+	require.Equal(t, v.Request.Wants, wants)
+
+	a, ok := unframe(v.Reply.Frame, 610304)
+	require.True(t, ok)
+	hexes := func(all [][]byte) (out []Hex) {
+		for _, b := range all {
+			out = append(out, b)
+		}
+		return out
+	}
+	ages, ok := a.varints(3)
+	require.True(t, ok)
+	require.Equal(t, []any{v.Reply.Entries, v.Reply.Envelopes, v.Reply.AgesMS, v.Reply.Gone, v.Reply.More},
+		[]any{hexes(a.all(1)), hexes(a.all(2)), ages, positionsOf(t, a.all(4)), a.varint(5) == 1})
+	require.True(t, plainReply(a, appID("starling"), v.Room, wants))
+	for _, c := range v.BadReplies {
+		a, ok := unframe(c.Bytes, 610304)
+		require.False(t, ok && plainReply(a, appID("starling"), v.Room, wants), c.Name)
 	}
 }
 

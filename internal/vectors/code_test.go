@@ -182,6 +182,8 @@ func TestWireReadsTheOtherFrames(t *testing.T) {
 	Read(t, "directory", &dir)
 	var roster Roster
 	Read(t, "roster", &roster)
+	var pull Sync
+	Read(t, "sync", &pull)
 	for _, c := range []struct {
 		frame Hex
 		into  proto.Message
@@ -197,8 +199,11 @@ func TestWireReadsTheOtherFrames(t *testing.T) {
 		{dir.Watch.Frame, new(wire.WatchFrame), func(m proto.Message) Hex { return m.(*wire.WatchFrame).Statement }, dir.Watch.Statement},
 		{dir.Watch.Beat, new(wire.WatchFrame), func(m proto.Message) Hex { return m.(*wire.WatchFrame).Statement }, nil},
 		{dir.Notice.Frame, new(wire.Notice), func(m proto.Message) Hex { return m.(*wire.Notice).Statement }, dir.Notice.Statement},
-		{roster.Greeting.Frame, new(wire.RoomFrame), func(m proto.Message) Hex { return m.(*wire.RoomFrame).GetGreeting().Head.Hash }, roster.Greeting.Head.Hash},
+		{roster.Greeting.Frame, new(wire.RoomFrame), func(m proto.Message) Hex { return m.(*wire.RoomFrame).GetGreeting().Heads }, roster.Greeting.Heads},
 		{roster.Part.Frame, new(wire.RoomFrame), func(m proto.Message) Hex { return m.(*wire.RoomFrame).GetRoster().Entries[1] }, roster.Part.Entries[1]},
+		{pull.Frame, new(wire.RoomFrame), func(m proto.Message) Hex { return m.(*wire.RoomFrame).GetHeads().Feeds[0].Feed }, pull.Heads.Positions[0].Tag},
+		{pull.Request.Frame, new(wire.SyncRequest), func(m proto.Message) Hex { return m.(*wire.SyncRequest).Room }, pull.Room},
+		{pull.Reply.Frame, new(wire.SyncReply), func(m proto.Message) Hex { return m.(*wire.SyncReply).Envelopes[0] }, pull.Reply.Envelopes[0]},
 	} {
 		require.NoError(t, wire.NewReader(bytes.NewReader(c.frame), len(c.frame)).Next(c.into))
 		require.Empty(t, c.into.ProtoReflect().GetUnknown())

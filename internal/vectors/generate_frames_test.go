@@ -26,6 +26,14 @@ func text(s string) Item { return Item{uint32(wire.Kind_KIND_TEXT), Hex(s)} }
 
 func binaryItem(b ...byte) Item { return Item{uint32(wire.Kind_KIND_BINARY), b} }
 
+// base is alice's first envelope, for a change before it is signed.
+func base(all ...Item) *wire.Envelope {
+	return &wire.Envelope{
+		App: app[:], Room: ops[:], Device: public(alice.Device), Feed: feedA, First: 1, Count: uint32(len(all)),
+		SentMs: at.UnixMilli(), Content: items(all...),
+	}
+}
+
 func makeEnvelopes(t *testing.T) Envelopes {
 	out := Envelopes{
 		About: "Sealed envelopes. See Envelopes in PROTOCOL.md. Whoever gets one of refused rejects it; order and time play no part in that.",
@@ -44,12 +52,6 @@ func makeEnvelopes(t *testing.T) Envelopes {
 		require.NoError(t, err)
 		require.Equal(t, sealed, wire.Seal(wire.DomainEnvelope, alice.Device, marshal(t, e)))
 		return sealed
-	}
-	base := func(all ...Item) *wire.Envelope {
-		return &wire.Envelope{
-			App: app[:], Room: ops[:], Device: public(alice.Device), Feed: feedA, First: 1, Count: uint32(len(all)),
-			SentMs: at.UnixMilli(), Content: items(all...),
-		}
 	}
 	joined := wire.Seal(wire.DomainRoster, alice.Device, marshal(t, entry(t)))
 	begin := []Item{{uint32(wire.Kind_KIND_ROSTER), joined}, text("hello"), binaryItem(0, 0xff, 0)}

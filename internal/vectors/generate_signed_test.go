@@ -327,12 +327,10 @@ func makeRoster(t *testing.T) Roster {
 	digest := sha256.Sum256(out.Digest.Hashed)
 	out.Digest.Digest = digest[:]
 
-	hash := sha256.Sum256([]byte("the last envelope of feed B"))
-	head := Head{Feed: feedB, Last: 41, Hash: hash[:]}
-	out.Greeting = Greeting{Entry: bobsSealed, Digest: digest[:], Head: head, Reply: true}
-	wireHead := &wire.Head{Feed: head.Feed, Last: head.Last, Hash: head.Hash}
+	_, heads := makeHeads()
+	out.Greeting = Greeting{Entry: bobsSealed, Digest: digest[:], Reply: true, Heads: heads, PastAgeMS: 90_250, PastCount: 7}
 	out.Greeting.Frame = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{
-		Entry: bobsSealed, Digest: digest[:], Head: wireHead, Reply: true,
+		Entry: bobsSealed, Digest: digest[:], Reply: true, Heads: heads, Past: &wire.Past{AgeMs: 90_250, Count: 7},
 	}}})
 	out.Query = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Query_{Query: &wire.RoomFrame_Query{}}})
 	out.Absent = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Absent_{Absent: &wire.RoomFrame_Absent{}}})

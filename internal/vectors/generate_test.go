@@ -35,6 +35,7 @@ func TestVectorsAreWhatTheCodeMakes(t *testing.T) {
 		"direct":    makeDirect(t),
 		"token":     makeTokens(t),
 		"record":    makeRecords(t),
+		"sync":      makeSync(t),
 	} {
 		t.Run(name, func(t *testing.T) {
 			text, err := json.MarshalIndent(made, "", "\t")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -110,7 +111,7 @@ func TestAPeerFromTheDocumentTakesPartInARoom(t *testing.T) {
 		net.Connect(1, 0)
 		z.greet(n.ID())
 		s := z.enter("ops", n.ID())
-		s.greeting(make([]byte, 32), true) // it says, too, that the feed has not begun: all of it is news
+		s.greeting(make([]byte, 32), make([]byte, 32), 0)
 		s.publish(Item{3, s.entry}, Item{2, Hex("hello from zoe")})
 		require.Equal(t, "zoe", await[*mesh.MemberJoined](t, room).Member.User)
 
@@ -121,16 +122,14 @@ func TestAPeerFromTheDocumentTakesPartInARoom(t *testing.T) {
 		alices, why := plainEntry(g.bytes(1), z.app, s.tag[:], time.Now().UnixMilli())
 		require.Empty(t, why)
 		require.Equal(t, "at home", alices.text(6))
-		head, ok := parse(g.bytes(3))
-		require.True(t, ok)
-		require.Equal(t, alices.bytes(3), head.bytes(1))
-		require.EqualValues(t, 2, head.varint(2), "her entry, and a text")
-		tip := head.bytes(3)
+		hers := feedTag(peerKey(n.ID()), alices.bytes(3))
+		require.Equal(t, Position{Tag: hers, Last: 2, First: 3}, s.position(hers), "her entry and a text, before zoe's time")
 		require.EqualValues(t, 1, s.hear(3).varint(3), "all entries but the two members' own")
 
 		mine, _ := parse(s.entry[64:])
 		_, digest := rosterDigest([]message{alices, mine})
 		require.Equal(t, digest, g.bytes(2), "both know the same")
+		require.Equal(t, Position{Tag: s.own(), Last: 2}, s.position(s.own()), "zoe's entry and her text have arrived")
 
 		msg := await[*mesh.Message](t, room)
 		require.Equal(t, []any{"zoe", mesh.Text, "hello from zoe", uint64(2)}, []any{msg.From.User, msg.Kind, string(msg.Data), msg.Number})
@@ -143,11 +142,32 @@ func TestAPeerFromTheDocumentTakesPartInARoom(t *testing.T) {
 			require.Equal(t, []uint64{uint64(3 + 3*i), uint64(5 + 3*i)}, []uint64{b.Number, txt.Number})
 		}
 
-		_, err = room.PublishText(t.Context(), "welcome")
+		for s.position(s.own()).Last < s.next-1 { // the last one is acknowledged, too
+		}
+
+		a, err := s.fetch(n.ID(), Position{Tag: hers, First: 1, Last: 2}) // what was before, which the greeting did not ask for
+		require.NoError(t, err)
+		require.Len(t, a.all(1), 1)
+		require.Equal(t, g.bytes(1), a.bytes(1), "her entry")
+		old := a.all(2)
+		require.Len(t, old, 1, "her entry and the text, which came while it was under way")
+		tip := sum(old[0])
+		p, err := room.PublishAsync(t.Context(), []byte("welcome"), mesh.AsText())
 		require.NoError(t, err)
 		e := s.envelope()
 		require.Equal(t, []any{alices.bytes(3), uint64(3), tip}, []any{e.bytes(4), e.varint(5), e.bytes(7)})
 		require.Equal(t, []Item{{2, Hex("welcome")}}, itemsOf(t, e))
+		for s.position(hers).Last < 3 { // the author tells the neighbours that have not acknowledged it
+		}
+		select {
+		case <-p.Done():
+			t.Fatal("nobody has acknowledged it")
+		default:
+		}
+		s.heads(Position{Tag: hers, Last: 3})
+		done, err := p.Result()
+		require.NoError(t, err)
+		require.Equal(t, 1, done.Acked)
 
 		s.sign(2)
 		s.publish(Item{3, s.entry})
@@ -159,6 +179,92 @@ func TestAPeerFromTheDocumentTakesPartInARoom(t *testing.T) {
 		bye, why := plainEntry(items[len(items)-1].Payload, z.app, s.tag[:], time.Now().UnixMilli())
 		require.Empty(t, why)
 		require.EqualValues(t, 2, bye.varint(5))
+	})
+}
+
+func peerKey(id peer.ID) []byte { return []byte(id)[6:] }
+
+func TestAPeerFromTheDocumentGetsHistoryByAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, n, z := world(t)
+		require.NoError(t, n.SetUser("alice"))
+		room, err := n.Join(t.Context(), "ops")
+		require.NoError(t, err)
+		for range 3 { // items 2 to 4
+			time.Sleep(10 * time.Second)
+			_, err = room.PublishText(t.Context(), "news")
+			require.NoError(t, err)
+		}
+		time.Sleep(5 * time.Second)
+		net.Connect(1, 0)
+		z.greet(n.ID())
+		s := z.enter("ops", n.ID())
+		hers := Hex(nil)
+		for i, c := range []struct {
+			age   time.Duration
+			first uint64
+		}{{0, 5}, {14 * time.Second, 4}, {16 * time.Second, 3}, {time.Hour, 1}} {
+			s.greeting(make([]byte, 32), bytes.Repeat([]byte{byte(i)}, 32), c.age)
+			for g := message(nil); g == nil || g.varint(4) == 1; {
+				g = s.hear(2)
+				alices, why := plainEntry(g.bytes(1), z.app, s.tag[:], time.Now().UnixMilli())
+				require.Empty(t, why)
+				hers = feedTag(peerKey(n.ID()), alices.bytes(3))
+			}
+			require.Equal(t, Position{Tag: hers, Last: 4, First: c.first}, s.position(hers), c.age)
+		}
+		list := []Position{{Tag: hers, Last: 4}}
+		_, digest := headsDigest(list)
+		s.greeting(make([]byte, 32), digest, 0)
+		time.Sleep(time.Second)
+		for len(s.in) > 0 {
+			m := <-s.in
+			require.Empty(t, m[6], "equal digests need no heads")
+		}
+
+		a, err := s.fetch(n.ID(), Position{Tag: hers, First: 3}, Position{Tag: make([]byte, 16), First: 1}, Position{Tag: hers, First: 4, Last: 3})
+		require.NoError(t, err)
+		require.Len(t, a.all(2), 2)
+		ages, ok := a.varints(3)
+		require.True(t, ok)
+		require.InDeltaSlice(t, []float64{16_100, 6_100}, []float64{float64(ages[0]), float64(ages[1])}, 200)
+		require.Empty(t, a.all(4))
+	})
+}
+
+func TestAPeerFromTheDocumentIsAskedForWhatIsMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, n, z := world(t)
+		require.NoError(t, n.SetUser("alice"))
+		room, err := n.Join(t.Context(), "ops")
+		require.NoError(t, err)
+		net.Connect(1, 0)
+		z.greet(n.ID())
+		s := z.enter("ops", n.ID())
+		_, err = s.fetch(n.ID(), Position{Tag: s.own(), First: 1})
+		require.Error(t, err, "zoe is no member yet")
+		s.publish(Item{3, s.entry})
+		await[*mesh.MemberJoined](t, room)
+
+		asked := make(chan message, 8)
+		missed := s.write(Item{2, Hex("missed")})
+		s.serve(asked, missed)
+		s.publish(Item{2, Hex("heard")})
+		require.Equal(t, "missed", string(await[*mesh.Message](t, room).Data))
+		require.Equal(t, "heard", string(await[*mesh.Message](t, room).Data))
+		q := <-asked
+		require.Equal(t, s.tag[:], q.bytes(1))
+		require.Len(t, q.all(2), 1)
+		w, ok := parse(q.bytes(2))
+		require.True(t, ok)
+		require.Equal(t, []any{s.own(), uint64(2), uint64(2)}, []any{w.bytes(1), w.varint(2), w.varint(3)})
+
+		last := s.write(Item{2, Hex("the last one")}) // that it is missing shows in heads alone
+		s.serve(asked, last)
+		s.heads(Position{Tag: s.own(), Last: 4})
+		require.Equal(t, "the last one", string(await[*mesh.Message](t, room).Data))
+		for s.position(s.own()).Last < 4 {
+		}
 	})
 }
 

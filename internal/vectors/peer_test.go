@@ -299,6 +299,13 @@ func (s *seat) sign(state uint64) {
 // publish seals items and publishes them as the feed's next envelope.
 func (s *seat) publish(items ...Item) []byte {
 	s.z.t.Helper()
+	sealed := s.write(items...)
+	require.NoError(s.z.t, s.topic.Publish(context.Background(), sealed))
+	return sealed
+}
+
+// write seals items as the feed's next envelope.
+func (s *seat) write(items ...Item) []byte {
 	var content []byte
 	for _, it := range items {
 		content = put(content, 1, put(putInt(nil, 1, uint64(it.Kind)), 2, it.Payload))
@@ -314,22 +321,85 @@ func (s *seat) publish(items ...Item) []byte {
 	e = putInt(e, 8, uint64(time.Now().UnixMilli()))
 	e = put(e, 11, content)
 	sealed := seal(s.z.device, "starling/envelope/1\x00", e)
-	require.NoError(s.z.t, s.topic.Publish(context.Background(), sealed))
 	s.next, s.tip = s.next+uint64(len(items)), sum(sealed)
 	return sealed
 }
 
-// greeting tells the node of this member, its roster's digest and its feed, and asks for the same.
-func (s *seat) greeting(digest []byte, reply bool) {
-	head := put(nil, 1, s.feed)
-	if s.next > 1 {
-		head = put(putInt(head, 2, s.next-1), 3, s.tip)
-	}
-	g := put(put(put(nil, 1, s.entry), 2, digest), 3, head)
-	if reply {
-		g = putInt(g, 4, 1)
-	}
+// greeting tells the node of this member, its roster's digest and that of its heads, and asks for the same. It wants what was published up
+// to age ago.
+func (s *seat) greeting(digest, heads []byte, age time.Duration) {
+	g := putInt(put(put(nil, 1, s.entry), 2, digest), 4, 1)
+	g = put(put(g, 5, heads), 6, putInt(nil, 1, uint64(age.Milliseconds())))
 	s.z.write(s.out, put(put(nil, 1, s.tag[:]), 2, g))
+}
+
+// heads tells the node how far this member has got.
+func (s *seat) heads(list ...Position) {
+	var h []byte
+	for _, p := range list {
+		raw := putInt(put(nil, 1, p.Tag), 2, p.Last)
+		if p.First > 0 {
+			raw = putInt(raw, 3, p.First)
+		}
+		h = put(h, 1, raw)
+	}
+	s.z.write(s.out, put(put(nil, 1, s.tag[:]), 6, h))
+}
+
+// position is what the node says next of a feed.
+func (s *seat) position(tag []byte) Position {
+	s.z.t.Helper()
+	for {
+		for _, p := range positionsOf(s.z.t, s.hear(6).all(1)) {
+			if bytes.Equal(p.Tag, tag) {
+				return p
+			}
+		}
+	}
+}
+
+// own is the tag of the stranger's feed.
+func (s *seat) own() []byte { return feedTag(pub(s.z.device), s.feed) }
+
+// fetch asks the node for what is missing, and returns the one frame of its answer.
+func (s *seat) fetch(from peer.ID, wants ...Position) (message, error) {
+	s.z.t.Helper()
+	out, r := s.z.stream(from, "/starling/sync/1.0.0")
+	q := put(nil, 1, s.tag[:])
+	for _, w := range wants {
+		raw := putInt(put(nil, 1, w.Tag), 2, w.First)
+		if w.Last > 0 {
+			raw = putInt(raw, 3, w.Last)
+		}
+		q = put(q, 2, raw)
+	}
+	s.z.write(out, q)
+	require.NoError(s.z.t, out.CloseWrite())
+	a, err := next(r)
+	if err != nil {
+		return nil, err
+	}
+	require.True(s.z.t, plainReply(a, s.z.app, s.tag[:], wants))
+	_, err = next(r)
+	require.ErrorIs(s.z.t, err, io.EOF)
+	return a, nil
+}
+
+// serve answers the node's questions with envelopes of the own feed, whatever it asks for, and gives the questions to asked.
+func (s *seat) serve(asked chan<- message, envelopes ...[]byte) {
+	s.z.host.SetStreamHandler("/starling/sync/1.0.0", func(in network.Stream) {
+		defer in.Close()
+		q, err := next(bufio.NewReader(in))
+		if err != nil {
+			return
+		}
+		asked <- q
+		answer := put(nil, 1, s.entry)
+		for _, sealed := range envelopes {
+			answer = putInt(put(answer, 2, sealed), 3, 0)
+		}
+		_, _ = in.Write(framed(answer))
+	})
 }
 
 // roster sends entries, and no more to come.

@@ -286,6 +286,81 @@ func signedByHello(nonce, statement []byte, initiator, responder []byte) []byte 
 	return slices.Concat([]byte("starling/hello/1\x00"), nonce, sum(statement), initiator, responder)
 }
 
+// feedTag names a feed in positions.
+func feedTag(device, feed []byte) []byte { return sum(device, feed)[:16] }
+
+// headsDigest is the digest of how far a member has got with every feed.
+func headsDigest(list []Position) (hashed, digest []byte) {
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(a, b Position) int { return bytes.Compare(a.Tag, b.Tag) })
+	for _, p := range list {
+		if p.Last > 0 {
+			hashed = slices.Concat(hashed, p.Tag, binary.BigEndian.AppendUint64(nil, p.Last))
+		}
+	}
+	return hashed, sum(hashed)
+}
+
+// plainHeads judges Heads.
+func plainHeads(h message) bool {
+	all := h.all(1)
+	for _, raw := range all {
+		p, ok := parse(raw)
+		if !ok || len(p.bytes(1)) != 16 || p.varint(2) == 1<<64-1 || p.varint(3) > p.varint(2)+1 {
+			return false
+		}
+	}
+	return len(all) <= 1024
+}
+
+// varints are the numbers of a repeated field, packed or not.
+func (m message) varints(num protowire.Number) (list []uint64, ok bool) {
+	for _, v := range m[num] {
+		if v.typ == protowire.VarintType {
+			list = append(list, v.n)
+		}
+		for b := v.b; v.typ == protowire.BytesType && len(b) > 0; {
+			n, size := protowire.ConsumeVarint(b)
+			if size < 0 {
+				return nil, false
+			}
+			list, b = append(list, n), b[size:]
+		}
+	}
+	return list, true
+}
+
+// plainReply judges a frame of an answer to wants, which is the answer's first.
+func plainReply(a message, app, room []byte, wants []Position) bool {
+	ages, ok := a.varints(3)
+	if !ok || len(ages) != len(a.all(2)) || len(a.all(1)) > 512 || len(a.all(4)) > 520 {
+		return false
+	}
+	reached := make(map[string]uint64)
+	for _, sealed := range a.all(2) {
+		m, why := plainEnvelope(sealed, app, room)
+		if why != "" {
+			return false
+		}
+		tag, first := string(feedTag(m.bytes(3), m.bytes(4))), m.varint(5)
+		last := first + m.varint(6) - 1
+		wanted := slices.ContainsFunc(wants, func(w Position) bool {
+			return string(w.Tag) == tag && last >= w.First && (w.Last == 0 || first <= w.Last)
+		})
+		if !wanted || first <= reached[tag] {
+			return false
+		}
+		reached[tag] = last
+	}
+	for _, raw := range a.all(4) {
+		p, ok := parse(raw)
+		if !ok || len(p.bytes(1)) != 16 {
+			return false
+		}
+	}
+	return true
+}
+
 // rosterDigest is the digest of what is known of a room: of who has joined, by user, user key and peer ID.
 func rosterDigest(entries []message) (hashed, digest []byte) {
 	type row struct{ order, line []byte }

@@ -278,20 +278,15 @@ type Entry struct {
 	Addrs     []string `json:"addrs"`
 }
 
-// Head is how far a feed has got.
-type Head struct {
-	Feed Hex    `json:"feed"`
-	Last uint64 `json:"last,string"`
-	Hash Hex    `json:"hash"`
-}
-
 // Greeting is a frame of the room protocol.
 type Greeting struct {
-	Frame  Hex  `json:"frame"`
-	Entry  Hex  `json:"entry"`
-	Digest Hex  `json:"digest"`
-	Head   Head `json:"head"`
-	Reply  bool `json:"reply"`
+	Frame     Hex    `json:"frame"`
+	Entry     Hex    `json:"entry"`
+	Digest    Hex    `json:"digest"`
+	Reply     bool   `json:"reply"`
+	Heads     Hex    `json:"heads"` // a digest
+	PastAgeMS uint64 `json:"past_age_ms,string"`
+	PastCount uint32 `json:"past_count"`
 }
 
 // RosterFrame is a frame of the room protocol.
@@ -299,6 +294,53 @@ type RosterFrame struct {
 	Frame   Hex   `json:"frame"`
 	Entries []Hex `json:"entries"`
 	Last    bool  `json:"last"`
+}
+
+// Sync is what members tell each other of how far they have got, and how they fetch what they miss.
+type Sync struct {
+	About string    `json:"about"`
+	Room  Hex       `json:"room"`
+	Tags  []FeedTag `json:"feed_tags"`
+	Heads struct {
+		Positions []Position `json:"positions"` // all that a member has a place in, in any order
+		Hashed    Hex        `json:"hashed"`
+		Digest    Hex        `json:"digest"`
+	} `json:"heads_digest"`
+	Frame      Hex        `json:"heads"`     // a frame of the room protocol that tells these positions
+	BadHeads   []BadFrame `json:"bad_heads"` // frames of the room protocol that break its rules
+	Request    SyncFrame  `json:"request"`
+	Reply      SyncAnswer `json:"reply"`
+	BadReplies []BadFrame `json:"bad_replies"` // to that request
+}
+
+// FeedTag is how a feed is named in positions.
+type FeedTag struct {
+	Device Hex `json:"device"`
+	Feed   Hex `json:"feed"`
+	Tag    Hex `json:"tag"`
+}
+
+// Position is a place in a feed.
+type Position struct {
+	Tag   Hex    `json:"tag"`
+	Last  uint64 `json:"last,string"`
+	First uint64 `json:"first,string"`
+}
+
+// SyncFrame is the question for what is missing.
+type SyncFrame struct {
+	Frame Hex        `json:"frame"`
+	Wants []Position `json:"wants"`
+}
+
+// SyncAnswer is a frame of the answer to it.
+type SyncAnswer struct {
+	Frame     Hex        `json:"frame"`
+	Entries   []Hex      `json:"entries"`
+	Envelopes []Hex      `json:"envelopes"`
+	AgesMS    []uint64   `json:"ages_ms"`
+	Gone      []Position `json:"gone"`
+	More      bool       `json:"more"`
 }
 
 // Envelopes are what is published in a room.

@@ -248,13 +248,15 @@ func FuzzItems(f *testing.F) {
 
 // FuzzFrame reads a stream of frames as each kind of frame in turn.
 func FuzzFrame(f *testing.F) {
-	frame, _ := AppendFrame(nil, &RoomFrame{Room: make([]byte, 32), Body: &RoomFrame_Greeting_{Greeting: &RoomFrame_Greeting{Head: &Head{Last: 4}}}})
+	frame, _ := AppendFrame(nil, &RoomFrame{Room: make([]byte, 32), Body: &RoomFrame_Greeting_{Greeting: &RoomFrame_Greeting{Past: &Past{AgeMs: 4}}}})
+	f.Add(frame)
+	frame, _ = AppendFrame(nil, &SyncReply{Gone: []*Position{{Feed: make([]byte, 16), Last: 4}}, AgesMs: []uint64{1, 2}})
 	f.Add(frame)
 	frame, _ = AppendFrame(frame, &Hello{Nonce: make([]byte, 16)})
 	f.Add(frame)
 	f.Fuzz(func(t *testing.T, in []byte) {
 		for _, m := range []proto.Message{new(Hello), new(HelloReply), new(HelloProof), new(WhoisRequest), new(WhoisReply),
-			new(Notice), new(RosterEntry), new(Statement), new(RoomFrame), new(DirectFrame)} {
+			new(Notice), new(RosterEntry), new(Statement), new(RoomFrame), new(DirectFrame), new(SyncRequest), new(SyncReply)} {
 			r := NewReader(bytes.NewReader(in), 4<<10)
 			for {
 				err := r.Next(m)
