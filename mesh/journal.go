@@ -36,7 +36,7 @@ const (
 	maxFeeds = 2 * maxMembers
 	// maxStays is how many feeds of one user are remembered. They stay known after their broadcasts are gone: a feed that had
 	// been forgotten would be delivered once more.
-	maxStays = 256
+	maxStays = 1024
 	// maxWants is how many feeds are asked for at once.
 	maxWants = 512
 )

@@ -291,29 +291,44 @@ func TestLeavingAndJoiningAgainWorksAtOnce(t *testing.T) {
 }
 
 // Nobody reads between the stays, so that greetings overtake the broadcasts before them.
-func TestNothingIsLostAcrossManyStays(t *testing.T) {
-	inBubble(t, 2, func(t *testing.T, f *flock) {
+// A member joins and leaves, and after each join all publish at once: what is published after Join returned, or on being told
+// of the member, is for everybody.
+func TestNothingIsLostAcrossAThousandJoins(t *testing.T) {
+	joins := 1000
+	if raceEnabled {
+		joins = 200
+	}
+	inBubble(t, 3, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
-		a := f.join(0, "ops")
-		const stays = 50
-		for i := range stays {
-			b := f.join(1, "ops")
-			require.NoError(t, b.WaitPeers(t.Context(), 1))
-			_, err := b.PublishText(t.Context(), fmt.Sprint(i))
+		stayers := []*Room{f.join(0, "ops"), f.join(1, "ops")}
+		say := func(r *Room, text string) {
+			_, err := r.PublishAsync(t.Context(), []byte(text), AsText())
 			require.NoError(t, err)
-			require.NoError(t, b.Leave(t.Context()))
 		}
-		next := 0
-		for next < stays {
-			ev, err := a.Recv(t.Context())
-			require.NoError(t, err)
-			switch ev := ev.(type) {
-			case *Message:
-				require.Equal(t, fmt.Sprint(next), string(ev.Data))
-				next++
-			case *GapLost:
-				t.Fatal(line(ev))
+		said := make([][]string, 2) // to each who stays, by the others
+		for i := range joins {
+			c := f.join(2, "ops")
+			require.NoError(t, c.WaitPeers(t.Context(), 2))
+			say(c, fmt.Sprint("here ", i))
+			for j, r := range stayers {
+				say(r, fmt.Sprintf("welcome %d", i))
+				said[j] = append(said[j], fmt.Sprint("u2:here ", i))
+				said[1-j] = append(said[1-j], fmt.Sprintf("u%d:welcome %d", j, i))
 			}
+			got := messages(t, c, 2)
+			require.ElementsMatch(t, []string{fmt.Sprint("u0:welcome ", i), fmt.Sprint("u1:welcome ", i)}, got)
+			require.NoError(t, c.Leave(t.Context()))
+		}
+		for j, r := range stayers {
+			bySender := func(lines []string) map[string][]string {
+				out := make(map[string][]string)
+				for _, l := range lines {
+					user, _, _ := strings.Cut(l, ":")
+					out[user] = append(out[user], l)
+				}
+				return out
+			}
+			require.Equal(t, bySender(said[j]), bySender(messages(t, r, len(said[j]))))
 		}
 	})
 }

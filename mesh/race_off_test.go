@@ -1,0 +1,6 @@
+//go:build !race
+
+package mesh
+
+// raceEnabled makes the large simulations smaller: the race detector makes each several times as expensive.
+const raceEnabled = false
