@@ -54,6 +54,7 @@ func (r *Room) peerLoop() {
 		switch ev.Type {
 		case pubsub.PeerJoin:
 			r.neighbours[ev.Peer] = new(neighbour)
+			r.roster.subscribed(time.Now(), ev.Peer)
 			r.dueLocked()
 			delete(r.newcomers, ev.Peer)
 			r.mesh.host.ConnManager().Protect(ev.Peer, r.protection())
@@ -64,6 +65,8 @@ func (r *Room) peerLoop() {
 			}
 		case pubsub.PeerLeave:
 			delete(r.neighbours, ev.Peer)
+			r.roster.unsubscribed(time.Now(), ev.Peer)
+			r.armTimer()
 			r.journal.left(time.Now(), ev.Peer)
 			r.window.forget(ev.Peer)
 			r.signalMoved()
@@ -201,7 +204,11 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 	if r.leaving || s == nil {
 		return nil
 	}
-	r.noteLocked(r.roster.alive(now, p))
+	if r.mesh.host.Network().Connectedness(p) == network.NotConnected {
+		r.noteLocked(r.roster.spoke(now, p)) // read after its connection had ended
+	} else {
+		r.noteLocked(r.roster.alive(now, p))
+	}
 	if s.Peer == p && s.entry.feed == entry.feed {
 		r.claimLocked(now, s)
 	}
@@ -299,9 +306,8 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 func (r *Room) connected(p peer.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s := r.roster.devices[p]; s != nil && s.present {
-		s.lostAt = time.Time{}
-	}
+	r.roster.reconnected(time.Now(), p)
+	r.armTimer()
 }
 
 func (r *Room) disconnected(p peer.ID) {

@@ -69,6 +69,7 @@ type Room struct {
 	nextSweep  time.Time // when to forget past feeds
 	echoed     uint64    // last sequence of the own feed that GossipSub's loop has taken
 	leaving    bool
+	large      bool          // members cause no events
 	why        error         // the stay ended; nil: it has not
 	changed    chan struct{} // closed and renewed when members or neighbours change
 }
