@@ -90,6 +90,19 @@ func (r *Room) Members() []Member {
 	return out
 }
 
+// Missing are those who were dropped in the last 10 min and may come back: they were not heard of, and said no goodbye. They are in
+// no order, and the result is the caller's own.
+func (r *Room) Missing() (out []Member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.roster.seats {
+		if !s.present && s.reason == Dropped && s.Peer != r.mesh.host.ID() {
+			out = append(out, s.public())
+		}
+	}
+	return out
+}
+
 // public is a copy of the member that the app may keep.
 func (s *seat) public() Member {
 	m := s.Member
