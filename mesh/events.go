@@ -157,7 +157,7 @@ type LeaveReason string
 
 const (
 	Quit    LeaveReason = "quit"    // it said goodbye
-	Dropped LeaveReason = "dropped" // its connection was lost and the grace is over
+	Dropped LeaveReason = "dropped" // it fell silent and the grace is over, or its token has ended
 	Evicted LeaveReason = "evicted" // its signed broadcasts contradict each other: it told different members different things
 )
 

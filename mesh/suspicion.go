@@ -225,7 +225,7 @@ func (r *roster) contradicted(now time.Time, s *seat, e *rosterEntry) {
 func (r *roster) reaffirmed(now time.Time, s *seat) {
 	s.suspected, s.accuser, s.accuseAt, s.heard = time.Time{}, "", time.Time{}, now
 	if !s.lost.IsZero() {
-		s.lost, s.accuseAt = now, now.Add(r.patience())
+		s.accuseAt = now.Add(r.patience())
 	}
 }
 
