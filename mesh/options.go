@@ -85,8 +85,9 @@ func WithSendTimeout(d time.Duration) Option { return func(c *config) { c.sendTi
 // WithGrace sets how long a member that fell silent stays in the room before it counts as dropped. It begins when the connection to
 // the member ends or, at members that had none, when another member accuses it, 1 to 2 s later (up to 6 s in large
 // rooms). The accused has that time to answer. It is one value per app: a member that does not hear of its accusation within the shortest
-// grace is dropped there although it is alive, and joins again when it answers. The default is 10 s; at 0, whoever loses
-// its connection to a member drops it at once. New rejects a negative one.
+// grace is dropped there although it is alive, and joins again when it answers. The default is 10 s. With
+// less than a few seconds living members can be dropped for a moment by an accusation; at 0, at once by whoever loses its
+// connection to them. New rejects a negative one.
 func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } }
 
 // WithLargeRoom sets from how many members on, this node included, a room has no more [MemberJoined] and [MemberLeft] events, of
