@@ -47,8 +47,11 @@
 //
 // The broadcasts of a member during one stay are a feed, numbered without holes, and arrive in its order, once each. A
 // receiver that sees a hole waits 2.5 s for it to close, and then reports it as [GapLost] and goes on: nothing is
-// skipped in silence. A member who leaves is told of after its last message. One whose connection is lost stays a
-// member for the grace ([WithGrace]) and is then dropped; one that is back in time causes no event.
+// skipped in silence. A member who leaves is told of after its last message. One that falls silent is
+// suspected by who was connected to it, stays a member for the grace ([WithGrace]), in which it can answer, and is then
+// dropped by all; one that is back in time causes no event, and neither does the loss of a connection between two
+// members that others still reach. A member that nobody was connected to is missed after three minutes, or three seconds
+// for each member. In large rooms ([WithLargeRoom]) one event tells the size instead of who comes and goes.
 //
 // The same user (name and key) is in a room once: the device that joins later takes the seat, and the other's stay ends
 // with [ErrReplaced].

@@ -11,7 +11,7 @@ import (
 )
 
 // Event is one thing that happened, in a room or outside rooms: a pointer to one of [Message],
-// [DirectMessage], [MemberJoined], [MemberLeft], [GapLost], [TokenExpiring] and [Lagged]. The events of one room form one
+// [DirectMessage], [MemberJoined], [MemberLeft], [RoomSize], [GapLost], [TokenExpiring] and [Lagged]. The events of one room form one
 // ordered stream, numbered in [Header].Seq; a hole there is what [Lagged] counts.
 //
 // As JSON every event is one object that starts with the header's fields. 64-bit numbers are strings,
@@ -34,6 +34,7 @@ const (
 	TypeDirectMessage = "direct_message"
 	TypeMemberJoined  = "member_joined"
 	TypeMemberLeft    = "member_left"
+	TypeRoomSize      = "room_size"
 	TypeGapLost       = "gap_lost"
 	TypeTokenExpiring = "token_expiring"
 )
@@ -156,7 +157,7 @@ type LeaveReason string
 
 const (
 	Quit    LeaveReason = "quit"    // it said goodbye
-	Dropped LeaveReason = "dropped" // its connection was lost and the grace is over
+	Dropped LeaveReason = "dropped" // it fell silent and the grace is over, or its token has ended
 	Evicted LeaveReason = "evicted" // its signed broadcasts contradict each other: it told different members different things
 )
 
@@ -165,6 +166,15 @@ type MemberLeft struct {
 	Header
 	Member Member      `json:"member"`
 	Reason LeaveReason `json:"reason"`
+}
+
+// RoomSize says that a room has become large, or small again ([WithLargeRoom]): whether members still cause events. Who wants to know
+// them asks [Room.Members], which goes on being right: at a small room again too, since some have come and gone without
+// an event.
+type RoomSize struct {
+	Header
+	Members int  `json:"members"` // now, this node included
+	Large   bool `json:"large"`   // no MemberJoined and MemberLeft from now on
 }
 
 // TokenExpiring says that this node's room token expires soon: 30 s from now, or less if it came late. Unless

@@ -52,6 +52,10 @@ func TestEventsHaveAStableJSONForm(t *testing.T) {
 			`{"type":"member_left",` + seq + `,"room":"ops","member":` + in + `,"reason":"dropped"}`,
 		},
 		{
+			&RoomSize{Header: head(TypeRoomSize, "ops"), Members: 500, Large: true},
+			`{"type":"room_size",` + seq + `,"room":"ops","members":500,"large":true}`,
+		},
+		{
 			&GapLost{Header: head(TypeGapLost, "ops"), From: alice, Feed: FeedID{1}, First: 7, Last: 9},
 			`{"type":"gap_lost",` + seq + `,"room":"ops","from":` + who + `,"feed":"01000000000000000000000000000000","first":"7","last":"9"}`,
 		},

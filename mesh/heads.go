@@ -117,6 +117,7 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 	if n == nil {
 		return nil
 	}
+	r.roster.subscribed(now, p) // it is there
 	unknown := false
 	for _, pos := range h.Feeds {
 		tag := feedTag(pos.Feed)

@@ -118,6 +118,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		return nil, err
 	}
 	r.roster = newRoster(r.door, r.journal, m.host.ID(), m.cfg.grace)
+	r.roster.linked = func(p peer.ID) bool { return r.neighbours[p] != nil }
 	grant, err := r.door.admit(cfg.token, st, now)
 	if err != nil {
 		return nil, fmt.Errorf("mesh: join %s: %w", name, err)

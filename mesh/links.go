@@ -128,6 +128,7 @@ func (m *Mesh) tell(p peer.ID, frame *wire.RoomFrame) {
 	}
 	select {
 	case l.frames <- raw:
+		m.stats.roomFrames.Add(1)
 	default:
 		m.stats.roomFramesDropped.Add(1)
 	}

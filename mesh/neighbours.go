@@ -57,6 +57,7 @@ func (r *Room) peerLoop() {
 		switch ev.Type {
 		case pubsub.PeerJoin:
 			r.mesh.topics.found(ev.Peer, topicName(r.tag))
+			r.roster.subscribed(time.Now(), ev.Peer)
 			delete(r.unsubscribed, ev.Peer)
 			delete(r.newcomers, ev.Peer)
 			r.adoptLocked(ev.Peer)
@@ -69,7 +70,7 @@ func (r *Room) peerLoop() {
 				n.doubted = true
 				r.queryLocked(ev.Peer)
 			} else {
-				r.dismissLocked(ev.Peer)
+				r.goneLocked(ev.Peer)
 			}
 		}
 		r.broadcastLocked()
@@ -97,6 +98,13 @@ func (r *Room) dismissLocked(p peer.ID) {
 	r.window.forget(p)
 	r.signalMoved()
 	r.mesh.host.ConnManager().Unprotect(p, r.protection())
+}
+
+// goneLocked notes that a neighbour has left the room without a goodbye that has come.
+func (r *Room) goneLocked(p peer.ID) {
+	r.dismissLocked(p)
+	r.roster.unsubscribed(time.Now(), p)
+	r.armTimer()
 }
 
 // subscribeWait is how long after a member greeted GossipSub is given to tell of its subscription, before it is taken to have
@@ -204,7 +212,7 @@ func (r *Room) answered(p peer.ID) {
 	defer r.mu.Unlock()
 	delete(r.waiting, p)
 	if n := r.neighbours[p]; n != nil && n.doubted {
-		r.dismissLocked(p)
+		r.goneLocked(p)
 	}
 	r.broadcastLocked()
 }
@@ -256,10 +264,11 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 	if r.leaving || s == nil {
 		return nil
 	}
-	r.noteLocked(r.roster.alive(now, p))
-	if entry.joined && r.mesh.host.Network().Connectedness(p) == network.Connected {
-		n := r.neighbours[p]
-		if n == nil || n.doubted {
+	if r.mesh.host.Network().Connectedness(p) == network.NotConnected {
+		r.noteLocked(r.roster.spoke(now, p)) // read after its connection had ended
+	} else {
+		r.noteLocked(r.roster.alive(now, p))
+		if n := r.neighbours[p]; entry.joined && (n == nil || n.doubted) {
 			r.unsubscribed[p] = now // until GossipSub says otherwise
 			r.adoptLocked(p)
 		}
@@ -353,10 +362,11 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 func (r *Room) connected(p peer.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.roster.reconnected(time.Now(), p)
 	if s := r.roster.devices[p]; s != nil && s.present {
-		s.lostAt = time.Time{}
 		r.greetLocked(p, true) // GossipSub tells of its subscription later
 	}
+	r.armTimer()
 }
 
 func (r *Room) disconnected(p peer.ID) {

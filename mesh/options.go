@@ -20,6 +20,7 @@ type config struct {
 	inbox       func(*DirectMessage, int) bool
 	sendTimeout time.Duration
 	grace       time.Duration
+	large       int
 	queue       events.Limits
 	maxMessage  int
 	heartbeat   time.Duration
@@ -33,6 +34,7 @@ func defaultConfig() config {
 		inbox:       func(*DirectMessage, int) bool { return false },
 		sendTimeout: 12 * time.Second,
 		grace:       10 * time.Second,
+		large:       500,
 		queue:       events.Limits{Events: 8192, Bytes: 16 << 20},
 		maxMessage:  MaxMessage,
 		heartbeat:   time.Second,
@@ -51,6 +53,7 @@ func (c *config) validate() error {
 	check(c.inbox != nil, "no inbox function")
 	check(c.sendTimeout > 0, "send timeout %v is not positive", c.sendTimeout)
 	check(c.grace >= 0, "grace %v is negative", c.grace)
+	check(c.large >= 2, "a large room of %d members is none", c.large)
 	check(c.queue.Events > 0 && c.queue.Bytes >= c.maxMessage,
 		"a queue of %d events and %d bytes does not hold one message of %d bytes", c.queue.Events, c.queue.Bytes, c.maxMessage)
 	check(c.maxMessage > 0 && c.maxMessage <= MaxMessage, "a message limit of %d bytes is not in 1 to %d", c.maxMessage, MaxMessage)
@@ -79,9 +82,18 @@ func WithInbox(take func(msg *DirectMessage, size int) bool) Option {
 // The default is 12 s, the acknowledgement timeout that users of such services know. New rejects 0 and less.
 func WithSendTimeout(d time.Duration) Option { return func(c *config) { c.sendTimeout = d } }
 
-// WithGrace sets how long a member that fell silent stays in the room before it counts as dropped.
-// The default is 10 s; 0 drops it at once. New rejects a negative one.
+// WithGrace sets how long a member that fell silent stays in the room before it counts as dropped. It begins when the connection to
+// the member ends or, at members that had none, when another member accuses it, 1 to 2 s later (up to 6 s in large
+// rooms). The accused has that time to answer. It is one value per app: a member that does not hear of its accusation within the shortest
+// grace is dropped there although it is alive, and joins again when it answers. The default is 10 s. With
+// less than a few seconds living members can be dropped for a moment by an accusation; at 0, at once by whoever loses its
+// connection to them. New rejects a negative one.
 func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } }
+
+// WithLargeRoom sets from how many members on, this node included, a room has no more [MemberJoined] and [MemberLeft] events, of
+// which one [RoomSize] tells. They come again when fewer than nine tenths as many are left. The default is 500, as users of such
+// services know. New rejects less than 2.
+func WithLargeRoom(members int) Option { return func(c *config) { c.large = members } }
 
 // WithQueue sets how many events, and how many bytes of payload, wait for the reader of a room. Beyond,
 // the oldest broadcasts give way (see [Lagged]) and direct messages are refused to their senders. The

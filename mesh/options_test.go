@@ -16,6 +16,7 @@ var wrong = map[string]func(*config){
 	"inbox":       func(c *config) { c.inbox = nil },
 	"sendTimeout": func(c *config) { c.sendTimeout = 0 },
 	"grace":       func(c *config) { c.grace = -1 },
+	"large":       func(c *config) { c.large = 1 },
 	"queue":       func(c *config) { c.queue = events.Limits{Events: 1, Bytes: 100} },
 	"maxMessage":  func(c *config) { c.maxMessage = MaxMessage + 1 },
 	"retention":   func(c *config) { c.retention.Bytes = 1000 },
@@ -58,11 +59,11 @@ func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 func TestAllWrongOptionsAreReportedTogether(t *testing.T) {
 	all := newHellos()
 	h := tcpHost(t)
-	_, err := New(h, all.identityOf(t, h), WithSendTimeout(-time.Second), WithMaxMessage(0), WithHeartbeat(time.Millisecond), WithLogger(nil), WithInbox(nil), WithGrace(-1), WithQueue(QueueLimits{}), WithRetention(Retention{Age: -1}))
+	_, err := New(h, all.identityOf(t, h), WithSendTimeout(-time.Second), WithMaxMessage(0), WithHeartbeat(time.Millisecond), WithLogger(nil), WithInbox(nil), WithGrace(-1), WithLargeRoom(1), WithQueue(QueueLimits{}), WithRetention(Retention{Age: -1}))
 	if err == nil {
 		t.Fatal("New took them")
 	}
-	for _, want := range []string{"mesh: options", "send timeout -1s", "message limit of 0", "heartbeat 1ms", "no logger", "no inbox", "grace -1ns", "queue of 0 events", "retention of 131072 messages, 33554432 bytes and -1ns"} {
+	for _, want := range []string{"mesh: options", "send timeout -1s", "message limit of 0", "heartbeat 1ms", "no logger", "no inbox", "grace -1ns", "large room of 1", "queue of 0 events", "retention of 131072 messages, 33554432 bytes and -1ns"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
@@ -73,14 +74,14 @@ func TestOptionsRecordWhatTheySay(t *testing.T) {
 	c := defaultConfig()
 	log := slog.Default()
 	for _, o := range []Option{WithSendTimeout(time.Second), WithMaxMessage(10), WithHeartbeat(time.Minute), WithLogger(log),
-		WithInbox(func(*DirectMessage, int) bool { return true }), WithGrace(0), WithQueue(QueueLimits{Events: 1, Bytes: 10}), WithRetention(Retention{Age: time.Hour})} {
+		WithInbox(func(*DirectMessage, int) bool { return true }), WithGrace(0), WithLargeRoom(7), WithQueue(QueueLimits{Events: 1, Bytes: 10}), WithRetention(Retention{Age: time.Hour})} {
 		o(&c)
 	}
 	if err := c.validate(); err != nil {
 		t.Error(err)
 	}
 	if c.sendTimeout != time.Second || c.maxMessage != 10 || c.heartbeat != time.Minute || c.log != log || !c.inbox(nil, 0) ||
-		c.grace != 0 || c.retention != (Retention{DefaultRetention.Messages, DefaultRetention.Bytes, time.Hour}) || c.queue != (events.Limits{Events: 1, Bytes: 10}) {
+		c.grace != 0 || c.large != 7 || c.retention != (Retention{DefaultRetention.Messages, DefaultRetention.Bytes, time.Hour}) || c.queue != (events.Limits{Events: 1, Bytes: 10}) {
 		t.Errorf("recorded: %+v", c)
 	}
 }

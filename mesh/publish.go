@@ -168,6 +168,25 @@ func (o *outbox) tryAdd(kind wire.Kind, payload []byte, size int, number func() 
 	return p, nil, nil
 }
 
+// push appends an item of this node's own about members, and never waits: there are few of them.
+func (o *outbox) push(kind wire.Kind, payload []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed != nil {
+		return
+	}
+	if n := len(o.queue); n == 0 || len(o.queue[n-1].content)+wire.ItemSize(kind, len(payload)) > wire.MaxContent {
+		o.queue = append(o.queue, newBatch())
+	}
+	b := o.queue[len(o.queue)-1]
+	b.content = wire.AppendItem(b.content, kind, payload)
+	b.count++
+	select {
+	case o.ready <- struct{}{}:
+	default:
+	}
+}
+
 // take removes the oldest batch, or gives nil.
 func (o *outbox) take() *batch {
 	o.mu.Lock()

@@ -160,11 +160,11 @@ func (r *Room) comeLocked(now time.Time, s *seat) {
 func (r *Room) noteLocked(s *seat, c change) {
 	switch c {
 	case joined:
-		r.queue.PushNotice(&MemberJoined{Header{Type: TypeMemberJoined}, s.public()})
+		r.tellLocked(&MemberJoined{Header{Type: TypeMemberJoined}, s.public()})
 		r.expectLocked(s.Peer)
 	case left:
 		delete(r.newcomers, s.Peer)
-		r.queue.PushNotice(&MemberLeft{Header{Type: TypeMemberLeft}, s.public(), s.reason})
+		r.tellLocked(&MemberLeft{Header{Type: TypeMemberLeft}, s.public(), s.reason})
 	case renewed:
 		r.expectLocked(s.Peer)
 	default:
@@ -222,7 +222,9 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 		r.mesh.stats.envelopesSetBack.Add(1)
 	}
 	if how == gossiped {
-		r.noteLocked(r.roster.alive(now, e.peer))
+		r.noteLocked(r.roster.spoke(now, e.peer))
+	} else if s := r.roster.devices[e.peer]; s != nil && s.feed == f {
+		s.hear(e.came)
 	}
 	r.acknowledgeLocked(now, f, e.Count == 1)
 	if v == taken && len(ready) == 0 && e.Count == 1 {
@@ -313,6 +315,10 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 			case wire.Kind_KIND_ROSTER:
 				if entry, err := r.openOwnEntry(now, e, payload); err == nil {
 					r.applyLocked(now, entry)
+				}
+			case wire.Kind_KIND_SUSPICION:
+				if number >= f.floor {
+					r.accusedLocked(now, e, payload)
 				}
 			}
 		}
@@ -408,6 +414,7 @@ func (r *Room) expire() time.Duration {
 		r.arrivedLocked(now, a)
 	}
 	r.repairLocked(now)
+	watched := r.watchLocked(now)
 	for _, s := range r.roster.expire(now) {
 		r.noteLocked(s, left)
 	}
@@ -424,7 +431,7 @@ func (r *Room) expire() time.Duration {
 		r.nextSweep = now.Add(renewCheck)
 		r.journal.sweep(now)
 	}
-	due := earlier(earlier(r.roster.due(), r.parked.due()), r.nextDigest)
+	due := earlier(earlier(earlier(r.roster.due(), watched), r.parked.due()), r.nextDigest)
 	due = earlier(earlier(due, r.tokenLocked(now)), r.payAcksLocked(now))
 	due = earlier(due, r.subscribeLocked(now))
 	due = earlier(earlier(due, r.journal.due()), r.remind.due())

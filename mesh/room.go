@@ -69,6 +69,7 @@ type Room struct {
 	nextSweep    time.Time // when to forget past feeds
 	echoed       uint64    // last sequence of the own feed that GossipSub's loop has taken
 	leaving      bool
+	large        bool          // members cause no events
 	why          error         // the stay ended; nil: it has not
 	changed      chan struct{} // closed and renewed when members or neighbours change
 }
@@ -85,6 +86,19 @@ func (r *Room) Members() []Member {
 	out := make([]Member, len(seats))
 	for i, s := range seats {
 		out[i] = s.public()
+	}
+	return out
+}
+
+// Missing are those who were dropped in the last 10 min and may come back: they were not heard of, and said no goodbye. They are in
+// no order, and the result is the caller's own.
+func (r *Room) Missing() (out []Member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.roster.seats {
+		if !s.present && s.reason == Dropped && s.Peer != r.mesh.host.ID() {
+			out = append(out, s.public())
+		}
 	}
 	return out
 }

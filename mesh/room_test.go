@@ -83,6 +83,11 @@ func line(ev Event) string {
 		return "+" + ev.Member.User
 	case *MemberLeft:
 		return "-" + ev.Member.User + " " + string(ev.Reason)
+	case *RoomSize:
+		if ev.Large {
+			return fmt.Sprintf("large %d", ev.Members)
+		}
+		return fmt.Sprintf("small %d", ev.Members)
 	case *Lagged:
 		return fmt.Sprintf("lagged %d", ev.Missed)
 	case *GapLost:

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -33,8 +34,7 @@ type seat struct {
 	present bool
 	reason  LeaveReason // of a tombstone
 	leftAt  time.Time
-	lostAt  time.Time // when its connection was lost; zero: it is connected, or never was
-	transit transit   // of its envelopes
+	transit transit // of its envelopes
 
 	// goodbye is an entry that others tell of, while the feed that ends with it has not come to its end here.
 	goodbye   *rosterEntry
@@ -42,7 +42,9 @@ type seat struct {
 	// coming is the entry of the member's next stay, while the feed of this one has not come to its end here.
 	coming   *rosterEntry
 	comingAt time.Time
-	heard    bool // of itself, not only by others
+	spoken   bool // it has been heard itself, not only others of it
+
+	life
 }
 
 // roster is who is in a room. It is a plain state machine: the caller brings the time and holds the lock.
@@ -56,10 +58,22 @@ type roster struct {
 	present int
 	digest  []byte  // of the present entries; nil: to be computed
 	pushed  []*seat // who had to make room, for the caller to take
+
+	linked   func(peer.ID) bool                // whether a device is a neighbour in the room
+	jitter   func(time.Duration) time.Duration // a random part of a time
+	pace     float64                           // the share of a beat after which this node says something
+	accusing allowance                         // of its own accusations
+	refuteAt time.Time                         // when to answer accusations; zero: there is none
+	refuted  time.Time                         // when that was last done
+	beaten   time.Time                         // when the node last said that it is there
+	against  uint64                            // the sequence of the own entry that was accused
 }
 
 func newRoster(d *door, j *journal, self peer.ID, grace time.Duration) *roster {
-	r := &roster{door: d, journal: j, self: self, grace: grace, seats: make(map[identity.Subject]*seat), devices: make(map[peer.ID]*seat)}
+	r := &roster{
+		door: d, journal: j, self: self, grace: grace, seats: make(map[identity.Subject]*seat), devices: make(map[peer.ID]*seat),
+		linked: func(peer.ID) bool { return false }, jitter: randomPart, pace: 0.75 + rand.Float64()/4,
+	}
 	j.present = func(f *feed) bool {
 		s := r.devices[f.peer()]
 		return s != nil && s.present && s.feed == f
@@ -74,6 +88,7 @@ const (
 	unchanged change = iota
 	joined           // it was not present and is
 	renewed          // it was and is present, on another feed or device
+	refreshed        // the same stay, by a newer entry
 	left             // it was present and is not
 	displaced        // this node's own user has joined from elsewhere, later
 	outdated         // what came is older than what is known
@@ -112,7 +127,7 @@ func (r *roster) apply(now time.Time, e *rosterEntry) (*seat, change) {
 // rejoins reports whether e begins another stay of a member whose present one has not ended here: it has left and joined
 // again, and the greeting has overtaken the last broadcasts. One that was cut off has restarted instead.
 func (s *seat) rejoins(e *rosterEntry) bool {
-	return s.present && e.joined && e.feed != s.entry.feed && e.statement.Peer == s.Peer && s.lostAt.IsZero() && s.feed.next > 0
+	return s.present && e.joined && e.feed != s.entry.feed && e.statement.Peer == s.Peer && s.lost.IsZero() && s.feed.next > 0
 }
 
 // came takes the next stay of a member whose present one has ended, if one waits.
@@ -129,7 +144,7 @@ func (r *roster) came(now time.Time, s *seat) (change, bool) {
 // push makes room for a member that speaks for itself: one that only others have told of gives way.
 func (r *roster) push(now time.Time) bool {
 	for key, s := range r.seats {
-		if s.present && !s.heard && s.Peer != r.self {
+		if s.present && !s.spoken && s.Peer != r.self {
 			r.leave(now, s, Dropped)
 			r.remove(key, s)
 			r.pushed = append(r.pushed, s)
@@ -161,7 +176,12 @@ func (r *roster) set(now time.Time, s *seat, e *rosterEntry) change {
 	if !e.joined {
 		return r.leave(now, s, Quit)
 	}
-	s.present, s.lostAt, s.leftAt = true, time.Time{}, time.Time{}
+	s.present, s.leftAt = true, time.Time{}
+	if was && !fresh {
+		r.reaffirmed(now, s)
+		return refreshed
+	}
+	s.life = life{heard: now, accusing: s.accusing}
 	if was {
 		return renewed
 	}
@@ -178,20 +198,30 @@ func (r *roster) leave(now time.Time, s *seat, reason LeaveReason) change {
 		}
 		return unchanged
 	}
-	s.present, s.leftAt, s.reason, s.lostAt = false, now, reason, time.Time{}
+	s.present, s.leftAt, s.reason = false, now, reason
+	s.life = life{heard: s.heard, accusing: s.accusing, doubted: s.doubted}
 	r.present--
 	r.digest = nil
 	return left
 }
 
-// alive notes that a device has been heard of: itself, not what others say of it. One that had been given up
-// is back.
+// alive notes that a device has said something itself, over its own connection.
 func (r *roster) alive(now time.Time, p peer.ID) (*seat, change) {
+	if s := r.devices[p]; s != nil {
+		s.lost = time.Time{}
+	}
+	return r.spoke(now, p)
+}
+
+// spoke notes that a device has said something lately, itself: not what others say of it. One that had been given up
+// is back.
+func (r *roster) spoke(now time.Time, p peer.ID) (*seat, change) {
 	s := r.devices[p]
 	if s == nil {
 		return nil, unchanged
 	}
-	s.lostAt, s.heard = time.Time{}, true
+	s.hear(now)
+	s.spoken = true
 	if s.present || s.reason != Dropped || r.door.holds(s.entry, now) != nil {
 		return s, unchanged
 	}
@@ -208,6 +238,9 @@ func (r *roster) hearsay(now time.Time, e *rosterEntry) (*seat, change) {
 	if s == nil && r.unheard() >= maxUnheard {
 		return nil, outdated
 	}
+	if s != nil {
+		r.contradicted(now, s, e)
+	}
 	if e.joined || s == nil || !s.present || s.entry.tag() != e.tag() || s.feed.next == 0 && len(s.feed.held) == 0 || !e.newer(s.entry) {
 		return r.apply(now, e)
 	}
@@ -220,26 +253,18 @@ func (r *roster) hearsay(now time.Time, e *rosterEntry) (*seat, change) {
 // unheard counts the members that only others have told of.
 func (r *roster) unheard() (n int) {
 	for _, s := range r.seats {
-		if s.present && !s.heard {
+		if s.present && !s.spoken {
 			n++
 		}
 	}
 	return n
 }
 
-// lost notes that the connection to a device has ended. The grace begins.
-func (r *roster) lost(now time.Time, p peer.ID) {
-	if s := r.devices[p]; s != nil && s.present && s.lostAt.IsZero() && p != r.self {
-		s.lostAt = now
-	}
-}
-
 // due is when expire has something to do; zero: nothing waits.
 func (r *roster) due() (due time.Time) {
+	due = r.refuteAt
 	for _, s := range r.seats {
-		if !s.lostAt.IsZero() {
-			due = earlier(due, s.lostAt.Add(r.grace))
-		}
+		due = earlier(due, r.suspicionDue(s))
 		if s.present {
 			due = earlier(due, r.door.until(s.entry))
 		}
@@ -267,7 +292,7 @@ func (r *roster) expire(now time.Time) (gone []*seat) {
 	for key, s := range r.seats {
 		switch {
 		case s.present && s.Peer != r.self && r.door.holds(s.entry, now) != nil,
-			s.present && !s.lostAt.IsZero() && !now.Before(s.lostAt.Add(r.grace)) && s.goodbye == nil:
+			s.present && !s.suspected.IsZero() && !now.Before(s.suspected.Add(r.grace)) && s.goodbye == nil:
 			r.leave(now, s, Dropped)
 			gone = append(gone, s)
 		case s.goodbye != nil && !now.Before(s.ends(s.goodbyeAt)):

@@ -115,6 +115,8 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 			[]input{
 				{entry: entry("bob", "b", 1, 1, true), want: joined},
 				{at: time.Second, lost: "b"},
+				{at: 3 * time.Second}, // accused
+				{at: grace + time.Second - 1},
 				{at: grace + time.Second, gone: "bob", reason: Dropped},
 				{at: time.Minute, entry: entry("bob", "b", 1, 1, true), want: outdated}, // hearsay
 				{at: time.Minute, alive: "b", want: joined},
@@ -169,6 +171,7 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 				case in.lost != "":
 					r.lost(now, in.lost)
 				default:
+					r.accusations(now, false)
 					gone := r.expire(now)
 					if in.gone == "" {
 						require.Empty(t, gone, "step %d", i)

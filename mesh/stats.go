@@ -37,9 +37,12 @@ type Stats struct {
 	PullsRefused       uint64 // questions of neighbours that had one under way, or came when too many others had
 	EnvelopesUnclaimed uint64 // of senders whose roster entry never came
 	EnvelopesDropped   uint64 // lost at a full queue of GossipSub: 0 unless a peer takes nothing
+	RoomFrames         uint64 // told to neighbours about rooms
 	RoomFramesDropped  uint64 // to a neighbour that takes nothing
 	RoomViolations     uint64 // room streams reset and entries refused because a peer broke the protocol
 	Forks              uint64 // members evicted because their feeds forked
+	Suspicions         uint64 // accusations published: of members that fell silent
+	Refutations        uint64 // of accusations against this node
 }
 
 // counters are what Stats reads.
@@ -55,6 +58,7 @@ type counters struct {
 	envelopesSetBack, envelopesPulled, envelopesServed             atomic.Uint64
 	pulls, pullsFailed, pullsRefused                               atomic.Uint64
 	envelopesLapsed, roomFramesDropped, roomViolations, forks      atomic.Uint64
+	suspicions, refutations, roomFrames                            atomic.Uint64
 }
 
 // Stats gives a snapshot of the counters. Each is read by itself: they need not add up while traffic flows.
@@ -91,8 +95,11 @@ func (m *Mesh) Stats() Stats {
 		PullsRefused:        c.pullsRefused.Load(),
 		EnvelopesUnclaimed:  c.envelopesUnclaimed.Load(),
 		EnvelopesDropped:    c.envelopesDropped.Load(),
+		RoomFrames:          c.roomFrames.Load(),
 		RoomFramesDropped:   c.roomFramesDropped.Load(),
 		RoomViolations:      c.roomViolations.Load(),
 		Forks:               c.forks.Load(),
+		Suspicions:          c.suspicions.Load(),
+		Refutations:         c.refutations.Load(),
 	}
 }

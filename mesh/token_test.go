@@ -161,7 +161,7 @@ func TestAMemberIsWarnedOfItsTokensEndAndOneThatUpdatesNeverNotices(t *testing.T
 	})
 }
 
-func TestAMemberWhoseTokenEndsIsOutAndNotHeardBeyondTheLeeway(t *testing.T) {
+func TestAMemberWhoseTokenEndsIsOutAndTheOthersAreToldAfterTheGrace(t *testing.T) {
 	inGuild(t, 2, func(t *testing.T, g *guild) {
 		a := g.join(0, time.Hour)
 		b := g.join(1, time.Minute)
@@ -177,9 +177,9 @@ func TestAMemberWhoseTokenEndsIsOutAndNotHeardBeyondTheLeeway(t *testing.T) {
 		require.WithinDuration(t, expires, time.Now(), 2*time.Second)
 		_, err := b.PublishText(t.Context(), "and another thing")
 		require.ErrorIs(t, err, identity.ErrTokenExpired)
-		quiet(t, a, identity.DefaultLeeway-5*time.Second)
+		quiet(t, a, a.mesh.cfg.grace)
 		require.Equal(t, []string{"-u1 dropped"}, read(t, a, 1))
-		require.WithinDuration(t, expires.Add(identity.DefaultLeeway), time.Now(), 2*time.Second)
+		require.WithinDuration(t, expires.Add(a.mesh.cfg.grace), time.Now(), 3*time.Second)
 	})
 }
 

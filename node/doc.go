@@ -35,7 +35,7 @@
 //
 // On a local network nodes of one app find each other by mDNS, with nothing configured. Elsewhere a node is given peers
 // ([WithPeers], [Node.Connect]); with a data directory it remembers those that it has met. A peer that is lost is dialled again at once,
-// then every second, then less often: for ever if it was given or is a member of a joined room. When the machine has slept or changed its network,
+// then every second, then less often: for ever if it was given or is a member of a joined room, and more often for a room. When the machine has slept or changed its network,
 // dead connections are found and closed, and everybody is dialled anew.
 //
 // # Who is who

@@ -41,6 +41,7 @@ func samples(t *testing.T) []Event {
 		&mesh.Message{Header: head(mesh.TypeMessage, "ops"), From: login, Kind: mesh.Text, Data: []byte("hi"), Sent: sent, Feed: mesh.FeedID{0xab}, Number: 3},
 		&mesh.MemberJoined{Header: head(mesh.TypeMemberJoined, "ops"), Member: member},
 		&mesh.MemberLeft{Header: head(mesh.TypeMemberLeft, "ops"), Member: member, Reason: mesh.Dropped},
+		&mesh.RoomSize{Header: head(mesh.TypeRoomSize, "ops"), Members: 500, Large: true},
 		&mesh.TokenExpiring{Header: head(mesh.TypeTokenExpiring, "ops"), Expires: sent.Add(30 * time.Second)},
 		&mesh.GapLost{Header: head(mesh.TypeGapLost, "ops"), From: login, Feed: mesh.FeedID{0xab}, First: 4, Last: 9},
 		&mesh.Lagged{Header: head("lagged", "ops"), Missed: 12},

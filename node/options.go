@@ -36,6 +36,7 @@ type config struct {
 	log         *slog.Logger
 	sendTimeout time.Duration
 	grace       time.Duration
+	large       int
 	queue       mesh.QueueLimits
 	maxMessage  int
 	retention   mesh.Retention
@@ -52,6 +53,7 @@ func defaultConfig() config {
 		log:         slog.New(slog.DiscardHandler),
 		sendTimeout: 12 * time.Second,
 		grace:       10 * time.Second,
+		large:       500,
 		queue:       mesh.QueueLimits{Events: 8192, Bytes: 16 << 20},
 		maxMessage:  mesh.MaxMessage,
 		retention:   mesh.DefaultRetention,
@@ -94,6 +96,7 @@ func (c *config) validate() error {
 		"connections from %d to %d: want 0 < low < high <= %d", c.connsLow, c.connsHigh, maxConns)
 	check(c.sendTimeout > 0, "send timeout %v is not positive", c.sendTimeout)
 	check(c.grace >= 0, "grace %v is negative", c.grace)
+	check(c.large >= 2, "a large room of %d members is none", c.large)
 	check(c.maxMessage > 0 && c.maxMessage <= mesh.MaxMessage,
 		"a message limit of %d bytes is not in 1 to %d", c.maxMessage, mesh.MaxMessage)
 	check(c.queue.Events > 0 && c.queue.Bytes >= c.maxMessage,
@@ -184,9 +187,13 @@ func WithLogger(log *slog.Logger) Option { return func(c *config) { c.log = log 
 // default is 12 s. New rejects 0 and less.
 func WithSendTimeout(d time.Duration) Option { return func(c *config) { c.sendTimeout = d } }
 
-// WithGrace sets how long a member that fell silent stays in a room before it counts as dropped. The default is
-// 10 s; 0 drops it at once. New rejects a negative one.
+// WithGrace sets how long a member that fell silent stays in a room before it counts as dropped: see [mesh.WithGrace]. It is one value per
+// app. The default is 10 s; 0 drops it at once. New rejects a negative one.
 func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } }
+
+// WithLargeRoom sets from how many members on a room tells its size instead of who joins and leaves: see [mesh.WithLargeRoom]. The
+// default is 500. New rejects less than 2.
+func WithLargeRoom(members int) Option { return func(c *config) { c.large = members } }
 
 // WithQueue sets how many events, and how many bytes of payload, wait for the reader of each stream: the node's
 // and every room's. The default is 8192 events and 16 MiB. New rejects limits that do not hold one message.

@@ -15,7 +15,7 @@ type reason uint8
 
 const (
 	given     reason = 1 << iota // by the program: for ever
-	inRoom                       // it was connected and is a member of a joined room: while it is one
+	inRoom                       // it was connected and is a member of a joined room, or was dropped there lately: while it is
 	onLAN                        // it announced itself on the local network
 	connected                    // it was connected and speaks for our app
 	kept                         // it is remembered from an earlier run
@@ -29,9 +29,11 @@ const (
 	// maxKept is how many remembered peers are tried again: those seen last.
 	maxKept = 64
 
-	// A lost peer is dialled at once and then every second; after quickTries with doubling pauses.
+	// A lost peer is dialled at once and then every second; after quickTries with doubling pauses, and after roomTries one that
+	// a room wants: so a network that was parted for a minute or two comes together as soon as it can.
 	quickPause = time.Second
 	quickTries = 10
+	roomTries  = 60
 	// keptPause is the first pause for a peer that is only remembered, which doubles too: most are simply not there.
 	keptPause = 5 * time.Second
 	// wantedPause bounds the pauses for given peers and room members, slowPause those for others.
@@ -116,15 +118,15 @@ func (r *redialer) unwant(p peer.ID, why reason) {
 	r.drop(p, t)
 }
 
-// room says whether p, if it was ever connected, is a member of a joined room.
-func (r *redialer) room(now time.Time, p peer.ID, in bool) {
-	t := r.targets[p]
-	switch {
-	case t == nil:
-	case !in:
-		r.unwant(p, inRoom)
-	case t.why&inRoom == 0 && t.why&connected != 0:
-		r.want(now, p, nil, inRoom)
+// rooms says whom joined rooms want. Only who was connected before is dialled for them.
+func (r *redialer) rooms(now time.Time, wanted map[peer.ID]bool) {
+	for p, t := range r.targets {
+		switch {
+		case !wanted[p]:
+			r.unwant(p, inRoom)
+		case t.why&inRoom == 0 && t.why&connected != 0:
+			r.want(now, p, nil, inRoom)
+		}
 	}
 }
 
@@ -244,8 +246,11 @@ func rank(why reason) int {
 // pause is how long to wait after a failure, give or take a quarter, so that two nodes do not meet in step for ever.
 func (r *redialer) pause(t *target) time.Duration {
 	first, free, most := quickPause, quickTries, slowPause
-	if t.why&^kept == 0 {
+	switch {
+	case t.why&^kept == 0:
 		first, free = keptPause, 1
+	case t.why&inRoom != 0:
+		free = roomTries
 	}
 	if t.why&(given|inRoom) != 0 {
 		most = wantedPause

@@ -72,6 +72,24 @@ func TestALostPeerIsDialledAtOnceThenEverySecondThenLessAndNotForEver(t *testing
 	require.Empty(t, s.targets, "given up, and forgotten")
 }
 
+func TestAMemberOfARoomIsDialledAtOnceAndEverySecondWhileTheRoomWantsIt(t *testing.T) {
+	s := newScript()
+	s.want(s.now, "bob", addr(1), connected)
+	s.rooms(s.now, map[peer.ID]bool{"bob": true})
+	s.link(s.now, "bob", true)
+	s.failUntil(5 * time.Second)
+	s.link(s.now, "bob", false)
+	got := s.failUntil(64 * time.Second)
+	require.Len(t, got, 60)
+	for i, at := range got {
+		require.Equal(t, time.Duration(5+i)*time.Second, at)
+	}
+	s.jitter = func() float64 { return 0 }
+	require.Equal(t, 750*time.Millisecond, s.pause(s.targets["bob"]))
+	s.jitter = func() float64 { return 1 }
+	require.Equal(t, 1250*time.Millisecond, s.pause(s.targets["bob"]))
+}
+
 func TestGivenPeersAndRoomMembersAreDialledForEver(t *testing.T) {
 	for _, why := range []reason{given, inRoom} {
 		s := newScript()
@@ -93,12 +111,14 @@ func TestARememberedPeerIsTriedSlowlyAndKeptInMind(t *testing.T) {
 
 func TestAMemberOfARoomIsWantedOnlyIfItWasConnected(t *testing.T) {
 	s := newScript()
-	s.room(s.now, "carol", true)
+	wanted := map[peer.ID]bool{"bob": true, "carol": true}
+	s.rooms(s.now, wanted)
 	require.Empty(t, s.targets)
 	s.want(s.now, "bob", addr(1), connected)
-	s.room(s.now, "bob", true)
+	s.rooms(s.now, wanted)
 	require.True(t, s.wants("bob", inRoom))
-	s.room(s.now, "bob", false)
+	delete(wanted, "bob")
+	s.rooms(s.now, wanted)
 	require.False(t, s.wants("bob", inRoom))
 	require.True(t, s.wants("bob", connected))
 }

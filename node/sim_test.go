@@ -367,6 +367,26 @@ func TestALostPeerIsDialledAgainAndRoomsGoOn(t *testing.T) {
 	})
 }
 
+func TestAMemberThatWasCutOffForLongIsBackAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 2, nil)
+		s.Connect(0, 1)
+		s.login(0, "alice")
+		s.login(1, "bob")
+		ar, br := s.join(0, "ops"), s.join(1, "ops")
+		await(t, ar, func(ev *mesh.MemberJoined) bool { return ev.Member.User == "bob" })
+		s.Cut(0, 1)
+		await(t, ar, func(ev *mesh.MemberLeft) bool { return ev.Reason == mesh.Dropped })
+		time.Sleep(time.Minute) // longer than a peer that no room wants is dialled every second
+		s.Heal()
+		healed := time.Now()
+		await(t, ar, func(ev *mesh.MemberJoined) bool { return ev.Member.User == "bob" })
+		require.NoError(t, br.WaitPeers(within(t), 1))
+		t.Logf("in the room again after %v", time.Since(healed))
+		require.Less(t, time.Since(healed), 4*time.Second)
+	})
+}
+
 func TestAKilledPeerIsTakenBackWhenItRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSim(t, 2, nil)

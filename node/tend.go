@@ -69,26 +69,23 @@ func (n *Node) probe(ctx context.Context, p peer.ID) {
 	}
 }
 
-// tendRooms protects the connections to members of joined rooms, and has them redialled when they are lost. Protected is who is a
+// tendRooms protects the connections to members of joined rooms, and has them redialled when they are lost, also when the room has
+// given them up. Protected is who is a
 // member since the last time, and is updated.
 func (n *Node) tendRooms(protected map[peer.ID]bool) {
-	now, members := time.Now(), make(map[peer.ID]bool)
+	now, members, wanted := time.Now(), make(map[peer.ID]bool), make(map[peer.ID]bool)
 	for _, r := range n.mesh.Rooms() {
 		for _, m := range r.Members() {
 			if m.Peer != n.host.ID() {
-				members[m.Peer] = true
+				members[m.Peer], wanted[m.Peer] = true, true
 			}
+		}
+		for _, m := range r.Missing() {
+			wanted[m.Peer] = true
 		}
 	}
 	n.dialer.with(func(core *redialer) {
-		for p := range members {
-			core.room(now, p, true)
-		}
-		for p := range protected {
-			if !members[p] {
-				core.room(now, p, false)
-			}
-		}
+		core.rooms(now, wanted)
 	})
 	conns := n.host.ConnManager()
 	for p := range members {

@@ -50,6 +50,11 @@ func (v *textView) textLocked(event any) string {
 		return v.memberLocked(ev)
 	case *mesh.MemberLeft:
 		return fmt.Sprintf("* %s %s %s", v.nameLocked(ev.Member.Login), leftWords(ev.Reason), ev.Room)
+	case *mesh.RoomSize:
+		if ev.Large {
+			return fmt.Sprintf("* %s has %s: who joins and leaves is not told any more", ev.Room, count(ev.Members, "member"))
+		}
+		return fmt.Sprintf("* %s has %s: who joins and leaves is told again", ev.Room, count(ev.Members, "member"))
 	case *mesh.GapLost:
 		return fmt.Sprintf("! %s of %s in %s could not be recovered",
 			count(int(ev.Last-ev.First+1), "message"), v.nameLocked(ev.From), ev.Room)

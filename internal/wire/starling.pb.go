@@ -121,6 +121,8 @@ const (
 	Kind_KIND_BINARY      Kind = 1
 	Kind_KIND_TEXT        Kind = 2 // valid UTF-8
 	Kind_KIND_ROSTER      Kind = 3 // payload is a sealed RosterEntry
+	Kind_KIND_SUSPICION   Kind = 4 // payload is a Suspicion
+	Kind_KIND_BEAT        Kind = 5 // no payload: the sender is there
 )
 
 // Enum value maps for Kind.
@@ -130,12 +132,16 @@ var (
 		1: "KIND_BINARY",
 		2: "KIND_TEXT",
 		3: "KIND_ROSTER",
+		4: "KIND_SUSPICION",
+		5: "KIND_BEAT",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
 		"KIND_BINARY":      1,
 		"KIND_TEXT":        2,
 		"KIND_ROSTER":      3,
+		"KIND_SUSPICION":   4,
+		"KIND_BEAT":        5,
 	}
 )
 
@@ -325,7 +331,7 @@ func (x DirectFrame_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectFrame_Type.Descriptor instead.
 func (DirectFrame_Type) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{22, 0}
+	return file_starling_proto_rawDescGZIP(), []int{23, 0}
 }
 
 type DirectFrame_Class int32
@@ -374,7 +380,7 @@ func (x DirectFrame_Class) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectFrame_Class.Descriptor instead.
 func (DirectFrame_Class) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{22, 1}
+	return file_starling_proto_rawDescGZIP(), []int{23, 1}
 }
 
 type DirectFrame_Reason int32
@@ -444,7 +450,7 @@ func (x DirectFrame_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectFrame_Reason.Descriptor instead.
 func (DirectFrame_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{22, 2}
+	return file_starling_proto_rawDescGZIP(), []int{23, 2}
 }
 
 // Statement says who is logged in where. Sealed under "starling/statement/1".
@@ -1812,6 +1818,68 @@ func (x *Items) GetItems() []*Item {
 	return nil
 }
 
+// Suspicion says that a member has been silent for the sender. A member that finds itself accused answers with a newer
+// RosterEntry.
+type Suspicion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`      // 32 bytes: the member's device key
+	Feed          []byte                 `protobuf:"bytes,2,opt,name=feed,proto3" json:"feed,omitempty"`          // 16 bytes: that of its stay
+	Sequence      uint64                 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"` // of the member's RosterEntry that the sender has
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Suspicion) Reset() {
+	*x = Suspicion{}
+	mi := &file_starling_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Suspicion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Suspicion) ProtoMessage() {}
+
+func (x *Suspicion) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Suspicion.ProtoReflect.Descriptor instead.
+func (*Suspicion) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Suspicion) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *Suspicion) GetFeed() []byte {
+	if x != nil {
+		return x.Feed
+	}
+	return nil
+}
+
+func (x *Suspicion) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
 type Item struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=starling.v1.Kind" json:"kind,omitempty"`
@@ -1822,7 +1890,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_starling_proto_msgTypes[21]
+	mi := &file_starling_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +1902,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[21]
+	mi := &file_starling_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +1915,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{21}
+	return file_starling_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Item) GetKind() Kind {
@@ -1885,7 +1953,7 @@ type DirectFrame struct {
 
 func (x *DirectFrame) Reset() {
 	*x = DirectFrame{}
-	mi := &file_starling_proto_msgTypes[22]
+	mi := &file_starling_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +1965,7 @@ func (x *DirectFrame) String() string {
 func (*DirectFrame) ProtoMessage() {}
 
 func (x *DirectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[22]
+	mi := &file_starling_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +1978,7 @@ func (x *DirectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectFrame.ProtoReflect.Descriptor instead.
 func (*DirectFrame) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{22}
+	return file_starling_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DirectFrame) GetType() DirectFrame_Type {
@@ -2009,7 +2077,7 @@ type RoomFrame struct {
 
 func (x *RoomFrame) Reset() {
 	*x = RoomFrame{}
-	mi := &file_starling_proto_msgTypes[23]
+	mi := &file_starling_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2089,7 @@ func (x *RoomFrame) String() string {
 func (*RoomFrame) ProtoMessage() {}
 
 func (x *RoomFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[23]
+	mi := &file_starling_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2102,7 @@ func (x *RoomFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame.ProtoReflect.Descriptor instead.
 func (*RoomFrame) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{23}
+	return file_starling_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RoomFrame) GetRoom() []byte {
@@ -2142,7 +2210,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_starling_proto_msgTypes[24]
+	mi := &file_starling_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2154,7 +2222,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[24]
+	mi := &file_starling_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2167,7 +2235,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{24}
+	return file_starling_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Position) GetFeed() []byte {
@@ -2202,7 +2270,7 @@ type Past struct {
 
 func (x *Past) Reset() {
 	*x = Past{}
-	mi := &file_starling_proto_msgTypes[25]
+	mi := &file_starling_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2282,7 @@ func (x *Past) String() string {
 func (*Past) ProtoMessage() {}
 
 func (x *Past) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[25]
+	mi := &file_starling_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2295,7 @@ func (x *Past) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Past.ProtoReflect.Descriptor instead.
 func (*Past) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{25}
+	return file_starling_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Past) GetAgeMs() uint64 {
@@ -2256,7 +2324,7 @@ type SyncRequest struct {
 
 func (x *SyncRequest) Reset() {
 	*x = SyncRequest{}
-	mi := &file_starling_proto_msgTypes[26]
+	mi := &file_starling_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2336,7 @@ func (x *SyncRequest) String() string {
 func (*SyncRequest) ProtoMessage() {}
 
 func (x *SyncRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[26]
+	mi := &file_starling_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2349,7 @@ func (x *SyncRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncRequest.ProtoReflect.Descriptor instead.
 func (*SyncRequest) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{26}
+	return file_starling_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SyncRequest) GetRoom() []byte {
@@ -2309,7 +2377,7 @@ type Want struct {
 
 func (x *Want) Reset() {
 	*x = Want{}
-	mi := &file_starling_proto_msgTypes[27]
+	mi := &file_starling_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2389,7 @@ func (x *Want) String() string {
 func (*Want) ProtoMessage() {}
 
 func (x *Want) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[27]
+	mi := &file_starling_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2402,7 @@ func (x *Want) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Want.ProtoReflect.Descriptor instead.
 func (*Want) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{27}
+	return file_starling_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Want) GetFeed() []byte {
@@ -2371,7 +2439,7 @@ type SyncReply struct {
 
 func (x *SyncReply) Reset() {
 	*x = SyncReply{}
-	mi := &file_starling_proto_msgTypes[28]
+	mi := &file_starling_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2451,7 @@ func (x *SyncReply) String() string {
 func (*SyncReply) ProtoMessage() {}
 
 func (x *SyncReply) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[28]
+	mi := &file_starling_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2464,7 @@ func (x *SyncReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncReply.ProtoReflect.Descriptor instead.
 func (*SyncReply) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{28}
+	return file_starling_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SyncReply) GetEntries() [][]byte {
@@ -2448,7 +2516,7 @@ type RoomFrame_Greeting struct {
 
 func (x *RoomFrame_Greeting) Reset() {
 	*x = RoomFrame_Greeting{}
-	mi := &file_starling_proto_msgTypes[29]
+	mi := &file_starling_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2460,7 +2528,7 @@ func (x *RoomFrame_Greeting) String() string {
 func (*RoomFrame_Greeting) ProtoMessage() {}
 
 func (x *RoomFrame_Greeting) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[29]
+	mi := &file_starling_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2473,7 +2541,7 @@ func (x *RoomFrame_Greeting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Greeting.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Greeting) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{23, 0}
+	return file_starling_proto_rawDescGZIP(), []int{24, 0}
 }
 
 func (x *RoomFrame_Greeting) GetEntry() []byte {
@@ -2522,7 +2590,7 @@ type RoomFrame_Roster struct {
 
 func (x *RoomFrame_Roster) Reset() {
 	*x = RoomFrame_Roster{}
-	mi := &file_starling_proto_msgTypes[30]
+	mi := &file_starling_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2534,7 +2602,7 @@ func (x *RoomFrame_Roster) String() string {
 func (*RoomFrame_Roster) ProtoMessage() {}
 
 func (x *RoomFrame_Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[30]
+	mi := &file_starling_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2547,7 +2615,7 @@ func (x *RoomFrame_Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Roster.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Roster) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{23, 1}
+	return file_starling_proto_rawDescGZIP(), []int{24, 1}
 }
 
 func (x *RoomFrame_Roster) GetEntries() [][]byte {
@@ -2574,7 +2642,7 @@ type RoomFrame_Query struct {
 
 func (x *RoomFrame_Query) Reset() {
 	*x = RoomFrame_Query{}
-	mi := &file_starling_proto_msgTypes[31]
+	mi := &file_starling_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2654,7 @@ func (x *RoomFrame_Query) String() string {
 func (*RoomFrame_Query) ProtoMessage() {}
 
 func (x *RoomFrame_Query) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[31]
+	mi := &file_starling_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2667,7 @@ func (x *RoomFrame_Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Query.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Query) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{23, 2}
+	return file_starling_proto_rawDescGZIP(), []int{24, 2}
 }
 
 type RoomFrame_Absent struct {
@@ -2610,7 +2678,7 @@ type RoomFrame_Absent struct {
 
 func (x *RoomFrame_Absent) Reset() {
 	*x = RoomFrame_Absent{}
-	mi := &file_starling_proto_msgTypes[32]
+	mi := &file_starling_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2622,7 +2690,7 @@ func (x *RoomFrame_Absent) String() string {
 func (*RoomFrame_Absent) ProtoMessage() {}
 
 func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[32]
+	mi := &file_starling_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2635,7 +2703,7 @@ func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Absent.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Absent) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{23, 3}
+	return file_starling_proto_rawDescGZIP(), []int{24, 3}
 }
 
 // Heads says how far the sender has got with feeds. To the author of one it is the acknowledgement.
@@ -2648,7 +2716,7 @@ type RoomFrame_Heads struct {
 
 func (x *RoomFrame_Heads) Reset() {
 	*x = RoomFrame_Heads{}
-	mi := &file_starling_proto_msgTypes[33]
+	mi := &file_starling_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2660,7 +2728,7 @@ func (x *RoomFrame_Heads) String() string {
 func (*RoomFrame_Heads) ProtoMessage() {}
 
 func (x *RoomFrame_Heads) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[33]
+	mi := &file_starling_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2673,7 +2741,7 @@ func (x *RoomFrame_Heads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Heads.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Heads) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{23, 4}
+	return file_starling_proto_rawDescGZIP(), []int{24, 4}
 }
 
 func (x *RoomFrame_Heads) GetFeeds() []*Position {
@@ -2804,7 +2872,11 @@ const file_starling_proto_rawDesc = "" +
 	" \x01(\rR\x05epoch\x12\x18\n" +
 	"\acontent\x18\v \x01(\fR\acontent\"0\n" +
 	"\x05Items\x12'\n" +
-	"\x05items\x18\x01 \x03(\v2\x11.starling.v1.ItemR\x05items\"G\n" +
+	"\x05items\x18\x01 \x03(\v2\x11.starling.v1.ItemR\x05items\"S\n" +
+	"\tSuspicion\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\fR\x06device\x12\x12\n" +
+	"\x04feed\x18\x02 \x01(\fR\x04feed\x12\x1a\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\"G\n" +
 	"\x04Item\x12%\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x11.starling.v1.KindR\x04kind\x12\x18\n" +
 	"\apayload\x18\x02 \x01(\fR\apayload\"\xbf\x05\n" +
@@ -2907,12 +2979,14 @@ const file_starling_proto_rawDesc = "" +
 	"TOKEN_ROOM\x10\v\x12\x17\n" +
 	"\x13TOKEN_NOT_YET_VALID\x10\f\x12\x11\n" +
 	"\rTOKEN_EXPIRED\x10\r\x12\x11\n" +
-	"\rTOKEN_REVOKED\x10\x0e*M\n" +
+	"\rTOKEN_REVOKED\x10\x0e*p\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_BINARY\x10\x01\x12\r\n" +
 	"\tKIND_TEXT\x10\x02\x12\x0f\n" +
-	"\vKIND_ROSTER\x10\x03B1Z/github.com/starling-mesh/starling/internal/wireb\x06proto3"
+	"\vKIND_ROSTER\x10\x03\x12\x12\n" +
+	"\x0eKIND_SUSPICION\x10\x04\x12\r\n" +
+	"\tKIND_BEAT\x10\x05B1Z/github.com/starling-mesh/starling/internal/wireb\x06proto3"
 
 var (
 	file_starling_proto_rawDescOnce sync.Once
@@ -2927,7 +3001,7 @@ func file_starling_proto_rawDescGZIP() []byte {
 }
 
 var file_starling_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_starling_proto_goTypes = []any{
 	(TokenFault)(0),            // 0: starling.v1.TokenFault
 	(Kind)(0),                  // 1: starling.v1.Kind
@@ -2957,19 +3031,20 @@ var file_starling_proto_goTypes = []any{
 	(*RosterEntry)(nil),        // 25: starling.v1.RosterEntry
 	(*Envelope)(nil),           // 26: starling.v1.Envelope
 	(*Items)(nil),              // 27: starling.v1.Items
-	(*Item)(nil),               // 28: starling.v1.Item
-	(*DirectFrame)(nil),        // 29: starling.v1.DirectFrame
-	(*RoomFrame)(nil),          // 30: starling.v1.RoomFrame
-	(*Position)(nil),           // 31: starling.v1.Position
-	(*Past)(nil),               // 32: starling.v1.Past
-	(*SyncRequest)(nil),        // 33: starling.v1.SyncRequest
-	(*Want)(nil),               // 34: starling.v1.Want
-	(*SyncReply)(nil),          // 35: starling.v1.SyncReply
-	(*RoomFrame_Greeting)(nil), // 36: starling.v1.RoomFrame.Greeting
-	(*RoomFrame_Roster)(nil),   // 37: starling.v1.RoomFrame.Roster
-	(*RoomFrame_Query)(nil),    // 38: starling.v1.RoomFrame.Query
-	(*RoomFrame_Absent)(nil),   // 39: starling.v1.RoomFrame.Absent
-	(*RoomFrame_Heads)(nil),    // 40: starling.v1.RoomFrame.Heads
+	(*Suspicion)(nil),          // 28: starling.v1.Suspicion
+	(*Item)(nil),               // 29: starling.v1.Item
+	(*DirectFrame)(nil),        // 30: starling.v1.DirectFrame
+	(*RoomFrame)(nil),          // 31: starling.v1.RoomFrame
+	(*Position)(nil),           // 32: starling.v1.Position
+	(*Past)(nil),               // 33: starling.v1.Past
+	(*SyncRequest)(nil),        // 34: starling.v1.SyncRequest
+	(*Want)(nil),               // 35: starling.v1.Want
+	(*SyncReply)(nil),          // 36: starling.v1.SyncReply
+	(*RoomFrame_Greeting)(nil), // 37: starling.v1.RoomFrame.Greeting
+	(*RoomFrame_Roster)(nil),   // 38: starling.v1.RoomFrame.Roster
+	(*RoomFrame_Query)(nil),    // 39: starling.v1.RoomFrame.Query
+	(*RoomFrame_Absent)(nil),   // 40: starling.v1.RoomFrame.Absent
+	(*RoomFrame_Heads)(nil),    // 41: starling.v1.RoomFrame.Heads
 }
 var file_starling_proto_depIdxs = []int32{
 	11, // 0: starling.v1.Hello.limits:type_name -> starling.v1.Limits
@@ -2983,21 +3058,21 @@ var file_starling_proto_depIdxs = []int32{
 	15, // 8: starling.v1.Revocations.tokens:type_name -> starling.v1.RevokedToken
 	21, // 9: starling.v1.WhoisReply.found:type_name -> starling.v1.Located
 	3,  // 10: starling.v1.RosterEntry.state:type_name -> starling.v1.RosterEntry.State
-	28, // 11: starling.v1.Items.items:type_name -> starling.v1.Item
+	29, // 11: starling.v1.Items.items:type_name -> starling.v1.Item
 	1,  // 12: starling.v1.Item.kind:type_name -> starling.v1.Kind
 	4,  // 13: starling.v1.DirectFrame.type:type_name -> starling.v1.DirectFrame.Type
 	1,  // 14: starling.v1.DirectFrame.kind:type_name -> starling.v1.Kind
 	6,  // 15: starling.v1.DirectFrame.reason:type_name -> starling.v1.DirectFrame.Reason
 	5,  // 16: starling.v1.DirectFrame.class:type_name -> starling.v1.DirectFrame.Class
-	36, // 17: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
-	37, // 18: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
-	38, // 19: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
-	39, // 20: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
-	40, // 21: starling.v1.RoomFrame.heads:type_name -> starling.v1.RoomFrame.Heads
-	34, // 22: starling.v1.SyncRequest.wants:type_name -> starling.v1.Want
-	31, // 23: starling.v1.SyncReply.gone:type_name -> starling.v1.Position
-	32, // 24: starling.v1.RoomFrame.Greeting.past:type_name -> starling.v1.Past
-	31, // 25: starling.v1.RoomFrame.Heads.feeds:type_name -> starling.v1.Position
+	37, // 17: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
+	38, // 18: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
+	39, // 19: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
+	40, // 20: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
+	41, // 21: starling.v1.RoomFrame.heads:type_name -> starling.v1.RoomFrame.Heads
+	35, // 22: starling.v1.SyncRequest.wants:type_name -> starling.v1.Want
+	32, // 23: starling.v1.SyncReply.gone:type_name -> starling.v1.Position
+	33, // 24: starling.v1.RoomFrame.Greeting.past:type_name -> starling.v1.Past
+	32, // 25: starling.v1.RoomFrame.Heads.feeds:type_name -> starling.v1.Position
 	26, // [26:26] is the sub-list for method output_type
 	26, // [26:26] is the sub-list for method input_type
 	26, // [26:26] is the sub-list for extension type_name
@@ -3010,7 +3085,7 @@ func file_starling_proto_init() {
 	if File_starling_proto != nil {
 		return
 	}
-	file_starling_proto_msgTypes[23].OneofWrappers = []any{
+	file_starling_proto_msgTypes[24].OneofWrappers = []any{
 		(*RoomFrame_Greeting_)(nil),
 		(*RoomFrame_Roster_)(nil),
 		(*RoomFrame_Query_)(nil),
@@ -3023,7 +3098,7 @@ func file_starling_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_starling_proto_rawDesc), len(file_starling_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,396 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// timed is an event in short, and when it was queued.
+type timed struct {
+	line string
+	at   time.Time
+}
+
+// told collects the events that a room has until d has passed.
+func told(t *testing.T, r *Room, d time.Duration) (got []timed) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	for {
+		ev, err := r.Recv(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return got
+		}
+		require.NoError(t, err)
+		got = append(got, timed{line(ev), ev.Head().Time})
+	}
+}
+
+func lines(events []timed) (out []string) {
+	for _, e := range events {
+		out = append(out, e.line)
+	}
+	return out
+}
+
+// sum adds up a counter over the stations.
+func (f *flock) sum(count func(Stats) uint64) (n uint64) {
+	for _, s := range f.at {
+		n += count(s.Stats())
+	}
+	return n
+}
+
+// drain reads what everybody has been told so far.
+func drain(t *testing.T, rooms []*Room) {
+	t.Helper()
+	for _, r := range rooms {
+		told(t, r, 0)
+	}
+}
+
+// endOf waits until host i knows that its connection to host j has ended, and gives the time.
+func (f *flock) endOf(i, j int) time.Time {
+	f.t.Helper()
+	for f.net.Host(i).Network().Connectedness(f.net.ID(j)) != network.NotConnected {
+		time.Sleep(10 * time.Millisecond)
+	}
+	return time.Now()
+}
+
+func TestACrashIsToldEverywhereInAChain(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, f *flock) {
+		f.net.Chain()
+		rooms := f.joinAll("ops")
+		time.Sleep(5 * time.Second)
+		drain(t, rooms)
+		f.net.Kill(3)
+		detected := f.endOf(2, 3)
+		for i := range 3 {
+			got := told(t, rooms[i], time.Until(detected.Add(20*time.Second)))
+			require.Equal(t, []string{"-u3 dropped"}, lines(got), "station %d", i)
+			after := got[0].at.Sub(detected)
+			t.Logf("station %d was told %v after the connection ended", i, after)
+			require.GreaterOrEqual(t, after, 10*time.Second-20*time.Millisecond)
+			require.Less(t, after, 10*time.Second+2*lostFor+time.Second)
+			require.Equal(t, []string{"u0", "u1", "u2"}, users(rooms[i]))
+		}
+		require.EqualValues(t, 1, f.sum(func(s Stats) uint64 { return s.Suspicions }))
+	})
+}
+
+func TestALostLinkIsNoLostMember(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		time.Sleep(5 * time.Second)
+		drain(t, rooms)
+		f.net.Cut(0, 1)
+		f.endOf(0, 1)
+		for _, r := range rooms {
+			require.Empty(t, told(t, r, 2*time.Minute))
+		}
+		require.Positive(t, f.sum(func(s Stats) uint64 { return s.Suspicions }))
+		require.LessOrEqual(t, f.sum(func(s Stats) uint64 { return s.Suspicions }), uint64(2))
+		require.LessOrEqual(t, f.sum(func(s Stats) uint64 { return s.Refutations }), uint64(2))
+		want := published(t, rooms[0], "u0", "still here", 1)
+		require.Equal(t, want, messages(t, rooms[1], 1))
+	})
+}
+
+func TestAPausedMemberNeverLeaves(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		time.Sleep(30 * time.Second)
+		drain(t, rooms)
+		f.net.Pause(2)
+		time.Sleep(time.Second)
+		f.accuse(rooms[0], rooms[2]) // somebody hasty
+		time.Sleep(7 * time.Second)
+		f.net.Resume(2)
+		for _, r := range rooms {
+			require.Empty(t, told(t, r, time.Minute))
+		}
+	})
+}
+
+// accuse has a member accuse others.
+func (f *flock) accuse(by *Room, others ...*Room) {
+	f.t.Helper()
+	for _, o := range others {
+		o.mu.Lock()
+		own := o.own
+		o.mu.Unlock()
+		payload, err := proto.Marshal(&wire.Suspicion{Device: own.statement.Device[:], Feed: own.feed[:], Sequence: own.sequence})
+		require.NoError(f.t, err)
+		by.outbox.push(wire.Kind_KIND_SUSPICION, payload)
+	}
+}
+
+func TestAMemberBackWithinTheGraceIsMissedByNobody(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, f *flock) {
+		f.net.Chain()
+		rooms := f.joinAll("ops")
+		time.Sleep(5 * time.Second)
+		drain(t, rooms)
+		disconnect(t, f, 2, 3)
+		time.Sleep(9 * time.Second)
+		require.EqualValues(t, 1, f.at[2].Stats().Suspicions, "others have heard of it")
+		f.net.Connect(2, 3)
+		for _, r := range rooms {
+			require.Empty(t, told(t, r, time.Minute))
+		}
+	})
+}
+
+func TestAMemberDroppedBySuspicionComesBackWithOneEvent(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, f *flock) {
+		f.net.Chain()
+		rooms := f.joinAll("ops")
+		time.Sleep(5 * time.Second)
+		drain(t, rooms)
+		disconnect(t, f, 2, 3)
+		time.Sleep(30 * time.Second)
+		f.net.Connect(2, 3)
+		for _, r := range rooms[:3] {
+			require.Equal(t, []string{"-u3 dropped", "+u3"}, lines(told(t, r, time.Minute)))
+		}
+		// u3 was alone, and has missed only its one neighbour so far.
+		require.Equal(t, []string{"-u2 dropped", "+u2"}, lines(told(t, rooms[3], time.Minute)))
+		for _, r := range rooms {
+			require.Equal(t, []string{"u0", "u1", "u2", "u3"}, users(r))
+		}
+	})
+}
+
+func TestAMemberThatWasAloneFindsAllAgainThroughOne(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		time.Sleep(5 * time.Second)
+		drain(t, rooms)
+		f.net.Isolate(3)
+		time.Sleep(time.Minute)
+		for i, r := range rooms[:3] {
+			require.Equal(t, []string{"-u3 dropped"}, lines(told(t, r, 0)), "station %d", i)
+			missing := r.Missing()
+			require.Len(t, missing, 1)
+			require.Equal(t, f.at[3].login(), missing[0].Login)
+		}
+		f.net.Heal()
+		f.net.Connect(0, 3)
+		for i, r := range rooms[:3] {
+			require.Equal(t, []string{"+u3"}, lines(told(t, r, 20*time.Second)), "station %d", i)
+			require.Empty(t, r.Missing())
+		}
+		got := lines(told(t, rooms[3], time.Second))
+		require.Len(t, got, 6)
+		require.ElementsMatch(t, []string{"-u0 dropped", "-u1 dropped", "-u2 dropped"}, got[:3], "leaves first")
+		require.ElementsMatch(t, []string{"+u0", "+u1", "+u2"}, got[3:])
+		require.LessOrEqual(t, f.sum(func(s Stats) uint64 { return s.Suspicions }), uint64(3), "of u3, and by it of the two that it does not see")
+	})
+}
+
+func TestAMemberThatNobodyWatchesIsNotedByItsSilence(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, f *flock) {
+		f.net.Chain()
+		rooms := f.joinAll("ops")
+		drain(t, rooms)
+		// In an idle room whose members do not all see each other nobody is missed.
+		for _, r := range rooms {
+			require.Empty(t, told(t, r, 5*time.Minute))
+		}
+		require.Zero(t, f.sum(func(s Stats) uint64 { return s.Suspicions }))
+		published := f.sum(func(s Stats) uint64 { return s.EnvelopesPublished })
+		require.InDelta(t, 4+4*20/0.875, float64(published), 12, "a beat a minute of each")
+
+		f.net.Kill(2)
+		f.net.Kill(3) // those who watched it are gone too
+		killed := time.Now()
+		got := told(t, rooms[0], 10*time.Minute)
+		require.Equal(t, []string{"-u2 dropped", "-u3 dropped"}, lines(got))
+		silent := got[1].at.Sub(killed)
+		require.Greater(t, silent, silentBeats*beatEvery-beatEvery)
+		require.Less(t, silent, silentBeats*beatEvery+15*time.Second)
+		require.Equal(t, []string{"u0", "u1"}, users(rooms[1]))
+	})
+}
+
+func TestNobodyIsEvictedByAHostileAccuser(t *testing.T) {
+	inBubble(t, 12, func(t *testing.T, f *flock) {
+		f.net.Random(4)
+		rooms := f.joinAll("ops")
+		time.Sleep(5 * time.Second)
+		drain(t, rooms)
+		published := func() uint64 {
+			return f.sum(func(s Stats) uint64 { return s.EnvelopesPublished }) - f.at[0].Stats().EnvelopesPublished
+		}
+		before := published()
+		for range 60 {
+			f.accuse(rooms[0], rooms[1:]...)
+			time.Sleep(time.Second)
+		}
+		for _, r := range rooms {
+			require.Empty(t, told(t, r, 5*time.Second))
+		}
+		t.Logf("%d envelopes of 11 members who were accused 60 times each", published()-before)
+		require.LessOrEqual(t, published()-before, uint64(11*(60/3+2)), "an answer in 3 s, and now and then a beat")
+	})
+}
+
+func TestAWholeRoomThatIsAccusedAnswersOnce(t *testing.T) {
+	inBubble(t, 50, func(t *testing.T, f *flock) {
+		f.net.Random(6)
+		rooms := f.joinAll("ops")
+		time.Sleep(5 * time.Second)
+		drain(t, rooms)
+		var before []uint64
+		for _, s := range f.at {
+			before = append(before, s.Stats().EnvelopesPublished)
+		}
+		f.accuse(rooms[0], rooms[1:]...)
+		f.accuse(rooms[1], append(slices.Clone(rooms[2:]), rooms[0])...)
+		time.Sleep(20 * time.Second)
+		for i, s := range f.at {
+			require.EqualValues(t, 1, s.Stats().Refutations)
+			if i > 1 { // those two have published their accusations as well
+				require.Equal(t, before[i]+1, s.Stats().EnvelopesPublished)
+			}
+		}
+		for _, r := range rooms {
+			require.Empty(t, told(t, r, 100*time.Millisecond))
+			require.Len(t, r.Members(), 50)
+		}
+	})
+}
+
+func TestALargeRoomTellsItsSizeInsteadOfItsMembers(t *testing.T) {
+	inBubble(t, 12, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		a := f.join(0, "ops")
+		others := make([]*Room, 12)
+		events := func() []timed { return told(t, a, 2*time.Second) }
+		for i := 1; i < 9; i++ {
+			others[i] = f.join(i, "ops")
+			require.Equal(t, []string{fmt.Sprintf("+u%d", i)}, lines(events()))
+		}
+		others[9] = f.join(9, "ops")
+		require.Equal(t, []string{"large 10"}, lines(events()))
+		others[10] = f.join(10, "ops")
+		require.Empty(t, events())
+		require.Len(t, a.Members(), 11)
+		for _, i := range []int{10, 9} { // 9 are left, and it stays large
+			require.NoError(t, others[i].Leave(t.Context()))
+			require.Empty(t, events())
+		}
+		require.Len(t, a.Members(), 9)
+		require.NoError(t, others[8].Leave(t.Context()))
+		require.Equal(t, []string{"small 8"}, lines(events()))
+		require.NoError(t, others[7].Leave(t.Context()))
+		require.Equal(t, []string{"-u7 quit"}, lines(events()))
+		others[7] = f.join(7, "ops")
+		require.Equal(t, []string{"+u7"}, lines(events()))
+		require.Equal(t, []string{"u0", "u1", "u2", "u3", "u4", "u5", "u6", "u7"}, users(a))
+	}, WithLargeRoom(10))
+}
+
+func TestTwoHalvesOfARoomComeTogetherAgain(t *testing.T) {
+	const half = 10
+	inBubble(t, 2*half, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		time.Sleep(30 * time.Second)
+		drain(t, rooms)
+		var left, right []int
+		var cut, back [2][]string
+		for i := range half {
+			left, right = append(left, i), append(right, half+i)
+			for side, j := range []int{half + i, i} {
+				cut[side] = append(cut[side], fmt.Sprintf("-u%d dropped", j))
+				back[side] = append(back[side], fmt.Sprintf("+u%d", j))
+			}
+		}
+		published := func() uint64 { return f.sum(func(s Stats) uint64 { return s.EnvelopesPublished }) }
+		start := published()
+		f.net.Split(left, right)
+		time.Sleep(time.Minute)
+		apart := published() - start
+		suspicions := f.sum(func(s Stats) uint64 { return s.Suspicions })
+		f.net.Heal()
+		start = published()
+		frames := f.sum(func(s Stats) uint64 { return s.RoomFrames })
+		for _, i := range left {
+			for _, j := range right {
+				require.False(t, f.net.Connected(i, j))
+				require.NoError(t, f.net.TryConnect(i, j))
+			}
+		}
+		time.Sleep(20 * time.Second)
+		healed := published() - start
+		frames = f.sum(func(s Stats) uint64 { return s.RoomFrames }) - frames
+		for i, r := range rooms {
+			side := i / half
+			got := lines(told(t, r, time.Second))
+			require.Len(t, got, 2*half, "station %d: %q", i, got)
+			require.ElementsMatch(t, cut[side], got[:half], "leaves first")
+			require.ElementsMatch(t, back[side], got[half:])
+			require.Len(t, r.Members(), 2*half)
+		}
+		t.Logf("apart: %d accusations in %d envelopes; healing: %d envelopes, %d room frames", suspicions, apart, healed, frames)
+		require.LessOrEqual(t, suspicions, uint64(3*half), "one for each member, and few for whom two were quick")
+		require.LessOrEqual(t, apart, suspicions+2*half, "and a beat of each")
+		require.LessOrEqual(t, f.sum(func(s Stats) uint64 { return s.Refutations }), uint64(2*half), "an answer of each")
+		require.LessOrEqual(t, healed, uint64(4*half), "and perhaps a beat")
+		require.LessOrEqual(t, frames, uint64(2*half*250))
+		for _, r := range rooms {
+			require.Empty(t, told(t, r, 10*time.Second))
+		}
+	})
+}
+
+func TestMalformedSuspicionsAreRefused(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		read(t, rooms[1], 1)
+		device, feed := rooms[1].device[:], rooms[1].feed[:]
+		good := &wire.Suspicion{Device: device, Feed: feed, Sequence: 7}
+		raw, err := proto.Marshal(good)
+		require.NoError(t, err)
+		a, ok := openSuspicion(raw)
+		require.True(t, ok)
+		require.Equal(t, accusation{f.net.ID(1), rooms[1].feed, 7}, a)
+		n := uint64(0)
+		for name, s := range map[string]*wire.Suspicion{
+			"nothing":          {},
+			"a short device":   {Device: device[1:], Feed: feed, Sequence: 7},
+			"a long feed":      {Device: device, Feed: append(feed[:16:16], 0), Sequence: 7},
+			"without sequence": {Device: device, Feed: feed},
+			"without a feed":   {Device: device, Sequence: 7},
+			"without a device": {Feed: feed, Sequence: 7},
+		} {
+			raw, err := proto.Marshal(s)
+			require.NoError(t, err)
+			_, ok := openSuspicion(raw)
+			require.False(t, ok, name)
+			rooms[0].outbox.push(wire.Kind_KIND_SUSPICION, raw)
+			n++
+		}
+		rooms[0].outbox.push(wire.Kind_KIND_SUSPICION, []byte("\xff"))
+		rooms[0].outbox.push(wire.Kind_KIND_BEAT, []byte("of a later version"))
+		want := published(t, rooms[0], "u0", "and on", 1)
+		require.Equal(t, want, messages(t, rooms[1], 1))
+		require.Equal(t, n+1, f.at[1].Stats().RoomViolations)
+	})
+}
