@@ -175,6 +175,8 @@ func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
 		return r.hearRoster(p, body.Roster)
 	case *wire.RoomFrame_Heads_:
 		return r.hearHeads(p, body.Heads)
+	case *wire.RoomFrame_Receipts_:
+		return r.hearReceipts(p, body.Receipts)
 	case *wire.RoomFrame_Absent_:
 		r.answered(p)
 		return nil
