@@ -75,7 +75,7 @@ type batch struct {
 	content []byte // serialised wire.Items
 	count   uint32
 	confirm []*PendingConfirmation // whose results wait for receipts of the envelope
-	sealed  chan struct{} // closed when it has been handed to GossipSub, or never will be
+	sealed  chan struct{}          // closed when it has been handed to GossipSub, or never will be
 	done    chan struct{}
 
 	// Written before sealed is closed, read after.
