@@ -92,7 +92,7 @@ func TestReceiptsThatProveNothingCountForNothing(t *testing.T) {
 		require.Equal(t, taken, f.at[0].Stats().ReceiptsTaken)
 		c, err := p.Result()
 		require.NoError(t, err)
-		confirmed(t, c, rooms, "secret", "u2")
+		confirmed(t, c, rooms, "u2")
 	})
 }
 
@@ -103,7 +103,7 @@ func TestAGenuineReceiptCountsWhoeverBringsIt(t *testing.T) {
 		require.NoError(t, rooms[0].hearReceipts(f.at[1].host.ID(), receiptFrame(rooms[0].own.tag(), hash, last, good, good)))
 		c, err := p.Result()
 		require.NoError(t, err)
-		confirmed(t, c, rooms, "secret")
+		confirmed(t, c, rooms)
 		// And for its own envelope only.
 		p, err = rooms[0].PublishConfirmedAsync(deadline(t, 3*time.Second), []byte("another"), AsText())
 		require.NoError(t, err)
@@ -111,7 +111,7 @@ func TestAGenuineReceiptCountsWhoeverBringsIt(t *testing.T) {
 		require.NoError(t, rooms[0].hearReceipts(f.at[1].host.ID(), receiptFrame(rooms[0].own.tag(), hash, last, good)))
 		c, err = p.Result()
 		require.NoError(t, err)
-		confirmed(t, c, rooms, "another", "u2")
+		confirmed(t, c, rooms, "u2")
 	})
 }
 
@@ -126,7 +126,7 @@ func TestAForgedReceiptEndsTheStreamItCameOver(t *testing.T) {
 		require.EqualValues(t, 1, f.at[0].Stats().RoomViolations)
 		c, err := p.Result()
 		require.NoError(t, err)
-		confirmed(t, c, rooms, "secret", "u2")
+		confirmed(t, c, rooms, "u2")
 	})
 }
 
@@ -166,7 +166,7 @@ func TestAFloodOfReceiptsIsNeitherKeptNorPassedOn(t *testing.T) {
 			&wire.Receipt{Device: f.at[3].key.Public().(ed25519.PublicKey), Signature: make([]byte, 64)})), wire.ErrSignature, "a relay verifies")
 		c, err := p.Result()
 		require.NoError(t, err)
-		confirmed(t, c, rooms, "to the end", "u3")
+		confirmed(t, c, rooms, "u3")
 	})
 }
 
@@ -228,6 +228,34 @@ func TestAnAuthorsQuestionsAreBounded(t *testing.T) {
 		rooms[0].mu.Unlock()
 		settle()
 		require.Equal(t, sent+maxAsks, f.at[1].Stats().ReceiptFramesSent)
+	})
+}
+
+func TestAReceiptSignsWhatTheProtocolSays(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		settle()
+		_, err := rooms[0].PublishConfirmed(t.Context(), []byte("sign here"), AsText())
+		require.NoError(t, err)
+		rooms[0].mu.Lock()
+		kept, _, _ := rooms[0].journal.answer(rooms[0].own.tag(), span{rooms[0].head.last, 0}, 1)
+		rooms[0].mu.Unlock()
+		require.Len(t, kept, 1)
+		e, err := wire.ParseEnvelope(kept[0].sealed)
+		require.NoError(t, err)
+		require.NotNil(t, e.Receipts)
+		tag := sha256.Sum256(append(bytes.Clone(e.Device), e.Feed...))
+		hash := sha256.Sum256(kept[0].sealed)
+		signed := append([]byte("starling/receipt/1\x00"), e.Room...)
+		signed = append(signed, tag[:16]...)
+		signed = append(signed, 0, 0, 0, 0, 0, 0, 0, byte(e.First+uint64(e.Count)-1))
+		signed = append(signed, hash[:]...)
+		rooms[1].mu.Lock()
+		defer rooms[1].mu.Unlock()
+		own := rooms[1].carriage.byHash[hash].own
+		require.True(t, ed25519.Verify(own.Device, signed, own.Signature))
+		require.Equal(t, []byte(f.at[1].key.Public().(ed25519.PublicKey)), own.Device)
 	})
 }
 

@@ -188,6 +188,9 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("parked in a room", "%d envelopes, %d MiB", maxParked, maxParkedBytes>>20)
 	says("held behind a gap in one feed", "%d envelopes, %d MiB", maxHeld, maxHeldBytes>>20)
 	says("room frames of one peer", "%d/s after a burst of %d; then they are read more slowly", linkRate, linkBurst)
+	says("members of a room that confirms a broadcast", "%d", MaxConfirmed)
+	says("receipts in a frame; collectors", "%d; %d", maxReceipts, maxCollectors)
+	says("receipts are passed on for", "%d envelopes, %d of one feed", maxCarried, maxCarriedOfFeed)
 	says("streams of one peer at once", "direct %d, room 1; a node allows 128 over all protocols", maxPeerStreams)
 
 	says("room stream: to open it, to finish or take a frame", "%s", s(roomFrameTimeout))
@@ -201,6 +204,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("broadcasts wait for a subscription", "%d ms", newcomerWait.Milliseconds())
 	says("parked envelope", "%s", s(parkedLife))
 	says("memory of those who left", "%s", minutes(tombstoneLife))
+	says("receipts: gathered; asked for again; passed on", "%s; %s, %s; %s", s(gatherDelay), s(firstAsk), s(secondAsk), s(carryLife))
 
 	p := (&Mesh{cfg: defaultConfig()}).gossipParams()
 	vectors.Says(t, "D, Dlo, Dhi, Dout, Dscore", fmt.Sprintf("%d, %d, %d, %d, %d", p.D, p.Dlo, p.Dhi, p.Dout, p.Dscore), "no")
