@@ -19,10 +19,11 @@ const MaxConfirmed = 256
 
 const (
 	// firstAsk and secondAsk are when an author asks again for receipts that have not come, after it has published; sooner where
-	// the deadline is near. Repair takes up to a second.
-	firstAsk  = time.Second
-	secondAsk = 3 * time.Second
-	// soonestAsk is less than that: receipts of a large room take 0.3 s.
+	// the deadline is near. A room of 200 in which everybody has 8 neighbours confirms within 1.2 s.
+	firstAsk  = 1500 * time.Millisecond
+	secondAsk = 4 * time.Second
+	// soonestAsk is the shortest time to the first question, whatever the deadline: members that are all connected confirm in half
+	// of it.
 	soonestAsk = 300 * time.Millisecond
 	// lateReceipts is how long receipts of members that have left may still be under way.
 	lateReceipts = 500 * time.Millisecond

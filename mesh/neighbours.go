@@ -22,6 +22,7 @@ type neighbour struct {
 	asked  time.Time // when we last asked it for its roster
 	acked  uint64    // how much of the own feed it has
 	pulled bool      // it is being asked for broadcasts
+	early  []early   // receipts of envelopes that have not come here yet
 }
 
 // rosterPart is how many bytes of entries travel in one frame.

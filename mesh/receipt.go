@@ -34,6 +34,9 @@ const (
 	// about 10 KiB when all of 256 members have confirmed it by way of this node.
 	maxCarried       = 1024
 	maxCarriedOfFeed = 256
+	// maxEarly bounds the receipts of one neighbour that wait for their envelope to come: as many as it has envelopes under way
+	// that this node gathers for.
+	maxEarly = 64
 	// maxAsks is how often an author asks again for receipts of one envelope.
 	maxAsks = 2
 )
@@ -69,6 +72,45 @@ type carried struct {
 	due        time.Time // when out goes on
 }
 
+// early is receipts that have overtaken their envelope.
+type early struct {
+	hash   [sha256.Size]byte
+	frame  *wire.RoomFrame_Receipts
+	number int
+}
+
+// keepEarly adds a frame, at the price of the oldest.
+func (n *neighbour) keepEarly(hash [sha256.Size]byte, q *wire.RoomFrame_Receipts) {
+	if len(q.List) > maxEarly {
+		return
+	}
+	n.early = append(n.early, early{hash, q, len(q.List)})
+	sum := 0
+	for i := len(n.early) - 1; i >= 0; i-- {
+		if sum += n.early[i].number; sum > maxEarly {
+			n.early = slices.Delete(n.early, 0, i+1)
+			return
+		}
+	}
+}
+
+// takeEarlyLocked hears what has overtaken the envelope that has come now.
+func (r *Room) takeEarlyLocked(hash [sha256.Size]byte) {
+	for p, n := range r.neighbours {
+		n.early = slices.DeleteFunc(n.early, func(e early) bool {
+			if e.hash != hash {
+				return false
+			}
+			r.mesh.goTask(func() {
+				if err := r.hearReceipts(p, e.frame); err != nil {
+					r.mesh.violation(p, err)
+				}
+			})
+			return true
+		})
+	}
+}
+
 // carriage is the receipts that a room passes on.
 type carriage struct {
 	byHash  map[[sha256.Size]byte]*carried
@@ -94,6 +136,7 @@ func (r *Room) carryLocked(now time.Time, f *feed, e *envelope) {
 		passed: make(map[deviceHint]struct{}), out: make(map[peer.ID][]*wire.Receipt),
 	}
 	c.byHash[e.hash] = n
+	r.takeEarlyLocked(e.hash)
 	c.byFeed[f.tag] = append(c.byFeed[f.tag], n)
 	if len(c.byFeed[f.tag]) > maxCarriedOfFeed {
 		r.dropCarriedLocked(f.tag)
@@ -352,7 +395,8 @@ func (r *Room) hearReceipts(p peer.ID, q *wire.RoomFrame_Receipts) error {
 func (r *Room) wanted(p peer.ID, tag feedTag, hash [sha256.Size]byte, q *wire.RoomFrame_Receipts) (out []*wire.Receipt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.neighbours[p] == nil {
+	n := r.neighbours[p]
+	if n == nil {
 		return nil
 	}
 	want := func(*wire.Receipt) bool { return false }
@@ -360,11 +404,13 @@ func (r *Room) wanted(p peer.ID, tag feedTag, hash [sha256.Size]byte, q *wire.Ro
 		if s := r.confirms.sent[hash]; s != nil && s.last == q.Last {
 			want = func(receipt *wire.Receipt) bool { return s.awaits(identity.PublicKey(receipt.Device)) }
 		}
-	} else if n := r.carriage.byHash[hash]; n != nil && n.tag == tag && n.last == q.Last {
+	} else if c := r.carriage.byHash[hash]; c != nil && c.tag == tag && c.last == q.Last {
 		want = func(receipt *wire.Receipt) bool {
-			_, passed := n.passed[hint(receipt.Device)]
-			return !passed && len(n.passed) < maxReceipts && r.knowsLocked(receipt.Device)
+			_, passed := c.passed[hint(receipt.Device)]
+			return !passed && len(c.passed) < maxReceipts && r.knowsLocked(receipt.Device)
 		}
+	} else if f := r.journal.feeds[tag]; c == nil && f != nil && q.Last >= f.next {
+		n.keepEarly(hash, q)
 	}
 	had := make(map[deviceHint]struct{}, len(q.List))
 	for _, receipt := range q.List {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -152,6 +153,8 @@ func TestAFloodOfReceiptsIsNeitherKeptNorPassedOn(t *testing.T) {
 		ghosts := f.all.station(t, f.net.Host(f.net.NewHost(nil)), "ghost")
 		for i := range 2000 {
 			other := sha256.Sum256(fmt.Append(nil, i))
+			ahead := receiptFrame(tag, other, n.last+1, receiptOf(f.at[2], body), receiptOf(f.at[2], body), receiptOf(f.at[2], body))
+			require.NoError(t, relay.hearReceipts(f.at[2].host.ID(), ahead))
 			require.NoError(t, relay.hearReceipts(f.at[2].host.ID(), receiptFrame(tag, other, n.last, receiptOf(f.at[2], body))))
 			require.NoError(t, relay.hearReceipts(f.at[2].host.ID(), receiptFrame(tag, n.hash, n.last, receiptOf(ghosts, body))))
 			require.NoError(t, relay.hearReceipts(f.at[2].host.ID(), receiptFrame(tag, n.hash, n.last, receiptOf(f.at[2], body))))
@@ -159,6 +162,9 @@ func TestAFloodOfReceiptsIsNeitherKeptNorPassedOn(t *testing.T) {
 		relay.mu.Lock()
 		require.Len(t, relay.carriage.byHash, 1)
 		require.Len(t, n.passed, passed)
+		for _, nb := range relay.neighbours {
+			require.LessOrEqual(t, len(nb.early), maxEarly)
+		}
 		require.Empty(t, n.out)
 		relay.mu.Unlock()
 		require.Equal(t, sent, f.at[1].Stats().ReceiptFramesSent)
@@ -167,6 +173,36 @@ func TestAFloodOfReceiptsIsNeitherKeptNorPassedOn(t *testing.T) {
 		c, err := p.Result()
 		require.NoError(t, err)
 		confirmed(t, c, rooms, "u3")
+	})
+}
+
+func TestReceiptsThatOvertakeTheirEnvelopeWaitForIt(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, f *flock) {
+		f.net.Chain()
+		rooms := f.joinAll("ops")
+		settle()
+		f.net.Cut(0, 1)
+		p, err := rooms[0].PublishConfirmedAsync(deadline(t, 9*time.Second), []byte("overtaken"), AsText())
+		require.NoError(t, err)
+		synctest.Wait()
+		rooms[0].mu.Lock()
+		tag := rooms[0].own.tag()
+		var hash [sha256.Size]byte
+		var last uint64
+		for h, s := range rooms[0].confirms.sent {
+			hash, last = h, s.last
+		}
+		rooms[0].mu.Unlock()
+		// The end of the chain says that it has it, and then takes it no more: only what has overtaken can be passed on.
+		early := receiptOf(f.at[3], receiptBody(rooms[0].tag, tag, last, hash))
+		require.NoError(t, rooms[1].hearReceipts(f.at[2].host.ID(), receiptFrame(tag, hash, last, early)))
+		f.net.Cut(2, 3)
+		time.Sleep(100 * time.Millisecond)
+		f.net.Heal()
+		f.net.Cut(2, 3)
+		c, err := p.Result()
+		require.NoError(t, err)
+		confirmed(t, c, rooms)
 	})
 }
 
