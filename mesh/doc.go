@@ -20,6 +20,7 @@
 //	}
 //	room.PublishText(ctx, "good morning") // to everybody in the room
 //	room.SendText(ctx, "bob", "psst")     // to one member
+//	room.PublishConfirmed(ctx, alarm)     // to everybody, and tells of each member whether it has it
 //	for ev, err := range room.Events(ctx) {
 //		if err != nil {
 //			return err

@@ -23,6 +23,7 @@ type envelope struct {
 	size   int               // of the sealed bytes
 	came   time.Time         // when it came or, if it had to be fetched, was first published or received
 	late   time.Duration     // see transit
+	via    peer.ID           // the neighbour that it came from; "" when it was parked
 }
 
 func newEnvelope(e *wire.Envelope, sealed []byte) (*envelope, error) {

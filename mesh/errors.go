@@ -48,6 +48,15 @@ func (e *SizeError) Error() string {
 	return fmt.Sprintf("mesh: message of %d bytes is over the limit of %d", e.Size, e.Limit)
 }
 
+// CrowdError reports a room with more members than a broadcast can be confirmed by. Nothing was sent.
+type CrowdError struct {
+	Members, Limit int // with the caller
+}
+
+func (e *CrowdError) Error() string {
+	return fmt.Sprintf("mesh: a room of %d members is over the limit of %d for a confirmed broadcast", e.Members, e.Limit)
+}
+
 // RefusedError is the receiver's no. The message is not in the receiver's queue, and a repeat of the
 // call is a new message. errors.Is(err, ErrRefused) holds, and for [NotMember] also ErrNotMember.
 type RefusedError struct {

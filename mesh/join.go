@@ -110,6 +110,8 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		newcomers:    make(map[peer.ID]time.Time),
 		changed:      make(chan struct{}),
 	}
+	r.confirms.init()
+	r.carriage.init()
 	r.door = &door{room: name, tag: r.tag, verifier: m.verifier, authority: m.cfg.authority}
 	_, _ = rand.Read(r.feed[:])
 	r.journal = newJournal(tagFeed(r.device, r.feed), m.cfg.retention)
@@ -185,7 +187,7 @@ func (r *Room) start() error {
 	if r.sub, err = r.topic.Subscribe(pubsub.WithBufferSize(gossipQueue)); err != nil {
 		return err
 	}
-	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, r.own.sealed, noID, true); err != nil {
+	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, r.own.sealed, noID, accept{}); err != nil {
 		return err
 	}
 	for _, loop := range []func(){r.echoLoop, r.peerLoop, r.publishLoop, r.timerLoop} {

@@ -19,6 +19,7 @@ func (r *Room) depart(ctx context.Context, reason error) error {
 	r.mu.Lock()
 	again := r.leaving
 	r.leaving = true
+	r.passAllLocked()
 	own := r.own
 	r.mu.Unlock()
 	if again {
@@ -104,6 +105,7 @@ func (r *Room) end(reason error) {
 		neighbours := slices.Collect(maps.Keys(r.neighbours))
 		unacked := r.unacked
 		r.unacked = nil
+		r.endConfirmsLocked(reason)
 		r.mu.Unlock()
 		m.mu.Lock()
 		delete(m.rooms, r.name)

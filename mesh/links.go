@@ -29,8 +29,8 @@ const (
 	// hears it again when it next reconnects.
 	linkQueue = 256
 	// linkRate and linkBurst bound what one neighbour may send, in frames a second: rosters of a few rooms
-	// at once, and then a change now and then. headsRate is the same for heads, which cost next to nothing: a busy
-	// neighbour acknowledges every other envelope.
+	// at once, and then a change now and then. headsRate is the same for heads and receipts, which cost next to nothing: a
+	// busy neighbour acknowledges every other envelope.
 	linkRate  = 50
 	linkBurst = 1024
 	headsRate = 2000
@@ -81,10 +81,13 @@ func (l *links) budget(p peer.ID) budget {
 	return b
 }
 
-// wait lets a frame in when its time has come. Heads cost more the more feeds they name.
+// wait lets a frame in when its time has come. Heads and receipts cost more the more of them there are.
 func (b budget) wait(ctx context.Context, frame *wire.RoomFrame) error {
 	if h := frame.GetHeads(); h != nil {
 		return b.heads.WaitN(ctx, 1+len(h.Feeds)/32)
+	}
+	if q := frame.GetReceipts(); q != nil {
+		return b.heads.WaitN(ctx, 1+len(q.List)/32)
 	}
 	return b.others.Wait(ctx)
 }

@@ -25,6 +25,7 @@ type neighbour struct {
 	// doubted says that GossipSub does not know of its subscription any more, and that it was asked whether it is still in
 	// the room.
 	doubted bool
+	early   []early // receipts of envelopes that have not come here yet
 }
 
 // rosterPart is how many bytes of entries travel in one frame.
@@ -238,6 +239,8 @@ func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
 	case *wire.RoomFrame_Query_:
 		r.hearQuery(p)
 		return nil
+	case *wire.RoomFrame_Receipts_:
+		return r.hearReceipts(p, body.Receipts)
 	case *wire.RoomFrame_Absent_:
 		r.answered(p)
 		return nil

@@ -74,7 +74,8 @@ func (p Publication) result() (Published, error) {
 type batch struct {
 	content []byte // serialised wire.Items
 	count   uint32
-	sealed  chan struct{} // closed when it has been handed to GossipSub, or never will be
+	confirm []*PendingConfirmation // whose results wait for receipts of the envelope
+	sealed  chan struct{}          // closed when it has been handed to GossipSub, or never will be
 	done    chan struct{}
 
 	// Written before sealed is closed, read after.
@@ -95,6 +96,9 @@ func (b *batch) last() uint64 { return b.first + uint64(b.count) - 1 }
 
 // fail ends a batch that was never sealed.
 func (b *batch) fail(err error) {
+	for _, p := range b.confirm {
+		p.fail(err)
+	}
 	close(b.sealed)
 	b.end(err)
 }
@@ -122,16 +126,22 @@ func newOutbox() *outbox {
 	return &outbox{space: make(chan struct{}), ready: make(chan struct{}, 1)}
 }
 
-// add appends an item, once there is room for it or, if it must not wait, gives ErrRate. The payload is copied. number gives
-// the send's ID, and is called when the item has been accepted.
-func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number func() uint64, wait bool) (Publication, error) {
+// accept is how an item wants to be taken in.
+type accept struct {
+	refuse  bool                 // ErrRate, where it would have to wait
+	confirm *PendingConfirmation // wants receipts of the item's envelope
+}
+
+// add appends an item, once there is room for it. The payload is copied. number gives the send's ID, and is
+// called when the item has been accepted.
+func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number func() uint64, how accept) (Publication, error) {
 	size := wire.ItemSize(kind, len(payload))
 	for {
-		p, space, err := o.tryAdd(kind, payload, size, number)
+		p, space, err := o.tryAdd(kind, payload, size, number, how.confirm)
 		if space == nil {
 			return p, err
 		}
-		if !wait {
+		if how.refuse {
 			return Publication{}, ErrRate
 		}
 		select {
@@ -143,7 +153,7 @@ func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number
 }
 
 // tryAdd gives the channel to wait on when there is no room.
-func (o *outbox) tryAdd(kind wire.Kind, payload []byte, size int, number func() uint64) (Publication, <-chan struct{}, error) {
+func (o *outbox) tryAdd(kind wire.Kind, payload []byte, size int, number func() uint64, confirm *PendingConfirmation) (Publication, <-chan struct{}, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed != nil {
@@ -161,6 +171,10 @@ func (o *outbox) tryAdd(kind wire.Kind, payload []byte, size int, number func() 
 	b.content = wire.AppendItem(b.content, kind, payload)
 	p := Publication{id: number(), index: b.count, batch: b}
 	b.count++
+	if confirm != nil {
+		confirm.publication = p
+		b.confirm = append(b.confirm, confirm)
+	}
 	select {
 	case o.ready <- struct{}{}:
 	default:
@@ -272,7 +286,7 @@ func (r *Room) PublishAsync(ctx context.Context, data []byte, opts ...PublishOpt
 	if err := checkPayload(cfg.kind, data, r.mesh.cfg.maxMessage); err != nil {
 		return Publication{}, err
 	}
-	return r.outbox.add(ctx, kindToWire(cfg.kind), data, r.mesh.nextID, !cfg.refuse)
+	return r.outbox.add(ctx, kindToWire(cfg.kind), data, r.mesh.nextID, accept{refuse: cfg.refuse})
 }
 
 // checkPayload is what makes a message one that is refused locally, in a room or outside.
@@ -400,12 +414,16 @@ func (r *Room) seal(b *batch) {
 	r.mu.Lock()
 	head := r.head
 	b.neighbours = len(r.neighbours)
+	var receipts *wire.ReceiptsWanted
+	if len(b.confirm) > 0 {
+		receipts = &wire.ReceiptsWanted{Collectors: r.collectorsLocked()}
+	}
 	r.mu.Unlock()
 
 	sealed, err := wire.SealEnvelope(r.mesh.key, &wire.Envelope{
 		App: r.mesh.app[:], Room: r.tag[:], Device: r.device[:], Feed: r.feed[:],
 		First: head.last + 1, Count: b.count, Previous: head.previous(),
-		SentMs: time.Now().UnixMilli(), Content: b.content,
+		SentMs: time.Now().UnixMilli(), Content: b.content, Receipts: receipts,
 	})
 	if err == nil && len(sealed) > wire.MaxEnvelope {
 		err = errors.New("envelope over the limit") // GossipSub would take it and drop it
@@ -435,6 +453,9 @@ func (r *Room) retain(b *batch, h head, sealed []byte) (alone bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.head = h
+	if len(b.confirm) > 0 {
+		r.awaitReceiptsLocked(now, h, b)
+	}
 	r.window.published(now, h.last)
 	r.journal.publish(now, r.journal.feeds[r.own.tag()], b.first, b.count, sealed)
 	r.armTimer()

@@ -24,21 +24,21 @@ func TestOutboxPacksWhatWaitsAndBlocksWhenFull(t *testing.T) {
 		perBatch := wire.MaxContent / wire.ItemSize(wire.Kind_KIND_BINARY, MaxMessage)
 		require.Equal(t, 3, perBatch)
 		for i := range maxWaiting * perBatch {
-			p, err := o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, true)
+			p, err := o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, accept{})
 			require.NoError(t, err)
 			require.EqualValues(t, i+1, p.ID())
 			require.EqualValues(t, i%perBatch, p.index)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err := o.add(ctx, wire.Kind_KIND_BINARY, big, number, true)
+		_, err := o.add(ctx, wire.Kind_KIND_BINARY, big, number, accept{})
 		require.ErrorIs(t, err, ErrUnreachable, "certainly not sent")
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.EqualValues(t, maxWaiting*perBatch, id, "it took no ID")
 
 		added := make(chan error)
 		go func() {
-			_, err := o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, true)
+			_, err := o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, accept{})
 			added <- err
 		}()
 		synctest.Wait()
@@ -48,7 +48,7 @@ func TestOutboxPacksWhatWaitsAndBlocksWhenFull(t *testing.T) {
 		reason := errors.New("over")
 		go func() {
 			for err == nil || !errors.Is(err, reason) {
-				_, err = o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, true)
+				_, err = o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, accept{})
 			}
 			added <- err
 		}()

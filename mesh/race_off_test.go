@@ -4,3 +4,6 @@ package mesh
 
 // raceEnabled makes the large simulations smaller: the race detector makes each several times as expensive.
 const raceEnabled = false
+
+// crowd is how many members the large simulations have.
+const crowd = 200

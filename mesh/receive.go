@@ -171,6 +171,7 @@ func (r *Room) noteLocked(s *seat, c change) {
 		return
 	}
 	r.rumour = true
+	r.confirms.moved = true
 	r.armTimer()
 	r.broadcastLocked()
 }
@@ -230,6 +231,10 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 	if v == taken && len(ready) == 0 && e.Count == 1 {
 		r.goodbyeLocked(now, e)
 	}
+	e.via = via
+	if e.Receipts != nil {
+		r.carryLocked(now, f, e)
+	}
 	r.readyLocked(now, f, ready, v)
 }
 
@@ -283,6 +288,7 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 	from := f.entry.statement.Login()
 	own := from.Peer == r.mesh.host.ID() // of an earlier stay: it is kept for others
 	for _, e := range ready {
+		whole := e.First >= f.floor
 		if e.Scheme != 0 {
 			// Sent by a later version under a scheme that this one does not have.
 			r.lostLocked(f, span{e.First, e.last()})
@@ -309,9 +315,9 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 				if kind == wire.Kind_KIND_TEXT {
 					msg.Kind = Text
 				}
-				if n := r.queue.PushBroadcast(msg, len(payload)); n > 0 {
-					r.mesh.stats.messagesMissed.Add(uint64(n))
-				}
+				dropped, queued := r.queue.PushBroadcast(msg, len(payload))
+				r.mesh.stats.messagesMissed.Add(uint64(dropped))
+				whole = whole && queued
 			case wire.Kind_KIND_ROSTER:
 				if entry, err := r.openOwnEntry(now, e, payload); err == nil {
 					r.applyLocked(now, entry)
@@ -320,7 +326,12 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 				if number >= f.floor {
 					r.accusedLocked(now, e, payload)
 				}
+			case wire.Kind_KIND_ASK:
+				r.askedLocked(now, f, e, payload)
 			}
+		}
+		if whole && e.Receipts != nil {
+			r.confirmLocked(now, e)
 		}
 		r.mesh.stats.messagesTaken.Add(uint64(len(messages)))
 	}
@@ -435,6 +446,7 @@ func (r *Room) expire() time.Duration {
 	due = earlier(earlier(due, r.tokenLocked(now)), r.payAcksLocked(now))
 	due = earlier(due, r.subscribeLocked(now))
 	due = earlier(earlier(due, r.journal.due()), r.remind.due())
+	due = earlier(earlier(due, r.passDueLocked(now)), r.confirmsDueLocked(now))
 	if len(r.unacked) > 0 {
 		due = earlier(due, r.unacked[0].deadline)
 	}
@@ -478,7 +490,7 @@ func (r *Room) reissue(st *identity.Statement, token string) error {
 	r.roster.apply(now, entry)
 	r.mu.Unlock()
 	r.armTimer()
-	_, err = r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, entry.sealed, noID, true)
+	_, err = r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, entry.sealed, noID, accept{})
 	return err
 }
 

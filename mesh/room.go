@@ -63,6 +63,8 @@ type Room struct {
 	newcomers    map[peer.ID]time.Time // connected members that GossipSub has not told of, and since when
 	waiting      map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
 	parked       parked
+	confirms     confirms  // own broadcasts whose receipts are awaited
+	carriage     carriage  // receipts on their way to the authors of others
 	rumour       bool      // the roster has changed since neighbours were last told its digest
 	widen        bool      // and at nextDigest several are to be told
 	nextDigest   time.Time // when to compare rosters and feeds with neighbours

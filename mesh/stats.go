@@ -30,6 +30,9 @@ type Stats struct {
 	EnvelopesStale     uint64 // replays, and what was sent before this node joined
 	EnvelopesLapsed    uint64 // of members whose token has ended or was revoked
 	EnvelopesSetBack   uint64 // too far ahead of what is missing to be kept: fetched again later
+	ReceiptsTaken      uint64 // of confirmed broadcasts of this node: verified, wanted, and new
+	ReceiptFramesTaken uint64 // frames of receipts that reached this node: its own and those that it passes on
+	ReceiptFramesSent  uint64 // of receipts, its own and others'
 	EnvelopesPulled    uint64 // fetched from neighbours, since they were missing
 	EnvelopesServed    uint64 // given to neighbours that asked
 	Pulls              uint64 // questions to neighbours
@@ -57,6 +60,7 @@ type counters struct {
 	envelopesStale, envelopesUnclaimed, envelopesDropped           atomic.Uint64
 	envelopesSetBack, envelopesPulled, envelopesServed             atomic.Uint64
 	pulls, pullsFailed, pullsRefused                               atomic.Uint64
+	receiptsTaken, receiptFramesTaken, receiptFramesSent           atomic.Uint64
 	envelopesLapsed, roomFramesDropped, roomViolations, forks      atomic.Uint64
 	suspicions, refutations, roomFrames                            atomic.Uint64
 }
@@ -88,6 +92,9 @@ func (m *Mesh) Stats() Stats {
 		EnvelopesStale:      c.envelopesStale.Load(),
 		EnvelopesLapsed:     c.envelopesLapsed.Load(),
 		EnvelopesSetBack:    c.envelopesSetBack.Load(),
+		ReceiptsTaken:       c.receiptsTaken.Load(),
+		ReceiptFramesTaken:  c.receiptFramesTaken.Load(),
+		ReceiptFramesSent:   c.receiptFramesSent.Load(),
 		EnvelopesPulled:     c.envelopesPulled.Load(),
 		EnvelopesServed:     c.envelopesServed.Load(),
 		Pulls:               c.pulls.Load(),

@@ -252,6 +252,9 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("feeds in a room; of one user", "%d; %d", maxFeeds, maxStays)
 	says("room frames of one peer",
 		"%d/s after a burst of %d, and Heads %d/s, of which one with 32 feeds more counts one more; then they are read more slowly", linkRate, linkBurst, headsRate)
+	says("members of a room that confirms a broadcast", "%d", MaxConfirmed)
+	says("receipts in a frame; collectors", "%d; %d", maxReceipts, maxCollectors)
+	says("receipts are passed on for", "%d envelopes, %d of one feed", maxCarried, maxCarriedOfFeed)
 	says("streams of one peer at once", "direct %d, room 1; a node allows 128 over all protocols", maxPeerStreams)
 
 	says("room stream: to open it, to finish or take a frame", "%s", s(roomFrameTimeout))
@@ -276,6 +279,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("broadcasts wait for a subscription", "%d ms", newcomerWait.Milliseconds())
 	says("parked envelope", "%s", s(parkedLife))
 	says("memory of those who left", "%s", minutes(tombstoneLife))
+	says("receipts: gathered; asked for again; passed on", "%s; %s, %s; %s", s(gatherDelay), s(firstAsk), s(secondAsk), s(carryLife))
 
 	p := (&Mesh{cfg: defaultConfig()}).gossipParams()
 	vectors.Says(t, "D, Dlo, Dhi, Dout, Dscore", fmt.Sprintf("%d, %d, %d, %d, %d", p.D, p.Dlo, p.Dhi, p.Dout, p.Dscore), "no")

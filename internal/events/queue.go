@@ -77,12 +77,13 @@ func NewQueue(room string, limits Limits) *Queue {
 }
 
 // PushBroadcast queues an event whose payload has size bytes, at the price of the oldest broadcasts when
-// the queue is full. It returns how many were dropped: the new one itself, when direct messages fill the queue.
-func (q *Queue) PushBroadcast(ev Event, size int) (dropped int) {
+// the queue is full. It returns how many were dropped, and whether the new one is in the queue: it is dropped itself
+// when direct messages fill the queue, and nothing is taken after the end.
+func (q *Queue) PushBroadcast(ev Event, size int) (dropped int, queued bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.end != nil {
-		return 0
+		return 0, false
 	}
 	for q.fullLocked(size) {
 		dropped++
@@ -90,12 +91,12 @@ func (q *Queue) PushBroadcast(ev Event, size int) (dropped int) {
 			q.seq++ // the number it would have had, so that the gap shows
 			q.after++
 			q.signal()
-			return dropped
+			return dropped, false
 		}
 		q.evictLocked()
 	}
 	q.pushLocked(ev, size, broadcast)
-	return dropped
+	return dropped, true
 }
 
 // PushDirect queues an event whose payload has size bytes, and reports false when the queue is full or ended.

@@ -55,9 +55,13 @@ func TestQueueDropsOldestBroadcastsAndSaysHowManyInTheirPlace(t *testing.T) {
 
 func TestQueueBoundsBytesAndAdmitsAFirstMessageOfAnySize(t *testing.T) {
 	q := NewQueue("", Limits{Bytes: 10})
-	require.Zero(t, q.PushBroadcast(n(1), 100))
+	dropped, queued := q.PushBroadcast(n(1), 100)
+	require.Zero(t, dropped)
+	require.True(t, queued)
 	require.False(t, q.PushDirect(n(2), 1))
-	require.Equal(t, 1, q.PushBroadcast(n(3), 10))
+	dropped, queued = q.PushBroadcast(n(3), 10)
+	require.Equal(t, 1, dropped)
+	require.True(t, queued)
 	require.Equal(t, []int{-1, 3}, drain(t, q))
 }
 
@@ -66,7 +70,9 @@ func TestQueueRefusesDirectsWhenFullAndDropsABroadcastForNoDirect(t *testing.T) 
 	require.True(t, q.PushDirect(n(1), 1))
 	require.True(t, q.PushDirect(n(2), 1))
 	require.False(t, q.PushDirect(n(3), 1))
-	require.Equal(t, 1, q.PushBroadcast(n(4), 1), "the new broadcast itself is dropped")
+	dropped, queued := q.PushBroadcast(n(4), 1)
+	require.Equal(t, 1, dropped)
+	require.False(t, queued, "the new broadcast itself is dropped")
 	q.PushNotice(n(5))
 	require.Equal(t, []int{1, 2, -1, 5}, drain(t, q))
 }

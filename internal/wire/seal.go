@@ -16,6 +16,7 @@ const (
 	DomainEnvelope  = "starling/envelope/1\x00"
 	DomainHello     = "starling/hello/1\x00"
 	DomainRecord    = "starling/record/1\x00"
+	DomainReceipt   = "starling/receipt/1\x00"
 
 	// DomainRevocations is of an issuer's key; the others are of devices' and users'.
 	DomainRevocations = "starling/revocations/1\x00"

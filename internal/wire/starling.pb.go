@@ -123,6 +123,7 @@ const (
 	Kind_KIND_ROSTER      Kind = 3 // payload is a sealed RosterEntry
 	Kind_KIND_SUSPICION   Kind = 4 // payload is a Suspicion
 	Kind_KIND_BEAT        Kind = 5 // no payload: the sender is there
+	Kind_KIND_ASK         Kind = 6 // payload is a ReceiptAsk
 )
 
 // Enum value maps for Kind.
@@ -134,6 +135,7 @@ var (
 		3: "KIND_ROSTER",
 		4: "KIND_SUSPICION",
 		5: "KIND_BEAT",
+		6: "KIND_ASK",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -142,6 +144,7 @@ var (
 		"KIND_ROSTER":      3,
 		"KIND_SUSPICION":   4,
 		"KIND_BEAT":        5,
+		"KIND_ASK":         6,
 	}
 )
 
@@ -331,7 +334,7 @@ func (x DirectFrame_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectFrame_Type.Descriptor instead.
 func (DirectFrame_Type) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{23, 0}
+	return file_starling_proto_rawDescGZIP(), []int{25, 0}
 }
 
 type DirectFrame_Class int32
@@ -380,7 +383,7 @@ func (x DirectFrame_Class) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectFrame_Class.Descriptor instead.
 func (DirectFrame_Class) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{23, 1}
+	return file_starling_proto_rawDescGZIP(), []int{25, 1}
 }
 
 type DirectFrame_Reason int32
@@ -450,7 +453,7 @@ func (x DirectFrame_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectFrame_Reason.Descriptor instead.
 func (DirectFrame_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{23, 2}
+	return file_starling_proto_rawDescGZIP(), []int{25, 2}
 }
 
 // Statement says who is logged in where. Sealed under "starling/statement/1".
@@ -1663,6 +1666,7 @@ type Envelope struct {
 	Scheme        uint32                 `protobuf:"varint,9,opt,name=scheme,proto3" json:"scheme,omitempty"`               // encryption of content: 0 none
 	Epoch         uint32                 `protobuf:"varint,10,opt,name=epoch,proto3" json:"epoch,omitempty"`                // key epoch: 0 none
 	Content       []byte                 `protobuf:"bytes,11,opt,name=content,proto3" json:"content,omitempty"`             // serialised Items, encrypted as scheme says
+	Receipts      *ReceiptsWanted        `protobuf:"bytes,12,opt,name=receipts,proto3" json:"receipts,omitempty"`           // present: the author wants a receipt of everybody who delivers all of it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1774,6 +1778,119 @@ func (x *Envelope) GetContent() []byte {
 	return nil
 }
 
+func (x *Envelope) GetReceipts() *ReceiptsWanted {
+	if x != nil {
+		return x.Receipts
+	}
+	return nil
+}
+
+// ReceiptsWanted says by whom receipts are gathered on their way to the author.
+type ReceiptsWanted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Collectors    [][]byte               `protobuf:"bytes,1,rep,name=collectors,proto3" json:"collectors,omitempty"` // the first 8 bytes of their device keys, at most 16; none: everybody for himself
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceiptsWanted) Reset() {
+	*x = ReceiptsWanted{}
+	mi := &file_starling_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceiptsWanted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceiptsWanted) ProtoMessage() {}
+
+func (x *ReceiptsWanted) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceiptsWanted.ProtoReflect.Descriptor instead.
+func (*ReceiptsWanted) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ReceiptsWanted) GetCollectors() [][]byte {
+	if x != nil {
+		return x.Collectors
+	}
+	return nil
+}
+
+// ReceiptAsk is the payload of a KIND_ASK: the author asks once more for receipts of an envelope.
+type ReceiptAsk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Envelope      []byte                 `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`     // 32 bytes: SHA-256 of the sealed envelope
+	Missing       [][]byte               `protobuf:"bytes,2,rep,name=missing,proto3" json:"missing,omitempty"`       // the first 8 bytes of the device keys of those whose receipts have not come, at most 256
+	Collectors    [][]byte               `protobuf:"bytes,3,rep,name=collectors,proto3" json:"collectors,omitempty"` // as in ReceiptsWanted
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceiptAsk) Reset() {
+	*x = ReceiptAsk{}
+	mi := &file_starling_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceiptAsk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceiptAsk) ProtoMessage() {}
+
+func (x *ReceiptAsk) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceiptAsk.ProtoReflect.Descriptor instead.
+func (*ReceiptAsk) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ReceiptAsk) GetEnvelope() []byte {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+func (x *ReceiptAsk) GetMissing() [][]byte {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *ReceiptAsk) GetCollectors() [][]byte {
+	if x != nil {
+		return x.Collectors
+	}
+	return nil
+}
+
 type Items struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Items         []*Item                `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
@@ -1783,7 +1900,7 @@ type Items struct {
 
 func (x *Items) Reset() {
 	*x = Items{}
-	mi := &file_starling_proto_msgTypes[20]
+	mi := &file_starling_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +1912,7 @@ func (x *Items) String() string {
 func (*Items) ProtoMessage() {}
 
 func (x *Items) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[20]
+	mi := &file_starling_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +1925,7 @@ func (x *Items) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Items.ProtoReflect.Descriptor instead.
 func (*Items) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{20}
+	return file_starling_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Items) GetItems() []*Item {
@@ -1831,7 +1948,7 @@ type Suspicion struct {
 
 func (x *Suspicion) Reset() {
 	*x = Suspicion{}
-	mi := &file_starling_proto_msgTypes[21]
+	mi := &file_starling_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +1960,7 @@ func (x *Suspicion) String() string {
 func (*Suspicion) ProtoMessage() {}
 
 func (x *Suspicion) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[21]
+	mi := &file_starling_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +1973,7 @@ func (x *Suspicion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Suspicion.ProtoReflect.Descriptor instead.
 func (*Suspicion) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{21}
+	return file_starling_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Suspicion) GetDevice() []byte {
@@ -1890,7 +2007,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_starling_proto_msgTypes[22]
+	mi := &file_starling_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +2019,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[22]
+	mi := &file_starling_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2032,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{22}
+	return file_starling_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Item) GetKind() Kind {
@@ -1953,7 +2070,7 @@ type DirectFrame struct {
 
 func (x *DirectFrame) Reset() {
 	*x = DirectFrame{}
-	mi := &file_starling_proto_msgTypes[23]
+	mi := &file_starling_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2082,7 @@ func (x *DirectFrame) String() string {
 func (*DirectFrame) ProtoMessage() {}
 
 func (x *DirectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[23]
+	mi := &file_starling_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2095,7 @@ func (x *DirectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectFrame.ProtoReflect.Descriptor instead.
 func (*DirectFrame) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{23}
+	return file_starling_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DirectFrame) GetType() DirectFrame_Type {
@@ -2070,6 +2187,7 @@ type RoomFrame struct {
 	//	*RoomFrame_Query_
 	//	*RoomFrame_Absent_
 	//	*RoomFrame_Heads_
+	//	*RoomFrame_Receipts_
 	Body          isRoomFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2077,7 +2195,7 @@ type RoomFrame struct {
 
 func (x *RoomFrame) Reset() {
 	*x = RoomFrame{}
-	mi := &file_starling_proto_msgTypes[24]
+	mi := &file_starling_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2207,7 @@ func (x *RoomFrame) String() string {
 func (*RoomFrame) ProtoMessage() {}
 
 func (x *RoomFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[24]
+	mi := &file_starling_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2220,7 @@ func (x *RoomFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame.ProtoReflect.Descriptor instead.
 func (*RoomFrame) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{24}
+	return file_starling_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RoomFrame) GetRoom() []byte {
@@ -2164,6 +2282,15 @@ func (x *RoomFrame) GetHeads() *RoomFrame_Heads {
 	return nil
 }
 
+func (x *RoomFrame) GetReceipts() *RoomFrame_Receipts {
+	if x != nil {
+		if x, ok := x.Body.(*RoomFrame_Receipts_); ok {
+			return x.Receipts
+		}
+	}
+	return nil
+}
+
 type isRoomFrame_Body interface {
 	isRoomFrame_Body()
 }
@@ -2188,6 +2315,10 @@ type RoomFrame_Heads_ struct {
 	Heads *RoomFrame_Heads `protobuf:"bytes,6,opt,name=heads,proto3,oneof"`
 }
 
+type RoomFrame_Receipts_ struct {
+	Receipts *RoomFrame_Receipts `protobuf:"bytes,7,opt,name=receipts,proto3,oneof"`
+}
+
 func (*RoomFrame_Greeting_) isRoomFrame_Body() {}
 
 func (*RoomFrame_Roster_) isRoomFrame_Body() {}
@@ -2197,6 +2328,61 @@ func (*RoomFrame_Query_) isRoomFrame_Body() {}
 func (*RoomFrame_Absent_) isRoomFrame_Body() {}
 
 func (*RoomFrame_Heads_) isRoomFrame_Body() {}
+
+func (*RoomFrame_Receipts_) isRoomFrame_Body() {}
+
+// Receipt is a member's word that it has put the items of an envelope into its program's queue.
+type Receipt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`       // 32 bytes: its device key
+	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"` // 64 bytes, of "starling/receipt/1\0" ‖ room tag ‖ feed ‖ last (8 bytes, big endian) ‖ envelope
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Receipt) Reset() {
+	*x = Receipt{}
+	mi := &file_starling_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Receipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Receipt) ProtoMessage() {}
+
+func (x *Receipt) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
+func (*Receipt) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Receipt) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *Receipt) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
 
 // Position is a place in a feed. A feed is named by the first half of SHA-256(device key ‖ feed).
 type Position struct {
@@ -2210,7 +2396,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_starling_proto_msgTypes[25]
+	mi := &file_starling_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2222,7 +2408,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[25]
+	mi := &file_starling_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2235,7 +2421,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{25}
+	return file_starling_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Position) GetFeed() []byte {
@@ -2270,7 +2456,7 @@ type Past struct {
 
 func (x *Past) Reset() {
 	*x = Past{}
-	mi := &file_starling_proto_msgTypes[26]
+	mi := &file_starling_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2468,7 @@ func (x *Past) String() string {
 func (*Past) ProtoMessage() {}
 
 func (x *Past) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[26]
+	mi := &file_starling_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2481,7 @@ func (x *Past) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Past.ProtoReflect.Descriptor instead.
 func (*Past) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{26}
+	return file_starling_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Past) GetAgeMs() uint64 {
@@ -2324,7 +2510,7 @@ type SyncRequest struct {
 
 func (x *SyncRequest) Reset() {
 	*x = SyncRequest{}
-	mi := &file_starling_proto_msgTypes[27]
+	mi := &file_starling_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2522,7 @@ func (x *SyncRequest) String() string {
 func (*SyncRequest) ProtoMessage() {}
 
 func (x *SyncRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[27]
+	mi := &file_starling_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2535,7 @@ func (x *SyncRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncRequest.ProtoReflect.Descriptor instead.
 func (*SyncRequest) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{27}
+	return file_starling_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SyncRequest) GetRoom() []byte {
@@ -2377,7 +2563,7 @@ type Want struct {
 
 func (x *Want) Reset() {
 	*x = Want{}
-	mi := &file_starling_proto_msgTypes[28]
+	mi := &file_starling_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2575,7 @@ func (x *Want) String() string {
 func (*Want) ProtoMessage() {}
 
 func (x *Want) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[28]
+	mi := &file_starling_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2588,7 @@ func (x *Want) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Want.ProtoReflect.Descriptor instead.
 func (*Want) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{28}
+	return file_starling_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Want) GetFeed() []byte {
@@ -2439,7 +2625,7 @@ type SyncReply struct {
 
 func (x *SyncReply) Reset() {
 	*x = SyncReply{}
-	mi := &file_starling_proto_msgTypes[29]
+	mi := &file_starling_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2451,7 +2637,7 @@ func (x *SyncReply) String() string {
 func (*SyncReply) ProtoMessage() {}
 
 func (x *SyncReply) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[29]
+	mi := &file_starling_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2464,7 +2650,7 @@ func (x *SyncReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncReply.ProtoReflect.Descriptor instead.
 func (*SyncReply) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{29}
+	return file_starling_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SyncReply) GetEntries() [][]byte {
@@ -2516,7 +2702,7 @@ type RoomFrame_Greeting struct {
 
 func (x *RoomFrame_Greeting) Reset() {
 	*x = RoomFrame_Greeting{}
-	mi := &file_starling_proto_msgTypes[30]
+	mi := &file_starling_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2528,7 +2714,7 @@ func (x *RoomFrame_Greeting) String() string {
 func (*RoomFrame_Greeting) ProtoMessage() {}
 
 func (x *RoomFrame_Greeting) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[30]
+	mi := &file_starling_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2541,7 +2727,7 @@ func (x *RoomFrame_Greeting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Greeting.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Greeting) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{24, 0}
+	return file_starling_proto_rawDescGZIP(), []int{26, 0}
 }
 
 func (x *RoomFrame_Greeting) GetEntry() []byte {
@@ -2590,7 +2776,7 @@ type RoomFrame_Roster struct {
 
 func (x *RoomFrame_Roster) Reset() {
 	*x = RoomFrame_Roster{}
-	mi := &file_starling_proto_msgTypes[31]
+	mi := &file_starling_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2788,7 @@ func (x *RoomFrame_Roster) String() string {
 func (*RoomFrame_Roster) ProtoMessage() {}
 
 func (x *RoomFrame_Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[31]
+	mi := &file_starling_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2801,7 @@ func (x *RoomFrame_Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Roster.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Roster) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{24, 1}
+	return file_starling_proto_rawDescGZIP(), []int{26, 1}
 }
 
 func (x *RoomFrame_Roster) GetEntries() [][]byte {
@@ -2642,7 +2828,7 @@ type RoomFrame_Query struct {
 
 func (x *RoomFrame_Query) Reset() {
 	*x = RoomFrame_Query{}
-	mi := &file_starling_proto_msgTypes[32]
+	mi := &file_starling_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2654,7 +2840,7 @@ func (x *RoomFrame_Query) String() string {
 func (*RoomFrame_Query) ProtoMessage() {}
 
 func (x *RoomFrame_Query) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[32]
+	mi := &file_starling_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2667,7 +2853,7 @@ func (x *RoomFrame_Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Query.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Query) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{24, 2}
+	return file_starling_proto_rawDescGZIP(), []int{26, 2}
 }
 
 type RoomFrame_Absent struct {
@@ -2678,7 +2864,7 @@ type RoomFrame_Absent struct {
 
 func (x *RoomFrame_Absent) Reset() {
 	*x = RoomFrame_Absent{}
-	mi := &file_starling_proto_msgTypes[33]
+	mi := &file_starling_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +2876,7 @@ func (x *RoomFrame_Absent) String() string {
 func (*RoomFrame_Absent) ProtoMessage() {}
 
 func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[33]
+	mi := &file_starling_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +2889,7 @@ func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Absent.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Absent) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{24, 3}
+	return file_starling_proto_rawDescGZIP(), []int{26, 3}
 }
 
 // Heads says how far the sender has got with feeds. To the author of one it is the acknowledgement.
@@ -2716,7 +2902,7 @@ type RoomFrame_Heads struct {
 
 func (x *RoomFrame_Heads) Reset() {
 	*x = RoomFrame_Heads{}
-	mi := &file_starling_proto_msgTypes[34]
+	mi := &file_starling_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2728,7 +2914,7 @@ func (x *RoomFrame_Heads) String() string {
 func (*RoomFrame_Heads) ProtoMessage() {}
 
 func (x *RoomFrame_Heads) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[34]
+	mi := &file_starling_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2741,12 +2927,81 @@ func (x *RoomFrame_Heads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Heads.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Heads) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{24, 4}
+	return file_starling_proto_rawDescGZIP(), []int{26, 4}
 }
 
 func (x *RoomFrame_Heads) GetFeeds() []*Position {
 	if x != nil {
 		return x.Feeds
+	}
+	return nil
+}
+
+// Receipts are on their way to the author of an envelope that wants them.
+type RoomFrame_Receipts struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Feed          []byte                 `protobuf:"bytes,1,opt,name=feed,proto3" json:"feed,omitempty"`         // 16 bytes, as in Position
+	Last          uint64                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`        // sequence of the envelope's last item
+	Envelope      []byte                 `protobuf:"bytes,3,opt,name=envelope,proto3" json:"envelope,omitempty"` // 32 bytes: SHA-256 of the sealed envelope
+	List          []*Receipt             `protobuf:"bytes,4,rep,name=list,proto3" json:"list,omitempty"`         // 1 to 256
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoomFrame_Receipts) Reset() {
+	*x = RoomFrame_Receipts{}
+	mi := &file_starling_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoomFrame_Receipts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoomFrame_Receipts) ProtoMessage() {}
+
+func (x *RoomFrame_Receipts) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoomFrame_Receipts.ProtoReflect.Descriptor instead.
+func (*RoomFrame_Receipts) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{26, 5}
+}
+
+func (x *RoomFrame_Receipts) GetFeed() []byte {
+	if x != nil {
+		return x.Feed
+	}
+	return nil
+}
+
+func (x *RoomFrame_Receipts) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *RoomFrame_Receipts) GetEnvelope() []byte {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+func (x *RoomFrame_Receipts) GetList() []*Receipt {
+	if x != nil {
+		return x.List
 	}
 	return nil
 }
@@ -2857,7 +3112,7 @@ const file_starling_proto_rawDesc = "" +
 	"\vUNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
 	"\x06JOINED\x10\x01\x12\b\n" +
-	"\x04LEFT\x10\x02\"\x85\x02\n" +
+	"\x04LEFT\x10\x02\"\xbe\x02\n" +
 	"\bEnvelope\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\fR\x03app\x12\x12\n" +
 	"\x04room\x18\x02 \x01(\fR\x04room\x12\x16\n" +
@@ -2870,7 +3125,19 @@ const file_starling_proto_rawDesc = "" +
 	"\x06scheme\x18\t \x01(\rR\x06scheme\x12\x14\n" +
 	"\x05epoch\x18\n" +
 	" \x01(\rR\x05epoch\x12\x18\n" +
-	"\acontent\x18\v \x01(\fR\acontent\"0\n" +
+	"\acontent\x18\v \x01(\fR\acontent\x127\n" +
+	"\breceipts\x18\f \x01(\v2\x1b.starling.v1.ReceiptsWantedR\breceipts\"0\n" +
+	"\x0eReceiptsWanted\x12\x1e\n" +
+	"\n" +
+	"collectors\x18\x01 \x03(\fR\n" +
+	"collectors\"b\n" +
+	"\n" +
+	"ReceiptAsk\x12\x1a\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\x12\x18\n" +
+	"\amissing\x18\x02 \x03(\fR\amissing\x12\x1e\n" +
+	"\n" +
+	"collectors\x18\x03 \x03(\fR\n" +
+	"collectors\"0\n" +
 	"\x05Items\x12'\n" +
 	"\x05items\x18\x01 \x03(\v2\x11.starling.v1.ItemR\x05items\"S\n" +
 	"\tSuspicion\x12\x16\n" +
@@ -2917,14 +3184,15 @@ const file_starling_proto_rawDesc = "" +
 	"\tMALFORMED\x10\x06\x12\x0f\n" +
 	"\vINCARNATION\x10\a\x12\x0f\n" +
 	"\vNO_IDENTITY\x10\b\x12\b\n" +
-	"\x04RATE\x10\t\"\xdf\x04\n" +
+	"\x04RATE\x10\t\"\x98\x06\n" +
 	"\tRoomFrame\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\fR\x04room\x12=\n" +
 	"\bgreeting\x18\x02 \x01(\v2\x1f.starling.v1.RoomFrame.GreetingH\x00R\bgreeting\x127\n" +
 	"\x06roster\x18\x03 \x01(\v2\x1d.starling.v1.RoomFrame.RosterH\x00R\x06roster\x124\n" +
 	"\x05query\x18\x04 \x01(\v2\x1c.starling.v1.RoomFrame.QueryH\x00R\x05query\x127\n" +
 	"\x06absent\x18\x05 \x01(\v2\x1d.starling.v1.RoomFrame.AbsentH\x00R\x06absent\x124\n" +
-	"\x05heads\x18\x06 \x01(\v2\x1c.starling.v1.RoomFrame.HeadsH\x00R\x05heads\x1a\x91\x01\n" +
+	"\x05heads\x18\x06 \x01(\v2\x1c.starling.v1.RoomFrame.HeadsH\x00R\x05heads\x12=\n" +
+	"\breceipts\x18\a \x01(\v2\x1f.starling.v1.RoomFrame.ReceiptsH\x00R\breceipts\x1a\x91\x01\n" +
 	"\bGreeting\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x14\n" +
@@ -2937,8 +3205,16 @@ const file_starling_proto_rawDesc = "" +
 	"\x05Query\x1a\b\n" +
 	"\x06Absent\x1a4\n" +
 	"\x05Heads\x12+\n" +
-	"\x05feeds\x18\x01 \x03(\v2\x15.starling.v1.PositionR\x05feedsB\x06\n" +
-	"\x04body\"H\n" +
+	"\x05feeds\x18\x01 \x03(\v2\x15.starling.v1.PositionR\x05feeds\x1ax\n" +
+	"\bReceipts\x12\x12\n" +
+	"\x04feed\x18\x01 \x01(\fR\x04feed\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x1a\n" +
+	"\benvelope\x18\x03 \x01(\fR\benvelope\x12(\n" +
+	"\x04list\x18\x04 \x03(\v2\x14.starling.v1.ReceiptR\x04listB\x06\n" +
+	"\x04body\"?\n" +
+	"\aReceipt\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\fR\x06device\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"H\n" +
 	"\bPosition\x12\x12\n" +
 	"\x04feed\x18\x01 \x01(\fR\x04feed\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x14\n" +
@@ -2979,14 +3255,15 @@ const file_starling_proto_rawDesc = "" +
 	"TOKEN_ROOM\x10\v\x12\x17\n" +
 	"\x13TOKEN_NOT_YET_VALID\x10\f\x12\x11\n" +
 	"\rTOKEN_EXPIRED\x10\r\x12\x11\n" +
-	"\rTOKEN_REVOKED\x10\x0e*p\n" +
+	"\rTOKEN_REVOKED\x10\x0e*~\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_BINARY\x10\x01\x12\r\n" +
 	"\tKIND_TEXT\x10\x02\x12\x0f\n" +
 	"\vKIND_ROSTER\x10\x03\x12\x12\n" +
 	"\x0eKIND_SUSPICION\x10\x04\x12\r\n" +
-	"\tKIND_BEAT\x10\x05B1Z/github.com/starling-mesh/starling/internal/wireb\x06proto3"
+	"\tKIND_BEAT\x10\x05\x12\f\n" +
+	"\bKIND_ASK\x10\x06B1Z/github.com/starling-mesh/starling/internal/wireb\x06proto3"
 
 var (
 	file_starling_proto_rawDescOnce sync.Once
@@ -3001,7 +3278,7 @@ func file_starling_proto_rawDescGZIP() []byte {
 }
 
 var file_starling_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_starling_proto_goTypes = []any{
 	(TokenFault)(0),            // 0: starling.v1.TokenFault
 	(Kind)(0),                  // 1: starling.v1.Kind
@@ -3030,21 +3307,25 @@ var file_starling_proto_goTypes = []any{
 	(*WatchFrame)(nil),         // 24: starling.v1.WatchFrame
 	(*RosterEntry)(nil),        // 25: starling.v1.RosterEntry
 	(*Envelope)(nil),           // 26: starling.v1.Envelope
-	(*Items)(nil),              // 27: starling.v1.Items
-	(*Suspicion)(nil),          // 28: starling.v1.Suspicion
-	(*Item)(nil),               // 29: starling.v1.Item
-	(*DirectFrame)(nil),        // 30: starling.v1.DirectFrame
-	(*RoomFrame)(nil),          // 31: starling.v1.RoomFrame
-	(*Position)(nil),           // 32: starling.v1.Position
-	(*Past)(nil),               // 33: starling.v1.Past
-	(*SyncRequest)(nil),        // 34: starling.v1.SyncRequest
-	(*Want)(nil),               // 35: starling.v1.Want
-	(*SyncReply)(nil),          // 36: starling.v1.SyncReply
-	(*RoomFrame_Greeting)(nil), // 37: starling.v1.RoomFrame.Greeting
-	(*RoomFrame_Roster)(nil),   // 38: starling.v1.RoomFrame.Roster
-	(*RoomFrame_Query)(nil),    // 39: starling.v1.RoomFrame.Query
-	(*RoomFrame_Absent)(nil),   // 40: starling.v1.RoomFrame.Absent
-	(*RoomFrame_Heads)(nil),    // 41: starling.v1.RoomFrame.Heads
+	(*ReceiptsWanted)(nil),     // 27: starling.v1.ReceiptsWanted
+	(*ReceiptAsk)(nil),         // 28: starling.v1.ReceiptAsk
+	(*Items)(nil),              // 29: starling.v1.Items
+	(*Suspicion)(nil),          // 30: starling.v1.Suspicion
+	(*Item)(nil),               // 31: starling.v1.Item
+	(*DirectFrame)(nil),        // 32: starling.v1.DirectFrame
+	(*RoomFrame)(nil),          // 33: starling.v1.RoomFrame
+	(*Receipt)(nil),            // 34: starling.v1.Receipt
+	(*Position)(nil),           // 35: starling.v1.Position
+	(*Past)(nil),               // 36: starling.v1.Past
+	(*SyncRequest)(nil),        // 37: starling.v1.SyncRequest
+	(*Want)(nil),               // 38: starling.v1.Want
+	(*SyncReply)(nil),          // 39: starling.v1.SyncReply
+	(*RoomFrame_Greeting)(nil), // 40: starling.v1.RoomFrame.Greeting
+	(*RoomFrame_Roster)(nil),   // 41: starling.v1.RoomFrame.Roster
+	(*RoomFrame_Query)(nil),    // 42: starling.v1.RoomFrame.Query
+	(*RoomFrame_Absent)(nil),   // 43: starling.v1.RoomFrame.Absent
+	(*RoomFrame_Heads)(nil),    // 44: starling.v1.RoomFrame.Heads
+	(*RoomFrame_Receipts)(nil), // 45: starling.v1.RoomFrame.Receipts
 }
 var file_starling_proto_depIdxs = []int32{
 	11, // 0: starling.v1.Hello.limits:type_name -> starling.v1.Limits
@@ -3058,26 +3339,29 @@ var file_starling_proto_depIdxs = []int32{
 	15, // 8: starling.v1.Revocations.tokens:type_name -> starling.v1.RevokedToken
 	21, // 9: starling.v1.WhoisReply.found:type_name -> starling.v1.Located
 	3,  // 10: starling.v1.RosterEntry.state:type_name -> starling.v1.RosterEntry.State
-	29, // 11: starling.v1.Items.items:type_name -> starling.v1.Item
-	1,  // 12: starling.v1.Item.kind:type_name -> starling.v1.Kind
-	4,  // 13: starling.v1.DirectFrame.type:type_name -> starling.v1.DirectFrame.Type
-	1,  // 14: starling.v1.DirectFrame.kind:type_name -> starling.v1.Kind
-	6,  // 15: starling.v1.DirectFrame.reason:type_name -> starling.v1.DirectFrame.Reason
-	5,  // 16: starling.v1.DirectFrame.class:type_name -> starling.v1.DirectFrame.Class
-	37, // 17: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
-	38, // 18: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
-	39, // 19: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
-	40, // 20: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
-	41, // 21: starling.v1.RoomFrame.heads:type_name -> starling.v1.RoomFrame.Heads
-	35, // 22: starling.v1.SyncRequest.wants:type_name -> starling.v1.Want
-	32, // 23: starling.v1.SyncReply.gone:type_name -> starling.v1.Position
-	33, // 24: starling.v1.RoomFrame.Greeting.past:type_name -> starling.v1.Past
-	32, // 25: starling.v1.RoomFrame.Heads.feeds:type_name -> starling.v1.Position
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	27, // 11: starling.v1.Envelope.receipts:type_name -> starling.v1.ReceiptsWanted
+	31, // 12: starling.v1.Items.items:type_name -> starling.v1.Item
+	1,  // 13: starling.v1.Item.kind:type_name -> starling.v1.Kind
+	4,  // 14: starling.v1.DirectFrame.type:type_name -> starling.v1.DirectFrame.Type
+	1,  // 15: starling.v1.DirectFrame.kind:type_name -> starling.v1.Kind
+	6,  // 16: starling.v1.DirectFrame.reason:type_name -> starling.v1.DirectFrame.Reason
+	5,  // 17: starling.v1.DirectFrame.class:type_name -> starling.v1.DirectFrame.Class
+	40, // 18: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
+	41, // 19: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
+	42, // 20: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
+	43, // 21: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
+	44, // 22: starling.v1.RoomFrame.heads:type_name -> starling.v1.RoomFrame.Heads
+	45, // 23: starling.v1.RoomFrame.receipts:type_name -> starling.v1.RoomFrame.Receipts
+	38, // 24: starling.v1.SyncRequest.wants:type_name -> starling.v1.Want
+	35, // 25: starling.v1.SyncReply.gone:type_name -> starling.v1.Position
+	36, // 26: starling.v1.RoomFrame.Greeting.past:type_name -> starling.v1.Past
+	35, // 27: starling.v1.RoomFrame.Heads.feeds:type_name -> starling.v1.Position
+	34, // 28: starling.v1.RoomFrame.Receipts.list:type_name -> starling.v1.Receipt
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_starling_proto_init() }
@@ -3085,12 +3369,13 @@ func file_starling_proto_init() {
 	if File_starling_proto != nil {
 		return
 	}
-	file_starling_proto_msgTypes[24].OneofWrappers = []any{
+	file_starling_proto_msgTypes[26].OneofWrappers = []any{
 		(*RoomFrame_Greeting_)(nil),
 		(*RoomFrame_Roster_)(nil),
 		(*RoomFrame_Query_)(nil),
 		(*RoomFrame_Absent_)(nil),
 		(*RoomFrame_Heads_)(nil),
+		(*RoomFrame_Receipts_)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3098,7 +3383,7 @@ func file_starling_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_starling_proto_rawDesc), len(file_starling_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   35,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
