@@ -442,7 +442,10 @@ func (r *Room) expire() time.Duration {
 		r.nextSweep = now.Add(renewCheck)
 		r.journal.sweep(now)
 	}
-	due := earlier(earlier(earlier(r.roster.due(), watched), r.parked.due()), r.nextDigest)
+	due := earlier(earlier(watched, r.parked.due()), r.nextDigest)
+	if !r.leaving { // who leaves answers nobody, and tells of nobody
+		due = earlier(due, r.roster.due())
+	}
 	due = earlier(earlier(due, r.tokenLocked(now)), r.payAcksLocked(now))
 	due = earlier(due, r.subscribeLocked(now))
 	due = earlier(earlier(due, r.journal.due()), r.remind.due())

@@ -255,6 +255,9 @@ func (r *roster) silentAt(s *seat) time.Time {
 // accusations gives whom to accuse now. Without an audience nobody would learn of it, and the node decides for itself.
 func (r *roster) accusations(now time.Time, audience bool) (list []*seat) {
 	for _, s := range r.seats {
+		if s.goodbye != nil {
+			continue
+		}
 		if at := r.silentAt(s); !at.IsZero() && !now.Before(at) {
 			s.accuseAt = now.Add(r.spread())
 		}
@@ -281,6 +284,9 @@ func (r *roster) accusations(now time.Time, audience bool) (list []*seat) {
 
 // suspicionDue is when what is known of a member's life asks for something; zero: nothing does.
 func (r *roster) suspicionDue(s *seat) (due time.Time) {
+	if s.goodbye != nil {
+		return time.Time{} // it has said goodbye, and only the end of its feed is waited for
+	}
 	due = earlier(s.accuseAt, r.silentAt(s))
 	if s.present && !s.suspected.IsZero() {
 		due = earlier(due, s.suspected.Add(r.grace))
