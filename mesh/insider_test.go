@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -184,8 +185,8 @@ func TestWhateverANeighbourAnswersTheNextOneIsAskedAndNothingIsLost(t *testing.T
 				f.net.Chain()
 				rooms := f.joinAll("ops")
 				m := f.insider("ops", 2)
-				asked := 0
-				m.answers(func(s network.Stream, q *wire.SyncRequest) { asked++; answer(m, s, q) })
+				var asked atomic.Int32
+				m.answers(func(s network.Stream, q *wire.SyncRequest) { asked.Add(1); answer(m, s, q) })
 				author, victim := rooms[0], rooms[2]
 				first := published(t, author, "u0", "before", 1)
 				require.Equal(t, first, messages(t, victim, 1))
@@ -198,7 +199,7 @@ func TestWhateverANeighbourAnswersTheNextOneIsAskedAndNothingIsLost(t *testing.T
 				author.mu.Unlock()
 				m.claim(f.at[2].host.ID(), tag, last, 0)
 				time.Sleep(500 * time.Millisecond)
-				require.Positive(t, asked, "it was asked first")
+				require.Positive(t, asked.Load(), "it was asked first")
 				f.net.Heal()
 				f.net.Connect(1, 2)
 				healed := time.Now()
