@@ -100,8 +100,7 @@ func (r *Room) tellHeadsLocked(p peer.ID, feeds []*feed, firsts func(*feed) uint
 	}
 }
 
-// hearHeads takes a neighbour's positions. They are hints: only signed envelopes count.
-func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
+func checkHeads(h *wire.RoomFrame_Heads) error {
 	if len(h.Feeds) > maxPositions {
 		return errBadHeads
 	}
@@ -109,6 +108,14 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 		if len(pos.Feed) != len(feedTag{}) || pos.Last == math.MaxUint64 || pos.First > pos.Last+1 {
 			return errBadHeads
 		}
+	}
+	return nil
+}
+
+// hearHeads takes a neighbour's positions. They are hints: only signed envelopes count.
+func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
+	if err := checkHeads(h); err != nil {
+		return err
 	}
 	now := time.Now()
 	r.mu.Lock()

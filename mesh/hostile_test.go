@@ -32,8 +32,8 @@ type attacker struct {
 	topic *pubsub.Topic
 }
 
-// attack adds a bare host to a flock of two members, connected to both, subscribed to the room's topic.
-func (f *flock) attack(room string) *attacker {
+// attack adds a bare host to a flock, connected to the given members or to all, subscribed to the room's topic.
+func (f *flock) attack(room string, to ...int) *attacker {
 	f.t.Helper()
 	i := f.net.NewHost(nil)
 	h := f.net.Host(i)
@@ -57,7 +57,12 @@ func (f *flock) attack(room string) *attacker {
 			}
 		}
 	}()
-	for j := range f.at {
+	if len(to) == 0 {
+		for j := range f.at {
+			to = append(to, j)
+		}
+	}
+	for _, j := range to {
 		f.net.Connect(i, j)
 	}
 	time.Sleep(2 * time.Second)

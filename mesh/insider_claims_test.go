@@ -1,0 +1,441 @@
+package mesh
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// chat publishes from each of the rooms, and checks that all the others get it, whatever else goes on.
+func chat(t *testing.T, rooms []*Room, name string, n int) {
+	t.Helper()
+	var want []string
+	for i, r := range rooms {
+		want = append(want, published(t, r, fmt.Sprint("u", i), name, n)...)
+	}
+	for i, r := range rooms {
+		var others []string
+		for j, line := range want {
+			if j/n != i {
+				others = append(others, line)
+			}
+		}
+		require.ElementsMatch(t, others, honest(t, r, len(others)), "member %d", i)
+	}
+}
+
+// honest reads messages that are not mallory's. A gap in an honest feed fails the test.
+func honest(t *testing.T, r *Room, n int) (got []string) {
+	t.Helper()
+	for len(got) < n {
+		ev, err := r.Recv(t.Context())
+		require.NoError(t, err)
+		switch ev := ev.(type) {
+		case *Message:
+			if ev.From.User != "mallory" {
+				got = append(got, line(ev))
+			}
+		case *GapLost:
+			require.Equal(t, "mallory", ev.From.User, line(ev))
+		case *Lagged:
+			t.Fatal(line(ev))
+		}
+	}
+	return got
+}
+
+// until reads events until one is wanted.
+func until(t *testing.T, r *Room, want string) {
+	t.Helper()
+	for {
+		ev, err := r.Recv(t.Context())
+		require.NoError(t, err, "waiting for %q", want)
+		if line(ev) == want {
+			return
+		}
+	}
+}
+
+func TestAnEquivocationToldByAnAnswerAloneIsAnEquivocation(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		m := f.insider("ops")
+		first := m.follow("one")
+		m.publish(first)
+		for _, r := range rooms {
+			until(t, r, "mallory:one")
+		}
+		// A continuation that all get, of something else than what member 1 is given when it asks.
+		yes := m.follow("yes")
+		no := m.seal(2, sum(first), "no")
+		after := m.follow("after yes")
+		m.answers(func(s network.Stream, q *wire.SyncRequest) {
+			if s.Conn().RemotePeer() == f.at[1].host.ID() {
+				reply(s, &wire.SyncReply{Envelopes: [][]byte{no}})
+			} else {
+				reply(s, &wire.SyncReply{Envelopes: [][]byte{yes}})
+			}
+			_ = s.Close()
+			m.pause(time.Second)
+		})
+		m.publish(after) // nobody has had item 2: each asks
+		until(t, rooms[0], "mallory:after yes")
+		until(t, rooms[1], "-mallory evicted")
+		require.EqualValues(t, 1, f.at[1].Stats().Forks)
+		require.Zero(t, f.at[0].Stats().Forks)
+		chat(t, rooms, "unmoved", 20)
+	})
+}
+
+func sum(sealed []byte) []byte {
+	h := sha256.Sum256(sealed)
+	return h[:]
+}
+
+func TestClaimsThatNothingProvesCostNoMessage(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		m := f.insider("ops")
+		m.answers(func(s network.Stream, q *wire.SyncRequest) { _ = s.CloseWrite(); m.pause(time.Second) })
+		chat(t, rooms, "first", 3)
+		for round, last := range []uint64{0, 1, 1 << 40, math.MaxUint64 - 1, 7} {
+			for _, s := range f.at {
+				for _, r := range rooms {
+					m.claim(s.host.ID(), r.own.tag(), last, 0)
+					m.claim(s.host.ID(), r.own.tag(), last, min(last, 1))
+					m.claim(s.host.ID(), r.own.tag(), last, last+1)
+				}
+				m.claim(s.host.ID(), m.own(), last, 0)
+			}
+			for i := range 100 { // one member is told of feeds that there are not
+				var unknown feedTag
+				_, _ = rand.Read(unknown[:])
+				m.claim(f.at[0].host.ID(), unknown, last, last*uint64(i%2)+uint64(1-i%2))
+			}
+			chat(t, rooms, fmt.Sprint("round ", round), 5)
+			time.Sleep(5 * time.Second)
+			chat(t, rooms, fmt.Sprint("after ", round), 5)
+		}
+		time.Sleep(20 * time.Second)
+		var digests [][]byte
+		for _, r := range rooms {
+			r.mu.Lock()
+			require.LessOrEqual(t, len(r.journal.feeds), maxFeeds)
+			require.Empty(t, r.journal.lacking, "nobody asks on for what nobody has")
+			require.Empty(t, r.journal.waiting)
+			for _, p := range r.journal.positions() {
+				require.NotNil(t, p.entry, "what one member makes up does not go around")
+			}
+			digests = append(digests, r.journal.sum())
+			r.mu.Unlock()
+		}
+		require.Equal(t, digests[0], digests[1], "all agree on what there is")
+		require.Equal(t, digests[0], digests[2])
+	})
+}
+
+func TestAFalseBeginningKeepsNothingFromANewcomer(t *testing.T) {
+	for name, first := range map[string]uint64{"far ahead": 1 << 40, "a little ahead": 5, "at the end": math.MaxUint64 - 1} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 3, func(t *testing.T, f *flock) {
+				f.net.Connect(0, 1)
+				rooms := []*Room{f.join(0, "ops"), f.join(1, "ops")}
+				m := f.insider("ops", 2)
+				m.answers(func(s network.Stream, q *wire.SyncRequest) { _ = s.CloseWrite(); m.pause(time.Second) })
+				time.Sleep(time.Minute)
+				newcomer := f.join(2, "ops") // it hears of the others' feeds from mallory alone, and a second later from member 1
+				m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{Entry: m.entry}}})
+				m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Roster_{
+					Roster: &wire.RoomFrame_Roster{Entries: [][]byte{rooms[0].own.sealed}, Last: true},
+				}})
+				m.claim(f.at[2].host.ID(), rooms[0].own.tag(), first, first)
+				time.Sleep(time.Second)
+				want := published(t, rooms[0], "u0", "for all", 10)
+				f.net.Connect(1, 2)
+				require.Equal(t, want, honest(t, newcomer, len(want)))
+				more := published(t, rooms[0], "u0", "on", 10)
+				require.Equal(t, more, honest(t, newcomer, len(more)))
+			})
+		})
+	}
+}
+
+func TestABeginningToldBeforeTheFeedBeginsKeepsNothingBack(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, f *flock) {
+		f.net.Connect(0, 1) // member 2 gets what member 1 passes on
+		rooms := []*Room{f.join(0, "ops"), f.join(1, "ops")}
+		f.net.Connect(1, 2)
+		third := f.join(2, "ops")
+		m := f.insider("ops")
+		require.NoError(t, rooms[0].Leave(t.Context()))
+		time.Sleep(time.Second)
+		again, err := f.at[0].newRoom("ops", joinConfig{})
+		require.NoError(t, err)
+		m.claim(f.at[2].host.ID(), again.own.tag(), 1<<40, 1<<40) // by a guess at what cannot be guessed
+		time.Sleep(2 * baselineWait)
+		require.NoError(t, again.start())
+		require.NoError(t, again.awaitReady(t.Context()))
+		again.begin()
+		want := published(t, again, "u0", "news", 10)
+		require.Equal(t, want, honest(t, third, len(want)))
+	})
+}
+
+func TestAMemberThatJumpsAheadLosesItsOwnAlone(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		m := f.insider("ops")
+		m.publish(m.follow("one"))
+		for _, first := range []uint64{1 << 40, math.MaxUint64 - 2, math.MaxUint64 - 1} {
+			m.publish(m.seal(first, make([]byte, 32), "far"))
+			chat(t, rooms, fmt.Sprint("beside ", first), 5)
+		}
+		for _, r := range rooms {
+			until(t, r, "mallory:far")
+		}
+		time.Sleep(time.Minute)
+		chat(t, rooms, "and on", 5)
+		for _, r := range rooms {
+			r.mu.Lock()
+			require.Empty(t, r.journal.lacking)
+			r.mu.Unlock()
+		}
+	})
+}
+
+// A member that was there long ago, and whose envelopes of then somebody has kept.
+func TestAnOldStayIsNotReplayedToANewcomerByRepair(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, f *flock) {
+		f.net.Connect(0, 1)
+		old := f.join(0, "ops")
+		f.join(1, "ops")
+		published(t, old, "u0", "long ago", 3)
+		time.Sleep(time.Second)
+		tag, entry := old.own.tag(), old.own.sealed
+		list, _, _ := old.journalAnswer(tag, span{1, 0})
+		require.NotEmpty(t, list)
+		last := list[len(list)-1].last()
+		require.NoError(t, old.Leave(t.Context()))
+		time.Sleep(3 * time.Hour)
+
+		m := f.insider("ops", 2)
+		var asked atomic.Int32
+		m.answers(func(s network.Stream, q *wire.SyncRequest) {
+			asked.Add(1)
+			out := &wire.SyncReply{Entries: [][]byte{entry}}
+			for _, k := range list {
+				out.Envelopes = append(out.Envelopes, k.sealed)
+			}
+			reply(s, out)
+			_ = s.Close()
+			m.pause(time.Second)
+		})
+		newcomer := f.join(2, "ops")
+		m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{Entry: m.entry}}})
+		for range 5 {
+			m.claim(f.at[2].host.ID(), tag, last, 1)
+			time.Sleep(2 * time.Second)
+		}
+		require.Positive(t, asked.Load())
+		for _, k := range list { // and by gossip
+			m.publish(k.sealed)
+		}
+		f.net.Connect(1, 2)
+		fresh := f.join(0, "ops")
+		f.net.Connect(0, 2)
+		text := published(t, fresh, "u0", "today", 1)
+		require.Equal(t, text, honest(t, newcomer, 1), "nothing of then")
+		quietOf(t, newcomer, time.Minute)
+	})
+}
+
+// quietOf checks that no message comes within d.
+func quietOf(t *testing.T, r *Room, d time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	for {
+		ev, err := r.Recv(ctx)
+		if err != nil {
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			return
+		}
+		if m, ok := ev.(*Message); ok {
+			t.Fatalf("a message nobody should get: %s", line(m))
+		}
+	}
+}
+
+// junk is n envelopes that hold and are of nobody in the room.
+func (a *attacker) junk(n int) (out [][]byte) {
+	a.t.Helper()
+	e := &wire.Envelope{
+		App: a.f.all.app[:], Room: a.tag[:], Device: a.key.Public().(ed25519.PublicKey), Feed: make([]byte, 16),
+		First: 2, Count: 1, Previous: make([]byte, 32), SentMs: 1, Content: wire.AppendItem(nil, wire.Kind_KIND_TEXT, []byte("junk")),
+	}
+	for range n {
+		_, _ = rand.Read(e.Feed)
+		sealed, err := wire.SealEnvelope(a.key, e)
+		require.NoError(a.t, err)
+		out = append(out, sealed)
+	}
+	return out
+}
+
+// blast hands a member envelopes as fast as it takes them, and reports how many RPCs went.
+func (a *attacker) blast(ctx context.Context, to peer.ID, envelopes [][]byte) (rpcs int) {
+	a.t.Helper()
+	topic := topicName(a.tag)
+	s, err := a.host.NewStream(ctx, to, pubsub.GossipSubID_v11)
+	require.NoError(a.t, err)
+	defer s.Reset()
+	for part := range slices.Chunk(envelopes, 200) {
+		rpc := new(pb.RPC)
+		for _, sealed := range part {
+			rpc.Publish = append(rpc.Publish, &pb.Message{Topic: &topic, Data: sealed})
+		}
+		raw, err := proto.Marshal(rpc)
+		require.NoError(a.t, err)
+		if _, err = s.Write(append(binary.AppendUvarint(nil, uint64(len(raw))), raw...)); err != nil {
+			return rpcs
+		}
+		rpcs++
+	}
+	return rpcs
+}
+
+// Over real connections, since it takes time to verify: a queue of GossipSub's runs over, and drops whatever comes.
+func TestAFloodOfStrangersJunkLosesNothing(t *testing.T) {
+	all := newHellos()
+	rooms := make([]*Room, 2)
+	at := make([]*station, 2)
+	for i := range at {
+		at[i] = all.station(t, tcpHost(t), fmt.Sprint("u", i))
+	}
+	connect(t, at[0].host, at[1].host)
+	for i := range at {
+		var err error
+		rooms[i], err = at[i].Join(t.Context(), "ops")
+		require.NoError(t, err)
+	}
+	for _, r := range rooms {
+		require.NoError(t, r.WaitPeers(t.Context(), 1))
+	}
+	a := &attacker{t: t, f: &flock{t: t, all: all}, host: tcpHost(t), tag: rooms[0].tag}
+	var err error
+	a.key, err = deviceKey(a.host)
+	require.NoError(t, err)
+	connect(t, a.host, at[1].host)
+	junk := a.junk(82 * 200) // four times what a queue holds
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	over := make(chan int)
+	go func() { over <- a.blast(ctx, at[1].host.ID(), junk) }()
+	var want []string
+	for i := range 20 { // one after the other, each when the one before has arrived
+		p, err := rooms[0].PublishText(t.Context(), fmt.Sprint(i))
+		require.NoError(t, err)
+		require.Equal(t, 1, p.Acked)
+		want = append(want, fmt.Sprint("u0:", i))
+	}
+	require.Equal(t, len(junk)/200, <-over, "the flood was taken")
+	require.Equal(t, want, honest(t, rooms[1], len(want)))
+	s := at[1].Stats()
+	t.Logf("%d envelopes dropped, %d fetched", s.EnvelopesDropped, s.EnvelopesPulled)
+	rooms[1].mu.Lock()
+	defer rooms[1].mu.Unlock()
+	require.LessOrEqual(t, len(rooms[1].parked.list), maxParked)
+	require.LessOrEqual(t, rooms[1].parked.bytes, maxParkedBytes)
+	require.Len(t, rooms[1].journal.feeds, 2, "strangers have no feeds")
+}
+
+func TestAFloodOfAMemberPushesOutNobodyElse(t *testing.T) {
+	for name, flood := range map[string]struct {
+		count uint32
+		size  int
+	}{"of large envelopes": {1, 250_000}, "of many small messages": {4000, 30_000}} {
+		for _, stays := range []int{1, 250} {
+			t.Run(fmt.Sprint(name, " in ", stays, " stays"), func(t *testing.T) {
+				r := newRing(Retention{Messages: 1 << 17, Bytes: 32 << 20, Age: 10 * time.Minute})
+				honest := entry("honest", "h", 1, 1, true)
+				for i := range 100 { // of a third of all there is, in few messages
+					r.add(feedTag{1}, honest.key(), uint64(1+i), 1, make([]byte, 100_000), epoch)
+				}
+				for i := range 2000 {
+					stay := i % stays
+					r.add(feedTag{2, byte(stay), byte(stay >> 8)}, entry("mallory", "m", 1, 1, true).key(),
+						uint64(1+(i/stays)*int(flood.count)), flood.count, make([]byte, flood.size), epoch.Add(time.Duration(i)))
+					require.LessOrEqual(t, r.bytes, r.limits.Bytes)
+					require.LessOrEqual(t, r.messages, r.limits.Messages)
+				}
+				list, _ := r.from(feedTag{1}, 1, 0, math.MaxInt)
+				require.Len(t, list, 100)
+			})
+		}
+	}
+}
+
+func TestAUserWithManyStaysIsHeardAgainWhenTheOldOnesAreForgotten(t *testing.T) {
+	j := newJournal(feedTag{}, defaultRetention)
+	r := newRoster(&door{}, j, "me", time.Second)
+	stayOf := func(n int) *rosterEntry {
+		e := entry("flapping", "f", uint64(n), 0, true)
+		e.feed = FeedID{byte(n), byte(n >> 8)}
+		return e
+	}
+	now := epoch
+	for n := 1; n <= 300; n++ {
+		s, _ := r.apply(now, stayOf(n))
+		require.Equal(t, n > maxStays, s.feed.broken, "stay %d", n)
+	}
+	require.Len(t, j.feeds, maxStays)
+	now = now.Add(3 * j.ring.limits.Age)
+	j.sweep(now)
+	for n := 301; n <= 400; n++ {
+		s, _ := r.apply(now, stayOf(n))
+		require.False(t, s.feed.broken, "stay %d", n)
+	}
+	require.Len(t, j.feeds, maxStays)
+}
+
+// A second device of the user says goodbye with the feed of the first.
+func TestAGoodbyeOfAnotherDeviceIsNotWaitedFor(t *testing.T) {
+	r := newRoster(&door{}, newJournal(feedTag{}, defaultRetention), "me", time.Second)
+	s, _ := r.apply(epoch, entry("u", "a", 1, 1, true))
+	s.feed.begin(5)
+	r.hearsay(epoch, entry("u", "b", 2, 1, false))
+	now := epoch.Add(time.Minute)
+	r.expire(now)
+	require.True(t, r.due().IsZero() || r.due().After(now), "or the timer would never rest")
+	require.True(t, s.present)
+}
+
+func TestAPeerThatHasGoneIsNotRememberedAsMute(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.at[0].tell(peer.ID("gone"), &wire.RoomFrame{})
+		time.Sleep(roomFrameTimeout + time.Second)
+		f.at[0].links.mu.Lock()
+		defer f.at[0].links.mu.Unlock()
+		require.Empty(t, f.at[0].links.mute)
+	})
+}

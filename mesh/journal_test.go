@@ -1,0 +1,286 @@
+package mesh
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/stretchr/testify/require"
+)
+
+// desk is a journal with one feed of another member, from which item 2 is missing.
+func desk(t *testing.T) (*journal, *feed, []*envelope) {
+	t.Helper()
+	j := newJournal(feedTag{}, defaultRetention)
+	j.ready = true
+	e := entry("u", "author", 1, 1, true)
+	f := j.open(epoch, e)
+	all := chain(1, 1, 1, 1)
+	for _, one := range all {
+		one.tag = f.tag
+	}
+	j.take(epoch, "", f, all[0])
+	j.take(epoch, "", f, all[3])
+	require.True(t, f.proven())
+	return j, f, all
+}
+
+// ask plans, and gives whom to ask.
+func (j *journal) ask(now time.Time, neighbours ...peer.ID) (asked []pull, lost []arrival) {
+	return j.plan(now, neighbours, len(neighbours))
+}
+
+func TestAGapIsGivenUpEarlyOnlyWhenAllWhoWereAskedSayThatItIsGone(t *testing.T) {
+	for name, c := range map[string]struct {
+		gone int // how many of three say so
+		wait time.Duration
+	}{"all": {3, lostWait}, "a liar": {1, lackWait}, "two liars": {2, lackWait}, "none": {0, lackWait}} {
+		t.Run(name, func(t *testing.T) {
+			j, f, _ := desk(t)
+			for now := epoch; ; now = now.Add(50 * time.Millisecond) {
+				pulls, lost := j.ask(now, "a", "b", "c")
+				if len(lost) > 0 {
+					require.Equal(t, span{2, 3}, lost[0].lost)
+					require.GreaterOrEqual(t, now.Sub(epoch), c.wait)
+					require.Less(t, now.Sub(epoch), c.wait+2*retryWait)
+					require.Empty(t, j.lacking)
+					return
+				}
+				for _, p := range pulls {
+					o := outcome{}
+					if int(p.from[0]-'a') < c.gone {
+						o.gone = map[feedTag]uint64{f.tag: 3}
+					}
+					j.answered(now, p, o)
+				}
+				require.Less(t, now.Sub(epoch), time.Minute)
+			}
+		})
+	}
+}
+
+func TestWhoWasSlowIsPassedOverWhileThereIsAnother(t *testing.T) {
+	j, f, all := desk(t)
+	now := epoch.Add(time.Second)
+	f.repair.source("slow", 4)
+	pulls, _ := j.ask(now, "slow", "other")
+	require.Equal(t, peer.ID("slow"), pulls[0].from)
+	j.take(now, "slow", f, all[1])
+	j.answered(now, pulls[0], outcome{more: true, slow: true})
+	pulls, _ = j.ask(now, "slow", "other")
+	require.Equal(t, peer.ID("other"), pulls[0].from, "although the slow one has brought something and says that it has more")
+}
+
+func TestNobodyIsAskedAndNothingGivenUpWhileAlone(t *testing.T) {
+	j, f, all := desk(t)
+	wakes := 0
+	now := epoch
+	for now.Before(epoch.Add(time.Hour)) {
+		pulls, lost := j.ask(now)
+		require.Empty(t, pulls)
+		require.Empty(t, lost)
+		j.announce(now)
+		j.expire(now)
+		due := j.due()
+		require.True(t, due.After(now))
+		now, wakes = due, wakes+1
+	}
+	require.Less(t, wakes, 2*int(time.Hour/lackWait), "and it rests")
+	j.retry(now)
+	now = now.Add(pullWait)
+	pulls, _ := j.ask(now, "a")
+	require.Len(t, pulls, 1)
+	j.take(now, "a", f, all[1])
+	ready, _ := j.take(now, "a", f, all[2])
+	require.Equal(t, []uint64{3, 4}, firsts(ready))
+	j.answered(now, pulls[0], outcome{})
+	require.Empty(t, j.lacking)
+}
+
+func TestAForgottenFeedIsAskedForNoMore(t *testing.T) {
+	j, f, _ := desk(t)
+	now := epoch.Add(time.Second)
+	pulls, _ := j.ask(now, "a")
+	require.Len(t, pulls, 1)
+	j.remove(f)
+	j.answered(now, pulls[0], outcome{})
+	require.Empty(t, j.lacking)
+	require.NotContains(t, j.feeds, f.tag)
+}
+
+func TestABaselineOfWordsIsCorrectedAndOneOfEnvelopesIsNot(t *testing.T) {
+	j := newJournal(feedTag{}, defaultRetention)
+	f := j.open(epoch, entry("u", "author", 1, 1, true))
+	all := chain(1, 1, 1, 1, 1)
+	for _, one := range all {
+		one.tag = f.tag
+	}
+	j.claim(epoch, "liar", f.tag, 1<<40, 1<<40)
+	j.becomeReady(epoch)
+	require.EqualValues(t, 1<<40, f.next)
+	j.claim(after(time.Hour), "honest", f.tag, 5, 2)
+	require.EqualValues(t, 2, f.next, "it does not reach so far")
+	require.Contains(t, j.lacking, f)
+	j.take(epoch, "honest", f, all[1])
+	j.claim(epoch, "late", f.tag, 5, 1)
+	require.EqualValues(t, 3, f.next, "what was delivered is no word")
+
+	g := j.open(epoch, entry("v", "writer", 1, 1, true))
+	j.claim(epoch, "a", g.tag, 9, 10)
+	for _, due := range j.expire(after(baselineWait)) {
+		require.Empty(t, due.ready)
+	}
+	require.EqualValues(t, 10, g.next)
+	j.claim(after(2*baselineWait), "b", g.tag, 9, 7)
+	require.EqualValues(t, 7, g.next, "another one who was a little later")
+	j.claim(after(2*baselineWait+baselineDoubt), "c", g.tag, 9, 3)
+	require.EqualValues(t, 7, g.next, "one who was much later, and knows the same end")
+}
+
+// Neighbours of which one keeps its word and the others do as they like, in any order: everything arrives, in order, once;
+// whoever waits is woken; and nothing remains that grows.
+func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
+	for seed := range uint64(200) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 7))
+			j := newJournal(feedTag{}, defaultRetention)
+			j.ready = true
+			feeds := make([]*feed, 1+r.IntN(4))
+			all := make([][]*envelope, len(feeds))
+			next := make([]uint64, len(feeds))
+			of := make(map[*feed]int)
+			for i := range feeds {
+				feeds[i] = j.open(epoch, entry(fmt.Sprint("u", i), string(rune('a'+i)), 1, byte(i), true))
+				counts := make([]uint32, 2+r.IntN(60))
+				for n := range counts {
+					counts[n] = 1 + r.Uint32N(5)
+				}
+				all[i], next[i], of[feeds[i]] = chain(counts...), 1, i
+				for _, e := range all[i] {
+					e.tag, e.came = feeds[i].tag, epoch
+				}
+			}
+			end := func(i int) uint64 { return all[i][len(all[i])-1].last() }
+			deliver := func(i int, ready []*envelope, v verdict) {
+				require.NotEqual(t, forked, v)
+				for _, e := range ready {
+					require.Equal(t, next[i], e.First)
+					next[i] = e.Next()
+				}
+			}
+			take := func(now time.Time, via peer.ID, i int, e *envelope) {
+				ready, v := j.take(now, via, feeds[i], e)
+				deliver(i, ready, v)
+			}
+			now := epoch
+			for i := range feeds { // of what was published some is lost, but the first says that there is a feed
+				take(now, "", i, all[i][0])
+				for _, e := range all[i][1:] {
+					if r.IntN(3) == 0 {
+						take(now, "x", i, e)
+					}
+				}
+			}
+			neighbours := []peer.ID{"honest", "liar", "mute", "gone", "x"}
+			type answer struct {
+				p    pull
+				when time.Time
+			}
+			var under []answer
+			busy := make(map[peer.ID]bool)
+			done := func() bool {
+				for i := range feeds {
+					if next[i] <= end(i) {
+						return false
+					}
+				}
+				return len(j.lacking) == 0
+			}
+			spins := 0
+			for steps := 0; !done(); steps++ {
+				require.Less(t, now.Sub(epoch), 2*time.Minute, "%d steps", steps)
+				require.Less(t, steps, 20_000)
+				if r.IntN(4) == 0 {
+					i := r.IntN(len(feeds))
+					j.claim(now, "liar", feeds[i].tag, r.Uint64N(1<<62), 0)
+				}
+				if r.IntN(4) == 0 {
+					for i, f := range feeds {
+						j.claim(now, "honest", f.tag, end(i), 1)
+					}
+				}
+				var idle []peer.ID
+				for _, n := range neighbours {
+					if !busy[n] {
+						idle = append(idle, n)
+					}
+				}
+				r.Shuffle(len(idle), func(a, b int) { idle[a], idle[b] = idle[b], idle[a] })
+				pulls, lost := j.plan(now, idle, len(neighbours))
+				for _, a := range lost {
+					t.Fatalf("lost %v after %v", a.lost, now.Sub(epoch))
+				}
+				for _, p := range pulls {
+					require.False(t, busy[p.from])
+					busy[p.from] = true
+					wait := 10 * time.Millisecond
+					if p.from == "mute" {
+						wait = syncTimeout
+					}
+					under = append(under, answer{p, now.Add(wait)})
+				}
+				j.announce(now)
+				for _, a := range j.expire(now) {
+					deliver(of[a.feed], a.ready, a.verdict)
+				}
+				wake := j.due()
+				for _, a := range under {
+					wake = earlier(wake, a.when)
+				}
+				if wake.IsZero() {
+					wake = now.Add(time.Second) // until somebody says something
+				}
+				if wake.After(now) {
+					now, spins = wake, 0
+				} else if spins++; spins > 3 {
+					t.Fatalf("the timer spins: due %v", j.due().Sub(now))
+				}
+				rest := under[:0]
+				for _, a := range under {
+					if a.when.After(now) {
+						rest = append(rest, a)
+						continue
+					}
+					busy[a.p.from] = false
+					o := outcome{gone: make(map[feedTag]uint64)}
+					for _, w := range a.p.wants {
+						i := of[w.feed]
+						switch a.p.from {
+						case "honest":
+							for _, e := range all[i] {
+								if e.last() >= w.span.first && e.First <= w.span.last {
+									take(now, "honest", i, e)
+								}
+							}
+						case "gone":
+							o.gone[w.feed.tag] = 1 << 62
+						case "mute":
+							o.err, o.slow = errBadSync, true
+						case "liar":
+							o.more = true
+						}
+					}
+					j.answered(now, a.p, o)
+				}
+				under = rest
+				for _, f := range feeds {
+					require.LessOrEqual(t, len(f.repair.sources), maxSources)
+					require.LessOrEqual(t, len(f.repair.tried), len(neighbours))
+				}
+			}
+			require.Empty(t, j.waiting)
+		})
+	}
+}

@@ -1,0 +1,262 @@
+package mesh
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/events"
+	"github.com/starling-mesh/starling/internal/vectors"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// syncVectors are the frames of the vectors without their lengths.
+func syncVectors(f *testing.F) (v vectors.Sync, body func(vectors.Hex) []byte) {
+	vectors.Read(f, "sync", &v)
+	return v, func(frame vectors.Hex) []byte {
+		n := 1
+		for frame[n-1] >= 0x80 {
+			n++
+		}
+		return frame[n:]
+	}
+}
+
+// unbounded says what of a journal is beyond its bounds.
+func (j *journal) unbounded(now time.Time) error {
+	if len(j.feeds) > maxFeeds {
+		return fmt.Errorf("%d feeds", len(j.feeds))
+	}
+	for _, set := range []int{len(j.lacking), len(j.waiting), len(j.moved)} {
+		if set > len(j.feeds) {
+			return fmt.Errorf("%d of %d feeds", set, len(j.feeds))
+		}
+	}
+	if j.ring.bytes > j.ring.limits.Bytes || j.ring.messages > j.ring.limits.Messages {
+		return fmt.Errorf("%d bytes, %d messages retained", j.ring.bytes, j.ring.messages)
+	}
+	for _, f := range j.feeds {
+		switch {
+		case len(f.held) > maxHeld || f.heldBytes > maxHeldBytes && len(f.held) > 1:
+			return fmt.Errorf("%d envelopes, %d bytes held", len(f.held), f.heldBytes)
+		case len(f.repair.sources) > maxSources:
+			return fmt.Errorf("%d sources", len(f.repair.sources))
+		case f.next < f.floor && f.tip == nil && f.next != 0 && f.floor-f.next > 1<<32:
+			return fmt.Errorf("next %d below the first to deliver %d", f.next, f.floor)
+		}
+	}
+	if due := j.due(); !due.IsZero() && due.Before(now) {
+		return fmt.Errorf("due %v ago", now.Sub(due))
+	}
+	return nil
+}
+
+// step does what the timer of a room does, with neighbours that answer nothing.
+func (j *journal) step(now time.Time, neighbours []peer.ID) {
+	j.expire(now)
+	pulls, _ := j.plan(now, neighbours, len(neighbours))
+	j.announce(now)
+	for _, p := range pulls {
+		j.answered(now, p, outcome{})
+	}
+	j.plan(now, nil, len(neighbours))
+}
+
+func FuzzHeads(f *testing.F) {
+	v, body := syncVectors(f)
+	var frame wire.RoomFrame
+	if err := proto.Unmarshal(body(v.Frame), &frame); err != nil {
+		f.Fatal(err)
+	}
+	raw, err := proto.Marshal(frame.GetHeads())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw, true, uint8(3))
+	f.Fuzz(func(t *testing.T, raw []byte, ready bool, known uint8) {
+		var h wire.RoomFrame_Heads
+		if proto.Unmarshal(raw, &h) != nil || checkHeads(&h) != nil {
+			return
+		}
+		now := epoch
+		j := newJournal(feedTag{}, defaultRetention)
+		j.ready = ready
+		for i, pos := range h.Feeds {
+			if i < int(known) && j.feeds[feedTag(pos.Feed)] == nil { // some feeds are known, and have something
+				e := entry("u", fmt.Sprint(i), 1, byte(i), true)
+				fd := &feed{tag: feedTag(pos.Feed), entry: e, next: 1, floor: 1}
+				j.feeds[fd.tag] = fd
+				for _, env := range chain(1, 2) {
+					env.tag = fd.tag
+					j.take(now, "", fd, env)
+				}
+			}
+			j.claim(now, peer.ID(fmt.Sprint("p", i%9)), feedTag(pos.Feed), pos.Last, pos.First)
+		}
+		if !ready {
+			j.becomeReady(now)
+		}
+		for range 100 { // who asks in vain ends asking
+			now = now.Add(time.Second)
+			j.step(now, []peer.ID{"p0", "p1", "p2", "p3"})
+			if err := j.unbounded(now); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(j.lacking) > 0 || len(j.waiting) > 0 {
+			t.Fatalf("%d feeds lack and %d wait for what nobody has", len(j.lacking), len(j.waiting))
+		}
+	})
+}
+
+func FuzzSyncRequest(f *testing.F) {
+	v, body := syncVectors(f)
+	f.Add(body(v.Request.Frame))
+	room := &Room{journal: newJournal(feedTag{}, defaultRetention)}
+	e := entry("u", "d", 1, 1, true)
+	fd := &feed{tag: feedTag(v.Request.Wants[0].Tag), entry: e, next: 1, floor: 1}
+	room.journal.feeds[fd.tag] = fd
+	for _, one := range chain(1, 7, 100, 1, 1) {
+		one.tag, one.sealed = fd.tag, make([]byte, 200<<10)
+		room.journal.take(epoch, "", fd, one)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var q wire.SyncRequest
+		if len(raw) > maxSyncRequest || proto.Unmarshal(raw, &q) != nil || len(q.Wants) > maxWants+maxSpans {
+			return
+		}
+		wants, budget, frames := q.Wants, syncAnswer, 0
+		for len(wants) > 0 && budget > 0 {
+			var part *wire.SyncReply
+			left := len(wants)
+			before := budget
+			if part, wants = room.part(wants, &budget); len(wants) == left && budget == before {
+				t.Fatal("no progress")
+			}
+			if n := proto.Size(part); n > maxSyncReply {
+				t.Fatalf("frame of %d bytes", n)
+			}
+			if len(part.AgesMs) != len(part.Envelopes) || len(part.Gone) > maxWants+maxSpans || len(part.Entries) > maxWants {
+				t.Fatal("an answer that the asker refuses")
+			}
+			frames++
+		}
+		if budget < -(syncPart + wire.MaxEnvelope + maxEntry) {
+			t.Fatalf("%d bytes over", -budget)
+		}
+	})
+}
+
+// idHost is a host that only says who it is.
+type idHost struct {
+	host.Host
+	id peer.ID
+}
+
+func (h idHost) ID() peer.ID { return h.id }
+
+// FuzzSyncReply seals what it is given, so that it comes behind the signature.
+func FuzzSyncReply(f *testing.F) {
+	var seed wire.SyncReply
+	for first := range uint64(3) {
+		e, err := proto.Marshal(&wire.Envelope{
+			Feed: make([]byte, 16), First: 1 + first, Count: 1, Content: wire.AppendItem(nil, wire.Kind_KIND_TEXT, []byte("x")),
+		})
+		if err != nil {
+			f.Fatal(err)
+		}
+		seed.Envelopes = append(seed.Envelopes, append(make([]byte, wire.SignatureSize), e...))
+		seed.AgesMs = append(seed.AgesMs, first)
+	}
+	seed.Gone = []*wire.Position{{Feed: make([]byte, 16), Last: 1}}
+	raw, err := proto.Marshal(&seed)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw, uint64(1), uint64(0))
+	f.Add(raw, uint64(2), uint64(3))
+	app := identity.NewAppID("fuzz")
+	tag := app.RoomTag("ops", "")
+	keys := make([]*identity.Keys, 2)
+	entries := make([]*rosterEntry, 2) // of the room's own node, and of the author
+	for i := range keys {
+		key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{byte(i)}, ed25519.SeedSize))
+		keys[i] = &identity.Keys{Device: key, User: key}
+		st, err := keys[i].Sign(identity.Statement{
+			App: app, User: fmt.Sprint("u", i), Sequence: 1, Issued: time.Now(), Expires: time.Now().Add(time.Hour),
+		})
+		if err != nil {
+			f.Fatal(err)
+		}
+		entries[i] = &rosterEntry{statement: st, feed: FeedID{byte(i)}, sequence: 1, joined: true}
+	}
+	author, feedID := keys[1], entries[1].feed
+	room := func() *Room { // as newRoom makes it, with nothing that runs beside
+		r := &Room{
+			mesh: &Mesh{host: idHost{id: keys[0].PeerID()}, app: app, cfg: defaultConfig(), log: slog.New(slog.DiscardHandler)},
+			tag:  tag, own: entries[0], queue: events.NewQueue("ops", events.Limits{}), rearm: make(chan struct{}, 1), changed: make(chan struct{}),
+			owing: make(map[*feed]struct{}), neighbours: make(map[peer.ID]*neighbour), newcomers: make(map[peer.ID]time.Time),
+			door: &door{room: "ops", tag: tag, verifier: identity.NewVerifier(app)}, since: time.Now(),
+		}
+		r.journal = newJournal(r.own.tag(), defaultRetention)
+		r.roster = newRoster(r.door, r.journal, keys[0].PeerID(), time.Second)
+		for _, e := range entries {
+			r.roster.apply(time.Now(), e)
+		}
+		r.journal.ready = true
+		return r
+	}
+	f.Fuzz(func(t *testing.T, raw []byte, first, last uint64) {
+		var reply wire.SyncReply
+		if len(raw) > maxSyncReply || proto.Unmarshal(raw, &reply) != nil {
+			return
+		}
+		r := room()
+		for i, sealed := range reply.Envelopes {
+			var e wire.Envelope
+			if len(sealed) <= wire.SignatureSize || proto.Unmarshal(sealed[wire.SignatureSize:], &e) != nil {
+				continue
+			}
+			e.App, e.Room, e.Device = app[:], tag[:], author.Device.Public().(ed25519.PublicKey)
+			if len(e.Feed) == len(feedID) {
+				e.Feed, e.SentMs = feedID[:], time.Now().UnixMilli()
+			}
+			if e.First == 1 {
+				e.Previous = nil
+			} else if e.First > 1 {
+				e.Previous = make([]byte, 32)
+			}
+			if again, err := wire.SealEnvelope(author.Device, &e); err == nil {
+				reply.Envelopes[i] = again
+			}
+		}
+		fd := r.journal.feeds[entries[1].tag()]
+		fd.begin(1)
+		p := pull{from: "p", wants: []want{{fd, span{max(first, 1), last}}}}
+		o := outcome{gone: make(map[feedTag]uint64)}
+		a := asked{p.wants, make(map[feedTag]uint64)}
+		err := r.takeReply(p, a, &reply, &o)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if err := r.journal.unbounded(time.Now().Add(-time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if len(o.gone) > maxWants+maxSpans || len(r.parked.list) > maxParked {
+			t.Fatalf("%d gone, %d parked", len(o.gone), len(r.parked.list))
+		}
+		if fd.next == 0 || fd.next < fd.floor {
+			t.Fatalf("the feed went back to %d", fd.next)
+		}
+		if err == nil && len(reply.Envelopes) != len(reply.AgesMs) {
+			t.Fatal("took an answer without ages")
+		}
+	})
+}
