@@ -13,7 +13,7 @@ import (
 // desk is a journal with one feed of another member, from which item 2 is missing.
 func desk(t *testing.T) (*journal, *feed, []*envelope) {
 	t.Helper()
-	j := newJournal(feedTag{}, defaultRetention)
+	j := newJournal(feedTag{}, DefaultRetention)
 	j.ready = true
 	e := entry("u", "author", 1, 1, true)
 	f := j.open(epoch, e)
@@ -111,7 +111,7 @@ func TestAForgottenFeedIsAskedForNoMore(t *testing.T) {
 }
 
 func TestABaselineOfWordsIsCorrectedAndOneOfEnvelopesIsNot(t *testing.T) {
-	j := newJournal(feedTag{}, defaultRetention)
+	j := newJournal(feedTag{}, DefaultRetention)
 	f := j.open(epoch, entry("u", "author", 1, 1, true))
 	all := chain(1, 1, 1, 1, 1)
 	for _, one := range all {
@@ -145,7 +145,7 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 	for seed := range uint64(200) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 7))
-			j := newJournal(feedTag{}, defaultRetention)
+			j := newJournal(feedTag{}, DefaultRetention)
 			j.ready = true
 			feeds := make([]*feed, 1+r.IntN(4))
 			all := make([][]*envelope, len(feeds))

@@ -196,6 +196,9 @@ func (r *Room) broadcastLocked() {
 
 // claimLocked delivers what was parked for a seat that is known now.
 func (r *Room) claimLocked(now time.Time, s *seat) {
+	if s.feed.entry == nil {
+		return // only a goodbye of it is known
+	}
 	for _, e := range r.parked.claim(s.Peer, s.entry.feed) {
 		r.feedLocked(now, "", s.feed, e, gossiped)
 	}

@@ -87,7 +87,7 @@ func FuzzHeads(f *testing.F) {
 			return
 		}
 		now := epoch
-		j := newJournal(feedTag{}, defaultRetention)
+		j := newJournal(feedTag{}, DefaultRetention)
 		j.ready = ready
 		for i, pos := range h.Feeds {
 			if i < int(known) && j.feeds[feedTag(pos.Feed)] == nil { // some feeds are known, and have something
@@ -120,7 +120,7 @@ func FuzzHeads(f *testing.F) {
 func FuzzSyncRequest(f *testing.F) {
 	v, body := syncVectors(f)
 	f.Add(body(v.Request.Frame))
-	room := &Room{journal: newJournal(feedTag{}, defaultRetention)}
+	room := &Room{journal: newJournal(feedTag{}, DefaultRetention)}
 	e := entry("u", "d", 1, 1, true)
 	fd := &feed{tag: feedTag(v.Request.Wants[0].Tag), entry: e, next: 1, floor: 1}
 	room.journal.feeds[fd.tag] = fd
@@ -206,7 +206,7 @@ func FuzzSyncReply(f *testing.F) {
 			owing: make(map[*feed]struct{}), neighbours: make(map[peer.ID]*neighbour), newcomers: make(map[peer.ID]time.Time),
 			door: &door{room: "ops", tag: tag, verifier: identity.NewVerifier(app)}, since: time.Now(),
 		}
-		r.journal = newJournal(r.own.tag(), defaultRetention)
+		r.journal = newJournal(r.own.tag(), DefaultRetention)
 		r.roster = newRoster(r.door, r.journal, keys[0].PeerID(), time.Second)
 		for _, e := range entries {
 			r.roster.apply(time.Now(), e)
