@@ -62,6 +62,7 @@ func (m *Mesh) startLinks() {
 	m.links.mute = make(map[peer.ID]struct{})
 	m.host.SetStreamHandler(RoomProtocol, m.handleRoomStream)
 	m.host.Network().Notify((*watcher)(m))
+	m.goTask(m.pulseLoop)
 }
 
 // budget is what a connected peer may send, over all its streams.
@@ -129,6 +130,7 @@ func (m *Mesh) tell(p peer.ID, frame *wire.RoomFrame) {
 		}
 		m.links.out[p] = l
 	}
+	m.pulses.said(p, time.Now())
 	select {
 	case l.frames <- raw:
 		m.stats.roomFrames.Add(1)
@@ -273,6 +275,7 @@ func (m *Mesh) handleRoomStream(s network.Stream) {
 		if budget.wait(m.ctx, &frame) != nil {
 			return
 		}
+		m.pulses.heard(p, time.Now(), frame.GetBeat() != nil)
 		if len(frame.Room) != len([32]byte{}) {
 			m.violation(p, errBadTag)
 			return
@@ -331,6 +334,7 @@ func (w *watcher) Disconnected(n network.Network, c network.Conn) {
 	}
 	m := (*Mesh)(w)
 	m.dropLink(p)
+	m.pulses.forget(p)
 	m.topics.forget(p)
 	m.eachRoom(func(r *Room) { r.disconnected(p) })
 }

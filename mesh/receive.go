@@ -31,6 +31,7 @@ func (m *Mesh) validate(_ context.Context, from peer.ID, msg *pubsub.Message) pu
 		m.log.Debug("envelope refused", "room", r.name, "peer", from, "err", err)
 		return pubsub.ValidationReject
 	}
+	m.pulses.heard(from, time.Now(), false)
 	r.receive(from, e, gossiped)
 	msg.ValidatorData = e
 	return pubsub.ValidationAccept

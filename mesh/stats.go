@@ -41,6 +41,7 @@ type Stats struct {
 	EnvelopesUnclaimed uint64 // of senders whose roster entry never came
 	EnvelopesDropped   uint64 // lost at a full queue of GossipSub: 0 unless a peer takes nothing
 	RoomFrames         uint64 // told to neighbours about rooms
+	NeighboursSilent   uint64 // whose connections were closed since they had stopped to beat
 	RoomFramesDropped  uint64 // to a neighbour that takes nothing
 	RoomViolations     uint64 // room streams reset and entries refused because a peer broke the protocol
 	Forks              uint64 // members evicted because their feeds forked
@@ -61,6 +62,7 @@ type counters struct {
 	envelopesSetBack, envelopesPulled, envelopesServed             atomic.Uint64
 	pulls, pullsFailed, pullsRefused                               atomic.Uint64
 	receiptsTaken, receiptFramesTaken, receiptFramesSent           atomic.Uint64
+	neighboursSilent                                               atomic.Uint64
 	envelopesLapsed, roomFramesDropped, roomViolations, forks      atomic.Uint64
 	suspicions, refutations, roomFrames                            atomic.Uint64
 }
@@ -103,6 +105,7 @@ func (m *Mesh) Stats() Stats {
 		EnvelopesUnclaimed:  c.envelopesUnclaimed.Load(),
 		EnvelopesDropped:    c.envelopesDropped.Load(),
 		RoomFrames:          c.roomFrames.Load(),
+		NeighboursSilent:    c.neighboursSilent.Load(),
 		RoomFramesDropped:   c.roomFramesDropped.Load(),
 		RoomViolations:      c.roomViolations.Load(),
 		Forks:               c.forks.Load(),

@@ -2187,6 +2187,7 @@ type RoomFrame struct {
 	//	*RoomFrame_Query_
 	//	*RoomFrame_Absent_
 	//	*RoomFrame_Heads_
+	//	*RoomFrame_Beat_
 	//	*RoomFrame_Receipts_
 	Body          isRoomFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -2282,6 +2283,15 @@ func (x *RoomFrame) GetHeads() *RoomFrame_Heads {
 	return nil
 }
 
+func (x *RoomFrame) GetBeat() *RoomFrame_Beat {
+	if x != nil {
+		if x, ok := x.Body.(*RoomFrame_Beat_); ok {
+			return x.Beat
+		}
+	}
+	return nil
+}
+
 func (x *RoomFrame) GetReceipts() *RoomFrame_Receipts {
 	if x != nil {
 		if x, ok := x.Body.(*RoomFrame_Receipts_); ok {
@@ -2315,6 +2325,10 @@ type RoomFrame_Heads_ struct {
 	Heads *RoomFrame_Heads `protobuf:"bytes,6,opt,name=heads,proto3,oneof"`
 }
 
+type RoomFrame_Beat_ struct {
+	Beat *RoomFrame_Beat `protobuf:"bytes,8,opt,name=beat,proto3,oneof"`
+}
+
 type RoomFrame_Receipts_ struct {
 	Receipts *RoomFrame_Receipts `protobuf:"bytes,7,opt,name=receipts,proto3,oneof"`
 }
@@ -2328,6 +2342,8 @@ func (*RoomFrame_Query_) isRoomFrame_Body() {}
 func (*RoomFrame_Absent_) isRoomFrame_Body() {}
 
 func (*RoomFrame_Heads_) isRoomFrame_Body() {}
+
+func (*RoomFrame_Beat_) isRoomFrame_Body() {}
 
 func (*RoomFrame_Receipts_) isRoomFrame_Body() {}
 
@@ -2856,6 +2872,43 @@ func (*RoomFrame_Query) Descriptor() ([]byte, []int) {
 	return file_starling_proto_rawDescGZIP(), []int{26, 2}
 }
 
+// Beat says that the sender is there. It means nothing else.
+type RoomFrame_Beat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoomFrame_Beat) Reset() {
+	*x = RoomFrame_Beat{}
+	mi := &file_starling_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoomFrame_Beat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoomFrame_Beat) ProtoMessage() {}
+
+func (x *RoomFrame_Beat) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoomFrame_Beat.ProtoReflect.Descriptor instead.
+func (*RoomFrame_Beat) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{26, 3}
+}
+
 type RoomFrame_Absent struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2864,7 +2917,7 @@ type RoomFrame_Absent struct {
 
 func (x *RoomFrame_Absent) Reset() {
 	*x = RoomFrame_Absent{}
-	mi := &file_starling_proto_msgTypes[36]
+	mi := &file_starling_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2876,7 +2929,7 @@ func (x *RoomFrame_Absent) String() string {
 func (*RoomFrame_Absent) ProtoMessage() {}
 
 func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[36]
+	mi := &file_starling_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2889,7 +2942,7 @@ func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Absent.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Absent) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{26, 3}
+	return file_starling_proto_rawDescGZIP(), []int{26, 4}
 }
 
 // Heads says how far the sender has got with feeds. To the author of one it is the acknowledgement.
@@ -2902,7 +2955,7 @@ type RoomFrame_Heads struct {
 
 func (x *RoomFrame_Heads) Reset() {
 	*x = RoomFrame_Heads{}
-	mi := &file_starling_proto_msgTypes[37]
+	mi := &file_starling_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2914,7 +2967,7 @@ func (x *RoomFrame_Heads) String() string {
 func (*RoomFrame_Heads) ProtoMessage() {}
 
 func (x *RoomFrame_Heads) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[37]
+	mi := &file_starling_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2927,7 +2980,7 @@ func (x *RoomFrame_Heads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Heads.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Heads) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{26, 4}
+	return file_starling_proto_rawDescGZIP(), []int{26, 5}
 }
 
 func (x *RoomFrame_Heads) GetFeeds() []*Position {
@@ -2950,7 +3003,7 @@ type RoomFrame_Receipts struct {
 
 func (x *RoomFrame_Receipts) Reset() {
 	*x = RoomFrame_Receipts{}
-	mi := &file_starling_proto_msgTypes[38]
+	mi := &file_starling_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2962,7 +3015,7 @@ func (x *RoomFrame_Receipts) String() string {
 func (*RoomFrame_Receipts) ProtoMessage() {}
 
 func (x *RoomFrame_Receipts) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[38]
+	mi := &file_starling_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2975,7 +3028,7 @@ func (x *RoomFrame_Receipts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Receipts.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Receipts) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{26, 5}
+	return file_starling_proto_rawDescGZIP(), []int{26, 6}
 }
 
 func (x *RoomFrame_Receipts) GetFeed() []byte {
@@ -3184,14 +3237,15 @@ const file_starling_proto_rawDesc = "" +
 	"\tMALFORMED\x10\x06\x12\x0f\n" +
 	"\vINCARNATION\x10\a\x12\x0f\n" +
 	"\vNO_IDENTITY\x10\b\x12\b\n" +
-	"\x04RATE\x10\t\"\x98\x06\n" +
+	"\x04RATE\x10\t\"\xd3\x06\n" +
 	"\tRoomFrame\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\fR\x04room\x12=\n" +
 	"\bgreeting\x18\x02 \x01(\v2\x1f.starling.v1.RoomFrame.GreetingH\x00R\bgreeting\x127\n" +
 	"\x06roster\x18\x03 \x01(\v2\x1d.starling.v1.RoomFrame.RosterH\x00R\x06roster\x124\n" +
 	"\x05query\x18\x04 \x01(\v2\x1c.starling.v1.RoomFrame.QueryH\x00R\x05query\x127\n" +
 	"\x06absent\x18\x05 \x01(\v2\x1d.starling.v1.RoomFrame.AbsentH\x00R\x06absent\x124\n" +
-	"\x05heads\x18\x06 \x01(\v2\x1c.starling.v1.RoomFrame.HeadsH\x00R\x05heads\x12=\n" +
+	"\x05heads\x18\x06 \x01(\v2\x1c.starling.v1.RoomFrame.HeadsH\x00R\x05heads\x121\n" +
+	"\x04beat\x18\b \x01(\v2\x1b.starling.v1.RoomFrame.BeatH\x00R\x04beat\x12=\n" +
 	"\breceipts\x18\a \x01(\v2\x1f.starling.v1.RoomFrame.ReceiptsH\x00R\breceipts\x1a\x91\x01\n" +
 	"\bGreeting\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x16\n" +
@@ -3202,7 +3256,8 @@ const file_starling_proto_rawDesc = "" +
 	"\x06Roster\x12\x18\n" +
 	"\aentries\x18\x01 \x03(\fR\aentries\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04lastJ\x04\b\x02\x10\x03\x1a\a\n" +
-	"\x05Query\x1a\b\n" +
+	"\x05Query\x1a\x06\n" +
+	"\x04Beat\x1a\b\n" +
 	"\x06Absent\x1a4\n" +
 	"\x05Heads\x12+\n" +
 	"\x05feeds\x18\x01 \x03(\v2\x15.starling.v1.PositionR\x05feeds\x1ax\n" +
@@ -3278,7 +3333,7 @@ func file_starling_proto_rawDescGZIP() []byte {
 }
 
 var file_starling_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_starling_proto_goTypes = []any{
 	(TokenFault)(0),            // 0: starling.v1.TokenFault
 	(Kind)(0),                  // 1: starling.v1.Kind
@@ -3323,9 +3378,10 @@ var file_starling_proto_goTypes = []any{
 	(*RoomFrame_Greeting)(nil), // 40: starling.v1.RoomFrame.Greeting
 	(*RoomFrame_Roster)(nil),   // 41: starling.v1.RoomFrame.Roster
 	(*RoomFrame_Query)(nil),    // 42: starling.v1.RoomFrame.Query
-	(*RoomFrame_Absent)(nil),   // 43: starling.v1.RoomFrame.Absent
-	(*RoomFrame_Heads)(nil),    // 44: starling.v1.RoomFrame.Heads
-	(*RoomFrame_Receipts)(nil), // 45: starling.v1.RoomFrame.Receipts
+	(*RoomFrame_Beat)(nil),     // 43: starling.v1.RoomFrame.Beat
+	(*RoomFrame_Absent)(nil),   // 44: starling.v1.RoomFrame.Absent
+	(*RoomFrame_Heads)(nil),    // 45: starling.v1.RoomFrame.Heads
+	(*RoomFrame_Receipts)(nil), // 46: starling.v1.RoomFrame.Receipts
 }
 var file_starling_proto_depIdxs = []int32{
 	11, // 0: starling.v1.Hello.limits:type_name -> starling.v1.Limits
@@ -3349,19 +3405,20 @@ var file_starling_proto_depIdxs = []int32{
 	40, // 18: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
 	41, // 19: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
 	42, // 20: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
-	43, // 21: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
-	44, // 22: starling.v1.RoomFrame.heads:type_name -> starling.v1.RoomFrame.Heads
-	45, // 23: starling.v1.RoomFrame.receipts:type_name -> starling.v1.RoomFrame.Receipts
-	38, // 24: starling.v1.SyncRequest.wants:type_name -> starling.v1.Want
-	35, // 25: starling.v1.SyncReply.gone:type_name -> starling.v1.Position
-	36, // 26: starling.v1.RoomFrame.Greeting.past:type_name -> starling.v1.Past
-	35, // 27: starling.v1.RoomFrame.Heads.feeds:type_name -> starling.v1.Position
-	34, // 28: starling.v1.RoomFrame.Receipts.list:type_name -> starling.v1.Receipt
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	44, // 21: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
+	45, // 22: starling.v1.RoomFrame.heads:type_name -> starling.v1.RoomFrame.Heads
+	43, // 23: starling.v1.RoomFrame.beat:type_name -> starling.v1.RoomFrame.Beat
+	46, // 24: starling.v1.RoomFrame.receipts:type_name -> starling.v1.RoomFrame.Receipts
+	38, // 25: starling.v1.SyncRequest.wants:type_name -> starling.v1.Want
+	35, // 26: starling.v1.SyncReply.gone:type_name -> starling.v1.Position
+	36, // 27: starling.v1.RoomFrame.Greeting.past:type_name -> starling.v1.Past
+	35, // 28: starling.v1.RoomFrame.Heads.feeds:type_name -> starling.v1.Position
+	34, // 29: starling.v1.RoomFrame.Receipts.list:type_name -> starling.v1.Receipt
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_starling_proto_init() }
@@ -3375,6 +3432,7 @@ func file_starling_proto_init() {
 		(*RoomFrame_Query_)(nil),
 		(*RoomFrame_Absent_)(nil),
 		(*RoomFrame_Heads_)(nil),
+		(*RoomFrame_Beat_)(nil),
 		(*RoomFrame_Receipts_)(nil),
 	}
 	type x struct{}
@@ -3383,7 +3441,7 @@ func file_starling_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_starling_proto_rawDesc), len(file_starling_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
