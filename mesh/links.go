@@ -133,7 +133,9 @@ func (m *Mesh) tell(p peer.ID, frame *wire.RoomFrame) {
 	m.pulses.said(p, time.Now())
 	select {
 	case l.frames <- raw:
-		m.stats.roomFrames.Add(1)
+		if frame.GetBeat() == nil {
+			m.stats.roomFrames.Add(1)
+		}
 	default:
 		m.stats.roomFramesDropped.Add(1)
 	}

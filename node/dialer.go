@@ -11,8 +11,15 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// attemptTimeout bounds one attempt to reach a peer over all its addresses.
-const attemptTimeout = 15 * time.Second
+const (
+	// attemptTimeout bounds one attempt to reach a peer over all its addresses.
+	attemptTimeout = 15 * time.Second
+	// quickTimeout bounds most attempts to reach a member of a room: a dial that began before the network came back waits
+	// for its own back-off, and a new one gets through at once. Every slowEvery-th attempt has the full time, for peers that are
+	// far away.
+	quickTimeout = 2 * time.Second
+	slowEvery    = 4
+)
 
 // The tags under which the connection manager keeps connections.
 const (
@@ -120,7 +127,7 @@ func (d *dialer) crowded() bool {
 
 func (d *dialer) attempt(ctx context.Context, a attempt) {
 	n := d.node
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	clearBackoff(n.host, a.peer)
 	err := n.host.Connect(ctx, peer.AddrInfo{ID: a.peer, Addrs: a.addrs})

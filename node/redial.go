@@ -72,8 +72,9 @@ type target struct {
 
 // attempt is a dial to be made.
 type attempt struct {
-	peer  peer.ID
-	addrs []ma.Multiaddr
+	peer    peer.ID
+	addrs   []ma.Multiaddr
+	timeout time.Duration
 }
 
 func newRedialer(self peer.ID) *redialer {
@@ -142,9 +143,21 @@ func (r *redialer) link(now time.Time, p peer.ID, up bool) {
 	if t == nil || t.up == up {
 		return
 	}
+	if up && !r.anyUp() {
+		r.wake(now) // the network is back
+	}
 	t.up, t.since = up, now
 	t.failures = 0
 	t.next = later(now, t.refused)
+}
+
+func (r *redialer) anyUp() bool {
+	for _, t := range r.targets {
+		if t.up {
+			return true
+		}
+	}
+	return false
 }
 
 // dialled says how an attempt ended.
@@ -228,7 +241,11 @@ func (r *redialer) due(now time.Time, crowded bool) (start []attempt, next time.
 		t := r.targets[p]
 		t.dialling = true
 		r.dialling++
-		start = append(start, attempt{p, slices.Clone(t.addrs)})
+		a := attempt{p, slices.Clone(t.addrs), attemptTimeout}
+		if slow := t.failures%slowEvery == slowEvery-1; t.why&inRoom != 0 && !slow {
+			a.timeout = quickTimeout
+		}
+		start = append(start, a)
 	}
 	return start, next
 }
