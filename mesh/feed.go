@@ -298,6 +298,7 @@ type repair struct {
 	gone    int                  // of those, how many will never have it
 	from    peer.ID              // who is being asked; "": nobody
 	at      uint64               // next, when it was asked
+	asked   time.Time            // and when that was
 	askAt   time.Time            // when to ask the next one; zero: nothing is missing
 }
 
@@ -324,6 +325,19 @@ func (p *repair) source(from peer.ID, last uint64) {
 	if len(p.sources) < maxSources {
 		p.sources[from] = last
 	}
+}
+
+// stallsAt is when another neighbour is to be asked beside the one that is being asked; zero: nobody is, or it gives something.
+func (f *feed) stallsAt() time.Time {
+	if f.repair.from == "" || f.next != f.repair.at {
+		return time.Time{}
+	}
+	return f.repair.asked.Add(hedgeWait)
+}
+
+func (f *feed) stalled(now time.Time) bool {
+	at := f.stallsAt()
+	return !at.IsZero() && !now.Before(at)
 }
 
 // moved begins anew with whom to ask: the feed has got further.

@@ -21,6 +21,8 @@ const (
 	retryWait = 500 * time.Millisecond
 	// busyWait is the same when those to ask are being asked for something else.
 	busyWait = 100 * time.Millisecond
+	// hedgeWait is how long a neighbour that was asked may give nothing before another one is asked as well.
+	hedgeWait = 800 * time.Millisecond
 	// lostWait is how long after a gap showed it is given up at the earliest, when nobody has what is missing:
 	// two heartbeats of GossipSub, in which others offer what they have. lackWait is as long when neighbours
 	// lack it as well but may come to have it.
@@ -329,6 +331,10 @@ func (j *journal) plan(now time.Time, neighbours []peer.ID, all int) (pulls []pu
 	wants := make(map[peer.ID][]want)
 	for f := range j.lacking {
 		p := &f.repair
+		if f.stalled(now) {
+			p.try(p.from) // its answer is welcome still
+			p.from, p.askAt = "", now
+		}
 		if p.from != "" || now.Before(p.askAt) {
 			continue
 		}
@@ -342,7 +348,7 @@ func (j *journal) plan(now time.Time, neighbours []peer.ID, all int) (pulls []pu
 			if len(wants[from]) >= maxWants {
 				continue
 			}
-			p.from, p.at = from, f.next
+			p.from, p.at, p.asked = from, f.next, now
 			for _, s := range missing {
 				wants[from] = append(wants[from], want{f, s})
 			}
@@ -467,6 +473,9 @@ func (j *journal) due() (due time.Time) {
 		}
 	}
 	for f := range j.lacking {
+		if at := f.stallsAt(); !at.IsZero() {
+			due = earlier(due, at)
+		}
 		if f.repair.from == "" {
 			due = earlier(due, f.repair.askAt)
 		}

@@ -13,8 +13,9 @@ const lookEach = 10 * time.Millisecond
 // fault is a time in which packets between each of a and each of b do not pass, or not well.
 type fault struct {
 	a, b   []int
-	linked bool          // its end is the return of links, which then takes as long as it takes
-	whole  bool          // it stands for all those within it, and ends with the last of them
+	linked bool // its end is the return of links, which then takes as long as it takes
+	whole  bool // it stands for all those within it, and ends with the last of them
+	began  time.Duration
 	healed time.Duration // packets pass again
 	back   time.Duration // and a link is there
 }
@@ -26,6 +27,7 @@ func (f *fault) apart(i, j int) bool {
 func (r *run) begin(f *fault) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	f.began = r.now()
 	r.faults = append(r.faults, f)
 }
 
@@ -95,6 +97,21 @@ func (r *run) disconnect(i int) {
 			require.NoError(r.t, r.net.Host(ends[0]).Network().ClosePeer(r.net.ID(ends[1])))
 		}
 	}
+}
+
+// due is when a message that a fault held up had to be with a member, but for the time that recovery takes: after the link's return,
+// and after that of every further link that was lost between sender and receiver before recovery was over.
+func (r *run) due(d *due, sender, receiver int) (back, healed time.Duration) {
+	back, healed = max(d.message.at, d.fault.back), max(d.message.at, d.fault.healed)
+	for again := true; again; {
+		again = false
+		for _, f := range r.ended {
+			if f.linked && f.apart(sender, receiver) && f.began < back+recovery && f.back > back && f.back <= d.at {
+				back, healed, again = f.back, max(healed, f.healed), true
+			}
+		}
+	}
+	return back, healed
 }
 
 // closeWhole moves the end of faults that stand for others to that of the last of these.

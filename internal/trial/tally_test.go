@@ -14,6 +14,7 @@ type tally struct {
 	across    share          // of what was due across a fault
 	recovered time.Duration  // the longest from a link's return to what it had held up; 0 without a fault
 	healed    time.Duration  // the same since packets pass
+	late      int            // of across, what took longer than recovery
 	wrong     map[string]int // duplicates, violations of order, reports of loss
 	missing   []string       // some of what did not arrive
 }
@@ -89,8 +90,12 @@ func (t *tally) add(r *run, st *stay, d *due) {
 	}
 	t.across.add(arrived)
 	if arrived {
-		t.recovered = max(t.recovered, d.at-max(d.message.at, d.fault.back))
-		t.healed = max(t.healed, d.at-max(d.message.at, d.fault.healed))
+		back, healed := r.due(d, r.stays[d.message.stay].member, st.member)
+		t.recovered = max(t.recovered, d.at-back)
+		if d.at-back > recovery {
+			t.late++
+		}
+		t.healed = max(t.healed, d.at-healed)
 	}
 }
 

@@ -20,28 +20,29 @@ type scenario struct {
 	members int
 	links   wiring
 	plan    func(*schedule)
+	late    float64 // the share that may take longer than recovery: where a link that returns still loses packets
 }
 
 var scenarios = []scenario{
-	{"burst of 1000 × 200 B, all linked", 8, everyPair, func(s *schedule) { s.burst(0, 0, 1000, 200) }},
-	{"burst of 1000 × 200 B, a chain", 3, chain, func(s *schedule) { s.burst(0, 0, 1000, 200) }},
-	{"packet loss 5 %", crowd, sixEach, loss(5)},
-	{"packet loss 20 %", crowd, sixEach, loss(20)},
-	{"one away for 2 s", crowd, sixEach, away(2 * sec)},
-	{"one away for 10 s", crowd, sixEach, away(10 * sec)},
-	{"one away for 60 s", crowd, sixEach, away(60 * sec)},
+	{"burst of 1000 × 200 B, all linked", 8, everyPair, func(s *schedule) { s.burst(0, 0, 1000, 200) }, 0},
+	{"burst of 1000 × 200 B, a chain", 3, chain, func(s *schedule) { s.burst(0, 0, 1000, 200) }, 0},
+	{"packet loss 5 %", crowd, sixEach, loss(5), 0},
+	{"packet loss 20 %", crowd, sixEach, loss(20), 0},
+	{"one away for 2 s", crowd, sixEach, away(2 * sec), 0},
+	{"one away for 10 s", crowd, sixEach, away(10 * sec), 0},
+	{"one away for 60 s", crowd, sixEach, away(60 * sec), 0},
 	{"three, one away for 1, 2, 4, 8 s", 3, everyPair, func(s *schedule) {
 		s.traffic(0, 40*sec, 200*time.Millisecond)
 		s.away(1*sec, 2*sec, 2)
 		s.away(7*sec, 9*sec, 2)
 		s.away(14*sec, 18*sec, 2)
 		s.away(23*sec, 31*sec, 2)
-	}},
+	}, 0},
 	{"split in halves for 60 s", full, sixEach, func(s *schedule) {
 		s.traffic(0, 75*sec, 400*time.Millisecond)
 		a, b := s.some(s.members/2, true)
 		s.cut(5*sec, 65*sec, a, b)
-	}},
+	}, 0},
 	{"30 % killed during traffic", full, sixEach, func(s *schedule) {
 		s.traffic(0, 20*sec, 100*time.Millisecond)
 		killed, _ := s.some(s.members*3/10, false)
@@ -49,7 +50,7 @@ var scenarios = []scenario{
 			s.kill(5*sec+time.Duration(k)*300*time.Millisecond, i)
 		}
 		s.trouble(5*sec, 10*sec)
-	}},
+	}, 0},
 	{"rolling restarts", crowd, sixEach, func(s *schedule) {
 		end := time.Duration(s.members) * 3 * sec
 		s.traffic(0, end+5*sec, 200*time.Millisecond)
@@ -58,18 +59,18 @@ var scenarios = []scenario{
 			s.restart(time.Duration(i)*3*sec+sec, i)
 		}
 		s.trouble(0, end)
-	}},
-	{"one paused for 30 s", crowd, sixEach, paused(30 * sec)},
-	{"one paused for 45 s", crowd, sixEach, paused(45 * sec)},
+	}, 0},
+	{"one paused for 30 s", crowd, sixEach, paused(30 * sec), 0},
+	{"one paused for 45 s", crowd, sixEach, paused(45 * sec), 0},
 	{"publisher cut off as its Publish returns", crowd, sixEach, func(s *schedule) {
 		s.trouble(sec, sec+1) // whoever has it only after the link's return has it too late
 		s.publishAndWait(sec, 0, nil)
 		s.away(sec, 31*sec, 0)
-	}},
+	}, 0},
 	{"publisher cut off before it publishes", crowd, sixEach, func(s *schedule) {
 		s.cut(sec, 61*sec, []int{0}, without(s.everybody(), 0))
 		s.publishAndWait(2*sec, 0, mesh.ErrUnconfirmed)
-	}},
+	}, 0},
 	{"everything at once", full, sixEach, func(s *schedule) {
 		end := storm * 60 * sec
 		s.trouble(0, end)
@@ -88,7 +89,7 @@ var scenarios = []scenario{
 			}
 			s.burst(at(0, 58*sec), one[5], 50, usual)
 		}
-	}},
+	}, 0.001},
 }
 
 func loss(percent float64) func(*schedule) {
@@ -143,8 +144,8 @@ func TestFaults(t *testing.T) {
 				if len(out.wrong) > 0 {
 					t.Error(out.faults())
 				}
-				if out.recovered > recovery {
-					t.Errorf("recovered %v after the link's return, want at most %v", out.recovered, recovery)
+				if allowed := int(sc.late * float64(out.across.due)); out.late > allowed {
+					t.Errorf("%d of %d took longer than %v after the link's return, the longest %v; want at most %d", out.late, out.across.due, recovery, out.recovered, allowed)
 				}
 			})
 		})
