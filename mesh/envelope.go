@@ -23,6 +23,7 @@ type envelope struct {
 	size   int               // of the sealed bytes
 	came   time.Time         // when it came or, if it had to be fetched, was first published or received
 	late   time.Duration     // see transit
+	stored bool              // the store gave it: who its author was is no news
 }
 
 func newEnvelope(e *wire.Envelope, sealed []byte) (*envelope, error) {

@@ -73,7 +73,13 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 		return nil, ErrClosed
 	}
 	defer m.leave()
-	r, err := m.newRoom(room, cfg)
+	tag := m.app.RoomTag(room, cfg.secret)
+	kept, done, err := m.cfg.store.load(ctx, m, tag)
+	if err != nil {
+		return nil, fmt.Errorf("mesh: join %s: %w", room, err)
+	}
+	defer done()
+	r, err := m.newRoom(room, tag, cfg, kept)
 	if err != nil {
 		return nil, err
 	}
@@ -89,13 +95,13 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 	return r, nil
 }
 
-func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
+func (m *Mesh) newRoom(name string, tag [32]byte, cfg joinConfig, kept []storedFeed) (*Room, error) {
 	st, now := m.who.Self(), time.Now()
 	if st == nil {
 		return nil, ErrNoIdentity
 	}
 	r := &Room{
-		mesh: m, name: name, tag: m.app.RoomTag(name, cfg.secret), info: cfg.info,
+		mesh: m, name: name, tag: tag, info: cfg.info,
 		device:       identity.PublicKey(m.key.Public().(ed25519.PublicKey)),
 		since:        time.Now(),
 		outbox:       newOutbox(),
@@ -117,6 +123,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	if r.journal.resume, err = positions(cfg.resume); err != nil {
 		return nil, err
 	}
+	r.journal.history = cfg.past != past{}
 	r.roster = newRoster(r.door, r.journal, m.host.ID(), m.cfg.grace)
 	grant, err := r.door.admit(cfg.token, st, now)
 	if err != nil {
@@ -129,6 +136,10 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	own.grant = grant
 	r.own = own
 	r.nextDigest = now.Add(digestEvery)
+	if m.cfg.store != nil {
+		r.journal.ring.changes = m.cfg.store.changes()
+		r.restore(now, kept)
+	}
 	r.roster.apply(now, own)
 	r.ctx, r.stop = context.WithCancel(m.ctx)
 
@@ -139,6 +150,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		return nil, ErrJoined
 	}
 	m.rooms[name], m.tags[r.tag] = r, r
+	m.cfg.store.attach(r)
 	return r, nil
 }
 
@@ -228,6 +240,9 @@ func (r *Room) begin() {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for _, a := range r.journal.recall(now, r.past.count, len(r.neighbours) == 0) {
+		r.arrivedLocked(now, a)
+	}
 	for _, a := range r.journal.becomeReady(now) {
 		r.arrivedLocked(now, a)
 	}
