@@ -417,7 +417,9 @@ func (r *Room) retain(b *batch, h head, sealed []byte) (alone bool) {
 	defer r.mu.Unlock()
 	r.head = h
 	r.window.published(now, h.last)
-	r.journal.publish(now, r.journal.feeds[r.own.tag()], b.first, b.count, sealed)
+	f := r.journal.feeds[r.own.tag()]
+	f.tip = &r.head.hash
+	r.journal.publish(now, f, b.first, b.count, sealed)
 	r.armTimer()
 	if r.roster.present <= 1 && len(r.neighbours) == 0 {
 		return true
