@@ -74,10 +74,7 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 	}
 	defer m.leave()
 	tag := m.app.RoomTag(room, cfg.secret)
-	kept, done, err := m.cfg.store.load(ctx, m, tag)
-	if err != nil {
-		return nil, fmt.Errorf("mesh: join %s: %w", room, err)
-	}
+	kept, done := m.cfg.store.load(ctx, m, tag)
 	defer done()
 	r, err := m.newRoom(room, tag, cfg, kept)
 	if err != nil {

@@ -248,6 +248,7 @@ type storedFeed struct {
 	floor   uint64 // the first one that was for the app; 0: none was
 	began   time.Time
 	used    time.Time
+	ahead   bool      // the clock has been set back since, by more than clocks may differ
 	end     *[32]byte // the hash of the envelope that ends with through; nil: not known
 	entry   []byte    // sealed
 	list    []kept    // by rising first
@@ -276,6 +277,7 @@ func readRecord(now time.Time, key, v []byte) (f storedFeed, err error) {
 	f.tag = feedTag(key)
 	f.through, f.floor = binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])
 	f.began, f.used = readTime(now, v[16:]), readTime(now, v[24:])
+	f.ahead = binary.BigEndian.Uint64(v[24:]) > uint64(now.Add(identity.MaxSkew).UnixMilli())
 	if end := [32]byte(v[32:]); end != ([32]byte{}) {
 		f.end = &end
 	}

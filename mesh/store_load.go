@@ -19,16 +19,17 @@ import (
 const maxRestored = maxStays / 2
 
 // load reads what the file has of a room, which stays there until done is called. What waits is written first: a stay in the room may
-// just have ended, or the room may be about to be dropped. It gives nothing for a nil store.
-func (s *Store) load(ctx context.Context, m *Mesh, tag [32]byte) (feeds []storedFeed, done func(), err error) {
+// just have ended, or the room may be about to be dropped. A store that cannot be read is told of, and keeps nobody from joining. It
+// gives nothing for a nil store.
+func (s *Store) load(ctx context.Context, m *Mesh, tag [32]byte) (feeds []storedFeed, done func()) {
 	if s == nil {
-		return nil, func() {}, nil
+		return nil, func() {}
 	}
 	s.expect(tag, 1)
 	done = func() { s.expect(tag, -1) }
-	_ = s.flush(ctx, m) // what cannot be written is told of, and does not keep anybody from joining
-	err = guarded(func() error {
-		return s.db.View(func(tx *bolt.Tx) error {
+	_ = s.flush(ctx, m) // the writer tells of what cannot be written
+	err := guarded(func() error {
+		return s.db.View(func(tx *bolt.Tx) (err error) {
 			room := tx.Bucket(roomsBucket).Bucket(tag[:])
 			if room == nil {
 				return nil
@@ -38,10 +39,10 @@ func (s *Store) load(ctx context.Context, m *Mesh, tag [32]byte) (feeds []stored
 		})
 	})
 	if err != nil {
-		done()
-		return nil, nil, &StoreError{s.path, err}
+		m.log.Warn("history cannot be read: the room begins without", "path", s.path, "err", err)
+		return nil, done
 	}
-	return feeds, done, nil
+	return feeds, done
 }
 
 func (s *Store) expect(tag [32]byte, n int) {
@@ -78,8 +79,11 @@ func (r *Room) restore(now time.Time, feeds []storedFeed) {
 	stays := make(map[identity.Subject]int)
 	for i := range feeds {
 		s := &feeds[i]
-		j.ring.touch(s.tag) // what is not taken goes
 		entry, err := r.door.open(s.entry, now)
+		if err != nil && s.ahead {
+			continue // by a wrong clock: it stays until the clock is right
+		}
+		j.ring.touch(s.tag) // what is not taken goes
 		if err != nil || !entry.joined || entry.tag() != s.tag || stays[entry.key()] >= maxRestored || now.Sub(s.used) > 2*j.ring.limits.Age {
 			if err != nil {
 				r.mesh.log.Debug("feed not restored", "room", r.name, "err", err)
