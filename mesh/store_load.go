@@ -172,8 +172,8 @@ func (j *journal) wish(now time.Time, f *feed, first uint64) {
 	j.waiting[f] = struct{}{}
 }
 
-// recall gives what of the store is for the app, when neighbours have been heard, and makes the rest known to them. Who asked for
-// the last messages has them from neighbours, or if it is alone from the store.
+// recall gives what of the store is for the app, when neighbours have been heard. Who asked for the last messages has them from
+// neighbours, or if it is alone from the store.
 func (j *journal) recall(now time.Time, count int, alone bool) (out []arrival) {
 	if alone && count > 0 {
 		for tag, first := range j.ring.latest(count) {
@@ -183,11 +183,7 @@ func (j *journal) recall(now time.Time, count int, alone bool) (out []arrival) {
 		}
 	}
 	for _, f := range j.feeds {
-		if f.stored == 0 {
-			continue
-		}
-		j.moved[f] = now.Add(fetchedWait)
-		if f.next > 0 {
+		if f.stored > 0 && f.next > 0 {
 			ready, v := j.advanced(now, f, nil, taken)
 			out = append(out, arrival{feed: f, ready: ready, verdict: v})
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/meshtest"
+	"github.com/starling-mesh/starling/internal/wire"
 )
 
 // keepers is a flock whose stations have a store each, and can die and come back.
@@ -188,6 +189,8 @@ func TestAResumedStayGivesWhatTheAppHadNotRead(t *testing.T) {
 				var cursor Cursor
 				want := published(t, rooms[0], "u0", "m", 5)
 				time.Sleep(time.Second)
+				theirs := published(t, rooms[1], "u1", "first of this feed", 2) // it reads none of these
+				time.Sleep(time.Second)
 				for n := 0; n < 3; { // it reads three of five
 					ev, err := rooms[2].Recv(t.Context())
 					require.NoError(t, err)
@@ -197,8 +200,6 @@ func TestAResumedStayGivesWhatTheAppHadNotRead(t *testing.T) {
 					}
 				}
 				want = want[3:]
-				theirs := published(t, rooms[1], "u1", "first of this feed", 2) // it reads none of these
-				time.Sleep(time.Second)
 				k.die(2)
 				if others {
 					want = append(want, published(t, rooms[0], "u0", "away", 3)...)
@@ -241,10 +242,11 @@ func TestAHistoryPolicyIsServedFromTheOwnStore(t *testing.T) {
 		t.Run(c.history.String(), func(t *testing.T) {
 			keep(t, 2, func(t *testing.T, k *keepers) {
 				k.net.ConnectAll()
-				rooms := k.joinAll("ops")
+				k.join(1, "ops")
+				a := k.join(0, "ops") // its entry is the first that u1 gets of its feed
 				var all []string
 				for i := range 10 {
-					all = append(all, published(t, rooms[0], "u0", fmt.Sprint(i), 1)...)
+					all = append(all, published(t, a, "u0", fmt.Sprint(i), 1)...)
 					time.Sleep(time.Second)
 				}
 				k.die(0)
@@ -254,9 +256,137 @@ func TestAHistoryPolicyIsServedFromTheOwnStore(t *testing.T) {
 				again := k.join(1, "ops", WithHistory(c.history))
 				require.Equal(t, all[10-c.want:], append([]string{}, messages(t, again, c.want)...))
 				unsaid(t, again, 20*time.Second)
+				require.Equal(t, []string{"u1"}, users(again), "the file made a member of the dead")
 			})
 		})
 	}
+}
+
+func TestARestartInAnInstantGivesNothingTwice(t *testing.T) {
+	keep(t, 2, func(t *testing.T, k *keepers) {
+		k.net.ConnectAll()
+		rooms := k.joinAll("ops")
+		want := published(t, rooms[0], "u0", "m", 3)
+		require.Equal(t, want, messages(t, rooms[1], 3))
+		require.NoError(t, rooms[1].Flush(t.Context()))
+		k.die(1)
+		k.back(1)
+		again := k.join(1, "ops") // sooner after than a question may have travelled
+		time.Sleep(1100 * time.Millisecond)
+		k.net.Connect(0, 1)
+		unsaid(t, again, 20*time.Second)
+		want = published(t, rooms[0], "u0", "on", 3)
+		require.Equal(t, want, messages(t, again, 3))
+	})
+}
+
+func TestWhatTheStoreHasIsStaleWhenItComesAgain(t *testing.T) {
+	keep(t, 2, func(t *testing.T, k *keepers) {
+		k.net.ConnectAll()
+		rooms := k.joinAll("ops")
+		want := published(t, rooms[0], "u0", "m", 3)
+		require.Equal(t, want, messages(t, rooms[1], 3))
+		require.NoError(t, rooms[1].Flush(t.Context()))
+		k.die(1)
+		k.back(1)
+		again := k.join(1, "ops")
+		for _, f := range k.stored(1, again) {
+			for _, kept := range f.list {
+				e, err := again.openEnvelope(kept.sealed)
+				require.NoError(t, err)
+				again.receive(k.net.ID(0), e, gossiped)
+			}
+		}
+		unsaid(t, again, 20*time.Second)
+		require.Positive(t, k.at[1].Stats().EnvelopesStale)
+	})
+}
+
+func TestWhatAPublisherLostWithItsDiskItHasFromNeighbours(t *testing.T) {
+	keep(t, 3, func(t *testing.T, k *keepers) {
+		k.net.Connect(0, 1)
+		c := k.join(2, "ops") // knows nobody yet
+		a, b := k.join(0, "ops"), k.join(1, "ops")
+		require.NoError(t, a.WaitPeers(t.Context(), 1))
+		want := published(t, a, "u0", "written", 3)
+		require.Equal(t, want, messages(t, b, 3))
+		require.NoError(t, a.Flush(t.Context()))
+		want = append(want, published(t, a, "u0", "not written", 2)...)
+		require.Equal(t, want[3:], messages(t, b, 2))
+		k.die(0)
+		time.Sleep(30 * time.Second)
+		k.back(0)
+		k.join(0, "ops")
+		k.net.Connect(0, 1)
+		time.Sleep(10 * time.Second)
+		k.die(1)
+		k.net.Connect(0, 2)
+		require.Equal(t, want, messages(t, c, 5))
+	})
+}
+
+func TestAHoleInTheFileIsToldAsLost(t *testing.T) {
+	keep(t, 3, func(t *testing.T, k *keepers) {
+		k.net.Connect(0, 1)
+		a, b := k.join(0, "ops"), k.join(1, "ops")
+		require.NoError(t, a.WaitPeers(t.Context(), 1))
+		var want []string
+		for i := range 9 {
+			want = append(want, published(t, a, "u0", fmt.Sprint(i), 1)...) // numbers 2 to 10
+			time.Sleep(10 * time.Second)
+		}
+		var cursor Cursor
+		for n := 0; n < 2; {
+			ev, err := b.Recv(t.Context())
+			require.NoError(t, err)
+			if _, ok := ev.(*Message); ok {
+				require.True(t, cursor.Add(ev))
+				n++
+			}
+		}
+		tag := a.own.tag()
+		k.die(0)
+		k.die(1)
+		db, err := bolt.Open(k.files[1], 0o600, nil)
+		require.NoError(t, err)
+		require.NoError(t, db.Update(func(tx *bolt.Tx) error {
+			room := tx.Bucket(roomsBucket).Bucket(b.tag[:])
+			for n := uint64(4); n < 8; n++ {
+				require.NoError(t, room.Bucket(envelopesBucket).Delete(envelopeKey(tag, n)))
+			}
+			return nil
+		}))
+		require.NoError(t, db.Close())
+		k.back(1)
+		again := k.join(1, "ops", WithResume(cursor))
+		unsaid(t, again, 20*time.Second) // somebody may have it
+		k.net.Connect(1, 2)
+		k.join(2, "ops", WithHistory(LastFor(50*time.Second)))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var got []string
+		for len(got) < 4 {
+			ev, err := again.Recv(ctx)
+			require.NoError(t, err, got)
+			if _, ok := ev.(*MemberJoined); !ok {
+				got = append(got, line(ev))
+			}
+		}
+		require.Equal(t, append([]string{"lost u0 4-7"}, want[6:]...), got)
+		require.Zero(t, k.at[2].Stats().RoomViolations, "no feed begins behind its end")
+	})
+}
+
+func TestAFeedThatGoesOnFromTheStoreMustContinueIt(t *testing.T) {
+	end := [32]byte{1}
+	f := &feed{stored: 5, end: &end}
+	f.begin(6)
+	_, v := f.take(time.Now(), &envelope{Envelope: &wire.Envelope{First: 6, Count: 1, Previous: make([]byte, 32)}})
+	require.Equal(t, forked, v)
+	f = &feed{stored: 5, end: &end}
+	f.begin(7) // what lies between is from before this stay
+	_, v = f.take(time.Now(), &envelope{Envelope: &wire.Envelope{First: 7, Count: 1, Previous: make([]byte, 32)}})
+	require.Equal(t, taken, v)
 }
 
 func TestTheNextStayOfOneProcessGoesOnFromTheStore(t *testing.T) {
