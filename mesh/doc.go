@@ -50,6 +50,9 @@
 // skipped in silence. A member who leaves is told of after its last message. One whose connection is lost stays a
 // member for the grace ([WithGrace]) and is then dropped; one that is back in time causes no event.
 //
+// What a room retains for others is in memory, and with [WithStore] on disk as well: after a restart it is served as before. See
+// [Store] for what its own program gets of it, and for what a crash can lose.
+//
 // The same user (name and key) is in a room once: the device that joins later takes the seat, and the other's stay ends
 // with [ErrReplaced].
 //

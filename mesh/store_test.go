@@ -395,7 +395,7 @@ func TestTheNextStayOfOneProcessGoesOnFromTheStore(t *testing.T) {
 		want := published(t, a, "u0", "m", 3)
 		require.NoError(t, a.Leave(t.Context()))
 		b := k.join(1, "ops")
-		a = k.join(0, "ops")
+		k.join(0, "ops")
 		k.net.ConnectAll()
 		require.NoError(t, b.Leave(t.Context()))
 		b = k.join(1, "ops", WithHistory(AllHistory))
