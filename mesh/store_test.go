@@ -681,3 +681,32 @@ func TestBroadcastsThatTheDiskHasChangedAreNotServed(t *testing.T) {
 		require.Zero(t, k.at[1].Stats().Forks)
 	})
 }
+
+func TestBroadcastsUnderATokenThatHasEndedAreNotTakenFromTheFile(t *testing.T) {
+	for _, life := range []time.Duration{time.Hour, time.Minute} {
+		t.Run(life.String(), func(t *testing.T) {
+			inGuild(t, 1, func(t *testing.T, g *guild) {
+				s := g.flock.at[0]
+				require.NoError(t, s.Close())
+				store, err := OpenStore(filepath.Join(t.TempDir(), "history.db"), 0)
+				require.NoError(t, err)
+				defer store.Close()
+				s.who.incarnation += 1 << 32
+				s.Mesh, err = New(s.host, s.who, WithAuthority(g.at[0]), WithStore(store))
+				require.NoError(t, err)
+				defer s.Close()
+				r := g.join(0, life)
+				published(t, r, "u0", "m", 3)
+				require.NoError(t, r.Leave(t.Context()))
+				old := r.own.tag()
+				time.Sleep(life/60 + 4*time.Minute) // beyond the leeway, and within what is retained
+				r = g.join(0, time.Hour)
+				require.NoError(t, r.Flush(t.Context()))
+				r.mu.Lock()
+				f := r.journal.feeds[old]
+				r.mu.Unlock()
+				require.Equal(t, life == time.Hour, f != nil)
+			})
+		})
+	}
+}
