@@ -26,6 +26,7 @@ type joinConfig struct {
 	token  string
 	past   past
 	resume map[cursorKey]place
+	kept   []storedFeed // what the store has of the room
 }
 
 // WithInfo sets what the other members see of this one in [Member].Info: at most 200 bytes, copied. The
@@ -73,10 +74,10 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 		return nil, ErrClosed
 	}
 	defer m.leave()
-	tag := m.app.RoomTag(room, cfg.secret)
-	kept, done := m.cfg.store.load(ctx, m, tag)
+	kept, done := m.cfg.store.load(ctx, m, m.app.RoomTag(room, cfg.secret))
 	defer done()
-	r, err := m.newRoom(room, tag, cfg, kept)
+	cfg.kept = kept
+	r, err := m.newRoom(room, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -92,13 +93,13 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 	return r, nil
 }
 
-func (m *Mesh) newRoom(name string, tag [32]byte, cfg joinConfig, kept []storedFeed) (*Room, error) {
+func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	st, now := m.who.Self(), time.Now()
 	if st == nil {
 		return nil, ErrNoIdentity
 	}
 	r := &Room{
-		mesh: m, name: name, tag: tag, info: cfg.info,
+		mesh: m, name: name, tag: m.app.RoomTag(name, cfg.secret), info: cfg.info,
 		device:       identity.PublicKey(m.key.Public().(ed25519.PublicKey)),
 		since:        time.Now(),
 		outbox:       newOutbox(),
@@ -135,7 +136,7 @@ func (m *Mesh) newRoom(name string, tag [32]byte, cfg joinConfig, kept []storedF
 	r.nextDigest = now.Add(digestEvery)
 	if m.cfg.store != nil {
 		r.journal.ring.changes = m.cfg.store.changes()
-		r.restore(now, kept)
+		r.restore(now, cfg.kept)
 	}
 	r.roster.apply(now, own)
 	r.ctx, r.stop = context.WithCancel(m.ctx)
