@@ -54,6 +54,9 @@
 // members that others still reach. A member that nobody was connected to is missed after three minutes, or three seconds
 // for each member. In large rooms ([WithLargeRoom]) one event tells the size instead of who comes and goes.
 //
+// What a room retains for others is in memory, and with [WithStore] on disk as well: after a restart it is served as before. See
+// [Store] for what its own program gets of it, and for what a crash can lose.
+//
 // The same user (name and key) is in a room once: the device that joins later takes the seat, and the other's stay ends
 // with [ErrReplaced].
 //

@@ -24,6 +24,7 @@ type envelope struct {
 	came   time.Time         // when it came or, if it had to be fetched, was first published or received
 	late   time.Duration     // see transit
 	via    peer.ID           // the neighbour that it came from; "" when it was parked
+	stored bool              // the store gave it: who its author was is no news
 }
 
 func newEnvelope(e *wire.Envelope, sealed []byte) (*envelope, error) {

@@ -51,6 +51,11 @@ type feed struct {
 	gapSince  time.Time // when the present gap showed, or what is held began to wait for a baseline; zero: nothing waits
 	broken    bool      // the sender has signed two different continuations
 
+	// stored is the last item that the store knew of when this stay began, and end the hash of the envelope that it ends; 0: the
+	// feed is new. Until the feed has a baseline, what the store gave is there for others alone.
+	stored uint64
+	end    *[32]byte
+
 	claim   uint64    // the first item that a neighbour says is for this node; 0: none has said so
 	claimed time.Time // when one first did
 	// supposed is when the baseline was set to what neighbours said; zero: it is from what came.
@@ -88,13 +93,21 @@ func (f *feed) witnessed(e *envelope) bool {
 }
 
 // last is the last item that was delivered, or from before this node's time, or lost.
-func (f *feed) last() uint64 { return max(f.next, 1) - 1 }
+func (f *feed) last() uint64 {
+	if f.next == 0 {
+		return f.stored
+	}
+	return f.next - 1
+}
 
 // begin sets the baseline: first is to be delivered, what lies before it is from before our time. It does nothing once
 // a baseline is known.
 func (f *feed) begin(first uint64) {
 	if f.next == 0 {
 		f.next, f.floor = first, first
+		if first == f.stored+1 {
+			f.tip = f.end
+		}
 	}
 }
 

@@ -137,7 +137,7 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 		case f == nil:
 			unknown = unknown || pos.First == 0
 		case f.next == 0:
-			unknown = true
+			unknown = unknown || pos.Last > f.stored
 		case f.peer() == p && f.last() >= pos.Last:
 			r.acknowledgeLocked(now, f, false) // it would not have said so had it heard that we have it
 		}

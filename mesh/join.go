@@ -26,6 +26,7 @@ type joinConfig struct {
 	token  string
 	past   past
 	resume map[cursorKey]place
+	kept   []storedFeed // what the store has of the room
 }
 
 // WithInfo sets what the other members see of this one in [Member].Info: at most 200 bytes, copied. The
@@ -73,6 +74,9 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 		return nil, ErrClosed
 	}
 	defer m.leave()
+	kept, done := m.cfg.store.load(ctx, m, m.app.RoomTag(room, cfg.secret))
+	defer done()
+	cfg.kept = kept
 	r, err := m.newRoom(room, cfg)
 	if err != nil {
 		return nil, err
@@ -119,6 +123,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	if r.journal.resume, err = positions(cfg.resume); err != nil {
 		return nil, err
 	}
+	r.journal.history = cfg.past != past{}
 	r.roster = newRoster(r.door, r.journal, m.host.ID(), m.cfg.grace)
 	r.roster.linked = func(p peer.ID) bool { return r.neighbours[p] != nil }
 	grant, err := r.door.admit(cfg.token, st, now)
@@ -132,6 +137,10 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	own.grant = grant
 	r.own = own
 	r.nextDigest = now.Add(digestEvery)
+	if m.cfg.store != nil {
+		r.journal.ring.changes = m.cfg.store.changes()
+		r.restore(now, cfg.kept)
+	}
 	r.roster.apply(now, own)
 	r.ctx, r.stop = context.WithCancel(m.ctx)
 
@@ -142,6 +151,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		return nil, ErrJoined
 	}
 	m.rooms[name], m.tags[r.tag] = r, r
+	m.cfg.store.attach(r)
 	return r, nil
 }
 
@@ -231,6 +241,9 @@ func (r *Room) begin() {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for _, a := range r.journal.recall(now, r.past.count, len(r.neighbours) == 0) {
+		r.arrivedLocked(now, a)
+	}
 	for _, a := range r.journal.becomeReady(now) {
 		r.arrivedLocked(now, a)
 	}

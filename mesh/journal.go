@@ -50,6 +50,7 @@ type journal struct {
 	self    feedTag
 	feeds   map[feedTag]*feed
 	resume  map[feedTag]uint64 // where a reader's cursor was; nil: it begins
+	history bool               // the app wants broadcasts from before its stay
 	ring    ring
 	present func(*feed) bool // whether a feed is that of a member's present stay
 	ready   bool             // the node has joined: feeds that nobody knew then begin after
@@ -81,6 +82,7 @@ func (j *journal) open(now time.Time, e *rosterEntry) *feed {
 	// A goodbye needs no token and so gives nobody a voice.
 	if e.joined && (f.entry == nil || e.newer(f.entry)) {
 		f.entry = e
+		j.ring.touch(tag)
 	}
 	return f
 }
@@ -149,7 +151,13 @@ func (j *journal) remove(f *feed) {
 	delete(j.waiting, f)
 	f.broken = true // what still comes for it from a question under way is for nobody
 	j.ring.remove(f.tag)
+	j.changed(f)
+}
+
+// changed says that a feed has another position.
+func (j *journal) changed(f *feed) {
 	j.digest = nil
+	j.ring.touch(f.tag)
 }
 
 // publish notes an envelope of the node's own.
@@ -171,7 +179,7 @@ func (j *journal) keep(now time.Time, f *feed, first uint64, count uint32, seale
 
 // note says that a feed has got further, which neighbours are told after a wait.
 func (j *journal) note(now time.Time, f *feed, wait time.Duration) {
-	j.digest = nil
+	j.changed(f)
 	f.used, f.silent = now, false
 	j.moved[f] = now.Add(wait)
 }
@@ -179,8 +187,11 @@ func (j *journal) note(now time.Time, f *feed, wait time.Duration) {
 // take brings an envelope to its feed, which must be known, and gives what is ready for the app. Via is the neighbour that
 // it came from.
 func (j *journal) take(now time.Time, via peer.ID, f *feed, e *envelope) ([]*envelope, verdict) {
-	if f.next == 0 && e.First == 1 && j.ready && f.claim == 0 {
-		f.begin(1)
+	if f.next == 0 && f.stored > 0 && e.Next() <= f.stored+1 {
+		return nil, stale
+	}
+	if f.next == 0 && e.First == f.stored+1 && j.ready && f.claim == 0 {
+		f.begin(e.First)
 	}
 	if e.First == 1 && f.began.IsZero() && j.ready {
 		f.began = e.came
@@ -196,12 +207,12 @@ func (j *journal) take(now time.Time, via peer.ID, f *feed, e *envelope) ([]*env
 	if via != "" && (v == full || len(f.held) > 0) {
 		f.repair.source(via, e.last())
 	}
-	j.advanced(now, f, ready)
-	return ready, v
+	return j.advanced(now, f, ready, v)
 }
 
-// advanced keeps account of what a feed has given.
-func (j *journal) advanced(now time.Time, f *feed, ready []*envelope) {
+// advanced keeps account of what a feed has given, and adds what of the store is now its turn.
+func (j *journal) advanced(now time.Time, f *feed, ready []*envelope, v verdict) ([]*envelope, verdict) {
+	ready, v = j.restock(now, f, ready, v)
 	for _, e := range ready {
 		j.keep(now, f, e.First, e.Count, e.sealed, e.came)
 	}
@@ -215,6 +226,7 @@ func (j *journal) advanced(now time.Time, f *feed, ready []*envelope) {
 		delete(j.waiting, f)
 	}
 	j.lack(now, f)
+	return ready, v
 }
 
 // lack sees to it that what is missing of a feed is asked for.
@@ -248,9 +260,12 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 			return arrival{}
 		}
 	}
+	if first > 0 && !j.history {
+		first = max(first, f.stored+1) // what the store has is from before this stay
+	}
 	if f.next > 0 && first > 0 && first < f.next && f.doubtful(now, last) {
 		f.next, f.floor = first, first
-		j.digest = nil
+		j.changed(f)
 	}
 	if last >= max(f.next, first) {
 		f.repair.source(from, last)
@@ -282,9 +297,8 @@ func (j *journal) skip(now time.Time, f *feed, e *envelope) ([]*envelope, verdic
 	}
 	f.next, f.floor = e.Next(), e.Next()
 	ready, v := f.settle(now)
-	j.digest = nil
-	j.advanced(now, f, ready)
-	return ready, v
+	j.changed(f)
+	return j.advanced(now, f, ready, v)
 }
 
 // becomeReady begins all feeds where the neighbours said, and every feed unknown so far where it begins. It gives the
@@ -309,8 +323,8 @@ func (j *journal) suppose(now time.Time, f *feed) arrival {
 	ready, v := f.suppose(now)
 	f.supposed = now
 	delete(j.waiting, f)
-	j.digest = nil
-	j.advanced(now, f, ready)
+	j.changed(f)
+	ready, v = j.advanced(now, f, ready, v)
 	return arrival{feed: f, ready: ready, verdict: v}
 }
 
@@ -417,7 +431,7 @@ func (j *journal) exhausted(now time.Time, f *feed) (arrival, bool) {
 
 func (j *journal) giveUp(now time.Time, f *feed) arrival {
 	lost, ready, v := f.giveUp(now)
-	j.advanced(now, f, ready)
+	ready, v = j.advanced(now, f, ready, v)
 	return arrival{feed: f, lost: lost, ready: ready, verdict: v}
 }
 
@@ -504,7 +518,7 @@ func (j *journal) sweep(now time.Time) {
 		if f.tag != j.self && !f.silent && now.Sub(f.used) > 2*j.ring.limits.Age {
 			f.silent = true
 			j.ring.remove(f.tag)
-			j.digest = nil
+			j.changed(f)
 		}
 	}
 }
@@ -528,7 +542,7 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed
 		latest = j.ring.latest(count)
 	}
 	return func(f *feed) uint64 {
-		first := j.ring.since(f.tag, cutoff, f.next, f.began)
+		first := min(j.ring.since(f.tag, cutoff, f.last()+1, f.began), f.last()+1)
 		if n, ok := latest[f.tag]; ok {
 			first = min(first, n)
 		}
@@ -541,7 +555,7 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed
 func (j *journal) positions() []*feed {
 	out := make([]*feed, 0, len(j.feeds))
 	for _, f := range j.feeds {
-		if f.entry != nil && f.next > 1 && !f.broken && !f.silent {
+		if f.entry != nil && f.last() > 0 && !f.broken && !f.silent {
 			out = append(out, f)
 		}
 	}
@@ -568,7 +582,7 @@ func (j *journal) sum() []byte {
 // this node's time. Both are empty of a feed that has not got so far.
 func (j *journal) answer(tag feedTag, s span, budget int) (list []kept, gone uint64, more bool) {
 	f := j.feeds[tag]
-	if f == nil || f.broken || f.next == 0 {
+	if f == nil || f.broken || f.next == 0 && f.stored == 0 {
 		return nil, 0, false
 	}
 	list, more = j.ring.from(tag, s.first, s.last, budget)

@@ -90,6 +90,9 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	if err := claimIncarnation(h, who.Incarnation()); err != nil {
 		return nil, fmt.Errorf("mesh: %w", err)
 	}
+	if err := cfg.store.claim(); err != nil {
+		return nil, fmt.Errorf("mesh: %w", err)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	m := &Mesh{
 		host: h, who: who, log: cfg.log, cfg: cfg, app: who.App(), key: key,
@@ -102,6 +105,9 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	if err := m.startGossip(); err != nil {
 		m.close()
 		return nil, fmt.Errorf("mesh: gossip: %w", err)
+	}
+	if cfg.store != nil {
+		m.goTask(func() { cfg.store.run(m) })
 	}
 	h.SetStreamHandler(DirectProtocol, m.handleDirect)
 	return m, nil
@@ -145,6 +151,7 @@ func (m *Mesh) shutdown() error {
 	m.out.interrupt()                          //    streams in both directions
 	m.in.resetAll()
 	m.tasks.Wait() // 4. wait, holding no lock
+	m.cfg.store.release()
 	for _, r := range rooms {
 		r.end(ErrClosed) // 5. wake readers with the reason
 	}

@@ -26,6 +26,7 @@ type config struct {
 	heartbeat   time.Duration
 	retention   Retention
 	authority   *identity.Authority // nil: open mode
+	store       *Store              // nil: in memory
 }
 
 func defaultConfig() config {
@@ -111,6 +112,10 @@ func WithRetention(r Retention) Option { return func(c *config) { c.retention = 
 // WithHeartbeat sets the GossipSub heartbeat. The default is 1 s, as in the GossipSub v1.0 specification.
 // A shorter one repairs the topic mesh sooner and sends more control traffic. New rejects less than 100 ms.
 func WithHeartbeat(d time.Duration) Option { return func(c *config) { c.heartbeat = d } }
+
+// WithStore keeps what rooms retain on disk as well, so that the next run goes on with it: see [Store]. One mesh at a time uses a
+// store, which stays the caller's to close, after the mesh. The default is nil: it is in memory alone.
+func WithStore(s *Store) Option { return func(c *config) { c.store = s } }
 
 // WithAuthority sets who judges room tokens: app mode. It must be of the app of the mesh's Identity. The default is
 // nil, open mode, in which everybody may join every room.

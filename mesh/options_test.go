@@ -24,7 +24,7 @@ var wrong = map[string]func(*config){
 }
 
 // optional are settings whose zero value is a mode of its own, which New checks against the rest.
-var optional = map[string]bool{"authority": true}
+var optional = map[string]bool{"authority": true, "store": true}
 
 func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 	good := defaultConfig()

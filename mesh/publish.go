@@ -457,7 +457,9 @@ func (r *Room) retain(b *batch, h head, sealed []byte) (alone bool) {
 		r.awaitReceiptsLocked(now, h, b)
 	}
 	r.window.published(now, h.last)
-	r.journal.publish(now, r.journal.feeds[r.own.tag()], b.first, b.count, sealed)
+	f := r.journal.feeds[r.own.tag()]
+	f.tip = &r.head.hash
+	r.journal.publish(now, f, b.first, b.count, sealed)
 	r.armTimer()
 	if r.roster.present <= 1 && len(r.neighbours) == 0 {
 		return true

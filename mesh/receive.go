@@ -105,7 +105,10 @@ func (r *Room) introducedLocked(now time.Time, e *envelope) {
 	r.applyLocked(now, entry)
 }
 
-var errOthersEntry = errors.New("roster entry of another device or feed")
+var (
+	errOthersEntry    = errors.New("roster entry of another device or feed")
+	errOthersEnvelope = errors.New("envelope of another place")
+)
 
 // openOwnEntry opens an entry that a feed carries, which must be that of its own sender.
 func (r *Room) openOwnEntry(now time.Time, e *envelope, sealed []byte) (*rosterEntry, error) {
@@ -323,6 +326,9 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 				r.mesh.stats.messagesMissed.Add(uint64(dropped))
 				whole = whole && queued
 			case wire.Kind_KIND_ROSTER:
+				if e.stored {
+					continue // whoever said so may have left since
+				}
 				if entry, err := r.openOwnEntry(now, e, payload); err == nil {
 					r.applyLocked(now, entry)
 				}

@@ -43,6 +43,7 @@ func (r Retention) Validate() error {
 type kept struct {
 	first  uint64
 	count  uint32
+	saved  bool   // it is in the store, or on its way there
 	sealed []byte // never written to
 	at     time.Time
 }
@@ -56,6 +57,7 @@ type shelf struct {
 	list      []kept
 	dropped   uint64    // the last item that had to go; 0: none yet
 	droppedAt time.Time // its at
+	unsaved   int       // how many of the list are not in the store
 }
 
 // share is what one user takes of a ring.
@@ -75,14 +77,21 @@ type ring struct {
 	shelves  map[feedTag]*shelf
 	shares   map[identity.Subject]*share
 	nextAge  time.Time // when to look for what has become too old
+	changes
 }
 
 func newRing(limits Retention) ring {
 	return ring{limits: limits, shelves: make(map[feedTag]*shelf), shares: make(map[identity.Subject]*share)}
 }
 
-// add retains an envelope that follows what is retained of its feed. Sealed is kept and must not change.
+// add retains an envelope. Sealed is kept and must not change.
 func (r *ring) add(tag feedTag, owner identity.Subject, first uint64, count uint32, sealed []byte, at time.Time) {
+	r.put(tag, owner, kept{first: first, count: count, sealed: sealed, at: at})
+}
+
+// put is add of what may be in the store already. As a rule it follows what is retained of its feed; it may also fill a hole
+// before what the store gave. What is retained already is left as it is.
+func (r *ring) put(tag feedTag, owner identity.Subject, k kept) {
 	sh := r.shelves[tag]
 	if sh == nil {
 		sh = &shelf{tag: tag, owner: owner}
@@ -92,15 +101,29 @@ func (r *ring) add(tag feedTag, owner identity.Subject, first uint64, count uint
 		}
 		r.shares[owner].shelves = append(r.shares[owner].shelves, sh)
 	}
-	if n := len(sh.list); n > 0 && at.Before(sh.list[n-1].at) {
-		at = sh.list[n-1].at // within a feed nothing is older than what came before
+	i := len(sh.list)
+	if i > 0 && sh.list[i-1].first >= k.first {
+		var found bool
+		if i, found = slices.BinarySearchFunc(sh.list, k.first, func(k kept, first uint64) int { return cmp.Compare(k.first, first) }); found {
+			return
+		}
+		if k.at.After(sh.list[i].at) {
+			k.at = sh.list[i].at
+		}
 	}
-	sh.list = append(sh.list, kept{first: first, count: count, sealed: sealed, at: at})
-	r.messages += int(count)
-	r.bytes += len(sealed)
+	if i > 0 && k.at.Before(sh.list[i-1].at) {
+		k.at = sh.list[i-1].at // within a feed nothing is older than what came before
+	}
+	if !k.saved {
+		sh.unsaved++
+	}
+	sh.list = slices.Insert(sh.list, i, k)
+	r.touch(tag)
+	r.messages += int(k.count)
+	r.bytes += len(k.sealed)
 	own := r.shares[sh.owner]
-	own.messages += int(count)
-	own.bytes += len(sealed)
+	own.messages += int(k.count)
+	own.bytes += len(k.sealed)
 	for r.bytes > r.limits.Bytes && r.evict(own, r.bytes, func(s *share) int { return s.bytes }) {
 	}
 	for r.messages > r.limits.Messages && r.evict(own, r.messages, func(s *share) int { return s.messages }) {
@@ -136,6 +159,10 @@ func (r *ring) drop(sh *shelf) {
 	sh.list[0] = kept{}
 	sh.list = sh.list[1:]
 	sh.dropped, sh.droppedAt = k.last(), k.at
+	if !k.saved {
+		sh.unsaved--
+	}
+	r.touch(sh.tag)
 	r.messages -= int(k.count)
 	r.bytes -= len(k.sealed)
 	own := r.shares[sh.owner]

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -30,6 +31,9 @@ var ErrOtherDevice = errors.New("the host has another key than the data director
 // farewell bounds how long Close takes to log out. Leaving rooms, which goes on beside it, takes 1 s at most too.
 const farewell = time.Second
 
+// historyFile is what WithHistoryStore keeps in the data directory.
+const historyFile = "history.db"
+
 // Node is one embedded node. Make one with [New]. Its methods are safe for concurrent use, but for Recv and Events, of
 // which one goroutine at a time may read.
 type Node struct {
@@ -41,6 +45,7 @@ type Node struct {
 	keys     *identity.Keys
 	host     host.Host
 	presence *presence.Directory
+	store    *mesh.Store // nil: rooms are kept in memory
 	mesh     *mesh.Mesh
 	queue    *events.Queue
 	lan      *lan // nil: no mDNS
@@ -180,11 +185,17 @@ func (n *Node) openLayers() (err error) {
 		return fmt.Errorf("node: %w", err)
 	}
 	n.undo = append(n.undo, n.presence.Close)
+	if n.cfg.keepHistory {
+		if n.store, err = mesh.OpenStore(filepath.Join(n.dir.Path(), historyFile), 0); err != nil {
+			return fmt.Errorf("node: %w", err)
+		}
+		n.undo = append(n.undo, n.store.Close)
+	}
 	n.mesh, err = mesh.New(n.host, n.presence,
 		mesh.WithLogger(n.log), mesh.WithInbox(n.takeDirect), mesh.WithSendTimeout(n.cfg.sendTimeout),
 		mesh.WithGrace(n.cfg.grace), mesh.WithLargeRoom(n.cfg.large), mesh.WithQueue(n.cfg.queue), mesh.WithMaxMessage(n.cfg.maxMessage),
 		mesh.WithRetention(n.cfg.retention),
-		mesh.WithAuthority(n.tokens))
+		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store))
 	if err != nil {
 		return fmt.Errorf("node: %w", err)
 	}

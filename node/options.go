@@ -40,6 +40,7 @@ type config struct {
 	queue       mesh.QueueLimits
 	maxMessage  int
 	retention   mesh.Retention
+	keepHistory bool
 }
 
 func defaultConfig() config {
@@ -90,6 +91,7 @@ func (c *config) validate() error {
 	check(c.leeway >= 0 && c.leeway <= identity.MaxLeeway, "a leeway of %v is not in 0 to %v", c.leeway, identity.MaxLeeway)
 	check(c.host == nil || len(c.listen) == 0, "WithHost and WithListen exclude each other: the host listens already")
 	check(c.host == nil || !c.portMapping, "WithHost and WithPortMapping exclude each other: the host was built already")
+	check(!c.keepHistory || c.dataDir != "", "WithHistoryStore needs WithDataDir, for that is where it is kept")
 	check(c.dht || !c.wan, "WithWAN and WithoutDHT exclude each other")
 	check(c.log != nil, "no logger")
 	check(c.connsLow > 0 && c.connsLow < c.connsHigh && c.connsHigh <= maxConns,
@@ -206,6 +208,14 @@ func WithMaxMessage(n int) Option { return func(c *config) { c.maxMessage = n } 
 // WithRetention sets what every room keeps of its broadcasts for members that missed some: [mesh.DefaultRetention] where a field
 // is zero. New rejects one that does not hold an envelope of 256 KiB, or is negative.
 func WithRetention(r mesh.Retention) Option { return func(c *config) { c.retention = r.Filled() } }
+
+// WithHistoryStore keeps what rooms retain ([WithRetention]) in the file history.db of the data directory, up to
+// [mesh.DefaultStoreLimit] for all rooms, so that after a restart this node gives others what they missed: its own broadcasts too, such as those
+// that nobody had acknowledged when it died. Its own program gets of it what it joins with [mesh.WithHistory] or [mesh.WithResume] for. See
+// [mesh.Store] for what a crash can lose. The file holds what was said in rooms as it is: not encrypted, for its owner alone (0600). A damaged
+// one is set aside as history.db.damaged, with a warning, and begun anew; New fails with a [*mesh.StoreError] for one that it cannot use, such as one of
+// another version. The default keeps rooms in memory. New rejects it without [WithDataDir].
+func WithHistoryStore() Option { return func(c *config) { c.keepHistory = true } }
 
 // AddrError reports a multiaddr that cannot be used where it was given.
 type AddrError struct {

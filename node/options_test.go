@@ -44,6 +44,7 @@ var fieldRules = map[string]struct {
 	"large":       {bad: func(c *config) { c.large = 1 }},
 	"queue":       {bad: func(c *config) { c.queue.Bytes = c.maxMessage - 1 }},
 	"maxMessage":  {bad: func(c *config) { c.maxMessage = mesh.MaxMessage + 1 }},
+	"keepHistory": {bad: func(c *config) { c.keepHistory = true }, zeroDefault: true},
 	"retention":   {bad: func(c *config) { c.retention.Age = -1 }},
 }
 

@@ -19,6 +19,7 @@ type chatFlags struct {
 	user, app, data      string
 	rooms, peers, listen []string
 	ephemeral, noMDNS    bool
+	keepHistory          bool
 	issuers, token       string // files
 	revocations          string // file
 	json, plain          bool
@@ -42,6 +43,10 @@ that a restart is the same user. "starling id export" carries it to another devi
 
 An app with an issuer of its own says who is whom: with --issuers and --token the name is the one that the
 token gives, and nobody else can have it. When the token is about to expire, a newer one is taken from its file.
+
+What is said in rooms is kept for 10 minutes, in memory, for others who missed some of it. With --keep-history it is
+kept in the data directory as well: what you said before the chat was closed or killed, and nobody had yet, they get when you
+are back. You are shown nothing of it again. Remove history.db there to forget it.
 
 Every message has a result: delivered (to one user) with the time it took, sent (to a room), refused by
 the other side, not sent, or unknown, which means that it may have arrived.
@@ -75,6 +80,7 @@ standard input and at /quit it waits for the results of what was sent; Ctrl-C do
 	flags.StringArrayVar(&f.listen, "listen", nil, "a `MULTIADDR` to listen on, instead of all interfaces by TCP and QUIC; may be given again")
 	flags.StringVar(&f.data, "data", "", "the `DIR` with keys and what is remembered (default: starling in your configuration directory)")
 	flags.BoolVar(&f.ephemeral, "ephemeral", false, "keep nothing: a new key, in memory")
+	flags.BoolVar(&f.keepHistory, "keep-history", false, "keep what is said in rooms for 10 minutes also on disk, in history.db of the data directory, not encrypted: after a restart others get what they missed of it")
 	flags.StringVar(&f.app, "app", "starling", "the `NAME` of the app: others are not seen, and do not see this")
 	flags.StringVar(&f.issuers, "issuers", "", "the `FILE` with the issuers of the app, if its users need tokens (see: starling token)")
 	flags.StringVar(&f.token, "token", "", "the `FILE` with your token, or - for the first line of standard input")
@@ -107,6 +113,9 @@ func (f *chatFlags) check() error {
 	}
 	if f.ephemeral && f.data != "" {
 		errs = append(errs, errors.New("--data and --ephemeral exclude each other"))
+	}
+	if f.ephemeral && f.keepHistory {
+		errs = append(errs, errors.New("--keep-history and --ephemeral exclude each other"))
 	}
 	if (f.issuers == "") != (f.token == "") {
 		errs = append(errs, errors.New("--issuers and --token go together: who vouches for users, and that you are one"))
@@ -202,6 +211,9 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 			return byeFailed, err
 		}
 		opts = append(opts, node.WithDataDir(f.data))
+	}
+	if f.keepHistory {
+		opts = append(opts, node.WithHistoryStore())
 	}
 	if len(f.listen) > 0 {
 		opts = append(opts, node.WithListen(f.listen...))

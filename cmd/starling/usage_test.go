@@ -40,12 +40,13 @@ func TestWrongUsageIsToldExactlyAndEndsWith2(t *testing.T) {
 }
 
 func TestWrongValuesOfAChatAreToldTogether(t *testing.T) {
-	got := runHere("chat", "--user", "a b", "--room", "", "--app", "x/y", "--data", "d", "--ephemeral")
+	got := runHere("chat", "--user", "a b", "--room", "", "--app", "x/y", "--data", "d", "--ephemeral", "--keep-history")
 	require.Equal(t, ran{exitUsage, "", strings.Join([]string{
 		`starling: --user "a b": ' ' is not one of a-z A-Z 0-9 _ @ . -`,
 		`--app "x/y": '/' is not one of a-z A-Z 0-9 _ @ . -`,
 		`--room "": empty`,
 		`--data and --ephemeral exclude each other`,
+		`--keep-history and --ephemeral exclude each other`,
 		`Run 'starling chat --help' for usage.`,
 	}, "\n") + "\n"}, got)
 }

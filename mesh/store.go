@@ -1,0 +1,336 @@
+package mesh
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/starling-mesh/starling/identity"
+)
+
+const (
+	// DefaultStoreLimit is how many bytes of envelopes a [Store] holds when nothing else is said: eight busy rooms, at the
+	// default [Retention] of 32 MiB.
+	DefaultStoreLimit = 256 << 20
+	// storeSchema is the version of the file.
+	storeSchema = 1
+	// storeOverhead is what an envelope takes beside its own bytes: its key, its age and what bbolt notes of it.
+	storeOverhead = 64
+	// storeLock is how long OpenStore waits for another process to let go of the file: one that is closing.
+	storeLock = time.Second
+)
+
+// The buckets of the file. In the bucket of rooms there is one for each room, by its tag, with two in it.
+var (
+	metaBucket      = []byte("meta")      // schemaKey → storeSchema, as 8 bytes
+	roomsBucket     = []byte("rooms")     // room tag → bucket
+	feedsBucket     = []byte("feeds")     // feed tag → storedFeed.record
+	envelopesBucket = []byte("envelopes") // feed tag ‖ first → when it came ‖ sealed envelope
+	schemaKey       = []byte("schema")
+)
+
+// ErrStoreVersion reports a store of another version of this package.
+var ErrStoreVersion = errors.New("written by another version")
+
+// StoreError reports the file of a [Store] that cannot be used. It may wrap [ErrStoreVersion], or [identity.ErrInUse] for one
+// that another node holds.
+type StoreError struct {
+	Path string
+	Err  error
+}
+
+func (e *StoreError) Error() string { return fmt.Sprintf("mesh: store %s: %v", e.Path, e.Err) }
+
+// Unwrap returns Err.
+func (e *StoreError) Unwrap() error { return e.Err }
+
+// Store keeps what rooms retain in a file: sealed envelopes with their age, whose feeds they are of, and how far each feed
+// has got. A mesh that has one ([WithStore]) goes on after a restart with what it had before:
+//
+//   - It gives neighbours what they lack of it: also its own broadcasts of the run before, such as those that nobody had
+//     acknowledged when the process died.
+//   - Its own app gets nothing of it, unless it joins [WithHistory] or [WithResume]; with the latter, what the reader had not read.
+//   - What it had is not delivered again, and not counted as lost.
+//
+// A room keeps in the file what its [Retention] allows it in memory. Ages go on while no process runs; a clock that was set back
+// makes nothing older, and what is from the future counts as new. A room that is not joined is dropped after twice its age. All rooms
+// together hold at most the limit of OpenStore: first rooms that are not joined give way, the one used least lately first, and then what
+// is new stays in memory alone. The file itself can be twice as large, and does not shrink.
+//
+// One goroutine writes, every 100 ms at most, and nothing waits for it but [Room.Flush]. Each write is one transaction that is on the disk
+// (fdatasync) before it counts: a process that is killed, or a machine that loses power, loses what came in the last 100 ms and
+// during one write, and the file is whole. A message is stored once it has been sealed, which as a rule is at once: what still queues in
+// [Room.PublishAsync] when the process dies is lost, and its Publication has not ended.
+//
+// The envelopes are as they travelled: signed, and not encrypted. The file is made for its owner alone (0600).
+type Store struct {
+	path  string
+	limit int64
+	aside string
+	db    *bolt.DB
+
+	claimed  atomic.Bool     // by a mesh
+	wake     chan struct{}   // holds a token when a room has something to write
+	requests chan chan error // of Flush
+
+	mu   sync.Mutex
+	live map[*Room]struct{} // those that are joined, or have not been written since
+	// joining counts the calls that are about to join a room: what they have read must stay.
+	joining map[[32]byte]int
+
+	// The writer's own, and OpenStore's.
+	rooms   map[[32]byte]*storedRoom
+	bytes   int64 // of all rooms
+	pending []roomChange
+	failed  bool // the last write
+}
+
+// storedRoom is what the file has of a room.
+type storedRoom struct {
+	bytes int64
+	used  time.Time
+}
+
+// OpenStore opens the file at path, and makes it if it is missing. Limit bounds the envelopes in it, in bytes; 0 means
+// [DefaultStoreLimit]. It waits up to a second for another process to let go of the file. Errors are a [*StoreError].
+//
+// A file that is damaged is moved to the same path with ".damaged" at its end, in the place of an earlier one, and a new one is
+// begun: see [Store.SetAside]. One of another version ([ErrStoreVersion]) is left as it is.
+func OpenStore(path string, limit int64) (*Store, error) {
+	if limit == 0 {
+		limit = DefaultStoreLimit
+	}
+	if limit < 0 {
+		return nil, &StoreError{path, fmt.Errorf("a limit of %d bytes", limit)}
+	}
+	s := &Store{
+		path: path, limit: limit,
+		wake: make(chan struct{}, 1), requests: make(chan chan error),
+		live: make(map[*Room]struct{}), joining: make(map[[32]byte]int),
+	}
+	err := s.open()
+	if _, damaged := errors.AsType[*damage](err); damaged {
+		aside := path + ".damaged"
+		if e := os.Rename(path, aside); e != nil {
+			return nil, &StoreError{path, fmt.Errorf("%w, and cannot be moved out of the way: %w", err, e)}
+		}
+		s.aside = aside
+		err = s.open()
+	}
+	if err != nil {
+		return nil, &StoreError{path, err}
+	}
+	return s, nil
+}
+
+// SetAside returns where OpenStore has moved a damaged file; empty when there was none.
+func (s *Store) SetAside() string { return s.aside }
+
+// Close lets go of the file. It must not be called before the mesh that uses the store has been closed.
+func (s *Store) Close() error {
+	if err := s.db.Close(); err != nil {
+		return &StoreError{s.path, err}
+	}
+	return nil
+}
+
+// damage is what makes a file one that cannot be read.
+type damage struct{ what string }
+
+func (d *damage) Error() string { return "damaged: " + d.what }
+
+// open opens the database and looks at all of it.
+func (s *Store) open() (err error) {
+	s.db, s.rooms, s.bytes = nil, make(map[[32]byte]*storedRoom), 0
+	defer func() {
+		if err != nil && s.db != nil {
+			_ = s.db.Close()
+		}
+	}()
+	return guarded(func() (err error) {
+		s.db, err = bolt.Open(s.path, 0o600, &bolt.Options{Timeout: storeLock})
+		switch {
+		case errors.Is(err, bolterrors.ErrTimeout):
+			return identity.ErrInUse
+		case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum):
+			return &damage{err.Error()}
+		case err != nil:
+			return err
+		}
+		return s.db.Update(s.survey)
+	})
+}
+
+// guarded runs f, which works on the database. A damaged file is an error: bbolt panics on pages that make no sense, and a
+// file cut short faults in its memory map.
+func guarded(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = &damage{fmt.Sprint(r)}
+		}
+	}()
+	return f()
+}
+
+// survey checks the version and counts what is there. A new file gets its version.
+func (s *Store) survey(tx *bolt.Tx) error {
+	if meta := tx.Bucket(metaBucket); meta == nil {
+		meta, err := tx.CreateBucket(metaBucket)
+		if err != nil {
+			return err
+		}
+		if err := meta.Put(schemaKey, binary.BigEndian.AppendUint64(nil, storeSchema)); err != nil {
+			return err
+		}
+	} else if v := meta.Get(schemaKey); len(v) != 8 {
+		return &damage{"it does not say its version"}
+	} else if v := binary.BigEndian.Uint64(v); v != storeSchema {
+		return fmt.Errorf("%w: it has schema %d, and this one knows %d; use that version, or remove the file to begin anew", ErrStoreVersion, v, storeSchema)
+	}
+	rooms, err := tx.CreateBucketIfNotExists(roomsBucket)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	return rooms.ForEachBucket(func(k []byte) error {
+		if len(k) != len([32]byte{}) {
+			return &damage{fmt.Sprintf("a room tag of %d bytes", len(k))}
+		}
+		room, err := surveyRoom(now, rooms.Bucket(k))
+		if err != nil {
+			return err
+		}
+		s.rooms[[32]byte(k)] = room
+		s.bytes += room.bytes
+		return nil
+	})
+}
+
+func surveyRoom(now time.Time, b *bolt.Bucket) (*storedRoom, error) {
+	feeds, envelopes := b.Bucket(feedsBucket), b.Bucket(envelopesBucket)
+	if feeds == nil || envelopes == nil {
+		return nil, &damage{"a room without its buckets"}
+	}
+	room := new(storedRoom)
+	err := feeds.ForEach(func(k, v []byte) error {
+		f, err := readRecord(now, k, v)
+		if err == nil && f.used.After(room.used) {
+			room.used = f.used
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return room, envelopes.ForEach(func(k, v []byte) error {
+		if len(k) != len(feedTag{})+8 || len(v) < 8 {
+			return &damage{"an envelope under a malformed key"}
+		}
+		room.bytes += int64(len(v)) + storeOverhead
+		return nil
+	})
+}
+
+// storedFeed is what the file has of a feed.
+type storedFeed struct {
+	tag     feedTag
+	through uint64 // the last item that was delivered, or from before the node's time, or lost
+	floor   uint64 // the first one that was for the app; 0: none was
+	began   time.Time
+	used    time.Time
+	ahead   bool      // the clock has been set back since, by more than clocks may differ
+	end     *[32]byte // the hash of the envelope that ends with through; nil: not known
+	entry   []byte    // sealed
+	list    []kept    // by rising first
+}
+
+const recordSize = 4*8 + 32
+
+// record is the feed without its envelopes: through, floor, began and used in milliseconds, end, entry.
+func (f *storedFeed) record(now time.Time) []byte {
+	out := make([]byte, 0, recordSize+len(f.entry))
+	out = binary.BigEndian.AppendUint64(out, f.through)
+	out = binary.BigEndian.AppendUint64(out, f.floor)
+	out = appendTime(out, now, f.began)
+	out = appendTime(out, now, f.used)
+	var end [32]byte
+	if f.end != nil {
+		end = *f.end
+	}
+	return append(append(out, end[:]...), f.entry...)
+}
+
+func readRecord(now time.Time, key, v []byte) (f storedFeed, err error) {
+	if len(key) != len(f.tag) || len(v) < recordSize {
+		return f, &damage{"a malformed feed"}
+	}
+	f.tag = feedTag(key)
+	f.through, f.floor = binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])
+	f.began, f.used = readTime(now, v[16:]), readTime(now, v[24:])
+	f.ahead = binary.BigEndian.Uint64(v[24:]) > uint64(now.Add(identity.MaxSkew).UnixMilli())
+	if end := [32]byte(v[32:]); end != ([32]byte{}) {
+		f.end = &end
+	}
+	f.entry = bytes.Clone(v[recordSize:])
+	return f, nil
+}
+
+// appendTime writes a time of this run as one of the wall clock, in milliseconds: by how long ago it was, so that
+// a clock that has been set meanwhile does not count. Zero stays zero.
+func appendTime(out []byte, now, t time.Time) []byte {
+	if t.IsZero() {
+		return binary.BigEndian.AppendUint64(out, 0)
+	}
+	return binary.BigEndian.AppendUint64(out, uint64(max(now.UnixMilli()-now.Sub(t).Milliseconds(), 1)))
+}
+
+// readTime gives a time of this run. What the clock says is yet to come has come just now.
+func readTime(now time.Time, in []byte) time.Time {
+	ms := binary.BigEndian.Uint64(in)
+	if ms == 0 {
+		return time.Time{}
+	}
+	if ms >= uint64(now.UnixMilli()) {
+		return now
+	}
+	return now.Add(-now.Sub(time.UnixMilli(int64(ms))))
+}
+
+// envelopeKey is where an envelope stands.
+func envelopeKey(tag feedTag, first uint64) []byte {
+	return binary.BigEndian.AppendUint64(tag[:len(tag):len(tag)], first)
+}
+
+// claim makes the store one mesh's. The methods that follow do nothing for a nil store.
+func (s *Store) claim() error {
+	if s != nil && s.claimed.Swap(true) {
+		return &StoreError{s.path, errors.New("another mesh uses it")}
+	}
+	return nil
+}
+
+func (s *Store) release() {
+	if s != nil {
+		s.claimed.Store(false)
+	}
+}
+
+// attach begins to write what a room retains.
+func (s *Store) attach(r *Room) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.live[r] = struct{}{}
+}
