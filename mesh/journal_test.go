@@ -2,11 +2,26 @@ package mesh
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/internal/wire"
 )
+
+// The timer would turn in its place for as long as the goodbye waits.
+func TestTheGraceOfAMemberThatOthersSayHasLeftIsNotWaitedFor(t *testing.T) {
+	const grace = 10 * time.Second
+	r := newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "a", grace)
+	s, _ := r.apply(epoch, entry("bob", "b", 1, 1, true))
+	s.feed.next = 1
+	r.lost(epoch, "b")
+	now := after(grace - time.Second)
+	r.hearsay(now, entry("bob", "b", 2, 1, false))
+	require.Equal(t, now.Add(lostWait), r.due())
+	require.Empty(t, r.expire(after(grace)))
+	require.Len(t, r.expire(r.due()), 1)
+}
 
 func TestAMemberKnownByItsGoodbyeAloneHasNoVoice(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, f *flock) {

@@ -237,7 +237,7 @@ func (r *roster) lost(now time.Time, p peer.ID) {
 // due is when expire has something to do; zero: nothing waits.
 func (r *roster) due() (due time.Time) {
 	for _, s := range r.seats {
-		if !s.lostAt.IsZero() {
+		if !s.lostAt.IsZero() && s.goodbye == nil {
 			due = earlier(due, s.lostAt.Add(r.grace))
 		}
 		if s.present {
