@@ -78,6 +78,9 @@ func (j *journal) open(now time.Time, e *rosterEntry) *feed {
 	}
 	// A goodbye needs no token and so gives nobody a voice.
 	if e.joined && (f.entry == nil || e.newer(f.entry)) {
+		if f.entry == nil {
+			j.digest = nil // it may have got somewhere already
+		}
 		f.entry = e
 	}
 	return f

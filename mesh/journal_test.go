@@ -9,6 +9,16 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
+func TestTheDigestCountsAFeedFromWhenItsMemberIsKnown(t *testing.T) {
+	j := newJournal(feedTag{}, DefaultRetention)
+	bob := entry("bob", "b", 1, 1, true)
+	j.resume = map[feedTag]uint64{bob.tag(): 7}
+	j.claim(epoch, "c", bob.tag(), 9, 0)
+	without := j.sum()
+	j.open(epoch, bob)
+	require.NotEqual(t, without, j.sum())
+}
+
 // The timer would turn in its place for as long as the goodbye waits.
 func TestTheGraceOfAMemberThatOthersSayHasLeftIsNotWaitedFor(t *testing.T) {
 	const grace = 10 * time.Second
