@@ -19,6 +19,9 @@ const (
 	claimWait = 40 * time.Millisecond
 	// retryWait is how long to wait before asking neighbours again who lack the same.
 	retryWait = 500 * time.Millisecond
+	// maxAgain is how often those who did not answer are asked again, each time after twice as long, when only their word says
+	// that they have something. By then they have compared notes with this node again.
+	maxAgain = 4
 	// busyWait is the same when those to ask are being asked for something else.
 	busyWait = 100 * time.Millisecond
 	// lostWait is how long after a gap showed it is given up at the earliest, when nobody has what is missing:
@@ -393,9 +396,16 @@ func (j *journal) choose(f *feed, neighbours []peer.ID, all int) (from peer.ID, 
 func (j *journal) exhausted(now time.Time, f *feed) (arrival, bool) {
 	p := &f.repair
 	never := p.gone >= len(p.tried) // all who were asked: the word of one may be a lie
+	failed := p.failed > 0
 	clear(p.tried)
-	p.gone = 0
+	p.gone, p.failed = 0, 0
 	if !f.proven() {
+		if failed && p.again < maxAgain {
+			p.askAt = now.Add(retryWait << p.again)
+			p.again++
+			return arrival{}, false
+		}
+		p.again = 0
 		// Only others' word, which they did not keep. Who has it will say so again.
 		clear(p.sources)
 		j.lack(now, f)
@@ -436,6 +446,9 @@ func (j *journal) answered(now time.Time, p pull, o outcome) {
 		f.repair.from = ""
 		if f.next == f.repair.at || o.err != nil || o.slow || !o.more && f.next <= w.span.last {
 			f.repair.try(p.from)
+			if o.err != nil {
+				f.repair.failed++
+			}
 			if o.gone[f.tag] >= f.next {
 				f.repair.gone++
 			}

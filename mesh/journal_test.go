@@ -1,13 +1,48 @@
 package mesh
 
 import (
+	"errors"
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/internal/wire"
 )
+
+// bobs is a journal that has begun, with bob's feed in it.
+func bobs(limits Retention) (*journal, *feed) {
+	j := newJournal(feedTag{}, limits)
+	j.becomeReady(epoch)
+	return j, j.open(epoch, entry("bob", "b", 1, 1, true))
+}
+
+func TestWhoDoesNotAnswerIsAskedAgain(t *testing.T) {
+	j, f := bobs(DefaultRetention)
+	near := []peer.ID{"c"}
+	j.claim(epoch, "c", f.tag, 5, 1)
+	j.becomeReady(epoch)
+	now, asked := epoch, 0
+	for range 1000 {
+		due := j.due()
+		if due.IsZero() {
+			break
+		}
+		now = due
+		pulls, lost := j.plan(now, near, 1)
+		require.Empty(t, lost)
+		for _, p := range pulls {
+			asked++
+			j.answered(now, p, outcome{err: errors.New("timeout")})
+		}
+	}
+	require.Equal(t, 1+maxAgain, asked, "and then it has to say again that it has something")
+	require.Less(t, now.Sub(epoch), digestEvery)
+	j.claim(now, "c", f.tag, 5, 0)
+	pulls, _ := j.plan(after(time.Hour), near, 1)
+	require.Len(t, pulls, 1)
+}
 
 func TestTheDigestCountsAFeedFromWhenItsMemberIsKnown(t *testing.T) {
 	j := newJournal(feedTag{}, DefaultRetention)
