@@ -535,7 +535,7 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed
 		latest = j.ring.latest(count)
 	}
 	return func(f *feed) uint64 {
-		first := j.ring.since(f.tag, cutoff, f.next, f.began)
+		first := j.ring.since(f.tag, cutoff, f.floor, f.next, f.began)
 		if n, ok := latest[f.tag]; ok {
 			first = min(first, n)
 		}

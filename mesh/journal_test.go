@@ -18,6 +18,25 @@ func bobs(limits Retention) (*journal, *feed) {
 	return j, j.open(epoch, entry("bob", "b", 1, 1, true))
 }
 
+// takeAll has envelopes come at a time.
+func (j *journal) takeAll(now time.Time, f *feed, list ...*envelope) {
+	for _, e := range list {
+		e.came, e.tag, e.sealed = now, f.tag, []byte{byte(e.First)}
+		j.take(now, "b", f, e)
+	}
+}
+
+func TestWhoAsksHearsOfALossThatThisNodeHadAsWell(t *testing.T) {
+	j, f := bobs(DefaultRetention)
+	j.claim(epoch, "c", f.tag, 5, 1)
+	e := chain(4, 1)
+	j.takeAll(epoch, f, e[1])
+	j.becomeReady(epoch)
+	require.Equal(t, span{1, 4}, j.giveUp(after(time.Second), f).lost)
+	require.EqualValues(t, 4, j.firsts(after(time.Second), time.Hour, 0)(f), "at least this one is lost for whoever was there")
+	require.EqualValues(t, 6, j.firsts(after(time.Hour), time.Second, 0)(f), "but not for who has come since")
+}
+
 func TestWhoDoesNotAnswerIsAskedAgain(t *testing.T) {
 	j, f := bobs(DefaultRetention)
 	near := []peer.ID{"c"}

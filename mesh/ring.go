@@ -194,9 +194,9 @@ func (r *ring) from(tag feedTag, first, last uint64, budget int) (out []kept, mo
 	return out, false
 }
 
-// since gives the first item of a feed that came at cutoff or later, where next is the item that the feed goes on
-// with and began, if not zero, when its first one was published.
-func (r *ring) since(tag feedTag, cutoff time.Time, next uint64, began time.Time) uint64 {
+// since gives the first item of a feed that came at cutoff or later, where the feed begins for this node at floor and goes on with
+// item next, and began, if not zero, is when its first one was published.
+func (r *ring) since(tag feedTag, cutoff time.Time, floor, next uint64, began time.Time) uint64 {
 	if !began.IsZero() && !began.Before(cutoff) {
 		return 1
 	}
@@ -211,7 +211,10 @@ func (r *ring) since(tag feedTag, cutoff time.Time, next uint64, began time.Time
 	if i == len(sh.list) {
 		return next
 	}
-	return sh.list[i].first
+	if first := sh.list[i].first; i > 0 || sh.dropped > 0 || first <= floor {
+		return first
+	}
+	return sh.list[0].first - 1 // nor has this node had what came before, and could not tell when
 }
 
 // latest gives, for each feed, the first item of the last n messages of the room.
