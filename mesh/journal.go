@@ -162,15 +162,14 @@ func (j *journal) publish(now time.Time, f *feed, first uint64, count uint32, se
 	if first == 1 {
 		f.floor, f.began = 1, now
 	}
-	j.keep(now, f, first, count, sealed, now)
+	j.keep(f, first, count, sealed, now)
 	j.note(now, f, quietWait)
 }
 
-// keep puts an envelope into the ring.
-func (j *journal) keep(now time.Time, f *feed, first uint64, count uint32, sealed []byte, at time.Time) {
-	if now.Sub(at) <= j.ring.limits.Age {
-		j.ring.add(f.tag, f.entry.key(), first, count, sealed, at)
-	}
+// keep puts an envelope into the ring, also one that is too old already: as the latest of its feed it proves how far that has
+// got, and else it goes when the ring next looks.
+func (j *journal) keep(f *feed, first uint64, count uint32, sealed []byte, at time.Time) {
+	j.ring.add(f.tag, f.entry.key(), first, count, sealed, at)
 }
 
 // note says that a feed has got further, which neighbours are told after a wait.
@@ -207,7 +206,7 @@ func (j *journal) take(now time.Time, via peer.ID, f *feed, e *envelope) ([]*env
 // advanced keeps account of what a feed has given.
 func (j *journal) advanced(now time.Time, f *feed, ready []*envelope) {
 	for _, e := range ready {
-		j.keep(now, f, e.First, e.Count, e.sealed, e.came)
+		j.keep(f, e.First, e.Count, e.sealed, e.came)
 	}
 	if len(ready) > 0 {
 		wait := quietWait

@@ -26,6 +26,21 @@ func (j *journal) takeAll(now time.Time, f *feed, list ...*envelope) {
 	}
 }
 
+func TestTheLatestOfAFeedIsKeptHoweverOldItIs(t *testing.T) {
+	j, f := bobs(Retention{Messages: 100, Bytes: 100, Age: time.Minute})
+	e := chain(1, 1, 1)
+	j.takeAll(epoch, f, e[:2]...)
+	now := after(time.Hour)
+	e[2].sealed, e[2].came = []byte{3}, epoch
+	_, v := j.take(now, "b", f, e[2])
+	require.Equal(t, taken, v)
+	j.expire(now)
+	list, gone, _ := j.answer(f.tag, span{1, 3}, 100)
+	require.EqualValues(t, 2, gone)
+	require.Len(t, list, 1, "it proves to others how far the feed has got")
+	require.EqualValues(t, 3, list[0].first)
+}
+
 func TestWhoAsksHearsOfALossThatThisNodeHadAsWell(t *testing.T) {
 	j, f := bobs(DefaultRetention)
 	j.claim(epoch, "c", f.tag, 5, 1)
