@@ -48,6 +48,7 @@ const (
 // given to others. It is a plain state machine: the caller brings the time and holds the lock, sends what plan
 // and announce give, and says what came of it.
 type journal struct {
+	jitter  func(time.Duration) time.Duration // less than its argument, at random
 	self    feedTag
 	feeds   map[feedTag]*feed
 	resume  map[feedTag]uint64 // where a reader's cursor was; nil: it begins
@@ -62,7 +63,7 @@ type journal struct {
 
 func newJournal(self feedTag, limits Retention) *journal {
 	return &journal{
-		self: self, present: func(*feed) bool { return true }, feeds: make(map[feedTag]*feed), ring: newRing(limits),
+		jitter: rand.N[time.Duration], self: self, present: func(*feed) bool { return true }, feeds: make(map[feedTag]*feed), ring: newRing(limits),
 		lacking: make(map[*feed]struct{}), moved: make(map[*feed]time.Time), waiting: make(map[*feed]struct{}),
 	}
 }
@@ -233,7 +234,7 @@ func (j *journal) lack(now time.Time, f *feed) {
 		if len(f.held) > 0 {
 			wait = pullWait
 		}
-		f.repair.askAt = now.Add(wait + rand.N(wait/2))
+		f.repair.askAt = now.Add(wait + j.jitter(wait/2))
 	}
 }
 
