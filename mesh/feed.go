@@ -309,9 +309,12 @@ type repair struct {
 	sources map[peer.ID]uint64   // neighbours that say how far they have it, if further than we
 	tried   map[peer.ID]struct{} // who could not help since the feed last moved
 	gone    int                  // of those, how many will never have it
+	failed  int                  // of those, how many did not answer
+	again   int                  // how often those who did not answer have been asked again
 	from    peer.ID              // who is being asked; "": nobody
 	at      uint64               // next, when it was asked
 	asked   time.Time            // and when that was
+	hedged  int                  // how many of tried have not answered yet
 	askAt   time.Time            // when to ask the next one; zero: nothing is missing
 }
 
@@ -361,7 +364,8 @@ func (p *repair) moved(next uint64) {
 		}
 	}
 	clear(p.tried)
-	p.gone = 0
+	p.gone, p.failed, p.again = 0, 0, 0
+	p.hedged = 0
 }
 
 func (p *repair) try(from peer.ID) {

@@ -50,13 +50,17 @@ func WithHistory(h History) JoinOption { return func(c *joinConfig) { c.past = h
 
 // transitSlack is what a question may take on its way: what was published while it travelled is younger when it arrives
 // than the stay was when it was asked. A newcomer's first questions go without: nothing was published for it yet.
-const transitSlack = 250 * time.Millisecond
+// On a network that has just healed that can be seconds, and it grows with the stay.
+const (
+	transitSlack    = 250 * time.Millisecond
+	maxTransitSlack = 5 * time.Second
+)
 
 // ask is what a member tells neighbours that joined so long ago.
 func (p past) ask(joined time.Duration) *wire.Past {
 	age := joined + p.age
 	if joined > time.Second {
-		age += transitSlack
+		age += max(min(joined/4, maxTransitSlack), transitSlack)
 	}
 	if p.all {
 		age = math.MaxInt64

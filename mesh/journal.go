@@ -19,6 +19,9 @@ const (
 	claimWait = 40 * time.Millisecond
 	// retryWait is how long to wait before asking neighbours again who lack the same.
 	retryWait = 500 * time.Millisecond
+	// maxAgain is how often those who did not answer are asked again, each time after twice as long, when only their word says
+	// that they have something. By then they have compared notes with this node again.
+	maxAgain = 4
 	// busyWait is the same when those to ask are being asked for something else.
 	busyWait = 100 * time.Millisecond
 	// hedgeWait is how long a neighbour that was asked may give nothing before another one is asked as well.
@@ -47,6 +50,7 @@ const (
 // given to others. It is a plain state machine: the caller brings the time and holds the lock, sends what plan
 // and announce give, and says what came of it.
 type journal struct {
+	jitter  func(time.Duration) time.Duration // less than its argument, at random
 	self    feedTag
 	feeds   map[feedTag]*feed
 	resume  map[feedTag]uint64 // where a reader's cursor was; nil: it begins
@@ -62,7 +66,7 @@ type journal struct {
 
 func newJournal(self feedTag, limits Retention) *journal {
 	return &journal{
-		self: self, present: func(*feed) bool { return true }, feeds: make(map[feedTag]*feed), ring: newRing(limits),
+		jitter: rand.N[time.Duration], self: self, present: func(*feed) bool { return true }, feeds: make(map[feedTag]*feed), ring: newRing(limits),
 		lacking: make(map[*feed]struct{}), moved: make(map[*feed]time.Time), waiting: make(map[*feed]struct{}),
 	}
 }
@@ -81,6 +85,9 @@ func (j *journal) open(now time.Time, e *rosterEntry) *feed {
 	}
 	// A goodbye needs no token and so gives nobody a voice.
 	if e.joined && (f.entry == nil || e.newer(f.entry)) {
+		if f.entry == nil {
+			j.digest = nil // it may have got somewhere already
+		}
 		f.entry = e
 		j.ring.touch(tag)
 	}
@@ -166,15 +173,14 @@ func (j *journal) publish(now time.Time, f *feed, first uint64, count uint32, se
 	if first == 1 {
 		f.floor, f.began = 1, now
 	}
-	j.keep(now, f, first, count, sealed, now)
+	j.keep(f, first, count, sealed, now)
 	j.note(now, f, quietWait)
 }
 
-// keep puts an envelope into the ring.
-func (j *journal) keep(now time.Time, f *feed, first uint64, count uint32, sealed []byte, at time.Time) {
-	if now.Sub(at) <= j.ring.limits.Age {
-		j.ring.add(f.tag, f.entry.key(), first, count, sealed, at)
-	}
+// keep puts an envelope into the ring, also one that is too old already: as the latest of its feed it proves how far that has
+// got, and else it goes when the ring next looks.
+func (j *journal) keep(f *feed, first uint64, count uint32, sealed []byte, at time.Time) {
+	j.ring.add(f.tag, f.entry.key(), first, count, sealed, at)
 }
 
 // note says that a feed has got further, which neighbours are told after a wait.
@@ -214,7 +220,7 @@ func (j *journal) take(now time.Time, via peer.ID, f *feed, e *envelope) ([]*env
 func (j *journal) advanced(now time.Time, f *feed, ready []*envelope, v verdict) ([]*envelope, verdict) {
 	ready, v = j.restock(now, f, ready, v)
 	for _, e := range ready {
-		j.keep(now, f, e.First, e.Count, e.sealed, e.came)
+		j.keep(f, e.First, e.Count, e.sealed, e.came)
 	}
 	if len(ready) > 0 {
 		wait := quietWait
@@ -242,7 +248,7 @@ func (j *journal) lack(now time.Time, f *feed) {
 		if len(f.held) > 0 {
 			wait = pullWait
 		}
-		f.repair.askAt = now.Add(wait + rand.N(wait/2))
+		f.repair.askAt = now.Add(wait + j.jitter(wait/2))
 	}
 }
 
@@ -347,6 +353,7 @@ func (j *journal) plan(now time.Time, neighbours []peer.ID, all int) (pulls []pu
 		p := &f.repair
 		if f.stalled(now) {
 			p.try(p.from) // its answer is welcome still
+			p.hedged++
 			p.from, p.askAt = "", now
 		}
 		if p.from != "" || now.Before(p.askAt) {
@@ -410,9 +417,16 @@ func (j *journal) choose(f *feed, neighbours []peer.ID, all int) (from peer.ID, 
 func (j *journal) exhausted(now time.Time, f *feed) (arrival, bool) {
 	p := &f.repair
 	never := p.gone >= len(p.tried) // all who were asked: the word of one may be a lie
+	failed, silent := p.failed > 0, p.hedged > 0
 	clear(p.tried)
-	p.gone = 0
+	p.gone, p.failed, p.hedged = 0, 0, 0
 	if !f.proven() {
+		if failed && p.again < maxAgain {
+			p.askAt = now.Add(retryWait << p.again)
+			p.again++
+			return arrival{}, false
+		}
+		p.again = 0
 		// Only others' word, which they did not keep. Who has it will say so again.
 		clear(p.sources)
 		j.lack(now, f)
@@ -421,6 +435,9 @@ func (j *journal) exhausted(now time.Time, f *feed) (arrival, bool) {
 	wait := lostWait
 	if !never {
 		wait = lackWait
+	}
+	if silent {
+		wait = 2 * lackWait // who has not answered yet may have it
 	}
 	if now.Before(f.gapSince.Add(wait)) {
 		p.askAt = now.Add(retryWait)
@@ -453,6 +470,9 @@ func (j *journal) answered(now time.Time, p pull, o outcome) {
 		f.repair.from = ""
 		if f.next == f.repair.at || o.err != nil || o.slow || !o.more && f.next <= w.span.last {
 			f.repair.try(p.from)
+			if o.err != nil {
+				f.repair.failed++
+			}
 			if o.gone[f.tag] >= f.next {
 				f.repair.gone++
 			}
@@ -542,7 +562,7 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed
 		latest = j.ring.latest(count)
 	}
 	return func(f *feed) uint64 {
-		first := min(j.ring.since(f.tag, cutoff, f.last()+1, f.began), f.last()+1)
+		first := min(j.ring.since(f.tag, cutoff, f.floor, f.last()+1, f.began), f.last()+1)
 		if n, ok := latest[f.tag]; ok {
 			first = min(first, n)
 		}

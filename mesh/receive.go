@@ -198,10 +198,10 @@ func (r *Room) broadcastLocked() {
 	r.changed = make(chan struct{})
 }
 
-// claimLocked delivers what was parked for a seat that is known now.
+// claimLocked delivers what was parked for a seat that is known now. One that is known by its goodbye alone has no voice.
 func (r *Room) claimLocked(now time.Time, s *seat) {
 	if s.feed.entry == nil {
-		return // only a goodbye of it is known
+		return
 	}
 	for _, e := range r.parked.claim(s.Peer, s.entry.feed) {
 		r.feedLocked(now, "", s.feed, e, gossiped)

@@ -52,12 +52,12 @@ func (k *kept) last() uint64 { return k.first + uint64(k.count) - 1 }
 
 // shelf is what is retained of one feed, by rising first.
 type shelf struct {
-	tag       feedTag
-	owner     identity.Subject
-	list      []kept
-	dropped   uint64    // the last item that had to go; 0: none yet
-	droppedAt time.Time // its at
-	unsaved   int       // how many of the list are not in the store
+	tag     feedTag
+	owner   identity.Subject
+	list    []kept
+	dropped uint64  // the last item that had to go; 0: none yet
+	gone    []trace // of the latest that had to go
+	unsaved int     // how many of the list are not in the store
 }
 
 // share is what one user takes of a ring.
@@ -66,6 +66,16 @@ type share struct {
 	bytes    int
 	shelves  []*shelf // of a few stays
 }
+
+// trace is what is remembered of an envelope that had to go, so that who should have had it can be told from where on it is
+// lost.
+type trace struct {
+	first uint64
+	at    time.Time
+}
+
+// maxGone is how many traces of one feed are kept.
+const maxGone = 1024
 
 // ring retains a room's latest envelopes. Every user has the same right to it: who takes more than a share gives way
 // first, so that nobody can push out the others. It is a plain state machine: the caller brings the time and holds
@@ -158,7 +168,10 @@ func (r *ring) drop(sh *shelf) {
 	k := sh.list[0]
 	sh.list[0] = kept{}
 	sh.list = sh.list[1:]
-	sh.dropped, sh.droppedAt = k.last(), k.at
+	if sh.dropped = k.last(); len(sh.gone) >= maxGone {
+		sh.gone = slices.Delete(sh.gone, 0, maxGone/2)
+	}
+	sh.gone = append(sh.gone, trace{k.first, k.at})
 	if !k.saved {
 		sh.unsaved--
 	}
@@ -221,9 +234,9 @@ func (r *ring) from(tag feedTag, first, last uint64, budget int) (out []kept, mo
 	return out, false
 }
 
-// since gives the first item of a feed that came at cutoff or later, where next is the item that the feed goes on
-// with and began, if not zero, when its first one was published.
-func (r *ring) since(tag feedTag, cutoff time.Time, next uint64, began time.Time) uint64 {
+// since gives the first item of a feed that came at cutoff or later, where the feed begins for this node at floor and goes on with
+// item next, and began, if not zero, is when its first one was published.
+func (r *ring) since(tag feedTag, cutoff time.Time, floor, next uint64, began time.Time) uint64 {
 	if !began.IsZero() && !began.Before(cutoff) {
 		return 1
 	}
@@ -231,14 +244,18 @@ func (r *ring) since(tag feedTag, cutoff time.Time, next uint64, began time.Time
 	if sh == nil {
 		return next
 	}
-	if sh.dropped > 0 && !sh.droppedAt.Before(cutoff) {
-		return sh.dropped // at least this one is lost
+	// What had to go is lost, and told as lost by whoever should have had it.
+	if i, _ := slices.BinarySearchFunc(sh.gone, cutoff, func(g trace, cutoff time.Time) int { return g.at.Compare(cutoff) }); i < len(sh.gone) {
+		return sh.gone[i].first
 	}
 	i, _ := slices.BinarySearchFunc(sh.list, cutoff, func(k kept, cutoff time.Time) int { return k.at.Compare(cutoff) })
 	if i == len(sh.list) {
 		return next
 	}
-	return sh.list[i].first
+	if first := sh.list[i].first; i > 0 || sh.dropped > 0 || first <= floor {
+		return first
+	}
+	return sh.list[0].first - 1 // nor has this node had what came before, and could not tell when
 }
 
 // latest gives, for each feed, the first item of the last n messages of the room.

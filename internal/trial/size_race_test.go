@@ -8,6 +8,8 @@ const (
 	full  = 10
 	// storm is how many minutes everything happens at once.
 	storm = 2
+	// random is how many random schedules whole nodes go through.
+	random = 10
 	// besideBare is whether bare GossipSub runs too. It does not under the race detector: nothing is asserted of it.
 	besideBare = false
 )

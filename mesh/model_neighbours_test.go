@@ -1,0 +1,306 @@
+package mesh
+
+import (
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// peerEvent is a turn of peerLoop.
+func (r *simRoom) peerEvent(p peer.ID, in bool) {
+	if in {
+		r.adopt(p)
+		r.greet(p, true)
+		return
+	}
+	n, s := r.neighbours[p], r.roster.devices[p]
+	if n != nil && s != nil && s.present && r.w.connected(r.dev.i, simIndex(p)) {
+		n.doubted = true
+		r.w.tell(r.dev.i, simIndex(p), simQuery{})
+	} else {
+		r.dismiss(p)
+	}
+}
+
+func (r *simRoom) adopt(p peer.ID) {
+	if n := r.neighbours[p]; n != nil {
+		n.doubted = false
+		return
+	}
+	r.neighbours[p] = new(neighbour)
+	r.journal.retry(r.w.now)
+	r.arm()
+}
+
+func (r *simRoom) dismiss(p peer.ID) {
+	delete(r.neighbours, p)
+	r.journal.left(r.w.now, p)
+}
+
+func (r *simRoom) connected(p peer.ID) {
+	r.roster.reconnected(r.w.now, p)
+	if s := r.roster.devices[p]; s != nil && s.present {
+		r.greet(p, true)
+	}
+}
+
+func (r *simRoom) disconnected(p peer.ID) {
+	delete(r.waiting, p)
+	if r.neighbours[p] != nil {
+		r.dismiss(p)
+	}
+	r.roster.lost(r.w.now, p)
+	r.arm()
+	r.w.at(r.w.now, r.lookReady)
+}
+
+func (r *simRoom) absent(p peer.ID) {
+	delete(r.waiting, p)
+	if n := r.neighbours[p]; n != nil && n.doubted {
+		r.dismiss(p)
+	}
+}
+
+func (r *simRoom) greet(p peer.ID, reply bool) {
+	if r.leaving {
+		return
+	}
+	g := simGreeting{entry: r.own, digest: r.roster.sum(), heads: r.journal.sum(), reply: reply}
+	if reply {
+		if n := r.neighbours[p]; n != nil {
+			n.asked = r.w.now
+		}
+		g.past, g.joined = r.past, r.w.now.Sub(r.since)
+	}
+	r.w.tell(r.dev.i, simIndex(p), g)
+}
+
+func (r *simRoom) ask(now time.Time, p peer.ID) {
+	if n := r.neighbours[p]; n != nil && now.Sub(n.asked) >= askEvery {
+		r.greet(p, true)
+	}
+}
+
+func (r *simRoom) compare(now time.Time) {
+	if r.rumour {
+		r.rumour = false
+		r.nextDigest = earlier(r.nextDigest, now.Add(r.w.between(rumourDelay, 2*rumourDelay)))
+		r.widen = true
+	}
+	if now.Before(r.nextDigest) {
+		return
+	}
+	peers := 1
+	if r.widen {
+		r.widen, peers = false, rumourPeers
+	}
+	r.nextDigest = now.Add(r.w.between(digestEvery, digestEvery+digestEvery/2))
+	for _, p := range r.ids() {
+		if peers--; peers < 0 {
+			return
+		}
+		r.greet(p, true)
+	}
+}
+
+func (r *simRoom) hearGreeting(p peer.ID, g simGreeting) {
+	now := r.w.now
+	if r.leaving {
+		return
+	}
+	s := r.apply(now, g.entry)
+	if s == nil {
+		return
+	}
+	r.noted(r.roster.alive(now, p))
+	if g.entry.joined && r.w.connected(r.dev.i, simIndex(p)) {
+		if n := r.neighbours[p]; n == nil || n.doubted {
+			r.adopt(p)
+		}
+	}
+	if s.Peer == p && s.entry.feed == g.entry.feed {
+		r.claim(now, s)
+	}
+	if !g.reply {
+		return
+	}
+	r.answer(p, g)
+	if string(g.digest) != string(r.roster.sum()) || string(g.heads) != string(r.journal.sum()) {
+		r.ask(now, p)
+	}
+}
+
+func (r *simRoom) answer(p peer.ID, g simGreeting) {
+	r.greet(p, false)
+	if string(g.heads) != string(r.journal.sum()) {
+		age, count := pastAsked(g.past.ask(g.joined))
+		r.tellHeads(p, r.journal.positions(), r.journal.firsts(r.w.now, age, count))
+	}
+	part := simRoster{last: true}
+	if string(g.digest) != string(r.roster.sum()) {
+		for _, s := range r.roster.known() {
+			if s.Peer != p && s.Peer != r.dev.id {
+				part.entries = append(part.entries, s.entry)
+			}
+		}
+		slices.SortFunc(part.entries, func(a, b *rosterEntry) int { return simIndex(a.statement.Peer) - simIndex(b.statement.Peer) })
+	}
+	r.w.tell(r.dev.i, simIndex(p), part)
+}
+
+func (r *simRoom) hearRoster(p peer.ID, part simRoster) {
+	now := r.w.now
+	if r.neighbours[p] == nil {
+		return
+	}
+	for _, entry := range part.entries {
+		if r.leaving {
+			return
+		}
+		s := r.take(now, entry, r.roster.hearsay)
+		if s != nil && s.entry.feed == entry.feed {
+			r.claim(now, s)
+		}
+	}
+	r.arm()
+	if n := r.neighbours[p]; n != nil && part.last {
+		n.agreed = true
+		delete(r.waiting, p)
+	}
+}
+
+func (r *simRoom) tellHeads(p peer.ID, feeds []*feed, firsts func(*feed) uint64) {
+	if len(feeds) == 0 {
+		return
+	}
+	list := make([]simPosition, len(feeds))
+	for i, f := range feeds {
+		list[i] = simPosition{tag: f.tag, last: f.last()}
+		if firsts != nil {
+			list[i].first = firsts(f)
+		}
+	}
+	r.w.tell(r.dev.i, simIndex(p), list)
+}
+
+func (r *simRoom) hearHeads(p peer.ID, list []simPosition) {
+	now := r.w.now
+	n := r.neighbours[p]
+	if n == nil {
+		return
+	}
+	for _, pos := range list {
+		if pos.first > pos.last+1 {
+			r.w.breach("%d tells malformed heads: from %d to %d", simIndex(p), pos.first, pos.last)
+		}
+	}
+	unknown := false
+	for _, pos := range list {
+		if pos.tag == r.journal.self {
+			if pos.last <= r.head {
+				n.acked = max(n.acked, pos.last)
+			}
+			continue
+		}
+		f := r.journal.feeds[pos.tag]
+		switch {
+		case f == nil:
+			unknown = unknown || pos.first == 0
+		case f.next == 0:
+			unknown = true
+		case f.peer() == p && f.last() >= pos.last:
+			r.acknowledge(now, f, false)
+		}
+		if r.w.trace != nil {
+			next := uint64(0)
+			if f != nil {
+				next = f.next
+			}
+			r.w.note("%d hears from %d of feed %d through %d, for it from %d; it is at %d", r.dev.i, simIndex(p), r.w.feeds[pos.tag].number(), pos.last, pos.first, next)
+		}
+		if pos.first > 0 && (f == nil || f.next == 0 || f.untouched()) {
+			r.claims[pos.tag] = append(r.claims[pos.tag], r.w.claim(r.w.all[simIndex(p)].room, pos))
+		}
+		if a := r.journal.claim(now, p, pos.tag, pos.last, pos.first); a.feed != nil {
+			r.arrived(now, a)
+		}
+	}
+	if unknown {
+		r.ask(now, p)
+	}
+	r.arm()
+}
+
+func (r *simRoom) acknowledge(now time.Time, f *feed, single bool) {
+	if r.neighbours[f.entry.statement.Peer] == nil {
+		return
+	}
+	if f.ack.owe(now, len(r.neighbours), single) {
+		r.tellAck(now, f)
+	} else if _, ok := r.owing[f]; !ok {
+		r.owing[f] = struct{}{}
+		r.arm()
+	}
+}
+
+func (r *simRoom) tellAck(now time.Time, f *feed) {
+	f.ack = ack{last: now}
+	delete(r.owing, f)
+	r.tellHeads(f.peer(), []*feed{f}, nil)
+}
+
+func (r *simRoom) payAcks(now time.Time) (due time.Time) {
+	for _, f := range sortedFeeds(r.owing) {
+		if !now.Before(f.ack.due) {
+			r.tellAck(now, f)
+		} else {
+			due = earlier(due, f.ack.due)
+		}
+	}
+	return due
+}
+
+func (r *simRoom) announce(now time.Time) {
+	quiet := make(map[*feed]struct{})
+	for _, f := range r.journal.announce(now) {
+		quiet[f] = struct{}{}
+	}
+	own := r.journal.feeds[r.journal.self]
+	if _, ok := quiet[own]; ok {
+		delete(quiet, own)
+		r.remind = reminder{now, 0}
+	}
+	if due := r.remind.due(); !due.IsZero() && !now.Before(due) {
+		r.remind.times++
+		behind := 0
+		for _, p := range r.ids() {
+			if r.neighbours[p].acked < r.head {
+				behind++
+				r.tellHeads(p, []*feed{own}, nil)
+			}
+		}
+		if behind == 0 {
+			r.remind = reminder{}
+		}
+	}
+	if len(quiet) == 0 {
+		return
+	}
+	peers := announcePeers
+	for _, p := range r.ids() {
+		if peers--; peers < 0 {
+			return
+		}
+		r.tellHeads(p, sortedFeeds(quiet), nil)
+	}
+}
+
+func sortedFeeds(set map[*feed]struct{}) []*feed {
+	out := make([]*feed, 0, len(set))
+	for f := range set {
+		out = append(out, f)
+	}
+	slices.SortFunc(out, func(a, b *feed) int { return slices.Compare(a.tag[:], b.tag[:]) })
+	return out
+}

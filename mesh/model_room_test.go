@@ -1,0 +1,605 @@
+package mesh
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// simRoom is one stay of a device in the room: what [Room] does around the journal and the roster, in the same words, with
+// the world's time and chance, and without a network.
+type simRoom struct {
+	w     *simWorld
+	dev   *simDevice
+	feed  FeedID
+	since time.Time
+	past  past
+
+	own        *rosterEntry
+	head       uint64
+	hash       [sha256.Size]byte
+	roster     *roster
+	journal    *journal
+	parked     parked
+	neighbours map[peer.ID]*neighbour
+	waiting    map[peer.ID]struct{}
+	owing      map[*feed]struct{}
+	remind     reminder
+	rumour     bool
+	widen      bool
+	nextDigest time.Time
+	nextSweep  time.Time
+	leaving    bool
+	ended      bool
+	seen       map[*simParcel]struct{} // by GossipSub
+	armed      bool
+	timer      int
+	timers     int // that fired at timerAt
+	timerAt    time.Time
+
+	// For the account.
+	readyAt   time.Time // when Join returned; zero: it has not
+	published []*simParcel
+	kinds     []simItem // of the feed's items, from number 1
+	accounts  map[feedTag]*simAccount
+	claims    map[feedTag][]simClaim
+	tried     map[*feed]map[peer.ID]uint64 // where the feed was when a neighbour could not help
+	said      bool                         // it has said goodbye
+	movedAt   time.Time
+}
+
+// simParcel is an envelope under way.
+type simParcel struct {
+	env    *wire.Envelope
+	dev    *simDevice
+	feed   FeedID
+	tag    feedTag
+	hash   [sha256.Size]byte
+	sealed []byte
+	entry  *rosterEntry // its only item; nil: messages
+}
+
+// join begins a stay, which goes on where an earlier one's reader was if resume is not nil.
+func (d *simDevice) join(past past, resume *simRoom) {
+	w := d.w
+	r := &simRoom{
+		w: w, dev: d, since: w.now, past: past,
+		neighbours: make(map[peer.ID]*neighbour), waiting: make(map[peer.ID]struct{}), owing: make(map[*feed]struct{}),
+		seen: make(map[*simParcel]struct{}), accounts: make(map[feedTag]*simAccount), claims: make(map[feedTag][]simClaim),
+		tried: make(map[*feed]map[peer.ID]uint64), movedAt: w.now,
+	}
+	binary.BigEndian.PutUint64(r.feed[:], uint64(len(w.rooms)+1))
+	r.journal = newJournal(tagFeed(d.statement.Device, r.feed), w.limits)
+	r.journal.jitter = w.jitter
+	if resume != nil {
+		r.resumeFrom(resume)
+	}
+	r.roster = newRoster(&door{}, r.journal, d.id, 10*time.Second)
+	r.roster.jitter, r.roster.pace = w.jitter, 0.9
+	r.roster.linked = func(p peer.ID) bool { return r.neighbours[p] != nil }
+	r.own = r.entry(true)
+	r.nextDigest = w.now.Add(digestEvery)
+	r.roster.apply(w.now, r.own)
+	d.room, d.last = r, r
+	w.rooms = append(w.rooms, r)
+	w.feeds[r.journal.self] = r
+	w.note("%d joins", d.i)
+	for i := range w.all {
+		if d.subscribed[i] && w.connected(d.i, i) {
+			w.at(w.now, func() {
+				if !r.ended {
+					r.peerEvent(simID(i), true)
+				}
+			})
+		}
+	}
+	near := w.near(d.i)
+	for _, i := range near {
+		w.tell(d.i, i, simSubscribed{true})
+	}
+	r.seal(1, r.own)
+	for _, i := range near {
+		r.waiting[simID(i)] = struct{}{}
+		w.tell(d.i, i, simQuery{})
+	}
+	w.after(joinWait, r.begin)
+	r.arm()
+	w.at(w.now, r.lookReady)
+}
+
+func (r *simRoom) entry(joined bool) *rosterEntry {
+	r.dev.sequence = max(r.dev.sequence+1, uint64(r.w.now.UnixMilli()))
+	return &rosterEntry{statement: r.dev.statement, feed: r.feed, sequence: r.dev.sequence, joined: joined}
+}
+
+// lookReady is awaitReady.
+func (r *simRoom) lookReady() {
+	if len(r.waiting) > 0 {
+		return
+	}
+	for i := range r.w.all {
+		if n := r.neighbours[simID(i)]; r.dev.subscribed[i] && (n == nil || !n.agreed) {
+			return
+		}
+	}
+	r.begin()
+}
+
+func (r *simRoom) begin() {
+	if r.ended || r.leaving || !r.readyAt.IsZero() {
+		return
+	}
+	r.readyAt = r.w.now
+	r.w.note("%d is ready", r.dev.i)
+	for _, a := range sortedArrivals(r.journal.becomeReady(r.w.now)) {
+		r.arrived(r.w.now, a)
+	}
+	r.arm()
+}
+
+// publish has the reader's messages travel in one envelope.
+func (r *simRoom) publish(count int) {
+	if r.readyAt.IsZero() || r.leaving {
+		return
+	}
+	r.seal(uint32(count), nil)
+}
+
+// renew announces the entry anew, in the middle of the feed.
+func (r *simRoom) renew() {
+	if r.leaving {
+		return
+	}
+	r.own = r.entry(true)
+	r.roster.apply(r.w.now, r.own)
+	r.arm()
+	r.seal(1, r.own)
+}
+
+func (r *simRoom) seal(count uint32, entry *rosterEntry) {
+	w := r.w
+	p := &simParcel{dev: r.dev, feed: r.feed, tag: r.journal.self, entry: entry}
+	p.env = &wire.Envelope{First: r.head + 1, Count: count, SentMs: w.now.UnixMilli()}
+	if r.head > 0 {
+		p.env.Previous = bytes.Clone(r.hash[:])
+	}
+	// What an envelope takes differs by user such that no two take as much of a ring: which of them gives way is then no chance.
+	p.sealed = make([]byte, [...]int{101, 103, 107, 109, 113, 127}[r.dev.i])
+	binary.BigEndian.PutUint64(p.sealed[copy(p.sealed, p.tag[:]):], r.head+1)
+	p.hash = sha256.Sum256(p.sealed)
+	for range count {
+		r.kinds = append(r.kinds, simItem{w.now, entry == nil})
+	}
+	r.published = append(r.published, p)
+	r.head, r.hash = r.head+uint64(count), p.hash
+	w.note("%d publishes %d to %d of feed %d", r.dev.i, p.env.First, r.head, r.number())
+	r.journal.publish(w.now, r.journal.feeds[r.journal.self], p.env.First, count, p.sealed)
+	r.arm()
+	r.seen[p] = struct{}{}
+	w.gossip(r.dev.i, p, true, -1)
+}
+
+// leave says goodbye, and ends the stay when all neighbours have it or goodbyeWait is over.
+func (r *simRoom) leave() {
+	if r.leaving || r.ended {
+		return
+	}
+	r.w.note("%d leaves", r.dev.i)
+	r.leaving, r.said = true, true
+	r.seal(1, r.entry(false))
+	until := r.w.now.Add(goodbyeWait)
+	var look func()
+	look = func() {
+		behind := false
+		for _, n := range r.neighbours {
+			behind = behind || n.acked < r.head
+		}
+		if behind && r.w.now.Before(until) {
+			r.w.after(10*time.Millisecond, look)
+			return
+		}
+		r.end()
+	}
+	r.w.at(r.w.now, look)
+}
+
+// end is that of the stay: the program goes on.
+func (r *simRoom) end() {
+	if r.ended {
+		return
+	}
+	r.ended, r.leaving = true, true
+	r.dev.room = nil
+	for _, i := range r.w.near(r.dev.i) {
+		r.w.tell(r.dev.i, i, simSubscribed{false})
+	}
+}
+
+// open gives a parcel as it comes out of openEnvelope.
+func (r *simRoom) open(p *simParcel) *envelope {
+	return &envelope{
+		Envelope: p.env, device: p.dev.statement.Device, peer: p.dev.id, feed: p.feed, tag: p.tag,
+		hash: p.hash, sealed: p.sealed, size: len(p.sealed), came: r.w.now,
+	}
+}
+
+// parcel gives the parcel of an envelope.
+func (r *simRoom) parcel(e *envelope) *simParcel { return r.w.parcel(e.tag, e.First) }
+
+func (w *simWorld) parcel(tag feedTag, first uint64) *simParcel {
+	list := w.feeds[tag].published
+	i, _ := slices.BinarySearchFunc(list, first, func(p *simParcel, first uint64) int { return cmp.Compare(p.env.First, first) })
+	return list[i]
+}
+
+// validate is what GossipSub calls.
+func (r *simRoom) validate(from int, p *simParcel) {
+	if _, again := r.seen[p]; again {
+		return
+	}
+	r.seen[p] = struct{}{}
+	r.receive(simID(from), r.open(p), gossiped)
+	r.w.gossip(r.dev.i, p, false, from)
+}
+
+func (r *simRoom) receive(via peer.ID, e *envelope, how way) {
+	now := r.w.now
+	if r.leaving || e.tag == r.journal.self {
+		return
+	}
+	if e.First == 1 {
+		r.apply(now, r.parcel(e).entry)
+	}
+	f := r.journal.feeds[e.tag]
+	if f == nil || f.entry == nil {
+		r.parked.add(now, e)
+		r.arm()
+		r.ask(now, via)
+		return
+	}
+	r.feedIt(now, via, f, e, how)
+}
+
+func (r *simRoom) apply(now time.Time, entry *rosterEntry) *seat {
+	return r.take(now, entry, r.roster.apply)
+}
+
+func (r *simRoom) take(now time.Time, entry *rosterEntry, take func(time.Time, *rosterEntry) (*seat, change)) *seat {
+	s, c := take(now, entry)
+	r.noted(s, c)
+	if c == left {
+		r.come(now, s)
+	}
+	if s != nil && s.coming != nil {
+		r.arm()
+	}
+	return s
+}
+
+func (r *simRoom) come(now time.Time, s *seat) {
+	if c, ok := r.roster.came(now, s); ok {
+		r.noted(s, c)
+		r.claim(now, s)
+	}
+}
+
+func (r *simRoom) noted(s *seat, c change) {
+	switch c {
+	case joined, left, renewed:
+		r.w.note("%d: %d has %s", r.dev.i, simIndex(s.Peer), map[change]string{joined: "joined", left: "left", renewed: "joined again"}[c])
+		r.rumour = true
+		r.arm()
+	}
+}
+
+func (r *simRoom) claim(now time.Time, s *seat) {
+	if s.feed.entry == nil {
+		return
+	}
+	for _, e := range r.parked.claim(s.Peer, s.entry.feed) {
+		r.feedIt(now, "", s.feed, e, gossiped)
+	}
+}
+
+func (r *simRoom) feedIt(now time.Time, via peer.ID, f *feed, e *envelope, how way) {
+	if (f.next == 0 || via != f.peer() && f.untouched()) && time.UnixMilli(e.SentMs).Before(r.oldest(now)) {
+		ready, v := r.journal.skip(now, f, e)
+		r.readied(now, f, ready, v)
+		return
+	}
+	ready, v := r.journal.take(now, via, f, e)
+	if v == stale {
+		return
+	}
+	if how == gossiped {
+		r.noted(r.roster.alive(now, e.peer))
+	}
+	r.acknowledge(now, f, e.Count == 1)
+	if entry := r.parcel(e).entry; v == taken && len(ready) == 0 && entry != nil && !entry.joined {
+		r.take(now, entry, r.roster.hearsay)
+	}
+	r.readied(now, f, ready, v)
+}
+
+func (r *simRoom) oldest(now time.Time) time.Time {
+	t := now.Add(-r.w.limits.Age)
+	if since := r.since.Add(-r.past.age); !r.past.all && r.past.count == 0 && since.After(t) {
+		t = since
+	}
+	return t.Add(-identity.MaxSkew)
+}
+
+func (r *simRoom) arrived(now time.Time, a arrival) {
+	if a.lost.last > 0 && a.feed.peer() != r.dev.id {
+		r.lost(a.feed, a.lost)
+	}
+	r.readied(now, a.feed, a.ready, a.verdict)
+}
+
+func (r *simRoom) readied(now time.Time, f *feed, ready []*envelope, v verdict) {
+	r.deliver(now, f, ready)
+	if v == forked {
+		r.w.breach("%d finds that feed %d forks", r.dev.i, r.w.feeds[f.tag].number())
+	} else if len(ready) > 0 || len(f.held) > 0 {
+		r.arm()
+	}
+}
+
+func (r *simRoom) deliver(now time.Time, f *feed, ready []*envelope) {
+	for _, e := range ready {
+		entry := r.parcel(e).entry
+		for number := e.First; entry == nil && number < e.Next(); number++ {
+			if number >= f.floor && f.peer() != r.dev.id {
+				r.delivered(f, number)
+			}
+		}
+		if entry != nil {
+			r.apply(now, entry)
+		}
+	}
+}
+
+func (r *simRoom) arm() {
+	if r.armed || r.ended {
+		return
+	}
+	r.armed = true
+	r.w.at(r.w.now, func() { r.armed = false; r.fire() })
+}
+
+// fire is a turn of timerLoop.
+func (r *simRoom) fire() {
+	if r.ended || r.dev.dead {
+		return
+	}
+	if r.timers++; !r.timerAt.Equal(r.w.now) {
+		r.timers, r.timerAt = 0, r.w.now
+	}
+	if r.timers > 1000 {
+		r.w.breach("the timer of %d spins", r.dev.i)
+		return
+	}
+	r.timer++
+	if r.timer%4 == 0 {
+		r.consistent()
+	}
+	turn := r.timer
+	r.w.after(r.expire(), func() {
+		if r.timer == turn {
+			r.fire()
+		}
+	})
+}
+
+func (r *simRoom) expire() time.Duration {
+	now := r.w.now
+	for _, a := range sortedArrivals(r.journal.expire(now)) {
+		r.arrived(now, a)
+	}
+	r.repair(now)
+	r.roster.accusations(now, len(r.neighbours) > 0) // told to nobody: each member finds out by itself
+	gone := r.roster.expire(now)
+	slices.SortFunc(gone, func(a, b *seat) int { return cmp.Compare(a.Peer, b.Peer) })
+	for _, s := range gone {
+		r.noted(s, left)
+	}
+	r.parked.expire(now)
+	for i := range r.w.all {
+		if s := r.roster.devices[simID(i)]; s != nil && s.coming != nil && !now.Before(s.ends(s.comingAt)) {
+			r.come(now, s)
+		}
+	}
+	r.compare(now)
+	r.announce(now)
+	if !now.Before(r.nextSweep) {
+		r.nextSweep = now.Add(renewCheck)
+		r.journal.sweep(now)
+	}
+	due := earlier(earlier(r.roster.due(), r.parked.due()), r.nextDigest)
+	due = earlier(due, r.payAcks(now))
+	due = earlier(earlier(due, r.journal.due()), r.remind.due())
+	return min(max(due.Sub(now), 0), renewCheck)
+}
+
+// ids are those of all who are neighbours, in random order.
+func (r *simRoom) ids() (out []peer.ID) {
+	for i := range r.w.all {
+		if r.neighbours[simID(i)] != nil {
+			out = append(out, simID(i))
+		}
+	}
+	r.w.rng.Shuffle(len(out), func(a, b int) { out[a], out[b] = out[b], out[a] })
+	return out
+}
+
+func (r *simRoom) repair(now time.Time) {
+	idle := slices.DeleteFunc(r.ids(), func(p peer.ID) bool { return r.neighbours[p].pulled })
+	for f := range r.journal.lacking {
+		if f.stalled(now) {
+			r.hasTried(f, f.repair.from)
+		}
+	}
+	pulls, lost := r.journal.plan(now, idle, len(r.neighbours))
+	for _, a := range sortedArrivals(lost) {
+		r.arrived(now, a)
+	}
+	slices.SortFunc(pulls, func(a, b pull) int { return cmp.Compare(a.from, b.from) })
+	for _, p := range pulls {
+		slices.SortStableFunc(p.wants, func(a, b want) int { return bytes.Compare(a.feed.tag[:], b.feed.tag[:]) })
+		r.neighbours[p.from].pulled = true
+		r.pull(p)
+	}
+}
+
+func sortedArrivals(list []arrival) []arrival {
+	list = slices.DeleteFunc(list, func(a arrival) bool { return a.feed == nil })
+	slices.SortFunc(list, func(a, b arrival) int { return bytes.Compare(a.feed.tag[:], b.feed.tag[:]) })
+	return list
+}
+
+// simPart is a frame of an answer.
+type simPart struct {
+	entries []*rosterEntry
+	parcels []*simParcel
+	ages    []time.Duration
+	gone    map[feedTag]uint64
+	more    bool
+}
+
+// pull asks a neighbour and takes what it gives, over links that may fail in the middle.
+func (r *simRoom) pull(p pull) {
+	w, i, j, start := r.w, r.dev.i, simIndex(p.from), r.w.now
+	o := outcome{gone: make(map[feedTag]uint64)}
+	end := func(at time.Time, failed bool) {
+		w.at(at, func() {
+			if failed {
+				o.err = errUnasked
+			}
+			o.slow = w.now.Sub(start) >= syncTimeout
+			if n := r.neighbours[p.from]; n != nil {
+				n.pulled = false
+			}
+			r.journal.answered(w.now, p, o)
+			r.noteTried(p)
+			r.arm()
+		})
+	}
+	ok := func() bool { return w.connected(i, j) && w.passes(i, j) }
+	switch {
+	case !w.connected(i, j), w.rng.IntN(20) == 0:
+		end(w.now.Add(simQuick), true)
+		return
+	case !w.passes(i, j):
+		end(w.now.Add(syncTimeout), true)
+		return
+	}
+	asked := asked{wants: p.wants, reached: make(map[feedTag]uint64)}
+	pace := simQuick
+	if w.rng.IntN(10) == 0 {
+		pace = w.between(simSlow, 2*time.Second)
+	}
+	w.after(w.between(simQuick, simSlow), func() {
+		if !ok() {
+			end(start.Add(syncTimeout), true)
+			return
+		}
+		q := w.all[j].room
+		if q == nil || !q.serves(r.dev.id) {
+			end(w.now.Add(simSlow), true)
+			return
+		}
+		at, parts := w.now.Add(w.between(simQuick, simSlow)+pace), q.serve(p.wants)
+		var step func()
+		step = func() {
+			if !ok() {
+				end(w.now.Add(syncTimeout), true)
+				return
+			}
+			if len(parts) == 0 {
+				end(w.now, false)
+				return
+			}
+			r.takeReply(p, asked, parts[0], &o)
+			parts = parts[1:]
+			w.after(pace, step)
+		}
+		w.at(at, step)
+	})
+}
+
+func (r *simRoom) serves(p peer.ID) bool {
+	seat := r.roster.devices[p]
+	return r.neighbours[p] != nil && seat != nil && seat.present
+}
+
+func (r *simRoom) serve(asked []want) (parts []*simPart) {
+	now, budget := r.w.now, 4*r.w.part
+	type open struct {
+		tag feedTag
+		span
+	}
+	var wants []open
+	for _, w := range asked {
+		wants = append(wants, open{w.feed.tag, w.span})
+	}
+	for len(wants) > 0 {
+		out, size := &simPart{gone: make(map[feedTag]uint64)}, 0
+		for len(wants) > 0 && size < r.w.part {
+			q := wants[0]
+			f := r.journal.feeds[q.tag]
+			list, gone, more := r.journal.answer(q.tag, q.span, r.w.part-size)
+			if f != nil && f.entry != nil && len(list) > 0 {
+				out.entries = append(out.entries, f.entry)
+			}
+			if gone > 0 {
+				out.gone[q.tag] = gone
+			}
+			for _, k := range list {
+				out.parcels = append(out.parcels, r.w.parcel(q.tag, k.first))
+				out.ages = append(out.ages, max(now.Sub(k.at), 0).Truncate(time.Millisecond))
+				size += len(k.sealed)
+			}
+			if wants = wants[1:]; more {
+				wants = append([]open{{q.tag, span{list[len(list)-1].last() + 1, q.last}}}, wants...)
+			}
+		}
+		if budget -= size; len(wants) > 0 && budget <= 0 {
+			out.more, wants = true, nil
+		}
+		parts = append(parts, out)
+	}
+	return parts
+}
+
+func (r *simRoom) takeReply(p pull, asked asked, reply *simPart, o *outcome) {
+	now := r.w.now
+	for _, entry := range reply.entries {
+		if entry.joined && !r.leaving {
+			r.journal.open(now, entry)
+			if s := r.take(now, entry, r.roster.hearsay); s != nil {
+				r.claim(now, s)
+			}
+		}
+	}
+	for i, parcel := range reply.parcels {
+		e := r.open(parcel)
+		if !asked.admit(e) {
+			r.w.breach("%d gives %d an envelope that it was not asked for", simIndex(p.from), r.dev.i)
+			return
+		}
+		e.came = now.Add(-min(reply.ages[i], r.w.limits.Age+time.Minute))
+		r.receive(p.from, e, repaired)
+	}
+	for tag, last := range reply.gone {
+		o.gone[tag] = last
+	}
+	o.more = o.more || reply.more
+}
