@@ -41,14 +41,16 @@
 // # Rooms
 //
 // A room is a GossipSub topic whose name only those know who know the room's. Its first member makes it. [Mesh.Join]
-// returns when every connected peer that is in the room has told whom it knows there, which takes a few round
-// trips. [Room.Publish] hands a message to the neighbours, and they pass it on; it says how many they were, not who
-// received it. Messages that come while an envelope is under way share the next one, so that an idle room sends
+// returns when every connected peer that is in the room has told whom it knows there, and how far everybody's
+// broadcasts have got, which takes a few round trips. [Room.Publish] hands a message to the neighbours, who pass it on, and
+// returns when one has acknowledged it; [Room.PublishConfirmed] waits for every member. Messages that come while an envelope is under way share the next one, so that an idle room sends
 // at once and a busy one packs.
 //
-// The broadcasts of a member during one stay are a feed, numbered without holes, and arrive in its order, once each. A
-// receiver that sees a hole waits 2.5 s for it to close, and then reports it as [GapLost] and goes on: nothing is
-// skipped in silence. A member who leaves is told of after its last message. One that falls silent is
+// The broadcasts of a member during one stay are a feed, numbered without holes, and arrive in its order, once each. Every
+// member retains the latest of the room ([WithRetention]), and who was cut off, paused or too far away fetches what it
+// missed from its neighbours. What nobody has any more is reported as [GapLost]. A newcomer gets what is published
+// from its join on, or also some of what was before ([WithHistory]); a program that restarts, or has [Lagged], goes on from
+// its [Cursor]. A member who leaves is told of after its last message. One that falls silent is
 // suspected by who was connected to it, stays a member for the grace ([WithGrace]), in which it can answer, and is then
 // dropped by all; one that is back in time causes no event, and neither does the loss of a connection between two
 // members that others still reach. A member that nobody was connected to is missed after three minutes, or three seconds
