@@ -31,8 +31,13 @@ const (
 	// lack it as well but may come to have it.
 	lostWait = 2500 * time.Millisecond
 	lackWait = 10 * time.Second
-	// enoughSources is how many neighbours must be unable to help before a gap is given up.
+	// apartWait is as long when a neighbour does not answer, or was lost a moment ago: it may have what is missing, and be cut
+	// off.
+	apartWait = 20 * time.Second
+	// enoughSources is how many neighbours must be unable to help before others' word that there is more is dropped, and
+	// allSources before a gap is given up that an envelope proves: those who joined later never had what is missing.
 	enoughSources = 3
+	allSources    = 16
 	// quietWait is how long after a feed's last item neighbours are told how far it has got: the loss of a last
 	// message would show in nothing else. What had to be fetched is told sooner, since others may lack it as well.
 	quietWait   = 250 * time.Millisecond
@@ -346,8 +351,8 @@ type want struct {
 }
 
 // plan gives what to ask whom, and what can no longer be had. The neighbours are those that may be asked now, in order of preference; all
-// is how many there are.
-func (j *journal) plan(now time.Time, neighbours []peer.ID, all int) (pulls []pull, lost []arrival) {
+// is how many there are. Apart says that one was lost and may come back.
+func (j *journal) plan(now time.Time, neighbours []peer.ID, all int, apart bool) (pulls []pull, lost []arrival) {
 	wants := make(map[peer.ID][]want)
 	for f := range j.lacking {
 		p := &f.repair
@@ -378,7 +383,7 @@ func (j *journal) plan(now time.Time, neighbours []peer.ID, all int) (pulls []pu
 		case all == 0:
 			p.askAt = now.Add(lackWait) // or when there is a neighbour
 		default:
-			if a, ok := j.exhausted(now, f); ok {
+			if a, ok := j.exhausted(now, f, apart); ok {
 				lost = append(lost, a)
 			}
 		}
@@ -394,7 +399,10 @@ func (j *journal) plan(now time.Time, neighbours []peer.ID, all int) (pulls []pu
 func (j *journal) choose(f *feed, neighbours []peer.ID, all int) (from peer.ID, busy bool) {
 	p := &f.repair
 	tried := func(id peer.ID) bool { _, ok := p.tried[id]; return ok }
-	best := 0
+	best, enough := 0, enoughSources
+	if f.proven() {
+		enough = allSources
+	}
 	for _, id := range neighbours {
 		if tried(id) {
 			continue
@@ -406,15 +414,15 @@ func (j *journal) choose(f *feed, neighbours []peer.ID, all int) (from peer.ID, 
 		if p.sources[id] >= f.next {
 			rank += 2
 		}
-		if rank > best && (rank > 1 || len(p.tried) < enoughSources) {
+		if rank > best && (rank > 1 || len(p.tried) < enough) {
 			from, best = id, rank
 		}
 	}
-	return from, from == "" && len(p.tried) < min(all, enoughSources)
+	return from, from == "" && len(p.tried) < min(all, enough)
 }
 
 // exhausted decides when nobody can help.
-func (j *journal) exhausted(now time.Time, f *feed) (arrival, bool) {
+func (j *journal) exhausted(now time.Time, f *feed, apart bool) (arrival, bool) {
 	p := &f.repair
 	never := p.gone >= len(p.tried) // all who were asked: the word of one may be a lie
 	failed, silent := p.failed > 0, p.hedged > 0
@@ -436,8 +444,8 @@ func (j *journal) exhausted(now time.Time, f *feed) (arrival, bool) {
 	if !never {
 		wait = lackWait
 	}
-	if silent {
-		wait = 2 * lackWait // who has not answered yet may have it
+	if apart || silent {
+		wait = apartWait // who does not answer may have it
 	}
 	if now.Before(f.gapSince.Add(wait)) {
 		p.askAt = now.Add(retryWait)

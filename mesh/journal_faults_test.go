@@ -64,7 +64,7 @@ func TestWhoDoesNotAnswerIsAskedAgain(t *testing.T) {
 			break
 		}
 		now = due
-		pulls, lost := j.plan(now, near, 1)
+		pulls, lost := j.plan(now, near, 1, false)
 		require.Empty(t, lost)
 		for _, p := range pulls {
 			asked++
@@ -74,7 +74,7 @@ func TestWhoDoesNotAnswerIsAskedAgain(t *testing.T) {
 	require.Equal(t, 1+maxAgain, asked, "and then it has to say again that it has something")
 	require.Less(t, now.Sub(epoch), digestEvery)
 	j.claim(now, "c", f.tag, 5, 0)
-	pulls, _ := j.plan(after(time.Hour), near, 1)
+	pulls, _ := j.plan(after(time.Hour), near, 1, false)
 	require.Len(t, pulls, 1)
 }
 

@@ -29,7 +29,7 @@ func desk(t *testing.T) (*journal, *feed, []*envelope) {
 
 // ask plans, and gives whom to ask.
 func (j *journal) ask(now time.Time, neighbours ...peer.ID) (asked []pull, lost []arrival) {
-	return j.plan(now, neighbours, len(neighbours))
+	return j.plan(now, neighbours, len(neighbours), false)
 }
 
 func TestAGapIsGivenUpEarlyOnlyWhenAllWhoWereAskedSayThatItIsGone(t *testing.T) {
@@ -218,7 +218,7 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 					}
 				}
 				r.Shuffle(len(idle), func(a, b int) { idle[a], idle[b] = idle[b], idle[a] })
-				pulls, lost := j.plan(now, idle, len(neighbours))
+				pulls, lost := j.plan(now, idle, len(neighbours), false)
 				for _, a := range lost {
 					t.Fatalf("lost %v after %v", a.lost, now.Sub(epoch))
 				}

@@ -447,7 +447,7 @@ func (r *simRoom) repair(now time.Time) {
 			r.hasTried(f, f.repair.from)
 		}
 	}
-	pulls, lost := r.journal.plan(now, idle, len(r.neighbours))
+	pulls, lost := r.journal.plan(now, idle, len(r.neighbours), r.roster.apart())
 	for _, a := range sortedArrivals(lost) {
 		r.arrived(now, a)
 	}

@@ -118,6 +118,16 @@ func (r *roster) unsubscribed(now time.Time, p peer.ID) {
 	}
 }
 
+// apart reports whether a member has been lost and not yet given up.
+func (r *roster) apart() bool {
+	for _, s := range r.seats {
+		if s.present && (!s.lost.IsZero() || !s.suspected.IsZero()) {
+			return true
+		}
+	}
+	return false
+}
+
 // reconnected notes that there is a connection to a device again. Whether it is still in the room it has yet to say, and
 // has as long for that as when the connection was lost.
 func (r *roster) reconnected(now time.Time, p peer.ID) {

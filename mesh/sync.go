@@ -82,7 +82,7 @@ func (r *Room) repairLocked(now time.Time) {
 			idle = append(idle, p)
 		}
 	}
-	pulls, lost := r.journal.plan(now, idle, len(r.neighbours))
+	pulls, lost := r.journal.plan(now, idle, len(r.neighbours), r.roster.apart())
 	for _, a := range lost {
 		r.arrivedLocked(now, a)
 	}

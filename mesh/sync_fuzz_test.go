@@ -62,12 +62,12 @@ func (j *journal) unbounded(now time.Time) error {
 // step does what the timer of a room does, with neighbours that answer nothing.
 func (j *journal) step(now time.Time, neighbours []peer.ID) {
 	j.expire(now)
-	pulls, _ := j.plan(now, neighbours, len(neighbours))
+	pulls, _ := j.plan(now, neighbours, len(neighbours), false)
 	j.announce(now)
 	for _, p := range pulls {
 		j.answered(now, p, outcome{})
 	}
-	j.plan(now, nil, len(neighbours))
+	j.plan(now, nil, len(neighbours), false)
 }
 
 func FuzzHeads(f *testing.F) {

@@ -269,7 +269,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("an echo of a lost neighbour; a neighbour is alive", "%s; %s", s(echoWait), s(freshFor))
 	says("an accused member answers", "every %s at most", s(refuteEvery))
 	says("beat of a member that not all see; silence", "%s, or %s for each member; %d beats", minutes(beatEvery), s(memberBeat), silentBeats)
-	says("gap given up", "%s, or %s while a neighbour may yet come to have it", s(lostWait), s(lackWait))
+	says("gap given up", "%s, or %s while a neighbour may yet come to have it, or %s while a neighbour does not answer or was just lost", s(lostWait), s(lackWait), s(apartWait))
 	says("what is missing is asked for", "after %d to %d ms", pullWait.Milliseconds(), pullWait.Milliseconds()*3/2)
 	says("sync: the next frame; serving one question; the whole answer", "%s; %s; %s", s(syncTimeout), s(serveTime), s(pullTime))
 	says("a feed is quiet, and neighbours are told", "after %d ms; its author again after 1 s and 4 s", quietWait.Milliseconds())
