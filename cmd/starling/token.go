@@ -26,9 +26,9 @@ func (a *app) tokenCommand() *cobra.Command {
 		Long: `A token says, signed by an issuer of the app, that a user may log in on one device, and which rooms it admits
 to. It is bound to that device's key, so that nobody else can use it, though every peer sees it. It is an
 ordinary JSON Web Token: a backend issues it with any library, or by these commands. docs/TOKENS.md describes it.`,
-		Example: `  starling id --json                                             on the device: its peer ID
-  starling token issue --user alice --device 12D3KooW… > token   where the issuer key is
-  starling chat --issuers issuers.json --token token             on the device again`,
+		Example: `  starling id --json                                     on the device: its peer ID
+  starling token issue --user alice --device 12D3KooW… --login --room lobby > token   where the issuer key is
+  starling chat --issuers issuers.json --token token     on the device again`,
 		Args: subcommandsOnly,
 		RunE: a.action(func(cmd *cobra.Command, _ []string) error { return cmd.Help() }),
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,6 +74,13 @@ func (a *app) revoke(args []string, f revokeFlags) error {
 	if err != nil {
 		return err
 	}
+	if !f.list {
+		unlock, err := lockFile(issuer.list)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
 	was, err := issuer.revocations()
 	if err != nil {
 		return err
@@ -96,6 +104,27 @@ func (a *app) revoke(args []string, f revokeFlags) error {
 		return err
 	}
 	return a.showList(issuer.list, next, f.json)
+}
+
+// lockPatience is how long to wait for another command that is changing the list.
+const lockPatience = 5 * time.Second
+
+// lockFile keeps others from changing a file until unlock: who reads, changes and writes it at the same time would undo what
+// the other has done.
+func lockFile(path string) (unlock func(), err error) {
+	lock := path + ".lock"
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
+		f, err := os.OpenFile(lock, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		switch {
+		case err == nil:
+			_ = f.Close()
+			return func() { _ = os.Remove(lock) }, nil
+		case !errors.Is(err, fs.ErrExist):
+			return nil, err
+		case time.Now().After(deadline):
+			return nil, fmt.Errorf("another command is changing %s; if none is running, remove %s", path, lock)
+		}
+	}
 }
 
 // addTo puts what the command line names into the list.

@@ -3,14 +3,17 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
@@ -199,6 +202,27 @@ func TestShowReadsATokenAndTrustsNothing(t *testing.T) {
 	require.Contains(t, got.out, `"x": "\u202e\u009b2J"`, "what is in it does not reach the terminal as it is")
 	require.Equal(t, ran{exitFailed, "", "starling: not a token: its header is not JSON in base64url\n"}, runHere("token", "show", "a.b.c"))
 	require.Equal(t, ran{exitFailed, "", "starling: nonsense is neither a token nor a file: no such file or directory\n"}, runHere("token", "show", "nonsense"))
+}
+
+func TestRevocationsAtOnceAreAllKept(t *testing.T) {
+	a := newAcme(t)
+	const at = 8
+	var revoking sync.WaitGroup
+	for i := range at {
+		revoking.Go(func() {
+			got := runHere("token", "revoke", "--id", fmt.Sprint("id", i), "--dir", a.dir)
+			assert.Equal(t, exitOK, got.code, got.errOut)
+		})
+	}
+	revoking.Wait()
+	var shown shownList
+	require.NoError(t, json.Unmarshal([]byte(runHere("token", "revoke", "--list", "--dir", a.dir, "--json").out), &shown))
+	require.Len(t, shown.Tokens, at)
+
+	require.NoError(t, os.WriteFile(shown.File+".lock", nil, 0o600))
+	got := runHere("token", "revoke", "--id", "more", "--dir", a.dir)
+	require.Equal(t, exitFailed, got.code)
+	require.Contains(t, got.errOut, "another command is changing")
 }
 
 func TestRevokedTokensAreRefused(t *testing.T) {
