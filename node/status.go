@@ -12,7 +12,9 @@ import (
 // key exactly; it may be this node's own. It answers within 5 s, and without a round trip for a connected user who was heard of in the last
 // 5 s. Being in a room is not being online: that is who is logged in.
 //
-// [presence.Offline] always rests on evidence; what cannot be told is [presence.Unreachable]. It needs a log-in here
+// [presence.Offline] always rests on evidence; what cannot be told is [presence.Unreachable]. The directory on this side of a network
+// that is split is evidence too: a user on the other side is unreachable for 10 min, as long as nodes mourn whom they have lost, and offline
+// after that; a node that started after the split mourns nobody. It needs a log-in here
 // ([presence.ErrNotLoggedIn]). Other errors are those of [Node.Find] for a bad or ambiguous name, [ErrClosed], and that of ctx.
 func (n *Node) Status(ctx context.Context, user string) (presence.Status, error) {
 	call, done, err := n.enter(ctx)
