@@ -126,6 +126,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	r.journal.history = cfg.past != past{}
 	r.roster = newRoster(r.door, r.journal, m.host.ID(), m.cfg.grace)
 	r.roster.linked = func(p peer.ID) bool { return r.neighbours[p] != nil }
+	r.journal.near = r.roster.linked
 	grant, err := r.door.admit(cfg.token, st, now)
 	if err != nil {
 		return nil, fmt.Errorf("mesh: join %s: %w", name, err)

@@ -61,8 +61,9 @@ type journal struct {
 	resume  map[feedTag]uint64 // where a reader's cursor was; nil: it begins
 	history bool               // the app wants broadcasts from before its stay
 	ring    ring
-	present func(*feed) bool // whether a feed is that of a member's present stay
-	ready   bool             // the node has joined: feeds that nobody knew then begin after
+	present func(*feed) bool   // whether a feed is that of a member's present stay
+	near    func(peer.ID) bool // whether a device is a neighbour
+	ready   bool               // the node has joined: feeds that nobody knew then begin after
 	lacking map[*feed]struct{}
 	moved   map[*feed]time.Time // got further since neighbours were told, and when to tell them
 	waiting map[*feed]struct{}  // without a baseline, and something there
@@ -71,7 +72,7 @@ type journal struct {
 
 func newJournal(self feedTag, limits Retention) *journal {
 	return &journal{
-		jitter: rand.N[time.Duration], self: self, present: func(*feed) bool { return true }, feeds: make(map[feedTag]*feed), ring: newRing(limits),
+		jitter: rand.N[time.Duration], self: self, present: func(*feed) bool { return true }, near: func(peer.ID) bool { return false }, feeds: make(map[feedTag]*feed), ring: newRing(limits),
 		lacking: make(map[*feed]struct{}), moved: make(map[*feed]time.Time), waiting: make(map[*feed]struct{}),
 	}
 }
@@ -511,7 +512,7 @@ func (j *journal) retry(now time.Time) {
 func (j *journal) due() (due time.Time) {
 	for f := range j.waiting {
 		if j.ready {
-			due = earlier(due, f.baselineDue())
+			due = earlier(due, j.baselineDue(f))
 		}
 	}
 	for f := range j.lacking {
@@ -528,10 +529,23 @@ func (j *journal) due() (due time.Time) {
 	return due
 }
 
+// authorWait is how much longer the beginning of a feed is waited for while its author is a neighbour: it knows best, and others
+// may have joined later than this node.
+const authorWait = 2500 * time.Millisecond
+
+// baselineDue is when the baseline of a feed has to be what is known of it; zero: nothing waits for it.
+func (j *journal) baselineDue(f *feed) time.Time {
+	due := f.baselineDue()
+	if !due.IsZero() && f.entry != nil && j.near(f.peer()) {
+		due = due.Add(authorWait)
+	}
+	return due
+}
+
 // expire sets baselines that have waited long enough, and forgets what is too old.
 func (j *journal) expire(now time.Time) (out []arrival) {
 	for f := range j.waiting {
-		if due := f.baselineDue(); j.ready && !due.IsZero() && !now.Before(due) {
+		if due := j.baselineDue(f); j.ready && !due.IsZero() && !now.Before(due) {
 			out = append(out, j.suppose(now, f))
 		}
 	}

@@ -85,6 +85,7 @@ func (d *simDevice) join(past past, resume *simRoom) {
 	r.roster = newRoster(&door{}, r.journal, d.id, 10*time.Second)
 	r.roster.jitter, r.roster.pace = w.jitter, 0.9
 	r.roster.linked = func(p peer.ID) bool { return r.neighbours[p] != nil }
+	r.journal.near = r.roster.linked
 	r.own = r.entry(true)
 	r.nextDigest = w.now.Add(digestEvery)
 	r.roster.apply(w.now, r.own)
