@@ -112,7 +112,7 @@ func TestKeyFilesThatCannotBeUsedAreLeftAlone(t *testing.T) {
 
 func TestAKeyFileOpenToOthersIsRefused(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("Windows has no permission bits")
+		t.Skip("Windows has no permission bits: run it on Linux or macOS")
 	}
 	for perm, shown := range map[os.FileMode]string{0o644: "0644", 0o640: "0640", 0o602: "0602", 0o666: "0666"} {
 		dir := newDir(t)

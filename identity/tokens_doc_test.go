@@ -38,7 +38,7 @@ func nodeIssuer(t *testing.T) (dir string, issue func(args ...string) string) {
 		if os.Getenv(requireNode) != "" {
 			t.Fatalf("%s is set, and there is no Node.js: %v", requireNode, err)
 		}
-		t.Skipf("no Node.js to run the program of docs/TOKENS.md with: %v", err)
+		t.Skipf("install Node.js 16 or newer, which runs the program of docs/TOKENS.md: %v", err)
 	}
 	programs := blocks(t, "js")
 	require.Len(t, programs, 1)

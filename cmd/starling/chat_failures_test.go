@@ -177,7 +177,7 @@ func TestAChatEndsWhenNobodyReadsIt(t *testing.T) {
 
 func TestAChatWhoseReaderHasGoneStillLeavesItsRooms(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("there is no SIGPIPE here")
+		t.Skip("Windows has no SIGPIPE: run it on Linux or macOS")
 	}
 	bob := chatHere(t, "--ephemeral", "--user", "bob")
 	cmd := starling(t, loopback("--ephemeral", "--user", "alice", "--peer", bob.ready().Addrs[0])...)

@@ -144,7 +144,7 @@ func TestARestartIsTheSameUserAtTheSameAddress(t *testing.T) {
 
 func TestNameAndDirectoryDefaultToTheSystems(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("the configuration directory is told by XDG_CONFIG_HOME on Linux only")
+		t.Skip("run it on Linux: only there XDG_CONFIG_HOME tells the configuration directory")
 	}
 	home := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", home)
@@ -158,7 +158,7 @@ func TestNameAndDirectoryDefaultToTheSystems(t *testing.T) {
 
 func TestASignalLeavesTheRoomsAndEndsWithinTwoSeconds(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("a process cannot be sent a signal here")
+		t.Skip("on Windows a process cannot be sent a signal: run it on Linux or macOS")
 	}
 	for way, start := range ways {
 		for _, sig := range interrupts {

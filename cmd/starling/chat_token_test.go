@@ -70,7 +70,7 @@ func TestANewerTokenIsTakenFromItsFile(t *testing.T) {
 	for n := 1; time.Since(begun) < 6*time.Second; n++ { // past the end of the first token
 		two.say("are you there?")
 		require.Equal(t, "are you there?", one.expect("message", nil).Text)
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // what is waited for is the time itself
 	}
 	require.Empty(t, one.seen("error"))
 	require.Empty(t, two.seen("member_left"))

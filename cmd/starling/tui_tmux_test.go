@@ -46,7 +46,7 @@ func newTerminals(t *testing.T) *terminals {
 		if os.Getenv(requireTmux) != "" {
 			require.FailNow(t, "tmux is not installed, and "+requireTmux+" is set")
 		}
-		t.Skip("tmux is not installed: nothing here can be a terminal to try the screen on")
+		t.Skip("install tmux: nothing else here can be a terminal to try the screen on")
 	}
 	dir, err := os.MkdirTemp("", "starling-tmux") // a socket's path must be short
 	require.NoError(t, err)
