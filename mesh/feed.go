@@ -15,6 +15,8 @@ const (
 	// baselineWait is how long the first envelope of a feed whose beginning was not seen waits for neighbours to say where
 	// it begins for this node.
 	baselineWait = 500 * time.Millisecond
+	// sureWait is how much longer, while none has said so who can be sure.
+	sureWait = 2500 * time.Millisecond
 	// baselineDoubt is how long a baseline that neighbours have said may be corrected by others, while nothing has been
 	// delivered: in that time a member has compared notes with another one.
 	baselineDoubt = digestEvery + digestEvery/2
@@ -57,6 +59,8 @@ type feed struct {
 	end    *[32]byte
 
 	claim   uint64    // the first item that a neighbour says is for this node; 0: none has said so
+	guess   uint64    // the same by neighbours who cannot be sure: the feed may have begun before their time, or the question was late
+	guessed bool      // the baseline is no more than that, or what came first
 	claimed time.Time // when one first did
 	// supposed is when the baseline was set to what neighbours said; zero: it is from what came.
 	supposed time.Time
@@ -261,18 +265,22 @@ func (f *feed) baselineDue() time.Time {
 	if !f.gapSince.IsZero() {
 		due = earlier(due, f.gapSince.Add(baselineWait))
 	}
+	if !due.IsZero() && f.claim == 0 {
+		due = due.Add(sureWait)
+	}
 	return due
 }
 
 // suppose sets the baseline to the best that is known of it: what neighbours said, or else what came first.
 func (f *feed) suppose(now time.Time) ([]*envelope, verdict) {
-	first := f.claim
+	first := cmp.Or(f.claim, f.guess)
 	if first == 0 && len(f.held) > 0 {
 		first = f.held[0].First
 	}
 	if first == 0 {
 		return nil, taken
 	}
+	f.guessed = f.claim == 0
 	f.begin(first)
 	return f.settle(now)
 }

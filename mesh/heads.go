@@ -80,23 +80,24 @@ func (r *Room) acknowledgeLocked(now time.Time, f *feed, single bool) {
 func (r *Room) tellAckLocked(now time.Time, f *feed) {
 	f.ack = ack{last: now}
 	delete(r.owing, f)
-	r.tellHeadsLocked(f.entry.statement.Peer, []*feed{f}, nil)
+	r.tellHeadsLocked(f.entry.statement.Peer, []*feed{f}, 0, nil)
 }
 
 // tellHeadsLocked tells a neighbour how far this node has got with feeds and, where firsts says, where they begin
-// for it.
-func (r *Room) tellHeadsLocked(p peer.ID, feeds []*feed, firsts func(*feed) uint64) {
+// for it: in answer to a Past with that age.
+func (r *Room) tellHeadsLocked(p peer.ID, feeds []*feed, ageMs uint64, firsts func(*feed) (uint64, bool)) {
 	for len(feeds) > 0 {
 		n := min(len(feeds), maxPositions)
 		list := make([]*wire.Position, n)
 		for i, f := range feeds[:n] {
 			list[i] = &wire.Position{Feed: f.tag[:], Last: f.last()}
 			if firsts != nil {
-				list[i].First = firsts(f)
+				first, sure := firsts(f)
+				list[i].First, list[i].Unsure = first, !sure
 			}
 		}
 		feeds = feeds[n:]
-		r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: list}}})
+		r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: list, AgeMs: ageMs}}})
 	}
 }
 
@@ -125,6 +126,7 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 		return nil
 	}
 	r.roster.subscribed(now, p) // it is there
+	late := r.lateLocked(now, n, h.AgeMs)
 	unknown := false
 	for _, pos := range h.Feeds {
 		tag := feedTag(pos.Feed)
@@ -141,15 +143,33 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 		case f.peer() == p && f.last() >= pos.Last:
 			r.acknowledgeLocked(now, f, false) // it would not have said so had it heard that we have it
 		}
-		if a := r.journal.claim(now, p, tag, pos.Last, pos.First); a.feed != nil {
+		if a := r.journal.claim(now, p, tag, pos.Last, pos.First, !pos.Unsure && !late); a.feed != nil {
 			r.arrivedLocked(now, a)
 		}
 	}
-	if unknown {
+	switch {
+	case unknown && late && now.Sub(n.asked) >= lateAgain:
+		r.greetLocked(p, true)
+	case unknown:
 		r.askLocked(now, p)
 	}
 	r.armTimer()
 	return nil
+}
+
+// lateAgain is how soon a question that took too long is asked again.
+const lateAgain = 100 * time.Millisecond
+
+// lateLocked reports whether an answer is to a question that took longer on its way than was allowed for, and allows the next
+// one to that neighbour more.
+func (r *Room) lateLocked(now time.Time, n *neighbour, ageMs uint64) bool {
+	if ageMs == 0 || r.readyAt.IsZero() {
+		return false
+	}
+	asked, _ := pastAsked(&wire.Past{AgeMs: ageMs})
+	late := r.past.late(asked, now.Sub(r.since).Truncate(time.Millisecond), r.readyAt.Sub(r.since).Truncate(time.Millisecond))
+	n.slack = min(max(n.slack, n.slack+2*late), maxTransitSlack)
+	return late > 0
 }
 
 // ackedLocked notes how much of the own feed a neighbour has.
@@ -198,7 +218,7 @@ func (r *Room) announceLocked(now time.Time) {
 		for p, n := range r.neighbours {
 			if n.acked < r.head.last {
 				behind++
-				r.tellHeadsLocked(p, own, nil)
+				r.tellHeadsLocked(p, own, 0, nil)
 			}
 		}
 		if behind == 0 {
@@ -213,7 +233,7 @@ func (r *Room) announceLocked(now time.Time) {
 		if peers--; peers < 0 {
 			return
 		}
-		r.tellHeadsLocked(p, others, nil)
+		r.tellHeadsLocked(p, others, 0, nil)
 	}
 }
 

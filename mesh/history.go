@@ -48,24 +48,31 @@ func (h History) String() string {
 // others, each feed in its order, after Join has returned. The default is [SinceJoined].
 func WithHistory(h History) JoinOption { return func(c *joinConfig) { c.past = h.past } }
 
-// transitSlack is what a question may take on its way: what was published while it travelled is younger when it arrives
-// than the stay was when it was asked. A newcomer's first questions go without: nothing was published for it yet.
-// On a network that has just healed that can be seconds, and it grows with the stay.
+// transitSlack is what a question is allowed to take on its way, beside what one to that neighbour took before: what was
+// published while it travelled is younger when it arrives than the stay was when it was asked. A question of a stay that is
+// ready and took longer is asked again; what was published before that is none of a newcomer's business.
 const (
-	transitSlack    = 250 * time.Millisecond
-	maxTransitSlack = 5 * time.Second
+	transitSlack    = 50 * time.Millisecond
+	maxTransitSlack = 30 * time.Second
 )
 
-// ask is what a member tells neighbours that joined so long ago.
-func (p past) ask(joined time.Duration) *wire.Past {
-	age := joined + p.age
-	if joined > time.Second {
-		age += max(min(joined/4, maxTransitSlack), transitSlack)
-	}
+// ask is what a member tells neighbours that joined so long ago, with what the question may take on its way.
+func (p past) ask(joined, slack time.Duration) *wire.Past {
+	age := joined + p.age + slack
 	if p.all {
 		age = math.MaxInt64
 	}
 	return &wire.Past{AgeMs: uint64(age / time.Millisecond), Count: uint32(p.count)}
+}
+
+// late is how much longer a question was under way than was allowed for, when its answer comes to a stay that joined so
+// long ago, and was ready after a time: what the neighbour says of beginnings can be too late by that. The answer repeats the age
+// that was asked for.
+func (p past) late(asked, joined, ready time.Duration) time.Duration {
+	if p.all || asked-p.age < ready {
+		return 0
+	}
+	return max(joined+p.age-asked, 0)
 }
 
 // maxAsked bounds the messages that one member can have a neighbour count.

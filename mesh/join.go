@@ -119,6 +119,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	r.door = &door{room: name, tag: r.tag, verifier: m.verifier, authority: m.cfg.authority}
 	_, _ = rand.Read(r.feed[:])
 	r.journal = newJournal(tagFeed(r.device, r.feed), m.cfg.retention)
+	r.journal.since = r.since
 	var err error
 	if r.journal.resume, err = positions(cfg.resume); err != nil {
 		return nil, err
@@ -126,7 +127,6 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	r.journal.history = cfg.past != past{}
 	r.roster = newRoster(r.door, r.journal, m.host.ID(), m.cfg.grace)
 	r.roster.linked = func(p peer.ID) bool { return r.neighbours[p] != nil }
-	r.journal.near = r.roster.linked
 	grant, err := r.door.admit(cfg.token, st, now)
 	if err != nil {
 		return nil, fmt.Errorf("mesh: join %s: %w", name, err)
@@ -245,6 +245,7 @@ func (r *Room) begin() {
 	for _, a := range r.journal.recall(now, r.past.count, len(r.neighbours) == 0) {
 		r.arrivedLocked(now, a)
 	}
+	r.readyAt = now
 	for _, a := range r.journal.becomeReady(now) {
 		r.arrivedLocked(now, a)
 	}

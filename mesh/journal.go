@@ -57,13 +57,13 @@ const (
 type journal struct {
 	jitter  func(time.Duration) time.Duration // less than its argument, at random
 	self    feedTag
+	since   time.Time // when the stay began
 	feeds   map[feedTag]*feed
 	resume  map[feedTag]uint64 // where a reader's cursor was; nil: it begins
 	history bool               // the app wants broadcasts from before its stay
 	ring    ring
-	present func(*feed) bool   // whether a feed is that of a member's present stay
-	near    func(peer.ID) bool // whether a device is a neighbour
-	ready   bool               // the node has joined: feeds that nobody knew then begin after
+	present func(*feed) bool // whether a feed is that of a member's present stay
+	ready   bool             // the node has joined: feeds that nobody knew then begin after
 	lacking map[*feed]struct{}
 	moved   map[*feed]time.Time // got further since neighbours were told, and when to tell them
 	waiting map[*feed]struct{}  // without a baseline, and something there
@@ -72,7 +72,7 @@ type journal struct {
 
 func newJournal(self feedTag, limits Retention) *journal {
 	return &journal{
-		jitter: rand.N[time.Duration], self: self, present: func(*feed) bool { return true }, near: func(peer.ID) bool { return false }, feeds: make(map[feedTag]*feed), ring: newRing(limits),
+		jitter: rand.N[time.Duration], self: self, present: func(*feed) bool { return true }, feeds: make(map[feedTag]*feed), ring: newRing(limits),
 		lacking: make(map[*feed]struct{}), moved: make(map[*feed]time.Time), waiting: make(map[*feed]struct{}),
 	}
 }
@@ -258,8 +258,9 @@ func (j *journal) lack(now time.Time, f *feed) {
 	}
 }
 
-// claim hears how far a neighbour has got with a feed and, if first is not 0, where it begins for this node.
-func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first uint64) (out arrival) {
+// claim hears how far a neighbour has got with a feed and, if first is not 0, where it begins for this node, and whether that is
+// sure.
+func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first uint64, sure bool) arrival {
 	if tag == j.self {
 		return arrival{}
 	}
@@ -276,7 +277,7 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 		first = max(first, f.stored+1) // what the store has is from before this stay
 	}
 	if f.next > 0 && first > 0 && first < f.next && f.doubtful(now, last) {
-		f.next, f.floor = first, first
+		f.next, f.floor, f.guessed = first, first, !sure
 		j.changed(f)
 	}
 	if last >= max(f.next, first) {
@@ -284,22 +285,37 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 	}
 	if f.next > 0 {
 		j.lack(now, f)
-		return arrival{}
+		return f.regret(first, sure)
 	}
-	if first > 0 && (f.claim == 0 || first < f.claim) {
+	switch {
+	case first == 0:
+		return arrival{}
+	case sure && (f.claim == 0 || first < f.claim):
 		f.claim = first
-	}
-	if f.claim == 0 {
-		return arrival{}
+	case !sure && (f.guess == 0 || first < f.guess):
+		f.guess = first
 	}
 	if f.claimed.IsZero() {
 		f.claimed = now
 	}
 	j.waiting[f] = struct{}{}
-	if first > 0 && f.peer() == from {
+	if sure && f.peer() == from {
 		return j.suppose(now, f) // nobody knows better than the author
 	}
 	return arrival{}
+}
+
+// regret gives what a feed that began with a guess has passed over, once somebody says who is sure.
+func (f *feed) regret(first uint64, sure bool) arrival {
+	if !f.guessed || !sure || first == 0 || f.entry == nil || f.broken {
+		return arrival{}
+	}
+	f.guessed = false
+	first = max(first, 2) // the first item is the author's roster entry, which is known
+	if first >= f.floor {
+		return arrival{}
+	}
+	return arrival{feed: f, lost: span{first, f.floor - 1}}
 }
 
 // skip passes over an envelope that is from before this node's time, although neighbours have said otherwise.
@@ -512,7 +528,7 @@ func (j *journal) retry(now time.Time) {
 func (j *journal) due() (due time.Time) {
 	for f := range j.waiting {
 		if j.ready {
-			due = earlier(due, j.baselineDue(f))
+			due = earlier(due, f.baselineDue())
 		}
 	}
 	for f := range j.lacking {
@@ -529,23 +545,10 @@ func (j *journal) due() (due time.Time) {
 	return due
 }
 
-// authorWait is how much longer the beginning of a feed is waited for while its author is a neighbour: it knows best, and others
-// may have joined later than this node.
-const authorWait = 2500 * time.Millisecond
-
-// baselineDue is when the baseline of a feed has to be what is known of it; zero: nothing waits for it.
-func (j *journal) baselineDue(f *feed) time.Time {
-	due := f.baselineDue()
-	if !due.IsZero() && f.entry != nil && j.near(f.peer()) {
-		due = due.Add(authorWait)
-	}
-	return due
-}
-
 // expire sets baselines that have waited long enough, and forgets what is too old.
 func (j *journal) expire(now time.Time) (out []arrival) {
 	for f := range j.waiting {
-		if due := j.baselineDue(f); j.ready && !due.IsZero() && !now.Before(due) {
+		if due := f.baselineDue(); j.ready && !due.IsZero() && !now.Before(due) {
 			out = append(out, j.suppose(now, f))
 		}
 	}
@@ -577,18 +580,19 @@ func (j *journal) announce(now time.Time) (quiet []*feed) {
 }
 
 // firsts answers a Past: where each feed begins for a member that wants what is no older than age, and the last count messages.
-func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed) uint64 {
+// That is not sure where this node's own time begins later than the other's.
+func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed) (first uint64, sure bool) {
 	cutoff := now.Add(-min(age, j.ring.limits.Age+time.Minute))
 	var latest map[feedTag]uint64
 	if count > 0 {
 		latest = j.ring.latest(count)
 	}
-	return func(f *feed) uint64 {
-		first := min(j.ring.since(f.tag, cutoff, f.floor, f.last()+1, f.began), f.last()+1)
+	return func(f *feed) (first uint64, sure bool) {
+		first = min(j.ring.since(f.tag, cutoff, f.floor, f.last()+1, f.began), f.last()+1)
 		if n, ok := latest[f.tag]; ok {
 			first = min(first, n)
 		}
-		return first
+		return first, first > f.floor || f.floor <= 1 || !cutoff.Before(j.since)
 	}
 }
 

@@ -43,19 +43,23 @@ func TestTheLatestOfAFeedIsKeptHoweverOldItIs(t *testing.T) {
 
 func TestWhoAsksHearsOfALossThatThisNodeHadAsWell(t *testing.T) {
 	j, f := bobs(DefaultRetention)
-	j.claim(epoch, "c", f.tag, 5, 1)
+	j.claim(epoch, "c", f.tag, 5, 1, true)
 	e := chain(4, 1)
 	j.takeAll(epoch, f, e[1])
 	j.becomeReady(epoch)
 	require.Equal(t, span{1, 4}, j.giveUp(after(time.Second), f).lost)
-	require.EqualValues(t, 4, j.firsts(after(time.Second), time.Hour, 0)(f), "at least this one is lost for whoever was there")
-	require.EqualValues(t, 6, j.firsts(after(time.Hour), time.Second, 0)(f), "but not for who has come since")
+	begins := func(now time.Time, age time.Duration) uint64 {
+		first, _ := j.firsts(now, age, 0)(f)
+		return first
+	}
+	require.EqualValues(t, 4, begins(after(time.Second), time.Hour), "at least this one is lost for whoever was there")
+	require.EqualValues(t, 6, begins(after(time.Hour), time.Second), "but not for who has come since")
 }
 
 func TestWhoDoesNotAnswerIsAskedAgain(t *testing.T) {
 	j, f := bobs(DefaultRetention)
 	near := []peer.ID{"c"}
-	j.claim(epoch, "c", f.tag, 5, 1)
+	j.claim(epoch, "c", f.tag, 5, 1, true)
 	j.becomeReady(epoch)
 	now, asked := epoch, 0
 	for range 1000 {
@@ -73,7 +77,7 @@ func TestWhoDoesNotAnswerIsAskedAgain(t *testing.T) {
 	}
 	require.Equal(t, 1+maxAgain, asked, "and then it has to say again that it has something")
 	require.Less(t, now.Sub(epoch), digestEvery)
-	j.claim(now, "c", f.tag, 5, 0)
+	j.claim(now, "c", f.tag, 5, 0, true)
 	pulls, _ := j.plan(after(time.Hour), near, 1, false)
 	require.Len(t, pulls, 1)
 }
@@ -82,7 +86,7 @@ func TestTheDigestCountsAFeedFromWhenItsMemberIsKnown(t *testing.T) {
 	j := newJournal(feedTag{}, DefaultRetention)
 	bob := entry("bob", "b", 1, 1, true)
 	j.resume = map[feedTag]uint64{bob.tag(): 7}
-	j.claim(epoch, "c", bob.tag(), 9, 0)
+	j.claim(epoch, "c", bob.tag(), 9, 0, true)
 	without := j.sum()
 	j.open(epoch, bob)
 	require.NotEqual(t, without, j.sum())

@@ -117,25 +117,25 @@ func TestABaselineOfWordsIsCorrectedAndOneOfEnvelopesIsNot(t *testing.T) {
 	for _, one := range all {
 		one.tag = f.tag
 	}
-	j.claim(epoch, "liar", f.tag, 1<<40, 1<<40)
+	j.claim(epoch, "liar", f.tag, 1<<40, 1<<40, true)
 	j.becomeReady(epoch)
 	require.EqualValues(t, 1<<40, f.next)
-	j.claim(after(time.Hour), "honest", f.tag, 5, 2)
+	j.claim(after(time.Hour), "honest", f.tag, 5, 2, true)
 	require.EqualValues(t, 2, f.next, "it does not reach so far")
 	require.Contains(t, j.lacking, f)
 	j.take(epoch, "honest", f, all[1])
-	j.claim(epoch, "late", f.tag, 5, 1)
+	j.claim(epoch, "late", f.tag, 5, 1, true)
 	require.EqualValues(t, 3, f.next, "what was delivered is no word")
 
 	g := j.open(epoch, entry("v", "writer", 1, 1, true))
-	j.claim(epoch, "a", g.tag, 9, 10)
+	j.claim(epoch, "a", g.tag, 9, 10, true)
 	for _, due := range j.expire(after(baselineWait)) {
 		require.Empty(t, due.ready)
 	}
 	require.EqualValues(t, 10, g.next)
-	j.claim(after(2*baselineWait), "b", g.tag, 9, 7)
+	j.claim(after(2*baselineWait), "b", g.tag, 9, 7, true)
 	require.EqualValues(t, 7, g.next, "another one who was a little later")
-	j.claim(after(2*baselineWait+baselineDoubt), "c", g.tag, 9, 3)
+	j.claim(after(2*baselineWait+baselineDoubt), "c", g.tag, 9, 3, true)
 	require.EqualValues(t, 7, g.next, "one who was much later, and knows the same end")
 }
 
@@ -204,11 +204,11 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 				require.Less(t, steps, 20_000)
 				if r.IntN(4) == 0 {
 					i := r.IntN(len(feeds))
-					j.claim(now, "liar", feeds[i].tag, r.Uint64N(1<<62), 0)
+					j.claim(now, "liar", feeds[i].tag, r.Uint64N(1<<62), 0, true)
 				}
 				if r.IntN(4) == 0 {
 					for i, f := range feeds {
-						j.claim(now, "honest", f.tag, end(i), 1)
+						j.claim(now, "honest", f.tag, end(i), 1, true)
 					}
 				}
 				var idle []peer.ID

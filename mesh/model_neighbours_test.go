@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/internal/wire"
 )
 
 // peerEvent is a turn of peerLoop.
@@ -71,7 +73,7 @@ func (r *simRoom) greet(p peer.ID, reply bool) {
 		if n := r.neighbours[p]; n != nil {
 			n.asked = r.w.now
 		}
-		g.past, g.joined = r.past, r.w.now.Sub(r.since)
+		g.past, g.joined, g.slack = r.past, r.w.now.Sub(r.since), r.slack(p)
 	}
 	r.w.tell(r.dev.i, simIndex(p), g)
 }
@@ -134,8 +136,9 @@ func (r *simRoom) hearGreeting(p peer.ID, g simGreeting) {
 func (r *simRoom) answer(p peer.ID, g simGreeting) {
 	r.greet(p, false)
 	if string(g.heads) != string(r.journal.sum()) {
-		age, count := pastAsked(g.past.ask(g.joined))
-		r.tellHeads(p, r.journal.positions(), r.journal.firsts(r.w.now, age, count))
+		asked := g.past.ask(g.joined, g.slack)
+		age, count := pastAsked(asked)
+		r.tellHeads(p, r.journal.positions(), asked.AgeMs, r.journal.firsts(r.w.now, age, count))
 	}
 	part := simRoster{last: true}
 	if string(g.digest) != string(r.roster.sum()) {
@@ -170,7 +173,7 @@ func (r *simRoom) hearRoster(p peer.ID, part simRoster) {
 	}
 }
 
-func (r *simRoom) tellHeads(p peer.ID, feeds []*feed, firsts func(*feed) uint64) {
+func (r *simRoom) tellHeads(p peer.ID, feeds []*feed, ageMs uint64, firsts func(*feed) (uint64, bool)) {
 	if len(feeds) == 0 {
 		return
 	}
@@ -178,7 +181,8 @@ func (r *simRoom) tellHeads(p peer.ID, feeds []*feed, firsts func(*feed) uint64)
 	for i, f := range feeds {
 		list[i] = simPosition{tag: f.tag, last: f.last()}
 		if firsts != nil {
-			list[i].first = firsts(f)
+			first, sure := firsts(f)
+			list[i].first, list[i].unsure, list[i].ageMs = first, !sure, ageMs
 		}
 	}
 	r.w.tell(r.dev.i, simIndex(p), list)
@@ -195,6 +199,7 @@ func (r *simRoom) hearHeads(p peer.ID, list []simPosition) {
 			r.w.breach("%d tells malformed heads: from %d to %d", simIndex(p), pos.first, pos.last)
 		}
 	}
+	late := r.late(n, list[0].ageMs)
 	unknown := false
 	for _, pos := range list {
 		if pos.tag == r.journal.self {
@@ -219,17 +224,38 @@ func (r *simRoom) hearHeads(p peer.ID, list []simPosition) {
 			}
 			r.w.note("%d hears from %d of feed %d through %d, for it from %d; it is at %d", r.dev.i, simIndex(p), r.w.feeds[pos.tag].number(), pos.last, pos.first, next)
 		}
-		if pos.first > 0 && (f == nil || f.next == 0 || f.untouched()) {
-			r.claims[pos.tag] = append(r.claims[pos.tag], r.w.claim(r.w.all[simIndex(p)].room, pos))
-		}
-		if a := r.journal.claim(now, p, pos.tag, pos.last, pos.first); a.feed != nil {
+		if a := r.journal.claim(now, p, pos.tag, pos.last, pos.first, !pos.unsure && !late); a.feed != nil {
 			r.arrived(now, a)
 		}
 	}
-	if unknown {
+	switch {
+	case unknown && late && now.Sub(n.asked) >= lateAgain:
+		r.greet(p, true)
+	case unknown:
 		r.ask(now, p)
 	}
 	r.arm()
+}
+
+func (r *simRoom) slack(p peer.ID) time.Duration {
+	n := r.neighbours[p]
+	switch {
+	case !r.journal.ready:
+		return 0
+	case n == nil:
+		return transitSlack
+	}
+	return transitSlack + n.slack
+}
+
+func (r *simRoom) late(n *neighbour, ageMs uint64) bool {
+	if ageMs == 0 || r.readyAt.IsZero() {
+		return false
+	}
+	asked, _ := pastAsked(&wire.Past{AgeMs: ageMs})
+	late := r.past.late(asked, r.w.now.Sub(r.since).Truncate(time.Millisecond), r.readyAt.Sub(r.since).Truncate(time.Millisecond))
+	n.slack = min(max(n.slack, n.slack+2*late), maxTransitSlack)
+	return late > 0
 }
 
 func (r *simRoom) acknowledge(now time.Time, f *feed, single bool) {
@@ -247,7 +273,7 @@ func (r *simRoom) acknowledge(now time.Time, f *feed, single bool) {
 func (r *simRoom) tellAck(now time.Time, f *feed) {
 	f.ack = ack{last: now}
 	delete(r.owing, f)
-	r.tellHeads(f.peer(), []*feed{f}, nil)
+	r.tellHeads(f.peer(), []*feed{f}, 0, nil)
 }
 
 func (r *simRoom) payAcks(now time.Time) (due time.Time) {
@@ -277,7 +303,7 @@ func (r *simRoom) announce(now time.Time) {
 		for _, p := range r.ids() {
 			if r.neighbours[p].acked < r.head {
 				behind++
-				r.tellHeads(p, []*feed{own}, nil)
+				r.tellHeads(p, []*feed{own}, 0, nil)
 			}
 		}
 		if behind == 0 {
@@ -292,7 +318,7 @@ func (r *simRoom) announce(now time.Time) {
 		if peers--; peers < 0 {
 			return
 		}
-		r.tellHeads(p, sortedFeeds(quiet), nil)
+		r.tellHeads(p, sortedFeeds(quiet), 0, nil)
 	}
 }
 

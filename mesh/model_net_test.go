@@ -311,6 +311,7 @@ type simGreeting struct {
 	digest, heads []byte
 	past          past
 	joined        time.Duration // ago, of who asks
+	slack         time.Duration
 	reply         bool
 }
 
@@ -322,6 +323,8 @@ type simRoster struct {
 type simPosition struct {
 	tag         feedTag
 	last, first uint64
+	unsure      bool
+	ageMs       uint64 // of the question that this answers
 }
 
 func (d *simDevice) hear(from int, frame any) {

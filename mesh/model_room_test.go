@@ -50,7 +50,6 @@ type simRoom struct {
 	published []*simParcel
 	kinds     []simItem // of the feed's items, from number 1
 	accounts  map[feedTag]*simAccount
-	claims    map[feedTag][]simClaim
 	tried     map[*feed]map[peer.ID]uint64 // where the feed was when a neighbour could not help
 	said      bool                         // it has said goodbye
 	movedAt   time.Time
@@ -73,19 +72,18 @@ func (d *simDevice) join(past past, resume *simRoom) {
 	r := &simRoom{
 		w: w, dev: d, since: w.now, past: past,
 		neighbours: make(map[peer.ID]*neighbour), waiting: make(map[peer.ID]struct{}), owing: make(map[*feed]struct{}),
-		seen: make(map[*simParcel]struct{}), accounts: make(map[feedTag]*simAccount), claims: make(map[feedTag][]simClaim),
+		seen: make(map[*simParcel]struct{}), accounts: make(map[feedTag]*simAccount),
 		tried: make(map[*feed]map[peer.ID]uint64), movedAt: w.now,
 	}
 	binary.BigEndian.PutUint64(r.feed[:], uint64(len(w.rooms)+1))
 	r.journal = newJournal(tagFeed(d.statement.Device, r.feed), w.limits)
-	r.journal.jitter = w.jitter
+	r.journal.jitter, r.journal.since = w.jitter, w.now
 	if resume != nil {
 		r.resumeFrom(resume)
 	}
 	r.roster = newRoster(&door{}, r.journal, d.id, 10*time.Second)
 	r.roster.jitter, r.roster.pace = w.jitter, 0.9
 	r.roster.linked = func(p peer.ID) bool { return r.neighbours[p] != nil }
-	r.journal.near = r.roster.linked
 	r.own = r.entry(true)
 	r.nextDigest = w.now.Add(digestEvery)
 	r.roster.apply(w.now, r.own)

@@ -68,6 +68,10 @@ func (r *simRoom) delivered(f *feed, number uint64) {
 func (r *simRoom) lost(f *feed, lost span) {
 	from, a := r.w.feeds[f.tag], r.account(f)
 	r.w.note("%d is told that %v of feed %d are lost", r.dev.i, lost, from.number())
+	if f.floor > 0 && lost.last == f.floor-1 && lost.first < a.next && !slices.ContainsFunc(a.lost, func(l span) bool { return l.last >= lost.first }) {
+		a.lost = append(a.lost, lost) // it began too late, and learnt of it: what it passed over can no longer come in order
+		return
+	}
 	if lost.first < a.next || lost.last > uint64(len(from.kinds)) || lost.last < lost.first {
 		r.w.breach("%d is told that %v of feed %d are lost, of which it has been told up to %d", r.dev.i, lost, from.number(), a.next)
 		return
@@ -285,7 +289,7 @@ func (r *simRoom) owes(island []*simRoom, from *simRoom, here bool) string {
 	tag := from.journal.self
 	for i, item := range from.kinds {
 		n := uint64(i + 1)
-		if !item.message || !r.wants(tag, n, item) || r.told(tag, n) || r.misled(tag, n) {
+		if !item.message || !r.wants(tag, n, item) || r.told(tag, n) {
 			continue
 		}
 		seen := map[*simRoom]bool{r: true}
@@ -307,47 +311,12 @@ func (r *simRoom) owes(island []*simRoom, from *simRoom, here bool) string {
 	return ""
 }
 
-// simClaim is where a neighbour has said that a feed begins.
-type simClaim struct {
-	first uint64
-	knows uint64 // it could know of what begins here; 0: of nothing
-}
-
-func (w *simWorld) claim(from *simRoom, pos simPosition) simClaim {
-	c := simClaim{first: pos.first}
-	switch {
-	case from == nil:
-	case from.journal.self == pos.tag:
-		c.knows = 1
-	default:
-		for n := range from.gotten(pos.tag) {
-			if c.knows == 0 || n < c.knows {
-				c.knows = n
-			}
-		}
-	}
-	return c
-}
-
-// misled reports whether an item lies before where the feed begins, and nobody who could know of it had said so when the first
-// message was delivered: a stay that meets an author's later neighbours before the author does not learn of what lies before.
-func (r *simRoom) misled(tag feedTag, n uint64) bool {
-	f := r.journal.feeds[tag]
-	return f != nil && n < f.floor && !slices.ContainsFunc(r.claims[tag], func(c simClaim) bool {
-		return c.first <= n || c.knows > 0 && c.knows <= n
-	})
-}
-
-// simDawn is how long after a Join what is published apart from the newcomer is not counted: its first questions say how long
-// ago it has joined, and travel.
-const simDawn = 4 * simSlow
-
 // wants reports whether an item is from a stay's time.
 func (r *simRoom) wants(tag feedTag, n uint64, item simItem) bool {
 	if r.journal.resume != nil {
 		return n > r.journal.resume[tag] && item.at.After(r.since.Add(-r.past.age))
 	}
-	return item.at.After(r.readyAt.Add(simDawn))
+	return item.at.After(r.readyAt)
 }
 
 func (r *simRoom) gotten(tag feedTag) map[uint64]struct{} {

@@ -18,10 +18,11 @@ import (
 
 // neighbour is what a room knows of a directly connected peer that is subscribed to its topic.
 type neighbour struct {
-	agreed bool      // it has answered our greeting with its roster
-	asked  time.Time // when we last asked it for its roster
-	acked  uint64    // how much of the own feed it has
-	pulled bool      // it is being asked for broadcasts
+	agreed bool          // it has answered our greeting with its roster
+	asked  time.Time     // when we last asked it for its roster
+	acked  uint64        // how much of the own feed it has
+	slack  time.Duration // what questions to it have taken on their way
+	pulled bool          // it is being asked for broadcasts
 	// doubted says that GossipSub does not know of its subscription any more, and that it was asked whether it is still in
 	// the room.
 	doubted bool
@@ -139,11 +140,23 @@ func (r *Room) greetLocked(p peer.ID, reply bool) {
 	}
 	var past *wire.Past
 	if reply {
-		past = r.past.ask(time.Since(r.since))
+		past = r.past.ask(time.Since(r.since), r.slackLocked(p))
 	}
 	r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{
 		Entry: r.own.sealed, Digest: r.roster.sum(), Heads: r.journal.sum(), Past: past, Reply: reply,
 	}}})
+}
+
+// slackLocked is what a question to a neighbour is allowed to take on its way.
+func (r *Room) slackLocked(p peer.ID) time.Duration {
+	n := r.neighbours[p]
+	switch {
+	case !r.journal.ready:
+		return 0
+	case n == nil:
+		return transitSlack
+	}
+	return transitSlack + n.slack
 }
 
 // introduce greets a member that is no neighbour, before the first message to it alone.
@@ -295,7 +308,7 @@ func (r *Room) answerLocked(p peer.ID, g *wire.RoomFrame_Greeting) {
 	if string(g.Heads) != string(r.journal.sum()) {
 		now := time.Now()
 		age, count := pastAsked(g.Past)
-		r.tellHeadsLocked(p, r.journal.positions(), r.journal.firsts(now, age, count))
+		r.tellHeadsLocked(p, r.journal.positions(), g.Past.GetAgeMs(), r.journal.firsts(now, age, count))
 	}
 	part := new(wire.RoomFrame_Roster)
 	size := 0

@@ -67,6 +67,7 @@ type Room struct {
 	carriage     carriage  // receipts on their way to the authors of others
 	rumour       bool      // the roster has changed since neighbours were last told its digest
 	widen        bool      // and at nextDigest several are to be told
+	readyAt      time.Time // when every feed that neighbours knew had its beginning; zero: not yet
 	nextDigest   time.Time // when to compare rosters and feeds with neighbours
 	nextSweep    time.Time // when to forget past feeds
 	echoed       uint64    // last sequence of the own feed that GossipSub's loop has taken

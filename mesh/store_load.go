@@ -153,8 +153,9 @@ func (r *Room) baseline(now time.Time, f *feed, floor uint64) {
 	case len(j.resume) > 0 && floor > 0:
 		f.begin(floor) // the reader has read nothing of it
 	case r.past.all || r.past.age > 0:
-		age, _ := pastAsked(r.past.ask(0))
-		j.wish(now, f, j.firsts(now, age, 0)(f))
+		age, _ := pastAsked(r.past.ask(0, 0))
+		first, _ := j.firsts(now, age, 0)(f)
+		j.wish(now, f, first)
 	}
 }
 

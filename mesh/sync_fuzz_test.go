@@ -99,7 +99,7 @@ func FuzzHeads(f *testing.F) {
 					j.take(now, "", fd, env)
 				}
 			}
-			j.claim(now, peer.ID(fmt.Sprint("p", i%9)), feedTag(pos.Feed), pos.Last, pos.First)
+			j.claim(now, peer.ID(fmt.Sprint("p", i%9)), feedTag(pos.Feed), pos.Last, pos.First, !pos.Unsure)
 		}
 		if !ready {
 			j.becomeReady(now)

@@ -250,7 +250,7 @@ func positionsOf(t *testing.T, raw [][]byte) (list []Position) {
 	for _, b := range raw {
 		p, ok := parse(b)
 		require.True(t, ok)
-		list = append(list, Position{Tag: p.bytes(1), Last: p.varint(2), First: p.varint(3)})
+		list = append(list, Position{Tag: p.bytes(1), Last: p.varint(2), First: p.varint(3), Unsure: p.varint(4) == 1})
 	}
 	return list
 }
@@ -272,6 +272,7 @@ func TestHeadsAndSyncFollowFromTheDocumentAlone(t *testing.T) {
 	h, ok := parse(m.bytes(6))
 	require.True(t, ok)
 	require.Equal(t, v.Heads.Positions, positionsOf(t, h.all(1)))
+	require.Equal(t, v.Heads.AgeMS, h.varint(2))
 	require.True(t, plainHeads(h))
 	for _, c := range v.BadHeads {
 		m, ok := unframe(c.Bytes, 57344)

@@ -22,7 +22,7 @@ func tagOf(device, feed []byte) Hex {
 func makeHeads() (list []Position, digest Hex) {
 	list = []Position{
 		{Tag: tagOf(public(alice.Device), feedA), Last: 4, First: 4},
-		{Tag: tagOf(public(bob.Device), feedB), Last: 41, First: 42},
+		{Tag: tagOf(public(bob.Device), feedB), Last: 41, First: 42, Unsure: true},
 		{Tag: tagOf(public(carol.Device), feedC), Last: math.MaxUint64 - 1},
 	}
 	sum := sha256.Sum256(hashedHeads(list))
@@ -51,13 +51,14 @@ func makeSync(t *testing.T) Sync {
 	out.Heads.Hashed = hashedHeads(out.Heads.Positions)
 	positions := func(list []Position) (made []*wire.Position) {
 		for _, p := range list {
-			made = append(made, &wire.Position{Feed: p.Tag, Last: p.Last, First: p.First})
+			made = append(made, &wire.Position{Feed: p.Tag, Last: p.Last, First: p.First, Unsure: p.Unsure})
 		}
 		return made
 	}
 	heads := func(list []*wire.Position) Hex {
-		return frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: list}}})
+		return frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: list, AgeMs: out.Heads.AgeMS}}})
 	}
+	out.Heads.AgeMS = 61_250
 	out.Frame = heads(positions(out.Heads.Positions))
 	tag := tagOf(public(alice.Device), feedA)
 	for _, c := range []struct {

@@ -302,7 +302,8 @@ type Sync struct {
 	Room  Hex       `json:"room"`
 	Tags  []FeedTag `json:"feed_tags"`
 	Heads struct {
-		Positions []Position `json:"positions"` // all that a member has a place in, in any order
+		Positions []Position `json:"positions"`     // all that a member has a place in, in any order
+		AgeMS     uint64     `json:"age_ms,string"` // of the Past that the frame answers
 		Hashed    Hex        `json:"hashed"`
 		Digest    Hex        `json:"digest"`
 	} `json:"heads_digest"`
@@ -325,6 +326,8 @@ type Position struct {
 	Tag   Hex    `json:"tag"`
 	Last  uint64 `json:"last,string"`
 	First uint64 `json:"first,string"`
+
+	Unsure bool `json:"unsure,omitempty"`
 }
 
 // SyncFrame is the question for what is missing.

@@ -2403,9 +2403,10 @@ func (x *Receipt) GetSignature() []byte {
 // Position is a place in a feed. A feed is named by the first half of SHA-256(device key ‖ feed).
 type Position struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Feed          []byte                 `protobuf:"bytes,1,opt,name=feed,proto3" json:"feed,omitempty"`    // 16 bytes
-	Last          uint64                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`   // the sender has all items through this one, or will never have those it lacks
-	First         uint64                 `protobuf:"varint,3,opt,name=first,proto3" json:"first,omitempty"` // answers Past: the first item that the other wants; 0: not said
+	Feed          []byte                 `protobuf:"bytes,1,opt,name=feed,proto3" json:"feed,omitempty"`      // 16 bytes
+	Last          uint64                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`     // the sender has all items through this one, or will never have those it lacks
+	First         uint64                 `protobuf:"varint,3,opt,name=first,proto3" json:"first,omitempty"`   // answers Past: the first item that the other wants; 0: not said
+	Unsure        bool                   `protobuf:"varint,4,opt,name=unsure,proto3" json:"unsure,omitempty"` // and it may be an earlier one: the feed began before the sender's own time
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2459,6 +2460,13 @@ func (x *Position) GetFirst() uint64 {
 		return x.First
 	}
 	return 0
+}
+
+func (x *Position) GetUnsure() bool {
+	if x != nil {
+		return x.Unsure
+	}
+	return false
 }
 
 // Past says how far back a member wants the broadcasts of a feed that is new to it. Ages, so that clocks need not agree.
@@ -2948,7 +2956,8 @@ func (*RoomFrame_Absent) Descriptor() ([]byte, []int) {
 // Heads says how far the sender has got with feeds. To the author of one it is the acknowledgement.
 type RoomFrame_Heads struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Feeds         []*Position            `protobuf:"bytes,1,rep,name=feeds,proto3" json:"feeds,omitempty"` // at most 1024
+	Feeds         []*Position            `protobuf:"bytes,1,rep,name=feeds,proto3" json:"feeds,omitempty"`               // at most 1024
+	AgeMs         uint64                 `protobuf:"varint,2,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"` // answers a Past: the age that it gave
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2988,6 +2997,13 @@ func (x *RoomFrame_Heads) GetFeeds() []*Position {
 		return x.Feeds
 	}
 	return nil
+}
+
+func (x *RoomFrame_Heads) GetAgeMs() uint64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
 }
 
 // Receipts are on their way to the author of an envelope that wants them.
@@ -3237,7 +3253,7 @@ const file_starling_proto_rawDesc = "" +
 	"\tMALFORMED\x10\x06\x12\x0f\n" +
 	"\vINCARNATION\x10\a\x12\x0f\n" +
 	"\vNO_IDENTITY\x10\b\x12\b\n" +
-	"\x04RATE\x10\t\"\xd3\x06\n" +
+	"\x04RATE\x10\t\"\xea\x06\n" +
 	"\tRoomFrame\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\fR\x04room\x12=\n" +
 	"\bgreeting\x18\x02 \x01(\v2\x1f.starling.v1.RoomFrame.GreetingH\x00R\bgreeting\x127\n" +
@@ -3258,9 +3274,10 @@ const file_starling_proto_rawDesc = "" +
 	"\x04last\x18\x03 \x01(\bR\x04lastJ\x04\b\x02\x10\x03\x1a\a\n" +
 	"\x05Query\x1a\x06\n" +
 	"\x04Beat\x1a\b\n" +
-	"\x06Absent\x1a4\n" +
+	"\x06Absent\x1aK\n" +
 	"\x05Heads\x12+\n" +
-	"\x05feeds\x18\x01 \x03(\v2\x15.starling.v1.PositionR\x05feeds\x1ax\n" +
+	"\x05feeds\x18\x01 \x03(\v2\x15.starling.v1.PositionR\x05feeds\x12\x15\n" +
+	"\x06age_ms\x18\x02 \x01(\x04R\x05ageMs\x1ax\n" +
 	"\bReceipts\x12\x12\n" +
 	"\x04feed\x18\x01 \x01(\fR\x04feed\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x1a\n" +
@@ -3269,11 +3286,12 @@ const file_starling_proto_rawDesc = "" +
 	"\x04body\"?\n" +
 	"\aReceipt\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\fR\x06device\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"H\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"`\n" +
 	"\bPosition\x12\x12\n" +
 	"\x04feed\x18\x01 \x01(\fR\x04feed\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x14\n" +
-	"\x05first\x18\x03 \x01(\x04R\x05first\"3\n" +
+	"\x05first\x18\x03 \x01(\x04R\x05first\x12\x16\n" +
+	"\x06unsure\x18\x04 \x01(\bR\x06unsure\"3\n" +
 	"\x04Past\x12\x15\n" +
 	"\x06age_ms\x18\x01 \x01(\x04R\x05ageMs\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\"J\n" +

@@ -1,0 +1,67 @@
+package mesh
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestAQuestionThatWasLateIsKnownByItsAnswer(t *testing.T) {
+	const ready = 20 * time.Millisecond
+	for _, c := range []struct {
+		name                string
+		past                past
+		joined, slack, took time.Duration
+		want                time.Duration
+	}{
+		{"within what was allowed for", past{}, time.Minute, 50 * time.Millisecond, 40 * time.Millisecond, 0},
+		{"later than that", past{}, time.Minute, 50 * time.Millisecond, 250 * time.Millisecond, 200 * time.Millisecond},
+		{"of who wants some of the past", past{age: time.Hour}, time.Minute, 50 * time.Millisecond, time.Second, 950 * time.Millisecond},
+		{"of a newcomer, asked before it was ready", past{}, 10 * time.Millisecond, 0, 5 * time.Second, 0},
+		{"of who wants everything", past{all: true}, time.Minute, 0, time.Second, 0},
+	} {
+		asked, _ := pastAsked(c.past.ask(c.joined, c.slack))
+		require.Equal(t, c.want, c.past.late(asked, c.joined+c.took, ready), c.name)
+	}
+	asked, _ := pastAsked((past{}).ask(math.MaxInt64/2, maxTransitSlack))
+	require.Positive(t, asked)
+}
+
+// A member that joined later than this one says where a feed begins, and then one who was there.
+func TestABeginningThatNobodyWasSureOfIsRegretted(t *testing.T) {
+	e := chain(1, 3, 2, 2)
+	begun := func(first uint64, sure bool) (*journal, *feed) {
+		j := newJournal(feedTag{}, DefaultRetention)
+		j.becomeReady(epoch)
+		f := j.open(epoch, entry("alice", "a", 1, 1, true))
+		j.claim(epoch, "late", f.tag, 6, first, sure)
+		return j, f
+	}
+	j, f := begun(5, false)
+	require.Equal(t, after(baselineWait+sureWait), f.baselineDue(), "somebody may be sure")
+	j.expire(after(baselineWait + sureWait))
+	ready, _ := j.take(after(4*time.Second), "late", f, e[2])
+	require.Len(t, ready, 1)
+	require.Zero(t, j.claim(after(5*time.Second), "other", f.tag, 8, 3, false), "nor is that one")
+	a := j.claim(after(5*time.Second), "there", f.tag, 8, 1, true)
+	require.Equal(t, span{2, 4}, a.lost, "item 1 is the entry, which is known")
+	require.Zero(t, j.claim(after(6*time.Second), "there", f.tag, 8, 1, true), "once")
+
+	j, f = begun(5, false)
+	j.claim(epoch, "there", f.tag, 6, 2, true)
+	require.Equal(t, after(baselineWait), f.baselineDue())
+	j.expire(after(baselineWait))
+	require.EqualValues(t, 2, f.next, "who is sure counts, also if others say something later")
+
+	j, f = begun(5, true)
+	j.expire(after(baselineWait))
+	j.take(after(time.Second), "late", f, e[2])
+	require.Zero(t, j.claim(after(2*time.Second), "there", f.tag, 8, 1, true), "somebody was sure")
+
+	j, f = begun(5, false)
+	a = j.claim(epoch, "a", f.tag, 6, 2, true)
+	require.Equal(t, f, a.feed, "the author's word needs no waiting")
+	require.EqualValues(t, 2, f.next)
+}
