@@ -60,9 +60,6 @@ func (c *chaos) whole() bool {
 			if from == l {
 				continue
 			}
-			if !l.survived() || !from.survived() {
-				continue
-			}
 			first, last := l.due(from)
 			l.mu.Lock()
 			all := l.rec.hasAll(from.id, first, last)
@@ -187,13 +184,6 @@ func (c *chaos) complaints() []string {
 				}
 				first, last := l.due(from)
 				if spans, missing := l.rec.missing(from.id, first, last); missing > 0 {
-					if !survivors {
-						// Who was started again a moment ago, on a network that loses a fifth of all frames, can take the
-						// beginning of a feed from one that joined later: docs/design/009-repair.md. It is told, not required.
-						c.t.Logf("%v, of which one was started again, misses %d of the messages %d to %d of %v: %s",
-							l.id, missing, first, last, from.id, list(spans))
-						continue
-					}
 					complain("missing", fmt.Sprintf("%v misses %d of the messages %d to %d of %v: %s",
 						l.id, missing, first, last, from.id, list(spans)), from.stretch(spans), l, from)
 				}
@@ -219,9 +209,6 @@ func (c *chaos) complaints() []string {
 			complain("events", text, stretch{first, first}, l)
 		}
 		for from, gaps := range c.gaps(l, feeds) {
-			if !l.survived() || !from.survived() {
-				continue
-			}
 			complain("gaps", fmt.Sprintf("%v was told of %d gaps in what %v said, first: %s", l.id, len(gaps), from.id, gaps[0].encoded),
 				stretch{gaps[0].Time, gaps[0].Time}, l, from)
 		}
