@@ -3,12 +3,15 @@ package mesh
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
@@ -28,6 +31,7 @@ const (
 // rosterEntry is a verified roster entry.
 type rosterEntry struct {
 	sealed    []byte
+	name      entryName
 	statement *identity.Statement
 	feed      FeedID
 	sequence  uint64
@@ -36,6 +40,15 @@ type rosterEntry struct {
 	addrs     [][]byte
 	token     string
 	grant     *identity.Grant // what token says; nil in open mode, and of a goodbye
+}
+
+// entryName is by what members tell each other which entries they have: the beginning of the hash of the sealed entry. Who made
+// two entries of one name would hide only an entry of his own.
+type entryName [8]byte
+
+func nameEntry(sealed []byte) entryName {
+	h := sha256.Sum256(sealed)
+	return entryName(h[:])
 }
 
 // key is whom the entry is of: a user is in a room once.
@@ -65,6 +78,19 @@ type door struct {
 	tag       [32]byte
 	verifier  *identity.Verifier
 	authority *identity.Authority // nil: open mode
+	opened    *lru.Cache[[sha256.Size]byte, *rosterEntry]
+}
+
+// doorCache is how many entries that held a door keeps, by their hashes: members are told the same ones by many neighbours, and
+// a signature costs as much as hashing 60 KiB.
+const doorCache = 1024
+
+func newDoor(room string, tag [32]byte, verifier *identity.Verifier, authority *identity.Authority) *door {
+	opened, err := lru.New[[sha256.Size]byte, *rosterEntry](doorCache)
+	if err != nil {
+		panic("mesh: " + err.Error()) // only a size below 1 fails
+	}
+	return &door{room: room, tag: tag, verifier: verifier, authority: authority, opened: opened}
 }
 
 // open verifies a sealed roster entry. Who says goodbye needs no token, since only the device itself can say it.
@@ -72,6 +98,33 @@ func (d *door) open(sealed []byte, now time.Time) (*rosterEntry, error) {
 	if len(sealed) > maxEntry {
 		return nil, fmt.Errorf("roster entry of %d bytes", len(sealed))
 	}
+	sum := sha256.Sum256(sealed)
+	if e, ok := d.opened.Get(sum); ok {
+		return d.reopen(e, now)
+	}
+	e, err := d.verify(sealed, now)
+	if err != nil {
+		return nil, err
+	}
+	e.name = entryName(sum[:])
+	d.opened.Add(sum, e)
+	return e, nil
+}
+
+// reopen checks what time changes of an entry that held before.
+func (d *door) reopen(e *rosterEntry, now time.Time) (*rosterEntry, error) {
+	if _, err := d.verifier.VerifyLapsed(e.statement.Sealed(), now); err != nil {
+		return nil, err
+	}
+	if e.joined {
+		if _, err := d.admit(e.token, e.statement, now); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+func (d *door) verify(sealed []byte, now time.Time) (*rosterEntry, error) {
 	_, body, err := wire.Split(sealed)
 	if err != nil {
 		return nil, err

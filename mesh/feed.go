@@ -15,7 +15,7 @@ const (
 	// baselineWait is how long the first envelope of a feed whose beginning was not seen waits for neighbours to say where
 	// it begins for this node.
 	baselineWait = 500 * time.Millisecond
-	// sureWait is how much longer, while none has said so who can be sure.
+	// sureWait is how much longer, while none has said so who can be sure, and again while none has said anything.
 	sureWait = 2500 * time.Millisecond
 	// baselineDoubt is how long a baseline that neighbours have said may be corrected by others, while nothing has been
 	// delivered: in that time a member has compared notes with another one.
@@ -267,6 +267,9 @@ func (f *feed) baselineDue() time.Time {
 	}
 	if !due.IsZero() && f.claim == 0 {
 		due = due.Add(sureWait)
+		if f.guess == 0 {
+			due = due.Add(sureWait) // those who were asked may be waiting themselves
+		}
 	}
 	return due
 }

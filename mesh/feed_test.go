@@ -131,7 +131,7 @@ func TestFeedBeginsWhereNeighboursSayOrWithWhatComesFirst(t *testing.T) {
 	require.Empty(t, ready)
 	ready, _ = f.take(after(baselineWait/2), e[1])
 	require.Empty(t, ready)
-	require.Equal(t, after(baselineWait+sureWait), f.baselineDue())
+	require.Equal(t, after(baselineWait+2*sureWait), f.baselineDue())
 	ready, _ = f.suppose(after(baselineWait))
 	require.Equal(t, []uint64{3, 5}, firsts(ready))
 	require.Zero(t, f.baselineDue())

@@ -149,7 +149,7 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 	}
 	switch {
 	case unknown && late && now.Sub(n.asked) >= lateAgain:
-		r.greetLocked(p, true)
+		r.inquireLocked(now, p, true)
 	case unknown:
 		r.askLocked(now, p)
 	}

@@ -62,17 +62,21 @@ func (p past) ask(joined, slack time.Duration) *wire.Past {
 	if p.all {
 		age = math.MaxInt64
 	}
-	return &wire.Past{AgeMs: uint64(age / time.Millisecond), Count: uint32(p.count)}
+	return &wire.Past{AgeMs: uint64(max(age/time.Millisecond, 1)), Count: uint32(p.count)} // not 0, which an answer could not repeat
 }
 
 // late is how much longer a question was under way than was allowed for, when its answer comes to a stay that joined so
 // long ago, and was ready after a time: what the neighbour says of beginnings can be too late by that. The answer repeats the age
 // that was asked for.
 func (p past) late(asked, joined, ready time.Duration) time.Duration {
-	if p.all || asked-p.age < ready {
+	if p.all {
 		return 0
 	}
-	return max(joined+p.age-asked, 0)
+	before := joined + p.age - asked // how long after joining began what the answer surely has
+	if asked-p.age < ready {
+		before -= ready // asked while joining: what was published until then is not owed
+	}
+	return max(before, 0)
 }
 
 // maxAsked bounds the messages that one member can have a neighbour count.

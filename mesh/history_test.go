@@ -19,7 +19,8 @@ func TestAQuestionThatWasLateIsKnownByItsAnswer(t *testing.T) {
 		{"within what was allowed for", past{}, time.Minute, 50 * time.Millisecond, 40 * time.Millisecond, 0},
 		{"later than that", past{}, time.Minute, 50 * time.Millisecond, 250 * time.Millisecond, 200 * time.Millisecond},
 		{"of who wants some of the past", past{age: time.Hour}, time.Minute, 50 * time.Millisecond, time.Second, 950 * time.Millisecond},
-		{"of a newcomer, asked before it was ready", past{}, 10 * time.Millisecond, 0, 5 * time.Second, 0},
+		{"of a newcomer, answered before it was ready", past{}, 10 * time.Millisecond, 0, 10 * time.Millisecond, 0},
+		{"of a newcomer, asked before it was ready", past{}, 10 * time.Millisecond, 0, 5 * time.Second, 4980 * time.Millisecond},
 		{"of who wants everything", past{all: true}, time.Minute, 0, time.Second, 0},
 	} {
 		asked, _ := pastAsked(c.past.ask(c.joined, c.slack))

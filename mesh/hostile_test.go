@@ -392,7 +392,7 @@ func FuzzRosterEntry(f *testing.F) {
 	}
 	f.Add(wire.Seal(wire.DomainRoster, keys.Device, body))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		e, err := (&door{tag: tag, verifier: identity.NewVerifier(app)}).open(in, epoch)
+		e, err := newDoor("", tag, identity.NewVerifier(app), nil).open(in, epoch)
 		if err == nil && (len(e.info) > maxInfo || len(e.addrs) > maxAddrs || e.statement == nil) {
 			t.Fatalf("accepted %+v", e)
 		}

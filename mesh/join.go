@@ -108,7 +108,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		acknowledged: make(chan struct{}, 1),
 		past:         cfg.past,
 		owing:        make(map[*feed]struct{}),
-		neighbours:   make(map[peer.ID]*neighbour),
+		neighbours:   make(neighbours),
 		unsubscribed: make(map[peer.ID]time.Time),
 		waiting:      make(map[peer.ID]struct{}),
 		newcomers:    make(map[peer.ID]time.Time),
@@ -116,7 +116,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	}
 	r.confirms.init()
 	r.carriage.init()
-	r.door = &door{room: name, tag: r.tag, verifier: m.verifier, authority: m.cfg.authority}
+	r.door = newDoor(name, r.tag, m.verifier, m.cfg.authority)
 	_, _ = rand.Read(r.feed[:])
 	r.journal = newJournal(tagFeed(r.device, r.feed), m.cfg.retention)
 	r.journal.since = r.since
@@ -175,9 +175,9 @@ func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, t
 	if err != nil {
 		return nil, err
 	}
+	sealed := wire.Seal(wire.DomainRoster, r.mesh.key, body)
 	return &rosterEntry{
-		sealed:    wire.Seal(wire.DomainRoster, r.mesh.key, body),
-		statement: st, feed: r.feed, sequence: sequence, joined: joined, info: r.info, addrs: addrs, token: token,
+		sealed: sealed, name: nameEntry(sealed), statement: st, feed: r.feed, sequence: sequence, joined: joined, info: r.info, addrs: addrs, token: token,
 	}, nil
 }
 

@@ -21,7 +21,8 @@ import (
 const RoomProtocol protocol.ID = "/starling/room/1.0.0"
 
 const (
-	// maxRoomFrame bounds a frame in bytes: the part of a roster that is sent at once, and one entry more.
+	// maxRoomFrame bounds a frame in bytes: the part of a roster that is sent at once, or the names of a whole one, and one
+	// entry more.
 	maxRoomFrame = rosterPart + maxEntry + 4<<10
 	// roomFrameTimeout is what a peer has to finish a frame that it has begun, or to take one.
 	roomFrameTimeout = 5 * time.Second
@@ -214,7 +215,7 @@ func (m *Mesh) greetAgain(ctx context.Context, p peer.ID, l *link) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.neighbours[p] != nil {
-			r.greetLocked(p, true)
+			r.greetLocked(p, ask)
 		} else if _, ok := r.waiting[p]; ok {
 			r.queryLocked(p)
 		}

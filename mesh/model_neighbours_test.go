@@ -13,7 +13,7 @@ import (
 func (r *simRoom) peerEvent(p peer.ID, in bool) {
 	if in {
 		r.adopt(p)
-		r.greet(p, true)
+		r.ask(r.w.now, p, true)
 		return
 	}
 	n, s := r.neighbours[p], r.roster.devices[p]
@@ -43,7 +43,7 @@ func (r *simRoom) dismiss(p peer.ID) {
 func (r *simRoom) connected(p peer.ID) {
 	r.roster.reconnected(r.w.now, p)
 	if s := r.roster.devices[p]; s != nil && s.present {
-		r.greet(p, true)
+		r.greet(p, ask)
 	}
 }
 
@@ -64,24 +64,67 @@ func (r *simRoom) absent(p peer.ID) {
 	}
 }
 
-func (r *simRoom) greet(p peer.ID, reply bool) {
+func (r *simRoom) greet(p peer.ID, why purpose) {
 	if r.leaving {
 		return
 	}
-	g := simGreeting{entry: r.own, digest: r.roster.sum(), heads: r.journal.sum(), reply: reply}
-	if reply {
-		if n := r.neighbours[p]; n != nil {
-			n.asked = r.w.now
-		}
+	g := simGreeting{entry: r.own, digest: r.roster.sum(), heads: r.journal.sum(), why: why}
+	if n := r.neighbours[p]; n != nil {
+		n.greet(r.w.now, why)
+	}
+	if why == ask {
+		g.known = r.roster.names()
+	}
+	if why != answer {
 		g.past, g.joined, g.slack = r.past, r.w.now.Sub(r.since), r.slack(p)
 	}
 	r.w.tell(r.dev.i, simIndex(p), g)
 }
 
-func (r *simRoom) ask(now time.Time, p peer.ID) {
-	if n := r.neighbours[p]; n != nil && now.Sub(n.asked) >= askEvery {
-		r.greet(p, true)
+func (r *simRoom) ask(now time.Time, p peer.ID, fresh bool) {
+	if n := r.neighbours[p]; n == nil {
+		return
+	} else if r.neighbours.inquire(now, n, fresh) {
+		r.greet(p, ask)
+	} else {
+		r.arm()
 	}
+}
+
+func (r *simRoom) wonder(now time.Time, p peer.ID) {
+	if n := r.neighbours[p]; n == nil {
+		return
+	} else if n.wonder(now) {
+		r.greet(p, compare)
+	} else {
+		r.arm()
+	}
+}
+
+func (r *simRoom) seek(now time.Time) time.Time {
+	if len(r.journal.waiting) == 0 {
+		return time.Time{}
+	}
+	if at := r.sought.Add(seekEvery); now.Before(at) {
+		return at
+	}
+	r.sought = now
+	peers := rumourPeers
+	for _, p := range r.ids() {
+		if peers--; peers < 0 {
+			break
+		}
+		r.wonder(now, p)
+	}
+	return now.Add(seekEvery)
+}
+
+func (r *simRoom) inquiries(now time.Time) time.Time {
+	greet, due := r.neighbours.next(now, r.ids())
+	for _, p := range greet {
+		r.greet(p, r.neighbours[p].want)
+	}
+	return due
 }
 
 func (r *simRoom) compare(now time.Time) {
@@ -102,7 +145,7 @@ func (r *simRoom) compare(now time.Time) {
 		if peers--; peers < 0 {
 			return
 		}
-		r.greet(p, true)
+		r.greet(p, compare)
 	}
 }
 
@@ -124,17 +167,22 @@ func (r *simRoom) hearGreeting(p peer.ID, g simGreeting) {
 	if s.Peer == p && s.entry.feed == g.entry.feed {
 		r.claim(now, s)
 	}
-	if !g.reply {
-		return
+	if g.why != answer {
+		r.answer(p, g)
 	}
-	r.answer(p, g)
-	if string(g.digest) != string(r.roster.sum()) || string(g.heads) != string(r.journal.sum()) {
-		r.ask(now, p)
+	if n := r.neighbours[p]; n != nil {
+		switch n.hear(now, g.why != answer, string(g.digest) == string(r.roster.sum()), string(g.heads) == string(r.journal.sum())) {
+		case ask:
+			r.ask(now, p, false)
+		case compare:
+			r.greet(p, compare)
+		}
 	}
+	r.arm()
 }
 
 func (r *simRoom) answer(p peer.ID, g simGreeting) {
-	r.greet(p, false)
+	r.greet(p, answer)
 	if string(g.heads) != string(r.journal.sum()) {
 		asked := g.past.ask(g.joined, g.slack)
 		age, count := pastAsked(asked)
@@ -142,10 +190,11 @@ func (r *simRoom) answer(p peer.ID, g simGreeting) {
 	}
 	part := simRoster{last: true}
 	if string(g.digest) != string(r.roster.sum()) {
-		for _, s := range r.roster.known() {
-			if s.Peer != p && s.Peer != r.dev.id {
-				part.entries = append(part.entries, s.entry)
-			}
+		if g.why == compare {
+			return
+		}
+		for _, s := range r.roster.unknown(p, g.known) {
+			part.entries = append(part.entries, s.entry)
 		}
 		slices.SortFunc(part.entries, func(a, b *rosterEntry) int { return simIndex(a.statement.Peer) - simIndex(b.statement.Peer) })
 	}
@@ -169,6 +218,8 @@ func (r *simRoom) hearRoster(p peer.ID, part simRoster) {
 	r.arm()
 	if n := r.neighbours[p]; n != nil && part.last {
 		n.agreed = true
+		n.told()
+		r.inquiries(now)
 		delete(r.waiting, p)
 	}
 }
@@ -230,9 +281,9 @@ func (r *simRoom) hearHeads(p peer.ID, list []simPosition) {
 	}
 	switch {
 	case unknown && late && now.Sub(n.asked) >= lateAgain:
-		r.greet(p, true)
+		r.ask(now, p, true)
 	case unknown:
-		r.ask(now, p)
+		r.ask(now, p, false)
 	}
 	r.arm()
 }

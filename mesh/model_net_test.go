@@ -312,7 +312,8 @@ type simGreeting struct {
 	past          past
 	joined        time.Duration // ago, of who asks
 	slack         time.Duration
-	reply         bool
+	why           purpose
+	known         []byte
 }
 
 type simRoster struct {
@@ -346,9 +347,7 @@ func (d *simDevice) hear(from int, frame any) {
 			r.peerEvent(p, f.in)
 		}
 	case simQuery:
-		if r.neighbours[p] != nil {
-			r.greet(p, true)
-		}
+		r.ask(d.w.now, p, true)
 	case simAbsent:
 		r.absent(p)
 	case simGreeting:

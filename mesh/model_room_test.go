@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"time"
 
@@ -29,13 +30,14 @@ type simRoom struct {
 	roster     *roster
 	journal    *journal
 	parked     parked
-	neighbours map[peer.ID]*neighbour
+	neighbours neighbours
 	waiting    map[peer.ID]struct{}
 	owing      map[*feed]struct{}
 	remind     reminder
 	rumour     bool
 	widen      bool
 	nextDigest time.Time
+	sought     time.Time
 	nextSweep  time.Time
 	leaving    bool
 	ended      bool
@@ -71,7 +73,7 @@ func (d *simDevice) join(past past, resume *simRoom) {
 	w := d.w
 	r := &simRoom{
 		w: w, dev: d, since: w.now, past: past,
-		neighbours: make(map[peer.ID]*neighbour), waiting: make(map[peer.ID]struct{}), owing: make(map[*feed]struct{}),
+		neighbours: make(neighbours), waiting: make(map[peer.ID]struct{}), owing: make(map[*feed]struct{}),
 		seen: make(map[*simParcel]struct{}), accounts: make(map[feedTag]*simAccount),
 		tried: make(map[*feed]map[peer.ID]uint64), movedAt: w.now,
 	}
@@ -116,7 +118,9 @@ func (d *simDevice) join(past past, resume *simRoom) {
 
 func (r *simRoom) entry(joined bool) *rosterEntry {
 	r.dev.sequence = max(r.dev.sequence+1, uint64(r.w.now.UnixMilli()))
-	return &rosterEntry{statement: r.dev.statement, feed: r.feed, sequence: r.dev.sequence, joined: joined}
+	e := &rosterEntry{statement: r.dev.statement, feed: r.feed, sequence: r.dev.sequence, joined: joined}
+	e.name = nameEntry(fmt.Append(nil, r.dev.i, r.dev.sequence, joined))
+	return e
 }
 
 // lookReady is awaitReady.
@@ -254,6 +258,7 @@ func (r *simRoom) receive(via peer.ID, e *envelope, how way) {
 	if r.leaving || e.tag == r.journal.self {
 		return
 	}
+	e.via = via
 	if e.First == 1 {
 		r.apply(now, r.parcel(e).entry)
 	}
@@ -261,7 +266,7 @@ func (r *simRoom) receive(via peer.ID, e *envelope, how way) {
 	if f == nil || f.entry == nil {
 		r.parked.add(now, e)
 		r.arm()
-		r.ask(now, via)
+		r.ask(now, via, false)
 		return
 	}
 	r.feedIt(now, via, f, e, how)
@@ -304,7 +309,7 @@ func (r *simRoom) claim(now time.Time, s *seat) {
 		return
 	}
 	for _, e := range r.parked.claim(s.Peer, s.entry.feed) {
-		r.feedIt(now, "", s.feed, e, gossiped)
+		r.feedIt(now, e.via, s.feed, e, gossiped)
 	}
 }
 
@@ -322,6 +327,9 @@ func (r *simRoom) feedIt(now time.Time, via peer.ID, f *feed, e *envelope, how w
 		r.noted(r.roster.alive(now, e.peer))
 	}
 	r.acknowledge(now, f, e.Count == 1)
+	if f.next == 0 {
+		r.wonder(now, via)
+	}
 	if entry := r.parcel(e).entry; v == taken && len(ready) == 0 && entry != nil && !entry.joined {
 		r.take(now, entry, r.roster.hearsay)
 	}
@@ -417,12 +425,14 @@ func (r *simRoom) expire() time.Duration {
 		}
 	}
 	r.compare(now)
+	sought := r.seek(now)
+	inquiries := earlier(r.inquiries(now), sought)
 	r.announce(now)
 	if !now.Before(r.nextSweep) {
 		r.nextSweep = now.Add(renewCheck)
 		r.journal.sweep(now)
 	}
-	due := earlier(earlier(r.roster.due(), r.parked.due()), r.nextDigest)
+	due := earlier(earlier(earlier(r.roster.due(), r.parked.due()), r.nextDigest), inquiries)
 	due = earlier(due, r.payAcks(now))
 	due = earlier(earlier(due, r.journal.due()), r.remind.due())
 	return min(max(due.Sub(now), 0), renewCheck)

@@ -4,7 +4,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -18,8 +20,8 @@ import (
 
 // neighbour is what a room knows of a directly connected peer that is subscribed to its topic.
 type neighbour struct {
+	inquiry
 	agreed bool          // it has answered our greeting with its roster
-	asked  time.Time     // when we last asked it for its roster
 	acked  uint64        // how much of the own feed it has
 	slack  time.Duration // what questions to it have taken on their way
 	pulled bool          // it is being asked for broadcasts
@@ -33,8 +35,6 @@ type neighbour struct {
 const rosterPart = 32 << 10
 
 const (
-	// askEvery is how often one neighbour is asked for its roster, at most.
-	askEvery = time.Second
 	// digestEvery is how often a member compares its roster with a random neighbour's when nothing happens.
 	digestEvery = 10 * time.Second
 	// rumourDelay is how soon it compares after a change, and rumourPeers with how many: everybody is told of
@@ -42,6 +42,8 @@ const (
 	// at random, and gathers the changes of a whole room that joins at once.
 	rumourDelay = 150 * time.Millisecond
 	rumourPeers = 3
+	// seekEvery is how often neighbours are asked where a feed begins, until one of them is sure.
+	seekEvery = 500 * time.Millisecond
 )
 
 var (
@@ -63,7 +65,7 @@ func (r *Room) peerLoop() {
 			delete(r.unsubscribed, ev.Peer)
 			delete(r.newcomers, ev.Peer)
 			r.adoptLocked(ev.Peer)
-			r.greetLocked(ev.Peer, true)
+			r.inquireLocked(time.Now(), ev.Peer, true)
 		case pubsub.PeerLeave:
 			n, s := r.neighbours[ev.Peer], r.roster.devices[ev.Peer]
 			if n != nil && s != nil && s.present && r.mesh.host.Network().Connectedness(ev.Peer) == network.Connected {
@@ -129,22 +131,22 @@ func (r *Room) subscribeLocked(now time.Time) (due time.Time) {
 // protection is the tag under which the connection manager keeps neighbours of this room.
 func (r *Room) protection() string { return "starling/room/" + hex.EncodeToString(r.tag[:8]) }
 
-// greetLocked tells a peer who we are in this room, and by digests what we know of it. With reply, the peer is to tell
-// the same, and what it knows where that differs.
-func (r *Room) greetLocked(p peer.ID, reply bool) {
+// greetLocked tells a peer who we are in this room, and by digests what we know of it.
+func (r *Room) greetLocked(p peer.ID, why purpose) {
 	if r.leaving {
 		return
 	}
-	if n := r.neighbours[p]; n != nil && reply {
-		n.asked = time.Now()
+	g := &wire.RoomFrame_Greeting{Entry: r.own.sealed, Digest: r.roster.sum(), Heads: r.journal.sum(), Reply: why != answer, Compare: why == compare}
+	if n := r.neighbours[p]; n != nil {
+		n.greet(time.Now(), why)
 	}
-	var past *wire.Past
-	if reply {
-		past = r.past.ask(time.Since(r.since), r.slackLocked(p))
+	if why != answer {
+		g.Past = r.past.ask(time.Since(r.since), r.slackLocked(p))
 	}
-	r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{
-		Entry: r.own.sealed, Digest: r.roster.sum(), Heads: r.journal.sum(), Past: past, Reply: reply,
-	}}})
+	if why == ask {
+		g.Known = r.roster.names()
+	}
+	r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Greeting_{Greeting: g}})
 }
 
 // slackLocked is what a question to a neighbour is allowed to take on its way.
@@ -165,20 +167,65 @@ func (r *Room) introduce(p peer.ID) {
 	defer r.mu.Unlock()
 	if n := r.neighbours[p]; n == nil || !n.agreed {
 		if r.mesh.host.Network().Connectedness(p) != network.NotConnected {
-			r.greetLocked(p, false)
+			r.greetLocked(p, answer)
 		}
 	}
 }
 
-// askLocked asks the neighbour that brought a stranger's envelope for its roster.
-func (r *Room) askLocked(now time.Time, p peer.ID) {
-	if n := r.neighbours[p]; n != nil && now.Sub(n.asked) >= askEvery {
-		r.greetLocked(p, true)
+// askLocked asks a neighbour for what it knows and we do not: it has brought a stranger's envelope, or has another roster.
+func (r *Room) askLocked(now time.Time, p peer.ID) { r.inquireLocked(now, p, false) }
+
+func (r *Room) inquireLocked(now time.Time, p peer.ID, fresh bool) {
+	if n := r.neighbours[p]; n == nil {
+		return
+	} else if r.neighbours.inquire(now, n, fresh) {
+		r.greetLocked(p, ask)
+	} else {
+		r.armTimer()
 	}
 }
 
-// compareLocked tells neighbours our roster's digest when it is time to. One that has another gives its roster, and
-// asks for ours.
+// headsLocked asks a neighbour where a feed begins: it has brought some of one that has no baseline here.
+func (r *Room) headsLocked(now time.Time, p peer.ID) {
+	if n := r.neighbours[p]; n == nil {
+		return
+	} else if n.wonder(now) {
+		r.greetLocked(p, compare)
+	} else {
+		r.armTimer()
+	}
+}
+
+// seekLocked asks some neighbours where feeds begin that have no baseline here yet, since those who were asked first may not have
+// known, and returns when to do so again.
+func (r *Room) seekLocked(now time.Time) time.Time {
+	if len(r.journal.waiting) == 0 {
+		return time.Time{}
+	}
+	if at := r.sought.Add(seekEvery); now.Before(at) {
+		return at
+	}
+	r.sought = now
+	peers := rumourPeers
+	for p := range r.neighbours { // in random order
+		if peers--; peers < 0 {
+			break
+		}
+		r.headsLocked(now, p)
+	}
+	return now.Add(seekEvery)
+}
+
+// inquiriesLocked asks those whose time has come, and returns when to look again.
+func (r *Room) inquiriesLocked(now time.Time) time.Time {
+	greet, due := r.neighbours.next(now, slices.Collect(maps.Keys(r.neighbours)))
+	for _, p := range greet {
+		r.greetLocked(p, r.neighbours[p].want)
+	}
+	return due
+}
+
+// compareLocked tells neighbours our digests when it is time to. One that has others asks, and so do we when it says so.
 func (r *Room) compareLocked(now time.Time) {
 	if r.rumour {
 		r.rumour = false
@@ -197,7 +244,7 @@ func (r *Room) compareLocked(now time.Time) {
 		if peers--; peers < 0 {
 			return
 		}
-		r.greetLocked(p, true)
+		r.greetLocked(p, compare)
 	}
 }
 
@@ -235,9 +282,7 @@ func (r *Room) answered(p peer.ID) {
 func (r *Room) hearQuery(p peer.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.neighbours[p] != nil {
-		r.greetLocked(p, true)
-	}
+	r.inquireLocked(time.Now(), p, true)
 }
 
 // hear takes a frame from a peer. An error is a breach of the protocol.
@@ -292,31 +337,36 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 	if s.Peer == p && s.entry.feed == entry.feed {
 		r.claimLocked(now, s)
 	}
-	if !g.Reply {
-		return nil // an answer; heads and roster follow
+	if g.Reply {
+		r.answerLocked(p, g)
 	}
-	r.answerLocked(p, g)
-	if string(g.Digest) != string(r.roster.sum()) || string(g.Heads) != string(r.journal.sum()) {
-		r.askLocked(now, p)
+	if n := r.neighbours[p]; n != nil {
+		switch n.hear(now, g.Reply, string(g.Digest) == string(r.roster.sum()), string(g.Heads) == string(r.journal.sum())) {
+		case ask:
+			r.askLocked(now, p)
+		case compare:
+			r.greetLocked(p, compare)
+		}
 	}
 	return nil
 }
 
 // answerLocked gives a peer our greeting and, unless it knows the same, our heads and our roster.
 func (r *Room) answerLocked(p peer.ID, g *wire.RoomFrame_Greeting) {
-	r.greetLocked(p, false)
+	r.greetLocked(p, answer)
 	if string(g.Heads) != string(r.journal.sum()) {
 		now := time.Now()
 		age, count := pastAsked(g.Past)
 		r.tellHeadsLocked(p, r.journal.positions(), g.Past.GetAgeMs(), r.journal.firsts(now, age, count))
 	}
+	same := string(g.Digest) == string(r.roster.sum())
+	if g.Compare && !same {
+		return // it asks when it has read our digest
+	}
 	part := new(wire.RoomFrame_Roster)
 	size := 0
-	if string(g.Digest) != string(r.roster.sum()) {
-		for _, s := range r.roster.known() {
-			if s.Peer == p || s.Peer == r.mesh.host.ID() {
-				continue
-			}
+	if !same {
+		for _, s := range r.roster.unknown(p, g.Known) {
 			if size > 0 && size+len(s.entry.sealed) > rosterPart {
 				r.tellRosterLocked(p, part)
 				part, size = new(wire.RoomFrame_Roster), 0
@@ -368,6 +418,8 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 	r.armTimer()
 	if n := r.neighbours[p]; n != nil && part.Last {
 		n.agreed = true
+		n.told()
+		r.inquiriesLocked(now)
 		delete(r.waiting, p)
 		r.broadcastLocked()
 	}
@@ -380,7 +432,7 @@ func (r *Room) connected(p peer.ID) {
 	defer r.mu.Unlock()
 	r.roster.reconnected(time.Now(), p)
 	if s := r.roster.devices[p]; s != nil && s.present {
-		r.greetLocked(p, true) // GossipSub tells of its subscription later
+		r.greetLocked(p, ask) // GossipSub tells of its subscription later
 	}
 	r.armTimer()
 }

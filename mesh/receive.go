@@ -69,6 +69,7 @@ func (r *Room) receive(via peer.ID, e *envelope, how way) {
 	if r.leaving || e.tag == r.journal.self {
 		return
 	}
+	e.via = via
 	if how == gossiped {
 		r.mesh.stats.envelopesTaken.Add(1)
 	}
@@ -204,7 +205,7 @@ func (r *Room) claimLocked(now time.Time, s *seat) {
 		return
 	}
 	for _, e := range r.parked.claim(s.Peer, s.entry.feed) {
-		r.feedLocked(now, "", s.feed, e, gossiped)
+		r.feedLocked(now, e.via, s.feed, e, gossiped)
 	}
 }
 
@@ -238,7 +239,9 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 	if v == taken && len(ready) == 0 && e.Count == 1 {
 		r.goodbyeLocked(now, e)
 	}
-	e.via = via
+	if f.next == 0 {
+		r.headsLocked(now, via)
+	}
 	if e.Receipts != nil {
 		r.carryLocked(now, f, e)
 	}
@@ -370,6 +373,7 @@ func (r *Room) evictLocked(now time.Time, f *feed) {
 func (r *Room) timerLoop() {
 	timer := time.NewTimer(renewCheck)
 	defer timer.Stop()
+	var last time.Time
 	for {
 		var revoked <-chan struct{} // the authority has a new list
 		if r.door.authority != nil {
@@ -377,6 +381,10 @@ func (r *Room) timerLoop() {
 		}
 		select {
 		case <-r.rearm:
+			if wait := lookEvery - time.Since(last); wait > 0 {
+				timer.Reset(wait)
+				continue
+			}
 		case <-timer.C:
 		case <-revoked:
 		case <-r.ctx.Done():
@@ -384,6 +392,7 @@ func (r *Room) timerLoop() {
 		}
 		r.renew()
 		timer.Reset(r.expire())
+		last = time.Now()
 	}
 }
 
@@ -413,6 +422,9 @@ func (r *Room) tokenLocked(now time.Time) time.Time {
 	}
 	return warn
 }
+
+// lookEvery is how often a room looks what is due, at most: it looks at every member, and much that comes makes it look.
+const lookEvery = time.Millisecond
 
 // renewCheck is how often a room looks whether the node's statement has been signed anew. Statements live a
 // day.
@@ -446,13 +458,15 @@ func (r *Room) expire() time.Duration {
 		}
 	}
 	r.compareLocked(now)
+	sought := r.seekLocked(now)
+	inquiries := earlier(r.inquiriesLocked(now), sought)
 	r.announceLocked(now)
 	r.overdueLocked(now)
 	if !now.Before(r.nextSweep) {
 		r.nextSweep = now.Add(renewCheck)
 		r.journal.sweep(now)
 	}
-	due := earlier(earlier(watched, r.parked.due()), r.nextDigest)
+	due := earlier(earlier(earlier(watched, r.parked.due()), r.nextDigest), inquiries)
 	if !r.leaving { // who leaves answers nobody, and tells of nobody
 		due = earlier(due, r.roster.due())
 	}

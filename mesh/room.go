@@ -57,7 +57,7 @@ type Room struct {
 	window     window             // how much of the own feed is under way
 	owing      map[*feed]struct{} // whose authors are to be told soon how far they have arrived
 	remind     reminder
-	neighbours map[peer.ID]*neighbour
+	neighbours neighbours
 	// unsubscribed are neighbours that greeted us, of whose subscription GossipSub has not told, and since when.
 	unsubscribed map[peer.ID]time.Time
 	newcomers    map[peer.ID]time.Time // connected members that GossipSub has not told of, and since when
@@ -70,6 +70,7 @@ type Room struct {
 	readyAt      time.Time // when every feed that neighbours knew had its beginning; zero: not yet
 	nextDigest   time.Time // when to compare rosters and feeds with neighbours
 	nextSweep    time.Time // when to forget past feeds
+	sought       time.Time // when neighbours were last asked where feeds begin
 	echoed       uint64    // last sequence of the own feed that GossipSub's loop has taken
 	leaving      bool
 	large        bool          // members cause no events

@@ -351,11 +351,31 @@ func (r *roster) members() []*seat {
 	return out
 }
 
-// known are the members, and those who said goodbye lately: entries that a neighbour may lack.
-func (r *roster) known() []*seat {
-	out := r.members()
+// tells reports whether others are told of a seat: members, and those who said goodbye lately.
+func (s *seat) tells() bool { return s.present || !s.entry.joined }
+
+// names are those of all entries that others are told of, in no order.
+func (r *roster) names() []byte {
+	out := make([]byte, 0, len(entryName{})*len(r.seats))
 	for _, s := range r.seats {
-		if !s.present && !s.entry.joined {
+		if s.tells() {
+			out = append(out, s.entry.name[:]...)
+		}
+	}
+	return out
+}
+
+// unknown are the entries that a neighbour has not named, but those of itself and of this node, which greetings carry. They
+// are in no order. A last part of names that is none counts for nothing.
+func (r *roster) unknown(p peer.ID, names []byte) (out []*seat) {
+	named := make(map[entryName]struct{}, len(names)/len(entryName{}))
+	for name := range slices.Chunk(names, len(entryName{})) {
+		if len(name) == len(entryName{}) {
+			named[entryName(name)] = struct{}{}
+		}
+	}
+	for _, s := range r.seats {
+		if _, ok := named[s.entry.name]; !ok && s.tells() && s.Peer != p && s.Peer != r.self {
 			out = append(out, s)
 		}
 	}

@@ -204,7 +204,7 @@ func FuzzSyncReply(f *testing.F) {
 			mesh: &Mesh{host: idHost{id: keys[0].PeerID()}, app: app, cfg: defaultConfig(), log: slog.New(slog.DiscardHandler)},
 			tag:  tag, own: entries[0], queue: events.NewQueue("ops", events.Limits{}), rearm: make(chan struct{}, 1), changed: make(chan struct{}),
 			owing: make(map[*feed]struct{}), neighbours: make(map[peer.ID]*neighbour), newcomers: make(map[peer.ID]time.Time),
-			door: &door{room: "ops", tag: tag, verifier: identity.NewVerifier(app)}, since: time.Now(),
+			door: newDoor("ops", tag, identity.NewVerifier(app), nil), since: time.Now(),
 		}
 		r.journal = newJournal(r.own.tag(), DefaultRetention)
 		r.roster = newRoster(r.door, r.journal, keys[0].PeerID(), time.Second)

@@ -77,7 +77,7 @@ func TestRostersAreThoseOfTheVectors(t *testing.T) {
 	vectors.Read(t, "roster", &v)
 	now, verifier := time.UnixMilli(v.AtMS), identity.NewVerifier(identity.AppID(v.App))
 	open := func(sealed []byte) (*rosterEntry, error) {
-		return (&door{tag: [32]byte(v.Room), verifier: verifier}).open(sealed, now)
+		return newDoor("", [32]byte(v.Room), verifier, nil).open(sealed, now)
 	}
 	for _, e := range v.Accepted {
 		got, err := open(e.Sealed.Sealed)
@@ -273,7 +273,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("what is missing is asked for", "after %d to %d ms", pullWait.Milliseconds(), pullWait.Milliseconds()*3/2)
 	says("sync: the next frame; serving one question; the whole answer", "%s; %s; %s", s(syncTimeout), s(serveTime), s(pullTime))
 	says("a feed is quiet, and neighbours are told", "after %d ms; its author again after 1 s and 4 s", quietWait.Milliseconds())
-	says("a baseline waits for neighbours; for one who is sure; may be corrected", "%d ms; %s; %s", baselineWait.Milliseconds(), s(baselineWait+sureWait), s(baselineDoubt))
+	says("a baseline waits for neighbours; for one who is sure; for one who says anything; may be corrected", "%d ms; %s; %s; %s", baselineWait.Milliseconds(), s(baselineWait+sureWait), s(baselineWait+2*sureWait), s(baselineDoubt))
 	says("retention", "%s, unless the app says otherwise", minutes(DefaultRetention.Age))
 	says("GossipSub: heartbeat, seen messages", "%s, %s", s(defaultConfig().heartbeat), s(seenLife))
 	says("broadcasts wait for a subscription", "%d ms", newcomerWait.Milliseconds())

@@ -59,7 +59,7 @@ func (r *Room) accusedLocked(now time.Time, e *envelope, payload []byte) {
 		return
 	}
 	if r.roster.accused(now, e.came, e.peer, a) {
-		r.greetLocked(a.device, true)
+		r.greetLocked(a.device, compare)
 	}
 	r.armTimer()
 }

@@ -3,6 +3,7 @@ package vectors
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"testing"
 
 	ma "github.com/multiformats/go-multiaddr"
@@ -226,8 +227,16 @@ func TestRostersFollowFromTheDocumentAlone(t *testing.T) {
 	past, ok := parse(g.bytes(6))
 	require.True(t, ok)
 	require.Equal(t,
-		[]any{[]byte(v.Greeting.Entry), []byte(v.Greeting.Digest), v.Greeting.Reply, []byte(v.Greeting.Heads), v.Greeting.PastAgeMS, v.Greeting.PastCount},
-		[]any{g.bytes(1), g.bytes(2), g.varint(4) == 1, g.bytes(5), past.varint(1), uint32(past.varint(2))})
+		[]any{[]byte(v.Greeting.Entry), []byte(v.Greeting.Digest), v.Greeting.Reply, []byte(v.Greeting.Heads), v.Greeting.PastAgeMS, v.Greeting.PastCount, v.Greeting.Compare},
+		[]any{g.bytes(1), g.bytes(2), g.varint(4) == 1, g.bytes(5), past.varint(1), uint32(past.varint(2)), g.varint(8) == 1})
+	require.Len(t, v.Greeting.Known, 2)
+	var names []byte
+	for i, sealed := range [][]byte{v.Part.Entries[0], v.Greeting.Entry} {
+		sum := sha256.Sum256(sealed)
+		require.Equal(t, sum[:8], []byte(v.Greeting.Known[i]))
+		names = append(names, sum[:8]...)
+	}
+	require.Equal(t, names, g.bytes(7))
 	for num, raw := range map[protowire.Number]Hex{4: v.Query, 5: v.Absent} {
 		m, ok := unframe(raw, limit)
 		require.True(t, ok)

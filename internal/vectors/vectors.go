@@ -287,6 +287,8 @@ type Greeting struct {
 	Heads     Hex    `json:"heads"` // a digest
 	PastAgeMS uint64 `json:"past_age_ms,string"`
 	PastCount uint32 `json:"past_count"`
+	Known     []Hex  `json:"known"` // names, of the entries in the digest
+	Compare   bool   `json:"compare"`
 }
 
 // RosterFrame is a frame of the room protocol.

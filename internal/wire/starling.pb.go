@@ -2715,11 +2715,13 @@ func (x *SyncReply) GetMore() bool {
 // Greeting opens the exchange, and tells of every later change of the sender's own entry.
 type RoomFrame_Greeting struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entry         []byte                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`   // sealed RosterEntry of the sender
-	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"` // 32 bytes: hash of the sender's roster; equal digests need no Roster
-	Reply         bool                   `protobuf:"varint,4,opt,name=reply,proto3" json:"reply,omitempty"`  // the sender wants a Greeting (and Heads and a Roster, where digests differ) back
-	Heads         []byte                 `protobuf:"bytes,5,opt,name=heads,proto3" json:"heads,omitempty"`   // 32 bytes: hash of how far the sender has got with every feed; equal digests need no Heads
-	Past          *Past                  `protobuf:"bytes,6,opt,name=past,proto3" json:"past,omitempty"`     // what the sender wants of feeds that are new to it
+	Entry         []byte                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`      // sealed RosterEntry of the sender
+	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`    // 32 bytes: hash of the sender's roster; equal digests need no Roster
+	Reply         bool                   `protobuf:"varint,4,opt,name=reply,proto3" json:"reply,omitempty"`     // the sender wants a Greeting (and Heads and a Roster, where digests differ) back
+	Heads         []byte                 `protobuf:"bytes,5,opt,name=heads,proto3" json:"heads,omitempty"`      // 32 bytes: hash of how far the sender has got with every feed; equal digests need no Heads
+	Past          *Past                  `protobuf:"bytes,6,opt,name=past,proto3" json:"past,omitempty"`        // what the sender wants of feeds that are new to it
+	Known         []byte                 `protobuf:"bytes,7,opt,name=known,proto3" json:"known,omitempty"`      // with reply: names of 8 bytes of the entries that need not be told
+	Compare       bool                   `protobuf:"varint,8,opt,name=compare,proto3" json:"compare,omitempty"` // with reply: no Roster, where digests differ; who sees that asks
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2787,6 +2789,20 @@ func (x *RoomFrame_Greeting) GetPast() *Past {
 		return x.Past
 	}
 	return nil
+}
+
+func (x *RoomFrame_Greeting) GetKnown() []byte {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+func (x *RoomFrame_Greeting) GetCompare() bool {
+	if x != nil {
+		return x.Compare
+	}
+	return false
 }
 
 // Roster is a part of what the sender knows; last marks the end.
@@ -3253,7 +3269,7 @@ const file_starling_proto_rawDesc = "" +
 	"\tMALFORMED\x10\x06\x12\x0f\n" +
 	"\vINCARNATION\x10\a\x12\x0f\n" +
 	"\vNO_IDENTITY\x10\b\x12\b\n" +
-	"\x04RATE\x10\t\"\xea\x06\n" +
+	"\x04RATE\x10\t\"\x9a\a\n" +
 	"\tRoomFrame\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\fR\x04room\x12=\n" +
 	"\bgreeting\x18\x02 \x01(\v2\x1f.starling.v1.RoomFrame.GreetingH\x00R\bgreeting\x127\n" +
@@ -3262,13 +3278,15 @@ const file_starling_proto_rawDesc = "" +
 	"\x06absent\x18\x05 \x01(\v2\x1d.starling.v1.RoomFrame.AbsentH\x00R\x06absent\x124\n" +
 	"\x05heads\x18\x06 \x01(\v2\x1c.starling.v1.RoomFrame.HeadsH\x00R\x05heads\x121\n" +
 	"\x04beat\x18\b \x01(\v2\x1b.starling.v1.RoomFrame.BeatH\x00R\x04beat\x12=\n" +
-	"\breceipts\x18\a \x01(\v2\x1f.starling.v1.RoomFrame.ReceiptsH\x00R\breceipts\x1a\x91\x01\n" +
+	"\breceipts\x18\a \x01(\v2\x1f.starling.v1.RoomFrame.ReceiptsH\x00R\breceipts\x1a\xc1\x01\n" +
 	"\bGreeting\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x14\n" +
 	"\x05reply\x18\x04 \x01(\bR\x05reply\x12\x14\n" +
 	"\x05heads\x18\x05 \x01(\fR\x05heads\x12%\n" +
-	"\x04past\x18\x06 \x01(\v2\x11.starling.v1.PastR\x04pastJ\x04\b\x03\x10\x04\x1a<\n" +
+	"\x04past\x18\x06 \x01(\v2\x11.starling.v1.PastR\x04past\x12\x14\n" +
+	"\x05known\x18\a \x01(\fR\x05known\x12\x18\n" +
+	"\acompare\x18\b \x01(\bR\acompareJ\x04\b\x03\x10\x04\x1a<\n" +
 	"\x06Roster\x12\x18\n" +
 	"\aentries\x18\x01 \x03(\fR\aentries\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04lastJ\x04\b\x02\x10\x03\x1a\a\n" +
