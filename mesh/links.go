@@ -134,6 +134,7 @@ func (m *Mesh) tell(p peer.ID, frame *wire.RoomFrame) {
 	m.pulses.said(p, time.Now())
 	select {
 	case l.frames <- raw:
+		m.stats.roomBytes.Add(uint64(len(raw)))
 		if frame.GetBeat() == nil {
 			m.stats.roomFrames.Add(1)
 		}

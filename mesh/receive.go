@@ -423,8 +423,12 @@ func (r *Room) tokenLocked(now time.Time) time.Time {
 	return warn
 }
 
-// lookEvery is how often a room looks what is due, at most: it looks at every member, and much that comes makes it look.
-const lookEvery = time.Millisecond
+const (
+	// lookEvery is how often a room looks what is due, at most, since much that comes makes it look; mindEvery is how often it looks at every
+	// member, whose times are of seconds.
+	lookEvery = time.Millisecond
+	mindEvery = 25 * time.Millisecond
+)
 
 // renewCheck is how often a room looks whether the node's statement has been signed anew. Statements live a
 // day.
@@ -447,16 +451,8 @@ func (r *Room) expire() time.Duration {
 		r.arrivedLocked(now, a)
 	}
 	r.repairLocked(now)
-	watched := r.watchLocked(now)
-	for _, s := range r.roster.expire(now) {
-		r.noteLocked(s, left)
-	}
+	due := r.mindLocked(now)
 	r.mesh.stats.envelopesUnclaimed.Add(uint64(r.parked.expire(now)))
-	for _, s := range r.roster.seats {
-		if s.coming != nil && !now.Before(s.ends(s.comingAt)) {
-			r.comeLocked(now, s) // its goodbye was lost
-		}
-	}
 	r.compareLocked(now)
 	sought := r.seekLocked(now)
 	inquiries := earlier(r.inquiriesLocked(now), sought)
@@ -466,10 +462,7 @@ func (r *Room) expire() time.Duration {
 		r.nextSweep = now.Add(renewCheck)
 		r.journal.sweep(now)
 	}
-	due := earlier(earlier(earlier(watched, r.parked.due()), r.nextDigest), inquiries)
-	if !r.leaving { // who leaves answers nobody, and tells of nobody
-		due = earlier(due, r.roster.due())
-	}
+	due = earlier(earlier(earlier(due, r.parked.due()), r.nextDigest), inquiries)
 	due = earlier(earlier(due, r.tokenLocked(now)), r.payAcksLocked(now))
 	due = earlier(due, r.subscribeLocked(now))
 	due = earlier(earlier(due, r.journal.due()), r.remind.due())
@@ -478,6 +471,28 @@ func (r *Room) expire() time.Duration {
 		due = earlier(due, r.unacked[0].deadline)
 	}
 	return min(max(due.Sub(now), 0), renewCheck)
+}
+
+// mindLocked looks at all members, if that is not too soon, and returns when to do so again. It gives up those whose grace is over, accuses
+// those that fell silent, and lets those return whose goodbye was lost.
+func (r *Room) mindLocked(now time.Time) time.Time {
+	if at := r.minded.Add(mindEvery); now.Before(at) {
+		return at
+	}
+	r.minded = now
+	due := r.watchLocked(now)
+	for _, s := range r.roster.expire(now) {
+		r.noteLocked(s, left)
+	}
+	for _, s := range r.roster.seats {
+		if s.coming != nil && !now.Before(s.ends(s.comingAt)) {
+			r.comeLocked(now, s) // its goodbye was lost
+		}
+	}
+	if !r.leaving { // who leaves answers nobody, and tells of nobody
+		due = earlier(due, r.roster.due())
+	}
+	return due
 }
 
 // renew announces the node's entry anew when its statement has changed. The feed goes on, and the sequence

@@ -70,6 +70,7 @@ type Room struct {
 	readyAt      time.Time // when every feed that neighbours knew had its beginning; zero: not yet
 	nextDigest   time.Time // when to compare rosters and feeds with neighbours
 	nextSweep    time.Time // when to forget past feeds
+	minded       time.Time // when all members were last looked at
 	sought       time.Time // when neighbours were last asked where feeds begin
 	echoed       uint64    // last sequence of the own feed that GossipSub's loop has taken
 	leaving      bool

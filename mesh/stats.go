@@ -40,7 +40,9 @@ type Stats struct {
 	PullsRefused       uint64 // questions of neighbours that had one under way, or came when too many others had
 	EnvelopesUnclaimed uint64 // of senders whose roster entry never came
 	EnvelopesDropped   uint64 // lost at a full queue of GossipSub: 0 unless a peer takes nothing
+	BytesServed        uint64 // of those, with what they need to be understood
 	RoomFrames         uint64 // told to neighbours about rooms
+	RoomBytes          uint64 // of those, and of the beats, which are not counted as frames
 	NeighboursSilent   uint64 // whose connections were closed since they had stopped to beat
 	RoomFramesDropped  uint64 // to a neighbour that takes nothing
 	RoomViolations     uint64 // room streams reset and entries refused because a peer broke the protocol
@@ -64,7 +66,7 @@ type counters struct {
 	receiptsTaken, receiptFramesTaken, receiptFramesSent           atomic.Uint64
 	neighboursSilent                                               atomic.Uint64
 	envelopesLapsed, roomFramesDropped, roomViolations, forks      atomic.Uint64
-	suspicions, refutations, roomFrames                            atomic.Uint64
+	suspicions, refutations, roomFrames, roomBytes, bytesServed    atomic.Uint64
 }
 
 // Stats gives a snapshot of the counters. Each is read by itself: they need not add up while traffic flows.
@@ -104,7 +106,9 @@ func (m *Mesh) Stats() Stats {
 		PullsRefused:        c.pullsRefused.Load(),
 		EnvelopesUnclaimed:  c.envelopesUnclaimed.Load(),
 		EnvelopesDropped:    c.envelopesDropped.Load(),
+		BytesServed:         c.bytesServed.Load(),
 		RoomFrames:          c.roomFrames.Load(),
+		RoomBytes:           c.roomBytes.Load(),
 		NeighboursSilent:    c.neighboursSilent.Load(),
 		RoomFramesDropped:   c.roomFramesDropped.Load(),
 		RoomViolations:      c.roomViolations.Load(),

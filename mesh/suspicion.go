@@ -28,9 +28,10 @@ const (
 	// doubtEvery is how often a member that was dropped here, and that others tell of, is asked whether it is there.
 	doubtEvery = time.Minute
 	// A member that is not connected to all others says something every beatEvery, or memberBeat for each member if that is
-	// longer: one envelope a second in the whole room. Who has said nothing for silentBeats of these is accused.
-	beatEvery   = time.Minute
-	memberBeat  = time.Second
+	// longer: one envelope in 4 s in the whole room, which costs each member some 400 B/s. Who has said nothing for silentBeats
+	// of these is accused.
+	beatEvery   = 2 * time.Minute
+	memberBeat  = 4 * time.Second
 	silentBeats = 3
 )
 

@@ -288,7 +288,7 @@ func TestWhoIsNotSeenByAllSaysThatItIsThere(t *testing.T) {
 	w.link("c")
 	require.Zero(t, w.beatAt(epoch))
 	w.present = 300
-	require.Equal(t, 5*time.Minute, w.beat())
+	require.Equal(t, 20*time.Minute, w.beat())
 }
 
 func TestAMemberThatOthersStillHaveIsAskedForAgain(t *testing.T) {

@@ -76,6 +76,9 @@ func (p *repairs) leave(id peer.ID) {
 
 // repairLocked asks neighbours for what is missing, and gives up what nobody has.
 func (r *Room) repairLocked(now time.Time) {
+	if len(r.journal.lacking) == 0 {
+		return
+	}
 	idle := make([]peer.ID, 0, len(r.neighbours))
 	for p, n := range r.neighbours {
 		if !n.pulled {
@@ -298,6 +301,7 @@ func (r *Room) serve(s network.Stream, served *rate.Limiter, wants []*wire.Want)
 			return err
 		}
 		r.mesh.stats.envelopesServed.Add(uint64(len(part.Envelopes)))
+		r.mesh.stats.bytesServed.Add(uint64(left - budget))
 		wants = rest
 	}
 	return nil
