@@ -7,3 +7,6 @@ const raceEnabled = false
 
 // crowd is how many members the large simulations have.
 const crowd = 200
+
+// multitude is how many members a large room has.
+const multitude = 500

@@ -7,3 +7,6 @@ const raceEnabled = true
 
 // crowd is how many members the large simulations have. The race detector makes each several times as expensive.
 const crowd = 40
+
+// multitude is how many members a large room has.
+const multitude = 24

@@ -64,7 +64,7 @@ func (v *textView) statusLocked(ev status) string {
 	case ev.State == presence.Unreachable.String() && ev.Login != nil:
 		words = fmt.Sprintf("logged in %s ago, and does not answer", age)
 	case ev.State == presence.Unreachable.String():
-		words = "not everybody who might know answers"
+		words = "not all who might know can be reached"
 	case ev.State == presence.Offline.String() && !known:
 		words = "nobody knows of a log-in"
 	case ev.Source == presence.Connected, ev.Source == presence.Goodbye:

@@ -18,9 +18,6 @@ type Node struct {
 	processes []*Process
 }
 
-// Name returns the name given to [Lab.Node].
-func (n *Node) Name() string { return n.name }
-
 // Addr returns the IPv4 address of its eth0, without a mask: "10.77.0.1" for the first node of a lab.
 func (n *Node) Addr() string { return n.addr }
 

@@ -96,9 +96,6 @@ func (r *Reader) Peek() error {
 	return err
 }
 
-// Buffered returns how many bytes have been taken from the stream and not yet read as frames.
-func (r *Reader) Buffered() int { return r.r.Buffered() }
-
 func (r *Reader) length() (uint64, error) {
 	var size uint64
 	for shift := uint(0); shift < 64; shift += 7 {
