@@ -49,10 +49,15 @@ const (
 
 // gossipParams are those of rooms in which most members are connected to each other: the author sends to all
 // its neighbours itself (flood publish), and the topic mesh, which is for those further away, can be thin.
-// With D = 6 each member gets 5 to 6 copies of everything, with D = 3 fewer than 2.
+// With D = 6 each member gets 5 to 6 copies of everything, with D = 3 fewer than 2. D belongs to a router, and so to all rooms of the node.
 func (m *Mesh) gossipParams() pubsub.GossipSubParams {
 	p := pubsub.DefaultGossipSubParams()
-	p.D, p.Dlo, p.Dhi, p.Dout, p.Dscore = 3, 2, 4, 0, 2
+	switch d := m.cfg.degree; d {
+	case MinMeshDegree:
+		p.D, p.Dlo, p.Dhi, p.Dout, p.Dscore = 3, 2, 4, 0, 2
+	default: // as many as GossipSub's defaults have beside its D
+		p.D, p.Dlo, p.Dhi, p.Dout, p.Dscore = d, d-1, 2*d-2, d/2-1, 2
+	}
 	p.HeartbeatInterval = m.cfg.heartbeat
 	p.UnsubscribeBackoff = rejoinBackoff
 	return p

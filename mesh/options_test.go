@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/starling-mesh/starling/internal/events"
 )
 
@@ -17,6 +19,7 @@ var wrong = map[string]func(*config){
 	"sendTimeout": func(c *config) { c.sendTimeout = 0 },
 	"grace":       func(c *config) { c.grace = -1 },
 	"large":       func(c *config) { c.large = 1 },
+	"degree":      func(c *config) { c.degree = MaxMeshDegree + 1 },
 	"queue":       func(c *config) { c.queue = events.Limits{Events: 1, Bytes: 100} },
 	"maxMessage":  func(c *config) { c.maxMessage = MaxMessage + 1 },
 	"retention":   func(c *config) { c.retention.Bytes = 1000 },
@@ -74,14 +77,26 @@ func TestOptionsRecordWhatTheySay(t *testing.T) {
 	c := defaultConfig()
 	log := slog.Default()
 	for _, o := range []Option{WithSendTimeout(time.Second), WithMaxMessage(10), WithHeartbeat(time.Minute), WithLogger(log),
-		WithInbox(func(*DirectMessage, int) bool { return true }), WithGrace(0), WithLargeRoom(7), WithQueue(QueueLimits{Events: 1, Bytes: 10}), WithRetention(Retention{Age: time.Hour})} {
+		WithInbox(func(*DirectMessage, int) bool { return true }), WithGrace(0), WithLargeRoom(7), WithMeshDegree(5), WithQueue(QueueLimits{Events: 1, Bytes: 10}), WithRetention(Retention{Age: time.Hour})} {
 		o(&c)
 	}
 	if err := c.validate(); err != nil {
 		t.Error(err)
 	}
 	if c.sendTimeout != time.Second || c.maxMessage != 10 || c.heartbeat != time.Minute || c.log != log || !c.inbox(nil, 0) ||
-		c.grace != 0 || c.large != 7 || c.retention != (Retention{DefaultRetention.Messages, DefaultRetention.Bytes, time.Hour}) || c.queue != (events.Limits{Events: 1, Bytes: 10}) {
+		c.grace != 0 || c.large != 7 || c.degree != 5 || c.retention != (Retention{DefaultRetention.Messages, DefaultRetention.Bytes, time.Hour}) || c.queue != (events.Limits{Events: 1, Bytes: 10}) {
 		t.Errorf("recorded: %+v", c)
+	}
+}
+
+func TestGossipSubTakesEveryDegree(t *testing.T) {
+	for d := MinMeshDegree; d <= MaxMeshDegree; d++ {
+		inBubble(t, 4, func(t *testing.T, f *flock) {
+			f.net.Chain()
+			rooms := f.joinAll("ops")
+			c, err := rooms[0].PublishConfirmed(t.Context(), []byte("to the end"))
+			require.NoError(t, err)
+			require.Empty(t, c.Unknown(), "degree %d", d)
+		}, WithMeshDegree(d))
 	}
 }

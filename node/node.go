@@ -193,7 +193,7 @@ func (n *Node) openLayers() (err error) {
 	}
 	n.mesh, err = mesh.New(n.host, n.presence,
 		mesh.WithLogger(n.log), mesh.WithInbox(n.takeDirect), mesh.WithSendTimeout(n.cfg.sendTimeout),
-		mesh.WithGrace(n.cfg.grace), mesh.WithLargeRoom(n.cfg.large), mesh.WithQueue(n.cfg.queue), mesh.WithMaxMessage(n.cfg.maxMessage),
+		mesh.WithGrace(n.cfg.grace), mesh.WithLargeRoom(n.cfg.large), mesh.WithMeshDegree(n.cfg.degree), mesh.WithQueue(n.cfg.queue), mesh.WithMaxMessage(n.cfg.maxMessage),
 		mesh.WithRetention(n.cfg.retention),
 		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store))
 	if err != nil {

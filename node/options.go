@@ -37,6 +37,7 @@ type config struct {
 	sendTimeout time.Duration
 	grace       time.Duration
 	large       int
+	degree      int
 	queue       mesh.QueueLimits
 	maxMessage  int
 	retention   mesh.Retention
@@ -55,6 +56,7 @@ func defaultConfig() config {
 		sendTimeout: 12 * time.Second,
 		grace:       10 * time.Second,
 		large:       500,
+		degree:      mesh.MinMeshDegree,
 		queue:       mesh.QueueLimits{Events: 8192, Bytes: 16 << 20},
 		maxMessage:  mesh.MaxMessage,
 		retention:   mesh.DefaultRetention,
@@ -99,6 +101,7 @@ func (c *config) validate() error {
 	check(c.sendTimeout > 0, "send timeout %v is not positive", c.sendTimeout)
 	check(c.grace >= 0, "grace %v is negative", c.grace)
 	check(c.large >= 2, "a large room of %d members is none", c.large)
+	check(c.degree >= mesh.MinMeshDegree && c.degree <= mesh.MaxMeshDegree, "a mesh degree of %d is not in %d to %d", c.degree, mesh.MinMeshDegree, mesh.MaxMeshDegree)
 	check(c.maxMessage > 0 && c.maxMessage <= mesh.MaxMessage,
 		"a message limit of %d bytes is not in 1 to %d", c.maxMessage, mesh.MaxMessage)
 	check(c.queue.Events > 0 && c.queue.Bytes >= c.maxMessage,
@@ -196,6 +199,10 @@ func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } 
 // WithLargeRoom sets from how many members on a room tells its size instead of who joins and leaves: see [mesh.WithLargeRoom]. The
 // default is 500. New rejects less than 2.
 func WithLargeRoom(members int) Option { return func(c *config) { c.large = members } }
+
+// WithMeshDegree sets to how many neighbours a member passes on what it hears in rooms in which not all are connected to each other: see
+// [mesh.WithMeshDegree]. The default is [mesh.MinMeshDegree], 3. New rejects what is not in that to [mesh.MaxMeshDegree], 6.
+func WithMeshDegree(d int) Option { return func(c *config) { c.degree = d } }
 
 // WithQueue sets how many events, and how many bytes of payload, wait for the reader of each stream: the node's
 // and every room's. The default is 8192 events and 16 MiB. New rejects limits that do not hold one message.

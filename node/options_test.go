@@ -42,6 +42,7 @@ var fieldRules = map[string]struct {
 	"sendTimeout": {bad: func(c *config) { c.sendTimeout = 0 }},
 	"grace":       {bad: func(c *config) { c.grace = -1 }},
 	"large":       {bad: func(c *config) { c.large = 1 }},
+	"degree":      {bad: func(c *config) { c.degree = 7 }},
 	"queue":       {bad: func(c *config) { c.queue.Bytes = c.maxMessage - 1 }},
 	"maxMessage":  {bad: func(c *config) { c.maxMessage = mesh.MaxMessage + 1 }},
 	"keepHistory": {bad: func(c *config) { c.keepHistory = true }, zeroDefault: true},
@@ -101,13 +102,13 @@ func TestOptionsOnlyRecord(t *testing.T) {
 	for _, o := range []Option{
 		WithApp("acme"), WithDataDir("/x"), WithListen("a"), WithListen("b", "c"), WithPeers("p"), WithPeers("q"), WithoutMDNS(), WithoutDHT(), WithWAN(),
 		WithPortMapping(), WithConnections(1, 2), WithHost(anyHost{}), WithUserKey([]byte("k")), WithIssuers(someIssuers()), WithIssuersFile("i"), WithLeeway(6), WithLogger(log),
-		WithSendTimeout(1), WithGrace(2), WithLargeRoom(7), WithQueue(mesh.QueueLimits{Events: 3, Bytes: 4}), WithMaxMessage(5), WithRetention(mesh.Retention{Messages: 6, Bytes: 7, Age: 8}),
+		WithSendTimeout(1), WithGrace(2), WithLargeRoom(7), WithMeshDegree(4), WithQueue(mesh.QueueLimits{Events: 3, Bytes: 4}), WithMaxMessage(5), WithRetention(mesh.Retention{Messages: 6, Bytes: 7, Age: 8}),
 	} {
 		o(&c)
 	}
 	require.Equal(t, config{
 		app: "acme", dataDir: "/x", listen: []string{"a", "b", "c"}, peers: []string{"p", "q"}, wan: true, portMapping: true,
-		connsLow: 1, connsHigh: 2, host: anyHost{}, userKey: []byte("k"), issuers: someIssuers(), issuersFile: "i", leeway: 6, log: log, sendTimeout: 1, grace: 2, large: 7,
+		connsLow: 1, connsHigh: 2, host: anyHost{}, userKey: []byte("k"), issuers: someIssuers(), issuersFile: "i", leeway: 6, log: log, sendTimeout: 1, grace: 2, large: 7, degree: 4,
 		queue: mesh.QueueLimits{Events: 3, Bytes: 4}, maxMessage: 5, retention: mesh.Retention{Messages: 6, Bytes: 7, Age: 8},
 	}, c)
 }

@@ -229,3 +229,33 @@ func cpuTime() time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// What a further room costs a node in memory, with one other member and nothing said.
+func TestCostOfFurtherRooms(t *testing.T) {
+	const further = 50
+	synctest.Test(t, func(t *testing.T) {
+		net := meshtest.New(t, meshtest.Options{Hosts: 2, Latency: latency, Seed: seed})
+		net.Connect(0, 1)
+		var heard ears
+		nodes := []*ours{oursDriver(t, net, 0, nil, &heard).(*ours), oursDriver(t, net, 1, nil, &heard).(*ours)}
+		time.Sleep(settle)
+		before := heap()
+		for k := range further {
+			for _, o := range nodes {
+				room, err := o.node.Join(context.Background(), fmt.Sprintf("room%d", k))
+				require.NoError(t, err)
+				require.NoError(t, room.WaitPeers(context.Background(), len(room.Members())-1))
+			}
+		}
+		time.Sleep(settle)
+		t.Logf("a further room of two: %d kB of heap a node", (heap()-before)/len(nodes)/further/1000)
+		for _, o := range nodes {
+			for _, r := range o.node.Rooms() {
+				require.Len(t, r.Members(), 2)
+			}
+		}
+		for _, o := range nodes {
+			o.stop()
+		}
+	})
+}
