@@ -69,7 +69,7 @@ func (m *Mesh) startLinks() {
 // budget is what a connected peer may send, over all its streams.
 type budget struct {
 	heads, others *rate.Limiter // frames
-	served        *rate.Limiter // bytes of answers on sync streams
+	served        *rate.Limiter // bytes of answers, on sync streams and of roster entries
 }
 
 func (l *links) budget(p peer.ID) budget {

@@ -366,7 +366,16 @@ func (r *Room) answerLocked(p peer.ID, g *wire.RoomFrame_Greeting) {
 	part := new(wire.RoomFrame_Roster)
 	size := 0
 	if !same {
-		for _, s := range r.roster.unknown(p, g.Known) {
+		unknown := r.roster.unknown(p, g.Known)
+		all := 0
+		for _, s := range unknown {
+			all += len(s.entry.sealed)
+		}
+		if !r.mesh.links.budget(p).served.AllowN(time.Now(), all) {
+			r.mesh.stats.roomFramesDropped.Add(1)
+			return // it has been told all of this many times a second
+		}
+		for _, s := range unknown {
 			if size > 0 && size+len(s.entry.sealed) > rosterPart {
 				r.tellRosterLocked(p, part)
 				part, size = new(wire.RoomFrame_Roster), 0

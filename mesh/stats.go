@@ -44,7 +44,7 @@ type Stats struct {
 	RoomFrames         uint64 // told to neighbours about rooms
 	RoomBytes          uint64 // of those, and of the beats, which are not counted as frames
 	NeighboursSilent   uint64 // whose connections were closed since they had stopped to beat
-	RoomFramesDropped  uint64 // to a neighbour that takes nothing
+	RoomFramesDropped  uint64 // to a neighbour that takes nothing, or asks for too much
 	RoomViolations     uint64 // room streams reset and entries refused because a peer broke the protocol
 	Forks              uint64 // members evicted because their feeds forked
 	Suspicions         uint64 // accusations published: of members that fell silent
