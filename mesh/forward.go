@@ -42,6 +42,9 @@ type transit struct {
 	fastest time.Duration
 }
 
+// before reports whether what the sender calls sent was surely sent before a time here.
+func (t *transit) before(sent, at time.Time) bool { return t.known && sent.Add(t.fastest).Before(at) }
+
 func (t *transit) late(sent, came time.Time) time.Duration {
 	took := came.Sub(sent)
 	if !t.known || took < t.fastest {

@@ -79,6 +79,14 @@ func (p past) late(asked, joined, ready time.Duration) time.Duration {
 	return max(before, 0)
 }
 
+// since is from when on a member that joined at a time wants what was published; zero: always.
+func (p past) since(joined time.Time) time.Time {
+	if p.all || p.count > 0 {
+		return time.Time{}
+	}
+	return joined.Add(-p.age)
+}
+
 // maxAsked bounds the messages that one member can have a neighbour count.
 const maxAsked = 1 << 17
 

@@ -66,3 +66,39 @@ func TestABeginningThatNobodyWasSureOfIsRegretted(t *testing.T) {
 	require.Equal(t, f, a.feed, "the author's word needs no waiting")
 	require.EqualValues(t, 2, f.next)
 }
+
+func TestWhatIsSurelyFromBeforeIsPassedOver(t *testing.T) {
+	e := chain(1, 3, 2, 2)
+	j := newJournal(feedTag{}, DefaultRetention)
+	j.becomeReady(epoch)
+	f := j.open(epoch, entry("alice", "a", 1, 1, true))
+	j.claim(epoch, "a", f.tag, 8, 2, true)
+	require.EqualValues(t, 2, f.next)
+	alice := &seat{feed: f}
+	sent := func(at time.Time) *envelope {
+		e[1].SentMs = at.UnixMilli()
+		return e[1]
+	}
+	since := after(5 * time.Second)
+	require.False(t, j.unwanted(f, sent(epoch), since, alice), "nothing is known of alice's clock")
+	require.False(t, j.unwanted(f, sent(epoch), since, nil), "nor of alice")
+
+	ahead := time.Hour // her clock
+	alice.transit.late(after(ahead+6*time.Second), after(6*time.Second+50*time.Millisecond))
+	alice.transit.late(after(ahead+7*time.Second), after(7*time.Second+900*time.Millisecond))
+	require.True(t, j.unwanted(f, sent(after(ahead+4940*time.Millisecond)), since, alice))
+	require.False(t, j.unwanted(f, sent(after(ahead+4950*time.Millisecond)), since, alice), "her fastest took 50 ms: this may be the moment itself")
+	require.False(t, j.unwanted(f, sent(after(ahead)), past{all: true}.since(since), alice))
+	require.True(t, j.unwanted(f, sent(after(ahead)), past{age: 4 * time.Second}.since(since), alice))
+	require.False(t, j.unwanted(f, sent(after(ahead)), past{age: 5 * time.Second}.since(since), alice))
+
+	j.resume = map[feedTag]uint64{f.tag: 1}
+	require.False(t, j.unwanted(f, sent(after(ahead)), since, alice), "a reader goes on where it was")
+	j.resume = nil
+	_, v := j.skip(after(8*time.Second), f, e[1])
+	require.Equal(t, taken, v)
+	require.Equal(t, e[1].Next(), f.next)
+	ready, _ := j.take(after(8*time.Second), "b", f, e[2])
+	require.Len(t, ready, 1, "the rest follows, and nothing is told as lost")
+	require.False(t, j.unwanted(f, e[3], since, alice), "nor passed over from then on")
+}

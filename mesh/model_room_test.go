@@ -269,6 +269,9 @@ func (r *simRoom) receive(via peer.ID, e *envelope, how way) {
 		r.ask(now, via, false)
 		return
 	}
+	if s := r.roster.devices[e.peer]; s != nil && how == gossiped {
+		s.transit.late(time.UnixMilli(e.SentMs), now)
+	}
 	r.feedIt(now, via, f, e, how)
 }
 
@@ -315,6 +318,11 @@ func (r *simRoom) claim(now time.Time, s *seat) {
 
 func (r *simRoom) feedIt(now time.Time, via peer.ID, f *feed, e *envelope, how way) {
 	if (f.next == 0 || via != f.peer() && f.untouched()) && time.UnixMilli(e.SentMs).Before(r.oldest(now)) {
+		ready, v := r.journal.skip(now, f, e)
+		r.readied(now, f, ready, v)
+		return
+	}
+	if how == repaired && r.journal.unwanted(f, e, r.past.since(r.since), r.roster.devices[e.peer]) {
 		ready, v := r.journal.skip(now, f, e)
 		r.readied(now, f, ready, v)
 		return

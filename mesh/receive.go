@@ -222,6 +222,11 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 		r.readyLocked(now, f, ready, v)
 		return
 	}
+	if how == repaired && r.journal.unwanted(f, e, r.past.since(r.since), r.roster.devices[e.peer]) {
+		ready, v := r.journal.skip(now, f, e)
+		r.readyLocked(now, f, ready, v)
+		return
+	}
 	ready, v := r.journal.take(now, via, f, e)
 	switch v {
 	case stale:
