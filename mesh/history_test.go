@@ -74,7 +74,7 @@ func TestWhatIsSurelyFromBeforeIsPassedOver(t *testing.T) {
 	f := j.open(epoch, entry("alice", "a", 1, 1, true))
 	j.claim(epoch, "a", f.tag, 8, 2, true)
 	require.EqualValues(t, 2, f.next)
-	alice := &seat{feed: f}
+	alice := &seat{feed: f} // whose envelopes before that are not wanted either
 	sent := func(at time.Time) *envelope {
 		e[1].SentMs = at.UnixMilli()
 		return e[1]

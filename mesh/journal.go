@@ -318,12 +318,13 @@ func (f *feed) regret(first uint64, sure bool) arrival {
 	return arrival{feed: f, lost: span{first, f.floor - 1}}
 }
 
-// unwanted reports whether an envelope that was fetched, the first of its feed here, was surely published before a time from which on the
-// member wants broadcasts, by the clock of its author as the author's fresh envelopes have shown it here. Where a feed begins is said more generously,
+// unwanted reports whether an envelope, while nothing of its feed has been delivered, was surely published before a time from which on the
+// member wants broadcasts, by the clock of its author as the author's fresh envelopes have shown it here. It may have been fetched, or
+// offered by GossipSub, which does so for seconds. Where a feed begins is said more generously,
 // so that nothing is missed. The age that a neighbour tells decides nothing: it could hide what is wanted.
 func (j *journal) unwanted(f *feed, e *envelope, since time.Time, author *seat) bool {
 	_, resumed := j.resume[f.tag]
-	return f.next > 0 && f.untouched() && !resumed && author != nil && author.feed == f && author.transit.before(time.UnixMilli(e.SentMs), since)
+	return f.untouched() && !resumed && author != nil && author.feed == f && author.transit.before(time.UnixMilli(e.SentMs), since)
 }
 
 // skip passes over an envelope that is from before this node's time, although neighbours have said otherwise.

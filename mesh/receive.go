@@ -204,7 +204,11 @@ func (r *Room) claimLocked(now time.Time, s *seat) {
 	if s.feed.entry == nil {
 		return
 	}
-	for _, e := range r.parked.claim(s.Peer, s.entry.feed) {
+	mine := r.parked.claim(s.Peer, s.entry.feed)
+	for _, e := range mine {
+		s.transit.late(time.UnixMilli(e.SentMs), e.came)
+	}
+	for _, e := range mine {
 		r.feedLocked(now, e.via, s.feed, e, gossiped)
 	}
 }
@@ -222,7 +226,7 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 		r.readyLocked(now, f, ready, v)
 		return
 	}
-	if how == repaired && r.journal.unwanted(f, e, r.past.since(r.since), r.roster.devices[e.peer]) {
+	if r.journal.unwanted(f, e, r.past.since(r.since), r.roster.devices[e.peer]) {
 		ready, v := r.journal.skip(now, f, e)
 		r.readyLocked(now, f, ready, v)
 		return

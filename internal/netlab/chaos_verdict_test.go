@@ -154,7 +154,7 @@ func (c *chaos) logEarlier() {
 			}
 		}
 	}
-	c.t.Logf("%d processes started again were told %d messages from before their start", of, told)
+	c.t.Logf("%d processes started again were told %d messages that others had been given before that, and may have published later", of, told)
 }
 
 // maxExplained is how many failures of each kind are told with all that is known of them; the others get a line each.
