@@ -125,8 +125,8 @@ func TestFaults(t *testing.T) {
 				out = r.execute(seed)
 			})
 			table.put(sc.name, column, out)
-			t.Logf("%s: %v of all, %v across the fault, recovered %v after the link, %v after the heal; %s (%v)", column, out.share, out.across,
-				out.recovered, out.healed, out.faults(), time.Since(start).Round(time.Millisecond))
+			t.Logf("%s: %v of all, %v across the fault, recovered %v after the link, %v after the heal, %d of %d after more than %v; %s (%v)", column, out.share, out.across,
+				out.recovered, out.healed, out.late, out.across.due, recovery, out.faults(), time.Since(start).Round(time.Millisecond))
 			return out
 		}
 		t.Run(sc.name, func(t *testing.T) {
