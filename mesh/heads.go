@@ -148,8 +148,8 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 		}
 	}
 	switch {
-	case unknown && late && now.Sub(n.asked) >= lateAgain:
-		r.inquireLocked(now, p, true)
+	case unknown && late && now.Sub(n.asked) >= lateAgain && now.Sub(n.compared) >= lateAgain:
+		r.greetLocked(p, compare)
 	case unknown:
 		r.askLocked(now, p)
 	}

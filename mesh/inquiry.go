@@ -8,15 +8,16 @@ import (
 
 const (
 	// askEvery is how often one neighbour is asked for its roster, at most. While the two go on to differ, as when one of them
-	// does not believe that a member is there, that time doubles up to digestEvery. compareEvery is how often the neighbour
+	// does not believe that a member is there, that time doubles up to maxGap. compareEvery is how often the neighbour
 	// is asked for its heads because it asks for ours.
 	askEvery     = 250 * time.Millisecond
+	maxGap       = 5 * time.Second
 	compareEvery = time.Second
-	// maxAsking is how many neighbours are asked at a time, so that they do not all tell the same: who is asked later is told
-	// what the node knows by then. With 100 members that all join each other at once, the entries of the others come 7 times
-	// instead of 45. One that does not answer is waited for askPatience.
-	maxAsking   = 8
-	askPatience = joinWait
+	// maxAsking is how many neighbours are asked at a time, so that in a crowd they do not all tell the same: who is asked later is told
+	// what the node knows by then. It is so many that most rooms ask all at once, and one that does not answer is not
+	// waited for longer than askPatience: in the time that Join gives them 256 are asked, whether they answer or not.
+	maxAsking   = 32
+	askPatience = 250 * time.Millisecond
 )
 
 // purpose is what a greeting is for.
@@ -36,7 +37,7 @@ type inquiry struct {
 	compared  time.Time     // when we last asked it only whether its roster is ours
 	comparing bool          // it has not answered that
 	want      purpose       // how it is to be greeted when its time has come; answer: not at all
-	wantAt    time.Time     // when that is; zero: when fewer are being asked
+	wantAt    time.Time     // when that is; zero: as soon as fewer are being asked
 }
 
 // greet notes that the neighbour is greeted.
@@ -44,7 +45,7 @@ func (q *inquiry) greet(now time.Time, why purpose) {
 	switch why {
 	case ask:
 		q.asked, q.pending, q.comparing = now, true, false
-		q.gap = min(max(2*q.gap, askEvery), digestEvery)
+		q.gap = min(max(2*q.gap, askEvery), maxGap)
 	case compare:
 		q.compared, q.comparing = now, true
 	case answer:
@@ -104,33 +105,32 @@ func (ns neighbours) asking(now time.Time) (count int, until time.Time) {
 	return count, until
 }
 
-// inquire reports whether a neighbour is to be asked now. If not, next will give it when its time has come: compared with first, since
-// it may have nothing new to tell by then. One that is new, as after it has subscribed, is asked whenever that last was.
-func (ns neighbours) inquire(now time.Time, n *neighbour, fresh bool) bool {
+// inquire reports whether a neighbour is to be asked now, when limit may be asked at a time. If not, next will give it when its time has come. One
+// that is new, as after it has subscribed, is asked whenever that last was.
+func (ns neighbours) inquire(now time.Time, n *neighbour, fresh bool, limit int) bool {
 	if at := n.asked.Add(n.gap); !fresh && now.Before(at) {
-		n.want, n.wantAt = compare, at
+		if n.want != ask {
+			n.want, n.wantAt = compare, at
+		}
 		return false
 	}
-	if busy, _ := ns.asking(now); busy < maxAsking {
+	if busy, _ := ns.asking(now); busy < limit {
 		return true
 	}
-	n.want, n.wantAt = compare, time.Time{}
-	if now.Sub(n.compared) < compareEvery {
-		n.want = ask
-	}
+	n.want, n.wantAt = ask, time.Time{}
 	return false
 }
 
 // next gives who of ids is to be greeted now, and when to look again; zero: there is no need. The caller greets them.
-func (ns neighbours) next(now time.Time, ids []peer.ID) (greet []peer.ID, due time.Time) {
+func (ns neighbours) next(now time.Time, ids []peer.ID, limit int) (greet []peer.ID, due time.Time) {
 	busy, until := ns.asking(now)
 	for _, p := range ids {
 		switch n := ns[p]; {
 		case n.want == answer:
-		case !n.wantAt.IsZero() && now.Before(n.wantAt):
+		case now.Before(n.wantAt):
 			due = earlier(due, n.wantAt)
-		case n.wantAt.IsZero() && busy >= maxAsking:
-			due = earlier(due, until)
+		case n.want == ask && busy >= limit:
+			due = earlier(due, earlier(until, now.Add(askPatience)))
 		default:
 			if n.want == ask {
 				busy++

@@ -2,51 +2,54 @@ package mesh
 
 import (
 	"fmt"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 
+	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
 func TestFewAreAskedAtATime(t *testing.T) {
+	const limit = 8
 	ns := make(neighbours)
 	var ids []peer.ID
-	for i := range 3 * maxAsking {
+	for i := range 3 * limit {
 		p := peer.ID(fmt.Sprint(i))
 		ids = append(ids, p)
 		ns[p] = new(neighbour)
-		now := ns.inquire(epoch, ns[p], true)
-		require.Equal(t, i < maxAsking, now, i)
+		now := ns.inquire(epoch, ns[p], true, limit)
+		require.Equal(t, i < limit, now, i)
 		if now {
 			ns[p].greet(epoch, ask)
 		}
 	}
-	greet, due := ns.next(epoch, ids)
+	greet, due := ns.next(epoch, ids, limit)
 	require.Empty(t, greet)
 	require.Equal(t, epoch.Add(askPatience), due, "one that does not answer holds up nobody for longer")
 
 	ns["0"].told()
-	greet, _ = ns.next(after(time.Millisecond), ids)
-	require.Equal(t, ids[maxAsking:], greet, "the others may have nothing new to tell by now")
-	for _, p := range greet {
-		require.Equal(t, compare, ns[p].want)
-		ns[p].greet(after(time.Millisecond), compare)
-	}
+	greet, _ = ns.next(after(time.Millisecond), ids, limit)
+	require.Equal(t, ids[limit:limit+1], greet)
+	ns[greet[0]].greet(after(time.Millisecond), ask)
 
-	p := ids[maxAsking]
-	require.Equal(t, ask, ns[p].hear(after(2*time.Millisecond), false, false, true), "it has")
-	require.True(t, ns.inquire(after(2*time.Millisecond), ns[p], false))
-	ns[p].greet(after(2*time.Millisecond), ask)
-	q := ids[maxAsking+1]
-	require.Equal(t, ask, ns[q].hear(after(2*time.Millisecond), false, false, true))
-	require.False(t, ns.inquire(after(2*time.Millisecond), ns[q], false), "there are enough again")
-	require.Equal(t, ask, ns[q].want, "it has been compared with")
-	ns["1"].told()
-	greet, _ = ns.next(after(3*time.Millisecond), ids)
-	require.Equal(t, []peer.ID{q}, greet)
+	// Nobody else answers: the others have their turn all the same, and none has to wait for something else to happen.
+	now, asked := due, limit+1
+	for rounds := 0; asked < len(ids); rounds++ {
+		require.Less(t, rounds, 4)
+		greet, due = ns.next(now, ids, limit)
+		require.NotEmpty(t, greet)
+		for _, p := range greet {
+			ns[p].greet(now, ns[p].want)
+		}
+		asked += len(greet)
+		require.Equal(t, asked < len(ids), !due.IsZero(), "somebody is left, and somebody comes for him")
+		now = due
+	}
 }
 
 func TestWhoGoesOnToDifferIsAskedMoreAndMoreSeldom(t *testing.T) {
@@ -54,16 +57,16 @@ func TestWhoGoesOnToDifferIsAskedMoreAndMoreSeldom(t *testing.T) {
 	ns := neighbours{"a": n}
 	now, asked := epoch, 0
 	for now.Before(after(time.Minute)) {
-		if ns.inquire(now, n, false) {
+		if ns.inquire(now, n, false, 1) {
 			n.greet(now, ask)
 			n.told()
 			asked++
 		}
 		now = now.Add(10 * time.Millisecond)
 	}
-	require.Equal(t, 11, asked, "after 0.25, 0.5, 1, 2, 4, 8 and then every 10 s")
+	require.Equal(t, 16, asked, "after 0.25, 0.5, 1, 2, 4 and then every 5 s")
 	n.hear(now, true, true, true)
-	require.True(t, ns.inquire(n.asked.Add(askEvery), n, false), "they agree")
+	require.True(t, ns.inquire(n.asked.Add(askEvery), n, false, 1), "they agree")
 }
 
 func TestAnAnswerToAComparisonIsAskedForWhatItShows(t *testing.T) {
@@ -94,12 +97,85 @@ func TestRostersAreTakenFromAPeersBudget(t *testing.T) {
 		}
 		frames, dropped := again()
 		require.EqualValues(t, []uint64{2, 0}, []uint64{frames, dropped}, "greeting and roster")
-		served := r.mesh.links.budget(p).served
+		served := r.mesh.links.budget(p).rosters
 		require.True(t, served.AllowN(time.Now(), int(served.Tokens())))
 		frames, dropped = again()
 		require.EqualValues(t, []uint64{1, 1}, []uint64{frames, dropped})
 		time.Sleep(time.Second)
 		frames, dropped = again()
 		require.EqualValues(t, []uint64{2, 0}, []uint64{frames, dropped})
+	})
+}
+
+// Who joins is in agreement with all, also where an answer takes long and more are asked than may be at a time.
+func TestManyWhoJoinEachOtherOverLongLinksAgree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const members = maxAsking + 6
+		f := &flock{t: t, net: meshtest.New(t, meshtest.Options{Hosts: members, Latency: 150 * time.Millisecond}), all: newHellos()}
+		for i := range members {
+			f.at = append(f.at, f.all.station(t, f.net.Host(i), fmt.Sprintf("u%d", i)))
+		}
+		f.net.ConnectAll()
+		time.Sleep(5 * time.Second)
+		var joins sync.WaitGroup
+		for i := range members {
+			joins.Go(func() {
+				start := time.Now()
+				r := f.join(i, "ops")
+				require.Less(t, time.Since(start), joinWait, "station %d", i)
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				for p, n := range r.neighbours {
+					require.True(t, n.agreed, "station %d with %s", i, p)
+				}
+			})
+		}
+		joins.Wait()
+	})
+}
+
+// Most of those whom a member asks as it joins are gone without a word. It knows all members nevertheless, from the one who is left.
+func TestSilentNeighboursDoNotKeepAMemberFromAskingOthers(t *testing.T) {
+	inBubble(t, 24, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		settle()
+		require.NoError(t, rooms[0].Leave(t.Context()))
+		far := make([]int, 0, 22)
+		for i := 2; i < 24; i++ {
+			far = append(far, i)
+		}
+		f.net.Split([]int{0}, far)
+		r := f.join(0, "ops")
+		require.Len(t, r.Members(), 24)
+		r.mu.Lock()
+		require.True(t, r.neighbours[f.net.ID(1)].agreed)
+		r.mu.Unlock()
+		f.net.Heal()
+	})
+}
+
+// An insider that says two things at once, where nobody knows where its feed begins, does not make members ask each other for ever.
+func TestAForkWithoutABaselineIsNotSought(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		m := f.insider("ops")
+		time.Sleep(30 * time.Second)
+		frames := func() uint64 {
+			before := f.sum(func(s Stats) uint64 { return s.RoomFrames })
+			time.Sleep(time.Minute)
+			return f.sum(func(s Stats) uint64 { return s.RoomFrames }) - before
+		}
+		usual := frames()
+		m.publish(m.seal(5, make([]byte, 32), "one"))
+		m.publish(m.seal(5, make([]byte, 32), "other"))
+		time.Sleep(30 * time.Second)
+		for i, r := range rooms {
+			r.mu.Lock()
+			require.Empty(t, r.journal.waiting, "station %d", i)
+			r.mu.Unlock()
+		}
+		require.Less(t, frames(), 2*usual+50)
 	})
 }

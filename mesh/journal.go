@@ -209,11 +209,14 @@ func (j *journal) take(now time.Time, via peer.ID, f *feed, e *envelope) ([]*env
 		f.began = e.came
 	}
 	ready, v := f.take(now, e)
+	if f.broken {
+		delete(j.waiting, f) // it has no beginning to wait for
+	}
 	if v == stale || v == forked && len(ready) == 0 {
 		return ready, v
 	}
 	f.used = now
-	if f.next == 0 {
+	if f.next == 0 && !f.broken {
 		j.waiting[f] = struct{}{}
 	}
 	if via != "" && (v == full || len(f.held) > 0) {
@@ -288,7 +291,7 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 		return f.regret(first, sure)
 	}
 	switch {
-	case first == 0:
+	case first == 0 || f.broken:
 		return arrival{}
 	case sure && (f.claim == 0 || first < f.claim):
 		f.claim = first
@@ -333,6 +336,7 @@ func (j *journal) skip(now time.Time, f *feed, e *envelope) ([]*envelope, verdic
 		return nil, stale
 	}
 	f.next, f.floor = e.Next(), e.Next()
+	f.repair.moved(f.next)
 	ready, v := f.settle(now)
 	j.changed(f)
 	return j.advanced(now, f, ready, v)
@@ -610,7 +614,7 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed
 func (j *journal) positions() []*feed {
 	out := make([]*feed, 0, len(j.feeds))
 	for _, f := range j.feeds {
-		if f.entry != nil && f.last() > 0 && !f.broken && !f.silent {
+		if f.entry != nil && (f.next > 0 || f.stored > 0) && !f.broken && !f.silent {
 			out = append(out, f)
 		}
 	}

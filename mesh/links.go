@@ -35,6 +35,10 @@ const (
 	linkRate  = 50
 	linkBurst = 1024
 	headsRate = 2000
+	// rosterRate and rosterBurst bound the bytes of roster entries that one neighbour is told, in a second and after a pause. Who
+	// names what it has needs far less.
+	rosterRate  = 2 << 20
+	rosterBurst = 16 << 20
 	// greetAgainWait is how long after a room stream broke another is opened.
 	greetAgainWait = 200 * time.Millisecond
 )
@@ -69,7 +73,8 @@ func (m *Mesh) startLinks() {
 // budget is what a connected peer may send, over all its streams.
 type budget struct {
 	heads, others *rate.Limiter // frames
-	served        *rate.Limiter // bytes of answers, on sync streams and of roster entries
+	served        *rate.Limiter // bytes of answers on sync streams
+	rosters       *rate.Limiter // bytes of roster entries
 }
 
 func (l *links) budget(p peer.ID) budget {
@@ -77,7 +82,7 @@ func (l *links) budget(p peer.ID) budget {
 	defer l.mu.Unlock()
 	b, ok := l.limits[p]
 	if !ok {
-		b = budget{rate.NewLimiter(headsRate, headsRate), rate.NewLimiter(linkRate, linkBurst), rate.NewLimiter(serveRate, serveBurst)}
+		b = budget{rate.NewLimiter(headsRate, headsRate), rate.NewLimiter(linkRate, linkBurst), rate.NewLimiter(serveRate, serveBurst), rate.NewLimiter(rosterRate, rosterBurst)}
 		l.limits[p] = b
 	}
 	return b

@@ -9,6 +9,9 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
+// simAsking is how many neighbours are asked at a time: few, so that it is seen what the limit does.
+const simAsking = 2
+
 // peerEvent is a turn of peerLoop.
 func (r *simRoom) peerEvent(p peer.ID, in bool) {
 	if in {
@@ -84,7 +87,7 @@ func (r *simRoom) greet(p peer.ID, why purpose) {
 func (r *simRoom) ask(now time.Time, p peer.ID, fresh bool) {
 	if n := r.neighbours[p]; n == nil {
 		return
-	} else if r.neighbours.inquire(now, n, fresh) {
+	} else if r.neighbours.inquire(now, n, fresh, simAsking) {
 		r.greet(p, ask)
 	} else {
 		r.arm()
@@ -120,7 +123,7 @@ func (r *simRoom) seek(now time.Time) time.Time {
 }
 
 func (r *simRoom) inquiries(now time.Time) time.Time {
-	greet, due := r.neighbours.next(now, r.ids())
+	greet, due := r.neighbours.next(now, r.ids(), simAsking)
 	for _, p := range greet {
 		r.greet(p, r.neighbours[p].want)
 	}
@@ -280,8 +283,8 @@ func (r *simRoom) hearHeads(p peer.ID, list []simPosition) {
 		}
 	}
 	switch {
-	case unknown && late && now.Sub(n.asked) >= lateAgain:
-		r.ask(now, p, true)
+	case unknown && late && now.Sub(n.asked) >= lateAgain && now.Sub(n.compared) >= lateAgain:
+		r.greet(p, compare)
 	case unknown:
 		r.ask(now, p, false)
 	}

@@ -347,7 +347,9 @@ func (d *simDevice) hear(from int, frame any) {
 			r.peerEvent(p, f.in)
 		}
 	case simQuery:
-		r.ask(d.w.now, p, true)
+		if r.neighbours[p] != nil {
+			r.greet(p, compare)
+		}
 	case simAbsent:
 		r.absent(p)
 	case simGreeting:

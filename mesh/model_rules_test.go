@@ -68,7 +68,7 @@ func (r *simRoom) delivered(f *feed, number uint64) {
 func (r *simRoom) lost(f *feed, lost span) {
 	from, a := r.w.feeds[f.tag], r.account(f)
 	r.w.note("%d is told that %v of feed %d are lost", r.dev.i, lost, from.number())
-	if f.floor > 0 && lost.last == f.floor-1 && lost.first < a.next && !slices.ContainsFunc(a.lost, func(l span) bool { return l.last >= lost.first }) {
+	if f.floor > 0 && lost.last == f.floor-1 && lost.first < a.next && !slices.ContainsFunc(a.lost, func(l span) bool { return l.first <= lost.last && l.last >= lost.first }) {
 		a.lost = append(a.lost, lost) // it began too late, and learnt of it: what it passed over can no longer come in order
 		return
 	}

@@ -178,7 +178,7 @@ func (r *Room) askLocked(now time.Time, p peer.ID) { r.inquireLocked(now, p, fal
 func (r *Room) inquireLocked(now time.Time, p peer.ID, fresh bool) {
 	if n := r.neighbours[p]; n == nil {
 		return
-	} else if r.neighbours.inquire(now, n, fresh) {
+	} else if r.neighbours.inquire(now, n, fresh, maxAsking) {
 		r.greetLocked(p, ask)
 	} else {
 		r.armTimer()
@@ -218,7 +218,7 @@ func (r *Room) seekLocked(now time.Time) time.Time {
 
 // inquiriesLocked asks those whose time has come, and returns when to look again.
 func (r *Room) inquiriesLocked(now time.Time) time.Time {
-	greet, due := r.neighbours.next(now, slices.Collect(maps.Keys(r.neighbours)))
+	greet, due := r.neighbours.next(now, slices.Collect(maps.Keys(r.neighbours)), maxAsking)
 	for _, p := range greet {
 		r.greetLocked(p, r.neighbours[p].want)
 	}
@@ -282,7 +282,9 @@ func (r *Room) answered(p peer.ID) {
 func (r *Room) hearQuery(p peer.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.inquireLocked(time.Now(), p, true)
+	if r.neighbours[p] != nil {
+		r.greetLocked(p, compare)
+	}
 }
 
 // hear takes a frame from a peer. An error is a breach of the protocol.
@@ -371,7 +373,7 @@ func (r *Room) answerLocked(p peer.ID, g *wire.RoomFrame_Greeting) {
 		for _, s := range unknown {
 			all += len(s.entry.sealed)
 		}
-		if !r.mesh.links.budget(p).served.AllowN(time.Now(), all) {
+		if !r.mesh.links.budget(p).rosters.AllowN(time.Now(), min(all, rosterBurst)) {
 			r.mesh.stats.roomFramesDropped.Add(1)
 			return // it has been told all of this many times a second
 		}

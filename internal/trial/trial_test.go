@@ -26,6 +26,10 @@ type scenario struct {
 var scenarios = []scenario{
 	{"burst of 1000 × 200 B, all linked", 8, everyPair, func(s *schedule) { s.burst(0, 0, 1000, 200) }, 0},
 	{"burst of 1000 × 200 B, a chain", 3, chain, func(s *schedule) { s.burst(0, 0, 1000, 200) }, 0},
+	{"burst of 1000 × 200 B under 5 % loss", full, sixEach, func(s *schedule) {
+		s.loss(0, 20*sec, 5)
+		s.burst(2*sec, 0, 1000, 200)
+	}, 0},
 	{"packet loss 5 %", crowd, sixEach, loss(5), 0},
 	{"packet loss 20 %", crowd, sixEach, loss(20), 0},
 	{"one away for 2 s", crowd, sixEach, away(2 * sec), 0},
