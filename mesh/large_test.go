@@ -11,9 +11,11 @@ import (
 )
 
 // A room fills, is told member by member until it is large, talks, and empties until it is told member by member again. Nobody is connected to all.
+// With STARLING_MULTITUDE=500 it is as large as rooms must be by default to be large, and takes two minutes.
 func TestALargeCrowdIsCountedAndHearsEverything(t *testing.T) {
-	const limit, leavers = multitude, multitude/10 + 10
-	inBubble(t, multitude, func(t *testing.T, f *flock) {
+	limit := int(simNumber(t, "STARLING_MULTITUDE", multitude))
+	leavers := limit/10 + 10
+	inBubble(t, limit, func(t *testing.T, f *flock) {
 		f.net.Random(10)
 		rooms := f.joinAll("ops")
 		settle()

@@ -8,5 +8,5 @@ const raceEnabled = false
 // crowd is how many members the large simulations have.
 const crowd = 200
 
-// multitude is how many members a large room has.
-const multitude = 500
+// multitude is how many members a large room has, unless STARLING_MULTITUDE says otherwise.
+const multitude = 120
