@@ -19,7 +19,7 @@ func TestStatusIsToldInWords(t *testing.T) {
 		"  bob is offline (logged out 3s ago)":                         {State: presence.Offline, Login: bob, Source: presence.Goodbye, Age: 3 * time.Second},
 		"  bob is offline (nobody knows of a log-in)":                  {Source: presence.Stored},
 		"  bob is unreachable (logged in 9s ago, and does not answer)": {State: presence.Unreachable, Login: bob, Source: presence.Stored, Age: 9 * time.Second},
-		"  bob is unreachable (not all who might know can be reached)":  {State: presence.Unreachable, Source: presence.Nothing},
+		"  bob is unreachable (not all who might know can be reached)": {State: presence.Unreachable, Source: presence.Nothing},
 	} {
 		require.Equal(t, want+"\n", shown(t, statusOf(in, s, nil)))
 	}
