@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
@@ -28,6 +29,7 @@ const maxLines = 256
 // screen is the view of a chat that has the whole terminal, from its first event to its last.
 type screen struct {
 	in, out *os.File
+	gate    *gate // to out, for the program
 	model   *tui
 	program *tea.Program
 	before  *term.State // the terminal's, to be restored
@@ -45,10 +47,10 @@ type screen struct {
 
 // newScreen takes a terminal. Interrupt is what Ctrl-C does: on this terminal it is a key like others.
 func newScreen(in, out *os.File, interrupt func()) *screen {
-	s := &screen{in: in, out: out, lines: make(chan typed, maxLines), events: make(chan any, 256),
+	s := &screen{in: in, out: out, gate: &gate{file: out}, lines: make(chan typed, maxLines), events: make(chan any, 256),
 		ended: make(chan struct{}), over: make(chan struct{})}
 	s.model = newTUI(s.give, interrupt)
-	s.program = tea.NewProgram(s.model, tea.WithInput(in), tea.WithOutput(out), tea.WithoutSignalHandler())
+	s.program = tea.NewProgram(s.model, tea.WithInput(in), tea.WithOutput(s.gate), tea.WithoutSignalHandler())
 	return s
 }
 
@@ -165,11 +167,12 @@ func (s *screen) rescue() {
 	if !live {
 		return
 	}
-	go s.program.Kill()
+	go s.program.Quit() // not Kill, which closes what is still being read from
 	select {
 	case <-s.ended:
 	case <-time.After(200 * time.Millisecond):
 	}
+	s.gate.shut(200 * time.Millisecond)
 	if s.before != nil {
 		_ = term.Restore(s.in.Fd(), s.before)
 	}
@@ -179,6 +182,41 @@ func (s *screen) rescue() {
 // resetTerminal ends bracketed paste, key reports, colours and the alternate screen, and shows the cursor. Ending
 // what has not begun does nothing.
 const resetTerminal = "\x1b[?2004l\x1b[>4m\x1b[=0;1u\x1b[0m\x1b[?1049l\x1b[?25h\r"
+
+// gate is the terminal as the program that draws on it has it: it can be shut. A program that is slow to end would otherwise end the
+// alternate screen once more, which moves the cursor back, after a trace has been written.
+type gate struct {
+	file   *os.File
+	closed atomic.Bool
+	mu     sync.Mutex // held while something is written
+}
+
+// Write drops what comes too late.
+func (g *gate) Write(b []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed.Load() {
+		return len(b), nil
+	}
+	return g.file.Write(b)
+}
+
+func (g *gate) Read(b []byte) (int, error) { return g.file.Read(b) }
+func (g *gate) Close() error               { return g.file.Close() }
+func (g *gate) Fd() uintptr                { return g.file.Fd() }
+
+// shut lets nothing more through, and waits for what is being written: not longer than the given time, since a terminal can be stopped.
+func (g *gate) shut(patience time.Duration) {
+	g.closed.Store(true)
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if g.mu.TryLock() {
+			g.mu.Unlock()
+			return
+		}
+	}
+}
+
+var _ term.File = (*gate)(nil)
 
 // rescued runs f, and gives the terminal back before a panic ends the process.
 func rescued(v view, f func()) {
