@@ -1,6 +1,6 @@
 // Package identity says who a node is, and proves it to other nodes without asking a third.
 //
-//	dir, err := identity.OpenDir("/home/alice/.config/starling") // keys, ports, pins: made if they are missing
+//	dir, err := identity.OpenDir(path) // keys, ports, pins: made if they are missing
 //	if err != nil {
 //		return err // *identity.DirError (held by another process: identity.ErrInUse) or *identity.KeyError
 //	}

@@ -151,7 +151,7 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 	case unknown && late && now.Sub(n.asked) >= lateAgain && now.Sub(n.compared) >= lateAgain:
 		r.greetLocked(p, compare)
 	case unknown:
-		r.askLocked(now, p)
+		r.askLocked(now, p, false)
 	}
 	r.armTimer()
 	return nil

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"iter"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -73,19 +74,27 @@ func (q *inquiry) hear(now time.Time, reply, sameRoster, sameHeads bool) purpose
 	return answer
 }
 
-// wonder reports whether it is to be asked for its heads now. If not, it will be when its time has come.
-func (q *inquiry) wonder(now time.Time) bool {
-	last := q.compared
-	if q.asked.After(last) {
-		last = q.asked
+// inquire notes that it is to be asked as soon as that may be. Until then it is compared with, since it may have nothing new to tell by
+// then. One that is fresh, as after it has subscribed, may be asked whenever that last was.
+func (q *inquiry) inquire(now time.Time, fresh bool) {
+	switch at := q.asked.Add(q.gap); {
+	case fresh || !now.Before(at):
+		q.want, q.wantAt = ask, time.Time{}
+	case q.want != ask:
+		q.want, q.wantAt = compare, at
 	}
-	if at := last.Add(askEvery); now.Before(at) {
-		if q.want == answer || !q.wantAt.IsZero() && at.Before(q.wantAt) {
-			q.want, q.wantAt = compare, at
-		}
-		return false
+}
+
+// wonder notes that it is to be asked for its heads as soon as that may be.
+func (q *inquiry) wonder() {
+	at := q.compared
+	if q.asked.After(at) {
+		at = q.asked
 	}
-	return true
+	at = at.Add(askEvery)
+	if q.want == answer || !q.wantAt.IsZero() && at.Before(q.wantAt) {
+		q.want, q.wantAt = compare, at
+	}
 }
 
 // told notes that it has told of all that it knows and we did not.
@@ -105,26 +114,11 @@ func (ns neighbours) asking(now time.Time) (count int, until time.Time) {
 	return count, until
 }
 
-// inquire reports whether a neighbour is to be asked now, when limit may be asked at a time. If not, next will give it when its time has come. One
-// that is new, as after it has subscribed, is asked whenever that last was.
-func (ns neighbours) inquire(now time.Time, n *neighbour, fresh bool, limit int) bool {
-	if at := n.asked.Add(n.gap); !fresh && now.Before(at) {
-		if n.want != ask {
-			n.want, n.wantAt = compare, at
-		}
-		return false
-	}
-	if busy, _ := ns.asking(now); busy < limit {
-		return true
-	}
-	n.want, n.wantAt = ask, time.Time{}
-	return false
-}
-
-// next gives who of ids is to be greeted now, and when to look again; zero: there is no need. The caller greets them.
-func (ns neighbours) next(now time.Time, ids []peer.ID, limit int) (greet []peer.ID, due time.Time) {
+// next gives who of ids is to be greeted now as it is wanted, when limit may be asked at a time, and when to look again; zero: there is no need. The
+// caller greets them.
+func (ns neighbours) next(now time.Time, ids iter.Seq[peer.ID], limit int) (greet []peer.ID, due time.Time) {
 	busy, until := ns.asking(now)
-	for _, p := range ids {
+	for p := range ids {
 		switch n := ns[p]; {
 		case n.want == answer:
 		case now.Before(n.wantAt):

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -22,18 +23,19 @@ func TestFewAreAskedAtATime(t *testing.T) {
 		p := peer.ID(fmt.Sprint(i))
 		ids = append(ids, p)
 		ns[p] = new(neighbour)
-		now := ns.inquire(epoch, ns[p], true, limit)
-		require.Equal(t, i < limit, now, i)
-		if now {
+		ns[p].inquire(epoch, true)
+		greet, _ := ns.next(epoch, slices.Values(ids), limit)
+		if i < limit {
+			require.Equal(t, []peer.ID{p}, greet)
 			ns[p].greet(epoch, ask)
 		}
 	}
-	greet, due := ns.next(epoch, ids, limit)
+	greet, due := ns.next(epoch, slices.Values(ids), limit)
 	require.Empty(t, greet)
 	require.Equal(t, epoch.Add(askPatience), due, "one that does not answer holds up nobody for longer")
 
 	ns["0"].told()
-	greet, _ = ns.next(after(time.Millisecond), ids, limit)
+	greet, _ = ns.next(after(time.Millisecond), slices.Values(ids), limit)
 	require.Equal(t, ids[limit:limit+1], greet)
 	ns[greet[0]].greet(after(time.Millisecond), ask)
 
@@ -41,7 +43,7 @@ func TestFewAreAskedAtATime(t *testing.T) {
 	now, asked := due, limit+1
 	for rounds := 0; asked < len(ids); rounds++ {
 		require.Less(t, rounds, 4)
-		greet, due = ns.next(now, ids, limit)
+		greet, due = ns.next(now, slices.Values(ids), limit)
 		require.NotEmpty(t, greet)
 		for _, p := range greet {
 			ns[p].greet(now, ns[p].want)
@@ -54,10 +56,9 @@ func TestFewAreAskedAtATime(t *testing.T) {
 
 func TestWhoGoesOnToDifferIsAskedMoreAndMoreSeldom(t *testing.T) {
 	n := new(neighbour)
-	ns := neighbours{"a": n}
 	now, asked := epoch, 0
 	for now.Before(after(time.Minute)) {
-		if ns.inquire(now, n, false, 1) {
+		if n.inquire(now, false); n.want == ask {
 			n.greet(now, ask)
 			n.told()
 			asked++
@@ -66,7 +67,8 @@ func TestWhoGoesOnToDifferIsAskedMoreAndMoreSeldom(t *testing.T) {
 	}
 	require.Equal(t, 16, asked, "after 0.25, 0.5, 1, 2, 4 and then every 5 s")
 	n.hear(now, true, true, true)
-	require.True(t, ns.inquire(n.asked.Add(askEvery), n, false, 1), "they agree")
+	n.inquire(n.asked.Add(askEvery), false)
+	require.Equal(t, ask, n.want, "they agree")
 }
 
 func TestAnAnswerToAComparisonIsAskedForWhatItShows(t *testing.T) {

@@ -67,6 +67,7 @@ type journal struct {
 	lacking map[*feed]struct{}
 	moved   map[*feed]time.Time // got further since neighbours were told, and when to tell them
 	waiting map[*feed]struct{}  // without a baseline, and something there
+	sought  time.Time           // when neighbours were last asked where those begin
 	digest  []byte              // nil: to be computed
 }
 
@@ -537,8 +538,20 @@ func (j *journal) retry(now time.Time) {
 	}
 }
 
-// due is when expire, plan or announce have something to do; zero: nothing waits.
+// seek reports whether neighbours are to be asked now where feeds begin that have no baseline.
+func (j *journal) seek(now time.Time) bool {
+	if len(j.waiting) == 0 || now.Before(j.sought.Add(seekEvery)) {
+		return false
+	}
+	j.sought = now
+	return true
+}
+
+// due is when expire, plan, seek or announce have something to do; zero: nothing waits.
 func (j *journal) due() (due time.Time) {
+	if len(j.waiting) > 0 {
+		due = j.sought.Add(seekEvery)
+	}
 	for f := range j.waiting {
 		if j.ready {
 			due = earlier(due, f.baselineDue())

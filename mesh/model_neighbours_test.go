@@ -85,45 +85,32 @@ func (r *simRoom) greet(p peer.ID, why purpose) {
 }
 
 func (r *simRoom) ask(now time.Time, p peer.ID, fresh bool) {
-	if n := r.neighbours[p]; n == nil {
-		return
-	} else if r.neighbours.inquire(now, n, fresh, simAsking) {
-		r.greet(p, ask)
-	} else {
+	if n := r.neighbours[p]; n != nil {
+		n.inquire(now, fresh)
+		r.inquiries(now)
 		r.arm()
 	}
 }
 
 func (r *simRoom) wonder(now time.Time, p peer.ID) {
-	if n := r.neighbours[p]; n == nil {
-		return
-	} else if n.wonder(now) {
-		r.greet(p, compare)
-	} else {
+	if n := r.neighbours[p]; n != nil {
+		n.wonder()
+		r.inquiries(now)
 		r.arm()
 	}
 }
 
-func (r *simRoom) seek(now time.Time) time.Time {
-	if len(r.journal.waiting) == 0 {
-		return time.Time{}
-	}
-	if at := r.sought.Add(seekEvery); now.Before(at) {
-		return at
-	}
-	r.sought = now
-	peers := rumourPeers
-	for _, p := range r.ids() {
-		if peers--; peers < 0 {
-			break
+func (r *simRoom) seek(now time.Time) {
+	if r.journal.seek(now) {
+		ids := r.ids()
+		for _, p := range ids[:min(rumourPeers, len(ids))] {
+			r.neighbours[p].wonder()
 		}
-		r.wonder(now, p)
 	}
-	return now.Add(seekEvery)
 }
 
 func (r *simRoom) inquiries(now time.Time) time.Time {
-	greet, due := r.neighbours.next(now, r.ids(), simAsking)
+	greet, due := r.neighbours.next(now, slices.Values(r.ids()), simAsking)
 	for _, p := range greet {
 		r.greet(p, r.neighbours[p].want)
 	}

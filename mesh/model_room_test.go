@@ -37,7 +37,6 @@ type simRoom struct {
 	rumour     bool
 	widen      bool
 	nextDigest time.Time
-	sought     time.Time
 	nextSweep  time.Time
 	leaving    bool
 	ended      bool
@@ -437,8 +436,8 @@ func (r *simRoom) expire() time.Duration {
 		}
 	}
 	r.compare(now)
-	sought := r.seek(now)
-	inquiries := earlier(r.inquiries(now), sought)
+	r.seek(now)
+	inquiries := r.inquiries(now)
 	r.announce(now)
 	if !now.Before(r.nextSweep) {
 		r.nextSweep = now.Add(renewCheck)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -65,7 +64,7 @@ func (r *Room) peerLoop() {
 			delete(r.unsubscribed, ev.Peer)
 			delete(r.newcomers, ev.Peer)
 			r.adoptLocked(ev.Peer)
-			r.inquireLocked(time.Now(), ev.Peer, true)
+			r.askLocked(time.Now(), ev.Peer, true)
 		case pubsub.PeerLeave:
 			n, s := r.neighbours[ev.Peer], r.roster.devices[ev.Peer]
 			if n != nil && s != nil && s.present && r.mesh.host.Network().Connectedness(ev.Peer) == network.Connected {
@@ -172,53 +171,46 @@ func (r *Room) introduce(p peer.ID) {
 	}
 }
 
-// askLocked asks a neighbour for what it knows and we do not: it has brought a stranger's envelope, or has another roster.
-func (r *Room) askLocked(now time.Time, p peer.ID) { r.inquireLocked(now, p, false) }
-
-func (r *Room) inquireLocked(now time.Time, p peer.ID, fresh bool) {
-	if n := r.neighbours[p]; n == nil {
-		return
-	} else if r.neighbours.inquire(now, n, fresh, maxAsking) {
-		r.greetLocked(p, ask)
-	} else {
-		r.armTimer()
+// askLocked asks a neighbour for what it knows and we do not: it is new here, has brought a stranger's envelope, or has another roster.
+func (r *Room) askLocked(now time.Time, p peer.ID, fresh bool) {
+	if n := r.neighbours[p]; n != nil {
+		n.inquire(now, fresh)
+		r.inquireLocked(now)
 	}
 }
 
 // headsLocked asks a neighbour where a feed begins: it has brought some of one that has no baseline here.
 func (r *Room) headsLocked(now time.Time, p peer.ID) {
-	if n := r.neighbours[p]; n == nil {
+	if n := r.neighbours[p]; n != nil {
+		n.wonder()
+		r.inquireLocked(now)
+	}
+}
+
+// seekLocked asks some neighbours where feeds begin that have no baseline here yet, since those who were asked first may not have known.
+func (r *Room) seekLocked(now time.Time) {
+	if !r.journal.seek(now) {
 		return
-	} else if n.wonder(now) {
-		r.greetLocked(p, compare)
-	} else {
+	}
+	peers := rumourPeers
+	for _, n := range r.neighbours { // in random order
+		if peers--; peers < 0 {
+			return
+		}
+		n.wonder()
+	}
+}
+
+// inquireLocked greets those whose time has come, and sees to it that the others are when theirs has.
+func (r *Room) inquireLocked(now time.Time) {
+	if due := r.inquiriesLocked(now); !due.IsZero() {
 		r.armTimer()
 	}
 }
 
-// seekLocked asks some neighbours where feeds begin that have no baseline here yet, since those who were asked first may not have
-// known, and returns when to do so again.
-func (r *Room) seekLocked(now time.Time) time.Time {
-	if len(r.journal.waiting) == 0 {
-		return time.Time{}
-	}
-	if at := r.sought.Add(seekEvery); now.Before(at) {
-		return at
-	}
-	r.sought = now
-	peers := rumourPeers
-	for p := range r.neighbours { // in random order
-		if peers--; peers < 0 {
-			break
-		}
-		r.headsLocked(now, p)
-	}
-	return now.Add(seekEvery)
-}
-
-// inquiriesLocked asks those whose time has come, and returns when to look again.
+// inquiriesLocked greets those whose time has come, and returns when to look again.
 func (r *Room) inquiriesLocked(now time.Time) time.Time {
-	greet, due := r.neighbours.next(now, slices.Collect(maps.Keys(r.neighbours)), maxAsking)
+	greet, due := r.neighbours.next(now, maps.Keys(r.neighbours), maxAsking)
 	for _, p := range greet {
 		r.greetLocked(p, r.neighbours[p].want)
 	}
@@ -345,7 +337,7 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 	if n := r.neighbours[p]; n != nil {
 		switch n.hear(now, g.Reply, string(g.Digest) == string(r.roster.sum()), string(g.Heads) == string(r.journal.sum())) {
 		case ask:
-			r.askLocked(now, p)
+			r.askLocked(now, p, false)
 		case compare:
 			r.greetLocked(p, compare)
 		}

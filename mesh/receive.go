@@ -82,7 +82,7 @@ func (r *Room) receive(via peer.ID, e *envelope, how way) {
 			r.mesh.stats.envelopesUnclaimed.Add(uint64(dropped))
 		}
 		r.armTimer()
-		r.askLocked(now, via)
+		r.askLocked(now, via, false)
 		return
 	}
 	if s := r.roster.devices[e.peer]; s != nil && how == gossiped {
@@ -463,8 +463,8 @@ func (r *Room) expire() time.Duration {
 	due := r.mindLocked(now)
 	r.mesh.stats.envelopesUnclaimed.Add(uint64(r.parked.expire(now)))
 	r.compareLocked(now)
-	sought := r.seekLocked(now)
-	inquiries := earlier(r.inquiriesLocked(now), sought)
+	r.seekLocked(now)
+	inquiries := r.inquiriesLocked(now)
 	r.announceLocked(now)
 	r.overdueLocked(now)
 	if !now.Before(r.nextSweep) {

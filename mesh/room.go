@@ -71,7 +71,6 @@ type Room struct {
 	nextDigest   time.Time // when to compare rosters and feeds with neighbours
 	nextSweep    time.Time // when to forget past feeds
 	minded       time.Time // when all members were last looked at
-	sought       time.Time // when neighbours were last asked where feeds begin
 	echoed       uint64    // last sequence of the own feed that GossipSub's loop has taken
 	leaving      bool
 	large        bool          // members cause no events

@@ -35,12 +35,12 @@ type Stats struct {
 	ReceiptFramesSent  uint64 // of receipts, its own and others'
 	EnvelopesPulled    uint64 // fetched from neighbours, since they were missing
 	EnvelopesServed    uint64 // given to neighbours that asked
+	BytesServed        uint64 // of those, and of the roster entries that go with them
 	Pulls              uint64 // questions to neighbours
 	PullsFailed        uint64 // of those, not answered or answered with garbage
 	PullsRefused       uint64 // questions of neighbours that had one under way, or came when too many others had
 	EnvelopesUnclaimed uint64 // of senders whose roster entry never came
 	EnvelopesDropped   uint64 // lost at a full queue of GossipSub: 0 unless a peer takes nothing
-	BytesServed        uint64 // of those, with what they need to be understood
 	RoomFrames         uint64 // told to neighbours about rooms
 	RoomBytes          uint64 // of those, and of the beats, which are not counted as frames
 	NeighboursSilent   uint64 // whose connections were closed since they had stopped to beat
@@ -101,12 +101,12 @@ func (m *Mesh) Stats() Stats {
 		ReceiptFramesSent:   c.receiptFramesSent.Load(),
 		EnvelopesPulled:     c.envelopesPulled.Load(),
 		EnvelopesServed:     c.envelopesServed.Load(),
+		BytesServed:         c.bytesServed.Load(),
 		Pulls:               c.pulls.Load(),
 		PullsFailed:         c.pullsFailed.Load(),
 		PullsRefused:        c.pullsRefused.Load(),
 		EnvelopesUnclaimed:  c.envelopesUnclaimed.Load(),
 		EnvelopesDropped:    c.envelopesDropped.Load(),
-		BytesServed:         c.bytesServed.Load(),
 		RoomFrames:          c.roomFrames.Load(),
 		RoomBytes:           c.roomBytes.Load(),
 		NeighboursSilent:    c.neighboursSilent.Load(),
