@@ -7,6 +7,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"github.com/starling-mesh/starling/internal/cputime"
 	"github.com/starling-mesh/starling/mesh"
 )
 
@@ -45,7 +46,7 @@ func oneByOne(b *testing.B, size int, send func() error) {
 	var h histogram
 	b.SetBytes(int64(size))
 	b.ReportAllocs()
-	cpu := cpuTime()
+	cpu := cputime.Now()
 	for b.Loop() {
 		start := time.Now()
 		if err := send(); err != nil {
@@ -53,7 +54,7 @@ func oneByOne(b *testing.B, size int, send func() error) {
 		}
 		h.add(time.Since(start))
 	}
-	b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64(cputime.Now()-cpu)/float64(b.N), "cpu-ns/op")
 	h.report(b)
 }
 
@@ -85,13 +86,13 @@ func pipelined(b *testing.B, size int, send func(n int) error) {
 	}
 	b.SetBytes(int64(size))
 	b.ReportAllocs()
-	cpu := cpuTime()
+	cpu := cputime.Now()
 	b.ResetTimer()
 	if err := send(b.N); err != nil {
 		b.Fatal(err)
 	}
 	b.StopTimer()
-	b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64(cputime.Now()-cpu)/float64(b.N), "cpu-ns/op")
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
 }
 

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/starling-mesh/starling/internal/cputime"
 )
 
 // messageSize is the payload of every broadcast, in bytes: that of a chat message in its JSON.
@@ -221,7 +223,7 @@ func (o *outcome) rate() float64 { return float64(o.deliveries) / o.elapsed.Seco
 // finish waits for a run and sums it up.
 func (c *crowd) finish(r *run, start time.Time, cpu time.Duration) (outcome, error) {
 	lost, err := c.await(r)
-	o := outcome{deliveries: r.want - lost, lost: lost, elapsed: time.Since(start), cpu: cpuTime() - cpu}
+	o := outcome{deliveries: r.want - lost, lost: lost, elapsed: time.Since(start), cpu: cputime.Now() - cpu}
 	if lost > 0 {
 		o.elapsed -= stalled
 		c.run.Store(nil) // the readers may still be at it
@@ -240,7 +242,7 @@ func (c *crowd) flood(messages, publishers int) (outcome, error) {
 	r := c.begin(messages)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	cpu, start := cpuTime(), time.Now()
+	cpu, start := cputime.Now(), time.Now()
 	err := each(publishers, func(p int) error {
 		data := make([]byte, messageSize)
 		share := messages / publishers
@@ -275,7 +277,7 @@ func (c *crowd) pace(rate float64, d time.Duration) (outcome, error) {
 	r.window = 0
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	cpu, start := cpuTime(), time.Now()
+	cpu, start := cputime.Now(), time.Now()
 	err := each(n, func(p int) error {
 		data := make([]byte, messageSize)
 		offset := time.Duration(float64(p) / float64(n) / each1 * float64(time.Second)) // not all at once

@@ -38,6 +38,7 @@ var table = []row{
 	// For tests: nothing that ships may import these, and they know nothing of what they test.
 	{"internal/vectors", nil},
 	{"internal/meshtest", nil},
+	{"internal/cputime", nil},
 	{"internal/netlab", nil},
 	{"internal/trial", nil},
 	{"internal/archtest", nil},

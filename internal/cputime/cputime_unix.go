@@ -1,15 +1,14 @@
 //go:build unix
 
-package bench
+package cputime
 
 import (
 	"syscall"
 	"time"
 )
 
-// cpuTime is what this process has used of all processors. Unlike the wall clock it does not count what other
-// processes do meanwhile.
-func cpuTime() time.Duration {
+// Now is the time used since the process began, by itself and by the system for it; 0 where that is not known.
+func Now() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		return 0
