@@ -61,6 +61,7 @@ func (j *journal) unbounded(now time.Time) error {
 
 // step does what the timer of a room does, with neighbours that answer nothing.
 func (j *journal) step(now time.Time, neighbours []peer.ID) {
+	j.seek(now)
 	j.expire(now)
 	pulls, _ := j.plan(now, neighbours, len(neighbours), false)
 	j.announce(now)
@@ -81,6 +82,11 @@ func FuzzHeads(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(raw, true, uint8(3))
+	unsure, err := proto.Marshal(&wire.RoomFrame_Heads{Feeds: []*wire.Position{{Feed: bytes.Repeat([]byte{7}, len(feedTag{})), Last: 5, First: 3, Unsure: true}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(unsure, true, uint8(0))
 	f.Fuzz(func(t *testing.T, raw []byte, ready bool, known uint8) {
 		var h wire.RoomFrame_Heads
 		if proto.Unmarshal(raw, &h) != nil || checkHeads(&h) != nil {
