@@ -405,7 +405,7 @@ func TestAMemberThatSpeaksForItselfFindsRoomAmongGhosts(t *testing.T) {
 		return entry(fmt.Sprint("u", i), fmt.Sprint("device ", i), 1, 1, true)
 	}
 	for i := range maxMembers + 10 {
-		r.hearsay(epoch, ghost(i))
+		r.hearsay(epoch, ghost(i), time.Time{})
 	}
 	require.Equal(t, maxUnheard, r.present, "hearsay has a bound of its own")
 	for i := range maxMembers {

@@ -423,7 +423,7 @@ func TestAGoodbyeOfAnotherDeviceIsNotWaitedFor(t *testing.T) {
 	r := newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "me", time.Second)
 	s, _ := r.apply(epoch, entry("u", "a", 1, 1, true))
 	s.feed.begin(5)
-	r.hearsay(epoch, entry("u", "b", 2, 1, false))
+	r.hearsay(epoch, entry("u", "b", 2, 1, false), time.Time{})
 	now := epoch.Add(time.Minute)
 	r.expire(now)
 	require.True(t, r.due().IsZero() || r.due().After(now), "or the timer would never rest")

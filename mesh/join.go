@@ -127,6 +127,12 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	r.journal.history = cfg.past != past{}
 	r.roster = newRoster(r.door, r.journal, m.host.ID(), m.cfg.grace)
 	r.roster.linked = func(p peer.ID) bool { return r.neighbours[p] != nil }
+	r.roster.signs = func(p peer.ID) time.Time {
+		if r.neighbours[p] == nil {
+			return time.Time{}
+		}
+		return m.pulses.spokeAt(p)
+	}
 	grant, err := r.door.admit(cfg.token, st, now)
 	if err != nil {
 		return nil, fmt.Errorf("mesh: join %s: %w", name, err)

@@ -100,7 +100,7 @@ func TestTheGraceOfAMemberThatOthersSayHasLeftIsNotWaitedFor(t *testing.T) {
 	s.feed.next = 1
 	r.lost(epoch, "b")
 	now := after(grace - time.Second)
-	r.hearsay(now, entry("bob", "b", 2, 1, false))
+	r.hearsay(now, entry("bob", "b", 2, 1, false), time.Time{})
 	require.Equal(t, now.Add(lostWait), r.due())
 	require.Empty(t, r.expire(after(grace)))
 	require.Len(t, r.expire(r.due()), 1)

@@ -33,9 +33,19 @@ func (r *simRoom) adopt(p peer.ID) {
 		n.doubted = false
 		return
 	}
-	r.neighbours[p] = new(neighbour)
+	r.neighbours[p] = &neighbour{met: r.w.now}
+	r.roster.bridged(r.w.now)
 	r.journal.retry(r.w.now)
 	r.arm()
+}
+
+// hearsay takes what a peer has passed on.
+func (r *simRoom) hearsay(via peer.ID) func(time.Time, *rosterEntry) (*seat, change) {
+	met := time.Time{}
+	if n := r.neighbours[via]; n != nil {
+		met = n.met
+	}
+	return func(now time.Time, e *rosterEntry) (*seat, change) { return r.roster.hearsay(now, e, met) }
 }
 
 func (r *simRoom) dismiss(p peer.ID) {
@@ -200,7 +210,7 @@ func (r *simRoom) hearRoster(p peer.ID, part simRoster) {
 		if r.leaving {
 			return
 		}
-		s := r.take(now, entry, r.roster.hearsay)
+		s := r.take(now, entry, r.hearsay(p))
 		if s != nil && s.entry.feed == entry.feed {
 			r.claim(now, s)
 		}

@@ -342,7 +342,7 @@ func (r *simRoom) feedIt(now time.Time, via peer.ID, f *feed, e *envelope, how w
 		r.wonder(now, via)
 	}
 	if entry := r.parcel(e).entry; v == taken && len(ready) == 0 && entry != nil && !entry.joined {
-		r.take(now, entry, r.roster.hearsay)
+		r.take(now, entry, r.hearsay(via))
 	}
 	r.readied(now, f, ready, v)
 }
@@ -604,7 +604,7 @@ func (r *simRoom) takeReply(p pull, asked asked, reply *simPart, o *outcome) {
 	for _, entry := range reply.entries {
 		if entry.joined && !r.leaving {
 			r.journal.open(now, entry)
-			if s := r.take(now, entry, r.roster.hearsay); s != nil {
+			if s := r.take(now, entry, r.hearsay(p.from)); s != nil {
 				r.claim(now, s)
 			}
 		}

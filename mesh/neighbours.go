@@ -20,6 +20,7 @@ import (
 // neighbour is what a room knows of a directly connected peer that is subscribed to its topic.
 type neighbour struct {
 	inquiry
+	met    time.Time     // since when it has been one
 	agreed bool          // it has answered our greeting with its roster
 	acked  uint64        // how much of the own feed it has
 	slack  time.Duration // what questions to it have taken on their way
@@ -41,6 +42,10 @@ const (
 	// at random, and gathers the changes of a whole room that joins at once.
 	rumourDelay = 150 * time.Millisecond
 	rumourPeers = 3
+	// rumourBridges is how many of these are new neighbours, for bridgeTime: a new one may be the only way into another part
+	// of the room.
+	rumourBridges = 2
+	bridgeTime    = 10 * time.Second
 	// seekEvery is how often neighbours are asked where a feed begins, until one of them is sure.
 	seekEvery = 500 * time.Millisecond
 )
@@ -86,8 +91,10 @@ func (r *Room) adoptLocked(p peer.ID) {
 	if n := r.neighbours[p]; n != nil {
 		n.doubted = false
 	} else {
-		r.neighbours[p] = new(neighbour)
-		r.journal.retry(time.Now())
+		now := time.Now()
+		r.neighbours[p] = &neighbour{met: now}
+		r.roster.bridged(now)
+		r.journal.retry(now)
 		r.armTimer()
 	}
 	r.mesh.host.ConnManager().Protect(p, r.protection())
@@ -227,15 +234,23 @@ func (r *Room) compareLocked(now time.Time) {
 	if now.Before(r.nextDigest) {
 		return
 	}
-	peers := 1
+	peers, bridges := 1, 0
 	if r.widen {
-		r.widen, peers = false, rumourPeers
+		r.widen, peers, bridges = false, rumourPeers, rumourBridges
 	}
 	r.nextDigest = now.Add(digestEvery + rand.N(digestEvery/2))
-	for p := range r.neighbours { // in random order
-		if peers--; peers < 0 {
-			return
+	var others []peer.ID
+	for p, n := range r.neighbours { // in random order
+		switch {
+		case bridges > 0 && now.Sub(n.met) < bridgeTime:
+			bridges--
+			peers--
+			r.greetLocked(p, compare)
+		case len(others) < rumourPeers:
+			others = append(others, p)
 		}
+	}
+	for _, p := range others[:min(len(others), peers)] {
 		r.greetLocked(p, compare)
 	}
 }
@@ -412,7 +427,7 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 		if r.leaving {
 			return nil
 		}
-		s := r.takeLocked(now, entry, r.roster.hearsay)
+		s := r.hearsayLocked(now, p, entry)
 		if s == nil || r.leaving || s.entry.feed != entry.feed {
 			continue
 		}

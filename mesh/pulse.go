@@ -16,8 +16,13 @@ const (
 	pulseEvery  = 2500 * time.Millisecond
 	pulseMissed = 11 * time.Second
 	// pulseTick is how often a node looks. One that looks late was held up itself, and gives everybody time anew.
-	pulseTick = time.Second
+	pulseTick = 500 * time.Millisecond
 	pulseLate = 2 * time.Second
+	// pulseQuiet is the silence of a neighbour from which on it is sent a beat every pulseAgain: after a pause of the link the transport
+	// repairs what was lost when something new passes, and else only after as long again. So a neighbour that was paused for 8 s
+	// keeps its connection.
+	pulseQuiet = 4500 * time.Millisecond
+	pulseAgain = 250 * time.Millisecond
 )
 
 // pulses tell living neighbours from dead ones. It is a plain state machine: the caller brings the time.
@@ -29,7 +34,8 @@ type pulses struct {
 
 type pulse struct {
 	said  time.Time // when something was last sent to it
-	heard time.Time // when it was last heard of
+	heard time.Time // when it was last heard of, or began to be listened to
+	spoke time.Time // when it last said something
 	beats bool      // it beats: its silence means something
 }
 
@@ -55,7 +61,17 @@ func (ps *pulses) heard(p peer.ID, now time.Time, beat bool) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	pl := ps.of(p, now)
-	pl.heard, pl.beats = now, pl.beats || beat
+	pl.heard, pl.spoke, pl.beats = now, now, pl.beats || beat
+}
+
+// spokeAt is when a peer last said something over its present connection; zero: it has not.
+func (ps *pulses) spokeAt(p peer.ID) time.Time {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if pl := ps.peers[p]; pl != nil {
+		return pl.spoke
+	}
+	return time.Time{}
 }
 
 // forget drops a peer that is no longer connected.
@@ -65,22 +81,27 @@ func (ps *pulses) forget(p peer.ID) {
 	delete(ps.peers, p)
 }
 
-// look gives which of the neighbours to send a beat, and which to give up.
-func (ps *pulses) look(now time.Time, neighbours map[peer.ID][32]byte) (beat, dead []peer.ID) {
+// look gives which of the neighbours to send a beat, which to give up, and when to look again.
+func (ps *pulses) look(now time.Time, neighbours map[peer.ID][32]byte) (beat, dead []peer.ID, next time.Duration) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	late := !ps.tick.IsZero() && now.Sub(ps.tick) > pulseLate
-	ps.tick = now
+	ps.tick, next = now, pulseTick
 	for p := range neighbours {
 		pl := ps.of(p, now)
 		if late {
 			pl.heard = now
 		}
-		switch {
-		case pl.beats && now.Sub(pl.heard) >= pulseMissed:
+		wait := pulseEvery
+		switch silence := now.Sub(pl.heard); {
+		case pl.beats && silence >= pulseMissed:
 			dead = append(dead, p)
 			delete(ps.peers, p)
-		case now.Sub(pl.said) >= pulseEvery:
+			continue
+		case pl.beats && silence >= pulseQuiet:
+			wait, next = pulseAgain, pulseAgain
+		}
+		if now.Sub(pl.said) >= wait {
 			beat = append(beat, p)
 		}
 	}
@@ -89,16 +110,16 @@ func (ps *pulses) look(now time.Time, neighbours map[peer.ID][32]byte) (beat, de
 			delete(ps.peers, p)
 		}
 	}
-	return beat, dead
+	return beat, dead, next
 }
 
 // pulseLoop beats, and closes the connections to neighbours that no longer do.
 func (m *Mesh) pulseLoop() {
-	tick := time.NewTicker(pulseTick)
-	defer tick.Stop()
+	timer := time.NewTimer(pulseTick)
+	defer timer.Stop()
 	for {
 		select {
-		case <-tick.C:
+		case <-timer.C:
 		case <-m.ctx.Done():
 			return
 		}
@@ -110,7 +131,8 @@ func (m *Mesh) pulseLoop() {
 				neighbours[p] = r.tag
 			}
 		})
-		beat, dead := m.pulses.look(time.Now(), neighbours)
+		beat, dead, next := m.pulses.look(time.Now(), neighbours)
+		timer.Reset(next)
 		for _, p := range beat {
 			tag := neighbours[p]
 			m.tell(p, &wire.RoomFrame{Room: tag[:], Body: &wire.RoomFrame_Beat_{Beat: &wire.RoomFrame_Beat{}}})

@@ -242,7 +242,7 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 	if how == gossiped {
 		r.noteLocked(r.roster.spoke(now, e.peer))
 	} else if s := r.roster.devices[e.peer]; s != nil && s.feed == f {
-		s.hear(e.came)
+		r.noteLocked(s, r.roster.showed(now, e.came, s))
 	}
 	r.acknowledgeLocked(now, f, e.Count == 1)
 	if v == taken && len(ready) == 0 && e.Count == 1 {
@@ -267,8 +267,17 @@ func (r *Room) goodbyeLocked(now time.Time, e *envelope) {
 		return
 	}
 	if entry, err := r.openOwnEntry(now, e, payload); err == nil && !entry.joined {
-		r.takeLocked(now, entry, r.roster.hearsay)
+		r.hearsayLocked(now, e.via, entry)
 	}
+}
+
+// hearsayLocked takes a verified entry that a peer has passed on.
+func (r *Room) hearsayLocked(now time.Time, via peer.ID, entry *rosterEntry) *seat {
+	met := time.Time{}
+	if n := r.neighbours[via]; n != nil {
+		met = n.met
+	}
+	return r.takeLocked(now, entry, func(now time.Time, e *rosterEntry) (*seat, change) { return r.roster.hearsay(now, e, met) })
 }
 
 // oldest is when an envelope may have been sent at the earliest, by any member's clock, for this node to want it: in its stay

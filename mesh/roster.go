@@ -60,20 +60,24 @@ type roster struct {
 	pushed  []*seat // who had to make room, for the caller to take
 
 	linked   func(peer.ID) bool                // whether a device is a neighbour in the room
+	signs    func(peer.ID) time.Time           // when a neighbour last said something over its connection; zero: not as far as is known
 	jitter   func(time.Duration) time.Duration // a random part of a time
-	pace     float64                           // the share of a beat after which this node says something
-	accusing allowance                         // of its own accusations
-	refuteAt time.Time                         // when to answer accusations; zero: there is none
-	refuted  time.Time                         // when that was last done
-	beaten   time.Time                         // when the node last said that it is there
-	against  uint64                            // the sequence of the own entry that was accused
+	turn     func(about peer.ID, of time.Duration) time.Duration
+	pace     float64   // the share of a beat after which this node says something
+	accusing allowance // of its own accusations
+	asking   allowance // of its questions for members that it has dropped
+	refuteAt time.Time // when to answer accusations; zero: there is none
+	refuted  time.Time // when that was last done
+	beaten   time.Time // when the node last said that it is there
+	against  uint64    // the sequence of the own entry that was accused
 }
 
 func newRoster(d *door, j *journal, self peer.ID, grace time.Duration) *roster {
 	r := &roster{
 		door: d, journal: j, self: self, grace: grace, seats: make(map[identity.Subject]*seat), devices: make(map[peer.ID]*seat),
-		linked: func(peer.ID) bool { return false }, jitter: randomPart, pace: 0.75 + rand.Float64()/4,
+		linked: func(peer.ID) bool { return false }, signs: func(peer.ID) time.Time { return time.Time{} }, jitter: randomPart, pace: 0.75 + rand.Float64()/4,
 	}
+	r.turn = r.ownTurn
 	j.present = func(f *feed) bool {
 		s := r.devices[f.peer()]
 		return s != nil && s.present && s.feed == f
@@ -199,7 +203,7 @@ func (r *roster) leave(now time.Time, s *seat, reason LeaveReason) change {
 		return unchanged
 	}
 	s.present, s.leftAt, s.reason = false, now, reason
-	s.life = life{heard: s.heard, accusing: s.accusing, doubted: s.doubted}
+	s.life = life{heard: s.heard, accusing: s.accusing}
 	r.present--
 	r.digest = nil
 	return left
@@ -220,26 +224,22 @@ func (r *roster) spoke(now time.Time, p peer.ID) (*seat, change) {
 	if s == nil {
 		return nil, unchanged
 	}
-	s.hear(now)
 	s.spoken = true
-	if s.present || s.reason != Dropped || r.door.holds(s.entry, now) != nil {
-		return s, unchanged
+	if s.present {
+		s.hear(now)
 	}
-	s.present, s.leftAt, s.Since = true, time.Time{}, now
-	r.present++
-	r.digest = nil
-	return s, joined
+	return s, r.back(now, s)
 }
 
-// hearsay takes a verified entry that another member has passed on. A goodbye waits until the feed that it ends has
-// been delivered: gossip and hearsay overtake each other.
-func (r *roster) hearsay(now time.Time, e *rosterEntry) (*seat, change) {
+// hearsay takes a verified entry that another member has passed on, a neighbour since it was met. A goodbye waits until the feed that
+// it ends has been delivered: gossip and hearsay overtake each other.
+func (r *roster) hearsay(now time.Time, e *rosterEntry, met time.Time) (*seat, change) {
 	s := r.seats[e.key()]
 	if s == nil && r.unheard() >= maxUnheard {
 		return nil, outdated
 	}
 	if s != nil {
-		r.contradicted(now, s, e)
+		r.contradicted(now, s, e, met)
 	}
 	if e.joined || s == nil || !s.present || s.entry.tag() != e.tag() || s.feed.next == 0 && len(s.feed.held) == 0 || !e.newer(s.entry) {
 		return r.apply(now, e)
@@ -292,7 +292,7 @@ func (r *roster) expire(now time.Time) (gone []*seat) {
 	for key, s := range r.seats {
 		switch {
 		case s.present && s.Peer != r.self && r.door.holds(s.entry, now) != nil,
-			s.present && !s.suspected.IsZero() && !now.Before(s.suspected.Add(r.grace)) && s.goodbye == nil:
+			s.present && r.overdue(now, s):
 			r.leave(now, s, Dropped)
 			gone = append(gone, s)
 		case s.goodbye != nil && !now.Before(s.ends(s.goodbyeAt)):
@@ -304,6 +304,15 @@ func (r *roster) expire(now time.Time) (gone []*seat) {
 		}
 	}
 	return gone
+}
+
+// overdue reports whether the grace of a suspected member is over, and it has given no sign of life.
+func (r *roster) overdue(now time.Time, s *seat) bool {
+	if s.suspected.IsZero() || s.goodbye != nil || now.Before(r.over(s)) {
+		return false
+	}
+	r.look(s)
+	return !s.suspected.IsZero()
 }
 
 // ends is when a stay that others say is over has ended here too, although its feed has not come to its end: later while

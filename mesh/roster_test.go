@@ -161,7 +161,7 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 				switch {
 				case in.heard:
 					var s *seat
-					if s, got = r.hearsay(now, in.entry); s != nil && in.entry.joined {
+					if s, got = r.hearsay(now, in.entry, time.Time{}); s != nil && in.entry.joined {
 						s.feed.next = 1
 					}
 				case in.entry != nil:

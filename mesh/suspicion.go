@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"hash/fnv"
+	"io"
 	"math/rand/v2"
 	"time"
 
@@ -9,7 +11,7 @@ import (
 
 const (
 	// lostFor is how long a neighbour stays lost before it is accused, and the least time over which the accusations of
-	// several are spread, so that one is enough: nodes redial at once, and most links that break are back by then.
+	// several take turns, so that one is enough: nodes redial at once, and most links that break are back by then.
 	lostFor = time.Second
 	// memberSpread widens that time for each member of a room, up to maxSpread.
 	memberSpread = 20 * time.Millisecond
@@ -25,8 +27,23 @@ const (
 	// one more every accuseEvery. An honest one accuses no more than half as many.
 	maxAccused  = 32
 	accuseEvery = time.Second
-	// doubtEvery is how often a member that was dropped here, and that others tell of, is asked whether it is there.
-	doubtEvery = time.Minute
+	// A member that was dropped here and that others have in the room is asked whether it is there. Whoever has that from a new
+	// neighbour asks within doubtSpread, one of them for all; the others wait for doubtWait and up to as long again. If it does not
+	// answer it is asked again after doubtAgain, then after twice as long each time, up to doubtEvery.
+	doubtSpread = 100 * time.Millisecond
+	doubtWait   = 500 * time.Millisecond
+	doubtAgain  = time.Second
+	doubtEvery  = time.Minute
+	// maxDoubted is how many such members are asked for at once, with one more every doubtedEvery. Each answers with an
+	// envelope to all.
+	maxDoubted   = 128
+	doubtedEvery = time.Second / 16
+	// reprieve is what is left of the grace of a suspected member, at least, when the room gains a neighbour by whom the answer may
+	// come. A suspicion is prolonged so once.
+	reprieve = 3 * time.Second
+	// lastWord is how much longer than the grace a suspected neighbour is given while its connection stands: it is
+	// sent something several times a second, and may be about to answer.
+	lastWord = time.Second
 	// A member that is not connected to all others says something every beatEvery, or memberBeat for each member if that is
 	// longer: one envelope in 4 s in the whole room, which costs each member some 400 B/s. Who has said nothing for silentBeats
 	// of these is accused.
@@ -42,21 +59,23 @@ type life struct {
 	accuseAt  time.Time // when to accuse it; zero: nothing speaks for it
 	suspected time.Time // when its grace began; zero: it is under no suspicion
 	accuser   peer.ID   // who began that; "": this node
-	doubted   time.Time // when it was last accused although it had been dropped
+	reprieved bool      // its grace has been prolonged
+	doubted   time.Time // when it was last asked for although it had been dropped
+	doubts    int       // how often that was, since it was dropped
 	accusing  allowance // of accusations by it
 }
 
-// allowance lets so many accusations through at once and then one every accuseEvery. The zero value is full.
+// allowance lets so many accusations through at once and then one in a while. The zero value is full.
 type allowance struct{ used time.Time }
 
-func (a *allowance) take(now time.Time, atOnce int) bool {
+func (a *allowance) take(now time.Time, atOnce int, every time.Duration) bool {
 	if a.used.Before(now) {
 		a.used = now
 	}
-	if a.used.Sub(now) > time.Duration(atOnce-1)*accuseEvery {
+	if a.used.Sub(now) > time.Duration(atOnce-1)*every {
 		return false
 	}
-	a.used = a.used.Add(accuseEvery)
+	a.used = a.used.Add(every)
 	return true
 }
 
@@ -65,6 +84,7 @@ type accusation struct {
 	device   peer.ID
 	feed     FeedID
 	sequence uint64 // of the roster entry by which the accuser knows it: the answer is one with a higher one
+	question bool   // the accuser has dropped it already, and asks whether it is there
 }
 
 // hear notes a sign of life.
@@ -95,27 +115,58 @@ func randomPart(d time.Duration) time.Duration {
 	return rand.N(d)
 }
 
-// spread is a random share of the time over which a room's members act on what they all see at once. It leaves most of the
+// maxTurns is up to how many members take turns. In larger rooms the turns are too close to tell, and not worth their cost: the time is a
+// random one.
+const maxTurns = 256
+
+// ownTurn is this node's turn in a time in which one of the members is to say for all what they see at once of another. The turns
+// are in an order that all compute alike, as far apart as the time allows, so that whose turn is later hears the first.
+func (r *roster) ownTurn(about peer.ID, of time.Duration) time.Duration {
+	if r.present > maxTurns {
+		return r.jitter(of)
+	}
+	mine := turnOrder(r.self, about)
+	before, all := 0, 1
+	for _, s := range r.seats {
+		if s.present && s.Peer != about && s.Peer != r.self {
+			all++
+			if turnOrder(s.Peer, about) < mine {
+				before++
+			}
+		}
+	}
+	return of * time.Duration(before) / time.Duration(all)
+}
+
+// turnOrder is where a member stands among those who speak of another: the order differs from one to the next.
+func turnOrder(p, about peer.ID) uint64 {
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, string(about))
+	_, _ = io.WriteString(h, string(p))
+	return h.Sum64()
+}
+
+// spread is this node's turn in the time over which a room's members act on what they all see at once. It leaves most of the
 // grace for answers.
-func (r *roster) spread() time.Duration {
-	return r.jitter(min(max(lostFor, time.Duration(r.present)*memberSpread), maxSpread, r.grace/4))
+func (r *roster) spread(about peer.ID) time.Duration {
+	return r.turn(about, min(max(lostFor, time.Duration(r.present)*memberSpread), maxSpread, r.grace/4))
 }
 
 // patience is how long to wait before an accusation.
-func (r *roster) patience() time.Duration { return min(lostFor, r.grace/4) + r.spread() }
+func (r *roster) patience(of peer.ID) time.Duration { return min(lostFor, r.grace/4) + r.spread(of) }
 
 // lost notes that the connection to a device has ended. The grace begins, if nobody has heard of the device when it is time to accuse it.
 func (r *roster) lost(now time.Time, p peer.ID) {
 	if s := r.devices[p]; s != nil && s.present && s.lost.IsZero() && p != r.self {
 		s.lost = now
-		s.accuseAt = now.Add(r.patience())
+		s.accuseAt = now.Add(r.patience(s.Peer))
 	}
 }
 
 // unsubscribed notes that a connected device no longer takes the room's topic. If it has left, its goodbye is on its way.
 func (r *roster) unsubscribed(now time.Time, p peer.ID) {
 	if s := r.devices[p]; s != nil && s.present && s.accuseAt.IsZero() && p != r.self {
-		s.accuseAt = now.Add(r.patience())
+		s.accuseAt = now.Add(r.patience(s.Peer))
 	}
 }
 
@@ -136,7 +187,7 @@ func (r *roster) reconnected(now time.Time, p peer.ID) {
 	if s == nil || !s.present || s.lost.IsZero() {
 		return
 	}
-	s.lost, s.accuseAt = now, now.Add(r.patience())
+	s.lost, s.accuseAt = now, now.Add(r.patience(s.Peer))
 	if !s.suspected.IsZero() {
 		s.suspected = now
 	}
@@ -159,18 +210,21 @@ func (r *roster) accused(now, came time.Time, by peer.ID, a accusation) (ask boo
 	if s == nil || s.entry.feed != a.feed || a.sequence < s.entry.sequence {
 		return false
 	}
+	r.look(s)
 	switch linked := r.linked(s.Peer); {
 	case s.Peer == r.self:
 		r.answer(now)
 		return false
 	case !s.present:
-		s.accuseAt = time.Time{} // somebody has asked
+		if now.Sub(came) < doubtAgain && (!s.accuseAt.IsZero() || s.doubts == 0) {
+			s.asked(now) // by somebody else
+		}
 		return false
-	case !s.heard.Before(came), linked && (now.Sub(s.heard) < freshFor || now.Sub(came) >= freshFor):
+	case a.question, !s.heard.Before(came), linked && (now.Sub(s.heard) < freshFor || now.Sub(came) >= freshFor):
 		return false
 	case !s.suspected.IsZero():
 		return false
-	case !accuser.accusing.take(now, maxAccused) || r.accusedBy(by) >= maxAccused:
+	case !accuser.accusing.take(now, maxAccused, accuseEvery) || r.accusedBy(by) >= maxAccused:
 		return false
 	default:
 		r.suspect(now, s, by)
@@ -189,7 +243,7 @@ func (r *roster) accusedBy(p peer.ID) (n int) {
 
 // suspect begins the grace of a member: when it was lost, but so that half of the grace is left for its answer.
 func (r *roster) suspect(now time.Time, s *seat, by peer.ID) {
-	s.accuseAt, s.accuser, s.suspected = time.Time{}, by, now
+	s.accuseAt, s.accuser, s.suspected, s.reprieved = time.Time{}, by, now, false
 	if !s.lost.IsZero() {
 		s.suspected = now.Add(max(s.lost.Sub(now), -r.grace/2))
 	}
@@ -220,14 +274,81 @@ func (r *roster) refutes(now time.Time) bool {
 	return true
 }
 
-// contradicted notes that others have a member in the room that was dropped here. If their grace is not still running, one of the
-// two rosters is wrong.
-func (r *roster) contradicted(now time.Time, s *seat, e *rosterEntry) {
-	if s.present || s.reason != Dropped || !e.joined || e.feed != s.entry.feed || e.sequence != s.entry.sequence || now.Sub(s.leftAt) < r.grace {
+// contradicted notes that a neighbour has a member in the room that was dropped here. One of the two rosters is wrong, unless the
+// grace is still running there: in which case the two have been neighbours since before the member was dropped.
+func (r *roster) contradicted(now time.Time, s *seat, e *rosterEntry, met time.Time) {
+	if s.present || s.reason != Dropped || !e.joined || e.feed != s.entry.feed || e.sequence != s.entry.sequence {
 		return
 	}
-	if s.accuseAt.IsZero() && now.Sub(s.doubted) >= doubtEvery {
-		s.doubted, s.accuseAt = now, now.Add(r.patience())
+	switch {
+	case met.After(s.leftAt):
+		r.doubt(now, s, r.turn(s.Peer, doubtSpread))
+	case now.Sub(s.leftAt) >= r.grace:
+		r.doubt(now, s, doubtWait+r.turn(s.Peer, doubtWait)) // it has that from somebody who asks, or is being told itself
+	}
+}
+
+// doubt has a member that was dropped asked, after a while, whether it is there.
+func (r *roster) doubt(now time.Time, s *seat, wait time.Duration) {
+	if !s.accuseAt.IsZero() {
+		return
+	}
+	s.accuseAt = now.Add(wait)
+	if s.doubts > 0 {
+		if again := s.doubted.Add(min(doubtAgain<<min(s.doubts-1, 10), doubtEvery)); again.After(s.accuseAt) {
+			s.accuseAt = again
+		}
+	}
+}
+
+// asked notes that a member that was dropped has been asked whether it is there.
+func (l *life) asked(now time.Time) {
+	l.accuseAt, l.doubted = time.Time{}, now
+	l.doubts++
+}
+
+// showed takes a sign of life from some time ago: an envelope that had to be fetched. Of one that was dropped before that, a fresh one
+// shows that it is back; since an older one the member may have died, so it is asked.
+func (r *roster) showed(now, at time.Time, s *seat) change {
+	switch {
+	case s.present:
+		s.hear(at)
+	case s.reason != Dropped || !at.After(s.leftAt):
+	case now.Sub(at) < freshFor:
+		return r.back(now, s)
+	default:
+		r.doubt(now, s, r.turn(s.Peer, doubtSpread))
+	}
+	return unchanged
+}
+
+// back lists a member again that had been dropped.
+func (r *roster) back(now time.Time, s *seat) change {
+	if s.present || s.reason != Dropped || r.door.holds(s.entry, now) != nil {
+		return unchanged
+	}
+	s.present, s.leftAt, s.Since = true, time.Time{}, now
+	s.life = life{heard: now, accusing: s.accusing}
+	r.present++
+	r.digest = nil
+	return joined
+}
+
+// look takes note of what a neighbour has said over its connection, whatever that was.
+func (r *roster) look(s *seat) {
+	if at := r.signs(s.Peer); at.After(s.heard) {
+		s.there(at)
+	}
+}
+
+// bridged notes that there is another neighbour: by it may come what those answer who are under suspicion.
+func (r *roster) bridged(now time.Time) {
+	for _, s := range r.seats {
+		if s.present && !s.suspected.IsZero() && !s.reprieved {
+			if least := now.Add(reprieve - r.grace); least.After(s.suspected) {
+				s.suspected, s.reprieved = least, true
+			}
+		}
 	}
 }
 
@@ -236,7 +357,7 @@ func (r *roster) contradicted(now time.Time, s *seat, e *rosterEntry) {
 func (r *roster) reaffirmed(now time.Time, s *seat) {
 	s.suspected, s.accuser, s.accuseAt, s.heard = time.Time{}, "", time.Time{}, now
 	if !s.lost.IsZero() {
-		s.accuseAt = now.Add(r.patience())
+		s.accuseAt = now.Add(r.patience(s.Peer))
 	}
 }
 
@@ -263,14 +384,18 @@ func (r *roster) silentAt(s *seat) time.Time {
 	return s.heard.Add(silentBeats * r.beat())
 }
 
-// accusations gives whom to accuse now. Without an audience nobody would learn of it, and the node decides for itself.
+// accusations gives whom to accuse now, and of those it has dropped, whom to ask for. Without an audience nobody would learn of it, and the
+// node decides for itself.
 func (r *roster) accusations(now time.Time, audience bool) (list []*seat) {
 	for _, s := range r.seats {
 		if s.goodbye != nil {
 			continue
 		}
+		if s.present && !s.accuseAt.IsZero() {
+			r.look(s)
+		}
 		if at := r.silentAt(s); !at.IsZero() && !now.Before(at) {
-			s.accuseAt = now.Add(r.spread())
+			s.accuseAt = now.Add(r.spread(s.Peer))
 		}
 		switch {
 		case s.accuseAt.IsZero() || now.Before(s.accuseAt):
@@ -278,8 +403,11 @@ func (r *roster) accusations(now time.Time, audience bool) (list []*seat) {
 		case !s.present && (!audience || s.reason != Dropped), s.present && !s.suspected.IsZero():
 			s.accuseAt = time.Time{}
 			continue
-		case audience && !r.accusing.take(now, maxAccused/2):
+		case audience && s.present && !r.accusing.take(now, maxAccused/2, accuseEvery):
 			s.accuseAt = now.Add(accuseEvery)
+			continue
+		case !s.present && !r.asking.take(now, maxDoubted, doubtedEvery):
+			s.accuseAt = now.Add(doubtedEvery)
 			continue
 		}
 		if audience {
@@ -287,8 +415,9 @@ func (r *roster) accusations(now time.Time, audience bool) (list []*seat) {
 		}
 		if s.present {
 			r.suspect(now, s, "")
+		} else {
+			s.asked(now)
 		}
-		s.accuseAt = time.Time{}
 	}
 	return list
 }
@@ -300,7 +429,16 @@ func (r *roster) suspicionDue(s *seat) (due time.Time) {
 	}
 	due = earlier(s.accuseAt, r.silentAt(s))
 	if s.present && !s.suspected.IsZero() {
-		due = earlier(due, s.suspected.Add(r.grace))
+		due = earlier(due, r.over(s))
 	}
 	return due
+}
+
+// over is when the grace of a suspected member is over.
+func (r *roster) over(s *seat) time.Time {
+	at := s.suspected.Add(r.grace)
+	if r.linked(s.Peer) {
+		at = at.Add(lastWord)
+	}
+	return at
 }

@@ -15,15 +15,18 @@ type ward struct {
 	t      *testing.T
 	now    time.Time
 	linked map[peer.ID]bool
-	list   []string // the last accusations
+	signed map[peer.ID]time.Time // when a device last said something over its connection
+	list   []string              // the last accusations
 	gone   []string
 }
 
 func newWard(t *testing.T, users ...string) *ward {
-	w := &ward{roster: newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "a", 10*time.Second), t: t, now: epoch, linked: make(map[peer.ID]bool)}
+	w := &ward{roster: newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "a", 10*time.Second), t: t, now: epoch, linked: make(map[peer.ID]bool), signed: make(map[peer.ID]time.Time)}
 	w.jitter = func(time.Duration) time.Duration { return 0 }
+	w.turn = func(peer.ID, time.Duration) time.Duration { return 0 }
 	w.pace = 1
 	w.roster.linked = func(p peer.ID) bool { return w.linked[p] }
+	w.roster.signs = func(p peer.ID) time.Time { return w.signed[p] }
 	for i, u := range append([]string{"a"}, users...) {
 		_, c := w.apply(w.now, entry("user "+u, u, 100, byte(i+1), true))
 		require.Equal(t, joined, c)
@@ -48,7 +51,7 @@ func (w *ward) cut(device string) {
 // of is an accusation of a device as it is known.
 func (w *ward) of(device string) accusation {
 	s := w.devices[peer.ID(device)]
-	return accusation{s.Peer, s.entry.feed, s.entry.sequence}
+	return accusation{device: s.Peer, feed: s.entry.feed, sequence: s.entry.sequence}
 }
 
 // pass lets time pass, and does all that is due in it.
@@ -104,7 +107,7 @@ func TestWhatHappensToALostNeighbour(t *testing.T) {
 		"it answers":                     {func(w *ward) { w.apply(w.now, entry("user b", "b", 101, 2, true)) }, 10 * time.Second, true},
 		"it answers and lives":           {func(w *ward) { w.spoke(w.now, "b"); w.apply(w.now, entry("user b", "b", 101, 2, true)) }, 0, false},
 		"connected, and not in the room": {func(w *ward) { w.reconnected(w.now, "b") }, 12 * time.Second, false},
-		"somebody repeats its entry":     {func(w *ward) { w.hearsay(w.now, entry("user b", "b", 100, 2, true)) }, 10 * time.Second, false},
+		"somebody repeats its entry":     {func(w *ward) { w.hearsay(w.now, entry("user b", "b", 100, 2, true), time.Time{}) }, 10 * time.Second, false},
 		"what it said before is fetched": {func(w *ward) { w.devices["b"].hear(w.now.Add(-5 * time.Second)) }, 10 * time.Second, false},
 		"it leaves":                      {func(w *ward) { w.apply(w.now, entry("user b", "b", 101, 2, false)) }, 0, false},
 	} {
@@ -151,17 +154,24 @@ func TestWhatAnAccusationDoes(t *testing.T) {
 		age     time.Duration
 		ask     bool
 		dropped bool // after the grace
+		longer  bool // and the last word of a neighbour has been waited for
 	}{
-		"of a member that is no neighbour":                {dropped: true},
-		"of a neighbour heard of lately":                  {before: func(w *ward) { w.link("b") }},
-		"of a neighbour that is quiet":                    {before: func(w *ward) { w.link("b"); w.pass(freshFor) }, ask: true, dropped: true},
+		"of a member that is no neighbour": {dropped: true},
+		"of a neighbour heard of lately":   {before: func(w *ward) { w.link("b") }},
+		"of a neighbour that is quiet":     {before: func(w *ward) { w.link("b"); w.pass(freshFor) }, ask: true, dropped: true, longer: true},
+		"a question":                       {accuse: func(w *ward) accusation { a := w.of("b"); a.question = true; return a }},
+		"of a neighbour that says something over its connection": {before: func(w *ward) {
+			w.link("b")
+			w.pass(freshFor)
+			w.signed["b"] = w.now
+		}},
 		"an old one, of a neighbour":                      {before: func(w *ward) { w.link("b"); w.pass(freshFor) }, age: freshFor},
 		"an old one":                                      {age: 20 * time.Second, dropped: true},
 		"an old one, and it was heard of since":           {before: func(w *ward) { w.spoke(w.now, "b"); w.pass(time.Second) }, age: 2 * time.Second},
 		"of an entry that it has replaced":                {accuse: func(w *ward) accusation { a := w.of("b"); a.sequence--; return a }},
 		"of a later entry":                                {accuse: func(w *ward) accusation { a := w.of("b"); a.sequence = 1 << 63; return a }, dropped: true},
 		"of another stay":                                 {accuse: func(w *ward) accusation { a := w.of("b"); a.feed[0]++; return a }},
-		"of a stranger":                                   {accuse: func(w *ward) accusation { return accusation{"x", FeedID{2}, 100} }},
+		"of a stranger":                                   {accuse: func(w *ward) accusation { return accusation{device: "x", feed: FeedID{2}, sequence: 100} }},
 		"of oneself":                                      {by: "b"},
 		"by a stranger":                                   {by: "x"},
 		"by a member that has left":                       {before: func(w *ward) { w.apply(w.now, entry("user c", "c", 101, 3, false)) }},
@@ -186,7 +196,11 @@ func TestWhatAnAccusationDoes(t *testing.T) {
 			}
 			was := w.present
 			require.Equal(t, c.ask, w.accused(w.now, w.now.Add(-c.age), by, a))
-			w.pass(10*time.Second - 1)
+			grace := 10 * time.Second
+			if c.longer {
+				grace += lastWord
+			}
+			w.pass(grace - 1)
 			require.Empty(t, w.gone)
 			require.Equal(t, was, w.present)
 			w.pass(1)
@@ -295,21 +309,81 @@ func TestAMemberThatOthersStillHaveIsAskedForAgain(t *testing.T) {
 	w := newWard(t, "b", "c")
 	w.link("c")
 	w.leave(w.now, w.devices["b"], Dropped)
-	w.hearsay(w.now, entry("user b", "b", 100, 2, true))
+	w.hearsay(w.now, entry("user b", "b", 100, 2, true), time.Time{})
 	w.pass(10 * time.Second)
 	require.Empty(t, w.list, "their grace may still be running")
-	tell := func() { w.hearsay(w.now, entry("user b", "b", 100, 2, true)) }
-	for range 5 {
-		tell()
-		w.pass(2 * time.Second)
-		tell()
-		require.Equal(t, []string{"b"}, w.list)
-		w.pass(doubtEvery - 3*time.Second)
-		require.Empty(t, w.list)
-		w.pass(time.Second)
+	start := w.now
+	var asked []time.Duration
+	for w.now.Sub(start) < 9*time.Minute { // others tell of it twice a second
+		w.hearsay(w.now, entry("user b", "b", 100, 2, true), time.Time{})
+		w.pass(500 * time.Millisecond)
+		for range w.list {
+			asked = append(asked, w.now.Sub(start)) // the end of the half second in which it was
+		}
 	}
+	s := time.Second
+	require.Equal(t, []time.Duration{s / 2, 3 * s / 2, 7 * s / 2, 15 * s / 2, 31 * s / 2, 63 * s / 2, 127 * s / 2}, asked[:7], "less and less often")
+	for i := range asked[7:] {
+		require.Equal(t, doubtEvery, asked[7+i]-asked[6+i])
+	}
+	require.Len(t, asked, 14)
 	_, c := w.apply(w.now, entry("user b", "b", 101, 2, true))
 	require.Equal(t, joined, c)
+}
+
+// Those who have been its neighbours since before may be about to drop the member themselves; a new neighbour brings the word of another
+// part of the room.
+func TestAMemberThatANewNeighbourHasIsAskedForAtOnce(t *testing.T) {
+	w := newWard(t, "b", "c")
+	w.link("c")
+	w.leave(w.now, w.devices["b"], Dropped)
+	w.pass(time.Second)
+	w.hearsay(w.now, entry("user b", "b", 100, 2, true), w.now)
+	w.pass(doubtSpread)
+	require.Equal(t, []string{"b"}, w.list)
+	require.Equal(t, 2, w.present, "nobody is listed on the word of others")
+}
+
+func TestWhatADroppedMemberPublishedShowsThatItIsBackIfItIsFresh(t *testing.T) {
+	for name, c := range map[string]struct {
+		at     time.Duration // after it was dropped a minute ago
+		listed bool
+	}{
+		"just now":              {at: time.Minute, listed: true},
+		"a moment ago":          {at: time.Minute - freshFor + 1, listed: true},
+		"a while ago":           {at: time.Minute - freshFor},
+		"before it was dropped": {at: 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWard(t, "b", "c")
+			w.link("c")
+			dropped := w.now
+			w.leave(w.now, w.devices["b"], Dropped)
+			w.pass(time.Minute)
+			w.hearsay(w.now, entry("user b", "b", 100, 2, true), w.now) // its neighbour has it
+			w.list = nil
+			require.Equal(t, c.listed, w.showed(w.now, dropped.Add(c.at), w.devices["b"]) == joined)
+			w.pass(doubtSpread)
+			require.Equal(t, !c.listed, len(w.list) == 1, "what is fetched does not keep it from being asked for")
+			require.Equal(t, c.listed, w.devices["b"].present)
+		})
+	}
+}
+
+func TestASuspectedMemberIsGivenTimeToAnswerByANewWay(t *testing.T) {
+	w := newWard(t, "b", "c")
+	w.link("c")
+	w.pass(time.Minute)
+	w.accused(w.now, w.now, "c", w.of("b"))
+	w.pass(9 * time.Second)
+	w.bridged(w.now)
+	w.pass(reprieve - time.Second)
+	w.bridged(w.now) // once
+	require.Empty(t, w.gone)
+	w.pass(time.Second - 1)
+	require.Empty(t, w.gone)
+	w.pass(1)
+	require.Equal(t, []string{"b"}, w.gone)
 }
 
 // TestRandomSchedules puts one roster through losses, echoes, accusations and answers at random. Whoever is alive answers within

@@ -197,7 +197,7 @@ func (r *Room) takeReply(p pull, asked asked, reply *wire.SyncReply, o *outcome)
 			return err
 		}
 		if err == nil && entry.joined {
-			r.introduceFeed(now, entry)
+			r.introduceFeed(now, p.from, entry)
 		}
 	}
 	for i, sealed := range reply.Envelopes {
@@ -224,14 +224,14 @@ func (r *Room) takeReply(p pull, asked asked, reply *wire.SyncReply, o *outcome)
 }
 
 // introduceFeed notes whose a feed is, also when the member's place in the roster has changed since.
-func (r *Room) introduceFeed(now time.Time, entry *rosterEntry) {
+func (r *Room) introduceFeed(now time.Time, via peer.ID, entry *rosterEntry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.leaving {
 		return
 	}
 	r.journal.open(now, entry)
-	if s := r.takeLocked(now, entry, r.roster.hearsay); s != nil && !r.leaving {
+	if s := r.hearsayLocked(now, via, entry); s != nil && !r.leaving {
 		r.claimLocked(now, s)
 	}
 }

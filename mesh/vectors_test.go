@@ -268,6 +268,12 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("a lost neighbour is suspected", "after %s, and %s to %s more at random", s(lostFor), s(lostFor), s(maxSpread))
 	says("an echo of a lost neighbour; a neighbour is alive", "%s; %s", s(echoWait), s(freshFor))
 	says("an accused member answers", "every %s at most", s(refuteEvery))
+	says("questions by one member for those it has dropped", "%d at once, then %g/s", maxDoubted, 1/doubtedEvery.Seconds())
+	says("after the grace: the last moment of a neighbour; a reprieve leaves", "%s; %s", s(lastWord), s(reprieve))
+	says("a dropped member is asked for, by the word of a new neighbour; of another", "within %d ms; after %d ms to %s", doubtSpread.Milliseconds(), doubtWait.Milliseconds(), s(2*doubtWait))
+	says("a dropped member is asked for again", "after %s, doubled each time up to %s", s(doubtAgain), minutes(doubtEvery))
+	says("a Beat when nothing else was sent; more often to a neighbour that is silent; the silence of one that has sent Beats ends its connection", "%s; every %d ms after %s; %s",
+		s(pulseEvery), pulseAgain.Milliseconds(), s(pulseQuiet), s(pulseMissed))
 	says("beat of a member that not all see; silence", "%s, or %s for each member; %d beats", minutes(beatEvery), s(memberBeat), silentBeats)
 	says("gap given up", "%s, or %s while a neighbour may yet come to have it, or %s while a neighbour does not answer or was just lost", s(lostWait), s(lackWait), s(apartWait))
 	says("what is missing is asked for", "after %d to %d ms", pullWait.Milliseconds(), pullWait.Milliseconds()*3/2)

@@ -23,7 +23,9 @@ func (r *Room) watchLocked(now time.Time) (due time.Time) {
 	for _, s := range r.roster.accusations(now, len(r.neighbours) > 0) {
 		r.mesh.stats.suspicions.Add(1)
 		r.mesh.log.Debug("member suspected", "room", r.name, "peer", s.Peer)
-		payload, err := proto.Marshal(&wire.Suspicion{Device: s.entry.statement.Device[:], Feed: s.entry.feed[:], Sequence: s.entry.sequence})
+		payload, err := proto.Marshal(&wire.Suspicion{
+			Device: s.entry.statement.Device[:], Feed: s.entry.feed[:], Sequence: s.entry.sequence, Question: !s.present,
+		})
 		if err == nil {
 			r.outbox.push(wire.Kind_KIND_SUSPICION, payload)
 		}
@@ -74,7 +76,7 @@ func openSuspicion(payload []byte) (accusation, bool) {
 		return accusation{}, false
 	}
 	id, err := peer.IDFromPublicKey(pub)
-	return accusation{id, FeedID(s.Feed), s.Sequence}, err == nil
+	return accusation{id, FeedID(s.Feed), s.Sequence, s.Question}, err == nil
 }
 
 // tellLocked queues an event of a member that came or left, unless the room is large.

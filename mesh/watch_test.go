@@ -125,6 +125,47 @@ func TestAPausedMemberNeverLeaves(t *testing.T) {
 	})
 }
 
+// The silence ends shortly before the grace does: what was lost meanwhile on the way to the member has to be repaired by then.
+func TestAMemberWhosePauseEndsWithinTheGraceNeverLeaves(t *testing.T) {
+	for phase := range 6 { // of the beats
+		t.Run(fmt.Sprint(phase), func(t *testing.T) {
+			inBubble(t, 3, func(t *testing.T, f *flock) {
+				f.net.ConnectAll()
+				rooms := f.joinAll("ops")
+				time.Sleep(30*time.Second + time.Duration(phase)*500*time.Millisecond)
+				drain(t, rooms)
+				f.net.Pause(2)
+				time.Sleep(200 * time.Millisecond)
+				for _, by := range rooms[:2] { // hasty, and again when the silence counts
+					f.accuse(by, rooms[2])
+				}
+				time.Sleep(6800 * time.Millisecond)
+				f.net.Resume(2)
+				for i, r := range rooms {
+					require.Empty(t, told(t, r, time.Minute), "member %d", i)
+				}
+			}, WithGrace(7*time.Second))
+		})
+	}
+}
+
+// Those who do not see the member themselves wait for its answer to come through its neighbour.
+func TestAMemberAtTheEndOfAChainWhosePauseEndsWithinTheGraceNeverLeaves(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, f *flock) {
+		f.net.Chain()
+		rooms := f.joinAll("ops")
+		time.Sleep(30 * time.Second)
+		drain(t, rooms)
+		f.net.Pause(3)
+		f.accuse(rooms[2], rooms[3])
+		time.Sleep(7500 * time.Millisecond)
+		f.net.Resume(3)
+		for i, r := range rooms {
+			require.Empty(t, told(t, r, time.Minute), "member %d", i)
+		}
+	})
+}
+
 // accuse has a member accuse others.
 func (f *flock) accuse(by *Room, others ...*Room) {
 	f.t.Helper()
@@ -199,6 +240,29 @@ func TestAMemberThatWasAloneFindsAllAgainThroughOne(t *testing.T) {
 		require.ElementsMatch(t, []string{"-u0 dropped", "-u1 dropped", "-u2 dropped"}, got[:3], "leaves first")
 		require.ElementsMatch(t, []string{"+u0", "+u1", "+u2"}, got[3:])
 		require.LessOrEqual(t, f.sum(func(s Stats) uint64 { return s.Suspicions }), uint64(3), "of u3, and by it of the two that it does not see")
+	})
+}
+
+// What the others published while it was alone is fetched, and is no sign that they are there still: it must not keep them from
+// being asked.
+func TestAMemberThatWasAloneListsWhoseOldBroadcastsItFetches(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		time.Sleep(5 * time.Second)
+		f.net.Isolate(3)
+		time.Sleep(30 * time.Second)
+		for _, r := range rooms[:3] {
+			_, err := r.PublishText(t.Context(), "meanwhile")
+			require.NoError(t, err)
+		}
+		time.Sleep(30 * time.Second)
+		drain(t, rooms)
+		f.net.Heal()
+		f.net.Connect(0, 3)
+		ctx, cancel := context.WithTimeout(t.Context(), completeWithin)
+		defer cancel()
+		require.NoError(t, rooms[3].WaitPeers(ctx, 3))
 	})
 }
 
@@ -370,7 +434,7 @@ func TestMalformedSuspicionsAreRefused(t *testing.T) {
 		require.NoError(t, err)
 		a, ok := openSuspicion(raw)
 		require.True(t, ok)
-		require.Equal(t, accusation{f.net.ID(1), rooms[1].feed, 7}, a)
+		require.Equal(t, accusation{device: f.net.ID(1), feed: rooms[1].feed, sequence: 7}, a)
 		n := uint64(0)
 		for name, s := range map[string]*wire.Suspicion{
 			"nothing":          {},

@@ -1942,6 +1942,7 @@ type Suspicion struct {
 	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`      // 32 bytes: the member's device key
 	Feed          []byte                 `protobuf:"bytes,2,opt,name=feed,proto3" json:"feed,omitempty"`          // 16 bytes: that of its stay
 	Sequence      uint64                 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"` // of the member's RosterEntry that the sender has
+	Question      bool                   `protobuf:"varint,4,opt,name=question,proto3" json:"question,omitempty"` // the sender has dropped the member already, and only asks whether it is there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1995,6 +1996,13 @@ func (x *Suspicion) GetSequence() uint64 {
 		return x.Sequence
 	}
 	return 0
+}
+
+func (x *Suspicion) GetQuestion() bool {
+	if x != nil {
+		return x.Question
+	}
+	return false
 }
 
 type Item struct {
@@ -3224,11 +3232,12 @@ const file_starling_proto_rawDesc = "" +
 	"collectors\x18\x03 \x03(\fR\n" +
 	"collectors\"0\n" +
 	"\x05Items\x12'\n" +
-	"\x05items\x18\x01 \x03(\v2\x11.starling.v1.ItemR\x05items\"S\n" +
+	"\x05items\x18\x01 \x03(\v2\x11.starling.v1.ItemR\x05items\"o\n" +
 	"\tSuspicion\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\fR\x06device\x12\x12\n" +
 	"\x04feed\x18\x02 \x01(\fR\x04feed\x12\x1a\n" +
-	"\bsequence\x18\x03 \x01(\x04R\bsequence\"G\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12\x1a\n" +
+	"\bquestion\x18\x04 \x01(\bR\bquestion\"G\n" +
 	"\x04Item\x12%\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x11.starling.v1.KindR\x04kind\x12\x18\n" +
 	"\apayload\x18\x02 \x01(\fR\apayload\"\xbf\x05\n" +
