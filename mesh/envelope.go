@@ -22,6 +22,7 @@ type envelope struct {
 	sealed []byte            // never written to
 	size   int               // of the sealed bytes
 	came   time.Time         // when it came or, if it had to be fetched, was first published or received
+	parked time.Time         // when it began to wait for its author
 	late   time.Duration     // see transit
 	via    peer.ID           // the neighbour that it came from; "" when it was parked
 	stored bool              // the store gave it: who its author was is no news

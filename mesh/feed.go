@@ -20,6 +20,8 @@ const (
 	// baselineDoubt is how long a baseline that neighbours have said may be corrected by others, while nothing has been
 	// delivered: in that time a member has compared notes with another one.
 	baselineDoubt = digestEvery + digestEvery/2
+	// baselineProof is how long after a baseline was set what is from before it may still come by gossip.
+	baselineProof = maxGossipAge + 2*time.Second
 	// maxHeld and maxHeldBytes bound what one feed may have waiting behind a gap. The latest gives way: it can
 	// be had again.
 	maxHeld      = 256
@@ -58,9 +60,13 @@ type feed struct {
 	stored uint64
 	end    *[32]byte
 
-	claim   uint64    // the first item that a neighbour says is for this node; 0: none has said so
-	guess   uint64    // the same by neighbours who cannot be sure: the feed may have begun before their time, or the question was late
-	guessed bool      // the baseline is no more than that, or what came first
+	handed uint64 // the last item that was handed up in an earlier stay of this process; 0: none
+	// queued is since when it has waited for an earlier stay of its author, and notBefore when to look next whether that has come; zero: it
+	// has not waited.
+	queued, notBefore time.Time
+
+	beginning
+	guessed bool      // the baseline is the word of neighbours who cannot be sure, or what came first
 	claimed time.Time // when one first did
 	// supposed is when the baseline was set to what neighbours said; zero: it is from what came.
 	supposed time.Time
@@ -108,6 +114,7 @@ func (f *feed) last() uint64 {
 // a baseline is known.
 func (f *feed) begin(first uint64) {
 	if f.next == 0 {
+		first = max(first, f.handed+1)
 		f.next, f.floor = first, first
 		if first == f.stored+1 {
 			f.tip = f.end
@@ -118,9 +125,16 @@ func (f *feed) begin(first uint64) {
 // untouched reports whether nothing has been delivered, or given up, since the baseline was set.
 func (f *feed) untouched() bool { return f.tip == nil && f.next == f.floor }
 
-// doubtful reports whether the baseline is only the word of neighbours, which one who says that the feed ends at last may correct.
+// doubtful reports whether the baseline is only the word of neighbours, which one who has something before it and says that the feed ends at
+// last may correct.
 func (f *feed) doubtful(now time.Time, last uint64) bool {
-	return !f.broken && f.untouched() && !f.supposed.IsZero() && (last+1 < f.next || now.Sub(f.supposed) < baselineDoubt)
+	return !f.broken && f.untouched() && !f.supposed.IsZero() && (last+1 < f.next || !f.sworn && now.Sub(f.supposed) < baselineDoubt)
+}
+
+// refuted reports whether an envelope shows that the baseline was a lie: all that lies before it was there when the baseline was set, and
+// would have come by gossip before now.
+func (f *feed) refuted(now time.Time, e *envelope) bool {
+	return !f.broken && f.untouched() && !f.supposed.IsZero() && !f.sworn && e.Next() <= f.next && f.least > 0 && f.least < f.next && now.Sub(f.supposed) > baselineProof
 }
 
 // settle gives what is held and ready, after a baseline has been set: what lies before it is from before our time.
@@ -265,25 +279,37 @@ func (f *feed) baselineDue() time.Time {
 	if !f.gapSince.IsZero() {
 		due = earlier(due, f.gapSince.Add(baselineWait))
 	}
-	if !due.IsZero() && f.claim == 0 {
+	if !due.IsZero() && f.sure() == 0 {
 		due = due.Add(sureWait)
-		if f.guess == 0 {
+		if f.best() == 0 {
 			due = due.Add(sureWait) // those who were asked may be waiting themselves
 		}
+	}
+	if due.Before(f.notBefore) && !due.IsZero() {
+		return f.notBefore
 	}
 	return due
 }
 
+// told is how far the feed is known to have got, by anybody's word.
+func (f *feed) told() uint64 {
+	last := max(f.last(), f.repair.upTo())
+	if n := len(f.held); n > 0 {
+		last = max(last, f.held[n-1].last())
+	}
+	return max(last, max(f.best(), 1)-1)
+}
+
 // suppose sets the baseline to the best that is known of it: what neighbours said, or else what came first.
 func (f *feed) suppose(now time.Time) ([]*envelope, verdict) {
-	first := cmp.Or(f.claim, f.guess)
+	first := f.best()
 	if first == 0 && len(f.held) > 0 {
 		first = f.held[0].First
 	}
 	if first == 0 {
 		return nil, taken
 	}
-	f.guessed = f.claim == 0
+	f.guessed = f.sure() == 0
 	f.begin(first)
 	return f.settle(now)
 }

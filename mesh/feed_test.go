@@ -137,7 +137,7 @@ func TestFeedBeginsWhereNeighboursSayOrWithWhatComesFirst(t *testing.T) {
 	require.Zero(t, f.baselineDue())
 
 	// What neighbours say counts for more than what came.
-	f = &feed{claim: 5, claimed: epoch}
+	f = &feed{beginning: beginning{claim: 5}, claimed: epoch}
 	f.take(epoch, e[1])
 	f.take(epoch, e[2])
 	ready, v = f.suppose(epoch)

@@ -128,7 +128,7 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 	r.roster.subscribed(now, p) // it is there
 	late := r.lateLocked(now, n, h.AgeMs)
 	unknown := false
-	for _, pos := range h.Feeds {
+	for _, pos := range r.journal.beginningsLast(h.Feeds) {
 		tag := feedTag(pos.Feed)
 		if tag == r.own.tag() {
 			r.ackedLocked(now, p, n, pos.Last)

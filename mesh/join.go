@@ -125,6 +125,9 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		return nil, err
 	}
 	r.journal.history = cfg.past != past{}
+	if !r.journal.history && cfg.resume == nil {
+		r.journal.stays.handed, r.journal.stays.latest = m.handed.of(now, r.tag)
+	}
 	r.roster = newRoster(r.door, r.journal, m.host.ID(), m.cfg.grace)
 	r.roster.linked = func(p peer.ID) bool { return r.neighbours[p] != nil }
 	r.roster.signs = func(p peer.ID) time.Time {
@@ -252,10 +255,24 @@ func (r *Room) begin() {
 		r.arrivedLocked(now, a)
 	}
 	r.readyAt = now
+	r.succeedLocked()
 	for _, a := range r.journal.becomeReady(now) {
 		r.arrivedLocked(now, a)
 	}
 	r.armTimer()
+}
+
+// succeedLocked notes who is there now that this stay is ready: whatever stays they had before have ended.
+func (r *Room) succeedLocked() {
+	for p, s := range r.roster.devices {
+		switch {
+		case p == r.mesh.host.ID():
+		case s.present && s.feed != nil:
+			r.journal.stays.ended(p, stayMark{s.feed.tag, s.entry.sequence})
+		case !s.entry.joined:
+			r.journal.stays.ended(p, stayMark{feedTag{}, s.entry.sequence})
+		}
+	}
 }
 
 // agreed reports whether every connected peer has either sent its roster or said that it is not in the room.

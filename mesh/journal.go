@@ -69,12 +69,13 @@ type journal struct {
 	waiting map[*feed]struct{}  // without a baseline, and something there
 	sought  time.Time           // when neighbours were last asked where those begin
 	digest  []byte              // nil: to be computed
+	stays   succession
 }
 
 func newJournal(self feedTag, limits Retention) *journal {
 	return &journal{
 		jitter: rand.N[time.Duration], self: self, present: func(*feed) bool { return true }, feeds: make(map[feedTag]*feed), ring: newRing(limits),
-		lacking: make(map[*feed]struct{}), moved: make(map[*feed]time.Time), waiting: make(map[*feed]struct{}),
+		lacking: make(map[*feed]struct{}), moved: make(map[*feed]time.Time), waiting: make(map[*feed]struct{}), stays: newSuccession(),
 	}
 }
 
@@ -94,6 +95,8 @@ func (j *journal) open(now time.Time, e *rosterEntry) *feed {
 	if e.joined && (f.entry == nil || e.newer(f.entry)) {
 		if f.entry == nil {
 			j.digest = nil // it may have got somewhere already
+			f.entry = e
+			j.stays.known(f)
 		}
 		f.entry = e
 		j.ring.touch(tag)
@@ -105,7 +108,7 @@ func (j *journal) create(now time.Time, tag feedTag) *feed {
 	if len(j.feeds) >= maxFeeds && !j.forget() {
 		return nil
 	}
-	f := &feed{tag: tag, used: now}
+	f := &feed{tag: tag, used: now, handed: j.stays.handed[tag]}
 	if last, ok := j.resume[tag]; ok {
 		f.begin(last + 1)
 	}
@@ -163,6 +166,7 @@ func (j *journal) remove(f *feed) {
 	delete(j.lacking, f)
 	delete(j.moved, f)
 	delete(j.waiting, f)
+	j.stays.forget(f)
 	f.broken = true // what still comes for it from a question under way is for nobody
 	j.ring.remove(f.tag)
 	j.changed(f)
@@ -200,11 +204,15 @@ func (j *journal) note(now time.Time, f *feed, wait time.Duration) {
 // take brings an envelope to its feed, which must be known, and gives what is ready for the app. Via is the neighbour that
 // it came from.
 func (j *journal) take(now time.Time, via peer.ID, f *feed, e *envelope) ([]*envelope, verdict) {
-	if f.next == 0 && f.stored > 0 && e.Next() <= f.stored+1 {
+	if f.next == 0 && e.Next() <= max(f.stored, f.handed)+1 {
 		return nil, stale
 	}
-	if f.next == 0 && e.First == f.stored+1 && j.ready && f.claim == 0 {
+	if f.next == 0 && e.First == f.stored+1 && j.ready && f.sure() == 0 && !j.behind(now, f) {
 		f.begin(e.First)
+	}
+	if f.refuted(now, e) {
+		f.next, f.floor = f.least, f.least
+		j.changed(f)
 	}
 	if e.First == 1 && f.began.IsZero() && j.ready {
 		f.began = e.came
@@ -270,17 +278,18 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 	}
 	f := j.feeds[tag]
 	if f == nil {
-		if _, resumed := j.resume[tag]; !resumed && (first == 0 || first > last) {
-			return arrival{} // nothing in it for this node
+		if _, resumed := j.resume[tag]; !resumed && (first == 0 || first > last && !sure) {
+			return arrival{}
 		}
+		// That there is nothing in it for this node is worth remembering: others may not know.
 		if f = j.create(now, tag); f == nil {
 			return arrival{}
 		}
 	}
 	if first > 0 && !j.history {
-		first = max(first, f.stored+1) // what the store has is from before this stay
+		first = max(first, f.stored+1, f.handed+1) // what the store has is from before this stay
 	}
-	if f.next > 0 && first > 0 && first < f.next && f.doubtful(now, last) {
+	if f.next > 0 && first > 0 && first <= last && first < f.next && f.doubtful(now, last) {
 		f.next, f.floor, f.guessed = first, first, !sure
 		j.changed(f)
 	}
@@ -288,22 +297,21 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 		f.repair.source(from, last)
 	}
 	if f.next > 0 {
+		if first > last {
+			f.least = lowest(f.least, first)
+		}
 		j.lack(now, f)
 		return f.regret(first, sure)
 	}
-	switch {
-	case first == 0 || f.broken:
+	if first == 0 || first > last && !sure || f.broken {
 		return arrival{}
-	case sure && (f.claim == 0 || first < f.claim):
-		f.claim = first
-	case !sure && (f.guess == 0 || first < f.guess):
-		f.guess = first
 	}
+	f.hear(first, last, sure, f.peer() == from)
 	if f.claimed.IsZero() {
 		f.claimed = now
 	}
 	j.waiting[f] = struct{}{}
-	if sure && f.peer() == from {
+	if sure && f.peer() == from && !j.behind(now, f) {
 		return j.suppose(now, f) // nobody knows better than the author
 	}
 	return arrival{}
@@ -323,12 +331,14 @@ func (f *feed) regret(first uint64, sure bool) arrival {
 }
 
 // unwanted reports whether an envelope, while nothing of its feed has been delivered, was surely published before a time from which on the
-// member wants broadcasts, by the clock of its author as the author's fresh envelopes have shown it here. It may have been fetched, or
-// offered by GossipSub, which does so for seconds. Where a feed begins is said more generously,
-// so that nothing is missed. The age that a neighbour tells decides nothing: it could hide what is wanted.
+// member wants broadcasts. It may have been fetched, or offered by GossipSub, which does so for seconds. The clock of its author tells, as
+// the author's fresh envelopes have shown it here. So does the age that the neighbour tells who gave it, unless somebody who is sure says that
+// it is for this node: an age could hide what is wanted. Where a feed begins is said more generously, so that nothing is missed.
 func (j *journal) unwanted(f *feed, e *envelope, since time.Time, author *seat) bool {
-	_, resumed := j.resume[f.tag]
-	return f.untouched() && !resumed && author != nil && author.feed == f && author.transit.before(time.UnixMilli(e.SentMs), since)
+	if _, resumed := j.resume[f.tag]; resumed || !f.untouched() {
+		return false
+	}
+	return author != nil && author.transit.before(time.UnixMilli(e.SentMs), since) || f.claim == 0 && f.stored == 0 && e.came.Before(since)
 }
 
 // skip passes over an envelope that is from before this node's time, although neighbours have said otherwise.
@@ -348,6 +358,9 @@ func (j *journal) skip(now time.Time, f *feed, e *envelope) ([]*envelope, verdic
 func (j *journal) becomeReady(now time.Time) (out []arrival) {
 	j.ready = true
 	for f := range j.waiting {
+		if j.stays.old(f) && !j.history {
+			f.beginning = beginning{none: f.told() + 1} // it has ended
+		}
 		out = append(out, j.suppose(now, f))
 	}
 	return out
@@ -575,6 +588,10 @@ func (j *journal) due() (due time.Time) {
 func (j *journal) expire(now time.Time) (out []arrival) {
 	for f := range j.waiting {
 		if due := f.baselineDue(); j.ready && !due.IsZero() && !now.Before(due) {
+			if j.behind(now, f) {
+				f.notBefore = now.Add(busyWait)
+				continue
+			}
 			out = append(out, j.suppose(now, f))
 		}
 	}
@@ -606,7 +623,7 @@ func (j *journal) announce(now time.Time) (quiet []*feed) {
 }
 
 // firsts answers a Past: where each feed begins for a member that wants what is no older than age, and the last count messages.
-// That is not sure where this node's own time begins later than the other's.
+// That is not sure where this node's own time begins later than the other's, nor where this node is behind itself.
 func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed) (first uint64, sure bool) {
 	cutoff := now.Add(-min(age, j.ring.limits.Age+time.Minute))
 	var latest map[feedTag]uint64
@@ -617,6 +634,9 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed
 		first = min(j.ring.since(f.tag, cutoff, f.floor, f.last()+1, f.began), f.last()+1)
 		if n, ok := latest[f.tag]; ok {
 			first = min(first, n)
+		}
+		if first > f.last() && f.told() > f.last() {
+			return first, false // it begins somewhere in what is still to come here
 		}
 		return first, first > f.floor || f.floor <= 1 || !cutoff.Before(j.since)
 	}

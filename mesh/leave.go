@@ -106,6 +106,7 @@ func (r *Room) end(reason error) {
 		unacked := r.unacked
 		r.unacked = nil
 		r.endConfirmsLocked(reason)
+		m.handed.keep(time.Now(), r.tag, r.journal)
 		r.mu.Unlock()
 		m.mu.Lock()
 		delete(m.rooms, r.name)

@@ -60,6 +60,7 @@ type Mesh struct {
 	topics    roomTopics
 	links     links
 	repairs   repairs
+	handed    handedRooms
 	pulses    pulses
 	verifier  *identity.Verifier
 	lastEntry atomic.Uint64 // the highest sequence of a roster entry signed here

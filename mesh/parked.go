@@ -25,7 +25,7 @@ type parked struct {
 
 // add keeps e, at the price of the oldest ones, and returns how many of those it dropped.
 func (p *parked) add(now time.Time, e *envelope) (dropped int) {
-	e.came = now
+	e.parked = now
 	p.list = append(p.list, e)
 	p.bytes += e.size
 	for len(p.list) > maxParked || p.bytes > maxParkedBytes {
@@ -56,12 +56,12 @@ func (p *parked) due() time.Time {
 	if len(p.list) == 0 {
 		return time.Time{}
 	}
-	return p.list[0].came.Add(parkedLife)
+	return p.list[0].parked.Add(parkedLife)
 }
 
 // expire drops what nobody claimed, and returns how many.
 func (p *parked) expire(now time.Time) (dropped int) {
-	for len(p.list) > 0 && !now.Before(p.list[0].came.Add(parkedLife)) {
+	for len(p.list) > 0 && !now.Before(p.list[0].parked.Add(parkedLife)) {
 		p.bytes -= p.list[0].size
 		p.list[0] = nil
 		p.list = p.list[1:]

@@ -61,6 +61,9 @@ const (
 	repaired     // a neighbour was asked for it
 )
 
+// maxGossipAge is how old an envelope that came by gossip can be: GossipSub offers what it had in the last 5 heartbeats.
+const maxGossipAge = 6 * time.Second
+
 // receive brings an envelope to its feed, or parks it until its sender is known.
 func (r *Room) receive(via peer.ID, e *envelope, how way) {
 	now := time.Now()
@@ -87,6 +90,7 @@ func (r *Room) receive(via peer.ID, e *envelope, how way) {
 	}
 	if s := r.roster.devices[e.peer]; s != nil && how == gossiped {
 		e.late = s.transit.late(time.UnixMilli(e.SentMs), now)
+		e.came = e.came.Add(-min(e.late, maxGossipAge))
 	}
 	r.feedLocked(now, via, f, e, how)
 }
@@ -206,7 +210,7 @@ func (r *Room) claimLocked(now time.Time, s *seat) {
 	}
 	mine := r.parked.claim(s.Peer, s.entry.feed)
 	for _, e := range mine {
-		s.transit.late(time.UnixMilli(e.SentMs), e.came)
+		e.came = e.came.Add(-min(s.transit.late(time.UnixMilli(e.SentMs), e.parked), maxGossipAge))
 	}
 	for _, e := range mine {
 		r.feedLocked(now, e.via, s.feed, e, gossiped)
@@ -315,6 +319,9 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 	}
 	from := f.entry.statement.Login()
 	own := from.Peer == r.mesh.host.ID() // of an earlier stay: it is kept for others
+	over := !r.journal.history && r.journal.stays.over(f)
+	old := !r.journal.history && r.journal.stays.old(f)
+	var passed span // messages that would come after those of a later stay
 	for _, e := range ready {
 		whole := e.First >= f.floor
 		if e.Scheme != 0 {
@@ -336,6 +343,14 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 				if number < f.floor || own {
 					continue // from before this node's time, or its own
 				}
+				if over || old {
+					if passed.last = number; passed.first == 0 {
+						passed.first = number
+					}
+					whole = false
+					continue
+				}
+				r.journal.stays.delivers(f)
 				messages = append(messages, Message{
 					Header: Header{Type: TypeMessage}, From: from, Data: payload, Sent: sent, Feed: e.feed, Number: number,
 				})
@@ -365,6 +380,9 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 			r.confirmLocked(now, e)
 		}
 		r.mesh.stats.messagesTaken.Add(uint64(len(messages)))
+	}
+	if passed.last > 0 && !old {
+		r.lostLocked(f, passed)
 	}
 }
 

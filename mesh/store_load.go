@@ -164,9 +164,7 @@ func (j *journal) wish(now time.Time, f *feed, first uint64) {
 	if f.next > 0 || first > f.stored {
 		return
 	}
-	if f.claim == 0 || first < f.claim {
-		f.claim = first
-	}
+	f.claim = lowest(f.claim, first)
 	if f.claimed.IsZero() {
 		f.claimed = now
 	}

@@ -1,0 +1,251 @@
+package mesh
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/internal/meshtest"
+)
+
+// said is a broadcast of a member that comes and goes.
+type said struct {
+	who, stay, number int
+	at                time.Time
+}
+
+func (s said) text() string { return fmt.Sprintf("%d %d %d", s.who, s.stay, s.number) }
+
+// before is the order of what one member says.
+func (s said) before(o said) bool {
+	return cmp.Or(cmp.Compare(s.stay, o.stay), cmp.Compare(s.number, o.number)) < 0
+}
+
+// stayOf is one stay of a member: when it called Join and Join returned, when it called Leave and Leave returned, and what happened.
+type stayOf struct {
+	called, ready, leaving, left time.Time
+	feed                         FeedID
+	said                         []said
+	heard                        []said // at is when it was told
+	lost                         map[FeedID]uint64
+}
+
+// comers are members that come and go at random, half of the time at once, and publish four times a second.
+type comers struct {
+	members int
+	links   string // "chain", "chain and two", "ring", "all"
+	loss    float64
+}
+
+func (c comers) String() string {
+	return fmt.Sprintf("%d in %s with %g%% loss", c.members, c.links, c.loss)
+}
+
+// connect makes the connections.
+func (c comers) connect(n *meshtest.Net, rng *rand.Rand) {
+	switch c.links {
+	case "all":
+		n.ConnectAll()
+		return
+	case "ring":
+		n.Connect(0, c.members-1)
+		for i := 0; i < c.members; i += 3 {
+			n.Connect(i, (i+c.members/2)%c.members)
+		}
+	case "chain and two":
+		for range 2 {
+			i := rng.IntN(c.members - 2)
+			n.Connect(i, i+2+rng.IntN(c.members-i-2))
+		}
+	}
+	n.Chain()
+}
+
+// faults is what a run of comers has shown, in words, with how much was delivered from before Join was called, and how old that was.
+type faults struct {
+	found     []string
+	delivered int
+	early     int
+	earliest  time.Duration
+}
+
+const (
+	// settleTime is what a member that stays is given to be told what was published before.
+	settleTime = 15 * time.Second
+	// underWay is how old what was published before a member called Join may be, at the most: some round trips, the repair of lost
+	// packets included.
+	underWay = time.Second
+)
+
+func (c comers) run(t *testing.T, seed uint64, lasts time.Duration) (found faults) {
+	synctest.Test(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(seed, 0xc0))
+		f := &flock{t: t, net: meshtest.New(t, meshtest.Options{Hosts: c.members, Latency: 5 * time.Millisecond, Seed: seed + 1}), all: newHellos()}
+		for i := range c.members {
+			f.at = append(f.at, f.all.station(t, f.net.Host(i), fmt.Sprintf("u%d", i)))
+		}
+		c.connect(f.net, rng)
+		f.net.Loss(c.loss)
+		end := time.Now().Add(lasts)
+		stays := make([][]*stayOf, c.members)
+		var wg sync.WaitGroup
+		for i := range c.members {
+			rng := rand.New(rand.NewPCG(seed, uint64(i)))
+			wg.Go(func() {
+				time.Sleep(time.Duration(rng.IntN(5000)) * time.Millisecond)
+				for time.Now().Before(end) {
+					s := f.stay(i, len(stays[i]), rng, end)
+					if stays[i] = append(stays[i], s); s.left.IsZero() {
+						return // its join has failed
+					}
+					if rng.IntN(2) == 0 {
+						time.Sleep(time.Duration(rng.IntN(10000)) * time.Millisecond)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		f.net.Loss(0)
+		found = judge(stays)
+	})
+	return found
+}
+
+// stay joins, publishes for a random time, and leaves.
+func (f *flock) stay(i, number int, rng *rand.Rand, end time.Time) *stayOf {
+	s := &stayOf{called: time.Now(), lost: make(map[FeedID]uint64)}
+	r, err := f.at[i].Join(context.Background(), "ops")
+	if err != nil {
+		f.t.Errorf("join %d of u%d: %v", number, i, err)
+		return s
+	}
+	s.ready, s.feed = time.Now(), r.feed
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		for ev, err := range r.Events(context.Background()) {
+			if err != nil {
+				return
+			}
+			switch ev := ev.(type) {
+			case *Message:
+				var m said
+				if _, err := fmt.Sscanf(string(ev.Data), "%d %d %d", &m.who, &m.stay, &m.number); err != nil {
+					f.t.Errorf("%q: %v", ev.Data, err)
+				}
+				m.at = time.Now()
+				s.heard = append(s.heard, m)
+			case *GapLost:
+				s.lost[ev.Feed] += ev.Last - ev.First + 1
+			}
+		}
+	})
+	until := time.Now().Add(time.Duration(1000+rng.IntN(40000)) * time.Millisecond)
+	if until.After(end) {
+		until = end.Add(settleTime) // the last stays see all that comes
+	}
+	for time.Now().Before(until) {
+		if time.Now().Before(end) {
+			m := said{who: i, stay: number, number: len(s.said), at: time.Now()}
+			if _, err := r.PublishAsync(context.Background(), []byte(m.text()), AsText()); err != nil {
+				f.t.Errorf("u%d: %v", i, err)
+			}
+			s.said = append(s.said, m)
+		}
+		time.Sleep(250 * time.Millisecond)
+	}
+	s.leaving = time.Now()
+	_ = r.Leave(context.Background())
+	reader.Wait()
+	s.left = time.Now()
+	return s
+}
+
+// judge compares what everybody was told with what everybody said.
+func judge(all [][]*stayOf) (f faults) {
+	fault := func(format string, args ...any) { f.found = append(f.found, fmt.Sprintf(format, args...)) }
+	for i, mine := range all {
+		had := make(map[[3]int]bool)
+		last := make(map[int]said)
+		for k, s := range mine {
+			here := make(map[[3]int]bool)
+			for _, m := range s.heard {
+				f.delivered++
+				from := all[m.who][m.stay]
+				published := from.said[m.number].at
+				name := fmt.Sprintf("u%d in stay %d: %q after %v", i, k, m.text(), m.at.Sub(s.called))
+				at := [3]int{m.who, m.stay, m.number}
+				if had[at] {
+					fault("%s: twice", name)
+				}
+				had[at], here[at] = true, true
+				if was, ok := last[m.who]; ok && !was.before(m) {
+					fault("%s: out of order after %q", name, was.text())
+				}
+				last[m.who] = m
+				if before := s.called.Sub(published); before > 0 {
+					f.early++
+					f.earliest = max(f.earliest, before)
+					if before > underWay {
+						fault("%s: published %v before Join", name, before)
+					}
+					if !from.left.IsZero() && from.left.Before(s.called) {
+						fault("%s: of a stay that had ended %v before Join", name, s.called.Sub(from.left))
+					}
+				}
+			}
+			for j, theirs := range all {
+				for k2, from := range theirs {
+					missing := 0
+					for n, m := range from.said {
+						if j != i && m.at.After(s.ready) && m.at.Before(s.leaving.Add(-settleTime)) && !here[[3]int{j, k2, n}] {
+							missing++
+						}
+					}
+					if missing > 0 && s.lost[from.feed] < uint64(missing) {
+						fault("u%d in stay %d (%v long): %d of %d of u%d's stay %d are missing, %d told", i, k, s.leaving.Sub(s.ready), missing, len(from.said), j, k2, s.lost[from.feed])
+					}
+				}
+			}
+		}
+	}
+	slices.Sort(f.found)
+	return f
+}
+
+func TestMembersThatComeAndGoAreToldNothingOldAndMissNothing(t *testing.T) {
+	lasts := time.Minute
+	if s := os.Getenv("STARLING_LASTS"); s != "" {
+		var err error
+		lasts, err = time.ParseDuration(s)
+		require.NoError(t, err, "STARLING_LASTS")
+	}
+	for _, c := range []comers{
+		{6, "chain and two", 0}, {6, "chain", 0}, {6, "chain", 5}, {6, "ring", 0}, {6, "ring", 5}, {6, "all", 0}, {6, "all", 5},
+		{16, "chain", 0}, {16, "chain", 5}, {16, "ring", 0}, {16, "ring", 5}, {16, "all", 0}, {16, "all", 5},
+	} {
+		t.Run(c.String(), func(t *testing.T) {
+			var all faults
+			n := runs(t, 1)
+			for seed := range uint64(n) {
+				f := c.run(t, seed, lasts)
+				t.Logf("seed %d: %d delivered, %d from before Join was called, at most %v", seed, f.delivered, f.early, f.earliest)
+				for _, l := range f.found[:min(len(f.found), 20)] {
+					t.Errorf("seed %d: %s", seed, l)
+				}
+				if n := len(f.found); n > 20 {
+					t.Errorf("seed %d: and %d more", seed, n-20)
+				}
+				all.delivered += f.delivered
+			}
+		})
+	}
+}

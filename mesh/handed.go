@@ -1,0 +1,75 @@
+package mesh
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+const (
+	// maxHandedRooms is how many rooms that were left are remembered.
+	maxHandedRooms = 64
+	// handedFor is how long after leaving a room what it had handed up is remembered, in times of its retention: by then nobody
+	// retains it any more.
+	handedFor = 2
+)
+
+// handedRooms is how far the rooms of this process handed up the broadcasts of others, so that who joins again at once is told nothing
+// twice and nothing out of order.
+type handedRooms struct {
+	mu    sync.Mutex
+	rooms map[[32]byte]handedRoom
+}
+
+type handedRoom struct {
+	feeds  map[feedTag]uint64
+	latest map[peer.ID]stayMark
+	until  time.Time
+}
+
+// keep remembers how far a stay that ends has got.
+func (h *handedRooms) keep(now time.Time, tag [32]byte, j *journal) {
+	room := handedRoom{make(map[feedTag]uint64), maps.Clone(j.stays.latest), now.Add(handedFor * j.ring.limits.Age)}
+	for t, f := range j.feeds {
+		if t != j.self && f.next > 0 {
+			room.feeds[t] = max(f.last(), f.handed)
+		}
+	}
+	for t, last := range j.stays.handed {
+		if _, known := room.feeds[t]; !known && len(room.feeds) < maxFeeds {
+			room.feeds[t] = last
+		}
+	}
+	if len(room.latest) > maxFeeds {
+		clear(room.latest)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.rooms == nil {
+		h.rooms = make(map[[32]byte]handedRoom)
+	}
+	h.rooms[tag] = room
+	for len(h.rooms) > maxHandedRooms {
+		var oldest [32]byte
+		until := time.Time{}
+		for t, r := range h.rooms {
+			if until.IsZero() || r.until.Before(until) {
+				oldest, until = t, r.until
+			}
+		}
+		delete(h.rooms, oldest)
+	}
+}
+
+// of gives what was handed up in earlier stays in a room. The maps are the caller's.
+func (h *handedRooms) of(now time.Time, tag [32]byte) (map[feedTag]uint64, map[peer.ID]stayMark) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	room, ok := h.rooms[tag]
+	if !ok || now.After(room.until) {
+		return nil, make(map[peer.ID]stayMark)
+	}
+	return maps.Clone(room.feeds), maps.Clone(room.latest)
+}

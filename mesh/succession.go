@@ -1,0 +1,109 @@
+package mesh
+
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// succession puts the stays of each device into order: what a member published in one stay is never handed up after what it published
+// in the next, nor what it published in a stay that had ended before this node's own stay was ready. Each stay has a feed; the
+// sequence of its roster entry says which is later. It is part of a [journal], and says nothing of feeds whose past the app asked for.
+type succession struct {
+	feeds  map[peer.ID][]*feed  // whose authors are known
+	latest map[peer.ID]stayMark // the last stay of which a message was handed up
+	before map[peer.ID]stayMark // the last stay that was known when this node's own was ready
+	handed map[feedTag]uint64   // how far feeds were handed up in earlier stays of this process
+}
+
+// stayMark is a stay of a device, by its feed and the sequence of the entry that was known of it.
+type stayMark struct {
+	tag      feedTag
+	sequence uint64
+}
+
+// later reports whether the marked stay is a later one than that of a feed.
+func (m stayMark) later(f *feed) bool { return m.tag != f.tag && m.sequence > f.entry.sequence }
+
+func newSuccession() succession {
+	return succession{feeds: make(map[peer.ID][]*feed), latest: make(map[peer.ID]stayMark), before: make(map[peer.ID]stayMark)}
+}
+
+// known notes that the author of a feed is known.
+func (s *succession) known(f *feed) { s.feeds[f.peer()] = append(s.feeds[f.peer()], f) }
+
+// forget drops a feed.
+func (s *succession) forget(f *feed) {
+	if f.entry == nil {
+		return
+	}
+	p := f.peer()
+	for i, g := range s.feeds[p] {
+		if g == f {
+			list := append(s.feeds[p][:i:i], s.feeds[p][i+1:]...)
+			if s.feeds[p] = list; len(list) == 0 {
+				delete(s.feeds, p)
+			}
+			return
+		}
+	}
+}
+
+// ended notes a stay that is known when this node's own becomes ready, and all before it have ended; of one that has ended as well, the feed
+// is the zero tag.
+func (s *succession) ended(p peer.ID, m stayMark) { s.before[p] = m }
+
+// delivers notes that a message of a feed is handed up.
+func (s *succession) delivers(f *feed) {
+	if p := f.peer(); f.entry.sequence > s.latest[p].sequence {
+		s.latest[p] = stayMark{f.tag, f.entry.sequence}
+	}
+}
+
+// old reports whether a feed is of a stay that had ended before this node's own was ready.
+func (s *succession) old(f *feed) bool { return f.entry != nil && s.before[f.peer()].later(f) }
+
+// over reports whether a message of a later stay of the same device has been handed up.
+func (s *succession) over(f *feed) bool { return f.entry != nil && s.latest[f.peer()].later(f) }
+
+// behind reports whether a feed has to wait for that of an earlier stay, of which something is being fetched or may be for this node. It
+// waits no longer than lackWait.
+func (j *journal) behind(now time.Time, f *feed) bool {
+	if f.entry == nil || j.history {
+		return false
+	}
+	for _, g := range j.stays.feeds[f.peer()] {
+		if g == f || g.broken || g.entry.sequence >= f.entry.sequence || j.stays.old(g) || !j.unsettled(g) {
+			continue
+		}
+		if f.queued.IsZero() {
+			f.queued = now
+		}
+		return now.Sub(f.queued) < lackWait
+	}
+	return false
+}
+
+// beginningsLast gives positions of feeds that have begun here before those of others, which may be of later stays.
+func (j *journal) beginningsLast(list []*wire.Position) []*wire.Position {
+	out := make([]*wire.Position, 0, len(list))
+	for _, begun := range []bool{true, false} {
+		for _, pos := range list {
+			if f := j.feeds[feedTag(pos.Feed)]; (f != nil && f.next > 0) == begun {
+				out = append(out, pos)
+			}
+		}
+	}
+	return out
+}
+
+// unsettled reports whether there is something of a feed that may yet come.
+func (j *journal) unsettled(f *feed) bool {
+	if _, lacks := j.lacking[f]; lacks {
+		return true
+	}
+	_, waits := j.waiting[f]
+	return waits
+}
