@@ -40,10 +40,33 @@ func (r *Room) forward(ctx context.Context, from peer.ID, msg *pubsub.Message) p
 type transit struct {
 	known   bool
 	fastest time.Duration
+	// told is the least that lay between what the sender called sent and when it was published by the ages that neighbours told of
+	// what was fetched.
+	heard bool
+	told  time.Duration
 }
 
 // before reports whether what the sender calls sent was surely sent before a time here.
 func (t *transit) before(sent, at time.Time) bool { return t.known && sent.Add(t.fastest).Before(at) }
+
+// toldBefore reports whether what the sender calls sent was published before a time here, by the ages that neighbours have told.
+func (t *transit) toldBefore(sent, at time.Time) bool { return t.heard && sent.Add(t.told).Before(at) }
+
+// fetched takes the age of an envelope that a neighbour has told: it was published when it came.
+func (t *transit) fetched(sent, came time.Time) {
+	if took := came.Sub(sent); !t.heard || took < t.told {
+		t.heard, t.told = true, took
+	}
+}
+
+// published is when an envelope was published that came by gossip, as far as can be told: as much earlier as it took longer than others
+// of its sender, or by the ages of those.
+func (t *transit) published(sent, came time.Time, late time.Duration) time.Time {
+	if t.heard {
+		late = max(late, came.Sub(sent)-t.told)
+	}
+	return came.Add(-min(late, maxGossipAge))
+}
 
 func (t *transit) late(sent, came time.Time) time.Duration {
 	took := came.Sub(sent)

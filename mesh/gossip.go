@@ -42,6 +42,10 @@ const (
 	// that takes nothing is cut off after 9 s, and what is older than 5 heartbeats is offered to nobody. Whoever likes can
 	// have everybody remember what he signs, 0.2 kB for each: with the default of 2 min two to four times as much.
 	seenLife = 30 * time.Second
+	// offeredFor is for how many heartbeats a message is offered to neighbours outside the topic mesh. GossipSub's 3 carry old
+	// messages into parts of the room that were apart, to members who have joined since; what is missing there is repaired, with its
+	// age.
+	offeredFor = 1
 	// rejoinBackoff is how long those who saw us unsubscribe refuse to take us back into their topic mesh.
 	// GossipSub's 10 s would show when a user leaves a room and joins it again.
 	rejoinBackoff = time.Second
@@ -60,6 +64,7 @@ func (m *Mesh) gossipParams() pubsub.GossipSubParams {
 	}
 	p.HeartbeatInterval = m.cfg.heartbeat
 	p.UnsubscribeBackoff = rejoinBackoff
+	p.HistoryGossip = offeredFor
 	return p
 }
 

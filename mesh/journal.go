@@ -332,13 +332,31 @@ func (f *feed) regret(first uint64, sure bool) arrival {
 
 // unwanted reports whether an envelope, while nothing of its feed has been delivered, was surely published before a time from which on the
 // member wants broadcasts. It may have been fetched, or offered by GossipSub, which does so for seconds. The clock of its author tells, as
-// the author's fresh envelopes have shown it here. So does the age that the neighbour tells who gave it, unless somebody who is sure says that
-// it is for this node: an age could hide what is wanted. Where a feed begins is said more generously, so that nothing is missed.
+// the author's fresh envelopes have shown it here. So do the ages that neighbours tell of what is fetched, unless somebody who is sure says that
+// something is for this node: an age could hide what is wanted. Where a feed begins is said more generously, so that nothing is missed.
 func (j *journal) unwanted(f *feed, e *envelope, since time.Time, author *seat) bool {
 	if _, resumed := j.resume[f.tag]; resumed || !f.untouched() {
 		return false
 	}
-	return author != nil && author.transit.before(time.UnixMilli(e.SentMs), since) || f.claim == 0 && f.stored == 0 && e.came.Before(since)
+	sent := time.UnixMilli(e.SentMs)
+	if author != nil && author.transit.before(sent, since) {
+		return true
+	}
+	return f.claim == 0 && f.stored == 0 && (e.came.Before(since) || author != nil && author.transit.toldBefore(sent, since))
+}
+
+// uncertain reports whether it cannot be told of an envelope that came by gossip whether it is from before this node's time: it may be an
+// old one that GossipSub has carried from one part of the room into another. Its author would know, and so does who fetched something of
+// that author before.
+func (j *journal) uncertain(f *feed, via peer.ID, author *seat) bool {
+	return !j.history && f.next > 0 && f.untouched() && !f.sworn && f.claim == 0 && f.handed == 0 && !f.supposed.IsZero() &&
+		f.peer() != via && author != nil && !author.transit.heard
+}
+
+// promised notes that a neighbour has an envelope which is to be fetched, for its age.
+func (j *journal) promised(now time.Time, via peer.ID, f *feed, e *envelope) {
+	f.repair.source(via, e.last())
+	j.lack(now, f)
 }
 
 // skip passes over an envelope that is from before this node's time, although neighbours have said otherwise.

@@ -88,9 +88,13 @@ func (r *Room) receive(via peer.ID, e *envelope, how way) {
 		r.askLocked(now, via, false)
 		return
 	}
-	if s := r.roster.devices[e.peer]; s != nil && how == gossiped {
+	switch s := r.roster.devices[e.peer]; {
+	case s == nil:
+	case how == gossiped:
 		e.late = s.transit.late(time.UnixMilli(e.SentMs), now)
-		e.came = e.came.Add(-min(e.late, maxGossipAge))
+		e.came = s.transit.published(time.UnixMilli(e.SentMs), e.came, e.late)
+	default:
+		s.transit.fetched(time.UnixMilli(e.SentMs), e.came)
 	}
 	r.feedLocked(now, via, f, e, how)
 }
@@ -210,7 +214,8 @@ func (r *Room) claimLocked(now time.Time, s *seat) {
 	}
 	mine := r.parked.claim(s.Peer, s.entry.feed)
 	for _, e := range mine {
-		e.came = e.came.Add(-min(s.transit.late(time.UnixMilli(e.SentMs), e.parked), maxGossipAge))
+		sent := time.UnixMilli(e.SentMs)
+		e.came = s.transit.published(sent, e.came, s.transit.late(sent, e.parked))
 	}
 	for _, e := range mine {
 		r.feedLocked(now, e.via, s.feed, e, gossiped)
@@ -233,6 +238,12 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 	if r.journal.unwanted(f, e, r.past.since(r.since), r.roster.devices[e.peer]) {
 		ready, v := r.journal.skip(now, f, e)
 		r.readyLocked(now, f, ready, v)
+		return
+	}
+	if how == gossiped && r.journal.uncertain(f, via, r.roster.devices[e.peer]) {
+		r.noteLocked(r.roster.spoke(now, e.peer))
+		r.journal.promised(now, via, f, e)
+		r.armTimer()
 		return
 	}
 	ready, v := r.journal.take(now, via, f, e)
