@@ -370,11 +370,7 @@ func (d *Directory) confirm(ctx context.Context, w want, c candidate) (got candi
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	p := c.login.Peer
-	err = d.host.Connect(network.WithAllowLimitedConn(ctx, "find user"), peer.AddrInfo{ID: p, Addrs: c.addrs})
-	var s identity.Session
-	if err == nil {
-		s, err = d.Peer(ctx, p)
-	}
+	s, err := d.Connect(network.WithAllowLimitedConn(ctx, "find user"), peer.AddrInfo{ID: p, Addrs: c.addrs})
 	if err != nil {
 		d.cfg.log.Debug("candidate not confirmed", "peer", p, "err", err)
 		return c, false, err

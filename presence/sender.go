@@ -70,8 +70,11 @@ func (s *sender) SendMessage(ctx context.Context, p peer.ID, req *pb.Message) er
 // OnDisconnect has nothing to do: no stream outlives its request.
 func (s *sender) OnDisconnect(context.Context, peer.ID) {}
 
-// try runs a request in a slot of the peer, and once more if its stream broke while the peer is still connected: of two connections that
-// cross one is closed, and the stream may have been on that.
+// errStream says that a stream broke that had been opened.
+var errStream = errors.New("presence: the stream of a request broke")
+
+// try runs a request in a slot of the peer, and once more if its stream broke: of two connections that cross one is closed, and the stream
+// may have been on that.
 func (s *sender) try(ctx context.Context, p peer.ID, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -80,12 +83,10 @@ func (s *sender) try(ctx context.Context, p peer.ID, do func(context.Context) er
 		return err
 	}
 	defer release()
-	err = do(ctx)
-	if err == nil || errors.Is(err, errAnswer) || errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil ||
-		s.host.Network().Connectedness(p) != network.Connected {
-		return err
+	if err = do(ctx); errors.Is(err, errStream) && !errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+		err = do(ctx)
 	}
-	return do(ctx)
+	return err
 }
 
 // enter waits for a slot of the peer. Who gets one must release it.
@@ -133,7 +134,7 @@ func (s *sender) open(ctx context.Context, p peer.ID, req *pb.Message) (_ networ
 	if err != nil {
 		stop()
 		_ = st.Reset()
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", errStream, err)
 	}
 	return st, stop, nil
 }
@@ -170,9 +171,9 @@ func (s *sender) hand(ctx context.Context, p peer.ID, req *pb.Message) error {
 	}
 	_ = st.Reset()
 	if err == nil {
-		err = notAnswer("there is none to this request")
+		return notAnswer("there is none to this request")
 	}
-	return err
+	return fmt.Errorf("%w: %w", errStream, err)
 }
 
 // readBounded reads one frame of at most limit bytes. It takes memory as the bytes come, not as they are announced.
@@ -180,7 +181,7 @@ func readBounded(r io.Reader, limit int) ([]byte, error) {
 	br := bufio.NewReader(r)
 	size, err := binary.ReadUvarint(br)
 	if err != nil {
-		return nil, fmt.Errorf("presence: answer: %w", err)
+		return nil, fmt.Errorf("%w: %w", errStream, err)
 	}
 	if size > uint64(limit) {
 		return nil, notAnswer("%v", &wire.SizeError{Size: size, Limit: limit})
@@ -190,7 +191,7 @@ func readBounded(r io.Reader, limit int) ([]byte, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
-		return nil, fmt.Errorf("presence: answer: %w", err)
+		return nil, fmt.Errorf("%w: %w", errStream, err)
 	}
 	return raw, nil
 }

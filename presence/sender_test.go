@@ -24,12 +24,6 @@ func (h *oneStream) NewStream(context.Context, peer.ID, ...protocol.ID) (network
 	return h.stream, nil
 }
 
-func (h *oneStream) Network() network.Network { return parted{} }
-
-type parted struct{ network.Network }
-
-func (parted) Connectedness(peer.ID) network.Connectedness { return network.NotConnected }
-
 // cutStream ends the context of whoever writes to it.
 type cutStream struct {
 	network.Stream
