@@ -50,6 +50,7 @@ type Node struct {
 	queue    *events.Queue
 	lan      *lan // nil: no mDNS
 	dialer   *dialer
+	retries  chan struct{} // a token for each attempt of Connect but the first
 
 	ctx   context.Context // ends when Close has said goodbye
 	stop  context.CancelFunc
@@ -77,7 +78,8 @@ func New(opts ...Option) (*Node, error) {
 		cfg: cfg, log: cfg.log,
 		queue: events.NewQueue("", cfg.queue),
 		ctx:   ctx, stop: stop,
-		peers: make(map[peer.ID]Peer),
+		retries: make(chan struct{}, connectRetries),
+		peers:   make(map[peer.ID]Peer),
 	}
 	n.close = sync.OnceValue(n.shutdown)
 	for _, step := range []func() error{n.openApp, n.openKeys, n.openHost, n.openLayers, n.listen} {
@@ -150,7 +152,7 @@ func (n *Node) openHost() (err error) {
 	if n.host, err = newHost(&n.cfg, n.keys); err != nil {
 		return fmt.Errorf("node: host: %w", err)
 	}
-	n.undo = append(n.undo, n.host.Close)
+	n.undo = append(n.undo, func() error { return closeHost(n.host) })
 	return nil
 }
 
