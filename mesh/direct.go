@@ -75,7 +75,7 @@ func (m *Mesh) sendOutside(ctx context.Context, to identity.Login, data []byte, 
 	for _, o := range opts {
 		o.applySend(&c)
 	}
-	out := outgoing{to: to.User, kind: c.kind, payload: data, mode: c.mode, watching: w}
+	out := outgoing{to: to.User, login: to, kind: c.kind, payload: data, mode: c.mode, watching: w}
 	if err := m.checkOutgoing(to.Peer, out); err != nil {
 		return nil, err
 	}
@@ -93,6 +93,8 @@ func (m *Mesh) sendOutside(ctx context.Context, to identity.Login, data []byte, 
 type outgoing struct {
 	room     *[32]byte // nil: outside rooms
 	to       string    // the user
+	login    identity.Login
+	byName   bool // login is what the name alone meant
 	kind     Kind
 	payload  []byte // copied
 	mode     Mode
@@ -145,7 +147,7 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 	if d.room != nil {
 		content.Room = d.room[:]
 	}
-	p := &Pending{id: d.id, done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
+	p := &Pending{id: d.id, to: d.login, pin: m.pinOf(d), done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
 	if len(d.payload) >= pooledBody {
 		p.pooled = bodies.Get().(*[]byte)
 		p.body = content.AppendContent((*p.pooled)[:0])
@@ -185,7 +187,29 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 	if d.watching == watched && ctx.Done() != nil {
 		p.lane.watch(ctx, p)
 	}
+	if d.watching == watched && p.pin != nil {
+		m.goTask(func() { _, _ = p.Result() }) // which the caller need not ask for
+	}
 	return p, nil
+}
+
+// pinOf returns what pins the name of a receiver once the message has arrived: where the name alone was given and is not
+// pinned yet, and where this is the answer to what the receiver has written. Otherwise it returns nil.
+func (m *Mesh) pinOf(d outgoing) func() {
+	pins := m.cfg.pins
+	if m.cfg.authority != nil || d.login.User == "" {
+		return nil
+	}
+	if _, pinned := pins.Lookup(d.login.User); pinned {
+		return nil
+	}
+	switch {
+	case d.byName:
+		return func() { pins.Pin(d.login.User, d.login.Key) }
+	case pins.Answers(d.login):
+		return func() { pins.Answered(d.login) }
+	}
+	return nil
 }
 
 // pooledBody is the payload in bytes from which a message's copy is worth keeping for the next one: with
@@ -205,7 +229,7 @@ func (p *Pending) await(ctx context.Context) (Receipt, error) {
 		p.lane.abandon(p, ctx.Err())
 		<-p.done
 	}
-	return p.receipt, p.err
+	return p.result()
 }
 
 func kindToWire(k Kind) wire.Kind {

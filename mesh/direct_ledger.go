@@ -316,6 +316,7 @@ func (l *ledger) end(p *Pending, outcome, cause error) {
 }
 
 func (l *ledger) finish(p *Pending, r Receipt, err error) {
+	r.To = p.to
 	p.ended, p.receipt, p.err = true, r, err
 	p.body = nil // the caller may keep the handle for long
 	if p.pooled != nil {

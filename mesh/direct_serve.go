@@ -209,6 +209,7 @@ func (m *Mesh) takeDirect(who identity.Session, f *wire.Direct) Reason {
 	}
 	size := len(msg.Data)
 	if outside {
+		m.heard(msg.From) // before the program has it, and can answer
 		if !m.cfg.inbox(msg, size) {
 			return QueueFull
 		}
@@ -219,4 +220,11 @@ func (m *Mesh) takeDirect(who identity.Session, f *wire.Direct) Reason {
 		return NotMember
 	}
 	return Reason(room.takeDirect(msg.From, msg, size))
+}
+
+// heard notes who has written to this user, so that an answer pins the name.
+func (m *Mesh) heard(from identity.Login) {
+	if m.cfg.authority == nil {
+		m.cfg.pins.Heard(from)
+	}
 }

@@ -2,7 +2,10 @@ package mesh
 
 import (
 	"context"
+	"sync"
 	"time"
+
+	"github.com/starling-mesh/starling/identity"
 )
 
 // Receipt says that the receiver's node put the message into its program's event queue; not that the
@@ -11,13 +14,19 @@ type Receipt struct {
 	ID      uint64        // of the send: one count over all sends of this node, from 1
 	RTT     time.Duration // from first byte out to receipt in
 	Relayed bool          // the receipt came by way of a circuit relay
+	// To is who was sent to: the one key that the name of the send meant. A send that failed has it too, once it had an ID.
+	To identity.Login
 }
 
 // Pending is a send that was accepted and has not ended, or has: it ends exactly once. Its methods are
 // safe for concurrent use.
 type Pending struct {
 	id   uint64
+	to   identity.Login
 	done chan struct{}
+	pin  func() // pins the name of to, once the message has arrived; nil: there is nothing to pin
+
+	pinned sync.Once
 
 	// Written before done is closed, read after.
 	receipt Receipt
@@ -48,6 +57,14 @@ func (p *Pending) Done() <-chan struct{} { return p.done }
 // Result waits for the end of the send, which the deadline of the send bounds, and gives what Send would.
 func (p *Pending) Result() (Receipt, error) {
 	<-p.done
+	return p.result()
+}
+
+// result is how a send has ended. It may write a pin to disk, for which no lock may be held.
+func (p *Pending) result() (Receipt, error) {
+	if p.err == nil && p.pin != nil {
+		p.pinned.Do(p.pin)
+	}
 	return p.receipt, p.err
 }
 
@@ -55,13 +72,13 @@ func (p *Pending) Result() (Receipt, error) {
 func (p *Pending) Wait(ctx context.Context) (Receipt, error) {
 	select {
 	case <-p.done:
-		return p.receipt, p.err
+		return p.result()
 	default:
 	}
 	select {
 	case <-p.done:
-		return p.receipt, p.err
+		return p.result()
 	case <-ctx.Done():
-		return Receipt{ID: p.id}, ctx.Err()
+		return Receipt{ID: p.id, To: p.to}, ctx.Err()
 	}
 }
