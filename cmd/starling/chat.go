@@ -249,7 +249,7 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 			return byeFailed, errors.Join(err, c.close())
 		}
 	}
-	about := ready{MDNS: !f.noMDNS, App: f.app, Data: f.data, Rooms: unique(f.rooms)}
+	about := ready{MDNS: !f.noMDNS, App: f.app, Data: f.data, Rooms: unique(f.rooms), vouched: f.issuers != ""}
 	input := func(ctx context.Context) <-chan typed { return readLines(ctx, a.stdin) }
 	s, full := v.(*screen)
 	if full {
