@@ -52,6 +52,7 @@ func newPins(size int, save func(string)) *Pins {
 func (p *Pins) Pin(user string, key PublicKey) (pinned PublicKey, ok bool) {
 	pinned, found, _ := p.names.PeekOrAdd(user, key)
 	if !found {
+		p.writers.Remove(user)
 		p.save(user)
 		return key, true
 	}
@@ -64,10 +65,13 @@ func (p *Pins) Heard(from Login) {
 	if _, pinned := p.names.Peek(from.User); pinned {
 		return
 	}
+	if wrote, _ := p.writers.Get(from.User); hasKey(wrote, from.Key) {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wrote, _ := p.writers.Get(from.User)
-	if len(wrote) < maxWrote && !slices.ContainsFunc(wrote, from.sameKey) {
+	if len(wrote) < maxWrote && !hasKey(wrote, from.Key) {
 		p.writers.Add(from.User, append(slices.Clip(wrote), from))
 	}
 }
@@ -82,11 +86,12 @@ func (p *Pins) Answered(to Login) {
 
 // Answers reports whether a message to a key would pin its name, as the answer to what that key has written.
 func (p *Pins) Answers(to Login) bool {
-	if _, pinned := p.names.Peek(to.User); pinned {
+	wrote, _ := p.writers.Peek(to.User)
+	if !hasKey(wrote, to.Key) {
 		return false
 	}
-	wrote, _ := p.writers.Peek(to.User)
-	return slices.ContainsFunc(wrote, to.sameKey)
+	_, pinned := p.names.Peek(to.User)
+	return !pinned
 }
 
 // Others returns who has written to this node under the name of a login and with another key, while the name is not
@@ -97,14 +102,21 @@ func (p *Pins) Others(than Login) (others []Login) {
 	}
 	wrote, _ := p.writers.Peek(than.User)
 	for _, l := range wrote {
-		if !than.sameKey(l) {
+		if l.Key != than.Key {
 			others = append(others, l)
 		}
 	}
 	return others
 }
 
-func (l Login) sameKey(as Login) bool { return l.Key == as.Key }
+func hasKey(logins []Login, key PublicKey) bool {
+	for i := range logins {
+		if logins[i].Key == key {
+			return true
+		}
+	}
+	return false
+}
 
 // Lookup returns the key that user is pinned to, and whether it is pinned. It does not count as use.
 func (p *Pins) Lookup(user string) (PublicKey, bool) { return p.names.Peek(user) }

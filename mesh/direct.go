@@ -147,7 +147,7 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 	if d.room != nil {
 		content.Room = d.room[:]
 	}
-	p := &Pending{id: d.id, to: d.login, pin: m.pinOf(d), done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
+	p := &Pending{id: d.id, pin: m.pinningFor(d.login, d.byName), done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
 	if len(d.payload) >= pooledBody {
 		p.pooled = bodies.Get().(*[]byte)
 		p.body = content.AppendContent((*p.pooled)[:0])
@@ -165,7 +165,7 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 		if l == nil {
 			return nil, ErrClosed
 		}
-		space, err := l.accept(p, now)
+		space, err := l.accept(p, d.login, now)
 		if err == errRetired {
 			continue // it ended just now; the next one takes over
 		}
@@ -193,23 +193,21 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 	return p, nil
 }
 
-// pinOf returns what pins the name of a receiver once the message has arrived: where the name alone was given and is not
-// pinned yet, and where this is the answer to what the receiver has written. Otherwise it returns nil.
-func (m *Mesh) pinOf(d outgoing) func() {
+// pinningFor returns what is to be done once a message has arrived: nothing in app mode, where the name is pinned already,
+// and where the message is to a key that has not written.
+func (m *Mesh) pinningFor(to identity.Login, byName bool) *pinning {
 	pins := m.cfg.pins
-	if m.cfg.authority != nil || d.login.User == "" {
+	if m.cfg.authority != nil || to.User == "" {
 		return nil
 	}
-	if _, pinned := pins.Lookup(d.login.User); pinned {
+	if byName {
+		if _, pinned := pins.Lookup(to.User); pinned {
+			return nil
+		}
+	} else if !pins.Answers(to) {
 		return nil
 	}
-	switch {
-	case d.byName:
-		return func() { pins.Pin(d.login.User, d.login.Key) }
-	case pins.Answers(d.login):
-		return func() { pins.Answered(d.login) }
-	}
-	return nil
+	return &pinning{pins: pins, byName: byName}
 }
 
 // pooledBody is the payload in bytes from which a message's copy is worth keeping for the next one: with

@@ -16,6 +16,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	multistream "github.com/multiformats/go-multistream"
+
+	"github.com/starling-mesh/starling/identity"
 )
 
 const (
@@ -62,7 +64,8 @@ type lane struct {
 	stream  *outStream
 	peerInc uint64 // the peer's incarnation, once known is set
 	known   bool
-	used    time.Time // last accepted or answered
+	used    time.Time       // last accepted or answered
+	to      *identity.Login // whom the last message was for: they share it
 }
 
 // lane gives the lane of a key and starts it if there is none; nil when the mesh is closed.
@@ -82,7 +85,7 @@ func (m *Mesh) lane(key laneKey) *lane {
 }
 
 // accept gives p its ID and queues it. A channel means that there is no room until it is closed.
-func (l *lane) accept(p *Pending, now time.Time) (space <-chan struct{}, err error) {
+func (l *lane) accept(p *Pending, to identity.Login, now time.Time) (space <-chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.retired {
@@ -97,7 +100,11 @@ func (l *lane) accept(p *Pending, now time.Time) (space <-chan struct{}, err err
 		}
 		return l.space, nil
 	}
-	p.lane, p.size = l, len(p.body)
+	if l.to == nil || *l.to != to {
+		l.to = new(identity.Login) // not &to, which would cost each send an allocation
+		*l.to = to
+	}
+	p.lane, p.size, p.to = l, len(p.body), l.to
 	if p.id == 0 {
 		p.id = l.m.nextID()
 	}

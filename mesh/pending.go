@@ -22,14 +22,13 @@ type Receipt struct {
 // safe for concurrent use.
 type Pending struct {
 	id   uint64
-	to   identity.Login
+	to   *identity.Login // the receiver; one value for many sends, not to be changed
+	pin  *pinning        // what is to be done once the message has arrived; nil: nothing
 	done chan struct{}
-	pin  func() // pins the name of to, once the message has arrived; nil: there is nothing to pin
-
-	pinned sync.Once
 
 	// Written before done is closed, read after.
-	receipt Receipt
+	rtt     time.Duration
+	relayed bool
 	err     error
 
 	// The lane's, guarded by its mutex.
@@ -63,9 +62,36 @@ func (p *Pending) Result() (Receipt, error) {
 // result is how a send has ended. It may write a pin to disk, for which no lock may be held.
 func (p *Pending) result() (Receipt, error) {
 	if p.err == nil && p.pin != nil {
-		p.pinned.Do(p.pin)
+		p.pin.once.Do(func() { p.pin.of(*p.to) })
 	}
-	return p.receipt, p.err
+	r := p.sent()
+	r.RTT, r.Relayed = p.rtt, p.relayed
+	return r, p.err
+}
+
+// sent is the receipt as far as it is known before the send has ended.
+func (p *Pending) sent() Receipt {
+	r := Receipt{ID: p.id}
+	if p.to != nil {
+		r.To = *p.to
+	}
+	return r
+}
+
+// pinning pins the name of who has got a message: where the name alone was given, and where this was the answer to what
+// that key has written.
+type pinning struct {
+	pins   *identity.Pins
+	byName bool
+	once   sync.Once
+}
+
+func (p *pinning) of(to identity.Login) {
+	if p.byName {
+		p.pins.Pin(to.User, to.Key)
+	} else {
+		p.pins.Answered(to)
+	}
 }
 
 // Wait is [Pending.Result] bounded by ctx. When ctx ends first it gives ctx's error, and the send goes on.
@@ -79,6 +105,6 @@ func (p *Pending) Wait(ctx context.Context) (Receipt, error) {
 	case <-p.done:
 		return p.result()
 	case <-ctx.Done():
-		return Receipt{ID: p.id, To: p.to}, ctx.Err()
+		return p.sent(), ctx.Err()
 	}
 }

@@ -147,7 +147,7 @@ func conflict(user string, pinned identity.PublicKey, found []identity.Login) er
 }
 
 // takeDirect queues a message that a member has sent to this one alone, or says why not.
-func (r *Room) takeDirect(from identity.Login, msg *DirectMessage, size int) wire.DirectFrame_Reason {
+func (r *Room) takeDirect(from identity.Login, msg *DirectMessage, size int, first bool) wire.DirectFrame_Reason {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.roster.devices[from.Peer]
@@ -158,7 +158,9 @@ func (r *Room) takeDirect(from identity.Login, msg *DirectMessage, size int) wir
 	if !s.present || r.door.holds(s.entry, time.Now()) != nil {
 		return wire.DirectFrame_NOT_MEMBER
 	}
-	r.mesh.heard(from)
+	if first {
+		r.mesh.cfg.pins.Heard(from)
+	}
 	if !r.queue.PushDirect(msg, size) {
 		return wire.DirectFrame_QUEUE_FULL
 	}
