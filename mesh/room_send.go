@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
@@ -44,7 +45,7 @@ const (
 
 // SendText is [Room.Send] of a text.
 func (r *Room) SendText(ctx context.Context, user, text string, opts ...SendOption) (Receipt, error) {
-	return r.Send(ctx, user, []byte(text), append(opts, AsText())...)
+	return r.Send(ctx, user, []byte(text), append(slices.Clip(opts), AsText())...)
 }
 
 // SendAsync is [Room.Send] for callers that pipeline: it returns when the message has been queued. See

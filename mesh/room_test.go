@@ -605,3 +605,12 @@ func disconnect(t *testing.T, f *flock, i, j int) {
 	require.NoError(t, f.net.Host(j).Network().ClosePeer(f.net.ID(i)))
 	synctest.Wait()
 }
+
+func TestSendTextLeavesTheOptionsOfItsCallerAlone(t *testing.T) {
+	inBubble(t, 1, func(t *testing.T, f *flock) {
+		all := []SendOption{WithMode(Reliable), WithMode(UnreliableOrdered)}
+		_, err := f.join(0, "ops").SendText(t.Context(), "nobody", "psst", all[:1]...)
+		require.ErrorIs(t, err, ErrNotMember)
+		require.Equal(t, WithMode(UnreliableOrdered), all[1], "behind what was passed")
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -53,7 +54,7 @@ func (n *Node) Send(ctx context.Context, user string, data []byte, opts ...mesh.
 
 // SendText is [Node.Send] of a text, which must be valid UTF-8.
 func (n *Node) SendText(ctx context.Context, user, text string, opts ...mesh.SendOption) (mesh.Receipt, error) {
-	return n.Send(ctx, user, []byte(text), append(opts, mesh.AsText())...)
+	return n.Send(ctx, user, []byte(text), append(slices.Clip(opts), mesh.AsText())...)
 }
 
 // SendAsync is [Node.Send] for callers that pipeline: it finds the user, which takes no time while the user is connected,

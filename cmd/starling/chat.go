@@ -96,7 +96,7 @@ func (f *chatFlags) check() error {
 	var errs []error
 	add := func(err error, format string, args ...any) {
 		if err != nil {
-			errs = append(errs, fmt.Errorf(format+": %w", append(args, err)...))
+			errs = append(errs, fmt.Errorf(format+": %w", append(slices.Clip(args), err)...))
 		}
 	}
 	addID := func(flag string, err error) {
