@@ -28,6 +28,9 @@ const (
 	silentAfter = 10 * time.Second
 	// openTimeout bounds one attempt, so that a lost packet of a dial does not cost the whole deadline.
 	openTimeout = 10 * time.Second
+	// startWait is how long a peer that could be sent to before, or could not be reached a moment ago, may be without the
+	// protocol before that is taken to be final: its next process is starting, and has a host before it has a mesh.
+	startWait = 2 * time.Second
 )
 
 type laneKey struct {
@@ -62,7 +65,9 @@ type lane struct {
 	stream  *outStream
 	peerInc uint64 // the peer's incarnation, once known is set
 	known   bool
-	used    time.Time // last accepted or answered
+	// mute is until when to ask a peer again that does not have the protocol; zero: the last attempt did not end so.
+	mute time.Time
+	used time.Time // last accepted or answered
 }
 
 // lane gives the lane of a key and starts it if there is none; nil when the mesh is closed.
@@ -267,10 +272,22 @@ func (l *lane) pause(d time.Duration) {
 func (l *lane) failed(err error) {
 	var unsupported multistream.ErrNotSupported[protocol.ID]
 	hopeless := errors.Is(err, network.ErrNoRemoteAddrs) || errors.Is(err, swarm.ErrNoAddresses) ||
-		errors.Is(err, swarm.ErrGaterDisallowedConnection) || errors.As(err, &unsupported)
+		errors.Is(err, swarm.ErrGaterDisallowedConnection)
 	l.m.log.Debug("direct stream not opened", "peer", l.key.peer, "mode", l.key.mode, "err", err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if errors.As(err, &unsupported) {
+		now := time.Now()
+		if l.mute.IsZero() {
+			l.mute = now
+			if l.known || l.book.lastErr != nil {
+				l.mute = now.Add(startWait)
+			}
+		}
+		hopeless = !now.Before(l.mute)
+	} else {
+		l.mute = time.Time{}
+	}
 	// As text: a context that ended in there was not the caller's.
 	l.book.lastErr = errors.New(strings.ReplaceAll(err.Error(), "\n  * ", " "))
 	if hopeless {
@@ -324,7 +341,7 @@ func (l *lane) begin(raw network.Stream, incarnation uint64) *outStream {
 	if l.known && l.peerInc != incarnation {
 		l.book.restarted()
 	}
-	l.peerInc, l.known = incarnation, true
+	l.peerInc, l.known, l.mute = incarnation, true, time.Time{}
 	l.book.lastErr = nil
 	l.book.opened()
 	l.stream = s
