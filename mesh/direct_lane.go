@@ -271,8 +271,11 @@ func (l *lane) pause(d time.Duration) {
 // failed keeps why no stream could be opened. Where trying again cannot help, it ends what waits.
 func (l *lane) failed(err error) {
 	var unsupported multistream.ErrNotSupported[protocol.ID]
-	hopeless := errors.Is(err, network.ErrNoRemoteAddrs) || errors.Is(err, swarm.ErrNoAddresses) ||
-		errors.Is(err, swarm.ErrGaterDisallowedConnection)
+	hopeless := errors.Is(err, swarm.ErrGaterDisallowedConnection)
+	if errors.Is(err, network.ErrNoRemoteAddrs) || errors.Is(err, swarm.ErrNoAddresses) {
+		_, lately := l.m.places.of(time.Now(), l.key.peer)
+		hopeless = !lately // it may come back, and dial us
+	}
 	l.m.log.Debug("direct stream not opened", "peer", l.key.peer, "mode", l.key.mode, "err", err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -318,7 +321,11 @@ func (l *lane) open() (*outStream, error) {
 	if sw, ok := h.Network().(interface{ Backoff() *swarm.DialBackoff }); ok {
 		sw.Backoff().Clear(p) // the pauses of this lane are shorter
 	}
-	if err := h.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
+	info := peer.AddrInfo{ID: p}
+	if len(h.Peerstore().Addrs(p)) == 0 {
+		info.Addrs, _ = l.m.places.of(time.Now(), p)
+	}
+	if err := h.Connect(ctx, info); err != nil {
 		return nil, err
 	}
 	session, err := l.m.who.Peer(ctx, p)

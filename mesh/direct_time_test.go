@@ -155,6 +155,31 @@ func TestAPeerThatSpeaksNoStarlingIsUnreachableAtOnce(t *testing.T) {
 	})
 }
 
+func TestAPeerWithoutAnAddressThatWasConnectedMayComeBack(t *testing.T) {
+	inPair(t, meshtest.Options{}, func(t *testing.T, p *pair) {
+		p.net.Connect(1, 0) // bob dials: alice was never told a place of his
+		p.alice.host.Network().ClosePeer(p.bob.host.ID())
+		time.Sleep(time.Second)
+		p.net.Cut(0, 1)
+		p.alice.host.Peerstore().ClearAddrs(p.bob.host.ID())
+		s := p.send(t, "x")
+		time.Sleep(10 * time.Second)
+		p.net.Heal()
+		p.net.Connect(1, 0)
+		if _, err := s.Result(); err != nil {
+			t.Error(err)
+		}
+
+		p.net.Cut(0, 1)
+		p.alice.host.Network().ClosePeer(p.bob.host.ID())
+		time.Sleep(placeLife + time.Second)
+		start := time.Now()
+		_, err := p.alice.Send(t.Context(), p.bob.login(), []byte("x"))
+		ended(t, "long after", err, ErrUnreachable, nil)
+		took(t, "the send", start, 0)
+	})
+}
+
 // longestPause is what passes at most until a lane tries again: its longest pause, varied, and some round trips.
 const longestPause = maxPause + maxPause/4 + 100*time.Millisecond
 

@@ -65,8 +65,12 @@ func (m *Mesh) startLinks() {
 	m.links.in = make(map[peer.ID]network.Stream)
 	m.links.limits = make(map[peer.ID]budget)
 	m.links.mute = make(map[peer.ID]struct{})
+	m.places.init()
 	m.host.SetStreamHandler(RoomProtocol, m.handleRoomStream)
 	m.host.Network().Notify((*watcher)(m))
+	for _, c := range m.host.Network().Conns() {
+		m.places.met(c)
+	}
 	m.goTask(m.pulseLoop)
 }
 
@@ -333,7 +337,9 @@ func (w *watcher) Listen(network.Network, ma.Multiaddr)      {}
 func (w *watcher) ListenClose(network.Network, ma.Multiaddr) {}
 
 func (w *watcher) Connected(_ network.Network, c network.Conn) {
-	(*Mesh)(w).eachRoom(func(r *Room) { r.connected(c.RemotePeer()) })
+	m := (*Mesh)(w)
+	m.places.met(c)
+	m.eachRoom(func(r *Room) { r.connected(c.RemotePeer()) })
 }
 
 func (w *watcher) Disconnected(n network.Network, c network.Conn) {
@@ -342,6 +348,7 @@ func (w *watcher) Disconnected(n network.Network, c network.Conn) {
 		return // another connection to the peer is left
 	}
 	m := (*Mesh)(w)
+	m.places.left(time.Now(), p)
 	m.dropLink(p)
 	m.pulses.forget(p)
 	m.topics.forget(p)

@@ -59,6 +59,7 @@ type Mesh struct {
 	flow      flow
 	topics    roomTopics
 	links     links
+	places    places
 	repairs   repairs
 	pulses    pulses
 	verifier  *identity.Verifier
