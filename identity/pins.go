@@ -1,17 +1,34 @@
 package identity
 
-import lru "github.com/hashicorp/golang-lru/v2"
+import (
+	"slices"
+	"sync"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+)
 
 // maxPins bounds the names that are pinned. Names are pinned by what the user of this node does, not by peers, so
 // the bound is for size alone: 4096 names of at most 128 bytes are below 1 MiB.
 const maxPins = 4096
 
+// Peers choose the names under which they write, and the keys. Of a name that several keys have used it does not
+// matter how many more there are: it is ambiguous.
+const (
+	maxWriters = 1024 // names
+	maxWrote   = 4    // keys of one name
+)
+
 // Pins remembers which key a name meant when it was first used, so that nobody else can take the name over
 // later. It holds at most 4096 names; when full, the one not used for longest is forgotten.
-// It is safe for concurrent use.
+//
+// Until a name is pinned, Pins also remembers who has written to this node under it, in memory alone: an answer to
+// such a key pins the name. That is for 1024 names, and 4 keys of each. It is safe for concurrent use.
 type Pins struct {
 	names *lru.Cache[string, PublicKey]
 	save  func(user string) // stores what Lookup says of user now; called without locks
+
+	mu      sync.Mutex
+	writers *lru.Cache[string, []Login] // by name, one for each key; what is in it is not changed
 }
 
 // NewPins returns pins that live in memory. A data directory has its own: [Dir.Pins].
@@ -24,6 +41,9 @@ func newPins(size int, save func(string)) *Pins {
 		panic("identity: " + err.Error()) // only a size below 1 fails
 	}
 	p.names = names
+	if p.writers, err = lru.New[string, []Login](maxWriters); err != nil {
+		panic("identity: " + err.Error())
+	}
 	return p
 }
 
@@ -32,11 +52,70 @@ func newPins(size int, save func(string)) *Pins {
 func (p *Pins) Pin(user string, key PublicKey) (pinned PublicKey, ok bool) {
 	pinned, found, _ := p.names.PeekOrAdd(user, key)
 	if !found {
+		p.writers.Remove(user)
 		p.save(user)
 		return key, true
 	}
 	p.names.Get(user) // it was used
 	return pinned, pinned == key
+}
+
+// Heard notes that from has written to this node. It does nothing when the name is pinned.
+func (p *Pins) Heard(from Login) {
+	if _, pinned := p.names.Peek(from.User); pinned {
+		return
+	}
+	if wrote, _ := p.writers.Get(from.User); hasKey(wrote, from.Key) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wrote, _ := p.writers.Get(from.User)
+	if len(wrote) < maxWrote && !hasKey(wrote, from.Key) {
+		p.writers.Add(from.User, append(slices.Clip(wrote), from))
+	}
+}
+
+// Answered notes that a message to a key has arrived. If that key has written to this node under the name, and the
+// name is not pinned, it is pinned to the key.
+func (p *Pins) Answered(to Login) {
+	if p.Answers(to) {
+		p.Pin(to.User, to.Key)
+	}
+}
+
+// Answers reports whether a message to a key would pin its name, as the answer to what that key has written.
+func (p *Pins) Answers(to Login) bool {
+	wrote, _ := p.writers.Peek(to.User)
+	if !hasKey(wrote, to.Key) {
+		return false
+	}
+	_, pinned := p.names.Peek(to.User)
+	return !pinned
+}
+
+// Others returns who has written to this node under the name of a login and with another key, while the name is not
+// pinned: what is meant for one of them must not go to that login by its name alone.
+func (p *Pins) Others(than Login) (others []Login) {
+	if _, pinned := p.names.Peek(than.User); pinned {
+		return nil
+	}
+	wrote, _ := p.writers.Peek(than.User)
+	for _, l := range wrote {
+		if l.Key != than.Key {
+			others = append(others, l)
+		}
+	}
+	return others
+}
+
+func hasKey(logins []Login, key PublicKey) bool {
+	for i := range logins {
+		if logins[i].Key == key {
+			return true
+		}
+	}
+	return false
 }
 
 // Lookup returns the key that user is pinned to, and whether it is pinned. It does not count as use.

@@ -70,3 +70,41 @@ func TestOneOfManyPinsAtOnceWins(t *testing.T) {
 	}
 	require.Equal(t, 1, winners)
 }
+
+func TestAnAnswerPinsTheNameOfWhoHasWritten(t *testing.T) {
+	pins := identity.NewPins()
+	login := func(key byte) identity.Login { return identity.Login{User: "alice", Key: oneKey(key).UserKey()} }
+	pins.Answered(login(1))
+	_, pinned := pins.Lookup("alice")
+	require.False(t, pinned, "nobody has written")
+
+	pins.Heard(login(1))
+	pins.Heard(login(1))
+	pins.Heard(login(2))
+	require.Equal(t, []identity.Login{login(2)}, pins.Others(login(1)))
+	require.Equal(t, []identity.Login{login(1), login(2)}, pins.Others(login(3)))
+	require.True(t, pins.Answers(login(2)))
+	require.False(t, pins.Answers(login(3)))
+	pins.Answered(login(3))
+	pins.Answered(login(2))
+	key, pinned := pins.Lookup("alice")
+	require.True(t, pinned)
+	require.Equal(t, login(2).Key, key)
+	pins.Answered(login(1))
+	key, _ = pins.Lookup("alice")
+	require.Equal(t, login(2).Key, key, "the first answer has pinned it")
+	require.Empty(t, pins.Others(login(3)), "the pin says who is meant")
+}
+
+func TestWhoWritesTakesALimitedMemory(t *testing.T) {
+	pins := identity.NewPins()
+	for i := range 200 {
+		pins.Heard(identity.Login{User: "alice", Key: identity.PublicKey{byte(i)}})
+	}
+	require.Len(t, pins.Others(identity.Login{User: "alice", Key: identity.PublicKey{255}}), 4, "more do not make the name any clearer")
+	for i := range 2000 {
+		pins.Heard(identity.Login{User: fmt.Sprint("user", i), Key: identity.PublicKey{1}})
+	}
+	require.False(t, pins.Answers(identity.Login{User: "user0", Key: identity.PublicKey{1}}))
+	require.True(t, pins.Answers(identity.Login{User: "user1999", Key: identity.PublicKey{1}}))
+}

@@ -246,15 +246,15 @@ func (r *Room) confirmedLocked(now time.Time, hash [sha256.Size]byte, receipts [
 			if !p.awaits(device) {
 				continue
 			}
+			if !fresh {
+				fresh = true
+				r.mesh.stats.receiptsTaken.Add(1) // before anybody is told
+			}
 			m := &p.result.Members[p.members[device]]
 			m.Delivered, m.After = true, now.Sub(p.sentAt)
-			fresh = true
 			if p.open--; p.open == 0 {
 				r.endConfirmLocked(p, nil)
 			}
-		}
-		if fresh {
-			r.mesh.stats.receiptsTaken.Add(1)
 		}
 	}
 	s.pending = slices.DeleteFunc(s.pending, func(p *PendingConfirmation) bool { return p.ended })

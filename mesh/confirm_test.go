@@ -11,7 +11,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/stretchr/testify/require"
 
+	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/meshtest"
+	"github.com/starling-mesh/starling/internal/wire"
 )
 
 // crowdIn joins a room with every station, and makes all know each other without the traffic of it; then the test may connect them.
@@ -409,4 +411,19 @@ func TestReceiptsComeThroughLoss(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A caller that has its result may look at the counters at once.
+func TestAReceiptIsCountedBeforeItsBroadcastEnds(t *testing.T) {
+	r := &Room{mesh: new(Mesh)}
+	r.confirms.init()
+	var device identity.PublicKey
+	p := &PendingConfirmation{
+		room: r, done: make(chan struct{}), members: map[identity.PublicKey]int{device: 0}, open: 1,
+		sentAt: time.Now(), publication: Publication{batch: newBatch()}, result: Confirmation{Members: make([]Confirmed, 1)},
+	}
+	r.confirms.sent[[32]byte{}] = &confirming{pending: []*PendingConfirmation{p}}
+	close(p.done) // so that the call stops, by a panic, where it gives the result
+	require.Panics(t, func() { r.confirmedLocked(time.Now(), [32]byte{}, []*wire.Receipt{{Device: device[:]}}) })
+	require.EqualValues(t, 1, r.mesh.Stats().ReceiptsTaken)
 }

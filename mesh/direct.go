@@ -75,7 +75,7 @@ func (m *Mesh) sendOutside(ctx context.Context, to identity.Login, data []byte, 
 	for _, o := range opts {
 		o.applySend(&c)
 	}
-	out := outgoing{to: to.User, kind: c.kind, payload: data, mode: c.mode, watching: w}
+	out := outgoing{to: to.User, login: to, kind: c.kind, payload: data, mode: c.mode, watching: w}
 	if err := m.checkOutgoing(to.Peer, out); err != nil {
 		return nil, err
 	}
@@ -93,6 +93,8 @@ func (m *Mesh) sendOutside(ctx context.Context, to identity.Login, data []byte, 
 type outgoing struct {
 	room     *[32]byte // nil: outside rooms
 	to       string    // the user
+	login    identity.Login
+	byName   bool // login is what the name alone meant
 	kind     Kind
 	payload  []byte // copied
 	mode     Mode
@@ -145,7 +147,7 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 	if d.room != nil {
 		content.Room = d.room[:]
 	}
-	p := &Pending{id: d.id, done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
+	p := &Pending{id: d.id, pin: m.pinningFor(d.login, d.byName), done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
 	if len(d.payload) >= pooledBody {
 		p.pooled = bodies.Get().(*[]byte)
 		p.body = content.AppendContent((*p.pooled)[:0])
@@ -163,7 +165,7 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 		if l == nil {
 			return nil, ErrClosed
 		}
-		space, err := l.accept(p, now)
+		space, err := l.accept(p, d.login, now)
 		if err == errRetired {
 			continue // it ended just now; the next one takes over
 		}
@@ -185,7 +187,27 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 	if d.watching == watched && ctx.Done() != nil {
 		p.lane.watch(ctx, p)
 	}
+	if d.watching == watched && p.pin != nil {
+		m.goTask(func() { _, _ = p.Result() }) // which the caller need not ask for
+	}
 	return p, nil
+}
+
+// pinningFor returns what is to be done once a message has arrived: nothing in app mode, where the name is pinned already,
+// and where the message is to a key that has not written.
+func (m *Mesh) pinningFor(to identity.Login, byName bool) *pinning {
+	pins := m.cfg.pins
+	if m.cfg.authority != nil || to.User == "" {
+		return nil
+	}
+	if byName {
+		if _, pinned := pins.Lookup(to.User); pinned {
+			return nil
+		}
+	} else if !pins.Answers(to) {
+		return nil
+	}
+	return &pinning{pins: pins, byName: byName}
 }
 
 // pooledBody is the payload in bytes from which a message's copy is worth keeping for the next one: with
@@ -205,7 +227,7 @@ func (p *Pending) await(ctx context.Context) (Receipt, error) {
 		p.lane.abandon(p, ctx.Err())
 		<-p.done
 	}
-	return p.receipt, p.err
+	return p.result()
 }
 
 func kindToWire(k Kind) wire.Kind {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 )
 
 func TestOrderAndOnceHoldWhileTheConnectionBreaksUnderAPipeline(t *testing.T) {
@@ -176,6 +178,23 @@ func TestTwoThatSendToEachOtherAtOnceNeedNoTieBreak(t *testing.T) {
 	}
 }
 
+// untilLaneFails waits until an attempt has failed to open the stream that messages to a peer wait for.
+func (s *station) untilLaneFails(t *testing.T, p peer.ID) {
+	t.Helper()
+	for {
+		s.out.mu.Lock()
+		l := s.out.lanes[laneKey{p, Reliable}]
+		s.out.mu.Unlock()
+		l.mu.Lock()
+		err := l.book.lastErr
+		l.mu.Unlock()
+		if err != nil {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func TestAPeerThatComesBackIsFoundBeforeLibp2pWouldDialAgain(t *testing.T) {
 	all := newHellos()
 	alice, host := all.station(t, tcpHost(t), "alice"), tcpHost(t)
@@ -187,27 +206,11 @@ func TestAPeerThatComesBackIsFoundBeforeLibp2pWouldDialAgain(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 
-	failed := make(chan struct{})
 	s, err := alice.SendAsync(t.Context(), who.login(), []byte("x"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { // until a dial has failed, from when on libp2p refuses to dial for 5 s
-		defer close(failed)
-		for {
-			alice.out.mu.Lock()
-			l := alice.out.lanes[laneKey{host.ID(), Reliable}]
-			alice.out.mu.Unlock()
-			l.mu.Lock()
-			err := l.book.lastErr
-			l.mu.Unlock()
-			if err != nil {
-				return
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}()
-	<-failed
+	alice.untilLaneFails(t, host.ID()) // from when on libp2p refuses to dial for 5 s
 	start := time.Now()
 	again, err := libp2p.New(libp2p.Identity(key), libp2p.ListenAddrs(addrs...), libp2p.DisableRelay(), libp2p.DisableMetrics())
 	if err != nil {
@@ -223,5 +226,28 @@ func TestAPeerThatComesBackIsFoundBeforeLibp2pWouldDialAgain(t *testing.T) {
 	}
 	if n := bob.inbox.len(); n != 1 {
 		t.Errorf("bob has %d messages", n)
+	}
+}
+
+func TestAPeerThatSaidItHasNoAddressesIsFoundWhereItWas(t *testing.T) {
+	all := newHellos()
+	alice, bob := all.station(t, tcpHost(t), "alice"), all.station(t, tcpHost(t), "bob")
+	connect(t, alice.host, bob.host)
+	addrs := bob.host.Network().ListenAddresses()
+	bob.host.Network().(*swarm.Swarm).ListenClose(addrs...)
+	for len(alice.host.Peerstore().Addrs(bob.host.ID())) > 0 { // as identify tells of a host that closes
+		time.Sleep(time.Millisecond)
+	}
+	alice.host.Network().ClosePeer(bob.host.ID())
+	s, err := alice.SendAsync(t.Context(), bob.login(), []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	alice.untilLaneFails(t, bob.host.ID())
+	if err := bob.host.Network().Listen(addrs...); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Result(); err != nil {
+		t.Error(err)
 	}
 }

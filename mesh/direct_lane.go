@@ -16,6 +16,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	multistream "github.com/multiformats/go-multistream"
+
+	"github.com/starling-mesh/starling/identity"
 )
 
 const (
@@ -28,6 +30,9 @@ const (
 	silentAfter = 10 * time.Second
 	// openTimeout bounds one attempt, so that a lost packet of a dial does not cost the whole deadline.
 	openTimeout = 10 * time.Second
+	// startWait is how long a peer that could be sent to before, or could not be reached a moment ago, may be without the
+	// protocol before that is taken to be final: its next process is starting, and has a host before it has a mesh.
+	startWait = 2 * time.Second
 )
 
 type laneKey struct {
@@ -62,7 +67,10 @@ type lane struct {
 	stream  *outStream
 	peerInc uint64 // the peer's incarnation, once known is set
 	known   bool
-	used    time.Time // last accepted or answered
+	// mute is until when to ask a peer again that does not have the protocol; zero: the last attempt did not end so.
+	mute time.Time
+	used time.Time       // last accepted or answered
+	to   *identity.Login // whom the last message was for: they share it
 }
 
 // lane gives the lane of a key and starts it if there is none; nil when the mesh is closed.
@@ -82,7 +90,7 @@ func (m *Mesh) lane(key laneKey) *lane {
 }
 
 // accept gives p its ID and queues it. A channel means that there is no room until it is closed.
-func (l *lane) accept(p *Pending, now time.Time) (space <-chan struct{}, err error) {
+func (l *lane) accept(p *Pending, to identity.Login, now time.Time) (space <-chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.retired {
@@ -97,7 +105,11 @@ func (l *lane) accept(p *Pending, now time.Time) (space <-chan struct{}, err err
 		}
 		return l.space, nil
 	}
-	p.lane, p.size = l, len(p.body)
+	if l.to == nil || *l.to != to {
+		l.to = new(identity.Login) // not &to, which would cost each send an allocation
+		*l.to = to
+	}
+	p.lane, p.size, p.to = l, len(p.body), l.to
 	if p.id == 0 {
 		p.id = l.m.nextID()
 	}
@@ -266,11 +278,26 @@ func (l *lane) pause(d time.Duration) {
 // failed keeps why no stream could be opened. Where trying again cannot help, it ends what waits.
 func (l *lane) failed(err error) {
 	var unsupported multistream.ErrNotSupported[protocol.ID]
-	hopeless := errors.Is(err, network.ErrNoRemoteAddrs) || errors.Is(err, swarm.ErrNoAddresses) ||
-		errors.Is(err, swarm.ErrGaterDisallowedConnection) || errors.As(err, &unsupported)
+	hopeless := errors.Is(err, swarm.ErrGaterDisallowedConnection)
+	if errors.Is(err, network.ErrNoRemoteAddrs) || errors.Is(err, swarm.ErrNoAddresses) {
+		_, lately := l.m.places.of(time.Now(), l.key.peer)
+		hopeless = !lately // it may come back, and dial us
+	}
 	l.m.log.Debug("direct stream not opened", "peer", l.key.peer, "mode", l.key.mode, "err", err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if errors.As(err, &unsupported) {
+		now := time.Now()
+		if l.mute.IsZero() {
+			l.mute = now
+			if l.known || l.book.lastErr != nil {
+				l.mute = now.Add(startWait)
+			}
+		}
+		hopeless = !now.Before(l.mute)
+	} else {
+		l.mute = time.Time{}
+	}
 	// As text: a context that ended in there was not the caller's.
 	l.book.lastErr = errors.New(strings.ReplaceAll(err.Error(), "\n  * ", " "))
 	if hopeless {
@@ -301,7 +328,11 @@ func (l *lane) open() (*outStream, error) {
 	if sw, ok := h.Network().(interface{ Backoff() *swarm.DialBackoff }); ok {
 		sw.Backoff().Clear(p) // the pauses of this lane are shorter
 	}
-	if err := h.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
+	info := peer.AddrInfo{ID: p}
+	if len(h.Peerstore().Addrs(p)) == 0 {
+		info.Addrs, _ = l.m.places.of(time.Now(), p)
+	}
+	if err := h.Connect(ctx, info); err != nil {
 		return nil, err
 	}
 	session, err := l.m.who.Peer(ctx, p)
@@ -324,7 +355,7 @@ func (l *lane) begin(raw network.Stream, incarnation uint64) *outStream {
 	if l.known && l.peerInc != incarnation {
 		l.book.restarted()
 	}
-	l.peerInc, l.known = incarnation, true
+	l.peerInc, l.known, l.mute = incarnation, true, time.Time{}
 	l.book.lastErr = nil
 	l.book.opened()
 	l.stream = s

@@ -153,7 +153,7 @@ func (l *ledger) refuse(seq uint64, reason Reason) error {
 	p.answered = true
 	if !p.ended {
 		l.stats.directRefused.Add(1)
-		l.finish(p, Receipt{ID: p.id}, &RefusedError{Reason: reason})
+		l.finish(p, &RefusedError{Reason: reason})
 	}
 	for l.next > 0 && l.sent.at(0).answered {
 		l.popSent()
@@ -307,16 +307,17 @@ func (l *ledger) failAll(cause error) {
 
 func (l *ledger) deliver(p *Pending, now time.Time, relayed bool) {
 	l.stats.directDelivered.Add(1)
-	l.finish(p, Receipt{ID: p.id, RTT: now.Sub(p.wrote), Relayed: relayed}, nil)
+	p.rtt, p.relayed = now.Sub(p.wrote), relayed
+	l.finish(p, nil)
 }
 
 func (l *ledger) end(p *Pending, outcome, cause error) {
 	l.stats.directFailed.Add(1)
-	l.finish(p, Receipt{ID: p.id}, &sendError{outcome, cause})
+	l.finish(p, &sendError{outcome, cause})
 }
 
-func (l *ledger) finish(p *Pending, r Receipt, err error) {
-	p.ended, p.receipt, p.err = true, r, err
+func (l *ledger) finish(p *Pending, err error) {
+	p.ended, p.err = true, err
 	p.body = nil // the caller may keep the handle for long
 	if p.pooled != nil {
 		bodies.Put(p.pooled)

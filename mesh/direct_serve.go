@@ -122,7 +122,8 @@ func (m *Mesh) takeMessages(s *inStream, r *wire.DirectReader, from *sender) err
 		unsaid bool   // something was taken that is not yet acknowledged
 		out    []byte
 		who    identity.Session
-		stale  = true // who may have changed
+		heard  *identity.Statement // as whom the sender has written before
+		stale  = true              // who may have changed
 	)
 	for {
 		if !r.Ready() || len(out) > writeBatch {
@@ -159,7 +160,10 @@ func (m *Mesh) takeMessages(s *inStream, r *wire.DirectReader, from *sender) err
 				}
 				stale = false
 			}
-			reason = m.takeDirect(who, &f)
+			reason = m.takeDirect(who, &f, who.Statement != heard)
+			if reason == 0 {
+				heard = who.Statement
+			}
 			from.seen.record(f.Sequence, reason)
 			if reason == 0 {
 				m.stats.directTaken.Add(1)
@@ -177,8 +181,9 @@ func (m *Mesh) takeMessages(s *inStream, r *wire.DirectReader, from *sender) err
 	}
 }
 
-// takeDirect judges one message and hands it to whom it is for; 0 means that it was taken.
-func (m *Mesh) takeDirect(who identity.Session, f *wire.Direct) Reason {
+// takeDirect judges one message and hands it to whom it is for; 0 means that it was taken. The first of somebody is noted,
+// so that an answer pins the name: before the program has it, and can answer.
+func (m *Mesh) takeDirect(who identity.Session, f *wire.Direct, first bool) Reason {
 	kind, ok := kindFromWire(f.Kind)
 	switch {
 	case !ok, len(f.Payload) == 0, kind == Text && !utf8.Valid(f.Payload), len(f.Room) != 0 && len(f.Room) != 32:
@@ -208,7 +213,11 @@ func (m *Mesh) takeDirect(who identity.Session, f *wire.Direct) Reason {
 		Sent:   time.UnixMilli(f.SentMS),
 	}
 	size := len(msg.Data)
+	first = first && m.cfg.authority == nil
 	if outside {
+		if first {
+			m.cfg.pins.Heard(msg.From)
+		}
 		if !m.cfg.inbox(msg, size) {
 			return QueueFull
 		}
@@ -218,5 +227,5 @@ func (m *Mesh) takeDirect(who identity.Session, f *wire.Direct) Reason {
 	if room == nil {
 		return NotMember
 	}
-	return Reason(room.takeDirect(msg.From, msg, size))
+	return Reason(room.takeDirect(msg.From, msg, size, first))
 }

@@ -58,6 +58,18 @@ func ended(t *testing.T, what string, err, outcome, cause error) {
 	}
 }
 
+// send has alice send bob a text, within a minute.
+func (p *pair) send(t *testing.T, text string) *Pending {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	s, err := p.alice.SendAsync(ctx, p.bob.login(), []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // deaf replaces bob by a process that reads and never answers.
 func (p *pair) deaf() {
 	p.bob.Close()
@@ -140,6 +152,100 @@ func TestAPeerThatSpeaksNoStarlingIsUnreachableAtOnce(t *testing.T) {
 		_, err := p.alice.Send(t.Context(), p.bob.login(), []byte("x"))
 		ended(t, "no such protocol", err, ErrUnreachable, nil)
 		took(t, "the send", start, 0)
+	})
+}
+
+func TestAPeerWithoutAnAddressThatWasConnectedMayComeBack(t *testing.T) {
+	inPair(t, meshtest.Options{}, func(t *testing.T, p *pair) {
+		p.net.Connect(1, 0) // bob dials: alice was never told a place of his
+		p.alice.host.Network().ClosePeer(p.bob.host.ID())
+		time.Sleep(time.Second)
+		p.net.Cut(0, 1)
+		p.alice.host.Peerstore().ClearAddrs(p.bob.host.ID())
+		s := p.send(t, "x")
+		time.Sleep(10 * time.Second)
+		p.net.Heal()
+		p.net.Connect(1, 0)
+		if _, err := s.Result(); err != nil {
+			t.Error(err)
+		}
+
+		p.net.Cut(0, 1)
+		p.alice.host.Network().ClosePeer(p.bob.host.ID())
+		time.Sleep(placeLife + time.Second)
+		start := time.Now()
+		_, err := p.alice.Send(t.Context(), p.bob.login(), []byte("x"))
+		ended(t, "long after", err, ErrUnreachable, nil)
+		took(t, "the send", start, 0)
+	})
+}
+
+// longestPause is what passes at most until a lane tries again: its longest pause, varied, and some round trips.
+const longestPause = maxPause + maxPause/4 + 100*time.Millisecond
+
+func TestAPeerThatIsStartingIsWaitedFor(t *testing.T) {
+	for name, before := range map[string]func(*testing.T, *pair) *Pending{
+		"it was sent to before": func(t *testing.T, p *pair) *Pending {
+			if _, err := p.alice.Send(t.Context(), p.bob.login(), []byte("before")); err != nil {
+				t.Fatal(err)
+			}
+			p.bob.Close()
+			time.Sleep(time.Second) // identify has told alice
+			return p.send(t, "x")
+		},
+		"it could not be reached": func(t *testing.T, p *pair) *Pending {
+			p.bob.Close()
+			p.net.Cut(0, 1)
+			s := p.send(t, "x")
+			time.Sleep(15 * time.Second) // a dial has failed
+			p.net.Heal()
+			for !p.net.Connected(0, 1) {
+				time.Sleep(time.Millisecond)
+			}
+			return s
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inPair(t, meshtest.Options{}, func(t *testing.T, p *pair) {
+				s := before(t, p)
+				time.Sleep(startWait / 2) // bob's host is there, and has no mesh yet
+				select {
+				case <-s.Done():
+					_, err := s.Result()
+					t.Fatalf("ended early: %v", err)
+				default:
+				}
+				p.bob = p.all.station(t, p.bob.host, "bob")
+				start := time.Now()
+				if _, err := s.Result(); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(start); took > longestPause {
+					t.Errorf("it took %v", took)
+				}
+				if got := fmt.Sprint(p.bob.inbox.texts()); got != "[x]" {
+					t.Errorf("bob has %v", got)
+				}
+			})
+		})
+	}
+}
+
+func TestAPeerThatHasLeftStarlingIsUnreachableSoon(t *testing.T) {
+	inPair(t, meshtest.Options{}, func(t *testing.T, p *pair) {
+		if _, err := p.alice.Send(t.Context(), p.bob.login(), []byte("before")); err != nil {
+			t.Fatal(err)
+		}
+		p.bob.Close()
+		time.Sleep(time.Second) // identify has told alice
+		for i, want := range []time.Duration{startWait, 0} {
+			start := time.Now()
+			_, err := p.alice.Send(t.Context(), p.bob.login(), []byte("x"))
+			ended(t, "no such protocol any more", err, ErrUnreachable, nil)
+			if got := time.Since(start); got < want || got > want+longestPause {
+				t.Errorf("send %d took %v, want about %v", i, got, want)
+			}
+		}
 	})
 }
 

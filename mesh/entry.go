@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -200,4 +201,27 @@ func (d *door) until(e *rosterEntry) time.Time {
 func checkAddrs(addrs [][]byte) [][]byte {
 	addrs = addrs[:min(len(addrs), maxAddrs)]
 	return slices.DeleteFunc(addrs, func(a []byte) bool { return len(a) > maxAddrSize })
+}
+
+// entrySequence is the highest sequence of a roster entry that this node has signed, over all its rooms and stays. Rooms sign at once.
+type entrySequence struct{ highest atomic.Uint64 }
+
+// next returns the sequence of a new stay: above all that were signed, as far as others would believe it.
+func (s *entrySequence) next(now time.Time) uint64 {
+	return s.raise(func(highest uint64) uint64 { return identity.NextSequence(highest, now) })
+}
+
+// signed notes a sequence that was chosen without next: one above that of the stay's last entry.
+func (s *entrySequence) signed(sequence uint64) { s.raise(func(uint64) uint64 { return sequence }) }
+
+// raise makes what choose makes of the highest the highest, if it is higher, and returns it. When another room comes in
+// between, choose is asked again.
+func (s *entrySequence) raise(choose func(highest uint64) uint64) uint64 {
+	for {
+		highest := s.highest.Load()
+		n := choose(highest)
+		if n <= highest || s.highest.CompareAndSwap(highest, n) {
+			return n
+		}
+	}
 }

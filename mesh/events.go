@@ -184,7 +184,8 @@ type TokenExpiring struct {
 	Expires time.Time `json:"expires"`
 }
 
-// GapLost says that broadcasts of a member can no longer be had: First to Last of its feed, inclusive.
+// GapLost says that broadcasts of a member can no longer be had: First to Last of its feed, inclusive. The feed also counts what members tell
+// of themselves and of others, and of what is lost nobody can tell which it was: it may be fewer messages, or none.
 type GapLost struct {
 	Header
 	From  identity.Login `json:"from"`

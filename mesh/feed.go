@@ -259,9 +259,22 @@ func (f *feed) popHeld() *envelope {
 	return e
 }
 
+// unseen is what of a range of items this node lacks when it is lost: not what is from before its time, and not the author's roster
+// entry, which a feed begins with and which is known. The zero value is nothing.
+func (f *feed) unseen(lost span) span {
+	lost.first = max(lost.first, f.floor)
+	if f.entry != nil {
+		lost.first = max(lost.first, 2)
+	}
+	if lost.first > lost.last {
+		return span{}
+	}
+	return lost
+}
+
 // giveUp goes on behind the present gap: what is lost, and what is ready. There must be a gap.
 func (f *feed) giveUp(now time.Time) (lost span, ready []*envelope, v verdict) {
-	lost = span{max(f.next, f.floor), f.held[0].First - 1}
+	lost = f.unseen(span{f.next, f.held[0].First - 1})
 	f.next, f.tip = f.held[0].First, nil
 	ready, v = f.advance(now, f.popHeld())
 	return lost, ready, v

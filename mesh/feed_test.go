@@ -244,3 +244,29 @@ func TestFeedAccountsForEverySequence(t *testing.T) {
 		})
 	}
 }
+
+func TestTheEntryThatAFeedBeginsWithIsNeverLost(t *testing.T) {
+	for name, c := range map[string]struct {
+		entry *rosterEntry
+		feed  []*envelope // of which the last one is held
+		lost  span
+	}{
+		"with what follows it":            {entry("u", "author", 1, 1, true), chain(1, 2, 1), span{2, 3}},
+		"in one envelope with others":     {entry("u", "author", 1, 1, true), chain(3, 1), span{2, 3}},
+		"of an author that is not known":  {nil, chain(1, 2, 1), span{1, 3}},
+		"before this node's time already": {entry("u", "author", 1, 1, true), chain(1, 2, 1, 1), span{3, 4}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &feed{entry: c.entry}
+			f.begin(1)
+			if len(c.feed) == 4 {
+				f.next, f.floor = 3, 3
+			}
+			_, v := f.take(epoch, c.feed[len(c.feed)-1])
+			require.Equal(t, taken, v)
+			lost, ready, _ := f.giveUp(after(time.Second))
+			require.Equal(t, c.lost, lost)
+			require.Len(t, ready, 1)
+		})
+	}
+}

@@ -59,7 +59,7 @@ func (f *flock) attack(room string, to ...int) *attacker {
 	}()
 	if len(to) == 0 {
 		for j := range f.at {
-			to = append(to, j)
+			to = append(slices.Clip(to), j)
 		}
 	}
 	for _, j := range to {

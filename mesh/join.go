@@ -140,7 +140,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mesh: join %s: %w", name, err)
 	}
-	own, err := r.signEntry(st, true, identity.NextSequence(m.lastEntry.Load(), now), cfg.token)
+	own, err := r.signEntry(st, true, m.entries.next(now), cfg.token)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +167,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 
 // signEntry signs this node's roster entry.
 func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, token string) (*rosterEntry, error) {
-	r.mesh.lastEntry.Store(max(r.mesh.lastEntry.Load(), sequence))
+	r.mesh.entries.signed(sequence)
 	state := wire.RosterEntry_LEFT
 	if joined {
 		state = wire.RosterEntry_JOINED

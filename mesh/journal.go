@@ -365,6 +365,7 @@ func (j *journal) skip(now time.Time, f *feed, e *envelope) ([]*envelope, verdic
 		return nil, stale
 	}
 	f.next, f.floor = e.Next(), e.Next()
+	f.guessed, f.supposed = false, time.Time{} // all before it is older still: nobody can say any more that it is missed
 	f.repair.moved(f.next)
 	ready, v := f.settle(now)
 	j.changed(f)

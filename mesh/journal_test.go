@@ -284,3 +284,17 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 		})
 	}
 }
+
+func TestNothingIsLostOfWhatWasPassedOverAsOld(t *testing.T) {
+	j := newJournal(feedTag{}, DefaultRetention)
+	j.ready = true
+	f := j.open(epoch, entry("u", "author", 1, 1, true))
+	all := chain(1, 1, 1, 1, 1)
+	j.claim(epoch, "a", f.tag, 5, 4, false) // a guess
+	j.suppose(epoch, f)
+	j.skip(epoch, f, all[3]) // from before this node's time, as its author's clock shows
+	a := j.claim(after(time.Second), "b", f.tag, 5, 2, true)
+	require.Zero(t, a.lost, "b is generous: what it says begins before what was passed over")
+	ready, _ := j.take(after(time.Second), "b", f, all[4])
+	require.Equal(t, []uint64{5}, firsts(ready))
+}

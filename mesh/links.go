@@ -52,6 +52,9 @@ type links struct {
 	limits map[peer.ID]budget
 	// mute are the connected peers that do not take our room streams: they are in no room.
 	mute map[peer.ID]struct{}
+
+	// order lets one notice of a connection be acted upon at a time: see watcher. Nothing that holds another lock takes it.
+	order sync.Mutex
 }
 
 // link carries frames to one neighbour.
@@ -65,8 +68,12 @@ func (m *Mesh) startLinks() {
 	m.links.in = make(map[peer.ID]network.Stream)
 	m.links.limits = make(map[peer.ID]budget)
 	m.links.mute = make(map[peer.ID]struct{})
+	m.places.init()
 	m.host.SetStreamHandler(RoomProtocol, m.handleRoomStream)
 	m.host.Network().Notify((*watcher)(m))
+	for _, c := range m.host.Network().Conns() {
+		m.places.met(c)
+	}
 	m.goTask(m.pulseLoop)
 }
 
@@ -326,22 +333,30 @@ func (m *Mesh) violation(p peer.ID, err error) {
 	m.log.Debug("room stream reset", "peer", p, "err", err)
 }
 
-// watcher hears of connections from the host's network.
+// watcher hears of connections from the host's network. Notices of different connections come from several goroutines at once. In order, what is
+// looked up is still true when it is acted upon: the end of the first connection to a peer, looked up before there was a second and told after it,
+// would leave a connected neighbour dismissed for good.
 type watcher Mesh
 
 func (w *watcher) Listen(network.Network, ma.Multiaddr)      {}
 func (w *watcher) ListenClose(network.Network, ma.Multiaddr) {}
 
 func (w *watcher) Connected(_ network.Network, c network.Conn) {
-	(*Mesh)(w).eachRoom(func(r *Room) { r.connected(c.RemotePeer()) })
+	m := (*Mesh)(w)
+	m.places.met(c)
+	m.links.order.Lock()
+	defer m.links.order.Unlock()
+	m.eachRoom(func(r *Room) { r.connected(c.RemotePeer()) })
 }
 
 func (w *watcher) Disconnected(n network.Network, c network.Conn) {
-	p := c.RemotePeer()
+	m, p := (*Mesh)(w), c.RemotePeer()
+	m.links.order.Lock()
+	defer m.links.order.Unlock()
 	if n.Connectedness(p) != network.NotConnected {
 		return // another connection to the peer is left
 	}
-	m := (*Mesh)(w)
+	m.places.left(time.Now(), p)
 	m.dropLink(p)
 	m.pulses.forget(p)
 	m.topics.forget(p)

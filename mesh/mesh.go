@@ -55,15 +55,16 @@ type Mesh struct {
 	out   outbound
 	in    inbound
 
-	pubsub    *pubsub.PubSub
-	flow      flow
-	topics    roomTopics
-	links     links
-	repairs   repairs
-	handed    handedRooms
-	pulses    pulses
-	verifier  *identity.Verifier
-	lastEntry atomic.Uint64 // the highest sequence of a roster entry signed here
+	pubsub   *pubsub.PubSub
+	flow     flow
+	topics   roomTopics
+	links    links
+	places   places
+	repairs  repairs
+	handed   handedRooms
+	pulses   pulses
+	verifier *identity.Verifier
+	entries  entrySequence
 
 	mu     sync.Mutex
 	closed bool

@@ -26,6 +26,7 @@ type config struct {
 	maxMessage  int
 	heartbeat   time.Duration
 	retention   Retention
+	pins        *identity.Pins
 	authority   *identity.Authority // nil: open mode
 	store       *Store              // nil: in memory
 }
@@ -42,6 +43,7 @@ func defaultConfig() config {
 		maxMessage:  MaxMessage,
 		heartbeat:   time.Second,
 		retention:   DefaultRetention,
+		pins:        identity.NewPins(),
 	}
 }
 
@@ -62,6 +64,7 @@ func (c *config) validate() error {
 		"a queue of %d events and %d bytes does not hold one message of %d bytes", c.queue.Events, c.queue.Bytes, c.maxMessage)
 	check(c.maxMessage > 0 && c.maxMessage <= MaxMessage, "a message limit of %d bytes is not in 1 to %d", c.maxMessage, MaxMessage)
 	check(c.heartbeat >= 100*time.Millisecond, "heartbeat %v is under 100ms", c.heartbeat)
+	check(c.pins != nil, "no pins")
 	if err := c.retention.Validate(); err != nil {
 		errs = append(errs, err)
 	}
@@ -127,6 +130,10 @@ func WithRetention(r Retention) Option { return func(c *config) { c.retention = 
 // WithHeartbeat sets the GossipSub heartbeat. The default is 1 s, as in the GossipSub v1.0 specification.
 // A shorter one repairs the topic mesh sooner and sends more control traffic. New rejects less than 100 ms.
 func WithHeartbeat(d time.Duration) Option { return func(c *config) { c.heartbeat = d } }
+
+// WithPins sets the pins that say which key a name means, in rooms and out of them: those of the mesh's Identity, so that both
+// go by the same. The default is pins in memory. In app mode, where a token proves the name, they are not used.
+func WithPins(p *identity.Pins) Option { return func(c *config) { c.pins = p } }
 
 // WithStore keeps what rooms retain on disk as well, so that the next run goes on with it: see [Store]. One mesh at a time uses a
 // store, which stays the caller's to close, after the mesh. The default is nil: it is in memory alone.

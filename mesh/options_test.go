@@ -23,6 +23,7 @@ var wrong = map[string]func(*config){
 	"queue":       func(c *config) { c.queue = events.Limits{Events: 1, Bytes: 100} },
 	"maxMessage":  func(c *config) { c.maxMessage = MaxMessage + 1 },
 	"retention":   func(c *config) { c.retention.Bytes = 1000 },
+	"pins":        func(c *config) { c.pins = nil },
 	"heartbeat":   func(c *config) { c.heartbeat = 100*time.Millisecond - 1 },
 }
 

@@ -2,7 +2,10 @@ package mesh
 
 import (
 	"context"
+	"sync"
 	"time"
+
+	"github.com/starling-mesh/starling/identity"
 )
 
 // Receipt says that the receiver's node put the message into its program's event queue; not that the
@@ -11,16 +14,21 @@ type Receipt struct {
 	ID      uint64        // of the send: one count over all sends of this node, from 1
 	RTT     time.Duration // from first byte out to receipt in
 	Relayed bool          // the receipt came by way of a circuit relay
+	// To is who was sent to: the one key that the name of the send meant. A send that failed has it too, once it had an ID.
+	To identity.Login
 }
 
 // Pending is a send that was accepted and has not ended, or has: it ends exactly once. Its methods are
 // safe for concurrent use.
 type Pending struct {
 	id   uint64
+	to   *identity.Login // the receiver; one value for many sends, not to be changed
+	pin  *pinning        // what is to be done once the message has arrived; nil: nothing
 	done chan struct{}
 
 	// Written before done is closed, read after.
-	receipt Receipt
+	rtt     time.Duration
+	relayed bool
 	err     error
 
 	// The lane's, guarded by its mutex.
@@ -48,20 +56,55 @@ func (p *Pending) Done() <-chan struct{} { return p.done }
 // Result waits for the end of the send, which the deadline of the send bounds, and gives what Send would.
 func (p *Pending) Result() (Receipt, error) {
 	<-p.done
-	return p.receipt, p.err
+	return p.result()
+}
+
+// result is how a send has ended. It may write a pin to disk, for which no lock may be held.
+func (p *Pending) result() (Receipt, error) {
+	if p.err == nil && p.pin != nil {
+		p.pin.once.Do(func() { p.pin.of(*p.to) })
+	}
+	r := p.sent()
+	r.RTT, r.Relayed = p.rtt, p.relayed
+	return r, p.err
+}
+
+// sent is the receipt as far as it is known before the send has ended.
+func (p *Pending) sent() Receipt {
+	r := Receipt{ID: p.id}
+	if p.to != nil {
+		r.To = *p.to
+	}
+	return r
+}
+
+// pinning pins the name of who has got a message: where the name alone was given, and where this was the answer to what
+// that key has written.
+type pinning struct {
+	pins   *identity.Pins
+	byName bool
+	once   sync.Once
+}
+
+func (p *pinning) of(to identity.Login) {
+	if p.byName {
+		p.pins.Pin(to.User, to.Key)
+	} else {
+		p.pins.Answered(to)
+	}
 }
 
 // Wait is [Pending.Result] bounded by ctx. When ctx ends first it gives ctx's error, and the send goes on.
 func (p *Pending) Wait(ctx context.Context) (Receipt, error) {
 	select {
 	case <-p.done:
-		return p.receipt, p.err
+		return p.result()
 	default:
 	}
 	select {
 	case <-p.done:
-		return p.receipt, p.err
+		return p.result()
 	case <-ctx.Done():
-		return Receipt{ID: p.id}, ctx.Err()
+		return p.sent(), ctx.Err()
 	}
 }

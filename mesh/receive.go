@@ -337,7 +337,9 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 		whole := e.First >= f.floor
 		if e.Scheme != 0 {
 			// Sent by a later version under a scheme that this one does not have.
-			r.lostLocked(f, span{e.First, e.last()})
+			if lost := f.unseen(span{e.First, e.last()}); lost.last > 0 {
+				r.lostLocked(f, lost)
+			}
 			continue
 		}
 		messages := make([]Message, 0, e.Count)

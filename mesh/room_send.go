@@ -1,9 +1,11 @@
 package mesh
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
@@ -12,13 +14,19 @@ import (
 
 // Send sends a message to one member, given by name or as name#fingerprint, and returns when the member's
 // node has it in its app's queue. See [Mesh.Send] for how it can fail; [ErrNotMember], at once, says that
-// nobody of that name is in the room, and [ErrAmbiguous] that several are.
+// nobody of that name is in the room.
+//
+// In open mode a name that is pinned (see [WithPins]) means that key and no other, and one that is not is pinned to the
+// member who got the message. Where the name does not say which key is meant there is an [*identity.ConflictError], at
+// once: it is an ErrNotMember too if the name is pinned and only others of that name are in the room, and
+// [ErrAmbiguous] if it is not pinned and several members have it, or another key has written to this node under it.
 func (r *Room) Send(ctx context.Context, user string, data []byte, opts ...SendOption) (Receipt, error) {
+	var to whom
 	var id uint64 // one, however often
 	for attempt := 0; ; attempt++ {
-		p, err := r.send(ctx, user, data, opts, waits, id)
+		p, err := r.send(ctx, user, &to, data, opts, waits, id)
 		if err != nil {
-			return Receipt{ID: id}, err
+			return Receipt{ID: id, To: to.Login}, err
 		}
 		id = p.ID()
 		receipt, err := p.await(ctx)
@@ -44,17 +52,24 @@ const (
 
 // SendText is [Room.Send] of a text.
 func (r *Room) SendText(ctx context.Context, user, text string, opts ...SendOption) (Receipt, error) {
-	return r.Send(ctx, user, []byte(text), append(opts, AsText())...)
+	return r.Send(ctx, user, []byte(text), append(slices.Clip(opts), AsText())...)
 }
 
 // SendAsync is [Room.Send] for callers that pipeline: it returns when the message has been queued. See
 // [Mesh.SendAsync]. It does not try again where Send does: a member that no connection led to before this call may
 // refuse the first messages as [NotMember].
 func (r *Room) SendAsync(ctx context.Context, user string, data []byte, opts ...SendOption) (*Pending, error) {
-	return r.send(ctx, user, data, opts, watched, 0)
+	return r.send(ctx, user, new(whom), data, opts, watched, 0)
 }
 
-func (r *Room) send(ctx context.Context, user string, data []byte, opts []SendOption, w watching, id uint64) (*Pending, error) {
+// whom is who an address has turned out to mean.
+type whom struct {
+	identity.Login
+	byName bool // the name alone was given
+}
+
+// send sends to whom the address means; in open mode always to the same key, if it is called again with the same to.
+func (r *Room) send(ctx context.Context, user string, to *whom, data []byte, opts []SendOption, w watching, id uint64) (*Pending, error) {
 	var cfg sendConfig
 	for _, o := range opts {
 		o.applySend(&cfg)
@@ -62,46 +77,77 @@ func (r *Room) send(ctx context.Context, user string, data []byte, opts []SendOp
 	if err := checkPayload(cfg.kind, data, r.mesh.cfg.maxMessage); err != nil {
 		return nil, err
 	}
-	to, err := r.member(user)
-	if err != nil {
+	if err := r.member(user, to); err != nil {
 		return nil, err
 	}
 	r.introduce(to.Peer)
 	return r.mesh.sendDirect(ctx, to.Peer, outgoing{
-		room: &r.tag, to: to.User, kind: cfg.kind, payload: data, mode: cfg.mode, watching: w, id: id,
+		room: &r.tag, to: to.User, login: to.Login, byName: to.byName, kind: cfg.kind, payload: data, mode: cfg.mode, watching: w, id: id,
 	})
 }
 
-// member resolves an address to the one member it means.
-func (r *Room) member(address string) (identity.Login, error) {
+// member resolves an address to the one member it means. If to has a login already, only that user is meant.
+func (r *Room) member(address string, to *whom) error {
 	addr, err := identity.ParseAddress(address)
 	if err != nil {
-		return identity.Login{}, err
+		return err
+	}
+	open := r.mesh.cfg.authority == nil
+	again := open && to.User != ""
+	byName := open && addr.Fingerprint == ""
+	var key identity.PublicKey // that the name means; zero: whichever there is
+	var own bool
+	if byName && !again {
+		self := r.mesh.who.Self()
+		own = self != nil && self.User == addr.User
+		key, _ = r.mesh.cfg.pins.Lookup(addr.User)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.leaving {
-		return identity.Login{}, r.reasonLocked()
+		return r.reasonLocked()
 	}
-	var found []identity.Login
+	if own {
+		return ErrSelf
+	}
+	var found, others []identity.Login
 	for _, s := range r.roster.seats {
-		if s.present && s.User == addr.User && (addr.Fingerprint == "" || s.Key.Fingerprint() == addr.Fingerprint) {
+		switch {
+		case !s.present || !addr.Matches(s.User, s.Key) || again && s.Key != to.Key:
+		case !key.IsZero() && s.Key != key:
+			others = append(others, s.Login)
+		default:
 			found = append(found, s.Login)
 		}
 	}
 	switch {
+	case len(found) == 0 && len(others) > 0:
+		return fmt.Errorf("%w %s: %w", ErrNotMember, r.name, conflict(addr.User, key, others))
 	case len(found) == 0:
-		return identity.Login{}, fmt.Errorf("%w %s: %s", ErrNotMember, r.name, addr)
-	case len(found) > 1:
-		return identity.Login{}, fmt.Errorf("%w: %s: name one of them as %s or %s", ErrAmbiguous, addr.User, found[0].Address(), found[1].Address())
+		return fmt.Errorf("%w %s: %s", ErrNotMember, r.name, addr)
 	case found[0].Peer == r.mesh.host.ID():
-		return identity.Login{}, ErrSelf
+		return ErrSelf
 	}
-	return found[0], nil
+	all := found
+	if byName && !again {
+		all = append(all, r.mesh.cfg.pins.Others(found[0])...)
+	}
+	if len(all) > 1 {
+		return fmt.Errorf("%w: %w", ErrAmbiguous, conflict(addr.User, key, all))
+	}
+	*to = whom{all[0], byName}
+	return nil
+}
+
+// conflict is the error for a name that several users have.
+func conflict(user string, pinned identity.PublicKey, found []identity.Login) error {
+	slices.SortFunc(found, func(a, b identity.Login) int { return bytes.Compare(a.Key[:], b.Key[:]) })
+	found = slices.CompactFunc(found, func(a, b identity.Login) bool { return a.Key == b.Key })
+	return &identity.ConflictError{User: user, Pinned: pinned, Found: found}
 }
 
 // takeDirect queues a message that a member has sent to this one alone, or says why not.
-func (r *Room) takeDirect(from identity.Login, msg *DirectMessage, size int) wire.DirectFrame_Reason {
+func (r *Room) takeDirect(from identity.Login, msg *DirectMessage, size int, first bool) wire.DirectFrame_Reason {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.roster.devices[from.Peer]
@@ -111,6 +157,9 @@ func (r *Room) takeDirect(from identity.Login, msg *DirectMessage, size int) wir
 	r.noteLocked(r.roster.alive(time.Now(), from.Peer))
 	if !s.present || r.door.holds(s.entry, time.Now()) != nil {
 		return wire.DirectFrame_NOT_MEMBER
+	}
+	if first {
+		r.mesh.cfg.pins.Heard(from)
 	}
 	if !r.queue.PushDirect(msg, size) {
 		return wire.DirectFrame_QUEUE_FULL

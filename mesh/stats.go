@@ -21,7 +21,7 @@ type Stats struct {
 	MessagesPublished  uint64 // broadcasts of this node handed to GossipSub
 	MessagesTaken      uint64 // broadcasts of others put into event queues
 	MessagesMissed     uint64 // of those, dropped for a slow reader, who is told by Lagged
-	MessagesLost       uint64 // never received, told by GapLost
+	MessagesLost       uint64 // items of feeds that were never received, told by GapLost: messages at most
 	EnvelopesPublished uint64 // by this node: each carries what queued while the one before was under way
 	EnvelopesTaken     uint64 // of others, verified and new
 	EnvelopeCopies     uint64 // written to peers, forwarded ones included

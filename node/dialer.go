@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -54,10 +53,9 @@ func (d *dialer) with(f func(core *redialer)) {
 }
 
 func (d *dialer) want(now time.Time, p peer.ID, addrs []ma.Multiaddr, why reason) {
-	up := d.isUp(p)
 	d.with(func(core *redialer) {
 		core.want(now, p, addrs, why)
-		core.link(now, p, up)
+		core.link(now, p, d.isUp(p))
 	})
 }
 
@@ -89,8 +87,7 @@ func (d *dialer) Disconnected(_ network.Network, c network.Conn) {
 
 // sync takes the state of the peer's connections as it is now: notices come from several goroutines, in any order.
 func (d *dialer) sync(p peer.ID) {
-	up := d.isUp(p)
-	d.with(func(core *redialer) { core.link(time.Now(), p, up) })
+	d.with(func(core *redialer) { core.link(time.Now(), p, d.isUp(p)) }) // looked up inside: the last to look must be the last to tell
 }
 
 // run dials what is due until ctx ends. It does not wait for the dials under way, which are tasks of the node.
@@ -134,13 +131,12 @@ func (d *dialer) attempt(ctx context.Context, a attempt) {
 	if err != nil {
 		n.log.Debug("not connected", "peer", a.peer, "err", err)
 	}
-	up := d.isUp(a.peer)
 	d.with(func(core *redialer) {
 		if err != nil {
 			d.failed++
 		}
 		core.dialled(time.Now(), a.peer, err == nil)
-		core.link(time.Now(), a.peer, up)
+		core.link(time.Now(), a.peer, d.isUp(a.peer))
 	})
 	switch {
 	case !d.wants(a.peer, given) || n.ctx.Err() != nil:
@@ -155,30 +151,6 @@ func (d *dialer) count(s *Stats) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s.Targets, s.Dials, s.DialsFailed = len(d.core.targets), d.dials, d.failed
-}
-
-// Connect connects to a peer, given by a multiaddr with its peer ID, and returns when both have shown each other who they
-// are. It returns an [*AddrError] for an address that cannot be used. The peer is redialled for a while when it is lost; for ever, if
-// it is given to [WithPeers].
-func (n *Node) Connect(ctx context.Context, addr string) error {
-	info, err := parsePeer(addr)
-	if err != nil {
-		return err
-	}
-	call, done, err := n.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	clearBackoff(n.host, info.ID)
-	if err := n.host.Connect(call, info); err != nil {
-		return ended(call, fmt.Errorf("node: connect to %s: %w", info.ID, err))
-	}
-	if _, err := n.presence.Peer(call, info.ID); err != nil {
-		return ended(call, fmt.Errorf("node: connect to %s: %w", info.ID, err))
-	}
-	n.dialer.want(time.Now(), info.ID, info.Addrs, connected)
-	return nil
 }
 
 // recall has the peers dialled that earlier runs have met.

@@ -41,8 +41,10 @@
 // # Who is who
 //
 // A device key gives the node its peer ID; a user key says who the user is. Names are self-claimed and not unique:
-// "alice" means the key that was first met under that name, "alice#fingerprint" exactly one. Somebody else under a known name
-// is an [IdentityConflict] event and gets no messages meant for the other. The same user key on two devices is one user:
+// "alice" means the key that the name is pinned to, "alice#fingerprint" exactly one. The first message to the one who has
+// the name pins it, and so does an answer to what a key has written: see [Node.Pinned]. Somebody else under that name
+// is an [IdentityConflict] event and gets no messages meant for the other, in rooms or out of them; while two keys have a
+// name that is not pinned, it means neither. The same user key on two devices is one user:
 // the later log-in wins, and the other device hears [LoggedOut] with [Duplicate] and is out of its rooms.
 //
 // Nodes of different apps ([WithApp]) that happen to connect refuse each other before anything else is said.

@@ -232,3 +232,13 @@ func TestAClosedNodeSaysSo(t *testing.T) {
 		}
 	})
 }
+
+func TestSendTextLeavesTheOptionsOfItsCallerAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		alice := newSim(t, 1, nil).nodes[0]
+		all := []mesh.SendOption{mesh.WithMode(mesh.Reliable), mesh.WithMode(mesh.UnreliableOrdered)}
+		_, err := alice.SendText(within(t), "bob", "psst", all[:1]...)
+		require.ErrorIs(t, err, mesh.ErrNotLoggedIn)
+		require.Equal(t, mesh.WithMode(mesh.UnreliableOrdered), all[1], "behind what was passed")
+	})
+}

@@ -75,23 +75,34 @@ type PeerDown struct {
 	Peer Peer `json:"node"` // as it was last
 }
 
-// IdentityConflict says that somebody else uses a name that is this node's own or is pinned. It comes once for each key.
-// Sends to the name go to the pinned key; Other.Address() names the other one.
+// IdentityConflict says that a name has more than one key: this node's own or a pinned name, which somebody else uses, or
+// a name that is pinned to none and that two users have. It comes once for each name and key, and again when the name has
+// been pinned to another key since.
+//
+// What is sent to the name alone goes to Pinned and to nobody else: while that key is not there it is refused with a
+// [*presence.ConflictError]. So it is with a name that is pinned to none while both are there. Other.Address() and
+// Rival.Address() name one of them exactly, and an answer to what one has written pins the name.
 type IdentityConflict struct {
 	Header
 	User   string             `json:"user"`
-	Pinned identity.PublicKey `json:"pinned"` // the key that the name means here
+	Pinned identity.PublicKey `json:"pinned"` // the own key or the pin; zero: the name is pinned to no key
 	Other  identity.Login     `json:"other"`
+	Rival  *identity.Login    `json:"rival,omitempty"` // who else has the name; nil if it is pinned
 }
 
-// MarshalJSON gives the pinned key as its fingerprint, as in every login.
+// MarshalJSON gives the pinned key as its fingerprint, as in every login, and as "" if there is none.
 func (c IdentityConflict) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
+	out := struct {
 		Header
-		User   string         `json:"user"`
-		Pinned string         `json:"pinned"`
-		Other  identity.Login `json:"other"`
-	}{c.Header, c.User, c.Pinned.Fingerprint(), c.Other})
+		User   string          `json:"user"`
+		Pinned string          `json:"pinned"`
+		Other  identity.Login  `json:"other"`
+		Rival  *identity.Login `json:"rival,omitempty"`
+	}{Header: c.Header, User: c.User, Other: c.Other, Rival: c.Rival}
+	if !c.Pinned.IsZero() {
+		out.Pinned = c.Pinned.Fingerprint()
+	}
+	return json.Marshal(out)
 }
 
 // LogoutReason is why a log-in ended.

@@ -20,6 +20,7 @@ func samples(t *testing.T) []Event {
 	id, err := peer.Decode("12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN")
 	require.NoError(t, err)
 	login := identity.Login{User: "bob", Key: identity.PublicKey{1, 2, 3}, Peer: id}
+	rival := identity.Login{User: "bob", Key: identity.PublicKey{9}, Peer: id}
 	head := func(kind, room string) Header {
 		return Header{Type: kind, Seq: 17, Time: time.Date(2030, 1, 2, 3, 4, 5, 600_000_000, time.UTC), Room: room}
 	}
@@ -31,6 +32,7 @@ func samples(t *testing.T) []Event {
 		&PeerDown{Header: head(TypePeerDown, ""), Peer: Peer{Login: identity.Login{Peer: id}}},
 		&PeerFailed{Header: head(TypePeerFailed, ""), Peer: id, Addrs: []string{"/ip4/192.168.1.7/tcp/4001/p2p/" + id.String()}, Reason: NobodyThere, Detail: "connection refused"},
 		&IdentityConflict{Header: head(TypeIdentityConflict, ""), User: "bob", Pinned: identity.PublicKey{9}, Other: login},
+		&IdentityConflict{Header: head(TypeIdentityConflict, ""), User: "bob", Other: login, Rival: &rival},
 		&LoggedOut{Header: head(TypeLoggedOut, ""), User: "bob", Reason: Duplicate, By: &login},
 		&TokenExpiring{Header: head(TypeTokenExpiring, ""), Expires: sent.Add(30 * time.Second)},
 		&TokenEnded{Header: head(TypeTokenEnded, ""), Reason: "expired 2m0s ago"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"slices"
 	"time"
 
 	"github.com/starling-mesh/starling/mesh"
@@ -19,7 +20,7 @@ var onLoopback = []node.Option{
 
 // alone starts a node that is connected to nobody, logged in as user.
 func alone(ctx context.Context, user string, opts ...node.Option) *node.Node {
-	n, err := node.New(append(opts, onLoopback...)...)
+	n, err := node.New(append(slices.Clip(opts), onLoopback...)...)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -73,6 +73,10 @@ func newHost(cfg *config, keys *identity.Keys) (host.Host, error) {
 	return h, nil
 }
 
+// closeHost closes a host, its connections first. Otherwise libp2p v0.51.0 ends its manager of observed addresses before its connections and leaves
+// that subscribed to what identify tells: 16 peers that identify themselves in between block the event bus, and Close for ever.
+func closeHost(h host.Host) error { return errors.Join(h.Network().Close(), h.Close()) }
+
 func newYamux() network.Multiplexer {
 	t := *yamux.DefaultTransport
 	t.KeepAliveInterval = keepAlive

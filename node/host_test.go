@@ -143,14 +143,14 @@ func TestSleepIsSurvivedByProbingEveryone(t *testing.T) {
 	alice := onLoopback(t)
 	require.NoError(t, alice.Connect(t.Context(), bob.Addrs()[0].String()))
 	alice.revive(alice.ctx, change{slept: true})
-	alice.probe(alice.ctx, bob.ID())
+	alice.probe(alice.ctx, alice.host.Network().ConnsToPeer(bob.ID())[0])
 	require.Len(t, alice.host.Network().Peers(), 1, "who answers stays")
 	bob.host.RemoveStreamHandler("/ipfs/ping/1.0.0")
 	require.Eventually(t, func() bool { // identify pushes what bob does not speak any more
 		has, err := alice.host.Peerstore().SupportsProtocols(bob.ID(), "/ipfs/ping/1.0.0")
 		return err == nil && len(has) == 0
 	}, time.Minute, 10*time.Millisecond)
-	alice.probe(alice.ctx, bob.ID())
+	alice.probe(alice.ctx, alice.host.Network().ConnsToPeer(bob.ID())[0])
 	require.Len(t, alice.host.Network().Peers(), 1, "who has no ping answers too")
 }
 

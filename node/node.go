@@ -43,6 +43,7 @@ type Node struct {
 	tokens   *identity.Authority // nil: open mode
 	dir      *identity.Dir       // nil: in memory
 	keys     *identity.Keys
+	pins     *identity.Pins
 	host     host.Host
 	presence *presence.Directory
 	store    *mesh.Store // nil: rooms are kept in memory
@@ -50,6 +51,7 @@ type Node struct {
 	queue    *events.Queue
 	lan      *lan // nil: no mDNS
 	dialer   *dialer
+	retries  chan struct{} // a token for each attempt of Connect but the first
 
 	ctx   context.Context // ends when Close has said goodbye
 	stop  context.CancelFunc
@@ -77,7 +79,8 @@ func New(opts ...Option) (*Node, error) {
 		cfg: cfg, log: cfg.log,
 		queue: events.NewQueue("", cfg.queue),
 		ctx:   ctx, stop: stop,
-		peers: make(map[peer.ID]Peer),
+		retries: make(chan struct{}, connectRetries),
+		peers:   make(map[peer.ID]Peer),
 	}
 	n.close = sync.OnceValue(n.shutdown)
 	for _, step := range []func() error{n.openApp, n.openKeys, n.openHost, n.openLayers, n.listen} {
@@ -150,13 +153,16 @@ func (n *Node) openHost() (err error) {
 	if n.host, err = newHost(&n.cfg, n.keys); err != nil {
 		return fmt.Errorf("node: host: %w", err)
 	}
-	n.undo = append(n.undo, n.host.Close)
+	n.undo = append(n.undo, func() error { return closeHost(n.host) })
 	return nil
 }
 
 // openLayers puts presence and mesh on the host, before it listens: a connection must find their handlers.
 func (n *Node) openLayers() (err error) {
 	n.dialer = newDialer(n)
+	if n.pins = identity.NewPins(); n.dir != nil {
+		n.pins = n.dir.Pins()
+	}
 	if n.cfg.mdns {
 		n.lan = newLAN(n.host, n.app, n.log, func(info peer.AddrInfo) {
 			n.dialer.want(time.Now(), info.ID, info.Addrs, onLAN)
@@ -169,7 +175,7 @@ func (n *Node) openLayers() (err error) {
 	})
 	opts := []presence.Option{
 		presence.WithObserver(n.observe), presence.WithLogger(n.log), presence.WithMaxMessage(n.cfg.maxMessage),
-		presence.WithAuthority(n.tokens),
+		presence.WithAuthority(n.tokens), presence.WithPins(n.pins),
 	}
 	if n.cfg.dht {
 		scopes := []presence.Scope{presence.LAN}
@@ -179,7 +185,7 @@ func (n *Node) openLayers() (err error) {
 		opts = append(opts, presence.WithDHT(scopes...))
 	}
 	if n.dir != nil {
-		opts = append(opts, presence.WithPins(n.dir.Pins()), presence.WithRemembered(n.dir))
+		opts = append(opts, presence.WithRemembered(n.dir))
 	}
 	if n.presence, err = presence.New(n.host, n.app, n.keys, opts...); err != nil {
 		return fmt.Errorf("node: %w", err)
@@ -194,7 +200,7 @@ func (n *Node) openLayers() (err error) {
 	n.mesh, err = mesh.New(n.host, n.presence,
 		mesh.WithLogger(n.log), mesh.WithInbox(n.takeDirect), mesh.WithSendTimeout(n.cfg.sendTimeout),
 		mesh.WithGrace(n.cfg.grace), mesh.WithLargeRoom(n.cfg.large), mesh.WithMeshDegree(n.cfg.degree), mesh.WithQueue(n.cfg.queue), mesh.WithMaxMessage(n.cfg.maxMessage),
-		mesh.WithRetention(n.cfg.retention),
+		mesh.WithRetention(n.cfg.retention), mesh.WithPins(n.pins),
 		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store))
 	if err != nil {
 		return fmt.Errorf("node: %w", err)

@@ -24,9 +24,11 @@ func (n *Node) observe(ev presence.Event) {
 	case presence.PeerDown:
 		n.peerDown(ev.Peer)
 	case presence.Conflict:
-		n.queue.PushNotice(&IdentityConflict{
-			Header: Header{Type: TypeIdentityConflict}, User: ev.User, Pinned: ev.Pinned, Other: ev.Other,
-		})
+		out := &IdentityConflict{Header: Header{Type: TypeIdentityConflict}, User: ev.User, Pinned: ev.Pinned, Other: ev.Other}
+		if ev.Pinned.IsZero() {
+			out.Rival = &ev.Rival
+		}
+		n.queue.PushNotice(out)
 	case presence.Displaced:
 		n.displaced(ev.By)
 	case presence.TokenExpiring:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -18,7 +19,9 @@ import (
 //
 // Refused here, with no traffic: [*identity.IDError] and [*identity.AddressError] for a bad user, [mesh.ErrEmpty],
 // [*mesh.SizeError], [mesh.ErrNotText], [mesh.ErrSelf], [mesh.ErrNotLoggedIn], [ErrClosed].
-// Nobody to send to: [presence.ErrNotFound], or a [*presence.ConflictError] if the name alone does not say who is meant.
+// Nobody to send to: [presence.ErrNotFound], or a [*presence.ConflictError] if the name alone does not say who is meant:
+// it is pinned to a key that is not there, while somebody else of that name is, or it is not pinned and several have it,
+// or have written to this node under it.
 // Certainly not sent, since the user's device cannot be reached: [mesh.ErrUnreachable]. Refused by the receiver: [*mesh.RefusedError]. Unknown, since no answer came:
 // [mesh.ErrUnconfirmed].
 func (n *Node) Send(ctx context.Context, user string, data []byte, opts ...mesh.SendOption) (mesh.Receipt, error) {
@@ -53,7 +56,7 @@ func (n *Node) Send(ctx context.Context, user string, data []byte, opts ...mesh.
 
 // SendText is [Node.Send] of a text, which must be valid UTF-8.
 func (n *Node) SendText(ctx context.Context, user, text string, opts ...mesh.SendOption) (mesh.Receipt, error) {
-	return n.Send(ctx, user, []byte(text), append(opts, mesh.AsText())...)
+	return n.Send(ctx, user, []byte(text), append(slices.Clip(opts), mesh.AsText())...)
 }
 
 // SendAsync is [Node.Send] for callers that pipeline: it finds the user, which takes no time while the user is connected,
@@ -138,6 +141,16 @@ func (n *Node) find(ctx context.Context, user string) (identity.Login, error) {
 		return identity.Login{}, err
 	}
 	return found.Login, nil
+}
+
+// Pinned returns the key that a user's name means here, and whether the name is pinned to one. A name is pinned by the
+// first message to the one user who has it, and by the answer to what a key has written under it; in rooms too. In app
+// mode none is.
+func (n *Node) Pinned(user string) (identity.PublicKey, bool) {
+	if n.tokens != nil {
+		return identity.PublicKey{}, false
+	}
+	return n.pins.Lookup(user)
 }
 
 // Find looks a logged-in user up, among connected peers, those met before, and by asking connected peers, and connects to

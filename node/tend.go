@@ -2,14 +2,11 @@ package node
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
-	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
-	"github.com/multiformats/go-multistream"
 )
 
 // probeTimeout is what a peer has to answer after the node has slept.
@@ -42,30 +39,32 @@ func (n *Node) watch(ctx context.Context) {
 // revive brings the node back after sleep or a change of network: connections that are dead without knowing it are closed,
 // everybody who was lost is dialled at once, and the LAN hears of us again.
 func (n *Node) revive(ctx context.Context, c change) {
-	n.log.Info("looking for peers again", "slept", c.slept, "moved", c.moved)
+	n.log.Info("looking for peers again", "slept", c.slept, "busy", c.busy, "moved", c.moved)
 	if n.lan != nil {
 		n.lan.again(movedPause)
 	}
 	n.dialer.with(func(core *redialer) { core.wake(time.Now()) })
 	n.presence.Refresh()
-	for _, p := range n.host.Network().Peers() {
-		n.tasks.Go(func() { n.probe(ctx, p) }) // the watch is a task itself, so this is in time
+	if c.busy && !c.moved {
+		return // who is as busy does not answer in time, and is not dead for that; the transports find those who are
+	}
+	for _, conn := range n.host.Network().Conns() {
+		n.tasks.Go(func() { n.probe(ctx, conn) }) // the watch is a task itself, so this is in time
 	}
 }
 
-// probe closes the connections to a peer that does not answer.
-func (n *Node) probe(ctx context.Context, p peer.ID) {
+// probe closes a connection over which the peer does not answer. The others of the same peer are none of its business: of two that have crossed, one may
+// be dead and the other not.
+func (n *Node) probe(ctx context.Context, conn network.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	// A ping that times out closes the channel without a result: only one that was received counts.
-	res, ok := <-ping.Ping(ctx, n.host, p)
-	unknown := multistream.ErrNotSupported[protocol.ID]{}
-	if ok && (res.Error == nil || errors.As(res.Error, &unknown)) || n.ctx.Err() != nil {
-		return // it answers, if only that it has no ping
+	err := n.presence.Ping(ctx, conn)
+	if err == nil || n.ctx.Err() != nil || conn.IsClosed() {
+		return
 	}
-	n.log.Debug("closing dead connection", "peer", p, "err", res.Error)
-	if err := n.host.Network().ClosePeer(p); err != nil {
-		n.log.Debug("not closed", "peer", p, "err", err)
+	n.log.Debug("closing dead connection", "peer", conn.RemotePeer(), "err", err)
+	if err := conn.Close(); err != nil {
+		n.log.Debug("not closed", "peer", conn.RemotePeer(), "err", err)
 	}
 }
 

@@ -13,6 +13,8 @@ const (
 	// sleptFor is by how much the wall clock must outrun the monotonic one, which stands still in sleep on most systems, or
 	// a look must come late, as after SIGSTOP or where the monotonic clock goes on, to count as having slept.
 	sleptFor = 5 * time.Second
+	// busyFor is up to how late a look may be, the clocks being at one, and the machine only busy.
+	busyFor = time.Minute
 )
 
 // look is what the watch sees at one moment.
@@ -25,6 +27,7 @@ type look struct {
 // change is what has happened since the last look.
 type change struct {
 	slept bool
+	busy  bool // or the machine was busy
 	moved bool // other interface addresses
 }
 
@@ -41,8 +44,10 @@ func (w *watch) step(now look) change {
 		return change{}
 	}
 	mono, wall := now.mono-last.mono, now.wall.Sub(last.wall)
+	ahead, late := wall-mono > sleptFor, mono > watchEvery+sleptFor
 	return change{
-		slept: wall-mono > sleptFor || mono > watchEvery+sleptFor,
+		slept: ahead || late,
+		busy:  late && !ahead && mono <= busyFor,
 		moved: !slices.Equal(now.interfaces, last.interfaces),
 	}
 }

@@ -17,6 +17,8 @@ func TestTheWatchTellsSleepAndMoves(t *testing.T) {
 	}{
 		{"an ordinary look", 2 * time.Second, 2 * time.Second, home, change{}},
 		{"a busy machine", 5 * time.Second, 5 * time.Second, home, change{}},
+		{"a very busy machine, or one that stood still", 8 * time.Second, 8 * time.Second, home, change{slept: true, busy: true}},
+		{"a short sleep", 8 * time.Second, 20 * time.Second, home, change{slept: true}},
 		{"sleep while the monotonic clock stood", 2 * time.Second, time.Hour, home, change{slept: true}},
 		{"sleep while it went on", time.Hour, time.Hour, home, change{slept: true}},
 		{"the wall clock was set back", 2 * time.Second, -time.Hour, home, change{}},

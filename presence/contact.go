@@ -127,6 +127,7 @@ func (d *Directory) connected(conn network.Conn, greet bool) *contact {
 
 func (d *Directory) disconnected(conn network.Conn) {
 	p := conn.RemotePeer()
+	d.takeIn(p) // the host tells of connections from several goroutines: a peer is not lost that has another one
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c := d.contacts[p]

@@ -26,8 +26,8 @@
 //
 // Connected peers are known. Beyond them, remembered peers are dialled and eight connected peers are asked, who have
 // 300 ms to answer. Whatever they say, only the user's own device decides: it is connected, and its hello must say
-// that the user is logged in there. Names are pinned to the key that is found first; from then on another key under
-// the name is a [ConflictError], and a [Conflict] event once. alice#fingerprint names one key exactly.
+// that the user is logged in there. A name is pinned to the key that is found, if only one is; from then on another key
+// under the name is a [ConflictError], and a [Conflict] event once. alice#fingerprint names one key exactly.
 //
 // # One log-in per user
 //

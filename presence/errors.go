@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -33,24 +32,24 @@ var (
 	ErrNoHello = errors.New("no hello from peer")
 )
 
-// ConflictError reports that a name cannot be resolved to one key. Send to one of Found exactly, by its Address.
-type ConflictError struct {
-	User   string
-	Pinned identity.PublicKey // the key that the name is pinned to and that was not found; zero: not pinned
-	Found  []identity.Login   // log-ins under that name with other keys, at least one
+// ConflictError reports that a name cannot be resolved to one key: see [identity.ConflictError].
+type ConflictError = identity.ConflictError
+
+// NotFoundError is the [ErrNotFound] of a search: errors.Is finds that.
+type NotFoundError struct {
+	Address identity.Address
+	Others  []identity.Login // who was met under that name with another key than the one that was asked for
 }
 
-func (e *ConflictError) Error() string {
-	var found []string
-	for _, l := range e.Found {
-		found = append(found, l.Address().String())
+func (e *NotFoundError) Error() string {
+	if len(e.Others) == 0 {
+		return fmt.Sprintf("presence: %v: %s", ErrNotFound, e.Address)
 	}
-	if e.Pinned.IsZero() {
-		return fmt.Sprintf("presence: %s is the name of several users: %s", e.User, strings.Join(found, ", "))
-	}
-	return fmt.Sprintf("presence: %s is pinned to key %s, which is not there, but %s is",
-		e.User, e.Pinned.Fingerprint(), strings.Join(found, ", "))
+	return fmt.Sprintf("presence: %v: %s; %s is somebody else", ErrNotFound, e.Address, identity.Addresses(e.Others))
 }
+
+// Unwrap returns [ErrNotFound].
+func (e *NotFoundError) Unwrap() error { return ErrNotFound }
 
 // RefusedError reports a peer with which no hello is possible. The connection to it was closed.
 // errors.Is finds [identity.ErrOtherApp] for a peer of another app, [identity.ErrClock] where clocks disagree, and what is wrong

@@ -31,12 +31,14 @@ type PeerChanged struct {
 	Session identity.Session
 }
 
-// Conflict reports a user under a name that belongs to another key here: the own name, a pinned name, or the name of
-// another connected peer. It comes once per name and key.
+// Conflict reports a name with more than one key: the own name, or a pinned one, that another key uses, or a name that
+// is pinned to none and that two logged-in users have, of whom at least one is connected. It comes once for each name
+// and key, and again when the name has been pinned to another key since. A key that has said good-bye is no rival.
 type Conflict struct {
 	User   string
-	Pinned identity.PublicKey // the key that the name belongs to here
-	Other  identity.Login     // who else uses it
+	Pinned identity.PublicKey // the own key or the pin: what the name means here; zero: it is pinned to no key
+	Other  identity.Login     // who else uses the name
+	Rival  identity.Login     // without a pin, another who does; otherwise zero
 }
 
 // Displaced reports that this node was logged out because its user logged in elsewhere, later. It does not log in

@@ -7,6 +7,7 @@ import (
 
 	record2 "github.com/libp2p/go-libp2p-record"
 	recpb "github.com/libp2p/go-libp2p-record/pb"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	"google.golang.org/protobuf/proto"
@@ -129,3 +130,7 @@ func (d *Directory) ForgetLost() { d.statuses.lost.Purge() }
 
 // Dial connects the directory's host.
 func (d *Directory) Dial(ctx context.Context, to peer.AddrInfo) error { return d.host.Connect(ctx, to) }
+
+// StopHearing keeps what the host tells of connections from the directory, and HearEnd tells it of the end of one.
+func (d *Directory) StopHearing()              { d.host.Network().StopNotify(d.notify) }
+func (d *Directory) HearEnd(conn network.Conn) { d.disconnected(conn) }

@@ -51,11 +51,12 @@ const (
 // remembered peers and asks connected ones, which takes up to 5 s. What it returns is confirmed by hello: the device is connected, and
 // logged in as that user with that key.
 //
-// A name that is not pinned yet is pinned to the key that is found. An address with a fingerprint is looked for
-// exactly, and pins nothing. The own name means the own key. In app mode nothing is pinned and there are no conflicts: a
-// name is one user, whom a token proves.
+// A name that is not pinned yet is pinned to the key that is found, unless several are, or another key has written to
+// this node under the name (see [identity.Pins]): that is a [*ConflictError]. An address with a fingerprint is looked
+// for exactly, and pins nothing. The own name means the own key. In app mode nothing is pinned and there are no
+// conflicts: a name is one user, whom a token proves.
 //
-// Errors are an [*identity.IDError], [ErrNotFound], [ErrUnreachable], a [*ConflictError], [ErrClosed], or that of
+// Errors are an [*identity.IDError], a [*NotFoundError], [ErrUnreachable], a [*ConflictError], [ErrClosed], or that of
 // ctx.
 func (d *Directory) Find(ctx context.Context, addr identity.Address) (Found, error) {
 	if err := identity.CheckUser(addr.User); err != nil {
@@ -159,6 +160,9 @@ func (d *Directory) settle(w want, confirmed []candidate) (Found, error) {
 		return Found{}, &ConflictError{User: w.User, Found: logins(confirmed)}
 	}
 	if w.Fingerprint == "" && first.login.Key != d.userKey {
+		if others := d.cfg.pins.Others(first.login); len(others) > 0 {
+			return Found{}, &ConflictError{User: w.User, Found: append(logins(confirmed), others...)}
+		}
 		if pinned, ok := d.cfg.pins.Pin(w.User, first.login.Key); !ok {
 			return Found{}, &ConflictError{User: w.User, Pinned: pinned, Found: logins(confirmed)}
 		}
@@ -362,7 +366,7 @@ func (h *hunt) result() (Found, error) {
 	case len(h.others) > 0 && h.w.Fingerprint == "":
 		return Found{}, &ConflictError{User: h.w.User, Pinned: h.w.key, Found: logins(h.others)}
 	}
-	return Found{}, fmt.Errorf("presence: %w: %s", ErrNotFound, h.w)
+	return Found{}, &NotFoundError{Address: h.w.Address, Others: logins(h.others)}
 }
 
 // confirm connects to a candidate and lets its hello decide. An error says that it could not be asked.
@@ -370,11 +374,7 @@ func (d *Directory) confirm(ctx context.Context, w want, c candidate) (got candi
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	p := c.login.Peer
-	err = d.host.Connect(network.WithAllowLimitedConn(ctx, "find user"), peer.AddrInfo{ID: p, Addrs: c.addrs})
-	var s identity.Session
-	if err == nil {
-		s, err = d.Peer(ctx, p)
-	}
+	s, err := d.Connect(network.WithAllowLimitedConn(ctx, "find user"), peer.AddrInfo{ID: p, Addrs: c.addrs})
 	if err != nil {
 		d.cfg.log.Debug("candidate not confirmed", "peer", p, "err", err)
 		return c, false, err

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	recpb "github.com/libp2p/go-libp2p-record/pb"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -111,6 +113,45 @@ func FuzzRecordIsJudged(f *testing.F) {
 			require.False(t, v.vouched && r.st.Grant() == nil)
 			require.Contains(t, []int{0, 1}, best, "the first of equal ones")
 			require.Error(t, v.Validate(keyOf[:len(keyOf)-1], raw))
+		}
+	})
+}
+
+// What anybody answers in the directory is judged without a panic, and what is taken of it is safe to use as it is.
+func FuzzAnswerIsJudged(f *testing.F) {
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	id := []byte((&identity.Keys{Device: key, User: key}).PeerID())
+	for t := range pb.Message_MessageType_name {
+		m := putRequest()
+		m.Type = pb.Message_MessageType(t)
+		m.CloserPeers = []*pb.Message_Peer{{Id: id, Addrs: [][]byte{{4, 127, 0, 0, 1, 6, 0, 1}, {}}}, {}}
+		m.ProviderPeers = m.CloserPeers
+		raw := encode(f, m)
+		f.Add(raw, t)
+		f.Add(raw[:len(raw)/2], t)
+		f.Add([]byte{}, t)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte, kind int32) {
+		req := putRequest()
+		if req.Type = pb.Message_MessageType(kind); req.Type != pb.Message_PUT_VALUE {
+			req.Record = nil
+		}
+		got, err := readAnswer(req, raw)
+		if err != nil {
+			require.ErrorIs(t, err, errAnswer)
+			return
+		}
+		require.Equal(t, req.Type, got.Type)
+		if req.Type == pb.Message_PUT_VALUE {
+			require.True(t, proto.Equal(req.Record, &recpb.Record{Key: got.Record.Key, Value: got.Record.Value}))
+		}
+		for _, list := range [][]*pb.Message_Peer{got.CloserPeers, got.ProviderPeers} {
+			require.LessOrEqual(t, len(list), maxAnswerNodes)
+			for _, info := range pb.PBPeersToPeerInfos(list) {
+				require.NoError(t, info.ID.Validate())
+				require.LessOrEqual(t, len(info.Addrs), maxAddrs)
+				require.NotContains(t, info.Addrs, ma.Multiaddr(nil))
+			}
 		}
 	})
 }

@@ -2,16 +2,12 @@ package presence
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
-	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	ma "github.com/multiformats/go-multiaddr"
-	"github.com/multiformats/go-multistream"
 
 	"github.com/starling-mesh/starling/identity"
 )
@@ -373,24 +369,19 @@ func (q *inquiry) verdict(complete bool, now time.Time) (verdict, error) {
 func (d *Directory) probe(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (identity.Session, error) {
 	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, "status"), probeTimeout)
 	defer cancel()
+	to := peer.AddrInfo{ID: p, Addrs: addrs}
 	if d.host.Network().Connectedness(p) != network.Connected {
-		if err := d.host.Connect(ctx, peer.AddrInfo{ID: p, Addrs: addrs}); err != nil {
-			return identity.Session{}, err
-		}
-		return d.Peer(ctx, p) // whose hello proves that it is there
+		return d.Connect(ctx, to) // whose hello proves that it is there
 	}
 	d.mu.Lock()
 	c := d.contacts[p]
 	fresh := c != nil && c.known && time.Since(c.heard) < freshFor
 	d.mu.Unlock()
 	if !fresh {
-		// A ping that times out closes the channel without a result, and without an error: only what was received counts.
-		res, ok := <-ping.Ping(ctx, d.host, p)
-		unknown := multistream.ErrNotSupported[protocol.ID]{}
-		if !ok || res.Error != nil && !errors.As(res.Error, &unknown) {
+		if !d.pingAny(ctx, p) {
 			return identity.Session{}, errNoAnswer
 		}
 		d.Heard(identity.Login{Peer: p})
 	}
-	return d.Peer(ctx, p)
+	return d.Connect(ctx, to)
 }

@@ -89,6 +89,7 @@ func newKad(d *Directory, scope Scope) (*kad, error) {
 		dht.ProviderManagerOpts(records.ProvideValidity(life), records.ProviderAddrTTL(life), records.CleanupInterval(life/2)),
 		dht.RoutingTableRefreshQueryTimeout(refreshTimeout),
 		dht.OnRequestHook(k.admit),
+		dht.WithCustomMessageSender(newSender),
 	}
 	switch scope {
 	case LAN:

@@ -1,15 +1,16 @@
 package presence
 
 import (
+	"slices"
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
 )
 
-// claim is a name used by a key.
+// claim is a name used by a key, while it was pinned to another: the zero key if it was pinned to none.
 type claim struct {
-	user string
-	key  identity.PublicKey
+	user        string
+	key, pinned identity.PublicKey
 }
 
 // Observe takes in a verified statement that came by another way than hello, for example of a member of a room. It is
@@ -69,31 +70,63 @@ func (d *Directory) ownUserLocked(st *identity.Statement) {
 	d.events.push(Displaced{By: st.Login()})
 }
 
-// conflictLocked looks for a name that belongs to another key here.
+// conflictLocked looks for a name that is our own or pinned, and used by another key, or that is used by two keys and
+// pinned to neither.
 func (d *Directory) conflictLocked(st *identity.Statement) {
 	holder, held := d.userKey, st.User == d.user
 	if !held {
 		holder, held = d.cfg.pins.Lookup(st.User)
 	}
-	if !held {
-		holder, held = d.firstOther(st)
-	}
-	if !held || holder == st.UserKey {
+	if held {
+		if holder != st.UserKey && d.firstLocked(claim{st.User, st.UserKey, holder}) {
+			d.events.push(Conflict{User: st.User, Pinned: holder, Other: st.Login()})
+		}
 		return
 	}
-	if _, again, _ := d.conflicts.PeekOrAdd(claim{user: st.User, key: st.UserKey}, struct{}{}); !again {
-		d.events.push(Conflict{User: st.User, Pinned: holder, Other: st.Login()})
+	now := time.Now()
+	if !loggedIn(st, now) || d.goodbyeLocked(st) {
+		return
+	}
+	rival, ok := d.rivalLocked(st, now)
+	if !ok {
+		return
+	}
+	// Of the two neither is more than the other: what has been said of one was said of both.
+	one := d.firstLocked(claim{user: st.User, key: st.UserKey})
+	if two := d.firstLocked(claim{user: st.User, key: rival.Key}); one || two {
+		d.events.push(Conflict{User: st.User, Other: st.Login(), Rival: rival})
 	}
 }
 
-// firstOther returns the key of another connected peer under the name that st uses.
-func (d *Directory) firstOther(st *identity.Statement) (identity.PublicKey, bool) {
+// firstLocked reports whether a claim has not been reported yet, and notes that it is now.
+func (d *Directory) firstLocked(c claim) bool {
+	_, again, _ := d.conflicts.PeekOrAdd(c, struct{}{})
+	return !again
+}
+
+// goodbyeLocked reports whether the device of a statement has logged out since: the statement may have come late, by
+// way of others.
+func (d *Directory) goodbyeLocked(st *identity.Statement) bool {
+	last := (*identity.Statement)(nil)
+	if c := d.contacts[st.Peer]; c != nil && c.known {
+		last = c.session.Statement
+	} else if gone, ok := d.statuses.departed.Peek(st.Subject()); ok {
+		last = gone.st
+	}
+	return last != nil && last.Peer == st.Peer && !last.LoggedIn && last.Newer(st)
+}
+
+// rivalLocked returns the log-in of a connected peer under the name that st uses, with another key. A key that has
+// said good-bye is no rival.
+func (d *Directory) rivalLocked(st *identity.Statement, now time.Time) (rival identity.Login, ok bool) {
 	for _, c := range d.names[st.User] {
-		if key := c.session.Statement.UserKey; key != st.UserKey {
-			return key, true
+		if other := c.session.Statement; other.UserKey != st.UserKey && c.loggedIn(now) {
+			if l := other.Login(); !ok || slices.Compare(l.Key[:], rival.Key[:]) < 0 {
+				rival, ok = l, true
+			}
 		}
 	}
-	return identity.PublicKey{}, false
+	return rival, ok
 }
 
 // rivalsLocked looks for two log-ins of one user other than ours. The later one is handed to the peer of the earlier

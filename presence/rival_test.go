@@ -331,7 +331,8 @@ func TestTwoStrangersOfOneNameAreAConflict(t *testing.T) {
 		c.login("bob")
 		r.meet(0, 1)
 		r.meet(0, 2)
-		require.Equal(t, []presence.Conflict{{User: "bob", Pinned: b.keys.UserKey(), Other: c.me()}}, of[presence.Conflict](a))
+		require.Equal(t, []presence.Conflict{{User: "bob", Other: c.me(), Rival: b.me()}}, of[presence.Conflict](a),
+			"of the two neither is the one whom the name means")
 	})
 }
 
@@ -378,5 +379,57 @@ func TestAStatementSeenElsewhereIsTakenIn(t *testing.T) {
 		a.Observe(statementOf(t, &identity.Keys{Device: seeded(9), User: a.keys.User}, testApp, func(*identity.Statement) {}))
 		require.False(t, a.loggedIn())
 		require.Len(t, of[presence.Displaced](a), 1)
+	})
+}
+
+func TestTwoStrangersAreAConflictAgainOnceOneHasTheName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 3)
+		defer r.close()
+		pins := identity.NewPins()
+		require.NoError(t, r.nodes[0].Close())
+		r.nodes[0] = r.start(0, r.nodes[0].keys, testApp, presence.WithPins(pins))
+		a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
+		b.login("bob")
+		c.login("bob")
+		comes := func(i int) {
+			require.NoError(t, r.net.Host(0).Network().ClosePeer(r.net.ID(i)))
+			soon(t, time.Minute, "the end of the connection", func() bool { return !r.connected(0, i) && !r.connected(i, 0) })
+			r.meet(0, i)
+		}
+		r.meet(0, 1)
+		r.meet(0, 2)
+		for _, i := range []int{1, 2, 1} { // whoever was connected longer
+			comes(i)
+		}
+		require.Equal(t, []presence.Conflict{{User: "bob", Other: c.me(), Rival: b.me()}}, of[presence.Conflict](a), "said once, of both")
+		pins.Pin("bob", b.keys.UserKey())
+		comes(1)
+		comes(2)
+		comes(2)
+		require.Equal(t, []presence.Conflict{{User: "bob", Pinned: b.keys.UserKey(), Other: c.me()}}, of[presence.Conflict](a)[1:])
+	})
+}
+
+func TestALogOutUnderASharedNameIsNoConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 4)
+		defer r.close()
+		a, b, c, d := r.nodes[0], r.nodes[1], r.nodes[2], r.nodes[3]
+		b.login("bob")
+		in := b.Self()
+		r.meet(0, 1)
+		require.NoError(t, b.Logout(t.Context()))
+		c.login("bob")
+		r.meet(0, 2)
+		soon(t, time.Second, "the log-in", func() bool { return a.sees(c) })
+		a.Observe(in) // as somebody may show it who has not heard of the log-out
+		require.Empty(t, of[presence.Conflict](a))
+		found, err := a.find("bob")
+		require.NoError(t, err)
+		require.Equal(t, c.me(), found.Login)
+		d.login("bob")
+		r.meet(0, 3)
+		require.Equal(t, []presence.Conflict{{User: "bob", Pinned: c.keys.UserKey(), Other: d.me()}}, of[presence.Conflict](a))
 	})
 }

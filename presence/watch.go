@@ -104,7 +104,7 @@ func (d *Directory) follow(ctx context.Context, p peer.ID) {
 
 var errWatchRefused = errors.New("presence: watch refused")
 
-// readWatch returns nil when the peer has a new statement.
+// readWatch returns nil when there may be news of the peer.
 func (d *Directory) readWatch(ctx context.Context, p peer.ID) error {
 	open, cancel := context.WithTimeout(network.WithAllowLimitedConn(network.WithNoDial(ctx, "watch"), "watch"), probeTimeout)
 	defer cancel()
@@ -123,7 +123,10 @@ func (d *Directory) readWatch(ctx context.Context, p peer.ID) error {
 		_ = s.SetReadDeadline(time.Now().Add(beatMissed))
 		var f wire.WatchFrame
 		if err := r.Next(&f); err != nil {
-			if first {
+			switch {
+			case s.Conn().IsClosed() && d.host.Network().Connectedness(p) != network.NotConnected:
+				return nil // by the one of two connections that was given up: look again
+			case first:
 				return refusedWatch(err)
 			}
 			return err

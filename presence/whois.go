@@ -47,6 +47,9 @@ func (d *Directory) whois(ctx context.Context, user string, key identity.PublicK
 	for _, p := range d.someContacts(whoisAsked) {
 		wg.Go(func() {
 			reply, err := d.ask(ctx, p, req)
+			if err != nil && ctx.Err() == nil && d.host.Network().Connectedness(p) != network.NotConnected {
+				reply, err = d.ask(ctx, p, req) // it was asked on a connection that has ended, and has another
+			}
 			if err != nil {
 				d.cfg.log.Debug("whois failed", "peer", p, "err", err)
 				return

@@ -96,7 +96,7 @@ func (f *chatFlags) check() error {
 	var errs []error
 	add := func(err error, format string, args ...any) {
 		if err != nil {
-			errs = append(errs, fmt.Errorf(format+": %w", append(args, err)...))
+			errs = append(errs, fmt.Errorf(format+": %w", append(slices.Clip(args), err)...))
 		}
 	}
 	addID := func(flag string, err error) {
@@ -249,7 +249,7 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 			return byeFailed, errors.Join(err, c.close())
 		}
 	}
-	about := ready{MDNS: !f.noMDNS, App: f.app, Data: f.data, Rooms: unique(f.rooms)}
+	about := ready{MDNS: !f.noMDNS, App: f.app, Data: f.data, Rooms: unique(f.rooms), vouched: f.issuers != ""}
 	input := func(ctx context.Context) <-chan typed { return readLines(ctx, a.stdin) }
 	s, full := v.(*screen)
 	if full {

@@ -26,7 +26,8 @@ have no "seq":
           is the user's own
   exited  the room "room" has been left
   sent    the result of a message, exactly one for each: line (which line of standard input asked for
-          it), id (absent if it was not accepted), ok, room or to or both; if ok, to one user: rtt_ms, and
+          it), id (absent if it was not accepted), ok, room or to or both; key (fingerprint: whom the name in
+          "to" meant, absent if nobody was sent to); if ok, to one user: rtt_ms, and
           to a room: neighbours, the connected members who took it on (0: nobody is there yet); if not
           ok: error (a code, below) and detail (words)
   who     room, members, online
@@ -66,6 +67,8 @@ type ready struct {
 	App   string   `json:"app"`
 	Data  string   `json:"data,omitempty"`
 	Rooms []string `json:"rooms"`
+
+	vouched bool // in app mode a name is one user, whatever the key
 }
 
 // entered says that a room is ready.
@@ -84,13 +87,17 @@ type sent struct {
 	Line int    `json:"line"`
 	ID   uint64 `json:"id,string,omitempty"`
 	OK   bool   `json:"ok"`
-	To   string `json:"to,omitempty"` // a user; empty: all in the room
+	To   string `json:"to,omitempty"`  // a user; empty: all in the room
+	Key  string `json:"key,omitempty"` // the fingerprint of whom To meant; empty: nobody was sent to
 	// Neighbours is how many members a message to a room was handed to for; the others get it from them.
 	Neighbours *int   `json:"neighbours,omitempty"`
 	RTT        millis `json:"rtt_ms,omitempty"`
 	Relayed    bool   `json:"relayed,omitempty"`
 	Error      string `json:"error,omitempty"`
 	Detail     string `json:"detail,omitempty"`
+
+	login  identity.Login     // whose node it was sent to; zero: none
+	pinned identity.PublicKey // that the name in To is pinned to by now; zero: none
 }
 
 // who answers /who.

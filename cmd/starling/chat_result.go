@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,10 +24,10 @@ var outcomes = []struct {
 	{is(mesh.ErrNotText), "not_text", "not valid UTF-8"},
 	{as[*identity.IDError], "bad_id", ""},
 	{as[*identity.AddressError], "bad_id", ""},
-	{is(mesh.ErrNotMember), "not_member", "no such member in this room (outside rooms: /msg)"},
 	{is(mesh.ErrAmbiguous), "ambiguous", ""},
+	{as[*identity.ConflictError], "conflict", ""},
+	{is(mesh.ErrNotMember), "not_member", "no such member in this room (outside rooms: /msg)"},
 	{is(mesh.ErrRefused), "refused", ""},
-	{as[*presence.ConflictError], "conflict", ""},
 	{is(presence.ErrNotFound), "not_found", "nobody of that name is logged in within reach"},
 	{is(mesh.ErrNotLoggedIn), "not_logged_in", "not logged in"},
 	{is(presence.ErrNotLoggedIn), "not_logged_in", "not logged in"},
@@ -46,13 +47,21 @@ var errNoRoom = errors.New("you are in no room: /join ROOM")
 func outcome(err error) (code, words string) {
 	for _, o := range outcomes {
 		if o.is(err) {
-			if o.words == "" {
-				return o.code, plain(err)
-			}
-			return o.code, o.words
+			return o.code, cmp.Or(whoElse(err), o.words, plain(err))
 		}
 	}
 	return "failed", plain(err)
+}
+
+// whoElse says whom a name may mean as well, if that is why a send failed, and so how to write to them.
+func whoElse(err error) string {
+	if conflict, ok := errors.AsType[*identity.ConflictError](err); ok {
+		return plain(conflict)
+	}
+	if absent, ok := errors.AsType[*presence.NotFoundError](err); ok && len(absent.Others) > 0 {
+		return fmt.Sprintf("%s is not logged in within reach, and %s is somebody else", absent.Address, identity.Addresses(absent.Others))
+	}
+	return ""
 }
 
 func is(target error) func(error) bool {

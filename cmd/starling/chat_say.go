@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"github.com/starling-mesh/starling/mesh"
 )
@@ -36,13 +37,19 @@ func (c *chat) say(ctx context.Context, in input) bool {
 			}
 		}
 	case "to":
-		target, s.Room, s.To = "room "+room.Name()+" "+in.name, room.Name(), in.name
+		target, s.Room, s.To = "room "+room.Name()+" "+nameAlone(in.name), room.Name(), in.name
 		start = c.direct(s, func() (mesh.Receipt, error) { return room.Send(c.ctx, in.name, text, mesh.AsText()) })
 	case "msg":
-		target, s.To = "user "+in.name, in.name
+		target, s.To = "user "+nameAlone(in.name), in.name
 		start = c.direct(s, func() (mesh.Receipt, error) { return c.node.Send(c.ctx, in.name, text, mesh.AsText()) })
 	}
 	return c.sends.send(ctx, target, start)
+}
+
+// nameAlone is an address without the key. What is typed for a name keeps its order, with the key or without.
+func nameAlone(address string) string {
+	name, _, _ := strings.Cut(address, "#")
+	return name
 }
 
 // direct sends to one user, and waits for the answer before the next message to that user is sent: a chat
@@ -59,5 +66,9 @@ func (c *chat) direct(s sent, send func() (mesh.Receipt, error)) func() func() {
 func (c *chat) tell(s sent, receipt mesh.Receipt, err error) {
 	s.head = newHead("sent", s.Room)
 	s.ID, s.RTT, s.Relayed = receipt.ID, toMillis(receipt.RTT), receipt.Relayed
+	if s.login = receipt.To; s.login.User != "" {
+		s.Key = s.login.Key.Fingerprint()
+	}
+	s.pinned, _ = c.node.Pinned(nameAlone(s.To))
 	c.show(s.result(err))
 }

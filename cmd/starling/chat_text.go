@@ -25,6 +25,9 @@ func (v *textView) textLocked(event any) string {
 		v.rooms--
 		return "* you have left " + ev.Room
 	case sent:
+		if !ev.pinned.IsZero() {
+			v.meansLocked(nameAlone(ev.To), ev.pinned)
+		}
 		return "  " + ev.String()
 	case who:
 		return v.whoLocked(ev)
@@ -70,8 +73,8 @@ func (v *textView) textLocked(event any) string {
 		delete(v.missed, ev.Peer.Peer)
 		return fmt.Sprintf("* connected to --peer %s: it is %s", ev.Peer.Peer, cmp.Or(v.nameLocked(ev.Peer.Login), "nobody yet"))
 	case *node.IdentityConflict:
-		return fmt.Sprintf("! somebody else is called %s too, with the key %s. /msg %s goes to the key that you know (%s), and\n"+
-			"  /msg %s to the other one.", ev.User, ev.Other.Key.Fingerprint(), ev.User, ev.Pinned.Fingerprint(), ev.Other.Address())
+		v.meansLocked(ev.User, ev.Pinned)
+		return v.conflictLocked(ev)
 	case *node.DuplicateDevice:
 		return fmt.Sprintf("! two nodes run with one device key (%s): a data directory was copied. They cut each other off; give one of them\n"+
 			"  another directory, and carry the user over with \"starling id export\".", ev.Peer)
@@ -99,6 +102,23 @@ func (v *textView) textLocked(event any) string {
 	return ""
 }
 
+// conflictLocked says who has a name, and to whom of them the name alone goes.
+func (v *textView) conflictLocked(ev *node.IdentityConflict) string {
+	switch other := ev.Other.Address(); {
+	case ev.User == v.me.User:
+		return fmt.Sprintf("! somebody else is called %s, as you are, with the key %s: /msg %s TEXT goes there.\n"+
+			"  Others tell you apart by your key, %s.", ev.User, ev.Other.Key.Fingerprint(), other, v.me.Key.Fingerprint())
+	case !ev.Pinned.IsZero():
+		return fmt.Sprintf("! somebody else is called %s too, with the key %s. /msg %s goes to the key that you know (%s), and\n"+
+			"  /msg %s to the other one.", ev.User, ev.Other.Key.Fingerprint(), ev.User, ev.Pinned.Fingerprint(), other)
+	case ev.Rival == nil:
+		return ""
+	default:
+		return fmt.Sprintf("! two users are called %s, and the name alone is neither of them while both are here: write to one of them by\n"+
+			"  /msg %s TEXT or\n  /msg %s TEXT", ev.User, ev.Rival.Address(), other)
+	}
+}
+
 // failedWords says why a --peer is not there, and what to do about it.
 func failedWords(ev *node.PeerFailed) string {
 	at := "--peer " + strings.Join(ev.Addrs, "\n  --peer ")
@@ -124,6 +144,7 @@ func (v *textView) roomLocked(room string) string {
 }
 
 func (v *textView) readyLocked(ev ready) string {
+	v.me = ev.Login
 	v.keys[ev.User] = ev.Key
 	var b strings.Builder
 	fmt.Fprintf(&b, "You are %s, key %s, peer %s.\n", ev.User, ev.Key.Fingerprint(), ev.Peer)

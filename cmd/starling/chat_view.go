@@ -39,8 +39,9 @@ func (v *jsonView) show(event any) error {
 type textView struct {
 	mu     sync.Mutex
 	out    io.Writer
-	rooms  int                           // entered: with more than one, the lines say which
-	keys   map[string]identity.PublicKey // the key that each name was first seen with
+	rooms  int // entered: with more than one, the lines say which
+	me     identity.Login
+	keys   map[string]identity.PublicKey // whose key each name alone stands for: that of its pin, or the first that was seen; zero: nobody's
 	were   map[string]bool               // members who were in a room before us, as room/key
 	addrs  map[string]bool               // told of already
 	missed map[peer.ID]bool              // given by --peer, and not connected to
@@ -69,6 +70,14 @@ func (v *textView) show(event any) error {
 // maxNames bounds the names whose first key is remembered: peers choose them. Past it names show with their
 // key, so that none can be taken for another.
 const maxNames = 4096
+
+// meansLocked says which key a name alone stands for from now on: that of its pin, or the zero key if two have the name and
+// it is pinned to neither.
+func (v *textView) meansLocked(user string, key identity.PublicKey) {
+	if _, known := v.keys[user]; known || !key.IsZero() || len(v.keys) < maxNames {
+		v.keys[user] = key
+	}
+}
 
 // nameLocked is how a user is shown: by name, and with the key when another one had that name before.
 func (v *textView) nameLocked(l identity.Login) string {

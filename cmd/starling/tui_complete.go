@@ -140,10 +140,11 @@ func (t *tui) arguments(verb, prefix string) []candidate {
 
 // names are the users that begin so, each once, by name.
 func (t *tui) names(prefix string, members []seat, more ...identity.Login) (list []candidate) {
+	logins := slices.Clone(more)
 	for _, m := range members {
-		more = append(more, m.Login)
+		logins = append(logins, m.Login)
 	}
-	for _, l := range more {
+	for _, l := range logins {
 		name := t.words.nameLocked(l)
 		if l.User == t.me.User && l.Key == t.me.Key || !hasPrefixFold(name, prefix) ||
 			slices.ContainsFunc(list, func(c candidate) bool { return c.shown == name }) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -76,7 +77,7 @@ func (t *tui) take(event any) {
 	case standing:
 		t.learn(ev)
 	case *node.IdentityConflict:
-		t.words.keys[ev.User] = ev.Pinned // so that the name alone is never the other one's
+		t.means(ev.User, ev.Pinned) // so that the name alone is never the other one's
 		t.tellRoom("", t.words.textLocked(ev))
 	default:
 		room := ""
@@ -132,19 +133,6 @@ func (t *tui) entered(ev entered) {
 	delete(t.enter, ev.Room)
 }
 
-// known gives a conversation with a user the login that its name stands for.
-func (t *tui) known(p node.Peer) {
-	if p.User == "" {
-		return
-	}
-	name := t.words.nameLocked(p.Login)
-	for _, k := range t.talks {
-		if k.direct() && (k.user == name || k.login.User == p.User && k.login.Key == p.Key) {
-			k.login = p.Login
-		}
-	}
-}
-
 // direct shows a message to this user alone: in its room, or in the conversation with its sender.
 func (t *tui) direct(ev *mesh.DirectMessage) {
 	name := t.words.nameLocked(ev.From)
@@ -156,20 +144,28 @@ func (t *tui) direct(ev *mesh.DirectMessage) {
 		}
 		return
 	}
-	k := t.user(name)
-	k.login = ev.From
-	t.add(k, e)
+	k := t.with(ev.From)
+	if k == nil {
+		k = cmp.Or(t.titled(t.called(ev.From)), t.titled(ev.From.Address().String()))
+	}
+	if k == nil {
+		k = t.open(&talk{user: name})
+	}
+	t.add(t.hold(k, ev.From), e)
 }
 
 // result marks the message that has one.
 func (t *tui) result(ev sent) {
+	if !ev.pinned.IsZero() {
+		t.means(nameAlone(ev.To), ev.pinned)
+	}
 	s, ok := t.sent[ev.Line]
 	if !ok {
 		t.tell(nil, ev.String(), !ev.OK)
 		return
 	}
 	delete(t.sent, ev.Line)
-	e := s.entry
+	e, k := s.entry, t.settle(s.talk, ev)
 	e.lines = nil // draw anew
 	switch {
 	case ev.OK && ev.To == "":
@@ -179,6 +175,9 @@ func (t *tui) result(ev sent) {
 		}
 	case ev.OK:
 		e.mark, e.note = markDelivered, ev.took()
+		if k.direct() && !t.same(k.login, ev.login) && ev.login.User != "" {
+			e.note = "to " + ev.login.Address().String() + ", " + e.note
+		}
 	case ev.Error == "unknown":
 		e.mark, e.note = markUnknown, ev.Detail
 	default:
@@ -188,8 +187,8 @@ func (t *tui) result(ev sent) {
 		}
 	}
 	e.note = safeText(e.note)
-	if !ev.OK && s.talk != t.here {
-		s.talk.failed = true
+	if !ev.OK && k != t.here {
+		k.failed = true
 	}
 }
 

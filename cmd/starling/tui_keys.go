@@ -180,7 +180,7 @@ func (t *tui) obey(k *talk, in input, line string) error {
 			return errNoRoom
 		}
 		if k.direct() {
-			return t.message(k, k, "", in.text, "/msg "+k.to()+" "+in.text)
+			return t.whisper(k, k, in.text)
 		}
 		return t.message(k, k, "", in.text, line)
 	case "to":
@@ -191,7 +191,7 @@ func (t *tui) obey(k *talk, in input, line string) error {
 	case "msg":
 		to := t.user(in.name)
 		if strings.TrimSpace(in.text) != "" {
-			if err := t.message(k, to, "", in.text, line); err != nil {
+			if err := t.whisper(k, to, in.text); err != nil {
 				return err
 			}
 		}
@@ -217,6 +217,15 @@ func (t *tui) obey(k *talk, in input, line string) error {
 		t.closing = true
 	}
 	return t.give(k, line)
+}
+
+// whisper sends a message to the user of a conversation, where it is shown, wherever it was typed.
+func (t *tui) whisper(from, to *talk, text string) error {
+	err := t.message(from, to, "", text, "/msg "+t.addressOf(to)+" "+text)
+	if err == nil {
+		to.named = true
+	}
+	return err
 }
 
 // give hands a line to the session.

@@ -60,7 +60,7 @@ func (t *tui) lookAround() {
 	}
 	for _, k := range t.talks {
 		if k.direct() {
-			add(k.login)
+			add(t.whom(k))
 		}
 	}
 	slices.Sort(users)
@@ -208,23 +208,23 @@ func (t *tui) memberRows(dot, name, role, how string, width int) []string {
 
 // userCard says what is known of the user of a direct conversation.
 func (t *tui) userCard(k *talk, width int) []string {
-	th := t.theme
-	rows := []string{th.title.Render(" USER"), " " + t.dot(k.login) + " " + th.name(k.user).Render(t.cells.cut(k.user, width-4))}
+	th, l := t.theme, t.whom(k)
+	rows := []string{th.title.Render(" USER"), " " + t.dot(l) + " " + th.name(k.user).Render(t.cells.cut(k.user, width-4))}
 	words := []string{"asking…"}
-	if s, known := t.standing(k.login); known {
-		words = []string{s.State.String(), t.evidence(k.login, s)}
+	if s, known := t.standing(l); known {
+		words = []string{s.State.String(), t.evidence(l, s)}
 		if s.Source == presence.Goodbye {
 			words = append(words, "at "+s.at.Add(-s.Age).In(t.zone).Format("15:04"))
 		}
-	} else if k.login.User == "" {
+	} else if l.User == "" {
 		words = []string{"not met yet"}
 	}
 	for _, w := range words {
 		rows = append(rows, th.dim.Render(t.cells.cut("   "+w, width-1)))
 	}
-	if !k.login.Key.IsZero() {
+	if !l.Key.IsZero() {
 		rows = append(rows, "", th.title.Render(" KEY"))
-		fp := k.login.Key.Fingerprint()
+		fp := l.Key.Fingerprint()
 		if half := len(fp) / 2; width < len(fp)+2 {
 			rows = append(rows, th.dim.Render(" "+fp[:half]), th.dim.Render(" "+fp[half:]))
 		} else {
@@ -233,7 +233,7 @@ func (t *tui) userCard(k *talk, width int) []string {
 	}
 	var shared []string
 	for _, r := range t.talks {
-		if r.seatOf(k.login) >= 0 {
+		if r.seatOf(l) >= 0 {
 			shared = append(shared, th.dim.Render(" # "+t.cells.cut(r.room, width-4)))
 		}
 	}

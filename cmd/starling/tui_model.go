@@ -137,22 +137,6 @@ func (t *tui) openRoom(name string) *talk {
 	return t.open(&talk{room: name})
 }
 
-// user returns the conversation with a user by the name shown, and makes one if there is none.
-func (t *tui) user(name string) *talk {
-	for _, k := range t.talks {
-		if k.direct() && k.user == name {
-			return k
-		}
-	}
-	k := &talk{user: name}
-	if addr, err := identity.ParseAddress(name); err == nil && addr.Fingerprint == "" {
-		if key, known := t.words.keys[addr.User]; known {
-			k.login = identity.Login{User: addr.User, Key: key}
-		}
-	}
-	return t.open(k)
-}
-
 // open lists a conversation: rooms first, in the order entered, then users.
 func (t *tui) open(k *talk) *talk {
 	t.touch(k)

@@ -48,8 +48,11 @@ type row struct{ term, means string }
 // talk is one conversation: a room, or one user.
 type talk struct {
 	room    string         // "" for a direct one
-	user    string         // of a direct one: the name as shown
-	login   identity.Login // of a direct one, once known
+	user    string         // of a direct one: the name as shown, or as it was typed
+	login   identity.Login // of a direct one, once a message has shown whose it is: the key never changes after that
+	seen    identity.Login // of one opened by a name: the one of that name who was there; zero: nobody was, or the name meant several
+	typed   string         // of one opened by a name: that name
+	named   bool           // a message has gone to that name
 	joined  bool           // of a room
 	members []seat         // of a room: the others, by name
 	role    string         // of a room: the user's own, in app mode
@@ -72,14 +75,6 @@ func (t *talk) name() string {
 		return t.user
 	}
 	return "#" + t.room
-}
-
-// to is what reaches this user and nobody else of that name.
-func (t *talk) to() string {
-	if t.login.User != "" {
-		return t.login.Address().String()
-	}
-	return t.user
 }
 
 // add puts an entry at the end, and lets the oldest go when there are too many.

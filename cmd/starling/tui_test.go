@@ -307,6 +307,25 @@ var scenes = []struct {
 			trouble{newHead("error", "ops"), 0, "room", endWords("ops", revoked)},
 			trouble{newHead("error", "lobby"), 0, "room", endWords("lobby", revoked)})
 	}},
+	{"name-taken", func(d *desk) {
+		d.happens(joined("lobby", bob)...)
+		d.happens(whisper("", bob, "hi"))
+		d.press(ctrl('n'), ctrl('n'))
+		d.types("hello\n")
+		d.ended(bob.Address().String(), bob, bob.Key, nil)
+		d.happens(joined("lobby", imposter)...)
+		d.happens(taken(), goes(bob), whisper("", imposter, "it is me"))
+		d.types("really?\n")
+		d.ended(bob.Address().String(), identity.Login{}, bob.Key, &presence.NotFoundError{Address: bob.Address(), Others: []identity.Login{imposter}})
+	}},
+	{"two-of-one-name", func(d *desk) {
+		d.happens(joined("lobby", bob)...)
+		d.happens(joined("lobby", imposter)...)
+		d.happens(contested(), whisper("", bob, "hi"))
+		d.types("/to bob hello\n")
+		err := &identity.ConflictError{User: "bob", Found: []identity.Login{imposter, bob}}
+		d.happens(sent{head: newHead("sent", "lobby"), Line: len(d.given), To: "bob"}.result(err))
+	}},
 	{"help", func(d *desk) { d.types("/help\n") }},
 	{"nowhere", func(d *desk) {
 		for _, room := range []string{"lobby", "ops"} {

@@ -214,7 +214,7 @@ func (t *tui) talkRow(k *talk, width int) string {
 	sign := th.dim.Render("#")
 	name := k.room
 	if k.direct() {
-		sign, name = t.dot(k.login), k.user
+		sign, name = t.dot(t.whom(k)), k.user
 	}
 	count := ""
 	if k.unread > 0 {

@@ -51,7 +51,7 @@ func main() {
 }
 
 func start(opts ...node.Option) *node.Node {
-	n, err := node.New(append(opts, node.WithApp("example.embed"), node.WithoutMDNS())...)
+	n, err := node.New(append([]node.Option{node.WithApp("example.embed"), node.WithoutMDNS()}, opts...)...)
 	check(err)
 	return n
 }

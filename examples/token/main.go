@@ -126,8 +126,8 @@ func main() {
 	defer server.Close()
 
 	start := func(user, password string, opts ...node.Option) *client {
-		n, err := node.New(append(opts, node.WithApp(app), node.WithIssuers(issuers),
-			node.WithListen("/ip4/127.0.0.1/tcp/0"), node.WithoutMDNS())...)
+		n, err := node.New(append([]node.Option{node.WithApp(app), node.WithIssuers(issuers),
+			node.WithListen("/ip4/127.0.0.1/tcp/0"), node.WithoutMDNS()}, opts...)...)
 		check(err)
 		return &client{n, user, password, "http://" + listener.Addr().String()}
 	}

@@ -104,14 +104,18 @@ func list(t *testing.T, goos string) []pkg {
 	}
 }
 
+// root is the directory of the module.
+func root(t *testing.T) string {
+	gomod, err := exec.Command("go", "env", "GOMOD").Output()
+	require.NoError(t, err)
+	return filepath.Dir(strings.TrimSpace(string(gomod)))
+}
+
 // lookAtSources makes the test look at every source file of the module. go test keeps a result while what the
 // test has looked at is unchanged, and go list looks in a process of its own.
 func lookAtSources(t *testing.T) {
-	gomod, err := exec.Command("go", "env", "GOMOD").Output()
-	require.NoError(t, err)
-	root := filepath.Dir(strings.TrimSpace(string(gomod)))
 	seen := 0
-	require.NoError(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	require.NoError(t, filepath.WalkDir(root(t), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || filepath.Ext(path) != ".go" {
 			return err
 		}

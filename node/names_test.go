@@ -1,0 +1,474 @@
+package node_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
+	"github.com/starling-mesh/starling/node"
+	"github.com/starling-mesh/starling/presence"
+)
+
+// town is bob, alice, and strangers who take her name. Bob is connected to everybody who has come.
+type town struct {
+	*sim
+	bob *node.Node
+	in  map[int]*mesh.Room // who is in the room, by host
+}
+
+const (
+	bobs = iota
+	alices
+	strangers
+	others
+)
+
+// newTown logs bob in, and nobody else.
+func newTown(t *testing.T, hosts int, each func(i int) []node.Option) *town {
+	t.Helper()
+	s := &town{sim: newSim(t, hosts, each), in: make(map[int]*mesh.Room)}
+	s.bob = s.login(bobs, "bob")
+	return s
+}
+
+// comes has the user of a host log in as alice and connect to bob, and enter the room if bob is in it.
+func (s *town) comes(i int) *node.Node {
+	s.t.Helper()
+	n := s.nodes[i]
+	if n == nil {
+		n = s.run(i)
+	}
+	s.login(i, "alice")
+	if !s.Connected(bobs, i) {
+		s.Connect(bobs, i)
+	}
+	if s.in[bobs] != nil {
+		s.enters(i)
+	}
+	s.settle()
+	return n
+}
+
+func (s *town) enters(i int) *mesh.Room {
+	s.t.Helper()
+	s.in[i] = s.join(i, "ops")
+	return s.in[i]
+}
+
+// goes ends a node, and with it what it had of the network.
+func (s *town) goes(i int) {
+	s.t.Helper()
+	require.NoError(s.t, s.nodes[i].Close())
+	s.nodes[i] = nil
+	delete(s.in, i)
+	_ = s.Host(i).Network().ClosePeer(s.ID(bobs))
+	s.settle()
+}
+
+// got is all that somebody was sent since the last look, in the room and out of it.
+func (s *town) got(i int) (texts []string) {
+	s.t.Helper()
+	from := []recver{s.nodes[i]}
+	if s.in[i] != nil {
+		from = append(from, s.in[i])
+	}
+	for _, r := range from {
+		for _, ev := range drained(r) {
+			if msg, ok := ev.(*mesh.DirectMessage); ok {
+				texts = append(texts, string(msg.Data))
+			}
+		}
+	}
+	return texts
+}
+
+// refuses checks that bob's send to the bare name goes nowhere, in the room and out of it, and that the error names
+// how to write to each of them.
+func (s *town) refuses(pinned identity.PublicKey, to ...identity.Login) {
+	s.t.Helper()
+	sends := map[string]func() error{"outside": func() error {
+		_, err := s.bob.SendText(within(s.t), "alice", "secret")
+		return err
+	}, "outside, pipelined": func() error {
+		_, err := s.bob.SendAsync(within(s.t), "alice", []byte("secret"))
+		return err
+	}}
+	if room := s.in[bobs]; room != nil {
+		sends["in the room"] = func() error {
+			_, err := room.SendText(within(s.t), "alice", "secret")
+			return err
+		}
+		sends["in the room, pipelined"] = func() error {
+			_, err := room.SendAsync(within(s.t), "alice", []byte("secret"))
+			return err
+		}
+	}
+	for where, send := range sends {
+		err := send()
+		conflict, ok := errors.AsType[*presence.ConflictError](err)
+		require.True(s.t, ok, "%s: %v", where, err)
+		require.Equal(s.t, "alice", conflict.User, where)
+		require.Equal(s.t, pinned, conflict.Pinned, where)
+		var keys, want []identity.PublicKey
+		for _, l := range conflict.Found {
+			keys = append(keys, l.Key)
+			require.Contains(s.t, err.Error(), l.Address().String(), where)
+		}
+		for _, l := range to {
+			want = append(want, l.Key)
+		}
+		require.ElementsMatch(s.t, want, keys, where)
+	}
+}
+
+func (s *town) says(user, text string) {
+	s.t.Helper()
+	_, err := s.bob.SendText(within(s.t), user, text)
+	require.NoError(s.t, err)
+}
+
+// ways are how bob and alice may write to each other.
+var ways = map[string]bool{"outside rooms": false, "in a room": true}
+
+// write sends from one host to a user, in the room or out of it.
+func (s *town) write(i int, inRoom bool, user, text string) {
+	s.t.Helper()
+	var err error
+	if inRoom {
+		_, err = s.in[i].SendText(within(s.t), user, text)
+	} else {
+		_, err = s.nodes[i].SendText(within(s.t), user, text)
+	}
+	require.NoError(s.t, err)
+}
+
+// scenes runs a story where they write outside rooms, and in one.
+func scenes(t *testing.T, hosts int, play func(t *testing.T, s *town, inRoom bool)) {
+	for way, inRoom := range ways {
+		t.Run(way, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newTown(t, hosts, nil)
+				if inRoom {
+					s.enters(bobs)
+				}
+				play(t, s, inRoom)
+			})
+		})
+	}
+}
+
+func TestWhoTakesTheNameOfOneWhoWasAnsweredGetsNothingMeantForHer(t *testing.T) {
+	scenes(t, 3, func(t *testing.T, s *town, inRoom bool) {
+		alice := s.comes(alices)
+		s.write(alices, inRoom, "bob", "hi")
+		s.settle()
+		s.write(bobs, inRoom, alice.Self().Address().String(), "hello, whoever is called alice by now")
+		her := alice.Self()
+
+		stranger := s.comes(strangers)
+		s.write(bobs, inRoom, "alice", "both are here")
+		require.Len(t, s.got(alices), 2)
+		conflict := await(t, s.bob, func(ev *node.IdentityConflict) bool { return true })
+		require.Equal(t, her.Key, conflict.Pinned)
+		require.Equal(t, stranger.Self(), conflict.Other)
+
+		s.goes(alices)
+		s.refuses(her.Key, stranger.Self())
+		require.Empty(t, s.got(strangers))
+		s.goes(strangers)
+		stranger = s.comes(strangers)
+		s.refuses(her.Key, stranger.Self())
+		require.Empty(t, s.got(strangers))
+
+		s.comes(alices)
+		s.write(bobs, inRoom, "alice", "are you back?")
+		require.Equal(t, []string{"are you back?"}, s.got(alices))
+		require.Empty(t, s.got(strangers))
+	})
+}
+
+func TestASendToTheOneOfThatNamePinsIt(t *testing.T) {
+	scenes(t, 3, func(t *testing.T, s *town, inRoom bool) {
+		her := s.comes(alices).Self()
+		s.write(bobs, inRoom, "alice", "hi")
+		require.Equal(t, []string{"hi"}, s.got(alices))
+		stranger := s.comes(strangers)
+		s.goes(alices)
+		s.refuses(her.Key, stranger.Self())
+		require.Empty(t, s.got(strangers))
+		s.write(bobs, inRoom, stranger.Self().Address().String(), "who are you?")
+		require.Equal(t, []string{"who are you?"}, s.got(strangers))
+		s.refuses(her.Key, stranger.Self())
+	})
+}
+
+func TestAPipelinedSendPinsTheNameToo(t *testing.T) {
+	scenes(t, 3, func(t *testing.T, s *town, inRoom bool) {
+		her := s.comes(alices).Self()
+		send := s.bob.SendAsync
+		if inRoom {
+			send = s.in[bobs].SendAsync
+		}
+		_, err := send(within(t), "alice", []byte("hi")) // of which nobody asks for the result
+		require.NoError(t, err)
+		require.Equal(t, []string{"hi"}, s.got(alices))
+		s.goes(alices)
+		s.refuses(her.Key, s.comes(strangers).Self())
+		require.Empty(t, s.got(strangers))
+	})
+}
+
+func TestAPipelinedAnswerPinsTheName(t *testing.T) {
+	scenes(t, 3, func(t *testing.T, s *town, inRoom bool) {
+		her := s.comes(alices).Self()
+		s.write(alices, inRoom, "bob", "hi")
+		s.settle()
+		send := s.bob.SendAsync
+		if inRoom {
+			send = s.in[bobs].SendAsync
+		}
+		p, err := send(within(t), her.Address().String(), []byte("hello"))
+		require.NoError(t, err)
+		_, err = p.Result()
+		require.NoError(t, err)
+		s.goes(alices)
+		s.refuses(her.Key, s.comes(strangers).Self())
+		require.Empty(t, s.got(strangers))
+	})
+}
+
+func TestAnAnswerHoldsAfterARestart(t *testing.T) {
+	for way, inRoom := range ways {
+		t.Run(way, func(t *testing.T) {
+			dir := t.TempDir()
+			d, err := identity.OpenDir(dir)
+			require.NoError(t, err)
+			key := d.Keys().Libp2p()
+			require.NoError(t, d.Close())
+			synctest.Test(t, func(t *testing.T) {
+				s := newTown(t, 3, nil)
+				home := s.NewHost(key)
+				start := func() {
+					s.nodes = append(s.nodes[:home], nil)
+					n := s.run(home, node.WithDataDir(dir))
+					require.NoError(t, n.Login(within(t), "bob"))
+				}
+				start()
+				s.Connect(home, alices)
+				her := s.login(alices, "alice").Self()
+				s.settle()
+				if inRoom {
+					s.in[home], s.in[alices] = s.join(home, "ops"), s.join(alices, "ops")
+					s.settle()
+				}
+				s.write(alices, inRoom, s.nodes[home].Self().Address().String(), "hi")
+				s.settle()
+				s.write(home, inRoom, her.Address().String(), "hello")
+
+				require.NoError(t, s.nodes[home].Close())
+				s.goes(alices)
+				require.NoError(t, s.Host(home).Network().ClosePeer(s.ID(alices)))
+				s.settle()
+				start()
+				s.Connect(home, strangers)
+				s.login(strangers, "alice")
+				s.bob = s.nodes[home]
+				s.settle()
+				delete(s.in, home)
+				if inRoom {
+					s.in[bobs], s.in[strangers] = s.join(home, "ops"), s.join(strangers, "ops")
+					s.settle()
+				}
+				s.refuses(her.Key, s.nodes[strangers].Self())
+				require.Empty(t, s.got(strangers))
+				conflict := await(t, s.bob, func(ev *node.IdentityConflict) bool { return true })
+				require.Equal(t, her.Key, conflict.Pinned)
+			})
+		})
+	}
+}
+
+func TestOfTwoStrangersOfOneNameNeitherIsTakenForTheOther(t *testing.T) {
+	scenes(t, 4, func(t *testing.T, s *town, inRoom bool) {
+		one, two := s.comes(strangers).Self(), s.comes(others).Self()
+		s.refuses(identity.PublicKey{}, one, two)
+		if inRoom {
+			_, err := s.in[bobs].SendText(within(t), "alice", "secret")
+			require.ErrorIs(t, err, mesh.ErrAmbiguous)
+		}
+		conflict := await(t, s.bob, func(ev *node.IdentityConflict) bool { return true })
+		require.True(t, conflict.Pinned.IsZero(), "nobody has answered either")
+		require.Equal(t, two, conflict.Other)
+		for _, n := range []int{strangers, others} { // they come and go
+			s.goes(n)
+			s.comes(n)
+		}
+		none[*node.IdentityConflict](t, drained(s.bob))
+		s.refuses(identity.PublicKey{}, one, two)
+		require.Empty(t, s.got(strangers))
+		require.Empty(t, s.got(others))
+	})
+}
+
+func TestAKeyThatHasSaidGoodbyeIsNoRival(t *testing.T) {
+	scenes(t, 3, func(t *testing.T, s *town, inRoom bool) {
+		stranger := s.comes(strangers)
+		if inRoom {
+			require.NoError(t, s.in[strangers].Leave(within(t)))
+		}
+		require.NoError(t, stranger.Logout(within(t)))
+		s.settle()
+		require.True(t, s.Connected(bobs, strangers))
+		s.comes(alices)
+		none[*node.IdentityConflict](t, drained(s.bob))
+		s.write(bobs, inRoom, "alice", "hi")
+		require.Equal(t, []string{"hi"}, s.got(alices))
+	})
+}
+
+func TestTheStrangerWhoCameFirstAndWasAnsweredHasTheName(t *testing.T) {
+	scenes(t, 3, func(t *testing.T, s *town, inRoom bool) {
+		stranger := s.comes(strangers).Self()
+		s.write(strangers, inRoom, "bob", "hi, alice here")
+		s.settle()
+		s.write(bobs, inRoom, stranger.Address().String(), "hi")
+		alice := s.comes(alices).Self()
+		conflict := await(t, s.bob, func(ev *node.IdentityConflict) bool { return true })
+		require.Equal(t, stranger.Key, conflict.Pinned)
+		require.Equal(t, alice, conflict.Other)
+		s.write(bobs, inRoom, "alice", "you told me")
+		require.Equal(t, []string{"hi", "you told me"}, s.got(strangers))
+		s.write(bobs, inRoom, alice.Address().String(), "and you?")
+		require.Equal(t, []string{"and you?"}, s.got(alices))
+		s.goes(strangers)
+		s.refuses(stranger.Key, alice)
+	})
+}
+
+// What somebody has written is answered by name as well, in a chat of lines: it is not for the next one of that name.
+func TestTheNameOfOneWhoHasWrittenIsNotAnothersMeanwhile(t *testing.T) {
+	scenes(t, 3, func(t *testing.T, s *town, inRoom bool) {
+		her := s.comes(alices).Self()
+		s.write(alices, inRoom, "bob", "what is the door code?")
+		s.settle()
+		s.goes(alices)
+		stranger := s.comes(strangers).Self()
+		s.refuses(identity.PublicKey{}, her, stranger)
+		require.Empty(t, s.got(strangers))
+		s.comes(alices)
+		s.write(bobs, inRoom, her.Address().String(), "1234")
+		require.Equal(t, []string{"1234"}, s.got(alices))
+		s.write(bobs, inRoom, "alice", "and the garage's 5678")
+		require.Equal(t, []string{"and the garage's 5678"}, s.got(alices))
+		require.Empty(t, s.got(strangers))
+	})
+}
+
+func TestAliceOnAnotherDeviceIsAliceStill(t *testing.T) {
+	key := userKey(t)
+	for way, inRoom := range ways {
+		t.Run(way, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newTown(t, 4, func(i int) []node.Option {
+					if i == alices || i == others {
+						return []node.Option{node.WithUserKey(key)}
+					}
+					return nil
+				})
+				if inRoom {
+					s.enters(bobs)
+				}
+				her := s.comes(alices).Self()
+				s.write(alices, inRoom, "bob", "hi")
+				s.settle()
+				s.write(bobs, inRoom, her.Address().String(), "hello")
+				s.comes(strangers)
+				s.comes(others) // her other device: the one before is out
+				s.write(bobs, inRoom, "alice", "on the phone?")
+				require.Equal(t, []string{"on the phone?"}, s.got(others))
+				require.Empty(t, s.got(strangers))
+				var conflicts []identity.PublicKey
+				for _, ev := range drained(s.bob) {
+					if c, ok := ev.(*node.IdentityConflict); ok {
+						conflicts = append(conflicts, c.Other.Key)
+					}
+				}
+				require.Equal(t, []identity.PublicKey{s.nodes[strangers].Self().Key}, conflicts)
+			})
+		})
+	}
+}
+
+func TestAliceWhoHasLostHerKeysIsAskedForByHerNewOne(t *testing.T) {
+	scenes(t, 4, func(t *testing.T, s *town, inRoom bool) {
+		former := s.comes(alices).Self()
+		s.write(alices, inRoom, "bob", "hi")
+		s.settle()
+		s.write(bobs, inRoom, former.Address().String(), "hello")
+		s.goes(alices)
+		now := s.comes(others).Self()
+		conflict := await(t, s.bob, func(ev *node.IdentityConflict) bool { return true })
+		require.Equal(t, former.Key, conflict.Pinned)
+		require.Equal(t, now, conflict.Other)
+		s.refuses(former.Key, now)
+		s.write(bobs, inRoom, now.Address().String(), "is it you?")
+		require.Equal(t, []string{"is it you?"}, s.got(others))
+	})
+}
+
+func TestASendToAKeyThatIsAwayNamesWhoElseHasItsName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTown(t, 3, nil)
+		her := s.comes(alices).Self()
+		s.says("alice", "hi")
+		s.goes(alices)
+		stranger := s.comes(strangers).Self()
+		_, err := s.bob.SendText(within(t), her.Address().String(), "secret")
+		require.ErrorIs(t, err, presence.ErrNotFound)
+		require.Contains(t, err.Error(), stranger.Address().String())
+		absent, ok := errors.AsType[*presence.NotFoundError](err)
+		require.True(t, ok)
+		require.Equal(t, []identity.Login{stranger}, absent.Others)
+		time.Sleep(time.Second)
+		require.Empty(t, s.got(strangers))
+	})
+}
+
+func TestWithTokensANameIsTheUserWhateverTheKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend(t)
+		s := newSim(t, 3, b.options)
+		s.ConnectAll()
+		bob := b.enter(s, 0, "bob", time.Hour)
+		join := func(i int) *mesh.Room {
+			r, err := s.nodes[i].Join(within(t), "ops", mesh.WithToken(b.token(s.nodes[i], s.nodes[i].User(), time.Hour)))
+			require.NoError(t, err)
+			return r
+		}
+		room := join(0)
+		for i := range 2 { // alice on one device, and then on another, whose keys have nothing to do with the first
+			alice := b.enter(s, 1+i, "alice", time.Hour)
+			hers := join(1 + i)
+			s.settle()
+			for _, send := range []func(context.Context, string, string, ...mesh.SendOption) (mesh.Receipt, error){bob.SendText, room.SendText} {
+				receipt, err := send(within(t), "alice", "where are you?")
+				require.NoError(t, err)
+				require.Equal(t, alice.Self(), receipt.To)
+			}
+			for _, from := range []recver{alice, hers} {
+				require.Equal(t, "where are you?", string(await[*mesh.DirectMessage](t, from, nil).Data))
+			}
+			_, err := alice.SendText(within(t), "bob", "here")
+			require.NoError(t, err)
+			_, pinned := bob.Pinned("alice")
+			require.False(t, pinned)
+		}
+		none[*node.IdentityConflict](t, drained(bob))
+	})
+}

@@ -1,0 +1,81 @@
+package presence
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/identity"
+)
+
+// crossedPause is how long to wait before a connection is made again that the other side gave up; the pause doubles up to crossedMost. Each is
+// varied by a half, or two that dial each other would cross again.
+const (
+	crossedPause = 20 * time.Millisecond
+	crossedMost  = 500 * time.Millisecond
+)
+
+// Connect connects to a peer, unless it is connected, and returns what it has said in its hello, verified. When two peers dial each other
+// at once, each may find the connection that the other has opened and is about to give up, and nobody would be connected: then it dials
+// again, until ctx ends.
+//
+// Errors are those of the host, and those of [Directory.Peer]. If ctx ends while the peer is known after all, there is none.
+func (d *Directory) Connect(ctx context.Context, info peer.AddrInfo) (identity.Session, error) {
+	for attempt := 0; ; attempt++ {
+		err := d.host.Connect(ctx, info)
+		dialled := err == nil
+		if dialled || d.host.Network().Connectedness(info.ID) != network.NotConnected { // the other side's dial got through
+			d.hurry(info.ID)
+			var s identity.Session
+			if s, err = d.Peer(ctx, info.ID); err == nil {
+				return s, nil
+			}
+		}
+		if !dialled || !errors.Is(err, ErrNotConnected) || !pauseCrossed(ctx, attempt) {
+			if s, ok := d.known(info.ID); ok {
+				return s, nil
+			}
+			return identity.Session{}, err
+		}
+	}
+}
+
+// hurry cuts the pause short after a hello that has failed: somebody here waits for the next.
+func (d *Directory) hurry(p peer.ID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if c := d.contacts[p]; c != nil && !c.known && c.err != nil && c.final == nil {
+		d.kickLocked(c)
+	}
+}
+
+// pauseCrossed waits before attempt n+1, n from 0, and reports whether ctx lasts.
+func pauseCrossed(ctx context.Context, n int) bool {
+	d := crossedMost
+	if n < 5 {
+		d = crossedPause << n
+	}
+	t := time.NewTimer(d/2 + rand.N(d))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// known returns the session of a peer with which a hello is complete, without waiting.
+func (d *Directory) known(p peer.ID) (identity.Session, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.contacts[p]
+	if d.closing || c == nil || !c.known {
+		return identity.Session{}, false
+	}
+	return c.session, true
+}

@@ -1,0 +1,89 @@
+package presence_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/presence"
+)
+
+// giveUp makes host i dial host j and give the connection up after some time, as a host does that has another one by then: j has it as any
+// other until it ends, and i never has.
+func (r *rig) giveUp(i, j int, after time.Duration) {
+	r.t.Helper()
+	dialler, ok := r.net.Host(i).Network().(*swarm.Swarm)
+	require.True(r.t, ok)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, err := dialler.TransportForDialing(r.net.Addr(j)).Dial(ctx, r.net.Addr(j), r.net.ID(j))
+	require.NoError(r.t, err)
+	soon(r.t, time.Second, "the connection", func() bool { return r.connected(j, i) })
+	time.AfterFunc(after, func() { conn.Close() })
+}
+
+func TestAUserIsFoundThoughTheOtherSideGivesAConnectionUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 3)
+		defer r.close()
+		a, b := r.nodes[0], r.nodes[1]
+		r.meet(0, 2)
+		r.meet(1, 2)
+		a.login("alice")
+		b.login("bob")
+		time.Sleep(time.Second)
+		r.giveUp(1, 0, 100*time.Millisecond)
+		got, err := a.find("bob")
+		require.NoError(t, err)
+		require.Equal(t, b.me(), got.Login)
+
+		r.part(0, 1)
+		time.Sleep(10 * time.Second)
+		r.giveUp(1, 0, 100*time.Millisecond)
+		require.Equal(t, presence.Online, a.status("bob").State)
+	})
+}
+
+func TestAConnectionIsMadeAgainThatTheOtherSideGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2)
+		defer r.close()
+		a, b := r.nodes[0], r.nodes[1]
+		for range 10 {
+			r.giveUp(1, 0, 20*time.Millisecond)
+			_, err := a.Connect(t.Context(), r.net.Info(1))
+			require.NoError(t, err)
+			require.Equal(t, network.Connected, r.net.Host(0).Network().Connectedness(b.id))
+			r.part(0, 1)
+		}
+		r.net.Isolate(1)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, err := a.Connect(ctx, r.net.Info(1))
+		require.Error(t, err)
+	})
+}
+
+// The host tells of connections from several goroutines at once: the end of the first may be told before the second.
+func TestAPeerIsNotLostThatHasAnotherConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2)
+		defer r.close()
+		a := r.nodes[0]
+		r.meet(0, 1)
+		first := r.net.Host(0).Network().ConnsToPeer(r.net.ID(1))[0]
+		a.Directory.StopHearing()
+		require.NoError(t, first.Close())
+		r.net.Connect(0, 1)
+		a.Directory.HearEnd(first)
+		time.Sleep(time.Second)
+		require.Empty(t, of[presence.PeerDown](a), describe(a.heard()))
+		_, err := a.Peer(t.Context(), r.net.ID(1))
+		require.NoError(t, err)
+	})
+}

@@ -1,0 +1,66 @@
+package presence
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+	"github.com/multiformats/go-multistream"
+)
+
+// pingSize is the size of a ping, in bytes.
+const pingSize = ping.PingSize
+
+var errEcho = errors.New("presence: a ping came back changed")
+
+// Ping asks over one connection whether the peer is there, and returns nil if it answers before ctx ends, if only that it has no ping. A ping over
+// any connection, as libp2p has it, says nothing about the peer when it fails: of two that cross, it may choose the one that the other side
+// has given up.
+func (d *Directory) Ping(ctx context.Context, conn network.Conn) error {
+	s, err := d.open(ctx, conn, ping.ID)
+	if errors.As(err, new(multistream.ErrNotSupported[protocol.ID])) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Reset() }()
+	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+	var said, back [pingSize]byte
+	_, _ = rand.Read(said[:]) // never fails
+	if _, err := s.Write(said[:]); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(s, back[:]); err != nil {
+		return err
+	}
+	if !bytes.Equal(said[:], back[:]) {
+		return errEcho
+	}
+	return nil
+}
+
+// pingAny reports whether a peer answers over one of its connections before ctx ends.
+func (d *Directory) pingAny(ctx context.Context, p peer.ID) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conns := d.host.Network().ConnsToPeer(p)
+	answers := make(chan error, len(conns))
+	for _, conn := range conns {
+		go func() { answers <- d.Ping(ctx, conn) }()
+	}
+	there := false
+	for range conns { // all of them: nothing is left behind
+		if <-answers == nil {
+			there = true
+			cancel()
+		}
+	}
+	return there
+}

@@ -1,0 +1,197 @@
+package presence
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+const (
+	// requestTimeout bounds one request in the DHT, from the opening of its stream to the end of the answer. Most callers give less.
+	requestTimeout = 5 * time.Second
+	// maxRequests is how many requests to one peer are under way at once. Each has a stream, of which one peer allows 128 in all.
+	maxRequests = 8
+)
+
+// sender sends the requests of a DHT instance, those of the library included, and hands up only answers that [readAnswer] has found in
+// order: the library acts on what it gets without a look. Every request has a stream of its own, so that an answer that comes twice, or
+// late, is never taken for that to the next one; and reading, writing and waiting all end with the context of the request.
+type sender struct {
+	host   host.Host
+	protos []protocol.ID
+
+	mu    sync.Mutex
+	under map[peer.ID]*queue
+}
+
+// queue is what is under way with one peer.
+type queue struct {
+	users int           // that hold it or wait for a slot
+	slots chan struct{} // a token for each request under way
+}
+
+var _ pb.MessageSenderWithDisconnect = (*sender)(nil)
+
+func newSender(h host.Host, protos []protocol.ID) pb.MessageSenderWithDisconnect {
+	return &sender{host: h, protos: protos, under: make(map[peer.ID]*queue)}
+}
+
+// SendRequest sends a request and returns the answer.
+func (s *sender) SendRequest(ctx context.Context, p peer.ID, req *pb.Message) (answer *pb.Message, err error) {
+	err = s.try(ctx, p, func(ctx context.Context) error {
+		answer, err = s.exchange(ctx, p, req)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+// SendMessage sends a request that has no answer. It returns nil when the peer has taken it, which it says by closing its side.
+func (s *sender) SendMessage(ctx context.Context, p peer.ID, req *pb.Message) error {
+	return s.try(ctx, p, func(ctx context.Context) error { return s.hand(ctx, p, req) })
+}
+
+// OnDisconnect has nothing to do: no stream outlives its request.
+func (s *sender) OnDisconnect(context.Context, peer.ID) {}
+
+// errStream says that a stream broke that had been opened.
+var errStream = errors.New("presence: the stream of a request broke")
+
+// try runs a request in a slot of the peer, and once more if its stream broke: of two connections that cross one is closed, and the stream
+// may have been on that.
+func (s *sender) try(ctx context.Context, p peer.ID, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	release, err := s.enter(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err = do(ctx); errors.Is(err, errStream) && !errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+		err = do(ctx)
+	}
+	return err
+}
+
+// enter waits for a slot of the peer. Who gets one must release it.
+func (s *sender) enter(ctx context.Context, p peer.ID) (release func(), err error) {
+	s.mu.Lock()
+	q := s.under[p]
+	if q == nil {
+		q = &queue{slots: make(chan struct{}, maxRequests)}
+		s.under[p] = q
+	}
+	q.users++
+	s.mu.Unlock()
+	leave := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if q.users--; q.users == 0 {
+			delete(s.under, p)
+		}
+	}
+	select {
+	case q.slots <- struct{}{}:
+		return func() {
+			<-q.slots
+			leave()
+		}, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}
+
+// open opens a stream that ends with ctx, and writes the request.
+func (s *sender) open(ctx context.Context, p peer.ID, req *pb.Message) (_ network.Stream, stop func() bool, err error) {
+	st, err := s.host.NewStream(ctx, p, s.protos...)
+	if err != nil {
+		return nil, nil, err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = st.SetDeadline(deadline)
+	}
+	stop = context.AfterFunc(ctx, func() { _ = st.Reset() }) // where a transport has no deadlines
+	if err = wire.WriteFrame(st, req); err == nil {
+		err = st.CloseWrite()
+	}
+	if err != nil {
+		stop()
+		_ = st.Reset()
+		return nil, nil, fmt.Errorf("%w: %w", errStream, err)
+	}
+	return st, stop, nil
+}
+
+func (s *sender) exchange(ctx context.Context, p peer.ID, req *pb.Message) (*pb.Message, error) {
+	st, stop, err := s.open(ctx, p, req)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	raw, err := readBounded(st, answerLimit(req.GetType()))
+	var answer *pb.Message
+	if err == nil {
+		answer, err = readAnswer(req, raw)
+	}
+	if err != nil {
+		_ = st.Reset()
+		return nil, err
+	}
+	_ = st.Close()
+	return answer, nil
+}
+
+// hand sends a request and waits until the peer has closed its side.
+func (s *sender) hand(ctx context.Context, p peer.ID, req *pb.Message) error {
+	st, stop, err := s.open(ctx, p, req)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	var one [1]byte
+	if _, err = io.ReadFull(st, one[:]); errors.Is(err, io.EOF) {
+		return st.Close()
+	}
+	_ = st.Reset()
+	if err == nil {
+		return notAnswer("there is none to this request")
+	}
+	return fmt.Errorf("%w: %w", errStream, err)
+}
+
+// readBounded reads one frame of at most limit bytes. It takes memory as the bytes come, not as they are announced.
+func readBounded(r io.Reader, limit int) ([]byte, error) {
+	br := bufio.NewReader(r)
+	size, err := binary.ReadUvarint(br)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errStream, err)
+	}
+	if size > uint64(limit) {
+		return nil, notAnswer("%v", &wire.SizeError{Size: size, Limit: limit})
+	}
+	raw, err := io.ReadAll(io.LimitReader(br, int64(size)))
+	if err == nil && uint64(len(raw)) < size {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errStream, err)
+	}
+	return raw, nil
+}
