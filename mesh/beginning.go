@@ -16,7 +16,8 @@ type beginning struct {
 	guess uint64 // claim by those who cannot be sure: the feed may have begun before their time, or the question was late
 }
 
-// hear takes the word of a neighbour that has the feed through last. One that has nothing of it and cannot be sure has said nothing.
+// hear takes the word of a neighbour that has the feed through last. One that has nothing of it and cannot be sure has
+// said nothing, unless it is that the feed has only its first item yet: that is the author's entry, and nothing is lost by it.
 func (b *beginning) hear(first, last uint64, sure, author bool) {
 	switch {
 	case first == 0 || b.sworn && !author:
@@ -26,7 +27,7 @@ func (b *beginning) hear(first, last uint64, sure, author bool) {
 		b.claim = lowest(b.claim, first)
 	case sure:
 		b.none, b.least = max(b.none, first), lowest(b.least, first)
-	case first <= last:
+	case first <= last || first <= 2:
 		b.guess = lowest(b.guess, first)
 	}
 }

@@ -278,7 +278,7 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 	}
 	f := j.feeds[tag]
 	if f == nil {
-		if _, resumed := j.resume[tag]; !resumed && (first == 0 || first > last && !sure) {
+		if _, resumed := j.resume[tag]; !resumed && (first == 0 || first > max(last, 2) && !sure) {
 			return arrival{}
 		}
 		// That there is nothing in it for this node is worth remembering: others may not know.
@@ -303,7 +303,7 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 		j.lack(now, f)
 		return f.regret(first, sure)
 	}
-	if first == 0 || first > last && !sure || f.broken {
+	if first == 0 || first > max(last, 2) && !sure || f.broken {
 		return arrival{}
 	}
 	f.hear(first, last, sure, f.peer() == from)
