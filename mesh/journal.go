@@ -642,7 +642,7 @@ func (j *journal) announce(now time.Time) (quiet []*feed) {
 }
 
 // firsts answers a Past: where each feed begins for a member that wants what is no older than age, and the last count messages.
-// That is not sure where this node's own time begins later than the other's, nor where this node is behind itself.
+// That is not sure where this node's own time begins later than the other's.
 func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed) (first uint64, sure bool) {
 	cutoff := now.Add(-min(age, j.ring.limits.Age+time.Minute))
 	var latest map[feedTag]uint64
@@ -653,9 +653,6 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed
 		first = min(j.ring.since(f.tag, cutoff, f.floor, f.last()+1, f.began), f.last()+1)
 		if n, ok := latest[f.tag]; ok {
 			first = min(first, n)
-		}
-		if first > f.last() && f.told() > f.last() {
-			return first, false // it begins somewhere in what is still to come here
 		}
 		return first, first > f.floor || f.floor <= 1 || !cutoff.Before(j.since)
 	}

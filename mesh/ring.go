@@ -252,7 +252,14 @@ func (r *ring) since(tag feedTag, cutoff time.Time, floor, next uint64, began ti
 	if i == len(sh.list) {
 		return next
 	}
-	if first := sh.list[i].first; i > 0 || sh.dropped > 0 || first <= floor {
+	before := sh.dropped
+	if i > 0 {
+		before = sh.list[i-1].last()
+	}
+	switch first := sh.list[i].first; {
+	case before > 0:
+		return min(first, before+1) // what lies between was lost here, too
+	case first <= floor:
 		return first
 	}
 	return sh.list[0].first - 1 // nor has this node had what came before, and could not tell when
