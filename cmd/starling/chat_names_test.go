@@ -42,7 +42,7 @@ func TestANameInAChatOfLinesIsTheKeyThatWasAnswered(t *testing.T) {
 	bob := chatHere(t, "--user", "bob", "--data", ours)
 	addr := bob.ready().Addrs[0]
 	come := func(args ...string) *talker {
-		k := chatHere(t, append(args, "--user", "alice", "--peer", addr)...)
+		k := chatHere(t, append(slices.Clip(args), "--user", "alice", "--peer", addr)...)
 		k.expect("member_joined", member("bob"))
 		bob.sees(k)
 		return k

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,7 +37,7 @@ func sitDown(t *testing.T, user string, opts ...node.Option) *realDesk {
 		return true
 	}, func() {})
 	r.size(120, 40)
-	n, err := node.New(append(opts, node.WithoutMDNS(), node.WithListen("/ip4/127.0.0.1/tcp/0"))...)
+	n, err := node.New(append(slices.Clip(opts), node.WithoutMDNS(), node.WithListen("/ip4/127.0.0.1/tcp/0"))...)
 	require.NoError(t, err)
 	r.addr = n.Addrs()[0].String()
 	c := newChat(n, r)
