@@ -18,7 +18,7 @@ import (
 )
 
 // crowdRounds is how often the crowd of [TestACrowdThatConnectsAtOnceIsConnected] meets; STARLING_ROUNDS sets another number.
-const crowdRounds = 3
+const crowdRounds = 1
 
 // crowd is how many nodes meet, and crowdTime what they have for it.
 const (

@@ -377,11 +377,17 @@ func (d *Directory) probe(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) 
 	c := d.contacts[p]
 	fresh := c != nil && c.known && time.Since(c.heard) < freshFor
 	d.mu.Unlock()
-	if !fresh {
-		if !d.pingAny(ctx, p) {
+	for attempt := 0; !fresh; attempt++ {
+		if d.pingAny(ctx, p) {
+			d.Heard(identity.Login{Peer: p})
+			break
+		}
+		if d.host.Network().Connectedness(p) != network.Connected && ctx.Err() == nil {
+			break // the connection has ended: make another
+		}
+		if !pauseCrossed(ctx, attempt) {
 			return identity.Session{}, errNoAnswer
 		}
-		d.Heard(identity.Login{Peer: p})
 	}
 	return d.Connect(ctx, to)
 }
