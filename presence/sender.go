@@ -128,10 +128,7 @@ func (s *sender) open(ctx context.Context, p peer.ID, req *pb.Message) (_ networ
 		_ = st.SetDeadline(deadline)
 	}
 	stop = context.AfterFunc(ctx, func() { _ = st.Reset() }) // where a transport has no deadlines
-	if err = wire.WriteFrame(st, req); err == nil {
-		err = st.CloseWrite()
-	}
-	if err != nil {
+	if err = wire.WriteFrame(st, req); err != nil {
 		stop()
 		_ = st.Reset()
 		return nil, nil, fmt.Errorf("%w: %w", errStream, err)
@@ -139,6 +136,8 @@ func (s *sender) open(ctx context.Context, p peer.ID, req *pb.Message) (_ networ
 	return st, stop, nil
 }
 
+// exchange sends a request and reads the answer. It ends its side after that: a peer may take the end of a stream for the end of all
+// that is wanted of it, and reset what it has not sent yet.
 func (s *sender) exchange(ctx context.Context, p peer.ID, req *pb.Message) (*pb.Message, error) {
 	st, stop, err := s.open(ctx, p, req)
 	if err != nil {
@@ -158,7 +157,7 @@ func (s *sender) exchange(ctx context.Context, p peer.ID, req *pb.Message) (*pb.
 	return answer, nil
 }
 
-// hand sends a request and waits until the peer has closed its side.
+// hand sends a request and waits until the peer has closed its side, or has reset the stream as some do at its end.
 func (s *sender) hand(ctx context.Context, p peer.ID, req *pb.Message) error {
 	st, stop, err := s.open(ctx, p, req)
 	if err != nil {
@@ -166,12 +165,19 @@ func (s *sender) hand(ctx context.Context, p peer.ID, req *pb.Message) error {
 	}
 	defer stop()
 	var one [1]byte
-	if _, err = io.ReadFull(st, one[:]); errors.Is(err, io.EOF) {
+	if err = st.CloseWrite(); err == nil {
+		_, err = io.ReadFull(st, one[:])
+	}
+	if errors.Is(err, io.EOF) {
 		return st.Close()
 	}
 	_ = st.Reset()
-	if err == nil {
+	var reset *network.StreamError
+	switch {
+	case err == nil:
 		return notAnswer("there is none to this request")
+	case errors.As(err, &reset) && reset.Remote:
+		return nil
 	}
 	return fmt.Errorf("%w: %w", errStream, err)
 }
