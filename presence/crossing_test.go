@@ -87,3 +87,21 @@ func TestAPeerIsNotLostThatHasAnotherConnection(t *testing.T) {
 		require.NoError(t, err)
 	})
 }
+
+// After some failed hellos the next comes a minute later, as with a peer that the network was cut from while they said hello. Who wants the peer meanwhile does
+// not wait for that.
+func TestConnectDoesNotWaitForThePauseAfterFailedHellos(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2)
+		defer r.close()
+		a, b := r.nodes[0], r.nodes[1]
+		b.Hush()
+		r.net.Connect(0, 1)
+		soon(t, 2*time.Minute, "five failed hellos", func() bool { return a.Stats().HelloFailed == 5 })
+		b.Unhush()
+		start := time.Now()
+		_, err := a.Connect(t.Context(), r.net.Info(1))
+		require.NoError(t, err)
+		require.Less(t, time.Since(start), time.Second)
+	})
+}

@@ -134,3 +134,7 @@ func (d *Directory) Dial(ctx context.Context, to peer.AddrInfo) error { return d
 // StopHearing keeps what the host tells of connections from the directory, and HearEnd tells it of the end of one.
 func (d *Directory) StopHearing()              { d.host.Network().StopNotify(d.notify) }
 func (d *Directory) HearEnd(conn network.Conn) { d.disconnected(conn) }
+
+// Hush makes the node take hellos and answer none, and Unhush answer them again.
+func (d *Directory) Hush()   { d.host.SetStreamHandler(HelloProtocol, func(network.Stream) {}) }
+func (d *Directory) Unhush() { d.host.SetStreamHandler(HelloProtocol, d.handle(d.serveHello)) }

@@ -347,19 +347,7 @@ func (d *Directory) compare(r *record, ours *identity.Statement) bool {
 	if loggedIn(r.st, time.Now()) {
 		return false
 	}
-	// A later log-in elsewhere has ended. Ours goes on, and needs a sequence that ranks above that.
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closing || !d.in || d.self == nil || !r.st.Newer(d.self) {
-		return false
-	}
-	d.highest = max(d.highest, r.st.Sequence)
-	sequence, err := d.newSelfLocked(true)
-	if err != nil {
-		d.cfg.log.Error("sign statement", "err", err)
-		return false
-	}
-	d.goLocked(func() { _ = d.keepSequence(sequence, nil) })
+	// A later log-in elsewhere has ended: Observe has made ours rank above it, which is stored next.
 	return false
 }
 

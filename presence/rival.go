@@ -62,12 +62,31 @@ func (d *Directory) ownUserLocked(st *identity.Statement) {
 	} else {
 		d.devices.Add(st.Peer, st)
 	}
-	if !d.in || !loggedIn(st, time.Now()) || !st.Newer(d.self) {
+	if !d.in || !st.Newer(d.self) {
 		return // if it is the other that has to go, it will find that in our hello
+	}
+	if !loggedIn(st, time.Now()) {
+		d.outrankLocked(st)
+		return
 	}
 	d.logoutLocked()
 	d.cfg.log.Info("logged out: the user has logged in elsewhere", "peer", st.Peer)
 	d.events.push(Displaced{By: st.Login()})
+}
+
+// outrankLocked signs our log-in anew, just above a later one elsewhere that has ended. Ours goes on, and for whoever knows of both, the end of the later one would be
+// the last that is known of the user. It ranks no higher than it must: a third log-in, later than that one, has to win.
+func (d *Directory) outrankLocked(ended *identity.Statement) {
+	sequence := ended.Sequence
+	if d.id < ended.Peer {
+		sequence++ // of two with one sequence, the higher peer ID is the newer
+	}
+	if err := d.signLocked(time.Now(), sequence, true); err != nil {
+		d.cfg.log.Error("sign statement", "err", err)
+		return
+	}
+	d.highest = max(d.highest, sequence)
+	d.goLocked(func() { _ = d.keepSequence(sequence, nil) })
 }
 
 // conflictLocked looks for a name that is our own or pinned, and used by another key, or that is used by two keys and

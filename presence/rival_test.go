@@ -433,3 +433,52 @@ func TestALogOutUnderASharedNameIsNoConflict(t *testing.T) {
 		require.Equal(t, []presence.Conflict{{User: "bob", Pinned: c.keys.UserKey(), Other: d.me()}}, of[presence.Conflict](a))
 	})
 }
+
+// Two log-ins of one user that do not meet: the later one ends, and the earlier one goes on. Whoever knows of both sees the user online.
+func TestALogInOutlivesALaterOneThatHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := bare(t, 3)
+		defer r.close()
+		r.sameUser(0, 1)
+		r.nodes[2] = r.start(2, keysOf(t, r.net.HostKey(2)), testApp)
+		a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
+		c.login("carol")
+		a.login("alice")
+		time.Sleep(time.Second)
+		b.login("alice")
+		time.Sleep(time.Second)
+		require.NoError(t, b.Logout(t.Context()))
+		r.meet(0, 1)
+		r.meet(0, 2)
+		r.meet(1, 2)
+		time.Sleep(25 * time.Second) // what was heard by hello is old by then, and c has to ask
+		s := c.status("alice")
+		require.Equal(t, presence.Online, s.State, "%+v", s)
+		require.Equal(t, a.me(), s.Login)
+		require.Empty(t, of[presence.Displaced](a))
+	})
+}
+
+// The earlier log-in ranks above the one that has ended, and not above one that is later still.
+func TestALogInThatOutlivesALaterOneStillYieldsToTheLatest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := bare(t, 3)
+		defer r.close()
+		r.sameUser(0, 1)
+		r.nodes[2] = r.start(2, keysOf(t, r.net.HostKey(2)).WithUser(seeded(200)), testApp)
+		a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
+		for _, n := range []*node{a, b} {
+			n.login("alice")
+			time.Sleep(time.Second)
+		}
+		require.NoError(t, b.Logout(t.Context()))
+		c.login("alice")
+		time.Sleep(time.Minute)
+		r.meet(0, 1)
+		time.Sleep(time.Second)
+		require.True(t, a.loggedIn())
+		r.meet(0, 2)
+		winner, _ := oneLeft(t, time.Second, a, c)
+		require.Same(t, c, winner)
+	})
+}
