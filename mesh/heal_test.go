@@ -60,8 +60,8 @@ func (d *diary) take() []timed {
 // parting is a room whose members are cut into groups and brought together again by few connections.
 type parting struct {
 	name    string
-	groups  []int    // how many members each has
-	links   int      // of each member on average within the first group; 0: a chain, -1: all
+	groups  []int // how many members each has
+	links   func(*meshtest.Net)
 	bridges [][2]int // the connections by which the groups come together again
 }
 
@@ -69,12 +69,14 @@ type parting struct {
 const completeWithin = 3 * time.Second
 
 func TestARoomThatWasPartedIsWholeAgainWithinThreeSeconds(t *testing.T) {
+	all := (*meshtest.Net).ConnectAll
 	for _, p := range []parting{
-		{"one of 4", []int{3, 1}, -1, [][2]int{{0, 3}}},
-		{"4 and 4", []int{4, 4}, -1, [][2]int{{0, 4}}},
-		{"chain of 8", []int{4, 4}, 0, [][2]int{{3, 4}}},
-		{"one of 24 with 4 links", []int{23, 1}, 4, [][2]int{{7, 23}}},
-		{"three groups of 4", []int{4, 4, 4}, -1, [][2]int{{3, 4}, {7, 8}}},
+		{"one of 4", []int{3, 1}, all, [][2]int{{0, 3}}},
+		{"4 and 4", []int{4, 4}, all, [][2]int{{0, 4}}},
+		{"chain of 8", []int{4, 4}, (*meshtest.Net).Chain, [][2]int{{3, 4}}},
+		{"one of 24 with 4 links on average", []int{23, 1}, func(n *meshtest.Net) { n.Random(4) }, [][2]int{{7, 23}}},
+		{"one of 24 in a ring with 4 links", []int{23, 1}, func(n *meshtest.Net) { n.Ring(2) }, [][2]int{{7, 23}}},
+		{"three groups of 4", []int{4, 4, 4}, all, [][2]int{{3, 4}, {7, 8}}},
 	} {
 		for _, mode := range []string{"quiet", "busy", "at once"} {
 			t.Run(p.name+" "+mode, func(t *testing.T) {
@@ -103,14 +105,7 @@ func (p parting) run(t *testing.T, seed uint64, mode string) (complete time.Dura
 		for i := range members {
 			f.at = append(f.at, f.all.station(t, f.net.Host(i), fmt.Sprintf("u%d", i)))
 		}
-		switch p.links {
-		case 0:
-			f.net.Chain()
-		case -1:
-			f.net.ConnectAll()
-		default:
-			f.net.Random(p.links)
-		}
+		p.links(f.net)
 		rooms := f.joinAll("ops")
 		diaries := make([]*diary, members)
 		for i, r := range rooms {

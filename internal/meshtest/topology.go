@@ -24,6 +24,19 @@ func (n *Net) Chain() {
 	n.connect(pairs)
 }
 
+// Ring connects every host with the next ones, as many as given, and the last hosts with the first: each has twice as many connections.
+func (n *Net) Ring(next int) {
+	n.t.Helper()
+	count := n.Len()
+	var pairs [][2]int
+	for i := range count {
+		for k := 1; k <= next; k++ {
+			pairs = append(pairs, [2]int{i, (i + k) % count})
+		}
+	}
+	n.connect(pairs)
+}
+
 // Star connects every host with the given one.
 func (n *Net) Star(centre int) {
 	n.t.Helper()
