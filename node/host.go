@@ -9,14 +9,17 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"go.uber.org/fx"
 
 	"github.com/starling-mesh/starling/identity"
 )
@@ -33,21 +36,21 @@ const (
 	connGrace = 20 * time.Second
 )
 
-// newHost builds the node's libp2p host, which does not listen yet. Whoever calls it closes it.
+// newHost builds the node's libp2p host, which does not listen yet, and returns it with the function that closes it.
 //
 // Identify and ping stay on: libp2p's own parts and other implementations need the first, and the second is
 // how a node finds its dead connections after it has slept. Relays can be dialled through; serving as one, AutoNAT v2
 // and hole punching are off.
-func newHost(cfg *config, keys *identity.Keys) (host.Host, error) {
+func newHost(cfg *config, keys *identity.Keys) (host.Host, func() error, error) {
 	limits, err := newResourceManager()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	conns, err := connmgr.NewConnManager(cfg.connsLow, cfg.connsHigh, connmgr.WithGracePeriod(connGrace))
 	if err != nil {
-		return nil, errors.Join(err, limits.Close())
+		return nil, nil, errors.Join(err, limits.Close())
 	}
-	fresh := new(freshener)
+	fresh, events := new(freshener), newBus(eventbus.NewBus())
 	opts := []libp2p.Option{
 		libp2p.AddrsFactory(fresh.factory),
 		libp2p.Identity(keys.Libp2p()),
@@ -61,21 +64,25 @@ func newHost(cfg *config, keys *identity.Keys) (host.Host, error) {
 		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials), swarm.WithDialTimeoutLocal(dialTimeoutLAN)),
 		libp2p.EnableRelay(),
 		libp2p.DisableMetrics(),
+		libp2p.WithFxOption(fx.Decorate(func(event.Bus) event.Bus { return events })),
 	}
 	if cfg.portMapping {
 		opts = append(opts, libp2p.NATPortMap())
 	}
 	h, err := libp2p.New(opts...)
 	if err != nil {
-		return nil, errors.Join(err, conns.Close(), limits.Close())
+		events.finish()
+		return nil, nil, errors.Join(err, conns.Close(), limits.Close())
 	}
 	fresh.use(h)
-	return h, nil
+	return h, func() error {
+		err := h.Network().Close() // connections first: they are what makes events
+		events.drain()
+		err = errors.Join(err, h.Close())
+		events.finish()
+		return err
+	}, nil
 }
-
-// closeHost closes a host, its connections first. Otherwise libp2p v0.51.0 ends its manager of observed addresses before its connections and leaves
-// that subscribed to what identify tells: 16 peers that identify themselves in between block the event bus, and Close for ever.
-func closeHost(h host.Host) error { return errors.Join(h.Network().Close(), h.Close()) }
 
 func newYamux() network.Multiplexer {
 	t := *yamux.DefaultTransport

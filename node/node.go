@@ -150,10 +150,11 @@ func (n *Node) openHost() (err error) {
 	if n.host = n.cfg.host; n.host != nil {
 		return nil
 	}
-	if n.host, err = newHost(&n.cfg, n.keys); err != nil {
+	var closeHost func() error
+	if n.host, closeHost, err = newHost(&n.cfg, n.keys); err != nil {
 		return fmt.Errorf("node: host: %w", err)
 	}
-	n.undo = append(n.undo, func() error { return closeHost(n.host) })
+	n.undo = append(n.undo, closeHost)
 	return nil
 }
 
