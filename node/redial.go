@@ -44,6 +44,9 @@ const (
 	// A peer that hello refuses is left alone for a while: the longer, the less likely it is to change.
 	foreignPause = 10 * time.Minute // it is of another app
 	refusedPause = 30 * time.Second // anything else, such as clocks that disagree
+	// lostTogether is how far apart the losses of peers may be that one cause explains, such as a cable: some connections end at
+	// once, and those over which nothing is sent after 9 s (keepAlive and writeTimeout).
+	lostTogether = 10 * time.Second
 	// yield is how long the peer with the higher ID waits before it dials one that both have just heard of on the LAN, so
 	// that they do not end up with two connections.
 	yield = 300 * time.Millisecond
@@ -66,6 +69,7 @@ type target struct {
 	failures int
 	next     time.Time // when to dial it, unless it is up or being dialled
 	since    time.Time // when it was last known to be there
+	lost     time.Time // when its last connection ended; zero: it has had none, or has one
 	refused  time.Time // not to be dialled before
 	told     Failure   // of a given one: why it failed, as the program has been told; empty: it has not
 }
@@ -143,12 +147,29 @@ func (r *redialer) link(now time.Time, p peer.ID, up bool) {
 	if t == nil || t.up == up {
 		return
 	}
-	if up && !r.anyUp() {
+	switch {
+	case !up:
+		t.lost = now
+	case !r.anyUp():
 		r.wake(now) // the network is back
+	case !t.lost.IsZero():
+		r.backWith(now, t.lost)
+	}
+	if up {
+		t.lost = time.Time{}
 	}
 	t.up, t.since = up, now
 	t.failures = 0
 	t.next = later(now, t.refused)
+}
+
+// backWith makes those due whose pauses have grown since they were lost together with a peer that is back.
+func (r *redialer) backWith(now, lost time.Time) {
+	for _, t := range r.targets {
+		if !t.up && t.failures > quickTries && !t.lost.IsZero() && t.lost.Sub(lost).Abs() <= lostTogether && now.After(t.refused) {
+			t.failures, t.next = 0, now
+		}
+	}
 }
 
 func (r *redialer) anyUp() bool {

@@ -174,6 +174,26 @@ func TestWakingMakesEveryoneDueWhoIsNotConnected(t *testing.T) {
 	require.Equal(t, peer.ID("bob"), start[0].peer)
 }
 
+func TestWhoWasLostTogetherWithAPeerThatIsBackIsDialledAtOnce(t *testing.T) {
+	s := newScript()
+	for i, p := range []peer.ID{"anna", "bob", "carol", "dave"} {
+		s.want(s.now, p, addr(i), connected)
+		s.link(s.now, p, true)
+	}
+	s.link(s.now, "bob", false)
+	s.failUntil(8 * time.Second)
+	s.link(s.now, "carol", false)
+	s.failUntil(time.Minute)
+	s.link(s.now, "dave", false) // for another reason
+	s.failUntil(170 * time.Second)
+	s.link(s.now, "bob", true)
+	start, _ := s.due(s.now, false)
+	require.Len(t, start, 1)
+	require.Equal(t, peer.ID("carol"), start[0].peer)
+	s.dialled(s.now, "carol", false)
+	require.Equal(t, seconds(171, 172, 173), s.failUntil(173*time.Second), "and quickly again")
+}
+
 func TestDialsUnderWayAreBoundedAndServedByReason(t *testing.T) {
 	s := newScript()
 	for i := range 100 {
