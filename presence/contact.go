@@ -40,6 +40,7 @@ type contact struct {
 
 // link is one connection to a contact.
 type link struct {
+	failed      bool // a hello on it has
 	opened      time.Time
 	limited     bool
 	dialled     bool // by us
@@ -80,6 +81,23 @@ func (c *contact) loggedIn(now time.Time) bool {
 
 func loggedIn(st *identity.Statement, now time.Time) bool {
 	return st != nil && st.LoggedInAt(now)
+}
+
+// failedLocked notes that a hello on a connection has failed, and reports whether that says something of the peer. It does not if the hello was
+// broken off before its time and there is another connection on which none has failed: of two that have crossed, the peer closes one.
+func (c *contact) failedLocked(conn network.Conn, began time.Time) bool {
+	if l := c.conns[conn]; l != nil {
+		l.failed = true
+	}
+	if time.Since(began) >= helloTimeout {
+		return true
+	}
+	for other, l := range c.conns {
+		if !l.failed && !other.IsClosed() {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *contact) settleLocked(err error) {

@@ -33,7 +33,8 @@ func (d *Directory) greet(c *contact) {
 		if conn == nil {
 			return
 		}
-		if err := d.openHello(conn); !d.helloEnded(c, conn, err, attempt) {
+		began := time.Now()
+		if err := d.openHello(conn); !d.helloEnded(c, conn, err, began, attempt) {
 			attempt = -1
 			continue
 		}
@@ -72,28 +73,46 @@ func (d *Directory) nextHello(c *contact, attempt int) network.Conn {
 		c.running = false
 		return nil
 	}
+	conns := c.newestFirst()
+	if len(c.fresh) == 0 && len(conns) == 0 {
+		c.running = false
+		return nil
+	}
 	c.opening = true
 	if len(c.fresh) > 0 {
 		return c.fresh[0]
 	}
-	conns := c.newestFirst()
 	return conns[attempt%len(conns)]
 }
 
-// newestFirst orders the connections: the newest is the least likely to be a dead one that nobody has noticed.
+// newestFirst orders the open connections, those on which a hello has failed last: the newest is the least likely to be a dead one that nobody has
+// noticed.
 func (c *contact) newestFirst() []network.Conn {
 	conns := make([]network.Conn, 0, len(c.conns))
 	for conn := range c.conns {
-		conns = append(conns, conn)
+		if !conn.IsClosed() {
+			conns = append(conns, conn)
+		}
 	}
 	slices.SortFunc(conns, func(a, b network.Conn) int {
-		return cmp.Or(c.conns[b].opened.Compare(c.conns[a].opened), cmp.Compare(a.ID(), b.ID()))
+		return cmp.Or(order(c.conns[a].failed, c.conns[b].failed), c.conns[b].opened.Compare(c.conns[a].opened), cmp.Compare(a.ID(), b.ID()))
 	})
 	return conns
 }
 
+// order has false before true.
+func order(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
 // helloEnded takes note of how a hello ended that we opened, and reports whether it failed.
-func (d *Directory) helloEnded(c *contact, conn network.Conn, err error, attempt int) (failed bool) {
+func (d *Directory) helloEnded(c *contact, conn network.Conn, err error, began time.Time, attempt int) (failed bool) {
 	if err != nil {
 		d.stats.helloFailed.Add(1)
 		d.cfg.log.Debug("hello failed", "peer", c.id, "err", err)
@@ -103,12 +122,17 @@ func (d *Directory) helloEnded(c *contact, conn network.Conn, err error, attempt
 	defer d.progressLocked()
 	c.opening = false
 	if err == nil {
+		if l := c.conns[conn]; l != nil {
+			l.failed = false
+		}
 		return false
 	}
 	c.fresh = slices.DeleteFunc(c.fresh, func(f network.Conn) bool { return f == conn })
 	refused, unsupported := (*RefusedError)(nil), multistream.ErrNotSupported[protocol.ID]{}
 	if errors.As(err, &refused) || errors.As(err, &unsupported) && attempt+1 >= maxUnsupported {
 		c.final = err
+	} else if !c.failedLocked(conn, began) {
+		return false
 	}
 	c.settleLocked(err)
 	return true

@@ -130,10 +130,15 @@ func (d *Directory) serveHello(ctx context.Context, s network.Stream) {
 		_ = s.Reset()
 		return
 	}
+	began := time.Now()
 	err := d.respond(ctx, conn, s)
 	d.mu.Lock()
 	c.inbound--
-	c.settleLocked(err)
+	if err != nil && !c.failedLocked(conn, began) {
+		c.settleLocked(nil)
+	} else {
+		c.settleLocked(err)
+	}
 	d.progressLocked()
 	d.mu.Unlock()
 	<-d.inGate
