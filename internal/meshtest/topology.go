@@ -37,6 +37,29 @@ func (n *Net) Ring(next int) {
 	n.connect(pairs)
 }
 
+// Cycles connects the hosts in as many random cycles as given. Each has two connections for each cycle, or fewer where two cycles share one, and
+// the rest stay connected when any one host is gone.
+func (n *Net) Cycles(cycles int) {
+	n.t.Helper()
+	count := n.Len()
+	var (
+		pairs [][2]int
+		have  = make(map[[2]int]bool)
+	)
+	for range cycles {
+		n.mu.Lock()
+		order := n.rng.Perm(count)
+		n.mu.Unlock()
+		for k := range count {
+			if p := pair(order[k], order[(k+1)%count]); !have[p] {
+				have[p] = true
+				pairs = append(pairs, p)
+			}
+		}
+	}
+	n.connect(pairs)
+}
+
 // Star connects every host with the given one.
 func (n *Net) Star(centre int) {
 	n.t.Helper()
