@@ -3,8 +3,10 @@ package identity
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // maxPins bounds the names that are pinned. Names are pinned by what the user of this node does, not by peers, so
@@ -16,19 +18,23 @@ const maxPins = 4096
 const (
 	maxWriters = 1024 // names
 	maxWrote   = 4    // keys of one name
+	maxClaims  = 16   // names under which one peer has written
 )
 
 // Pins remembers which key a name meant when it was first used, so that nobody else can take the name over
 // later. It holds at most 4096 names; when full, the one not used for longest is forgotten.
 //
 // Until a name is pinned, Pins also remembers who has written to this node under it, in memory alone: an answer to
-// such a key pins the name. That is for 1024 names, and 4 keys of each. It is safe for concurrent use.
+// such a key pins the name. That is for 1024 names, 4 keys of each, and 16 names of one peer, so that no single peer can make
+// it forget others. Where it may have forgotten somebody, a message to any key counts as an answer. It is safe for
+// concurrent use.
 type Pins struct {
 	names *lru.Cache[string, PublicKey]
 	save  func(user string) // stores what Lookup says of user now; called without locks
 
 	mu      sync.Mutex
 	writers *lru.Cache[string, []Login] // by name, one for each key; what is in it is not changed
+	forgot  atomic.Bool                 // a name was put out of writers by others
 }
 
 // NewPins returns pins that live in memory. A data directory has its own: [Dir.Pins].
@@ -71,8 +77,33 @@ func (p *Pins) Heard(from Login) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wrote, _ := p.writers.Get(from.User)
-	if len(wrote) < maxWrote && !hasKey(wrote, from.Key) {
-		p.writers.Add(from.User, append(slices.Clip(wrote), from))
+	if len(wrote) == maxWrote || hasKey(wrote, from.Key) {
+		return
+	}
+	p.claimed(from.Peer)
+	wrote, _ = p.writers.Peek(from.User)
+	if p.writers.Add(from.User, append(slices.Clip(wrote), from)) {
+		p.forgot.Store(true)
+	}
+}
+
+// claimed makes room for one more name of a peer: the one under which it has not written for longest is dropped.
+func (p *Pins) claimed(by peer.ID) {
+	var names []string
+	for _, name := range p.writers.Keys() { // the oldest first
+		if wrote, _ := p.writers.Peek(name); slices.ContainsFunc(wrote, func(l Login) bool { return l.Peer == by }) {
+			names = append(names, name)
+		}
+	}
+	if len(names) < maxClaims {
+		return
+	}
+	wrote, _ := p.writers.Peek(names[0])
+	wrote = slices.DeleteFunc(slices.Clone(wrote), func(l Login) bool { return l.Peer == by })
+	if len(wrote) == 0 {
+		p.writers.Remove(names[0])
+	} else {
+		p.writers.Add(names[0], wrote)
 	}
 }
 
@@ -84,10 +115,10 @@ func (p *Pins) Answered(to Login) {
 	}
 }
 
-// Answers reports whether a message to a key would pin its name, as the answer to what that key has written.
+// Answers reports whether a message to a key would pin its name, as the answer to what that key has written or may have.
 func (p *Pins) Answers(to Login) bool {
 	wrote, _ := p.writers.Peek(to.User)
-	if !hasKey(wrote, to.Key) {
+	if !hasKey(wrote, to.Key) && len(wrote) < maxWrote && !p.forgot.Load() {
 		return false
 	}
 	_, pinned := p.names.Peek(to.User)

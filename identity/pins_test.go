@@ -5,6 +5,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
@@ -102,9 +103,40 @@ func TestWhoWritesTakesALimitedMemory(t *testing.T) {
 		pins.Heard(identity.Login{User: "alice", Key: identity.PublicKey{byte(i)}})
 	}
 	require.Len(t, pins.Others(identity.Login{User: "alice", Key: identity.PublicKey{255}}), 4, "more do not make the name any clearer")
+	require.True(t, pins.Answers(identity.Login{User: "alice", Key: identity.PublicKey{100}}), "it may have written")
 	for i := range 2000 {
 		pins.Heard(identity.Login{User: fmt.Sprint("user", i), Key: identity.PublicKey{1}})
 	}
 	require.False(t, pins.Answers(identity.Login{User: "user0", Key: identity.PublicKey{1}}))
 	require.True(t, pins.Answers(identity.Login{User: "user1999", Key: identity.PublicKey{1}}))
+}
+
+func TestOnePeerUnderManyNamesPushesNobodyOut(t *testing.T) {
+	pins := identity.NewPins()
+	alice := identity.Login{User: "alice", Key: identity.PublicKey{1}, Peer: "hers"}
+	pins.Heard(alice)
+	for i := range 2000 {
+		pins.Heard(identity.Login{User: fmt.Sprint("user", i), Key: identity.PublicKey{2}, Peer: "his"})
+	}
+	stranger := identity.Login{User: "alice", Key: identity.PublicKey{2}, Peer: "his"}
+	require.Equal(t, []identity.Login{alice}, pins.Others(stranger))
+	require.True(t, pins.Answers(alice))
+	require.False(t, pins.Answers(stranger))
+	for i := 1984; i < 2000; i++ {
+		require.True(t, pins.Answers(identity.Login{User: fmt.Sprint("user", i), Key: identity.PublicKey{2}}), "the last 16 of one peer")
+	}
+	require.False(t, pins.Answers(identity.Login{User: "user1983", Key: identity.PublicKey{2}}))
+}
+
+func TestWhereSomebodyMayBeForgottenAnyMessageToAKeyIsAnAnswer(t *testing.T) {
+	pins := identity.NewPins()
+	alice := identity.Login{User: "alice", Key: identity.PublicKey{1}, Peer: "hers"}
+	pins.Heard(alice)
+	for i := range 1024 {
+		pins.Heard(identity.Login{User: fmt.Sprint("user", i), Key: identity.PublicKey{2}, Peer: peer.ID(fmt.Sprint("peer", i))})
+	}
+	pins.Answered(alice)
+	key, pinned := pins.Lookup("alice")
+	require.True(t, pinned)
+	require.Equal(t, alice.Key, key)
 }

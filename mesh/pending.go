@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -61,7 +62,7 @@ func (p *Pending) Result() (Receipt, error) {
 
 // result is how a send has ended. It may write a pin to disk, for which no lock may be held.
 func (p *Pending) result() (Receipt, error) {
-	if p.err == nil && p.pin != nil {
+	if p.pin != nil && (p.err == nil || errors.Is(p.err, ErrUnconfirmed)) { // it has arrived, or may have
 		p.pin.once.Do(func() { p.pin.of(*p.to) })
 	}
 	r := p.sent()
@@ -78,7 +79,7 @@ func (p *Pending) sent() Receipt {
 	return r
 }
 
-// pinning pins the name of who has got a message: where the name alone was given, and where this was the answer to what
+// pinning pins the name of who has got a message, or may have: where the name alone was given, and where this was the answer to what
 // that key has written.
 type pinning struct {
 	pins   *identity.Pins

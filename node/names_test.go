@@ -472,3 +472,69 @@ func TestWithTokensANameIsTheUserWhateverTheKey(t *testing.T) {
 		none[*node.IdentityConflict](t, drained(bob))
 	})
 }
+
+// Of a name, the node remembers four keys that have written under it.
+func TestAnAnswerPinsThoughManyStrangersHaveWrittenUnderTheName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTown(t, 7, nil)
+		for i := 2; i < 6; i++ {
+			s.comes(i)
+			s.write(i, false, "bob", "hi, alice here")
+			s.settle()
+			s.goes(i)
+		}
+		her := s.comes(alices).Self()
+		s.write(alices, false, "bob", "it is me")
+		s.settle()
+		s.write(bobs, false, her.Address().String(), "I know")
+		key, ok := s.bob.Pinned("alice")
+		require.True(t, ok, "an answer to a key pins it")
+		require.Equal(t, her.Key, key)
+	})
+}
+
+// She writes in the room and is answered outside, or the other way round.
+func TestAnAnswerByTheOtherWayPinsTheNameToo(t *testing.T) {
+	scenes(t, 3, func(t *testing.T, s *town, inRoom bool) {
+		if !inRoom {
+			s.enters(bobs)
+		}
+		her := s.comes(alices).Self()
+		s.write(alices, inRoom, "bob", "hi")
+		s.settle()
+		s.write(bobs, !inRoom, her.Address().String(), "hello")
+		key, ok := s.bob.Pinned("alice")
+		require.True(t, ok)
+		require.Equal(t, her.Key, key)
+		s.comes(strangers)
+		s.goes(alices)
+		s.refuses(her.Key, s.nodes[strangers].Self())
+		s.goes(strangers)
+		s.comes(strangers)
+		s.refuses(her.Key, s.nodes[strangers].Self())
+		require.Empty(t, s.got(strangers))
+	})
+}
+
+// A message that may have arrived pins the name as one that has: the next must not go to whoever takes the name.
+func TestAMessageThatMayHaveArrivedPinsTheName(t *testing.T) {
+	scenes(t, 3, func(t *testing.T, s *town, inRoom bool) {
+		her := s.comes(alices).Self()
+		send := s.bob.SendText
+		if inRoom {
+			send = s.in[bobs].SendText
+		}
+		s.Cut(bobs, alices)
+		_, err := send(within(t), "alice", "part one of a secret")
+		require.ErrorIs(t, err, mesh.ErrUnconfirmed)
+		key, pinned := s.bob.Pinned("alice")
+		require.True(t, pinned)
+		require.Equal(t, her.Key, key)
+		require.NoError(t, s.nodes[alices].Close())
+		s.nodes[alices] = nil
+		delete(s.in, alices)
+		time.Sleep(time.Minute) // she is dropped
+		s.refuses(her.Key, s.comes(strangers).Self())
+		require.Empty(t, s.got(strangers))
+	})
+}
