@@ -188,7 +188,7 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 		p.lane.watch(ctx, p)
 	}
 	if d.watching == watched && p.pin != nil {
-		m.goTask(func() { _, _ = p.Result() }) // which the caller need not ask for
+		m.tasks.Go(func() { _, _ = p.Result() }) // which the caller need not ask for
 	}
 	return p, nil
 }

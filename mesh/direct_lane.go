@@ -18,6 +18,7 @@ import (
 	multistream "github.com/multiformats/go-multistream"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/task"
 )
 
 const (
@@ -54,13 +55,13 @@ type outbound struct {
 type lane struct {
 	m    *Mesh
 	key  laneKey
-	wake chan struct{} // holds a token when the writer has something to look at
+	wake task.Wake // the writer has something to look at
 
 	mu      sync.Mutex
 	book    ledger
 	retired bool
-	space   chan struct{} // callers wait here for room; closed when there is
-	due     time.Time     // when timer fires
+	space   task.Changes // there is room for who waits
+	due     time.Time    // when timer fires
 	timer   *time.Timer
 	idle    *time.Timer        // wakes the lane when it has been idle for long
 	dial    context.CancelFunc // ends the attempt under way
@@ -80,9 +81,9 @@ func (m *Mesh) lane(key laneKey) *lane {
 	if l := m.out.lanes[key]; l != nil {
 		return l
 	}
-	l := &lane{m: m, key: key, wake: make(chan struct{}, 1), used: time.Now()}
+	l := &lane{m: m, key: key, wake: task.NewWake(), used: time.Now()}
 	l.book = ledger{unreliable: key.mode != Reliable, stats: &m.stats, seq: m.out.base[key.mode]}
-	if !m.goTask(l.run) {
+	if !m.tasks.Go(l.run) {
 		return nil
 	}
 	m.out.lanes[key] = l
@@ -100,10 +101,7 @@ func (l *lane) accept(p *Pending, to identity.Login, now time.Time) (space <-cha
 		return nil, errRetired
 	}
 	if l.book.full(len(p.body)) {
-		if l.space == nil {
-			l.space = make(chan struct{})
-		}
-		return l.space, nil
+		return l.space.Next(), nil
 	}
 	if l.to == nil || *l.to != to {
 		l.to = new(identity.Login) // not &to, which would cost each send an allocation
@@ -127,10 +125,7 @@ func (l *lane) accept(p *Pending, to identity.Login, now time.Time) (space <-cha
 
 // signal lets the writer look.
 func (l *lane) signal() {
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
+	l.wake.Set()
 }
 
 // watch makes the end of ctx the end of p. It is separate from accept, and only for contexts that can end.
@@ -156,9 +151,8 @@ func (l *lane) abandon(p *Pending, cause error) {
 // easeLocked follows every end of a message: it lets in who waits for room, and stops a dial for nobody.
 func (l *lane) easeLocked() {
 	// Half empty, so that a caller who pipelines is woken once for many messages.
-	if l.space != nil && l.book.queue.len()+l.book.sent.len() <= laneMessages/2 && l.book.queueBytes+l.book.sentBytes <= laneBytes/2 {
-		close(l.space)
-		l.space = nil
+	if l.book.queue.len()+l.book.sent.len() <= laneMessages/2 && l.book.queueBytes+l.book.sentBytes <= laneBytes/2 {
+		l.space.Tell()
 	}
 	if l.dial != nil && !l.book.wants() {
 		l.dial()
@@ -381,10 +375,7 @@ func (l *lane) retire() bool {
 		l.timer.Stop()
 	}
 	l.idle.Stop()
-	if l.space != nil {
-		close(l.space)
-		l.space = nil
-	}
+	l.space.Tell()
 	base := &l.m.out.base[l.key.mode]
 	*base = max(*base, l.book.seq)
 	delete(l.m.out.lanes, l.key)

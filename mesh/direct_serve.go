@@ -16,11 +16,11 @@ import (
 
 // handleDirect runs on a goroutine of libp2p, one for each stream.
 func (m *Mesh) handleDirect(raw network.Stream) {
-	if !m.enter() {
+	if !m.tasks.Enter() {
 		raw.ResetWithError(network.StreamShutdown)
 		return
 	}
-	defer m.leave()
+	defer m.tasks.Leave()
 	s := m.in.admit(raw)
 	if s == nil {
 		raw.ResetWithError(network.StreamResourceLimitExceeded)

@@ -3,11 +3,11 @@ package mesh
 import (
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"github.com/starling-mesh/starling/internal/task"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -18,7 +18,7 @@ const writeBatch = 64 << 10
 // outStream is a stream that this node opened.
 type outStream struct {
 	network.Stream
-	tasks   *sync.WaitGroup
+	tasks   *task.Group
 	relayed bool
 
 	// The lane's mutex guards these.
@@ -38,13 +38,13 @@ func (s *outStream) fail(err error) {
 	if errors.Is(err, errViolation) {
 		code = network.StreamProtocolViolation
 	}
-	s.tasks.Go(func() { s.ResetWithError(code) }) // it may wait for the connection's own writer
+	s.tasks.Spawn(func() { s.ResetWithError(code) }) // it may wait for the connection's own writer
 }
 
 // serve writes to s until it ends, and reports whether the peer answered anything.
 func (l *lane) serve(s *outStream) bool {
 	done := make(chan struct{})
-	l.m.tasks.Go(func() {
+	l.m.tasks.Spawn(func() {
 		defer close(done)
 		l.fail(s, l.readAnswers(s))
 	})

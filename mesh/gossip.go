@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/starling-mesh/starling/internal/task"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -219,7 +220,7 @@ func (f *roomTopics) forget(p peer.ID) {
 type flow struct {
 	mu    sync.Mutex
 	peers map[peer.ID]*peerFlow
-	moved chan struct{} // closed and renewed whenever bytes have gone out
+	moved task.Changes // bytes have gone out
 }
 
 type peerFlow struct {
@@ -238,7 +239,6 @@ const (
 
 func (f *flow) init() {
 	f.peers = make(map[peer.ID]*peerFlow)
-	f.moved = make(chan struct{})
 }
 
 func (f *flow) queued(p peer.ID, n int) {
@@ -279,8 +279,7 @@ func (f *flow) forget(p peer.ID) {
 }
 
 func (f *flow) movedLocked() {
-	close(f.moved)
-	f.moved = make(chan struct{})
+	f.moved.Tell()
 }
 
 // blocked reports whether a peer that still takes bytes has more than limit waiting, with a channel that is
@@ -294,7 +293,7 @@ func (f *flow) blocked(limit int, now time.Time) (bool, <-chan struct{}, time.Du
 			wait = max(wait, left)
 		}
 	}
-	return wait > 0, f.moved, wait
+	return wait > 0, f.moved.Next(), wait
 }
 
 // tracer tells flow and the counters what GossipSub does with our messages.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
+	"github.com/starling-mesh/starling/internal/task"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -70,10 +71,10 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if !m.enter() {
+	if !m.tasks.Enter() {
 		return nil, ErrClosed
 	}
-	defer m.leave()
+	defer m.tasks.Leave()
 	kept, done := m.cfg.store.load(ctx, m, m.app.RoomTag(room, cfg.secret))
 	defer done()
 	cfg.kept = kept
@@ -104,15 +105,14 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		since:        time.Now(),
 		outbox:       newOutbox(),
 		queue:        events.NewQueue(name, m.cfg.queue),
-		rearm:        make(chan struct{}, 1),
-		acknowledged: make(chan struct{}, 1),
+		rearm:        task.NewWake(),
+		acknowledged: task.NewWake(),
 		past:         cfg.past,
 		owing:        make(map[*feed]struct{}),
 		neighbours:   make(neighbours),
 		unsubscribed: make(map[peer.ID]time.Time),
 		waiting:      make(map[peer.ID]struct{}),
 		newcomers:    make(map[peer.ID]time.Time),
-		changed:      make(chan struct{}),
 	}
 	r.confirms.init()
 	r.carriage.init()
@@ -211,7 +211,7 @@ func (r *Room) start() error {
 		return err
 	}
 	for _, loop := range []func(){r.echoLoop, r.peerLoop, r.publishLoop, r.timerLoop} {
-		if !m.goTask(loop) {
+		if !m.tasks.Go(loop) {
 			return ErrClosed
 		}
 	}
@@ -228,7 +228,7 @@ func (r *Room) awaitReady(ctx context.Context) error {
 	defer deadline.Stop()
 	for {
 		r.mu.Lock()
-		changed := r.changed
+		changed := r.changed.Next()
 		r.mu.Unlock()
 		if r.agreed() {
 			return nil

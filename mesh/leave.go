@@ -60,7 +60,7 @@ func (r *Room) awaitAcks(ctx context.Context, last uint64) {
 	defer cancel()
 	for {
 		r.mu.Lock()
-		acked, all, changed := r.ackersLocked(last), len(r.neighbours), r.changed
+		acked, all, changed := r.ackersLocked(last), len(r.neighbours), r.changed.Next()
 		r.mu.Unlock()
 		if acked >= min(all, fastAcks) {
 			return
@@ -80,7 +80,7 @@ func (r *Room) awaitAcks(ctx context.Context, last uint64) {
 func (r *Room) awaitEcho(ctx context.Context, first uint64) bool {
 	for {
 		r.mu.Lock()
-		echoed, changed := r.echoed, r.changed
+		echoed, changed := r.echoed, r.changed.Next()
 		r.mu.Unlock()
 		if echoed >= first {
 			r.topic.ListPeers() // passes through the loop, so the round of the loop that echoed has ended
@@ -168,7 +168,7 @@ func (r *Room) reasonLocked() error {
 func (r *Room) replacedLocked(by identity.Login) {
 	r.why = ErrReplaced
 	r.mesh.log.Info("replaced in a room", "room", r.name, "peer", by.Peer)
-	r.mesh.goTask(func() { r.end(ErrReplaced) })
+	r.mesh.tasks.Go(func() { r.end(ErrReplaced) })
 }
 
 // stopRooms leaves all rooms at once.

@@ -74,7 +74,7 @@ func (m *Mesh) startLinks() {
 	for _, c := range m.host.Network().Conns() {
 		m.places.met(c)
 	}
-	m.goTask(m.pulseLoop)
+	m.tasks.Go(m.pulseLoop)
 }
 
 // budget is what a connected peer may send, over all its streams.
@@ -110,7 +110,7 @@ func (b budget) wait(ctx context.Context, frame *wire.RoomFrame) error {
 func (m *Mesh) observe(st *identity.Statement) {
 	o, ok := m.who.(interface{ Observe(*identity.Statement) })
 	if ok && st.Peer != m.host.ID() {
-		m.goTask(func() { o.Observe(st) })
+		m.tasks.Go(func() { o.Observe(st) })
 	}
 }
 
@@ -137,7 +137,7 @@ func (m *Mesh) tell(p peer.ID, frame *wire.RoomFrame) {
 	if l == nil {
 		ctx, stop := context.WithCancel(m.ctx)
 		l = &link{frames: make(chan []byte, linkQueue), stop: stop}
-		if !m.goTask(func() { m.runLink(ctx, p, l) }) {
+		if !m.tasks.Go(func() { m.runLink(ctx, p, l) }) {
 			stop()
 			return
 		}
@@ -174,7 +174,7 @@ func (m *Mesh) runLink(ctx context.Context, p peer.ID, l *link) {
 	}
 	defer func() { _ = s.Reset() }()
 	broken := make(chan error, 1)
-	if !m.goTask(func() {
+	if !m.tasks.Go(func() {
 		_, err := s.Read(make([]byte, 1)) // the other says nothing here: it returns when the stream has ended
 		broken <- err
 	}) {
@@ -256,11 +256,11 @@ func (m *Mesh) dropLink(p peer.ID) {
 
 // handleRoomStream reads what a neighbour tells.
 func (m *Mesh) handleRoomStream(s network.Stream) {
-	if !m.enter() {
+	if !m.tasks.Enter() {
 		_ = s.Reset()
 		return
 	}
-	defer m.leave()
+	defer m.tasks.Leave()
 	defer func() { _ = s.Reset() }()
 	p := s.Conn().RemotePeer()
 	if !m.admitRoomStream(p, s) {

@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/task"
 )
 
 // Identity is what the mesh needs to know of users: its own, and those of connected peers. presence.Directory
@@ -48,7 +49,7 @@ type Mesh struct {
 	ctx   context.Context // ends when Close has begun
 	stop  context.CancelFunc
 	close func() error
-	tasks sync.WaitGroup // every goroutine and every call that must end before Close returns
+	tasks task.Group // every goroutine and every call that must end before Close returns
 
 	ids   atomic.Uint64 // the last send ID given
 	stats counters
@@ -66,10 +67,9 @@ type Mesh struct {
 	verifier *identity.Verifier
 	entries  entrySequence
 
-	mu     sync.Mutex
-	closed bool
-	rooms  map[string]*Room // by name
-	tags   map[[32]byte]*Room
+	mu    sync.Mutex
+	rooms map[string]*Room // by name
+	tags  map[[32]byte]*Room
 }
 
 // New makes a mesh on h, which stays the caller's to close, after the mesh. The host's key must be Ed25519
@@ -109,7 +109,7 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 		return nil, fmt.Errorf("mesh: gossip: %w", err)
 	}
 	if cfg.store != nil {
-		m.goTask(func() { cfg.store.run(m) })
+		m.tasks.Go(func() { cfg.store.run(m) })
 	}
 	h.SetStreamHandler(DirectProtocol, m.handleDirect)
 	return m, nil
@@ -147,7 +147,7 @@ func (m *Mesh) Close() error { return m.close() }
 
 func (m *Mesh) shutdown() error {
 	m.host.RemoveStreamHandler(DirectProtocol) // 1. take no new work
-	rooms := m.markClosed()                    //    enter refuses handlers already on their way in
+	rooms := m.markClosed()                    //    refuse handlers already on their way in
 	m.stopRooms(rooms)                         // 2. say goodbye
 	m.stop()                                   // 3. end m.ctx: for us, and for pubsub, which has no Close
 	m.out.interrupt()                          //    streams in both directions
@@ -160,42 +160,16 @@ func (m *Mesh) shutdown() error {
 	return nil
 }
 
-// markClosed makes enter refuse, and gives the rooms that are still joined.
+// markClosed lets no call and no task begin any more, and gives the rooms that are still joined.
 func (m *Mesh) markClosed() []*Room {
+	m.tasks.Close()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.closed = true
 	rooms := make([]*Room, 0, len(m.rooms))
 	for _, r := range m.rooms {
 		rooms = append(rooms, r)
 	}
 	return rooms
-}
-
-// enter counts the caller among what Close waits for, and reports false, counting nothing, once closing
-// has begun. Each true needs one leave.
-func (m *Mesh) enter() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return false
-	}
-	m.tasks.Add(1)
-	return true
-}
-
-func (m *Mesh) leave() { m.tasks.Done() }
-
-// goTask runs f in a goroutine that Close waits for. It reports false, running nothing, once closing has begun.
-func (m *Mesh) goTask(f func()) bool {
-	if !m.enter() {
-		return false
-	}
-	go func() {
-		defer m.leave()
-		f()
-	}()
-	return true
 }
 
 // nextID numbers an accepted send: one count over all kinds, from 1.

@@ -59,13 +59,13 @@ func TestAfterCloseNothingEnters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !m.enter() {
+	if !m.tasks.Enter() {
 		t.Fatal("an open mesh lets nobody in")
 	}
 	closed := make(chan error)
 	go func() { closed <- m.Close() }()
 	<-m.ctx.Done()
-	if m.enter() || m.goTask(func() { t.Error("it ran") }) {
+	if m.tasks.Enter() || m.tasks.Go(func() { t.Error("it ran") }) {
 		t.Error("a closing mesh let somebody in")
 	}
 	select {
@@ -73,7 +73,7 @@ func TestAfterCloseNothingEnters(t *testing.T) {
 		t.Error("Close did not wait for who was inside")
 	default:
 	}
-	m.leave()
+	m.tasks.Leave()
 	if err := <-closed; err != nil {
 		t.Error(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 
+	"github.com/starling-mesh/starling/internal/task"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -118,12 +119,12 @@ type outbox struct {
 	mu     sync.Mutex
 	queue  []*batch // the last one still takes items
 	closed error
-	space  chan struct{} // closed and renewed when a batch is taken out
-	ready  chan struct{} // holds a token when there is a batch
+	space  task.Changes // a batch was taken out
+	ready  task.Wake    // there is a batch
 }
 
 func newOutbox() *outbox {
-	return &outbox{space: make(chan struct{}), ready: make(chan struct{}, 1)}
+	return &outbox{ready: task.NewWake()}
 }
 
 // accept is how an item wants to be taken in.
@@ -163,7 +164,7 @@ func (o *outbox) tryAdd(kind wire.Kind, payload []byte, size int, number func() 
 	if n := len(o.queue); n > 0 && len(o.queue[n-1].content)+size <= wire.MaxContent {
 		b = o.queue[n-1]
 	} else if n >= maxWaiting {
-		return Publication{}, o.space, nil
+		return Publication{}, o.space.Next(), nil
 	} else {
 		b = newBatch()
 		o.queue = append(o.queue, b)
@@ -175,10 +176,7 @@ func (o *outbox) tryAdd(kind wire.Kind, payload []byte, size int, number func() 
 		confirm.publication = p
 		b.confirm = append(b.confirm, confirm)
 	}
-	select {
-	case o.ready <- struct{}{}:
-	default:
-	}
+	o.ready.Set()
 	return p, nil, nil
 }
 
@@ -195,10 +193,7 @@ func (o *outbox) push(kind wire.Kind, payload []byte) {
 	b := o.queue[len(o.queue)-1]
 	b.content = wire.AppendItem(b.content, kind, payload)
 	b.count++
-	select {
-	case o.ready <- struct{}{}:
-	default:
-	}
+	o.ready.Set()
 }
 
 // take removes the oldest batch, or gives nil.
@@ -212,13 +207,9 @@ func (o *outbox) take() *batch {
 	o.queue[0] = nil
 	o.queue = o.queue[1:]
 	if len(o.queue) > 0 {
-		select {
-		case o.ready <- struct{}{}:
-		default:
-		}
+		o.ready.Set()
 	}
-	close(o.space)
-	o.space = make(chan struct{})
+	o.space.Tell()
 	return b
 }
 
@@ -234,10 +225,7 @@ func (o *outbox) last(kind wire.Kind, payload []byte, err error) *batch {
 	o.closed = err
 	b.content, b.count = wire.AppendItem(nil, kind, payload), 1
 	o.queue = append(o.queue, b)
-	select {
-	case o.ready <- struct{}{}:
-	default:
-	}
+	o.ready.Set()
 	return b
 }
 
@@ -250,8 +238,7 @@ func (o *outbox) end(err error) []*batch {
 	}
 	rest := o.queue
 	o.queue = nil
-	close(o.space)
-	o.space = make(chan struct{})
+	o.space.Tell()
 	return rest
 }
 
@@ -339,7 +326,7 @@ func (r *Room) awaitNewcomers() bool {
 				delete(r.newcomers, p)
 			}
 		}
-		changed := r.changed
+		changed := r.changed.Next()
 		r.mu.Unlock()
 		if wait == 0 {
 			return r.ctx.Err() == nil
@@ -403,10 +390,7 @@ func (r *Room) awaitWindow() bool {
 
 // signalMoved lets awaitWindow look again.
 func (r *Room) signalMoved() {
-	select {
-	case r.acknowledged <- struct{}{}:
-	default:
-	}
+	r.acknowledged.Set()
 }
 
 // seal makes a batch the feed's next envelope and publishes it. One goroutine at a time calls it.

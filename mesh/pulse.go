@@ -140,7 +140,7 @@ func (m *Mesh) pulseLoop() {
 		for _, p := range dead {
 			m.stats.neighboursSilent.Add(1)
 			m.log.Debug("closing the connection to a silent neighbour", "peer", p)
-			m.goTask(func() {
+			m.tasks.Go(func() {
 				if err := m.host.Network().ClosePeer(p); err != nil {
 					m.log.Debug("not closed", "peer", p, "err", err)
 				}

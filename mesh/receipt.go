@@ -101,7 +101,7 @@ func (r *Room) takeEarlyLocked(hash [sha256.Size]byte) {
 			if e.hash != hash {
 				return false
 			}
-			r.mesh.goTask(func() {
+			r.mesh.tasks.Go(func() {
 				if err := r.hearReceipts(p, e.frame); err != nil {
 					r.mesh.violation(p, err)
 				}

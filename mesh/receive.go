@@ -203,8 +203,7 @@ func (r *Room) expectLocked(p peer.ID) {
 }
 
 func (r *Room) broadcastLocked() {
-	close(r.changed)
-	r.changed = make(chan struct{})
+	r.changed.Tell()
 }
 
 // claimLocked delivers what was parked for a seat that is known now. One that is known by its goodbye alone has no voice.
@@ -458,7 +457,7 @@ func (r *Room) tokenLocked(now time.Time) time.Time {
 	}
 	if err != nil {
 		r.leaving, r.why = true, err
-		r.mesh.goTask(func() { r.end(err) })
+		r.mesh.tasks.Go(func() { r.end(err) })
 		return time.Time{}
 	}
 	warn := grant.Expires.Add(-identity.TokenWarning)
@@ -485,10 +484,7 @@ const renewCheck = time.Minute
 
 // armTimer makes the timer loop look again.
 func (r *Room) armTimer() {
-	select {
-	case r.rearm <- struct{}{}:
-	default:
-	}
+	r.rearm.Set()
 }
 
 // expire does what is due, and returns how long nothing else will be.

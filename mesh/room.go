@@ -13,6 +13,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
+	"github.com/starling-mesh/starling/internal/task"
 )
 
 var (
@@ -42,8 +43,8 @@ type Room struct {
 	stop         context.CancelFunc
 	door         *door
 	past         past
-	rearm        chan struct{} // holds a token when the timer loop must look again
-	acknowledged chan struct{} // holds a token when the window may have opened
+	rearm        task.Wake // the timer loop must look again
+	acknowledged task.Wake // the window may have opened
 	finish       sync.Once
 
 	mu         sync.Mutex
@@ -73,9 +74,9 @@ type Room struct {
 	minded       time.Time // when all members were last looked at
 	echoed       uint64    // last sequence of the own feed that GossipSub's loop has taken
 	leaving      bool
-	large        bool          // members cause no events
-	why          error         // the stay ended; nil: it has not
-	changed      chan struct{} // closed and renewed when members or neighbours change
+	large        bool         // members cause no events
+	why          error        // the stay ended; nil: it has not
+	changed      task.Changes // members or neighbours have changed
 }
 
 // Name is what Join was given.
@@ -118,7 +119,7 @@ func (s *seat) public() Member {
 func (r *Room) WaitPeers(ctx context.Context, n int) error {
 	for {
 		r.mu.Lock()
-		others, changed := r.roster.present-1, r.changed
+		others, changed := r.roster.present-1, r.changed.Next()
 		r.mu.Unlock()
 		if others >= n {
 			return nil

@@ -15,6 +15,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/task"
 )
 
 const (
@@ -79,7 +80,7 @@ type Store struct {
 	db    *bolt.DB
 
 	claimed  atomic.Bool     // by a mesh
-	wake     chan struct{}   // holds a token when a room has something to write
+	wake     task.Wake       // a room has something to write
 	requests chan chan error // of Flush
 
 	mu   sync.Mutex
@@ -114,7 +115,7 @@ func OpenStore(path string, limit int64) (*Store, error) {
 	}
 	s := &Store{
 		path: path, limit: limit,
-		wake: make(chan struct{}, 1), requests: make(chan chan error),
+		wake: task.NewWake(), requests: make(chan chan error),
 		live: make(map[*Room]struct{}), joining: make(map[[32]byte]int),
 	}
 	err := s.open()

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/starling-mesh/starling/internal/task"
 )
 
 const (
@@ -33,10 +35,10 @@ func (r *Room) Flush(ctx context.Context) error {
 	if r.mesh.cfg.store == nil {
 		return ErrNoStore
 	}
-	if !r.mesh.enter() {
+	if !r.mesh.tasks.Enter() {
 		return ErrClosed
 	}
-	defer r.mesh.leave()
+	defer r.mesh.tasks.Leave()
 	return r.mesh.cfg.store.flush(ctx, r.mesh)
 }
 
@@ -65,7 +67,7 @@ func (s *Store) flush(ctx context.Context, m *Mesh) error {
 // without a store.
 type changes struct {
 	dirty map[feedTag]struct{}
-	wake  chan<- struct{}
+	wake  task.Wake
 }
 
 func (s *Store) changes() changes { return changes{make(map[feedTag]struct{}), s.wake} }
@@ -76,10 +78,7 @@ func (c *changes) touch(tag feedTag) {
 		return
 	}
 	c.dirty[tag] = struct{}{}
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
+	c.wake.Set()
 }
 
 // roomChange is what to write of a room.
@@ -214,10 +213,7 @@ func (s *Store) run(m *Mesh) {
 
 // again makes the writer look once more when it may.
 func (s *Store) again() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.wake.Set()
 }
 
 // report says that writing has begun to fail, or works again.

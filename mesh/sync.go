@@ -92,7 +92,7 @@ func (r *Room) repairLocked(now time.Time) {
 	for _, p := range pulls {
 		n := r.neighbours[p.from]
 		n.pulled = true
-		if !r.mesh.goTask(func() { r.pull(p) }) {
+		if !r.mesh.tasks.Go(func() { r.pull(p) }) {
 			return
 		}
 	}
@@ -238,11 +238,11 @@ func (r *Room) introduceFeed(now time.Time, via peer.ID, entry *rosterEntry) {
 
 // handleSync answers one question.
 func (m *Mesh) handleSync(s network.Stream) {
-	if !m.enter() {
+	if !m.tasks.Enter() {
 		_ = s.Reset()
 		return
 	}
-	defer m.leave()
+	defer m.tasks.Leave()
 	p := s.Conn().RemotePeer()
 	if !m.repairs.enter(p) {
 		m.stats.pullsRefused.Add(1)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
+	"github.com/starling-mesh/starling/internal/task"
 	"github.com/starling-mesh/starling/internal/vectors"
 	"github.com/starling-mesh/starling/internal/wire"
 )
@@ -208,7 +209,7 @@ func FuzzSyncReply(f *testing.F) {
 	room := func() *Room { // as newRoom makes it, with nothing that runs beside
 		r := &Room{
 			mesh: &Mesh{host: idHost{id: keys[0].PeerID()}, app: app, cfg: defaultConfig(), log: slog.New(slog.DiscardHandler)},
-			tag:  tag, own: entries[0], queue: events.NewQueue("ops", events.Limits{}), rearm: make(chan struct{}, 1), changed: make(chan struct{}),
+			tag:  tag, own: entries[0], queue: events.NewQueue("ops", events.Limits{}), rearm: task.NewWake(),
 			owing: make(map[*feed]struct{}), neighbours: make(map[peer.ID]*neighbour), newcomers: make(map[peer.ID]time.Time),
 			door: newDoor("ops", tag, identity.NewVerifier(app), nil), since: time.Now(),
 		}

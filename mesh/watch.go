@@ -18,7 +18,7 @@ func (r *Room) watchLocked(now time.Time) (due time.Time) {
 	}
 	if r.roster.refutes(now) {
 		r.mesh.stats.refutations.Add(1)
-		r.mesh.goTask(r.refute)
+		r.mesh.tasks.Go(r.refute)
 	}
 	for _, s := range r.roster.accusations(now, len(r.neighbours) > 0) {
 		r.mesh.stats.suspicions.Add(1)

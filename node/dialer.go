@@ -8,6 +8,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/starling-mesh/starling/internal/task"
 )
 
 const (
@@ -29,7 +31,7 @@ const (
 // dialer is the thin loop around a [redialer]: it feeds it what the host sees, and dials.
 type dialer struct {
 	node *Node
-	wake chan struct{} // holds a token when there may be something due
+	wake task.Wake // there may be something due
 
 	mu     sync.Mutex
 	core   *redialer
@@ -38,7 +40,7 @@ type dialer struct {
 }
 
 func newDialer(n *Node) *dialer {
-	return &dialer{node: n, wake: make(chan struct{}, 1), core: newRedialer(n.host.ID())}
+	return &dialer{node: n, wake: task.NewWake(), core: newRedialer(n.host.ID())}
 }
 
 // with runs f on the state machine and has the loop look again.
@@ -46,10 +48,7 @@ func (d *dialer) with(f func(core *redialer)) {
 	d.mu.Lock()
 	f(d.core)
 	d.mu.Unlock()
-	select {
-	case d.wake <- struct{}{}:
-	default:
-	}
+	d.wake.Set()
 }
 
 func (d *dialer) want(now time.Time, p peer.ID, addrs []ma.Multiaddr, why reason) {
@@ -100,7 +99,7 @@ func (d *dialer) run(ctx context.Context) {
 		d.dials += uint64(len(start))
 		d.mu.Unlock()
 		for _, a := range start {
-			d.node.tasks.Go(func() { d.attempt(ctx, a) }) // run itself is a task, so this is in time
+			d.node.tasks.Spawn(func() { d.attempt(ctx, a) }) // run itself is a task
 		}
 		wait := watchEvery // crowded may change
 		if !next.IsZero() {

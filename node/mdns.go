@@ -15,6 +15,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/task"
 )
 
 const (
@@ -44,7 +45,7 @@ type lan struct {
 
 	mu    sync.Mutex
 	pace  pacer
-	poked chan struct{}
+	poked task.Wake
 
 	open   mdns.Service // run's own
 	failed string       // the last error, to log each once
@@ -52,7 +53,7 @@ type lan struct {
 }
 
 func newLAN(h host.Host, app identity.AppID, log *slog.Logger, found func(peer.AddrInfo)) *lan {
-	return &lan{host: h, service: serviceName(app), log: log, found: found, poked: make(chan struct{}, 1)}
+	return &lan{host: h, service: serviceName(app), log: log, found: found, poked: task.NewWake()}
 }
 
 // again asks for a new start, in the pause's time at the earliest.
@@ -60,10 +61,7 @@ func (l *lan) again(pause time.Duration) {
 	l.mu.Lock()
 	l.pace.ask(time.Now(), pause)
 	l.mu.Unlock()
-	select {
-	case l.poked <- struct{}{}:
-	default:
-	}
+	l.poked.Set()
 }
 
 // run serves until ctx ends, and has stopped mDNS when it returns.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
+	"github.com/starling-mesh/starling/internal/task"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/presence"
 )
@@ -57,11 +58,10 @@ type Node struct {
 	stop  context.CancelFunc
 	close func() error
 	undo  []func() error // closes what New has opened, last first
-	tasks sync.WaitGroup // every goroutine and every call that Close waits for
+	tasks task.Group     // every goroutine and every call that Close waits for
 
-	mu     sync.Mutex
-	closed bool
-	peers  map[peer.ID]Peer // who is up, as the events have told
+	mu    sync.Mutex
+	peers map[peer.ID]Peer // who is up, as the events have told
 }
 
 // New starts a node: it opens the data directory, listens, and looks for peers from then on. It waits for nobody. The
@@ -258,9 +258,7 @@ func (n *Node) start() {
 func (n *Node) Close() error { return n.close() }
 
 func (n *Node) shutdown() error {
-	n.mu.Lock()
-	n.closed = true // 1. take no new work
-	n.mu.Unlock()
+	n.tasks.Close() // 1. take no new work
 
 	var polite sync.WaitGroup // 2. say goodbye: to the rooms, and to connected peers
 	polite.Go(func() { _ = n.mesh.Close() })
@@ -295,28 +293,16 @@ func (n *Node) closeAll() error {
 // enter begins a call: it counts it among what Close waits for and gives it a context that ends with ctx and with the node. It
 // fails once closing has begun. The caller calls done.
 func (n *Node) enter(ctx context.Context) (call context.Context, done func(), err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed {
+	if !n.tasks.Enter() {
 		return nil, nil, ErrClosed
 	}
-	n.tasks.Add(1)
 	call, cancel := context.WithCancelCause(ctx)
 	unhook := context.AfterFunc(n.ctx, func() { cancel(ErrClosed) })
 	return call, func() {
 		unhook()
 		cancel(nil)
-		n.tasks.Done()
+		n.tasks.Leave()
 	}, nil
-}
-
-// spawn runs f in a goroutine that Close waits for, and does nothing once closing has begun.
-func (n *Node) spawn(f func()) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if !n.closed {
-		n.tasks.Go(f)
-	}
 }
 
 // ended tells a call that Close has cut short from one that its caller has.

@@ -92,7 +92,7 @@ func (n *Node) peerDown(p peer.ID) {
 // displaced ends what this user has here, since the same user is on another device by now.
 func (n *Node) displaced(by identity.Login) {
 	user := n.User()
-	n.spawn(func() { n.mesh.EvictAll(mesh.ErrReplaced) })
+	n.tasks.Go(func() { n.mesh.EvictAll(mesh.ErrReplaced) })
 	n.queue.PushNotice(&LoggedOut{Header: Header{Type: TypeLoggedOut}, User: user, Reason: Duplicate, By: &by})
 	n.log.Info("logged out: the user is on another device", "user", user, "peer", by.Peer)
 }

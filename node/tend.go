@@ -49,7 +49,7 @@ func (n *Node) revive(ctx context.Context, c change) {
 		return // who is as busy does not answer in time, and is not dead for that; the transports find those who are
 	}
 	for _, conn := range n.host.Network().Conns() {
-		n.tasks.Go(func() { n.probe(ctx, conn) }) // the watch is a task itself, so this is in time
+		n.tasks.Spawn(func() { n.probe(ctx, conn) }) // the watch is a task itself
 	}
 }
 

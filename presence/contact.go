@@ -10,6 +10,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/task"
 )
 
 // contact is a connected peer. Directory.mu guards it.
@@ -31,8 +32,8 @@ type contact struct {
 	heard   time.Time // when it last proved that it is there
 	watches int       // of this node, that it has open
 
-	wake    chan struct{} // a token cuts greet's pause short
-	settled chan struct{} // closed and replaced when a hello has ended, either way
+	wake    task.Wake     // cuts greet's pause short
+	settled task.Changes  // a hello has ended, either way
 	gone    chan struct{} // closed with the last connection
 
 	hellos, asks, notices *rate.Limiter // what the peer may open
@@ -64,8 +65,7 @@ func newContact(p peer.ID) *contact {
 	return &contact{
 		id:      p,
 		conns:   make(map[network.Conn]*link),
-		wake:    make(chan struct{}, 1),
-		settled: make(chan struct{}),
+		wake:    task.NewWake(),
 		gone:    make(chan struct{}),
 		hellos:  rate.NewLimiter(helloRate, helloBurst),
 		asks:    rate.NewLimiter(whoisRate, whoisBurst),
@@ -104,8 +104,7 @@ func (c *contact) settleLocked(err error) {
 	if err != nil {
 		c.err = err
 	}
-	close(c.settled)
-	c.settled = make(chan struct{})
+	c.settled.Tell()
 }
 
 // connected takes in a connection; with greet, this node opens the hello. It may be called for one that is known.
@@ -116,7 +115,7 @@ func (d *Directory) connected(conn network.Conn, greet bool) *contact {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed {
+	if d.tasks.Closing() {
 		return nil
 	}
 	c := d.contacts[p]
@@ -169,8 +168,7 @@ func (d *Directory) disconnected(conn network.Conn) {
 }
 
 func (d *Directory) progressLocked() {
-	close(d.progress)
-	d.progress = make(chan struct{})
+	d.progress.Tell()
 }
 
 // install takes in what a peer has said and proved on a connection. Version is that of our statement which the peer
@@ -179,7 +177,7 @@ func (d *Directory) install(conn network.Conn, s identity.Session, version uint6
 	p := conn.RemotePeer()
 	d.mu.Lock()
 	c := d.contacts[p]
-	if c == nil || c.conns[conn] == nil || d.closed {
+	if c == nil || c.conns[conn] == nil || d.tasks.Closing() {
 		d.mu.Unlock()
 		return
 	}
@@ -215,7 +213,7 @@ func (d *Directory) install(conn network.Conn, s identity.Session, version uint6
 	}
 	d.noticeLocked(notices)
 	if twin != nil && !c.twins {
-		d.goLocked(func() { d.probeTwin(c, twin, was, conn, s) })
+		d.tasks.Go(func() { d.probeTwin(c, twin, was, conn, s) })
 	}
 	c.settleLocked(nil)
 	if c.told < d.version && (version != 0 || !c.running) { // greet goes on by itself, and must not be hurried by its peer

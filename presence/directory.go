@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/task"
 )
 
 // Directory knows who the connected peers are, says who this node is, and finds users. Make one with [New]. All
@@ -36,33 +37,32 @@ type Directory struct {
 	ctx    context.Context // ends when Close has said good-bye
 	stop   context.CancelFunc
 	close  func() error
-	tasks  sync.WaitGroup                // every goroutine and handler that must end before Close returns
+	tasks  task.Group                    // every goroutine and handler that must end before Close returns
 	notify *network.NotifyBundle         // how the host tells of connections
 	inGate chan struct{}                 // a token for each hello that a peer may open: see maxInbound
 	told   *lru.Cache[notice, time.Time] // notices given, and when
 
-	tokenWake chan struct{} // a token makes tendTokens look
-	kads      []*kad        // the instances of the DHT
+	tokenWake task.Wake // makes tendTokens look
+	kads      []*kad    // the instances of the DHT
 	statuses  *inquiries
 	watchGate chan struct{} // a token for each watch that is served: see maxWatchers
 
 	mu        sync.Mutex
 	closing   bool // take nothing new
-	closed    bool // start nothing new
 	user      string
 	self      *identity.Statement
-	in        bool          // logged in, as the program sees it: self says otherwise while its token does not count
-	token     loginToken    // of app mode; of the last log-in
-	pending   string        // the user whose log-in a wrong token prevented: see UpdateLoginToken
-	listTold  [32]byte      // the list of revocations that peers are told of
-	news      chan struct{} // closed and replaced with every change of self
-	version   uint64        // counts the changes of self
-	highest   uint64        // the highest sequence seen of our user key
-	twin      bool          // another node with our device key was reported
+	in        bool         // logged in, as the program sees it: self says otherwise while its token does not count
+	token     loginToken   // of app mode; of the last log-in
+	pending   string       // the user whose log-in a wrong token prevented: see UpdateLoginToken
+	listTold  [32]byte     // the list of revocations that peers are told of
+	news      task.Changes // self has changed
+	version   uint64       // counts the changes of self
+	highest   uint64       // the highest sequence seen of our user key
+	twin      bool         // another node with our device key was reported
 	contacts  map[peer.ID]*contact
 	names     index[string]                            // of sessions, by user ID
 	subjects  index[identity.Subject]                  // of sessions, by who counts as one user
-	progress  chan struct{}                            // closed and replaced whenever a contact was told something, or is gone
+	progress  task.Changes                             // a contact was told something, or is gone
 	searches  map[string]*search                       // under way, by address
 	devices   *lru.Cache[peer.ID, *identity.Statement] // the latest statements of our user's other devices
 	conflicts *lru.Cache[claim, struct{}]              // told to the observer
@@ -104,15 +104,13 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 		events:      newDispatcher(cfg.observer),
 		inGate:      make(chan struct{}, maxInbound),
 		told:        newLRU[notice, time.Time](maxTold),
-		tokenWake:   make(chan struct{}, 1),
+		tokenWake:   task.NewWake(),
 		statuses:    newInquiries(),
 		watchGate:   make(chan struct{}, maxWatchers),
-		news:        make(chan struct{}),
 		highest:     cfg.store.Sequence(),
 		contacts:    make(map[peer.ID]*contact),
 		names:       make(index[string]),
 		subjects:    make(index[identity.Subject]),
-		progress:    make(chan struct{}),
 		searches:    make(map[string]*search),
 		devices:     newLRU[peer.ID, *identity.Statement](maxDevices),
 		conflicts:   newLRU[claim, struct{}](maxConflicts),
@@ -128,6 +126,7 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 		h.SetStreamHandler(RevocationsProtocol, d.handle(d.serveList))
 	}
 	if err := d.openKads(); err != nil {
+		h.RemoveStreamHandler(RevocationsProtocol)
 		d.stop()
 		d.tasks.Wait()
 		d.events.end()
@@ -202,7 +201,7 @@ func (d *Directory) shutdown() error {
 
 	d.host.Network().StopNotify(d.notify)
 	d.mu.Lock()
-	d.closed = true
+	d.tasks.Close()
 	d.mu.Unlock()
 	d.stop()
 	d.tasks.Wait()
@@ -223,7 +222,7 @@ func (d *Directory) handle(f func(context.Context, network.Stream)) network.Stre
 			_ = s.Reset()
 			return
 		}
-		defer d.tasks.Done()
+		defer d.tasks.Leave()
 		defer context.AfterFunc(d.ctx, func() { _ = s.Reset() })()
 		f(d.ctx, s)
 	}
@@ -233,20 +232,7 @@ func (d *Directory) handle(f func(context.Context, network.Stream)) network.Stre
 func (d *Directory) enter() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closing {
-		return false
-	}
-	d.tasks.Add(1)
-	return true
-}
-
-// goLocked starts a task, unless the directory is closed.
-func (d *Directory) goLocked(f func()) bool {
-	if d.closed {
-		return false
-	}
-	d.tasks.Go(f)
-	return true
+	return !d.closing && d.tasks.Enter()
 }
 
 func newIncarnation() uint64 {

@@ -7,6 +7,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/task"
 )
 
 // Event is one of [PeerUp], [PeerDown], [PeerChanged], [Conflict], [Displaced], [DuplicateDevice], [Refused], [TokenExpiring] and
@@ -84,7 +85,7 @@ const maxEvents = 4096
 // dispatcher hands events to the observer on a goroutine of its own, so that no lock is held and no order lost.
 type dispatcher struct {
 	observe func(Event)
-	wake    chan struct{} // holds one token when the queue may not be empty
+	wake    task.Wake     // the queue may not be empty
 	done    chan struct{} // closed when run has returned
 
 	mu    sync.Mutex
@@ -93,7 +94,7 @@ type dispatcher struct {
 }
 
 func newDispatcher(observe func(Event)) *dispatcher {
-	return &dispatcher{observe: observe, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	return &dispatcher{observe: observe, wake: task.NewWake(), done: make(chan struct{})}
 }
 
 // push never blocks.
@@ -107,10 +108,7 @@ func (d *dispatcher) push(ev Event) {
 }
 
 func (d *dispatcher) signal() {
-	select {
-	case d.wake <- struct{}{}:
-	default:
-	}
+	d.wake.Set()
 }
 
 // full reports whether the observer is too far behind.

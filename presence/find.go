@@ -199,7 +199,7 @@ func (d *Directory) share(ctx context.Context, addr identity.Address) (Found, er
 	if s == nil {
 		s = &search{done: make(chan struct{})}
 		d.searches[key] = s
-		d.goLocked(func() {
+		d.tasks.Go(func() {
 			s.found, s.err = d.search(addr)
 			d.mu.Lock()
 			delete(d.searches, key)

@@ -16,13 +16,10 @@ import (
 // kickLocked makes sure that the peer is, or is being, told what it does not know.
 func (d *Directory) kickLocked(c *contact) {
 	if !c.running {
-		c.running = d.goLocked(func() { d.greet(c) })
+		c.running = d.tasks.Go(func() { d.greet(c) })
 		return
 	}
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
+	c.wake.Set()
 }
 
 // greet opens hellos with one peer, one after the other, until it has been told everything on every connection that
@@ -166,7 +163,7 @@ func (d *Directory) awaitHellos(ctx context.Context, enough func() bool) (all bo
 	for {
 		d.mu.Lock()
 		left = slices.DeleteFunc(left, func(c *contact) bool { return !d.greetingLocked(c) })
-		progress := d.progress
+		progress := d.progress.Next()
 		d.mu.Unlock()
 		if enough() || len(left) == 0 {
 			return len(left) == 0

@@ -26,7 +26,7 @@ const (
 	NoticeProtocol protocol.ID = "/starling/notice/1.0.0"
 )
 
-var protocols = []protocol.ID{HelloProtocol, WhoisProtocol, NoticeProtocol, WatchProtocol}
+var protocols = []protocol.ID{HelloProtocol, WhoisProtocol, NoticeProtocol, WatchProtocol, RevocationsProtocol}
 
 const (
 	// helloTimeout bounds a whole hello, and how long Peer waits for one.

@@ -21,6 +21,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 	"golang.org/x/time/rate"
+
+	"github.com/starling-mesh/starling/internal/task"
 )
 
 // Scope is how far an instance of the DHT reaches.
@@ -61,8 +63,8 @@ type kad struct {
 	rules  *recordRules
 	store  *bounded
 	notify *network.NotifyBundle
-	wake   chan struct{} // a token makes publish look at what has changed
-	renew  chan struct{} // a token makes it store anew
+	wake   task.Wake // makes publish look at what has changed
+	renew  task.Wake // makes it store anew
 	limits *lru.Cache[peer.ID, *rate.Limiter]
 
 	mu      sync.Mutex
@@ -75,8 +77,8 @@ func newKad(d *Directory, scope Scope) (*kad, error) {
 		d: d, scope: scope,
 		rules:  &recordRules{app: d.app, verifier: d.verifier, vouched: d.cfg.authority != nil, life: life},
 		store:  newBounded(d.id, life),
-		wake:   make(chan struct{}, 1),
-		renew:  make(chan struct{}, 1),
+		wake:   task.NewWake(),
+		renew:  task.NewWake(),
 		limits: newLRU[peer.ID, *rate.Limiter](maxStorers),
 	}
 	opts := []dht.Option{
@@ -104,6 +106,7 @@ func newKad(d *Directory, scope Scope) (*kad, error) {
 	}
 	var err error
 	if k.dht, err = dht.New(h, opts...); err != nil {
+		k.deafen() // which kad-dht v0.42.2 does not
 		return nil, fmt.Errorf("presence: %s directory: %w", scope, err)
 	}
 	if k.rpc, err = pb.NewProtocolMessenger(k.dht.MessageSender()); err != nil {
@@ -123,7 +126,7 @@ func (k *kad) prefix() protocol.ID {
 
 func (k *kad) close() error {
 	k.d.host.Network().StopNotify(k.notify)
-	k.d.host.RemoveStreamHandler(k.prefix() + "/kad/1.0.0")
+	k.deafen()
 	return k.dht.Close()
 }
 
@@ -165,11 +168,11 @@ func (k *kad) admit(_ context.Context, s network.Stream, req *pb.Message) {
 	}
 }
 
+// deafen takes the DHT's handler from the host.
+func (k *kad) deafen() { k.d.host.RemoveStreamHandler(k.prefix() + "/kad/1.0.0") }
+
 func (k *kad) kick() {
-	select {
-	case k.wake <- struct{}{}:
-	default:
-	}
+	k.wake.Set()
 }
 
 // publicHost is the host as the DHT of the internet sees it. That names to others whatever addresses the peerstore has of a node, in spite of its filter,

@@ -42,7 +42,7 @@ func (d *Directory) noticeLocked(notices []notice) {
 			continue
 		}
 		d.told.Add(key, time.Now())
-		d.goLocked(func() { d.give(c, n.st) })
+		d.tasks.Go(func() { d.give(c, n.st) })
 	}
 }
 

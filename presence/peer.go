@@ -41,7 +41,7 @@ func (d *Directory) Peer(ctx context.Context, p peer.ID) (identity.Session, erro
 			d.mu.Unlock()
 			return identity.Session{}, noHello(p, err)
 		}
-		settled, last := c.settled, c.err
+		settled, last := c.settled.Next(), c.err
 		if !c.running && c.inbound == 0 && timeout != nil { // waited for the dialler to begin, in vain
 			d.kickLocked(c)
 		}

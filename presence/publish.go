@@ -140,10 +140,7 @@ func (k *kad) movedAddrs() (moved <-chan any, stop func()) {
 // who kept it may be gone. Call it after sleep; changes of the host's addresses are noticed here. While logged out, or without a directory, it does nothing.
 func (d *Directory) Refresh() {
 	for _, k := range d.kads {
-		select {
-		case k.renew <- struct{}{}:
-		default:
-		}
+		k.renew.Set()
 	}
 }
 
@@ -362,7 +359,7 @@ const (
 func (d *Directory) visit(r *record) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.goLocked(func() {
+	d.tasks.Go(func() {
 		for range visitTries {
 			ctx, cancel := context.WithTimeout(d.ctx, confirmTimeout)
 			err := d.host.Connect(ctx, peer.AddrInfo{ID: r.st.Peer, Addrs: r.addrs})

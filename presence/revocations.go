@@ -107,7 +107,7 @@ func (d *Directory) wantList(conn network.Conn, head *wire.RevocationsHead) {
 	if c == nil || c.lists.fetching || c.lists.useless == theirs {
 		return
 	}
-	c.lists.fetching = d.goLocked(func() {
+	c.lists.fetching = d.tasks.Go(func() {
 		useless, err := d.fetchList(d.ctx, conn, head.Version, theirs)
 		if err != nil {
 			d.cfg.log.Debug("list of revocations not taken", "peer", c.id, "err", err)

@@ -86,7 +86,7 @@ func (d *Directory) outrankLocked(ended *identity.Statement) {
 		return
 	}
 	d.highest = max(d.highest, sequence)
-	d.goLocked(func() { _ = d.keepSequence(sequence, nil) })
+	d.tasks.Go(func() { _ = d.keepSequence(sequence, nil) })
 }
 
 // conflictLocked looks for a name that is our own or pinned, and used by another key, or that is used by two keys and

@@ -229,7 +229,7 @@ func (d *Directory) waitTold(ctx context.Context) {
 				break
 			}
 		}
-		progress := d.progress
+		progress := d.progress.Next()
 		d.mu.Unlock()
 		if all {
 			return

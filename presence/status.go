@@ -272,7 +272,7 @@ func (q *inquiries) share(ctx context.Context, d *Directory, w want) (verdict, e
 	if a == nil {
 		a = &asked{done: make(chan struct{})}
 		d.mu.Lock()
-		started := !d.closing && d.goLocked(func() {
+		started := !d.closing && d.tasks.Go(func() {
 			a.v, a.err = d.inquire(w)
 			q.mu.Lock()
 			delete(q.under, key)

@@ -39,8 +39,7 @@ func (d *Directory) closeKads() error {
 
 // newsLocked wakes whoever waits for a change of this node's statement.
 func (d *Directory) newsLocked() {
-	close(d.news)
-	d.news = make(chan struct{})
+	d.news.Tell()
 	for _, k := range d.kads {
 		k.kick()
 	}

@@ -125,10 +125,7 @@ func (d *Directory) sealLocked(now time.Time, st identity.Statement) (*identity.
 
 // wakeTokensLocked makes tendTokens look at what has changed.
 func (d *Directory) wakeTokensLocked() {
-	select {
-	case d.tokenWake <- struct{}{}:
-	default:
-	}
+	d.tokenWake.Set()
 }
 
 // tendTokens watches the time of the own token, that of the peers' tokens, and the list of revocations.

@@ -66,7 +66,7 @@ func (d *Directory) Watch(ctx context.Context, addr identity.Address) iter.Seq2[
 // rest waits for some time, or for a peer that comes or goes.
 func (d *Directory) rest(ctx context.Context, most time.Duration) {
 	d.mu.Lock()
-	progress := d.progress
+	progress := d.progress.Next()
 	d.mu.Unlock()
 	if most <= watchSettle {
 		progress = nil
@@ -164,7 +164,7 @@ func (d *Directory) awaitNews(ctx context.Context, p peer.ID, st *identity.State
 	limit := time.Now().Add(time.Second)
 	for time.Now().Before(limit) && ctx.Err() == nil {
 		d.mu.Lock()
-		c, progress := d.contacts[p], d.progress
+		c, progress := d.contacts[p], d.progress.Next()
 		known := c == nil || c.known && c.session.Statement != nil && !st.Newer(c.session.Statement)
 		d.mu.Unlock()
 		if known {
@@ -210,7 +210,7 @@ func (d *Directory) serveWatch(ctx context.Context, s network.Stream) {
 	_ = s.SetReadDeadline(time.Time{})
 	gone := make(chan struct{})
 	d.mu.Lock()
-	started := d.goLocked(func() { // ends when the stream does
+	started := d.tasks.Go(func() { // ends when the stream does
 		defer close(gone)
 		_ = r.Next(&req)
 	})
@@ -227,7 +227,7 @@ func (d *Directory) serveWatch(ctx context.Context, s network.Stream) {
 	var told *identity.Statement
 	for first := true; ; first = false {
 		d.mu.Lock()
-		st, news := d.self, d.news
+		st, news := d.self, d.news.Next()
 		d.mu.Unlock()
 		f := new(wire.WatchFrame)
 		if st != nil && (st != told || first) {

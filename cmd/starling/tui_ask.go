@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/starling-mesh/starling/internal/task"
 	"github.com/starling-mesh/starling/presence"
 )
 
@@ -122,14 +123,14 @@ type standing struct {
 type asker struct {
 	ask  func(ctx context.Context, user string) (presence.Status, error)
 	tell func(standing)
-	wake chan struct{} // holds a token when there may be something due
+	wake task.Wake // there may be something due
 
 	mu   sync.Mutex
 	core curiosity
 }
 
 func newAsker(ask func(context.Context, string) (presence.Status, error), tell func(standing)) *asker {
-	return &asker{ask: ask, tell: tell, wake: make(chan struct{}, 1), core: curiosity{users: make(map[string]*curious)}}
+	return &asker{ask: ask, tell: tell, wake: task.NewWake(), core: curiosity{users: make(map[string]*curious)}}
 }
 
 // with runs f on the state machine and has the loop look again. It does not block.
@@ -137,10 +138,7 @@ func (a *asker) with(f func(core *curiosity, now time.Time)) {
 	a.mu.Lock()
 	f(&a.core, time.Now())
 	a.mu.Unlock()
-	select {
-	case a.wake <- struct{}{}:
-	default:
-	}
+	a.wake.Set()
 }
 
 func (a *asker) look(users []string) {

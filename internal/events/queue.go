@@ -6,6 +6,8 @@ import (
 	"iter"
 	"sync"
 	"time"
+
+	"github.com/starling-mesh/starling/internal/task"
 )
 
 // Limits bounds a queue. A zero field takes its default.
@@ -62,7 +64,7 @@ type Queue struct {
 	after            int   // broadcasts dropped behind tail
 	end              error // set once; Recv returns it when the list is empty
 
-	wake chan struct{} // holds a token when there may be something to read
+	wake task.Wake // there may be something to read
 }
 
 // NewQueue returns an empty queue. Its events carry room, which may be empty.
@@ -73,7 +75,7 @@ func NewQueue(room string, limits Limits) *Queue {
 	if limits.Bytes <= 0 {
 		limits.Bytes = defaultBytes
 	}
-	return &Queue{room: room, limits: limits, wake: make(chan struct{}, 1)}
+	return &Queue{room: room, limits: limits, wake: task.NewWake()}
 }
 
 // PushBroadcast queues an event whose payload has size bytes, at the price of the oldest broadcasts when
@@ -205,10 +207,7 @@ func (q *Queue) removeLocked(e *entry) {
 }
 
 func (q *Queue) signal() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
+	q.wake.Set()
 }
 
 // End ends the stream: Recv returns what is queued and then err, for ever. Only the first call counts.
