@@ -10,10 +10,10 @@
 //
 // # Who must have a message
 //
-// Every member must have it that was in the room when the message was published, except its sender,
-// and stayed to the end, even on the other side of a split. A stay ends with a kill; for a
-// restarted member a new stay begins, both as a sender and as a receiver. What a killed member
-// published counts if its Publish had reported success before the kill.
+// Each member that was in the room when the message was published and stayed to the end, on either
+// side of a split, except the sender. A stay ends with a kill; for a restarted member a new stay
+// begins, both as a sender and as a receiver. What a killed member published counts if its Publish
+// had reported success before the kill.
 //
 // # What is asserted
 //
