@@ -2,7 +2,7 @@
 //
 //	dir, err := identity.OpenDir(path) // keys, ports, pins: created if they are missing
 //	if err != nil {
-//		return err // *identity.DirError (held by another process: identity.ErrInUse) or *identity.KeyError
+//		return err // *identity.DirError (in use: identity.ErrInUse) or *identity.KeyError
 //	}
 //	defer dir.Close()
 //	now := time.Now()

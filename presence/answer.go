@@ -47,7 +47,8 @@ var errAnswer = errors.New("presence: not an answer to the request")
 // other record has the requested key and a value, and every node has a valid peer ID and addresses
 // that parse. The library would dereference a missing record.
 func readAnswer(req *pb.Message, raw []byte) (*pb.Message, error) {
-	out := pb.NewMessage(pb.Message_PUT_VALUE, req.GetKey(), req.GetClusterLevel()) // 0, the type of a message without one
+	// PUT_VALUE is 0, the type of a message without one.
+	out := pb.NewMessage(pb.Message_PUT_VALUE, req.GetKey(), req.GetClusterLevel())
 	for nodes := 0; len(raw) > 0; {
 		num, typ, n := protowire.ConsumeTag(raw)
 		if n < 0 {

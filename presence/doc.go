@@ -10,7 +10,7 @@
 //		return err
 //	}
 //	defer dir.Close()
-//	if err := dir.Login(ctx, "alice"); err != nil { // asks nobody: peers receive it and judge it themselves
+//	if err := dir.Login(ctx, "alice"); err != nil { // peers receive it and judge it themselves
 //		return err
 //	}
 //	bob, err := dir.Find(ctx, identity.Address{User: "bob"}) // connected, and proved by his key

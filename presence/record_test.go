@@ -166,7 +166,8 @@ func TestRecordsInOpenModeAreTakenOrRefused(t *testing.T) {
 			{"under the key of another app", func(d *draft) {
 				d.key = presence.KeyRecordKey(identity.NewAppID("other"), keys.UserKey().Fingerprint())
 			}, presence.ErrRecordKey},
-			{"with a token", func(d *draft) { d.st.Token = token(t, keys, "alice", time.Hour) }, nil}, // nobody can judge it, and it means nothing
+			// in open mode nobody can judge it, and it means nothing
+			{"with a token", func(d *draft) { d.st.Token = token(t, keys, "alice", time.Hour) }, nil},
 		}...)
 		refuses(t, r.nodes[0], r.nodes[1], cases, func() *draft {
 			d := newDraft(testApp, keys, "alice", "")

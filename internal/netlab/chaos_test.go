@@ -43,8 +43,11 @@ var chaosNames = []string{"alice", "bob", "carol", "dave", "erin", "frank", "gra
 // network recovers, and within chaosBound every process has all that the contract of a room
 // promises:
 //
-//   - Of a living process, every other living process has all messages that were given to it while they were members. A process that was a member before it started has all its messages. One that came later has those since it learned of it.
-//   - Of any process, even a killed one, each process receives messages once, in order, and with no unreported gap. For messages of a living process no gap is reported at all.
+//   - Of a living process, every other living process has all messages that were given to it while
+//     they were members. A process that was a member before it started has all its messages. One
+//     that came later has those since it learned of it.
+//   - Of any process, even a killed one, each process receives messages once, in order, and with no
+//     unreported gap. For messages of a living process no gap is reported at all.
 //   - Every living process counts all the others as members, and has one result for each line.
 func TestEightNodesUnderFaults(t *testing.T) {
 	seed, length := chaosSettings(t)

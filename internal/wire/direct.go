@@ -108,7 +108,8 @@ func (d *Direct) AppendFrame(dst []byte) []byte {
 // AppendContent appends to dst the part of a MESSAGE that is known before it has a sequence.
 // [AppendMessageFrame] takes that part each time the message is written.
 func (d *Direct) AppendContent(dst []byte) []byte {
-	return d.appendContent(slices.Grow(dst, 32+len(d.Room)+len(d.To)+len(d.Payload))) // 32: tags, lengths and two varints
+	// 32: tags, lengths and two varints
+	return d.appendContent(slices.Grow(dst, 32+len(d.Room)+len(d.To)+len(d.Payload)))
 }
 
 // AppendMessageFrame appends a MESSAGE as a frame to dst.
