@@ -213,7 +213,8 @@ func (a *Authority) adopt(st *Statement) error {
 	if err != nil && st.LoggedIn {
 		return badToken(err)
 	}
-	// nil for a goodbye whose token is no proof here, for example from an issuer removed since
+	// g is nil for a good-bye whose token is no proof here, for example from an issuer removed
+	// since.
 	st.grant = g
 	return nil
 }

@@ -10,8 +10,8 @@ import (
 type ConflictError struct {
 	User   string
 	Pinned PublicKey // the key that the name is pinned to, and that was not found; zero: not pinned
-	// logins that use the name with keys other than Pinned: at least one if it is pinned, else at
-	// least two
+	// Logins that use the name with keys other than Pinned: at least one if it is pinned, else at
+	// least two.
 	Found []Login
 }
 

@@ -16,9 +16,9 @@ const defaultTokenLife = time.Hour
 // Claims are what a token is to say.
 type Claims struct {
 	User string // the user who logs in, or is in the rooms
-	// the device key that the token is bound to; `starling id` on the device shows it
+	// The device key that the token is bound to; `starling id` on the device shows it.
 	Device PublicKey
-	// room to role, 1 to 32 of the characters of an ID: "member", "moderator"; at most 64 rooms
+	// Room to role, 1 to 32 of the characters of an ID: "member", "moderator"; at most 64 rooms.
 	Rooms   map[string]string
 	Login   bool      // valid for logging in; a token without Rooms always is
 	Issued  time.Time // zero: now

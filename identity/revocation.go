@@ -28,9 +28,9 @@ var ErrRevocations = errors.New("list of revocations refused")
 type Revocations struct {
 	Version uint64    // from 1; see [Revocations.Next]
 	Issued  time.Time // for people only; versions decide
-	// revokes the user's tokens that were issued before that time or have no issue time
+	// Revokes the user's tokens that were issued before that time or have no issue time.
 	Users map[string]time.Time
-	// by jti: when the token expires and the entry is no longer needed; zero: not known
+	// By jti: when the token expires and the entry is no longer needed; zero: not known.
 	Tokens map[string]time.Time
 	Kid    string // of the issuer key that signed; set when the list is opened
 

@@ -390,7 +390,7 @@ func TestOnlyWhatVerifiedIsRemembered(t *testing.T) {
 
 func BenchmarkTokenCold(b *testing.B) {
 	a := newAuthority(b)
-	// twice what the cache holds, so that each has been evicted when its turn comes again
+	// Twice what the cache holds, so that each has been evicted when its turn comes again.
 	tokens := make([]string, 4096)
 	for i := range tokens {
 		tokens[i] = genuine(b, claims(set("jti", fmt.Sprint(i))))

@@ -31,7 +31,7 @@ func (d *Directory) Connect(ctx context.Context, info peer.AddrInfo) (identity.S
 	for attempt := 0; ; attempt++ {
 		err := d.host.Connect(ctx, info)
 		dialled := err == nil
-		// also if the other side's dial got through
+		// The other side's dial may have got through instead.
 		if dialled || d.host.Network().Connectedness(info.ID) != network.NotConnected {
 			d.hurry(info.ID)
 			var s identity.Session

@@ -27,7 +27,7 @@ type contact struct {
 	inbound int    // hellos under way that the peer opened
 	opening bool   // a hello that we opened is under way
 	twins   bool   // two nodes were seen behind this peer ID
-	// the session was of a log-in that counted when last checked
+	// The session was of a log-in that counted when last checked.
 	counts  bool
 	lists   lists     // of revocations, from this peer
 	heard   time.Time // when it was last known to be alive
@@ -129,8 +129,8 @@ func (d *Directory) connected(conn network.Conn, greet bool) *contact {
 
 func (d *Directory) disconnected(conn network.Conn) {
 	p := conn.RemotePeer()
-	// the host reports connections from several goroutines: a peer that has another connection is
-	// not lost
+	// The host reports connections from several goroutines: a peer that has another connection is
+	// not lost.
 	d.takeIn(p)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -203,7 +203,7 @@ func (d *Directory) install(conn network.Conn, s identity.Session, version uint6
 		d.tasks.Go(func() { d.probeTwin(c, twin, was, conn, s) })
 	}
 	c.settleLocked(nil)
-	// greet continues by itself, and its peer must not be able to hurry it
+	// greet continues by itself, and its peer must not be able to hurry it.
 	if c.told < d.version && (version != 0 || !c.running) {
 		d.kickLocked(c)
 	}

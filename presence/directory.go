@@ -51,7 +51,7 @@ type Directory struct {
 	closing bool // accept nothing new
 	user    string
 	self    *identity.Statement
-	// logged in, as the program sees it: self is not of a log-in while its token does not count
+	// Logged in, as the program sees it: self is not of a log-in while its token does not count.
 	in        bool
 	token     loginToken   // in app mode: of the last log-in
 	pending   string       // the user whose log-in failed for its token: see UpdateLoginToken
@@ -144,7 +144,8 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 	}
 	h.Network().Notify(d.notify)
 	for _, c := range h.Network().Conns() {
-		// whoever dialled: the other side's hello may have come before our handler was there
+		// Greet even if the other side dialled: its hello may have come before our handler was
+		// there.
 		d.connected(c, true)
 	}
 	return d, nil

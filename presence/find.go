@@ -144,7 +144,7 @@ type candidate struct {
 	addrs  []ma.Multiaddr
 	source Source
 
-	// the login is only a name and a place: its device has to prove the key
+	// The login is only a name and a place: its device has to prove the key.
 	unproved bool
 }
 

@@ -75,7 +75,7 @@ func TestAPeerThatNeverSaysHelloDelaysAnswersOnce(t *testing.T) {
 		r.meet(0, 1)
 		time.Sleep(5 * time.Second)
 		mute := r.net.NewHost(nil)
-		// mute does not begin the hello, so a begins after a moment
+		// mute does not begin the hello, so a begins after a moment.
 		r.net.Connect(mute, 0)
 		start := time.Now()
 		status := make(chan presence.Status, 1)
@@ -352,7 +352,7 @@ func TestAUserWhoHasMovedIsFoundWhereAPeerSays(t *testing.T) {
 		r.net.Kill(2)
 		require.NoError(t, b.Close())
 		soon(t, 5*time.Minute, "bob to be gone", func() bool { return !r.connected(0, 2) })
-		// the same device at another address, which a does not know
+		// The same device at another address, which a does not know.
 		i := r.net.NewHost(key)
 		moved := r.start(i, b.keys, testApp)
 		r.nodes[2] = moved

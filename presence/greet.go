@@ -172,7 +172,7 @@ func (d *Directory) open(ctx context.Context, conn network.Conn, proto protocol.
 	}
 	deadline, ok := ctx.Deadline()
 	if ok {
-		// a transport without deadlines still has ctx, which resets the stream
+		// A transport without deadlines still has ctx, which resets the stream.
 		_ = s.SetDeadline(deadline)
 	}
 	if err := s.SetProtocol(proto); err != nil {

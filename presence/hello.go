@@ -117,7 +117,7 @@ func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (
 	if err = s.CloseWrite(); err != nil {
 		return session, 0, nil, err
 	}
-	// the peer closes its side once it has accepted the proof
+	// The peer closes its side once it has accepted the proof.
 	if err = frames.Next(&wire.HelloProof{}); !errors.Is(err, io.EOF) {
 		return session, 0, nil, fmt.Errorf("presence: end of hello: %w", err)
 	}

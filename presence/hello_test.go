@@ -509,7 +509,7 @@ func TestARestartedPeerIsKnownAgainAlsoWhileItsOldConnectionLingers(t *testing.T
 			return err == nil && s.Incarnation == b.Incarnation() && s.Statement != nil && s.Statement.LoggedIn
 		})
 		require.NotEqual(t, old, b.Incarnation())
-		// must arrive on the new connection, not on the dead one
+		// This must arrive on the new connection, not on the dead one.
 		a.login("alice")
 		soon(t, time.Second, "the log-in", func() bool { return b.sees(a) })
 		time.Sleep(2 * time.Minute) // the old connection ends

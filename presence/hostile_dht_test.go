@@ -268,7 +268,7 @@ func besiege(t *testing.T, app bool, types []pb.Message_MessageType, replies []r
 		_, err = victim.Find(context.Background(), a)
 		require.Equal(t, user == "bob", err == nil, "%v", err)
 	}
-	// it stores its log-in again, and refreshes its routing table
+	// It stores its log-in again, and refreshes its routing table.
 	time.Sleep(2 * time.Minute)
 	require.True(t, has())
 	require.True(t, victim.loggedIn())
@@ -294,7 +294,7 @@ func TestNoAnswerInTheDirectoryHarmsANode(t *testing.T) {
 		"ADD_PROVIDER":  {pb.Message_ADD_PROVIDER},
 		"FIND_NODE":     {pb.Message_FIND_NODE, pb.Message_PING},
 	}
-	// fewer than keep a record, so that the honest node is one of the nearest
+	// Fewer than keep a record, so that the honest node is one of the nearest.
 	const group = 8
 	for name, types := range kinds {
 		for _, app := range []bool{false, true} {

@@ -108,8 +108,8 @@ func (q *inquiry) nobody() bool {
 func (q *inquiry) look(start time.Time) (complete bool) {
 	ctx, cancel := context.WithTimeout(q.ctx, seekBudget)
 	defer cancel()
-	// ends with ctx. If a log-in is known, the search need not be complete: anything newer is found
-	// soon, or not at all
+	// Ends with ctx. If a log-in is known, the search need not be complete: anything newer is found
+	// soon, or not at all.
 	go func() {
 		select {
 		case <-q.heard:
@@ -120,8 +120,8 @@ func (q *inquiry) look(start time.Time) (complete bool) {
 		defer rest.Stop()
 		select {
 		case <-rest.C:
-		// by a device that was a node of the directory and is usually gone: the search would wait
-		// for it
+		// The log-out is of a device that was a node of the directory and is usually gone: the
+		// search would wait for it.
 		case <-q.buried:
 			rest.Reset(min(buriedRest, storedBudget-time.Since(start)))
 			select {

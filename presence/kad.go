@@ -31,7 +31,7 @@ type Scope string
 // The scopes.
 const (
 	LAN Scope = "lan" // every node is a server, at every address that it has
-	// only nodes with public addresses are servers, and only those addresses are passed on
+	// Only nodes with public addresses are servers, and only those addresses are passed on.
 	WAN Scope = "wan"
 )
 

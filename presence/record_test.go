@@ -25,7 +25,7 @@ type draft struct {
 	signer ed25519.PrivateKey // signs the record; the device's key, unless a case changes it
 	domain string
 	rec    wire.Record
-	// changes the sealed bytes; nil: no change
+	// Changes the sealed bytes; nil: no change.
 	sealed func([]byte) []byte
 	key    string // under which it is stored
 }
@@ -130,7 +130,7 @@ func refuses(t *testing.T, a, b *node, cases []recordCase, fresh func() *draft) 
 			require.Error(t, stored, c.name)
 			require.NotEqual(t, sealed, kept, c.name)
 		}
-		// everything kept has lapsed, even from a clock that is ahead
+		// Everything kept has lapsed, even from a clock that is ahead.
 		time.Sleep(3 * time.Minute)
 	}
 }
@@ -166,7 +166,7 @@ func TestRecordsInOpenModeAreTakenOrRefused(t *testing.T) {
 			{"under the key of another app", func(d *draft) {
 				d.key = presence.KeyRecordKey(identity.NewAppID("other"), keys.UserKey().Fingerprint())
 			}, presence.ErrRecordKey},
-			// in open mode nobody can judge it, and it means nothing
+			// In open mode nobody can judge it, and it means nothing.
 			{"with a token", func(d *draft) { d.st.Token = token(t, keys, "alice", time.Hour) }, nil},
 		}...)
 		refuses(t, r.nodes[0], r.nodes[1], cases, func() *draft {

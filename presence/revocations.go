@@ -164,7 +164,7 @@ func (d *Directory) fetchList(ctx context.Context, conn network.Conn, version ui
 		return badFrame(conn.RemotePeer(), err) != nil, err
 	}
 	_ = s.Close()
-	// a newer list wakes tendTokens, which tells the other peers
+	// A newer list wakes tendTokens, which tells the other peers.
 	if _, err := d.cfg.authority.Revoke(reply.List); err != nil {
 		return true, err
 	}

@@ -400,7 +400,7 @@ func TestTwoStrangersAreAConflictAgainOnceOneHasTheName(t *testing.T) {
 		}
 		r.meet(0, 1)
 		r.meet(0, 2)
-		// whichever was connected for longer
+		// It does not matter which was connected for longer.
 		for _, i := range []int{1, 2, 1} {
 			comes(i)
 		}
@@ -425,7 +425,7 @@ func TestALogOutUnderASharedNameIsNoConflict(t *testing.T) {
 		c.login("bob")
 		r.meet(0, 2)
 		soon(t, time.Second, "the log-in", func() bool { return a.sees(c) })
-		// as a peer may show it that does not know of the log-out
+		// A peer that does not know of the log-out may show it.
 		a.Observe(in)
 		require.Empty(t, of[presence.Conflict](a))
 		found, err := a.find("bob")
@@ -455,7 +455,7 @@ func TestALogInOutlivesALaterOneThatHasEnded(t *testing.T) {
 		r.meet(0, 1)
 		r.meet(0, 2)
 		r.meet(1, 2)
-		// what c learned by hello is old by then, and c has to ask
+		// What c learned by hello is old by then, and c has to ask.
 		time.Sleep(25 * time.Second)
 		s := c.status("alice")
 		require.Equal(t, presence.Online, s.State, "%+v", s)

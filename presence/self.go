@@ -87,7 +87,7 @@ func (d *Directory) loginLocked(user, token string) (sequence uint64, err error)
 			return 0, err
 		}
 		d.token = loginToken{text: token, grant: g}
-		for _, c := range d.names[user] { // whom we could not know to be ours before
+		for _, c := range d.names[user] { // log-ins that we could not know to be our user's before
 			if st := c.session.Statement; st.Grant() != nil {
 				d.highest = max(d.highest, st.Sequence)
 			}

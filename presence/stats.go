@@ -6,7 +6,7 @@ import "sync/atomic"
 type Stats struct {
 	HelloFailed uint64 // hellos that did not complete
 	Refused     uint64 // peers with which no hello is possible
-	// streams, and requests to store in the DHT, that were refused, usually because of too many
+	// Streams, and requests to store in the DHT, that were refused, usually because of too many.
 	Limited   uint64
 	BadNotice uint64 // notices, whois answers and statements in a watch that did not verify
 	BadList   uint64 // lists of revocations that did not verify, or were older than the peer said

@@ -187,7 +187,7 @@ func TestStatusOfUsersKnownOnlyToTheDirectory(t *testing.T) {
 
 		var known asks
 		known.state = make(map[presence.State]int)
-		// each from a node that is connected to only four others
+		// Each from a node that is connected to only four others.
 		for _, i := range all {
 			r.apart(0, (i+1)%n, (i+2)%n, (i+3)%n, (i+4)%n)
 			for j := range r.nodes {
@@ -212,7 +212,7 @@ func TestStatusOfUsersKnownOnlyToTheDirectory(t *testing.T) {
 		cut := r.ask(asker, upTo(n/2, n))
 		cut.log(t, "across a cut, after 6 s")
 		require.Equal(t, n/2, cut.state[presence.Unreachable])
-		// the records of those beyond the cut have lapsed
+		// The records of those beyond the cut have lapsed.
 		time.Sleep(3 * time.Minute)
 		cut = r.ask(asker, upTo(n/2, n))
 		cut.log(t, "across a cut, after five minutes")

@@ -145,7 +145,7 @@ func TestAStoredLogOutIsAnAnswerWithoutWaitingForTheDead(t *testing.T) {
 		soon(t, time.Minute, "a has met dora, and remembers where she was", func() bool { return a.status("dora").State == presence.Online })
 		r.part(0, 5)
 		require.NoError(t, b.Close())
-		// without a notice that it is closed: a dial waits for its timeout
+		// Without a notice that it is closed: a dial waits for its timeout.
 		r.net.Kill(5)
 		r.part(0, 5)
 		a.Forget()
@@ -169,7 +169,7 @@ func TestTwoLogInsThatMeetOnlyInTheDirectoryEndWithOne(t *testing.T) {
 		{"at once", 0, false, 3 * time.Second},
 		{"one after the other", 20 * time.Second, false, 3 * time.Second},
 		{"at once, and apart", 0, true, 10 * time.Second},
-		// until the earlier one is stored again
+		// This takes until the earlier one is stored again.
 		{"one after the other, and apart", 20 * time.Second, true, time.Minute},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -179,7 +179,7 @@ func TestTwoLogInsThatMeetOnlyInTheDirectoryEndWithOne(t *testing.T) {
 				r.sameUser(0, 5, presence.WithDHT(presence.LAN))
 				r.net.Cut(0, 5)
 				for _, n := range r.nodes[1:5] {
-					// or they would pass the statement of one to the other
+					// Otherwise they would pass the statement of one to the other.
 					n.Deafen()
 				}
 				r.net.Chain()
@@ -220,7 +220,7 @@ func TestTheEarlierLogInIsDialledAgain(t *testing.T) {
 		a.login("alice")
 		time.Sleep(20 * time.Second)
 		b.login("alice")
-		// nothing of the earlier log-in is left in the directory
+		// Nothing of the earlier log-in is left in the directory.
 		time.Sleep(14 * time.Second)
 		require.True(t, a.loggedIn() && b.loggedIn())
 		r.net.Heal()
@@ -261,7 +261,7 @@ func TestAFreshLogInIsStoredAtOnceThoughSomeNodesAreSilent(t *testing.T) {
 }
 
 func TestAStrangerIsNotToldOfflineOfAFreshLogIn(t *testing.T) {
-	// more than keep a record, so that the asking node is usually no keeper
+	// More than keep a record, so that the asking node is usually no keeper.
 	const n = 32
 	for _, exact := range []bool{true, false} {
 		t.Run(map[bool]string{true: "by key", false: "by name"}[exact], func(t *testing.T) {
@@ -328,7 +328,7 @@ func TestALogInIsStoredAnewWhenAddressesChangeAndAfterSleep(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		a := r.nodes[0]
 		a.login("alice")
-		// it was compared a second time, and is not due for a minute
+		// It was compared a second time, and is not due for a minute.
 		time.Sleep(10 * time.Second)
 		key := presence.KeyRecordKey(testApp, a.keys.UserKey().Fingerprint())
 		all := func(ok func(*presence.Record) bool) func() bool {
@@ -347,7 +347,7 @@ func TestALogInIsStoredAnewWhenAddressesChangeAndAfterSleep(t *testing.T) {
 		require.True(t, r.nodes[1].Stored(key).Issued.Before(start), "nothing has happened")
 
 		moved.Store(true)
-		// libp2p checks every 5 s
+		// libp2p checks every 5 s.
 		soon(t, 7*time.Second, "the new address", all(func(rec *presence.Record) bool {
 			return slices.Equal([]string{elsewhere.String()}, texts(rec.Addrs))
 		}))

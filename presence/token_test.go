@@ -492,7 +492,7 @@ func TestALaterLogInOutranksOneThatWasMetBefore(t *testing.T) {
 			st.Sequence, st.Token = ahead, token(t, keys, "alice", time.Hour)
 		}))
 		require.Len(t, a.Online(), 1)
-		// only now is the other log-in known to be of our user
+		// Only now is the other log-in known to be of our user.
 		a.enter("alice", time.Hour)
 		require.Greater(t, a.Self().Sequence, ahead)
 		require.True(t, a.loggedIn())

@@ -96,7 +96,7 @@ func (d *Directory) follow(ctx context.Context, p peer.ID) {
 		return
 	}
 	d.cfg.log.Debug("watch ended", "peer", p, "err", err)
-	// it serves too many watches, or does not know the protocol: ask now and then
+	// It serves too many watches, or does not know the protocol: ask now and then.
 	if errors.Is(err, errWatchRefused) {
 		d.rest(ctx, watchPause)
 		return

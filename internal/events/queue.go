@@ -93,7 +93,7 @@ func (q *Queue) PushBroadcast(ev Event, size int) (dropped int, queued bool) {
 	for q.fullLocked(size) {
 		dropped++
 		if q.oldest == nil {
-			// the number it would have had, so that the gap shows
+			// The number it would have had, so that the gap shows.
 			q.seq++
 			q.after++
 			q.signal()

@@ -37,7 +37,7 @@ type Options struct {
 	Hosts   int           // how many hosts New starts
 	Latency time.Duration // one way, between any two hosts
 	Jitter  time.Duration // added to each packet, uniform in [0, Jitter): packets may overtake each other
-	// bits/s of each host, separately up and down; 0 is unlimited. A queue over 200 ms drops
+	// Bits/s of each host, separately up and down; 0 is unlimited. A queue over 200 ms drops
 	// packets.
 	Bandwidth int
 	Seed      uint64 // of keys, topologies and losses; 0 is 1

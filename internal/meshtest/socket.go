@@ -32,7 +32,7 @@ type socket struct {
 	net  *Net
 	host int
 	at   netip.AddrPort
-	// holds one token: set by an earlier packet, a new deadline, or Close
+	// Holds one token: set by an earlier packet, a new deadline, or Close.
 	wake chan struct{}
 
 	mu       sync.Mutex // guards what follows

@@ -18,7 +18,7 @@ import (
 type fault struct {
 	node int
 	kill bool
-	// since the start of the run; at to, the cable is back or the process is started again
+	// Since the start of the run; at to, the cable is back or the process is started again.
 	from, to time.Duration
 }
 
@@ -45,7 +45,7 @@ func plan(seed uint64, length time.Duration, nodes, mortals int) []fault {
 		for first := true; ; first = false {
 			f := fault{node: node, kill: node < mortals && (first || r.IntN(2) == 0), from: at}
 			if f.kill {
-				// may be at once: its neighbours still believe it alive
+				// It may be at once: its neighbours still believe it alive.
 				f.to = at + between(0, 4*time.Second)
 			} else {
 				f.to = at + between(2*time.Second, 8*time.Second)

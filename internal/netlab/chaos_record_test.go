@@ -128,7 +128,7 @@ func (r *record) message(e event, amiss func(string, ...any)) {
 	}
 	h := r.heard[from]
 	if h == nil {
-		// messages before its first are judged by when it learned of the other process
+		// Messages before its first are judged by when it learned of the other process.
 		h = &hearing{highest: number - 1}
 		r.heard[from] = h
 		r.feeds[e.Feed] = from

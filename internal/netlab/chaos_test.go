@@ -32,7 +32,7 @@ const (
 	chaosLoss    = 20                    // percent of all frames
 	chaosBeat    = 50 * time.Millisecond // between two messages of a node
 	chaosMortals = 4                     // nodes that are killed; the others survive
-	// from the end of the last fault until nothing is missing
+	// From the end of the last fault until nothing is missing.
 	chaosBound = 20 * time.Second
 )
 
@@ -66,8 +66,8 @@ func TestEightNodesUnderFaults(t *testing.T) {
 	healed := time.Now()
 	whole := c.await(chaosBound, c.whole)
 	took := time.Since(healed)
-	// after one more message of every process has arrived, anything that should not arrive would
-	// have arrived too
+	// After one more message of every process has arrived, anything that should not arrive would
+	// have arrived too.
 	if whole {
 		for _, l := range c.living {
 			require.NoError(t, l.give(), "to %v", l.id)
@@ -121,7 +121,7 @@ type chaos struct {
 	living []*life // by node
 	lives  []*life // all processes, in the order in which they started
 	begun  time.Time
-	// holds one value while there are reports that have not been checked
+	// Holds one value while there are reports that have not been checked.
 	changed chan struct{}
 
 	ctx     context.Context
@@ -249,7 +249,7 @@ func (c *chaos) play(length time.Duration) {
 			l := c.living[s.node]
 			l.dead.Store(true)
 			require.NoError(c.t, l.Kill())
-			// or the next process finds its data in use
+			// Otherwise the next process finds its data in use.
 			_, err := l.Wait(within(c.t, patience))
 			require.NoError(c.t, err)
 		case s.end:

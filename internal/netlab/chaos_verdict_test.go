@@ -312,7 +312,7 @@ func TestDueIsWhatWasSaidToMembers(t *testing.T) {
 	born := func(user string, number int, started, entered int64) *life {
 		l := &life{chat: &chat{started: at(started)}, id: lifeID{user, number}, rec: newRecord()}
 		l.rec.entered = at(entered)
-		// message n in second n of its life
+		// Message n in second n of its life.
 		for second := started + 1; second <= started+10; second++ {
 			l.written = append(l.written, at(second))
 		}

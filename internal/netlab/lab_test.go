@@ -72,7 +72,7 @@ func TestPausedProcessAnswersWhenItIsResumed(t *testing.T) {
 	wantSilence(t, client, 1)
 	require.NoError(t, server.Resume())
 	wantLine(t, client, 1, "anybody?")
-	// a second time too: the notice of the first stop is gone
+	// Pausing works a second time too: the notice of the first stop is gone.
 	require.NoError(t, server.Pause())
 	require.NoError(t, server.Resume())
 	require.NoError(t, server.Kill())

@@ -44,7 +44,7 @@ func start(node string, cmd *exec.Cmd) (*Process, error) {
 	// Writers instead of pipes, so that Wait returns only when all output has been read.
 	p.stdout, p.stderr = newLines(), newLines()
 	cmd.Stdout, cmd.Stderr = p.stdout, p.stderr
-	// for a child of the process that outlives it and holds the pipes
+	// For a child of the process that outlives it and holds the pipes.
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Start(); err != nil {
 		stdin.Close()

@@ -140,7 +140,7 @@ func keep(ctx context.Context, net *meshtest.Net, i, j int, redial bool) {
 	for {
 		if !net.Connected(i, j) {
 			dial, cancel := context.WithTimeout(ctx, time.Second)
-			// after a failure the next round tries again
+			// After a failure the next round tries again.
 			_ = h.Connect(dial, net.Info(j))
 			cancel()
 		}

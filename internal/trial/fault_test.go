@@ -14,9 +14,9 @@ const lookEach = 10 * time.Millisecond
 // reliably.
 type fault struct {
 	a, b []int
-	// it ends with the return of links, which takes a varying time
+	// It ends with the return of links, which takes a varying time.
 	linked bool
-	// it stands for all faults within it, and ends with the last of them
+	// It stands for all faults within it, and ends with the last of them.
 	whole  bool
 	began  time.Duration
 	healed time.Duration // when packets pass again

@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// from the first join to the start of the schedule: GossipSub forms its overlay on a heartbeat
-	// of 1 s
+	// From the first join to the start of the schedule: GossipSub forms its overlay on a heartbeat
+	// of 1 s.
 	settle = 10 * time.Second
-	// at most, from the last step to the end: longer than every repair timer and every pause
-	// between redials
+	// At most, from the last step to the end: longer than every repair timer and every pause
+	// between redials.
 	calm = time.Minute
-	// after everything has arrived, for duplicates
+	// After everything has arrived, for duplicates.
 	echo    = 5 * time.Second
 	latency = 10 * time.Millisecond // one way
-	// messages that a member may have waiting to be published
+	// Messages that a member may have waiting to be published.
 	backlog = 4096
 )
 

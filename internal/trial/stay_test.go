@@ -26,7 +26,7 @@ type stay struct {
 	owed  int
 	wrong map[string]int // what must not happen, and how often
 	lost  map[string]int // messages reported lost, by user
-	// messages from before the stay: not owed, and allowed once
+	// Messages from before the stay: not owed, and allowed once.
 	extra map[[2]int]bool
 }
 

@@ -12,7 +12,7 @@ import (
 type tally struct {
 	share        // of all that was due
 	across share // of what was due across a fault
-	// the longest time from a link's return to the last message it had delayed; 0 without a fault
+	// The longest time from a link's return to the last message it had delayed; 0 without a fault.
 	recovered time.Duration
 	healed    time.Duration  // the same, since packets pass
 	late      int            // how many of across took longer than recovery

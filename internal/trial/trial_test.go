@@ -20,7 +20,7 @@ type scenario struct {
 	members int
 	links   wiring
 	plan    func(*schedule)
-	// the share that may take longer than recovery, where a returning link still loses packets
+	// The share that may take longer than recovery, where a returning link still loses packets.
 	late float64
 }
 
@@ -68,7 +68,7 @@ var scenarios = []scenario{
 	{"one paused for 30 s", crowd, sixEach, paused(30 * sec), 0},
 	{"one paused for 45 s", crowd, sixEach, paused(45 * sec), 0},
 	{"publisher cut off as its Publish returns", crowd, sixEach, func(s *schedule) {
-		// a member that has it only after the link's return has it too late
+		// A member that has it only after the link's return has it too late.
 		s.trouble(sec, sec+1)
 		s.publishAndWait(sec, 0, nil)
 		s.away(sec, 31*sec, 0)

@@ -240,7 +240,7 @@ func TestRevocationsFollowFromTheDocumentAlone(t *testing.T) {
 	for _, c := range v.RefusedLists {
 		_, why := j.plainList(v.App, c.Sealed)
 		require.NotEmpty(t, why, c.Name)
-		// a list cut at the end may be either
+		// A list cut at the end may be either.
 		if c.Why != "" && c.Why != "malformed" {
 			require.Equal(t, c.Why, why, c.Name)
 		}

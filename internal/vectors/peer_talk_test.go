@@ -116,7 +116,7 @@ func TestAPeerFromTheDocumentTakesPartInARoom(t *testing.T) {
 		require.Equal(t, "zoe", await[*mesh.MemberJoined](t, room).Member.User)
 
 		var g message
-		// the node also greets newcomers on its own initiative
+		// The node also greets newcomers on its own initiative.
 		for g == nil || g.varint(4) == 1 {
 			g = s.hear(2)
 		}
@@ -146,7 +146,7 @@ func TestAPeerFromTheDocumentTakesPartInARoom(t *testing.T) {
 		for s.position(s.own()).Last < s.next-1 { // the last one is acknowledged too
 		}
 
-		// earlier items, which the greeting did not ask for
+		// Earlier items, which the greeting did not ask for.
 		a, err := s.fetch(n.ID(), Position{Tag: hers, First: 1, Last: 2})
 		require.NoError(t, err)
 		require.Len(t, a.all(1), 1)
@@ -159,7 +159,7 @@ func TestAPeerFromTheDocumentTakesPartInARoom(t *testing.T) {
 		e := s.envelope()
 		require.Equal(t, []any{alices.bytes(3), uint64(3), tip}, []any{e.bytes(4), e.varint(5), e.bytes(7)})
 		require.Equal(t, []Item{{2, Hex("welcome")}}, itemsOf(t, e))
-		// the author sends its heads to neighbours that have not acknowledged it
+		// The author sends its heads to neighbours that have not acknowledged it.
 		for s.position(hers).Last < 3 {
 		}
 		select {
@@ -328,7 +328,7 @@ func TestAPeerFromTheDocumentAsksAndSaysWhoIsInARoom(t *testing.T) {
 		require.NoError(t, err)
 		require.InDelta(t, 110*time.Millisecond, time.Since(start), float64(20*time.Millisecond), "Join waits for the answer, and no longer")
 		require.Len(t, room.Members(), 1)
-		// a member does not answer a query: GossipSub shows who is one
+		// A member does not answer a query: GossipSub shows who is one.
 		z.write(out, put(put(nil, 1, ops), 4, nil))
 		time.Sleep(time.Second)
 		require.Empty(t, asked)
@@ -407,7 +407,7 @@ func TestAPeerFromTheDocumentSendsToOneUser(t *testing.T) {
 		require.Equal(t, [3]uint64{ack, 20, 0}, l.answer())
 		require.Equal(t, "psst", string(await[*mesh.DirectMessage](t, room).Data))
 
-		// the stream broke: unanswered messages are written again
+		// The stream broke: unanswered messages are written again.
 		again := z.open(n, inc, 0)
 		again.send(13, 1, nil, "alice", "")
 		require.Equal(t, [3]uint64{refuse, 13, 6}, again.answer(), "the same answer as before")
@@ -679,7 +679,7 @@ func TestAPeerFromTheDocumentWatchesAndIsWatched(t *testing.T) {
 				}
 			}
 		})
-		// identify reports the new protocol at the next connection
+		// identify reports the new protocol at the next connection.
 		z.host.Network().ClosePeer(n.ID())
 		time.Sleep(100 * time.Millisecond)
 		net.Connect(1, 0)

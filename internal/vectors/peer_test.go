@@ -277,7 +277,7 @@ func (z *stranger) enter(room string, to peer.ID) *seat {
 		}
 	})
 	s.sign(1)
-	// until the node knows the subscription, nothing published reaches it
+	// Until the node knows the subscription, nothing published reaches it.
 	for len(s.topic.ListPeers()) == 0 {
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -24,7 +24,7 @@ type Token struct {
 	Device Hex    `json:"device"` // on which device
 	Room   string `json:"room"`   // to enter which room; empty: to log in
 	AtMS   int64  `json:"at_ms,omitempty"`
-	// why it is refused; as in the last column of the table of reasons in TOKENS.md
+	// Why it is refused; as in the last column of the table of reasons in TOKENS.md.
 	Why string `json:"why,omitempty"`
 }
 

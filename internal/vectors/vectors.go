@@ -306,13 +306,13 @@ type Sync struct {
 	Room  Hex       `json:"room"`
 	Tags  []FeedTag `json:"feed_tags"`
 	Heads struct {
-		// all positions that a member has, in any order
+		// All positions that a member has, in any order.
 		Positions []Position `json:"positions"`
 		AgeMS     uint64     `json:"age_ms,string"` // of the Past that the frame answers
 		Hashed    Hex        `json:"hashed"`
 		Digest    Hex        `json:"digest"`
 	} `json:"heads_digest"`
-	// a frame of the room protocol with these positions
+	// A frame of the room protocol with these positions.
 	Frame      Hex        `json:"heads"`
 	BadHeads   []BadFrame `json:"bad_heads"` // frames of the room protocol that break its rules
 	Request    SyncFrame  `json:"request"`
@@ -361,7 +361,7 @@ type Envelopes struct {
 	Feed     []Envelope `json:"feed"` // one feed from its beginning, in order
 	Accepted []Envelope `json:"accepted"`
 	Refused  []Refused  `json:"refused"`
-	// each is valid by itself, but does not continue the feed's first envelope
+	// Each is valid by itself, but does not continue the feed's first envelope.
 	Forks []Envelope `json:"forks"`
 }
 

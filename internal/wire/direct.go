@@ -88,7 +88,7 @@ func (d *Direct) appendContent(dst []byte) []byte {
 
 // AppendFrame appends d to dst as a frame.
 func (d *Direct) AppendFrame(dst []byte) []byte {
-	// bytes of the length that frames here usually have
+	// Bytes of the length that frames here usually have.
 	const room = 3
 	start := len(dst)
 	dst = d.Append(append(dst, make([]byte, room)...))
