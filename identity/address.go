@@ -5,15 +5,16 @@ import (
 	"strings"
 )
 
-// Address names a user to send to. With a fingerprint it names one user key exactly; without, whatever key
-// the name is pinned to. It is never an ID: '#' cannot occur in one.
+// Address names a user to send to. With a fingerprint it names exactly one user key; without one it
+// means the key that the name is pinned to. An address is never an ID, since '#' cannot occur in an
+// ID.
 type Address struct {
 	User        string
 	Fingerprint string // of the user key; empty: the pinned key, or the only one found
 }
 
-// AddressError reports an address that is neither "alice" nor "alice#fingerprint". A wrong user name in one
-// is an [*IDError].
+// AddressError reports an address that is neither "alice" nor "alice#fingerprint". If only the user
+// name is wrong, the error is an [*IDError] instead.
 type AddressError struct {
 	Value string
 }
@@ -39,12 +40,12 @@ func ParseAddress(s string) (Address, error) {
 	return Address{User: user, Fingerprint: print}, nil
 }
 
-// Matches reports whether the address may mean that user with that key.
+// Matches reports whether the address may mean the given user with the given key.
 func (a Address) Matches(user string, key PublicKey) bool {
 	return a.User == user && (a.Fingerprint == "" || a.Fingerprint == key.Fingerprint())
 }
 
-// String returns what [ParseAddress] reads.
+// String returns the form that [ParseAddress] reads.
 func (a Address) String() string {
 	if a.Fingerprint == "" {
 		return a.User

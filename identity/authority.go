@@ -12,17 +12,18 @@ import (
 )
 
 const (
-	// DefaultLeeway is how far the clocks of issuers and nodes may be apart where nobody says otherwise.
+	// DefaultLeeway is how far the clocks of issuers and nodes may differ by default.
 	DefaultLeeway = 120 * time.Second
-	// MaxLeeway is as far as a token may outlive itself.
+	// MaxLeeway is the largest leeway, and so the longest that a token may count after it expires.
 	MaxLeeway = 10 * time.Minute
-	// authorityCache is how many verified tokens an Authority keeps: of the members of a full room, a few times over. At most
-	// 16 MiB, and at the usual 500 B about 2 MiB.
+	// authorityCache is how many verified tokens an Authority keeps: several times the members of a
+	// full room. At most that is 16 MiB, and at the usual 500 B about 2 MiB.
 	authorityCache = 2048
 )
 
-// Authority judges the tokens of an app by its issuers' public keys, with no one to ask. It remembers the tokens that
-// it has verified; time and revocation it judges on every call. It is safe for concurrent use.
+// Authority judges the tokens of an app by its issuers' public keys, without asking anyone. It
+// remembers the tokens that it has verified, but checks time and revocation on every call. It is
+// safe for concurrent use.
 type Authority struct {
 	app     string
 	id      AppID
@@ -38,8 +39,9 @@ type Authority struct {
 // AuthorityOption is a setting of an [Authority].
 type AuthorityOption func(*Authority)
 
-// WithLeeway sets by how much clocks may differ: a token counts that much before it begins and after it expires. The default is
-// 120 s; NewAuthority refuses less than 0 and more than 10 min. It should be one value per app.
+// WithLeeway sets how far clocks may differ: a token counts from that long before it begins until
+// that long after it expires. The default is 120 s; NewAuthority refuses less than 0 and more than
+// 10 min. All nodes of an app should use the same value.
 func WithLeeway(d time.Duration) AuthorityOption { return func(a *Authority) { a.leeway = d } }
 
 // NewAuthority returns the authority for the tokens of the app called name.
@@ -76,13 +78,13 @@ func (a *Authority) App() AppID { return a.id }
 // Name returns the name of the app, which its tokens carry as aud.
 func (a *Authority) Name() string { return a.app }
 
-// Issuers returns the keys that may sign.
+// Issuers returns the keys that may sign tokens.
 func (a *Authority) Issuers() Issuers { return a.issuers }
 
-// Leeway returns by how much clocks may differ.
+// Leeway returns how far clocks may differ.
 func (a *Authority) Leeway() time.Duration { return a.leeway }
 
-// Login judges a token shown by a device, with which a user would log in. All errors are [*TokenError].
+// Login judges a token that a device shows to log in as a user. All errors are [*TokenError].
 func (a *Authority) Login(token, user string, device PublicKey, now time.Time) (*Grant, error) {
 	g, err := a.loginToken(token, user, device)
 	if err != nil {
@@ -94,7 +96,7 @@ func (a *Authority) Login(token, user string, device PublicKey, now time.Time) (
 	return g, nil
 }
 
-// loginToken is Login but for what depends on the time.
+// loginToken is Login without the checks that depend on the time.
 func (a *Authority) loginToken(token, user string, device PublicKey) (*Grant, error) {
 	g, err := a.of(token, user, device)
 	if err != nil {
@@ -106,7 +108,7 @@ func (a *Authority) loginToken(token, user string, device PublicKey) (*Grant, er
 	return g, nil
 }
 
-// Room judges a token shown by a device, with which a user would be in a room. All errors are [*TokenError].
+// Room judges a token that a device shows to enter a room as a user. All errors are [*TokenError].
 func (a *Authority) Room(token, user string, device PublicKey, room string, now time.Time) (*Grant, error) {
 	g, err := a.of(token, user, device)
 	if err != nil {
@@ -121,10 +123,12 @@ func (a *Authority) Room(token, user string, device PublicKey, room string, now 
 	return g, nil
 }
 
-// Open verifies a token whoever shows it, and whenever: it may have expired, or have been revoked. See [Authority.Check].
+// Open verifies a token regardless of who shows it and when: it may have expired or been revoked.
+// See [Authority.Check].
 func (a *Authority) Open(token string) (*Grant, error) { return a.verify(token) }
 
-// Inspect verifies a token whoever shows it, and says what it grants to whom. It is no proof of who shows it.
+// Inspect verifies a token regardless of who shows it, and returns what it grants to whom. It
+// proves nothing about who shows it.
 func (a *Authority) Inspect(token string, now time.Time) (*Grant, error) {
 	g, err := a.verify(token)
 	if err != nil {
@@ -159,12 +163,13 @@ func (a *Authority) verify(token string) (*Grant, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.cache.Add(strings.Clone(token), g) // only what verified, so that forgeries cannot displace it
+	a.cache.Add(strings.Clone(token), g) // only verified tokens, so that forgeries cannot displace them
 	return g, nil
 }
 
-// Check judges again a grant that was verified before: whether its time has come and is not over, and whether it was
-// revoked since. The error is a [*TokenError]. It allocates nothing unless it refuses.
+// Check judges again a grant that was verified before: whether it is valid at that time, and
+// whether it has been revoked since. The error is a [*TokenError]. It allocates nothing unless it
+// refuses.
 func (a *Authority) Check(g *Grant, now time.Time) error {
 	if now.Add(a.leeway).Before(g.Issued) {
 		err := &ClockError{Issued: g.Issued, Now: now}
@@ -182,11 +187,11 @@ func (a *Authority) Check(g *Grant, now time.Time) error {
 	return nil
 }
 
-// Until returns when a grant ends here: when its token expires, and the leeway.
+// Until returns when a grant ends on this node: when its token expires, plus the leeway.
 func (a *Authority) Until(g *Grant) time.Time { return g.Expires.Add(a.leeway) }
 
-// Sign is [Keys.Sign] for an app with issuers: it refuses a token that others would refuse whatever the time, and gives a statement that
-// knows what its token grants.
+// Sign is [Keys.Sign] for an app with issuers. It refuses a token that others would refuse at any
+// time. The statement that it returns knows what its token grants.
 func (a *Authority) Sign(k *Keys, st Statement) (*Statement, error) {
 	out, err := k.Sign(st)
 	if err != nil {
@@ -198,7 +203,7 @@ func (a *Authority) Sign(k *Keys, st Statement) (*Statement, error) {
 	return out, nil
 }
 
-// adopt takes a statement under the rules of app mode.
+// adopt applies the rules of app mode to a statement.
 func (a *Authority) adopt(st *Statement) error {
 	st.authority = a
 	if st.Token == "" && !st.LoggedIn {
@@ -208,11 +213,13 @@ func (a *Authority) adopt(st *Statement) error {
 	if err != nil && st.LoggedIn {
 		return badToken(err)
 	}
-	st.grant = g // nil where a goodbye shows a token that is no proof here, as of an issuer that has gone since
+	// g is nil for a good-bye whose token is no proof here, for example from an issuer removed
+	// since.
+	st.grant = g
 	return nil
 }
 
-// badToken is the error of a statement whose token was refused.
+// badToken returns the error for a statement whose token was refused.
 func badToken(err error) error {
 	var bad *TokenError
 	if errors.As(err, &bad) {

@@ -5,12 +5,14 @@ import (
 	"strings"
 )
 
-// ConflictError reports that a name cannot be resolved to one key. Nothing was sent. Send to one of Found exactly, by
-// its Address.
+// ConflictError reports that a name cannot be resolved to one key. Nothing was sent. To send to one
+// of Found, use its Address.
 type ConflictError struct {
 	User   string
-	Pinned PublicKey // the key that the name is pinned to, and that is not there; zero: not pinned
-	Found  []Login   // who uses the name, with other keys than Pinned: at least one if it is pinned, else at least two
+	Pinned PublicKey // the key that the name is pinned to, and that was not found; zero: not pinned
+	// Logins that use the name with keys other than Pinned: at least one if it is pinned, else at
+	// least two.
+	Found []Login
 }
 
 func (e *ConflictError) Error() string {
@@ -21,7 +23,7 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("identity: %s is pinned to key %s, which is not there, but %s is", e.User, e.Pinned.Fingerprint(), found)
 }
 
-// Addresses returns the exact addresses of some logins, for people, with commas between them.
+// Addresses returns the exact addresses of some logins, separated by commas, for people to read.
 func Addresses(logins []Login) string {
 	var all []string
 	for _, l := range logins {

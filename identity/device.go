@@ -9,7 +9,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// DeviceKey returns the device key that a peer ID embeds. The error says that it embeds none, or one of another type.
+// DeviceKey returns the device key that a peer ID embeds. It returns an error if the ID embeds no
+// key, or a key of another type.
 func DeviceKey(p peer.ID) (PublicKey, error) {
 	pub, err := p.ExtractPublicKey()
 	if err != nil {
@@ -25,8 +26,8 @@ func DeviceKey(p peer.ID) (PublicKey, error) {
 	return PublicKey(raw), nil
 }
 
-// ParseDeviceKey reads a device key in each form in which a device may tell it: its peer ID (12D3KooW…), its JSON Web Key or only
-// the x of that, or what [PublicKey.String] gives.
+// ParseDeviceKey reads a device key in any form in which it is passed on: the peer ID (12D3KooW…),
+// the JSON Web Key or only its x, or the output of [PublicKey.String].
 func ParseDeviceKey(s string) (PublicKey, error) {
 	s = strings.TrimSpace(s)
 	if strings.HasPrefix(s, "{") {
@@ -48,7 +49,7 @@ func ParseDeviceKey(s string) (PublicKey, error) {
 	return PublicKey{}, fmt.Errorf("identity: %s is not a device key: want a peer ID, a JSON Web Key, or the x of one", quote(s))
 }
 
-// JWK returns the key as a JSON Web Key (RFC 8037), which a token has as its cnf.jwk.
+// JWK returns the key as a JSON Web Key (RFC 8037), the form that a token's cnf.jwk has.
 func (k PublicKey) JWK() json.RawMessage {
 	raw, err := json.Marshal(newJWK(k))
 	if err != nil {

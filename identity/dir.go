@@ -17,16 +17,16 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// The files of a data directory. Keys are files of their own, so that people can see, copy and protect
-// them; everything else is in one database, whose lock is the lock of the directory.
+// The files of a data directory. Keys have files of their own, so that people can see, copy and
+// protect them. Everything else is in one database, whose lock is the lock of the directory.
 const (
 	deviceFile   = "device.key"
 	userFile     = "user.key" // absent while the device key is the user key
 	databaseFile = "starling.db"
 )
 
-// lockTimeout is how long OpenDir waits for another process to let go of the directory: long enough for one that
-// is closing.
+// lockTimeout is how long OpenDir waits for another process to release the directory: long enough
+// for a process that is closing.
 const lockTimeout = time.Second
 
 // ErrInUse reports a data directory that another process, or another Dir of this one, holds open.
@@ -45,8 +45,9 @@ func (e *DirError) Error() string {
 // Unwrap returns Err.
 func (e *DirError) Unwrap() error { return e.Err }
 
-// Dir is an open data directory: what a node keeps from one run to the next. One Dir at a time holds a
-// directory. It is safe for concurrent use; reads come from memory, writes go to the disk before they return.
+// Dir is an open data directory: what a node keeps from one run to the next. Only one Dir at a time
+// can hold a directory. It is safe for concurrent use; reads come from memory, writes reach the
+// disk before they return.
 type Dir struct {
 	path  string
 	db    *bolt.DB
@@ -63,9 +64,9 @@ type Dir struct {
 	failed   error            // the first write that failed
 }
 
-// OpenDir opens the data directory at path. It creates the directory (0700) and the keys (0600) if they are
-// missing. It waits up to a second for another process to let go of the directory. Errors are a [*DirError],
-// which may wrap [ErrInUse], or a [*KeyError].
+// OpenDir opens the data directory at path. It creates the directory (0700) and the keys (0600) if
+// they are missing. It waits up to a second for another process to release the directory. Errors
+// are a [*DirError], which may wrap [ErrInUse], or a [*KeyError].
 func OpenDir(path string) (*Dir, error) {
 	db, err := openDB(path)
 	if err != nil {
@@ -89,11 +90,11 @@ func (d *Dir) Path() string { return d.path }
 // Keys returns the node's keys.
 func (d *Dir) Keys() *Keys { return d.keys }
 
-// Pins returns the directory's pins. Changes are kept.
+// Pins returns the directory's pins. Changes to them are saved.
 func (d *Dir) Pins() *Pins { return d.pins }
 
-// Close writes what is left to write and lets go of the directory. It returns the first error of any write since
-// OpenDir. It may be called again; every call returns the same.
+// Close writes what is not yet written and releases the directory. It returns the first error of
+// any write since OpenDir. It may be called again; every call returns the same error.
 func (d *Dir) Close() error { return d.close() }
 
 func (d *Dir) shutdown() error {
@@ -107,14 +108,15 @@ func (d *Dir) shutdown() error {
 	return nil
 }
 
-// Ports returns the ports that the node listened on last, by the caller's names for them; empty at first.
+// Ports returns the ports that the node last listened on, under the names that the caller gave
+// them; empty at first.
 func (d *Dir) Ports() map[string]int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return maps.Clone(d.ports)
 }
 
-// SetPorts keeps the ports that the node listens on.
+// SetPorts saves the ports that the node listens on.
 func (d *Dir) SetPorts(ports map[string]int) error {
 	d.mu.Lock()
 	d.ports = maps.Clone(ports)
@@ -129,7 +131,7 @@ func (d *Dir) LastUser() string {
 	return d.user
 }
 
-// SetLastUser keeps the user ID that the node has.
+// SetLastUser saves the node's user ID.
 func (d *Dir) SetLastUser(user string) error {
 	d.mu.Lock()
 	d.user = user
@@ -137,14 +139,14 @@ func (d *Dir) SetLastUser(user string) error {
 	return d.save(saveMeta)
 }
 
-// Sequence returns the highest log-in sequence kept; 0 at first. See [NextSequence].
+// Sequence returns the highest log-in sequence saved; 0 at first. See [NextSequence].
 func (d *Dir) Sequence() uint64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.sequence
 }
 
-// SetSequence keeps the log-in sequence that the node uses now.
+// SetSequence saves the log-in sequence that the node uses now.
 func (d *Dir) SetSequence(sequence uint64) error {
 	d.mu.Lock()
 	d.sequence = sequence
@@ -152,15 +154,15 @@ func (d *Dir) SetSequence(sequence uint64) error {
 	return d.save(saveMeta)
 }
 
-// Revocations returns a copy of the list of revocations that was kept for an app; nil if there is none. It is as it was given:
-// see [Authority.Revoke].
+// Revocations returns a copy of the list of revocations saved for an app; nil if there is none. It
+// has not been verified: pass it to [Authority.Revoke].
 func (d *Dir) Revocations(app AppID) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return bytes.Clone(d.lists[app])
 }
 
-// SetRevocations keeps the list of revocations of an app, instead of the one before.
+// SetRevocations saves the list of revocations of an app in place of the previous one.
 func (d *Dir) SetRevocations(app AppID, sealed []byte) error {
 	if len(sealed) > MaxRevocations {
 		return &DirError{Path: d.path, Err: ErrRevocations}
@@ -171,7 +173,7 @@ func (d *Dir) SetRevocations(app AppID, sealed []byte) error {
 	return d.save(func(d *Dir, tx *bolt.Tx) error { return tx.Bucket(listsBucket).Put(app[:], d.Revocations(app)) })
 }
 
-// loadKeys reads the keys, and makes those that are missing.
+// loadKeys reads the keys, and creates those that are missing.
 func (d *Dir) loadKeys() error {
 	removeTemps(d.path)
 	if _, err := readKey(filepath.Join(d.path, deviceFile)); errors.Is(err, fs.ErrNotExist) {
@@ -192,7 +194,7 @@ func (d *Dir) newDeviceKey() error {
 	return writeKey(filepath.Join(d.path, deviceFile), keys.Device)
 }
 
-// openDB creates the directory if need be, and takes its lock.
+// openDB creates the directory if needed, and takes its lock.
 func openDB(path string) (db *bolt.DB, err error) {
 	if path == "" {
 		return nil, &DirError{Path: path, Err: errors.New("no path given")}
@@ -210,8 +212,8 @@ func openDB(path string) (db *bolt.DB, err error) {
 	return db, err
 }
 
-// guard runs f, which works on the database, and gives its errors the path. A damaged file is an error: bbolt panics
-// on pages that make no sense, and a file cut short faults in its memory map.
+// guard runs f, which works on the database, and adds the path to its errors. It turns a damaged
+// file into an error: bbolt panics on invalid pages, and a truncated file faults in its memory map.
 func guard(path string, f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {

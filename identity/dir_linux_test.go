@@ -13,8 +13,8 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// asNobody runs f on a thread whose file accesses are those of an ordinary user: root may read and write
-// everything, and the tests may run as root.
+// asNobody runs f on a thread whose file accesses are those of an ordinary user. Root may read and
+// write everything, and the tests may run as root.
 func asNobody(t *testing.T, f func()) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -24,14 +24,15 @@ func asNobody(t *testing.T, f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		_ = syscall.Setfsuid(65534)
 		f()
 	}()
 	<-done
 }
 
-// openable makes the way to path passable for nobody, and gives him path.
+// openable lets the user nobody pass through the directories above path, and makes nobody the owner
+// of path.
 func openable(t *testing.T, path string) {
 	t.Helper()
 	if os.Getuid() != 0 {

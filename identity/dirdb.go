@@ -19,7 +19,7 @@ import (
 var (
 	metaBucket  = []byte("meta")  // one key, metaKey: the JSON of metaRecord
 	pinsBucket  = []byte("pins")  // user → the JSON of pinRecord
-	peersBucket = []byte("peers") // peer ID in text → the JSON of peerRecord
+	peersBucket = []byte("peers") // peer ID as text → the JSON of peerRecord
 	listsBucket = []byte("lists") // app ID → its sealed list of revocations
 	metaKey     = []byte("v1")
 )
@@ -99,8 +99,9 @@ func (d *Dir) load() error {
 	return nil
 }
 
-// save runs one write. What it writes it must read inside the transaction: these are serialised, so the last one
-// to run has the latest state, and no lock of ours is held across the disk.
+// save runs one write. write must read what it stores inside the transaction: transactions are
+// serialised, so the last one has the latest state, and we hold no lock of our own during disk
+// access.
 func (d *Dir) save(write func(*Dir, *bolt.Tx) error) error {
 	err := d.db.Update(func(tx *bolt.Tx) error { return write(d, tx) })
 	if err == nil {
@@ -127,7 +128,7 @@ func saveMeta(d *Dir, tx *bolt.Tx) error {
 	return tx.Bucket(metaBucket).Put(metaKey, raw)
 }
 
-// savePin stores what the pins say of user now. Pin has no error to return: Close reports it.
+// savePin stores the current pin of user. Pin returns no error, so Close reports a failure.
 func (d *Dir) savePin(user string) {
 	_ = d.save(func(d *Dir, tx *bolt.Tx) error {
 		key, ok := d.pins.Lookup(user)

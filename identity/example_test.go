@@ -10,7 +10,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// What one device signs, any other verifies with nothing but the bytes.
+// What one device signs, any other can verify from the bytes alone.
 func Example() {
 	keys, err := identity.GenerateKeys()
 	if err != nil {
@@ -26,7 +26,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	sealed := st.Sealed() // these bytes travel
+	sealed := st.Sealed() // the bytes to send
 
 	got, err := identity.Verify(sealed, app, time.Now())
 	fmt.Println(got.User, got.UserKey == keys.UserKey(), got.Peer == keys.PeerID(), err)
@@ -38,7 +38,7 @@ func Example() {
 	// true
 }
 
-// A second device of one user keeps a device key of its own.
+// A second device of a user keeps its own device key.
 func ExampleImportUserKey() {
 	base, err := os.MkdirTemp("", "starling")
 	if err != nil {

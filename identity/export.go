@@ -7,11 +7,12 @@ import (
 	"path/filepath"
 )
 
-// ErrOtherKey reports an import into a data directory that is another user already.
+// ErrOtherKey reports an import into a data directory that already belongs to another user.
 var ErrOtherKey = errors.New("another user key is there already")
 
-// ReadKeys returns the keys of a data directory, which may be in use: key files are only ever replaced whole. It makes
-// none: errors.Is(err, fs.ErrNotExist) holds if there are none. The error is a [*KeyError].
+// ReadKeys returns the keys of a data directory. The directory may be in use, since key files are
+// only ever replaced whole. ReadKeys creates no keys: errors.Is(err, fs.ErrNotExist) is true if
+// there are none. The error is a [*KeyError].
 func ReadKeys(dir string) (*Keys, error) {
 	device, err := readKey(filepath.Join(dir, deviceFile))
 	if err != nil {
@@ -27,9 +28,10 @@ func ReadKeys(dir string) (*Keys, error) {
 	return &Keys{Device: device, User: user}, nil
 }
 
-// ExportUserKey returns the user key of a data directory in the form that [ImportUserKey] takes, to carry the
-// user to another device. It is a private key: who has it is that user. The directory may be in use. The error
-// is a [*KeyError]; errors.Is(err, fs.ErrNotExist) holds if there is no key.
+// ExportUserKey returns the user key of a data directory in the form that [ImportUserKey] takes, to
+// carry the user to another device. It is a private key: anyone who has it is that user. The
+// directory may be in use. The error is a [*KeyError]; errors.Is(err, fs.ErrNotExist) is true if
+// there is no key.
 func ExportUserKey(dir string) (pemText []byte, err error) {
 	key, err := readKey(filepath.Join(dir, userFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -41,15 +43,15 @@ func ExportUserKey(dir string) (pemText []byte, err error) {
 	return MarshalKey(key)
 }
 
-// ImportUserKey makes the node in a data directory the user of an exported key. The directory keeps its own
-// device key, or gets one when it is next opened; it is created if it is not there. A directory that has a key
-// already is somebody: unless that is the same user, the import is refused with [ErrOtherKey] and changes
-// nothing. It fails with [ErrInUse] while a node uses the directory, and with [ErrKeyDamaged] or [ErrKeyType] for
-// text that holds no key.
+// ImportUserKey makes the exported key the user key of a data directory. The directory keeps its
+// own device key, or gets one when it is next opened; it is created if it does not exist. If it
+// already has the key of another user, the import fails with [ErrOtherKey] and changes nothing. It
+// fails with [ErrInUse] while a node uses the directory, and with [ErrKeyDamaged] or [ErrKeyType]
+// for text that contains no key.
 func ImportUserKey(dir string, pemText []byte) error { return importUserKey(dir, pemText, false) }
 
-// ReplaceUserKey is [ImportUserKey], and overwrites another user key. What was overwritten is lost unless it was
-// exported.
+// ReplaceUserKey is [ImportUserKey], but overwrites another user's key. The overwritten key is lost
+// unless it was exported.
 func ReplaceUserKey(dir string, pemText []byte) error { return importUserKey(dir, pemText, true) }
 
 func importUserKey(dir string, pemText []byte, replace bool) error {
@@ -57,7 +59,7 @@ func importUserKey(dir string, pemText []byte, replace bool) error {
 	if err != nil {
 		return fmt.Errorf("identity: user key: %w", err)
 	}
-	db, err := openDB(dir) // nobody reads the keys meanwhile
+	db, err := openDB(dir) // keeps nodes from reading the keys meanwhile
 	if err != nil {
 		return err
 	}

@@ -46,8 +46,8 @@ func jwkOf(key identity.PublicKey) map[string]any {
 	return map[string]any{"kty": "OKP", "crv": "Ed25519", "x": base64.RawURLEncoding.EncodeToString(key[:])}
 }
 
-// claims returns what the tests sign: alice on the device, for logging in and for the room ops, for an hour. They are changed
-// by the functions, in turn.
+// claims returns what the tests sign: alice on the device, for logging in and for the room ops, for
+// an hour. The functions change it in turn.
 func claims(change ...func(jwt.MapClaims)) jwt.MapClaims {
 	c := jwt.MapClaims{
 		"aud": acme, "sub": "alice", "jti": "t-1", "cnf": map[string]any{"jwk": jwkOf(device)},
@@ -68,7 +68,7 @@ func without(name string) func(jwt.MapClaims) {
 	return func(c jwt.MapClaims) { delete(c, name) }
 }
 
-// sign makes a token as any backend would that uses the JWT library, without anything of ours.
+// sign makes a token as any backend with the JWT library would, without any code of this module.
 func sign(t testing.TB, method jwt.SigningMethod, key any, c jwt.MapClaims, header ...string) string {
 	t.Helper()
 	token := jwt.NewWithClaims(method, c)
@@ -97,7 +97,7 @@ func signRaw(header, claims string) string {
 	return text + "." + base64.RawURLEncoding.EncodeToString(ed25519.Sign(issuerKey, []byte(text)))
 }
 
-// header is what signRaw is given where the header is not the point.
+// header returns a header for signRaw in tests that are not about the header.
 func header(t testing.TB, more map[string]any) string {
 	t.Helper()
 	h := map[string]any{"alg": "EdDSA", "typ": "JWT", "kid": root.Kid}

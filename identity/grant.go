@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	// MaxToken is the most bytes of a token. A usual one has 500.
+	// MaxToken is the most bytes of a token. A token usually has 500.
 	MaxToken = 4 << 10
 	// MaxTokenID is the most characters of a token's jti.
 	MaxTokenID = 64
@@ -19,13 +19,14 @@ const (
 	TokenWarning = 30 * time.Second
 )
 
-// Grant is what a token says, after its issuer's signature was verified. It is shared and read only.
+// Grant is what a token says, once its issuer's signature has been verified. It is shared and read
+// only.
 type Grant struct {
 	User    string
-	Device  PublicKey         // the only device key that may show the token
-	Rooms   map[string]string // room to role; empty for a token that is for logging in only
-	Login   bool              // it is good for logging in
-	Issued  time.Time         // zero: the token does not say
+	Device  PublicKey         // the only device key with which the token may be used
+	Rooms   map[string]string // room to role; empty for a token for logging in only
+	Login   bool              // the token is valid for logging in
+	Issued  time.Time         // zero: not stated
 	Begins  time.Time         // zero: at once
 	Expires time.Time
 	ID      string // jti
@@ -38,7 +39,7 @@ func (g *Grant) Role(room string) (role string, ok bool) {
 	return role, ok
 }
 
-// Why a token was refused: each comes inside a [*TokenError].
+// Reasons why a token was refused. Each comes inside a [*TokenError].
 var (
 	ErrTokenMissing     = errors.New("no token")
 	ErrTokenSize        = errors.New("token too large")
@@ -56,8 +57,8 @@ var (
 	ErrTokenRevoked     = errors.New("token revoked")
 )
 
-// TokenError reports a token that was refused. errors.Is finds one of the ErrToken errors, which says why, and
-// errors.As a [*ClockError] where this device's clock may be the reason.
+// TokenError reports a token that was refused. errors.Is finds the ErrToken error that is the
+// reason. errors.As finds a [*ClockError] where this device's clock may be the cause.
 type TokenError struct {
 	Reason string // for people, without "token" in front
 	Err    error
@@ -72,9 +73,10 @@ func tokenError(err error, format string, args ...any) *TokenError {
 	return &TokenError{Reason: fmt.Sprintf(format, args...), Err: err}
 }
 
-// ClockError says that a token was issued in the future of this device's clock, by more than the leeway. Tokens are issued
-// before they are shown, so one of the two clocks is wrong: this device's, as a rule, and it should be checked first.
-// errors.Is finds [ErrTokenNotYetValid] and [ErrClock].
+// ClockError reports that a token's issue time lies in the future by this device's clock, by more
+// than the leeway. Tokens are issued before they are shown, so one of the two clocks is wrong. It
+// is usually this device's, so check that one first. errors.Is finds [ErrTokenNotYetValid] and
+// [ErrClock].
 type ClockError struct {
 	Issued time.Time // by the issuer's clock
 	Now    time.Time // by this device's
@@ -85,7 +87,7 @@ func (e *ClockError) Error() string {
 		e.Now.UTC().Format(time.RFC3339), e.Issued.Sub(e.Now).Round(time.Second))
 }
 
-// Is makes a ClockError both of [ErrTokenNotYetValid] and [ErrClock].
+// Is makes a ClockError match both [ErrTokenNotYetValid] and [ErrClock].
 func (e *ClockError) Is(target error) bool {
 	return target == ErrTokenNotYetValid || target == ErrClock
 }

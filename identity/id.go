@@ -18,7 +18,7 @@ var ErrEmptyID = errors.New("empty")
 // IDError reports an ID outside [a-zA-Z0-9_@.-]{1,128}.
 type IDError struct {
 	Kind  string // "user", "room" or "app"
-	Value string // the ID that was refused, whole
+	Value string // the whole ID that was refused
 	Err   error  // what is wrong with it
 }
 
@@ -31,7 +31,7 @@ func (e *IDError) Error() string {
 	return fmt.Sprintf("identity: %s ID %q%s: %v", e.Kind, shown, more, e.Err)
 }
 
-// Unwrap returns Err, so that errors.Is(err, ErrEmptyID) holds for an empty ID.
+// Unwrap returns Err, so that errors.Is(err, ErrEmptyID) is true for an empty ID.
 func (e *IDError) Unwrap() error { return e.Err }
 
 // InfoSizeError reports user info of more than [MaxInfo] bytes.
@@ -47,7 +47,7 @@ func CheckUser(id string) error { return checkID("user", id) }
 // CheckRoom returns an [*IDError] unless id matches [a-zA-Z0-9_@.-]{1,128}.
 func CheckRoom(id string) error { return checkID("room", id) }
 
-// CheckApp returns an [*IDError] unless name, the name of an app, matches [a-zA-Z0-9_@.-]{1,128}.
+// CheckApp returns an [*IDError] unless name, an app's name, matches [a-zA-Z0-9_@.-]{1,128}.
 func CheckApp(name string) error { return checkID("app", name) }
 
 // CheckInfo returns an [*InfoSizeError] if info has more than [MaxInfo] bytes.

@@ -9,22 +9,26 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// defaultTokenLife is how long a token lives if nobody says: short, since a revocation reaches only who is reached.
+// defaultTokenLife is how long a token lives by default. It is short because a revocation takes
+// effect only on nodes that it has reached.
 const defaultTokenLife = time.Hour
 
-// Claims are what a token shall say.
+// Claims are what a token is to say.
 type Claims struct {
-	User    string            // who logs in, or is in the rooms
-	Device  PublicKey         // the device key that the token is bound to: the device tells it, `starling id` shows it
-	Rooms   map[string]string // room to role, 1 to 32 characters as in an ID: "member", "moderator"; at most 64
-	Login   bool              // good for logging in. Without Rooms a token always is
-	Issued  time.Time         // zero: now
-	Begins  time.Time         // zero: at once
-	Expires time.Time         // zero: an hour after Issued
-	ID      string            // jti, to revoke the token by; empty: 128 random bits
+	User string // the user who logs in, or is in the rooms
+	// The device key that the token is bound to; `starling id` on the device shows it.
+	Device PublicKey
+	// Room to role, 1 to 32 of the characters of an ID: "member", "moderator"; at most 64 rooms.
+	Rooms   map[string]string
+	Login   bool      // valid for logging in; a token without Rooms always is
+	Issued  time.Time // zero: now
+	Begins  time.Time // zero: at once
+	Expires time.Time // zero: an hour after Issued
+	ID      string    // jti, by which the token can be revoked; empty: 128 random bits
 }
 
-// Issuer signs the tokens of an app. It is a backend's: who has its key says who is a user. It is safe for concurrent use.
+// Issuer signs the tokens of an app. It belongs in a backend: its key decides who is a user. It is
+// safe for concurrent use.
 type Issuer struct {
 	app     string
 	key     ed25519.PrivateKey
@@ -38,7 +42,8 @@ type IssuerOption func(*Issuer)
 // WithKid sets the ID of the issuer's key. The default is its thumbprint: see [NewIssuerKey].
 func WithKid(kid string) IssuerOption { return func(i *Issuer) { i.public.Kid = kid } }
 
-// WithRoot sets the app's root key, for an issuer that is not the root itself. Only revocations need it.
+// WithRoot sets the app's root key, for an issuer that is not the root itself. Only revocations
+// need it.
 func WithRoot(root PublicKey) IssuerOption { return func(i *Issuer) { i.appRoot = root } }
 
 // NewIssuer returns an issuer of tokens for the app called name.
@@ -62,7 +67,8 @@ func NewIssuer(name string, key ed25519.PrivateKey, opts ...IssuerOption) (*Issu
 // Public returns the public half, which every node of the app needs.
 func (i *Issuer) Public() IssuerKey { return i.public }
 
-// Issue signs a token. What the nodes would refuse whatever the time, it refuses too, with a [*TokenError].
+// Issue signs a token. It refuses, with a [*TokenError], a token that nodes would refuse at any
+// time.
 func (i *Issuer) Issue(c Claims) (string, error) {
 	now := time.Now()
 	if c.Issued.IsZero() {
@@ -103,12 +109,13 @@ func (i *Issuer) Issue(c Claims) (string, error) {
 	return token, nil
 }
 
-// Revoke signs a list of revocations, for [Authority.Revoke] on any node of the app: they tell each other.
+// Revoke signs a list of revocations. Pass it to [Authority.Revoke] on any node of the app: the
+// nodes send it to each other.
 func (i *Issuer) Revoke(r Revocations) (sealed []byte, err error) {
 	return sealRevocations(NewIssuedAppID(i.app, i.appRoot), i.public.Kid, i.key, r)
 }
 
-// seconds gives whole seconds where it can: they are what every library reads.
+// seconds returns whole seconds where it can, since every library reads those.
 func seconds(t time.Time) any {
 	if ms := t.UnixMilli(); ms%1000 != 0 {
 		return float64(ms) / 1000

@@ -92,7 +92,7 @@ func TestAnIssuerNeedsAnAppAKeyAndAKid(t *testing.T) {
 	require.EqualError(t, err, `identity: issuer: kid "a b": want 1 to 64 printable characters without spaces`)
 }
 
-// Tokens are ordinary JWTs: a library that knows nothing of Starling reads them.
+// Tokens are ordinary JWTs: a library that knows nothing about Starling reads them.
 func TestAnyJWTLibraryReadsATokenOfOurs(t *testing.T) {
 	token, err := newIssuer(t, identity.WithKid("2026")).Issue(identity.Claims{
 		User: "alice", Device: device, Rooms: map[string]string{"ops": "member"}, Login: true,

@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	// MaxIssuers is the most keys that an app's issuers may have: one in use, the next one, and room.
+	// MaxIssuers is the most keys that an app's issuers may have: the one in use, the next one, and
+	// some to spare.
 	MaxIssuers = 16
 	// MaxKid is the most characters of the ID of an issuer key.
 	MaxKid = 64
@@ -20,22 +21,23 @@ const (
 	maxIssuersFile = 64 << 10 // bytes; 16 keys are 3 KiB
 )
 
-// IssuerKey is the public key of an issuer: who holds its private half says who is a user of the app.
+// IssuerKey is the public key of an issuer. The holder of its private half decides who is a user of
+// the app.
 type IssuerKey struct {
-	Kid string // 1 to 64 printable characters of ASCII, no spaces
+	Kid string // 1 to 64 printable ASCII characters, no spaces
 	Key PublicKey
 }
 
-// NewIssuerKey gives a key the ID that any JWT library computes alike: its thumbprint by RFC 7638.
+// NewIssuerKey gives a key the ID that any JWT library computes: its thumbprint by RFC 7638.
 func NewIssuerKey(key PublicKey) IssuerKey {
 	j := newJWK(key)
 	sum := sha256.Sum256([]byte(`{"crv":"` + j.Crv + `","kty":"` + j.Kty + `","x":"` + j.X + `"}`))
 	return IssuerKey{Kid: base64.RawURLEncoding.EncodeToString(sum[:]), Key: key}
 }
 
-// Issuers are the issuer keys of an app, one of which is the root: the app's ID derives from it, so it stays as long as the app
-// does, while others come and go. Every one of them may sign any token. The zero value has none. Issuers are
-// read only; share them.
+// Issuers are the issuer keys of an app. One of them is the root: the app's ID derives from it, so
+// the root stays as long as the app does, while other keys may be added and removed. Each of them
+// may sign any token. The zero value has no keys. Issuers are read only; share them.
 type Issuers struct {
 	keys []IssuerKey // the root first
 }
@@ -56,7 +58,7 @@ func (e *IssuersError) Error() string {
 // Unwrap returns Err.
 func (e *IssuersError) Unwrap() error { return e.Err }
 
-// NewIssuers returns the issuers with that root and those further keys. The error is an [*IssuersError].
+// NewIssuers returns issuers with the given root and further keys. The error is an [*IssuersError].
 func NewIssuers(root IssuerKey, more ...IssuerKey) (Issuers, error) {
 	i := Issuers{keys: append([]IssuerKey{root}, more...)}
 	if err := i.check(); err != nil {
@@ -106,12 +108,13 @@ func (i Issuers) Key(kid string) (PublicKey, bool) {
 	return PublicKey{}, false
 }
 
-// AppID returns the ID of the app of that name with these issuers: see [NewIssuedAppID].
+// AppID returns the ID of the app called name with these issuers: see [NewIssuedAppID].
 func (i Issuers) AppID(name string) AppID { return NewIssuedAppID(name, i.Root().Key) }
 
-// ParseIssuers reads a JSON Web Key Set (RFC 7517). Its member "root" is the kid of the root; without it, the first key that
-// can be used is. Keys that are not Ed25519, or not for signatures, are passed over. A private key among them is refused:
-// the file is for every node of the app. The error is an [*IssuersError].
+// ParseIssuers reads a JSON Web Key Set (RFC 7517). Its member "root" is the kid of the root;
+// without it, the root is the first usable key. It skips keys that are not Ed25519 or not for
+// signatures. It refuses a set with a private key, since the file is for every node of the app. The
+// error is an [*IssuersError].
 func ParseIssuers(jwks []byte) (Issuers, error) {
 	i, err := parseIssuers(jwks)
 	if err != nil {
@@ -120,7 +123,7 @@ func ParseIssuers(jwks []byte) (Issuers, error) {
 	return i, nil
 }
 
-// ReadIssuers is [ParseIssuers] of a file.
+// ReadIssuers is [ParseIssuers] for a file.
 func ReadIssuers(path string) (Issuers, error) {
 	fail := func(err error) (Issuers, error) { return Issuers{}, &IssuersError{Path: path, Err: bare(err)} }
 	f, err := os.Open(path)
@@ -179,13 +182,13 @@ func parseIssuers(jwks []byte) (Issuers, error) {
 	return i, i.check()
 }
 
-// parseIssuer reads one key of a set; ok is false for one that is not for us.
+// parseIssuer reads one key of a set; ok is false for a key to skip.
 func parseIssuer(raw json.RawMessage) (k IssuerKey, ok bool, err error) {
 	members, err := object(raw)
 	if err != nil {
 		return k, false, err
 	}
-	for _, private := range []string{"d", "k"} { // of any kind of key
+	for _, private := range []string{"d", "k"} { // in any type of key
 		if _, has := members[private]; has {
 			return k, false, errors.New("it is a private key: only the public half belongs here")
 		}
@@ -218,7 +221,7 @@ type issuerJWK struct {
 	Kid string `json:"kid"`
 }
 
-// Marshal returns what [ParseIssuers] reads, for a file.
+// Marshal returns a file that [ParseIssuers] reads.
 func (i Issuers) Marshal() []byte {
 	set := jwks{Root: i.Root().Kid, Keys: []issuerJWK{}}
 	for _, k := range i.keys {

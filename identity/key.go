@@ -13,12 +13,14 @@ const FingerprintSize = 16
 
 var encoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// PublicKey is an Ed25519 public key, of a user or of a device. It is comparable. The zero value is no key.
+// PublicKey is an Ed25519 public key, of a user or of a device. It is comparable. The zero value is
+// no key.
 type PublicKey [32]byte
 
-// Fingerprint returns the short form that people compare and that an [Address] names: the first 16
-// characters of SHA-256 of the key in lower-case base32. That is 80 bits: enough against another key that
-// was searched for to match one given key, not against two keys searched for to match each other.
+// Fingerprint returns the short form that people compare and that an [Address] contains: the first
+// 16 characters of SHA-256 of the key in lower-case base32. That is 80 bits: enough to keep anyone
+// from finding another key that matches a given one, but not to keep anyone from finding two keys
+// that match each other.
 func (k PublicKey) Fingerprint() string {
 	sum := sha256.Sum256(k[:])
 	return encoding.EncodeToString(sum[:FingerprintSize*5/8])
@@ -30,8 +32,8 @@ func (k PublicKey) String() string { return encoding.EncodeToString(k[:]) }
 // IsZero reports whether k is no key.
 func (k PublicKey) IsZero() bool { return k == PublicKey{} }
 
-// MarshalText returns the fingerprint, and nothing for the zero value: a key in JSON and in logs is for
-// people and programs to compare.
+// MarshalText returns the fingerprint, and nothing for the zero value: in JSON and in logs, people
+// and programs compare keys.
 func (k PublicKey) MarshalText() ([]byte, error) {
 	if k.IsZero() {
 		return []byte{}, nil

@@ -11,15 +11,15 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// The derivations are part of the protocol: another implementation must compute the same. The values were
-// computed by a program that shares no code with this one.
+// The derivations are part of the protocol: another implementation must compute the same values.
+// These were computed by a program that shares no code with this one.
 func TestDerivationsStayWhatTheyAre(t *testing.T) {
 	app := identity.NewAppID("starling")
 	require.Equal(t, "2edcf84c2fc371b59ff6501a8a92c7de69247cacadd392f78f0f01f3114548c8", app.String())
 	open, closed := app.RoomTag("ops", ""), app.RoomTag("ops", "secret")
 	require.Equal(t, "90f9dca2bf77aa8e7a073d9c4cd4862b97593e7c6c6e6326c8b9283814ef8a74", hex.EncodeToString(open[:]))
 	require.Equal(t, "0b6c8cddc877c411ebef3dcf3bcd5687435fbf4c3b880457e2e6457544f86937", hex.EncodeToString(closed[:]))
-	key := oneKey(1).UserKey() // of the seed 01 00 … 00
+	key := oneKey(1).UserKey() // from the seed 01 00 … 00
 	require.Equal(t, "cecc1507dc1ddd7295951c290888f095adb9044d1b73d696e6df065d683bd4fc", hex.EncodeToString(key[:]))
 	require.Equal(t, "7jgynq5vkgvgzv6d", key.Fingerprint())
 	require.Equal(t, "z3gbkb64dxoxffmvdquqrchqsww3sbcndnz5nfxg34df22b32t6a", key.String())
@@ -62,7 +62,8 @@ func TestALoginInJSONShowsTheFingerprint(t *testing.T) {
 	got, err := json.Marshal(login)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"user":"alice","key":"`+k.UserKey().Fingerprint()+`","peer":"`+k.PeerID().String()+`"}`, string(got))
-	// Embedded, it stays three fields among others: it has no MarshalJSON that would take over.
+	// Embedded, Login contributes its three fields beside the others: it has no MarshalJSON that
+	// would be promoted.
 	member, err := json.Marshal(struct {
 		identity.Login
 		Info string `json:"info"`

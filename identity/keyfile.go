@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	// ErrKeyDamaged reports a key file or an exported key that cannot be what was written.
+	// ErrKeyDamaged reports a key file or an exported key that is not as it was written.
 	ErrKeyDamaged = errors.New("damaged")
 	// ErrKeyPermissions reports a key file that others than its owner may read or write.
 	ErrKeyPermissions = errors.New("open to others")
@@ -24,9 +24,9 @@ var (
 	ErrKeyType = errors.New("wrong type of key")
 )
 
-// KeyError reports a key file that cannot be used. Nothing is changed or made anew in its place: whoever
-// loses a key loses an identity. Err may be [ErrKeyDamaged], [ErrKeyPermissions], [ErrKeyType], or what the
-// system said.
+// KeyError reports a key file that cannot be used. Nothing was changed and no new key was made in
+// its place: losing a key means losing an identity. Err may be [ErrKeyDamaged],
+// [ErrKeyPermissions], [ErrKeyType], or an error from the system.
 type KeyError struct {
 	Path string
 	Err  error
@@ -37,17 +37,19 @@ func (e *KeyError) Error() string { return fmt.Sprintf("identity: key file %s: %
 // Unwrap returns Err.
 func (e *KeyError) Unwrap() error { return e.Err }
 
-// maxKeyFile is far above the 200 bytes of a key file, and bounds what is read of a wrong one.
+// maxKeyFile is far above the 200 bytes of a key file. It bounds how much is read of a file that is
+// not one.
 const maxKeyFile = 16 << 10
 
-// publicLine begins the line before the PEM block that names the public key. In Ed25519 any 32 bytes are
-// a private key, so that without it a flipped bit would make another key instead of an error.
+// publicLine begins the line before the PEM block that names the public key. In Ed25519 any 32
+// bytes are a private key, so without this line a flipped bit would make another key instead of an
+// error.
 const publicLine = "Starling public key: "
 
 const pemType = "PRIVATE KEY"
 
-// MarshalKey returns the text form of a private key: a line that names its public key, and the key as PKCS#8 in
-// PEM, which other tools read too. Keep it secret.
+// MarshalKey returns a private key as text: a line that names its public key, and the key as PKCS#8
+// in PEM, which other tools read too. Keep it secret.
 func MarshalKey(key ed25519.PrivateKey) ([]byte, error) {
 	if len(key) != ed25519.PrivateKeySize {
 		return nil, fmt.Errorf("identity: private key of %d bytes", len(key))
@@ -60,8 +62,8 @@ func MarshalKey(key ed25519.PrivateKey) ([]byte, error) {
 	return append([]byte(head), pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der})...), nil
 }
 
-// ParseKey reads what [MarshalKey] wrote, and any other text with exactly one Ed25519 key as PKCS#8 in PEM. It
-// returns [ErrKeyDamaged] or [ErrKeyType] with the details.
+// ParseKey reads the output of [MarshalKey], and any other text with exactly one Ed25519 key as
+// PKCS#8 in PEM. It returns [ErrKeyDamaged] or [ErrKeyType] with the details.
 func ParseKey(text []byte) (ed25519.PrivateKey, error) {
 	block, rest := pem.Decode(text)
 	if block == nil {
@@ -90,7 +92,8 @@ func ParseKey(text []byte) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
-// readKey reads a key file. The error is a *KeyError; errors.Is(err, fs.ErrNotExist) holds if there is none.
+// readKey reads a key file. The error is a *KeyError; errors.Is(err, fs.ErrNotExist) is true if
+// there is no file.
 func readKey(path string) (ed25519.PrivateKey, error) {
 	refuse := func(err error) (ed25519.PrivateKey, error) { return nil, &KeyError{Path: path, Err: bare(err)} }
 	info, err := os.Stat(path)
@@ -119,7 +122,7 @@ func readKey(path string) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
-// bare takes the path out of an error of the file system, for errors that name it themselves.
+// bare strips the path from an error of the file system, for errors that name it themselves.
 func bare(err error) error {
 	if inner := (*fs.PathError)(nil); errors.As(err, &inner) {
 		return inner.Err
@@ -127,11 +130,13 @@ func bare(err error) error {
 	return err
 }
 
-// ReadKey reads a file with the private key of an issuer, as [MarshalKey] gives it. Others than its owner must not be able to read
-// it. The error is a [*KeyError]; errors.Is(err, fs.ErrNotExist) holds if there is none.
+// ReadKey reads a file with the private key of an issuer, in the form that [MarshalKey] writes. The
+// file must be readable only by its owner. The error is a [*KeyError]; errors.Is(err,
+// fs.ErrNotExist) is true if there is no file.
 func ReadKey(path string) (ed25519.PrivateKey, error) { return readKey(path) }
 
-// writeKey writes a key file so that a crash at any point leaves the old file or the new one, whole.
+// writeKey writes a key file so that after a crash at any point either the old file or the new one
+// is there, whole.
 func writeKey(path string, key ed25519.PrivateKey) error {
 	text, err := MarshalKey(key)
 	if err != nil {
@@ -169,7 +174,8 @@ func writeAtomic(path string, text []byte) (err error) {
 	return syncDir(dir)
 }
 
-// syncDir makes a rename last through a power cut. Windows does not let a directory be synced, nor need it.
+// syncDir makes a rename survive a power cut. Windows neither allows a directory to be synced nor
+// needs it.
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil

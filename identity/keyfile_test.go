@@ -24,7 +24,7 @@ func pemOf(t *testing.T, kind string, key any) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
-// wrongKeys are texts that are no key, with the error that says why.
+// wrongKeys returns texts that are not a key, with the error that says why.
 func wrongKeys(t *testing.T) map[string]struct {
 	text string
 	want string

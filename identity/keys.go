@@ -12,9 +12,9 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// Keys are the two private keys of a node. The device key is the libp2p key of this node and stays on it.
-// The user key says who the user is and may be carried to further devices; by default it is the device key.
-// Keys are read only: share them, do not change them.
+// Keys are the two private keys of a node. The device key is the libp2p key of this node and stays
+// on it. The user key identifies the user and may be copied to further devices; by default it is
+// the device key. Keys are read only: share them, do not change them.
 type Keys struct {
 	Device ed25519.PrivateKey
 	User   ed25519.PrivateKey // may equal Device, which is the default
@@ -32,8 +32,8 @@ func GenerateKeys() (*Keys, error) {
 // WithUser returns the same device under another user key.
 func (k *Keys) WithUser(user ed25519.PrivateKey) *Keys { return &Keys{Device: k.Device, User: user} }
 
-// Check reports keys of the wrong length: the only way in which [Keys] that nobody tampered with can be wrong
-// is that a field was left out.
+// Check reports keys of the wrong length. In untampered [Keys] the only possible fault is a missing
+// field.
 func (k *Keys) Check() error {
 	if len(k.Device) != ed25519.PrivateKeySize {
 		return errors.New("identity: keys without a device key")
@@ -68,8 +68,8 @@ func (k *Keys) Libp2p() crypto.PrivKey {
 	return key
 }
 
-// Certificate returns the user key's signature over the device key, 64 bytes; nil when both are one key,
-// which needs none.
+// Certificate returns the user key's signature over the device key, 64 bytes. It returns nil when
+// both are one key, which needs no certificate.
 func (k *Keys) Certificate() []byte {
 	if k.User.Equal(k.Device) {
 		return nil

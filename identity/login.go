@@ -5,8 +5,9 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// Login says who is where: a user, proved by a key, on a device. It is comparable.
-// In JSON it is {"user":"alice","key":"<fingerprint>","peer":"12D3…"}.
+// Login identifies a user on a device: the user's name, the user key that proves it, and the peer
+// ID of the device. It is comparable. In JSON it is
+// {"user":"alice","key":"<fingerprint>","peer":"12D3…"}.
 type Login struct {
 	User string    `json:"user"`
 	Key  PublicKey `json:"key"` // the user key
@@ -19,17 +20,17 @@ func (l Login) Address() Address { return Address{User: l.User, Fingerprint: l.K
 // String returns the user's name. It is not unique in open mode; Address().String() is.
 func (l Login) String() string { return l.User }
 
-// Session is what a connected peer has said in its hello, verified.
+// Session is what a connected peer has stated in its hello, verified.
 type Session struct {
 	Statement    *Statement // nil: the peer has no identity yet
 	Incarnation  uint64     // random, one per process of the peer
-	Capabilities uint64     // bits; unknown ones mean nothing
-	MaxEnvelope  int        // bytes that the peer accepts in an envelope; 0: it did not say
-	MaxMessage   int        // bytes that the peer accepts in a message; 0: it did not say
+	Capabilities uint64     // unknown bits mean nothing
+	MaxEnvelope  int        // bytes that the peer accepts in an envelope; 0: not stated
+	MaxMessage   int        // bytes that the peer accepts in a message; 0: not stated
 	Addrs        []ma.Multiaddr
 }
 
-// Login returns whom the peer has proved to be, and whether it has an identity at all.
+// Login returns the login that the peer has proved, and whether it has an identity at all.
 func (s Session) Login() (Login, bool) {
 	if s.Statement == nil {
 		return Login{}, false

@@ -13,8 +13,8 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// holdDir, in the environment, makes the test binary a process that holds a data directory until its standard
-// input ends.
+// holdDir is an environment variable. With it the test binary becomes a process that holds a data
+// directory until its standard input ends.
 const holdDir = "STARLING_TEST_HOLD_DIR"
 
 func TestMain(m *testing.M) {

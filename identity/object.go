@@ -13,9 +13,9 @@ import (
 	"unicode/utf8"
 )
 
-// object splits a JSON object into its members, under their names exactly as they were written. Decoding into a struct
-// would match names whatever their case and let the last of two equal ones win: two readers could then see
-// different claims in one token. The size of raw is the caller's to bound.
+// object splits a JSON object into its members, under their names exactly as written. Decoding into
+// a struct would ignore the case of names, and the last of two equal ones would win: two readers
+// could then see different claims in one token. The caller must bound the size of raw.
 func object(raw []byte) (map[string]json.RawMessage, error) {
 	if !utf8.Valid(raw) {
 		return nil, errors.New("not UTF-8")
@@ -58,9 +58,11 @@ func text(name string, raw json.RawMessage) (string, error) {
 	return s, nil
 }
 
-// numericDate reads a time in seconds since 1970, which may have a fraction, cut to milliseconds.
+// numericDate reads a time in seconds since 1970, which may have a fraction. It cuts the time to
+// milliseconds.
 func numericDate(name string, raw json.RawMessage) (time.Time, error) {
-	seconds, err := strconv.ParseFloat(string(raw), 64) // refuses what is no number, as JSON strings and null are not
+	// ParseFloat refuses JSON strings and null.
+	seconds, err := strconv.ParseFloat(string(raw), 64)
 	if err != nil || len(raw) == 0 || raw[0] != '-' && (raw[0] < '0' || raw[0] > '9') {
 		return time.Time{}, fmt.Errorf("%s is no number", name)
 	}
@@ -106,17 +108,18 @@ func newJWK(key PublicKey) publicJWK {
 	return publicJWK{Kty: "OKP", Crv: "Ed25519", X: base64.RawURLEncoding.EncodeToString(key[:])}
 }
 
-// segment decodes base64url without padding, and only the one spelling that encoding gives.
+// segment decodes base64url without padding. It accepts only the one spelling that the encoder
+// produces.
 func segment(s string) ([]byte, error) {
 	for i := range len(s) {
-		if s[i] == '\n' || s[i] == '\r' { // which the decoder passes over
+		if s[i] == '\n' || s[i] == '\r' { // the decoder would skip them
 			return nil, errors.New("a line break in it")
 		}
 	}
 	return base64.RawURLEncoding.Strict().DecodeString(s)
 }
 
-// quote shows what a stranger wrote: quoted, and not much of it.
+// quote returns text from another node for an error: quoted, and at most 64 bytes of it.
 func quote(s string) string {
 	const most = 64
 	if len(s) > most {
@@ -125,7 +128,7 @@ func quote(s string) string {
 	return strconv.Quote(s)
 }
 
-// printable reports whether s is 1 to most characters of ASCII that show.
+// printable reports whether s has 1 to most characters, all of them visible ASCII.
 func printable(s string, most int) bool {
 	if s == "" || len(s) > most {
 		return false

@@ -9,35 +9,36 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// maxPins bounds the names that are pinned. Names are pinned by what the user of this node does, not by peers, so
-// the bound is for size alone: 4096 names of at most 128 bytes are below 1 MiB.
+// maxPins bounds the names that are pinned. Names are pinned by what the user of this node does,
+// not by peers, so the bound limits only size: 4096 names of at most 128 bytes are below 1 MiB.
 const maxPins = 4096
 
-// Peers choose the names under which they write, and the keys. Of a name that several keys have used it does not
-// matter how many more there are: it is ambiguous.
+// Peers choose the names and the keys under which they write. Once several keys have used a name,
+// it is ambiguous; how many more there are does not matter.
 const (
 	maxWriters = 1024 // names
-	maxWrote   = 4    // keys of one name
-	maxClaims  = 16   // names under which one peer has written
+	maxWrote   = 4    // keys per name
+	maxClaims  = 16   // names per peer
 )
 
-// Pins remembers which key a name meant when it was first used, so that nobody else can take the name over
-// later. It holds at most 4096 names; when full, the one not used for longest is forgotten.
+// Pins remembers which key a name meant when it was first used, so that nobody else can take over
+// the name later. It holds at most 4096 names; when it is full, it forgets the name not used for
+// longest.
 //
-// Until a name is pinned, Pins also remembers who has written to this node under it, in memory alone: an answer to
-// such a key pins the name. That is for 1024 names, 4 keys of each, and 16 names of one peer, so that no single peer can make
-// it forget others. Where it may have forgotten somebody, a message to any key counts as an answer. It is safe for
-// concurrent use.
+// Until a name is pinned, Pins also remembers, in memory only, which keys have written to this node
+// under it. An answer to such a key pins the name. Pins remembers this for 1024 names, 4 keys per
+// name and 16 names per peer, so that no single peer can make it forget others. When it may have
+// forgotten a writer, a message to any key counts as an answer. It is safe for concurrent use.
 type Pins struct {
 	names *lru.Cache[string, PublicKey]
-	save  func(user string) // stores what Lookup says of user now; called without locks
+	save  func(user string) // stores the current pin of user; called without locks
 
 	mu      sync.Mutex
-	writers *lru.Cache[string, []Login] // by name, one for each key; what is in it is not changed
-	forgot  atomic.Bool                 // a name was put out of writers by others
+	writers *lru.Cache[string, []Login] // by name, one for each key; the slices are never changed
+	forgot  atomic.Bool                 // other names have pushed a name out of writers
 }
 
-// NewPins returns pins that live in memory. A data directory has its own: [Dir.Pins].
+// NewPins returns pins kept only in memory. A data directory has its own pins: [Dir.Pins].
 func NewPins() *Pins { return newPins(maxPins, func(string) {}) }
 
 func newPins(size int, save func(string)) *Pins {
@@ -53,8 +54,8 @@ func newPins(size int, save func(string)) *Pins {
 	return p
 }
 
-// Pin pins user to key if the name is not pinned yet. It returns the key that the name is pinned to, and
-// whether that is key. It does not check the name.
+// Pin pins user to key if the name is not pinned yet. It returns the key that the name is pinned
+// to, and whether that equals key. It does not check the name.
 func (p *Pins) Pin(user string, key PublicKey) (pinned PublicKey, ok bool) {
 	pinned, found, _ := p.names.PeekOrAdd(user, key)
 	if !found {
@@ -62,11 +63,11 @@ func (p *Pins) Pin(user string, key PublicKey) (pinned PublicKey, ok bool) {
 		p.save(user)
 		return key, true
 	}
-	p.names.Get(user) // it was used
+	p.names.Get(user) // counts as use
 	return pinned, pinned == key
 }
 
-// Heard notes that from has written to this node. It does nothing when the name is pinned.
+// Heard records that from has written to this node. It does nothing when the name is pinned.
 func (p *Pins) Heard(from Login) {
 	if _, pinned := p.names.Peek(from.User); pinned {
 		return
@@ -107,15 +108,16 @@ func (p *Pins) claimed(by peer.ID) {
 	}
 }
 
-// Answered notes that a message to a key has arrived. If that key has written to this node under the name, and the
-// name is not pinned, it is pinned to the key.
+// Answered records that a message to a key has arrived. If that key has written to this node under
+// the name, and the name is not pinned, it pins the name to the key.
 func (p *Pins) Answered(to Login) {
 	if p.Answers(to) {
 		p.Pin(to.User, to.Key)
 	}
 }
 
-// Answers reports whether a message to a key would pin its name, as the answer to what that key has written or may have.
+// Answers reports whether a message to this key would pin its name, as an answer to what that key
+// has written or may have written.
 func (p *Pins) Answers(to Login) bool {
 	wrote, _ := p.writers.Peek(to.User)
 	if !hasKey(wrote, to.Key) && len(wrote) < maxWrote && !p.forgot.Load() {
@@ -125,8 +127,8 @@ func (p *Pins) Answers(to Login) bool {
 	return !pinned
 }
 
-// Others returns who has written to this node under the name of a login and with another key, while the name is not
-// pinned: what is meant for one of them must not go to that login by its name alone.
+// Others returns the logins that have written to this node under the same name with another key,
+// while the name is not pinned. A message meant for one of them must not go to than by name alone.
 func (p *Pins) Others(than Login) (others []Login) {
 	if _, pinned := p.names.Peek(than.User); pinned {
 		return nil
@@ -149,11 +151,13 @@ func hasKey(logins []Login, key PublicKey) bool {
 	return false
 }
 
-// Lookup returns the key that user is pinned to, and whether it is pinned. It does not count as use.
+// Lookup returns the key that user is pinned to, and whether it is pinned. It does not count as
+// use.
 func (p *Pins) Lookup(user string) (PublicKey, bool) { return p.names.Peek(user) }
 
-// Forget removes the pin of user, so that the next use pins anew. Removing one that is not there does nothing.
-func (p *Pins) Forget(user string) { p.names.Remove(user) } // the eviction callback saves
+// Forget removes the pin of user, so that the next use pins the name again. Removing a pin that
+// does not exist does nothing.
+func (p *Pins) Forget(user string) { p.names.Remove(user) } // the eviction callback saves it
 
 // Len returns how many names are pinned.
 func (p *Pins) Len() int { return p.names.Len() }

@@ -46,7 +46,7 @@ func TestPinsAreBoundedAndForgetTheOneNotUsedForLongest(t *testing.T) {
 		pins.Pin(fmt.Sprint("user", i), key)
 	}
 	pins.Pin("user0", key) // used again
-	pins.Lookup("user1")   // looked at, which is no use
+	pins.Lookup("user1")   // does not count as use
 	pins.Pin("one more", key)
 	require.Equal(t, bound, pins.Len())
 	for user, want := range map[string]bool{"user0": true, "user1": false, "user2": true, "one more": true} {

@@ -12,15 +12,16 @@ import (
 )
 
 const (
-	// maxRemembered bounds the peers that are kept: 1024 of at most 16 addresses of 256 bytes.
+	// maxRemembered bounds the peers that are kept: 1024, with at most 16 addresses of 256 bytes
+	// each.
 	maxRemembered      = 1024
 	maxRememberedAddrs = 16
 	maxAddr            = 256
-	// seenStep is by how much Seen must move before it is worth a write of its own.
+	// seenStep is how far Seen must advance before that alone causes a write.
 	seenStep = time.Minute
 )
 
-// Remembered is a peer that the node has met: where to look for it again, and who it was.
+// Remembered is a peer that the node has met: where to look for it, and who it was.
 type Remembered struct {
 	Login Login    // User is empty and Key zero if the peer showed no identity
 	Addrs []string // multiaddrs without /p2p; the first 16 of at most 256 bytes are kept
@@ -29,7 +30,7 @@ type Remembered struct {
 
 type remembered struct {
 	Remembered
-	saved time.Time // Seen as the disk has it
+	saved time.Time // the value of Seen on the disk
 }
 
 type peerRecord struct {
@@ -39,8 +40,9 @@ type peerRecord struct {
 	Seen  time.Time `json:"seen"`
 }
 
-// Remember keeps a peer, or what is new about it. It writes when something changed or Seen is a minute later
-// than the disk has it; Close writes the rest. At most 1024 peers are kept: those seen last.
+// Remember saves a peer, or updates it. It writes if something changed or if Seen is at least a
+// minute later than on the disk; Close writes the rest. It keeps at most 1024 peers, those seen
+// most recently.
 func (d *Dir) Remember(r Remembered) error {
 	if r.Login.Peer == "" {
 		return &DirError{Path: d.path, Err: errors.New("a peer without an ID cannot be remembered")}
@@ -70,7 +72,7 @@ func (d *Dir) Remember(r Remembered) error {
 	return d.save(savePeers(r.Login.Peer, evicted))
 }
 
-// Remembered returns the peers that are kept, those seen last first.
+// Remembered returns the peers that are kept, those seen most recently first.
 func (d *Dir) Remembered() []Remembered {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -86,7 +88,8 @@ func (d *Dir) Remembered() []Remembered {
 	return all
 }
 
-// evictPeerLocked makes room: it forgets the peer not seen for longest when there is one too many.
+// evictPeerLocked makes room: when there is one peer too many, it removes the one seen least
+// recently and returns its ID.
 func (d *Dir) evictPeerLocked() peer.ID {
 	if len(d.peers) <= maxRemembered {
 		return ""
@@ -101,7 +104,7 @@ func (d *Dir) evictPeerLocked() peer.ID {
 	return oldest.Login.Peer
 }
 
-// flushPeers writes every peer whose Seen the disk does not have.
+// flushPeers writes every peer whose Seen is not yet on the disk.
 func (d *Dir) flushPeers() {
 	d.mu.Lock()
 	var stale []peer.ID
@@ -112,11 +115,11 @@ func (d *Dir) flushPeers() {
 	}
 	d.mu.Unlock()
 	if len(stale) > 0 {
-		_ = d.save(savePeers(stale...)) // kept in d.failed, which Close returns
+		_ = d.save(savePeers(stale...)) // the error stays in d.failed, which Close returns
 	}
 }
 
-// savePeers stores what memory has of each of these peers: a record, or none.
+// savePeers stores the current record of each of these peers, or deletes it if there is none.
 func savePeers(ids ...peer.ID) func(*Dir, *bolt.Tx) error {
 	return func(d *Dir, tx *bolt.Tx) error {
 		bucket := tx.Bucket(peersBucket)

@@ -15,26 +15,30 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// MaxRevocations is the most bytes of a sealed list of revocations: some 2000 users, or 2000 tokens by their usual jti.
+// MaxRevocations is the most bytes of a sealed list of revocations: some 2000 users, or 2000 tokens
+// with the usual jti.
 const MaxRevocations = 64 << 10
 
 // ErrRevocations reports a list of revocations that was refused.
 var ErrRevocations = errors.New("list of revocations refused")
 
-// Revocations is the list of what an app's issuers have taken back before its time. There is one list per app: the one
-// with the highest version, which must therefore repeat what still counts of those before.
+// Revocations is the list of the tokens that an app's issuers have revoked before they expire. An
+// app has one list: the one with the highest version. It must therefore repeat those entries of
+// earlier lists that still count.
 type Revocations struct {
-	Version uint64               // from 1; see [Revocations.Next]
-	Issued  time.Time            // for people; versions decide
-	Users   map[string]time.Time // tokens of the user that were issued before that time, or do not say when, are revoked
-	Tokens  map[string]time.Time // by jti; when the token expires, from when on the entry is of no use; zero: not known
-	Kid     string               // of the issuer key that signed; set by opening
+	Version uint64    // from 1; see [Revocations.Next]
+	Issued  time.Time // for people only; versions decide
+	// Revokes the user's tokens that were issued before that time or have no issue time.
+	Users map[string]time.Time
+	// By jti: when the token expires and the entry is no longer needed; zero: not known.
+	Tokens map[string]time.Time
+	Kid    string // of the issuer key that signed; set when the list is opened
 
 	sealed []byte
 	sum    [sha256.Size]byte
 }
 
-// revoked may be asked of no list.
+// revoked accepts a nil receiver, which means no list.
 func (r *Revocations) revoked(g *Grant) bool {
 	if r == nil {
 		return false
@@ -49,7 +53,8 @@ func (r *Revocations) revoked(g *Grant) bool {
 // Sealed returns a copy of the signed bytes; nil for a list that was not opened or signed.
 func (r *Revocations) Sealed() []byte { return bytes.Clone(r.sealed) }
 
-// Head returns what tells lists apart: the version, and the SHA-256 of the signed bytes. No list is version 0.
+// Head returns the version and the SHA-256 of the signed bytes, which together identify a list.
+// Without a list the version is 0.
 func (r *Revocations) Head() (version uint64, sum [sha256.Size]byte) {
 	if r == nil {
 		return 0, sum
@@ -57,8 +62,8 @@ func (r *Revocations) Head() (version uint64, sum [sha256.Size]byte) {
 	return r.Version, r.sum
 }
 
-// Supersedes reports whether r counts rather than a list with that head. Two issuers that sign one version at a time make two lists
-// of it: the hash decides, so that all nodes end with the same one.
+// Supersedes reports whether r replaces a list with that head. If two issuers sign the same version
+// at the same time, the hash decides, so that all nodes end up with the same list.
 func (r *Revocations) Supersedes(version uint64, sum [sha256.Size]byte) bool {
 	mine, mySum := r.Head()
 	if mine != version {
@@ -67,8 +72,8 @@ func (r *Revocations) Supersedes(version uint64, sum [sha256.Size]byte) bool {
 	return bytes.Compare(mySum[:], sum[:]) > 0
 }
 
-// Next returns a copy to change and sign, with a version above this one's and without the tokens that have expired, by more than the
-// largest leeway, by now. It may be asked of no list.
+// Next returns a copy to change and sign. Its version is above this one's. It leaves out tokens
+// that expired longer ago than the largest leeway. The receiver may be nil, which means no list.
 func (r *Revocations) Next(now time.Time) Revocations {
 	next := Revocations{Issued: now, Users: make(map[string]time.Time), Tokens: make(map[string]time.Time)}
 	version, _ := r.Head()
@@ -115,8 +120,8 @@ func badList(format string, args ...any) error {
 	return fmt.Errorf("identity: %w: %s", ErrRevocations, fmt.Sprintf(format, args...))
 }
 
-// OpenRevocations verifies a signed list of the authority's app. It is safe to call with any bytes. Errors are [ErrRevocations] and the
-// details.
+// OpenRevocations verifies a signed list of the authority's app. It is safe to call with any bytes.
+// Errors wrap [ErrRevocations] and give the details.
 func (a *Authority) OpenRevocations(sealed []byte) (*Revocations, error) {
 	if len(sealed) > MaxRevocations {
 		return nil, badList("%d bytes, at most %d are allowed", len(sealed), MaxRevocations)
@@ -148,7 +153,7 @@ func (a *Authority) OpenRevocations(sealed []byte) (*Revocations, error) {
 }
 
 func revocationsFromWire(msg *wire.Revocations) (*Revocations, error) {
-	if msg.Version == 0 || msg.Version >= maxMilli { // one that nothing could supersede
+	if msg.Version == 0 || msg.Version >= maxMilli { // nothing could supersede it
 		return nil, badList("version %d", msg.Version)
 	}
 	if msg.IssuedMs <= 0 || msg.IssuedMs > maxMilli {
@@ -183,8 +188,8 @@ func revocationsFromWire(msg *wire.Revocations) (*Revocations, error) {
 	return r, nil
 }
 
-// Revoke takes a signed list of revocations. It reports whether the list is newer than the one before and counts from now on;
-// an older one is no error and changes nothing.
+// Revoke takes a signed list of revocations. It reports whether the list is newer than the previous
+// one and counts from now on; an older one is no error and changes nothing.
 func (a *Authority) Revoke(sealed []byte) (newer bool, err error) {
 	r, err := a.OpenRevocations(sealed)
 	if err != nil {
@@ -201,10 +206,11 @@ func (a *Authority) Revoke(sealed []byte) (newer bool, err error) {
 	return true, nil
 }
 
-// Revocations returns the list that counts, shared and read only; nil if there is none.
+// Revocations returns the current list, shared and read only; nil if there is none.
 func (a *Authority) Revocations() *Revocations { return a.list.Load() }
 
-// Changed returns a channel that is closed when another list counts than at the time of the call: who keeps grants checks them again then.
+// Changed returns a channel that is closed when another list replaces the current one. Callers that
+// keep grants then check them again.
 func (a *Authority) Changed() <-chan struct{} {
 	a.mu.Lock()
 	defer a.mu.Unlock()

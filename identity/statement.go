@@ -15,15 +15,16 @@ import (
 )
 
 const (
-	// MaxStatement is the most bytes of a sealed statement. A usual one has about 300, and one with a token of
-	// 4 KiB stays below 5 KiB.
+	// MaxStatement is the most bytes of a sealed statement. A statement usually has about 300. One
+	// with a token of 4 KiB stays below 5 KiB.
 	MaxStatement = 8 << 10
-	// MaxSkew is how far two clocks may be apart: a statement from further in the future is refused.
+	// MaxSkew is how far two clocks may differ: a statement from further in the future is refused.
 	MaxSkew = 2 * time.Minute
 )
 
 var (
-	// ErrClock reports a statement from the future: its issuer's clock is ahead, or ours is behind.
+	// ErrClock reports a statement from the future: the clock of its issuer is ahead, or ours is
+	// behind.
 	ErrClock = errors.New("clocks disagree")
 	// ErrOtherApp reports a statement that was signed for another app.
 	ErrOtherApp = errors.New("statement of another app")
@@ -33,8 +34,8 @@ var (
 	ErrSignature = errors.New("signature does not verify")
 )
 
-// StatementError reports a statement that was refused. Err is one of [ErrClock], [ErrOtherApp], [ErrExpired],
-// [ErrSignature], an [*IDError], a [*TokenError], or nil for a statement that is malformed.
+// StatementError reports a statement that was refused. Err is one of [ErrClock], [ErrOtherApp],
+// [ErrExpired], [ErrSignature], an [*IDError], a [*TokenError], or nil for a malformed statement.
 type StatementError struct {
 	Reason string
 	Err    error
@@ -45,33 +46,35 @@ func (e *StatementError) Error() string { return "identity: statement: " + e.Rea
 // Unwrap returns Err.
 func (e *StatementError) Unwrap() error { return e.Err }
 
-// Statement says, signed by a device, which user is there and whether it is logged in. A value that came
-// from [Keys.Sign] or [Verify] is shared and read only.
+// Statement is signed by a device and says which user is on it and whether that user is logged in.
+// A value from [Keys.Sign] or [Verify] is shared and read only.
 type Statement struct {
 	App      AppID
 	User     string
 	UserKey  PublicKey
 	Device   PublicKey
 	Peer     peer.ID   // derived from Device
-	Sequence uint64    // of the log-in; see [NextSequence]. It stays when the statement is signed anew
+	Sequence uint64    // of the log-in; see [NextSequence]. It stays the same when the statement is signed again
 	Issued   time.Time // in whole milliseconds, as all times here
 	Expires  time.Time
-	LoggedIn bool   // false: the device has an identity, and takes nothing outside rooms
-	Token    string // of app mode; empty in open mode, and while there was no log-in
+	LoggedIn bool   // false: the device has an identity, but receives nothing outside rooms
+	Token    string // in app mode; empty in open mode, and before any log-in
 
 	sealed    []byte
-	authority *Authority // under whose rules it was verified; nil: in open mode
+	authority *Authority // whose rules it was verified under; nil: open mode
 	grant     *Grant     // what Token says; nil: no token
 }
 
-// Subject says who counts as one user, whose later log-in ends an earlier one: in open mode the name with the user key, in
-// app mode the name alone, since issuers vouch for it. It is comparable.
+// Subject identifies what counts as one user; a later log-in of the same subject ends an earlier
+// one. In open mode that is the name with the user key, in app mode the name alone, since issuers
+// vouch for it. It is comparable.
 type Subject struct {
 	User string
 	Key  PublicKey // zero in app mode
 }
 
-// Subject returns whom the statement is of. In app mode only a [Statement.Grant], or a room's token, proves it.
+// Subject returns the subject that the statement is about. In app mode only a [Statement.Grant], or
+// a room's token, proves it.
 func (s *Statement) Subject() Subject {
 	if s.authority != nil {
 		return Subject{User: s.User}
@@ -84,18 +87,19 @@ func (s *Statement) SameUser(l Login) bool {
 	return s.User == l.User && (s.authority != nil || s.UserKey == l.Key)
 }
 
-// Grant returns what the statement's token says, verified but for the time: see [Statement.CheckLogin]. It is nil without a
-// token, and in open mode.
+// Grant returns what the statement's token grants. It is verified except for the time: see
+// [Statement.CheckLogin]. It is nil without a token, and in open mode.
 func (s *Statement) Grant() *Grant { return s.grant }
 
-// LoggedInAt reports whether the statement is of a log-in that counts at that time: it says so, it has not expired, and in app
-// mode neither has its token, with the leeway, nor was the token revoked by now.
+// LoggedInAt reports whether the statement is of a log-in that counts at that time: the statement
+// says so and has not expired. In app mode its token must not have expired either, with the leeway,
+// and must not be revoked now.
 func (s *Statement) LoggedInAt(now time.Time) bool {
 	return s.LoggedIn && s.Expires.After(now) && s.CheckLogin(now) == nil
 }
 
-// CheckLogin returns why the token of a log-in does not count at that time: a [*StatementError] that wraps a [*TokenError]. It returns nil for
-// a statement without a log-in, and in open mode.
+// CheckLogin returns why the token of a log-in does not count at that time: a [*StatementError]
+// that wraps a [*TokenError]. It returns nil for a statement without a log-in, and in open mode.
 func (s *Statement) CheckLogin(now time.Time) error {
 	if s.authority == nil || !s.LoggedIn {
 		return nil
@@ -106,8 +110,9 @@ func (s *Statement) CheckLogin(now time.Time) error {
 	return nil
 }
 
-// Sign signs st as this device and this user. It takes App, User, Sequence, Issued, Expires, LoggedIn and Token from
-// st and fills in the rest. Times are cut to milliseconds. It refuses what [Verify] would refuse of any device.
+// Sign signs st with this device key and this user key. It takes App, User, Sequence, Issued,
+// Expires, LoggedIn and Token from st and fills in the rest. It cuts times to milliseconds. It
+// refuses a statement that [Verify] would refuse from any device.
 func (k *Keys) Sign(st Statement) (*Statement, error) {
 	if err := k.Check(); err != nil {
 		return nil, err
@@ -140,9 +145,9 @@ func (k *Keys) Sign(st Statement) (*Statement, error) {
 	return out, nil
 }
 
-// Verify opens a sealed statement and checks everything about it that can be checked from its bytes, the app
-// and the time. It does not know who showed it: see [Statement.CheckPeer]. All errors are [*StatementError].
-// It is safe to call with any bytes.
+// Verify opens a sealed statement and checks everything about it that can be checked from its
+// bytes, the app and the time. It does not know which peer showed the statement: see
+// [Statement.CheckPeer]. All errors are [*StatementError]. It is safe to call with any bytes.
 func Verify(sealed []byte, app AppID, now time.Time) (*Statement, error) {
 	st, err := open(sealed)
 	if err != nil {
@@ -154,7 +159,7 @@ func Verify(sealed []byte, app AppID, now time.Time) (*Statement, error) {
 	return st, nil
 }
 
-// open checks what depends on nothing but the bytes.
+// open makes the checks that depend only on the bytes.
 func open(sealed []byte) (*Statement, error) {
 	if len(sealed) > MaxStatement {
 		return nil, oversize(len(sealed))
@@ -181,7 +186,7 @@ func open(sealed []byte) (*Statement, error) {
 	return st, nil
 }
 
-// fromWire checks the fields one by one. Signatures are the caller's to check.
+// fromWire checks the fields one by one. The caller must check the signatures.
 func fromWire(msg *wire.Statement) (*Statement, error) {
 	malformed := func(format string, a ...any) (*Statement, error) {
 		return nil, &StatementError{Reason: fmt.Sprintf(format, a...)}
@@ -229,7 +234,7 @@ func fromWire(msg *wire.Statement) (*Statement, error) {
 // maxMilli is the last millisecond of the year 9999, where RFC 3339 ends.
 const maxMilli = 253402300799999
 
-// check is what depends on who asks and when.
+// check makes the checks that depend on the app and the time.
 func (s *Statement) check(app AppID, now time.Time) error {
 	if s.App != app {
 		return &StatementError{Reason: "signed for another app", Err: ErrOtherApp}
@@ -252,8 +257,8 @@ func oversize(size int) error {
 	return &StatementError{Reason: fmt.Sprintf("%d bytes, at most %d are allowed", size, MaxStatement)}
 }
 
-// CheckPeer returns a [*StatementError] unless the statement is of the device with that peer ID: whoever
-// shows a statement as its own must be that device.
+// CheckPeer returns a [*StatementError] unless the statement is of the device with that peer ID. A
+// peer that shows a statement as its own must be that device.
 func (s *Statement) CheckPeer(p peer.ID) error {
 	if s.Peer != p {
 		return &StatementError{Reason: fmt.Sprintf("of peer %s, shown by peer %s", s.Peer, p)}
@@ -264,18 +269,20 @@ func (s *Statement) CheckPeer(p peer.ID) error {
 // Sealed returns a copy of the signed bytes.
 func (s *Statement) Sealed() []byte { return bytes.Clone(s.sealed) }
 
-// Login returns who the statement says is where.
+// Login returns the user, key and peer that the statement names.
 func (s *Statement) Login() Login { return Login{User: s.User, Key: s.UserKey, Peer: s.Peer} }
 
-// Newer reports whether s supersedes o. Between two devices the higher (Sequence, Peer) does, which every node
-// computes alike; between two statements of one log-in, the one issued later.
+// Newer reports whether s supersedes o. Between two devices the higher (Sequence, Peer) wins, so
+// that every node computes the same result. Between two statements of one log-in, the one issued
+// later wins.
 func (s *Statement) Newer(o *Statement) bool {
 	return cmp.Or(cmp.Compare(s.Sequence, o.Sequence), cmp.Compare(s.Peer, o.Peer), s.Issued.Compare(o.Issued)) > 0
 }
 
-// NextSequence returns the sequence of a new log-in: the time in milliseconds, or one above the highest that was
-// seen if that is higher. A highest that is more than [MaxSkew] ahead is disregarded: it dates from a clock
-// that was wrong, everybody would refuse it, and following it would lock the user out until that time came.
+// NextSequence returns the sequence of a new log-in: the time in milliseconds, or one above the
+// highest sequence seen if that is more. It ignores a highest that is more than [MaxSkew] ahead.
+// Such a sequence comes from a wrong clock: everybody would refuse it, and following it would lock
+// the user out until that time.
 func NextSequence(highest uint64, now time.Time) uint64 {
 	ms := uint64(max(now.UnixMilli(), 1))
 	if highest >= uint64(max(now.Add(MaxSkew).UnixMilli(), 1)) {

@@ -38,8 +38,9 @@ func TestAStatementSurvivesTheRoundTrip(t *testing.T) {
 	}
 }
 
-// goldenStatement is what statement() was when version 1 of the protocol was fixed: device key of the seed 01 00 …
-// 00, certified by the user key of the seed 02 00 … 00. Every later version must read it.
+// goldenStatement is statement() as sealed when version 1 of the protocol was fixed: with the
+// device key from the seed 01 00 … 00, certified by the user key from the seed 02 00 … 00. Every
+// later version must read it.
 const goldenStatement = "281b8e2d574784b83ad935b1e56f414c541fbc6a1116bf79d9a9df5b0613ee3953d911f5076335fbfee13042ed32e220" +
 	"672aa8d887a5d580f4dcabece06bdf070a205c8436ced77f6eadcfd6edad1caa925bf4a4c64ae3ccc5b04c58939a9124cf081205616c6963651a20" +
 	"6b79c57e6a095239282c04818e96112f3f03a4001ba97a564c23852a3f1ea5fc2240d5454fe7dc3da25bb527680478a4b56c54b72d6d437704e4b1" +
@@ -63,7 +64,7 @@ func TestAnAlteredStatementIsRefusedWhicheverByteItIs(t *testing.T) {
 	require.NoError(t, err)
 	sealed := signed.Sealed()
 	verifier := identity.NewVerifier(testApp)
-	_, err = verifier.Verify(sealed, testTime) // the genuine one is in the cache meanwhile
+	_, err = verifier.Verify(sealed, testTime) // the genuine one is now in the cache
 	require.NoError(t, err)
 	for i := range sealed {
 		for _, flip := range []byte{0x01, 0x80} {
@@ -145,7 +146,7 @@ func TestAStatementShownByAnotherPeerIsRefused(t *testing.T) {
 	require.EqualError(t, err, "identity: statement: of peer "+mine.PeerID().String()+", shown by peer "+thief.PeerID().String())
 }
 
-// forge seals whatever it is given with key, as a hostile peer can.
+// forge seals any statement with the device's key, as a hostile peer can.
 func forge(t *testing.T, device byte, change func(*wire.Statement)) []byte {
 	t.Helper()
 	d, u := oneKey(device).DeviceKey(), oneKey(2).UserKey()
@@ -340,7 +341,7 @@ func FuzzVerifyAcceptsAnyBytes(f *testing.F) {
 	key := oneKey(1)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, _ = identity.Verify(data, testApp, testTime)
-		// Under a good signature too, or the fuzzer would never get past it.
+		// Also under a valid signature, or the fuzzer would never get past the signature check.
 		if len(data) <= 64 {
 			return
 		}

@@ -9,10 +9,12 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// parseToken reads a token of an app and verifies its signature. What depends on who shows it, and when, is left to check.
+// parseToken reads a token of an app and verifies its signature. The caller still has to check what
+// depends on the device that shows it and on the time.
 //
-// The JWT library parses claims before it verifies, matches their names in any case, and takes the last of two; so
-// reading is done here, in the order in which things can be trusted, and only signing and verifying is the library's.
+// The JWT library parses claims before it verifies, ignores the case of their names, and takes the
+// last of two equal ones. So this package does the reading itself, in the order in which things can
+// be trusted, and uses the library only for signing and verifying.
 func parseToken(token, app string, issuers Issuers) (*Grant, error) {
 	switch {
 	case token == "":
@@ -57,7 +59,7 @@ func parseToken(token, app string, issuers Issuers) (*Grant, error) {
 	return g, nil
 }
 
-// foreignSignature is an ErrTokenIssuer and an ErrSignature.
+// foreignSignature matches both ErrTokenIssuer and ErrSignature.
 type foreignSignature struct{}
 
 func (foreignSignature) Error() string { return ErrTokenIssuer.Error() }
@@ -70,7 +72,7 @@ func malformed(format string, args ...any) *TokenError {
 	return tokenError(ErrTokenMalformed, format, args...)
 }
 
-// parseHeader returns the kid of a header that the profile allows.
+// parseHeader returns the kid of a header that the token profile allows.
 func parseHeader(head string) (kid string, err error) {
 	raw, err := segment(head)
 	if err != nil {
@@ -92,7 +94,7 @@ func parseHeader(head string) (kid string, err error) {
 			return "", malformed(`its header: typ is not "JWT"`)
 		}
 	}
-	// A token does not say itself whom to trust; and what it calls critical we do not know.
+	// A token must not say itself which key to trust, and we do not support any critical extension.
 	for _, name := range []string{"crit", "jku", "jwk", "x5u", "x5c", "b64", "zip", "enc"} {
 		if _, ok := header[name]; ok {
 			return "", malformed("its header has %s, which is not allowed", name)
@@ -160,7 +162,7 @@ func parseClaims(claims map[string]json.RawMessage, app string) (*Grant, error) 
 	return &g, nil
 }
 
-// tokenCause is both.
+// tokenCause matches both of its errors.
 type tokenCause [2]error
 
 func (c tokenCause) Error() string   { return c[1].Error() }
@@ -171,7 +173,7 @@ func checkAudience(raw json.RawMessage, app string) error {
 		return malformed("it has no aud")
 	}
 	var all []string
-	if len(raw) > 0 && raw[0] == '[' { // some libraries write a list always
+	if len(raw) > 0 && raw[0] == '[' { // some libraries always write a list
 		if json.Unmarshal(raw, &all) != nil || len(all) != 1 {
 			return malformed("aud is not one string")
 		}
@@ -208,7 +210,7 @@ func parseBinding(raw json.RawMessage) (PublicKey, error) {
 	return key, nil
 }
 
-// parseRooms returns nil if the token does not speak of rooms at all.
+// parseRooms returns nil if the token does not mention rooms.
 func parseRooms(raw json.RawMessage) (map[string]string, error) {
 	if raw == nil {
 		return nil, nil

@@ -12,7 +12,7 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// judge checks what must hold of a token whatever is in it.
+// judge checks what must be true for any token.
 func judge(t *testing.T, a *identity.Authority, token string) {
 	g, err := a.Inspect(token, testTime)
 	if err != nil {
@@ -48,7 +48,7 @@ func FuzzToken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, token string) { judge(t, a, token) })
 }
 
-// FuzzSignedClaims is behind the signature, where FuzzToken does not come.
+// FuzzSignedClaims tests the code behind the signature check, which FuzzToken does not reach.
 func FuzzSignedClaims(f *testing.F) {
 	a := newAuthority(f)
 	raw, err := json.Marshal(claims(set("nbf", testTime.Unix())))
@@ -60,7 +60,7 @@ func FuzzSignedClaims(f *testing.F) {
 	f.Fuzz(func(t *testing.T, header, claims string) { judge(t, a, signRaw(header, claims)) })
 }
 
-// FuzzRevocations signs what it is given, so that it comes behind the signature.
+// FuzzRevocations signs its input, so that it gets past the signature check.
 func FuzzRevocations(f *testing.F) {
 	full, err := newIssuer(f).Revoke(identity.Revocations{
 		Version: 3, Issued: testTime, Users: map[string]time.Time{"alice": testTime}, Tokens: map[string]time.Time{"x": testTime, "y": {}},

@@ -69,7 +69,7 @@ func TestWhatATokenIsForFollowsFromItsRoomsAndLogin(t *testing.T) {
 	}
 }
 
-// Every reason for which a token is refused, with the words that a person reads.
+// Tests every reason for which a token is refused, with the text that a person reads.
 func TestEveryWrongTokenIsRefusedForItsReason(t *testing.T) {
 	a := newAuthority(t)
 	list, err := newIssuer(t).Revoke(identity.Revocations{
@@ -132,7 +132,7 @@ func TestEveryWrongTokenIsRefusedForItsReason(t *testing.T) {
 			identity.ErrTokenRevoked, "its issuer has revoked it"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for range 2 { // once more, from the cache
+			for range 2 { // the second time from the cache
 				g, err := a.Login(c.token, c.user, device, testTime)
 				require.Nil(t, g)
 				require.ErrorIs(t, err, c.want)
@@ -340,7 +340,7 @@ func TestTheTextOfATokenHasOneReading(t *testing.T) {
 	require.NoError(t, err, "times may have a fraction")
 }
 
-// otherSpelling changes the bits of the last character that stand for nothing.
+// otherSpelling changes a bit of the last character that encodes nothing.
 func otherSpelling(s string) string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	last := strings.IndexByte(alphabet, s[len(s)-1])
@@ -379,7 +379,7 @@ func TestOnlyWhatVerifiedIsRemembered(t *testing.T) {
 	require.ErrorIs(t, err, identity.ErrTokenDevice, "who shows it is judged on every call")
 	_, err = a.Login(token, "alice", device, testTime.Add(2*time.Hour))
 	require.ErrorIs(t, err, identity.ErrTokenExpired, "and so is the time")
-	for i := range 5000 { // more than fit
+	for i := range 5000 { // more than the cache holds
 		_, err := a.Login(fmt.Sprintf("%s%d", token, i), "alice", device, testTime)
 		require.Error(t, err)
 	}
@@ -390,7 +390,8 @@ func TestOnlyWhatVerifiedIsRemembered(t *testing.T) {
 
 func BenchmarkTokenCold(b *testing.B) {
 	a := newAuthority(b)
-	tokens := make([]string, 4096) // twice what is remembered, so that each is forgotten when its turn comes again
+	// Twice what the cache holds, so that each has been evicted when its turn comes again.
+	tokens := make([]string, 4096)
 	for i := range tokens {
 		tokens[i] = genuine(b, claims(set("jti", fmt.Sprint(i))))
 	}
@@ -414,7 +415,7 @@ func BenchmarkTokenCached(b *testing.B) {
 	}
 }
 
-// What a room asks for every message.
+// A room makes this check for every message.
 func BenchmarkGrantCheck(b *testing.B) {
 	a := newAuthority(b)
 	g, err := a.Login(genuine(b, claims()), "alice", device, testTime)

@@ -16,7 +16,8 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// requireNode, in the environment, makes a missing Node.js a failure instead of a skip.
+// requireNode is an environment variable. If it is set, a missing Node.js is a failure instead of a
+// skip.
 const requireNode = "STARLING_REQUIRE_NODE"
 
 // blocks returns the code of one language in docs/TOKENS.md.
@@ -30,7 +31,8 @@ func blocks(t *testing.T, language string) (all []string) {
 	return all
 }
 
-// nodeIssuer writes the program of the document into a directory of its own, and returns what runs it there.
+// nodeIssuer writes the program of the document into its own directory, and returns a function that
+// runs it there.
 func nodeIssuer(t *testing.T) (dir string, issue func(args ...string) string) {
 	t.Helper()
 	node, err := exec.LookPath("node")
@@ -120,7 +122,8 @@ func TestTheSamplesOfTheDocumentAreGood(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, h.Kid, issuers.Root().Kid)
 
-	// The key of the sample is the public one of RFC 8037, whose private half does not matter here: ours signs instead.
+	// The sample's key is the public one of RFC 8037, whose private half does not matter here: our
+	// own key signs instead.
 	own, err := identity.NewIssuers(identity.IssuerKey{Kid: h.Kid, Key: public(issuerKey)})
 	require.NoError(t, err)
 	a, err := identity.NewAuthority("acme", own)

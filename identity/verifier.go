@@ -7,12 +7,12 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-// verifierCache is how many verified statements a Verifier keeps: a full room of members, a few times over. At
-// 8 KiB each that is at most 16 MiB, and at the usual 300 B less than 1 MiB.
+// verifierCache is how many verified statements a Verifier keeps: several times the members of a
+// full room. At 8 KiB each that is at most 16 MiB, and at the usual 300 B less than 1 MiB.
 const verifierCache = 2048
 
-// Verifier is [Verify] with a memory: a statement seen before costs a hash instead of two signatures. The
-// time is judged on every call. It is safe for concurrent use.
+// Verifier is [Verify] with a cache: a statement seen before costs a hash instead of two signature
+// checks. The time is checked on every call. It is safe for concurrent use.
 type Verifier struct {
 	app       AppID
 	authority *Authority // nil: open mode
@@ -22,8 +22,8 @@ type Verifier struct {
 // VerifierOption is a setting of a [Verifier].
 type VerifierOption func(*Verifier)
 
-// WithAuthority sets who judges tokens, in app mode: a statement that says to be of a log-in must then have a token that is
-// good for it. The default is open mode, where tokens mean nothing.
+// WithAuthority sets the authority that judges tokens, for app mode: a statement that claims a
+// log-in must then carry a token valid for it. The default is open mode, where tokens mean nothing.
 func WithAuthority(a *Authority) VerifierOption { return func(v *Verifier) { v.authority = a } }
 
 // NewVerifier returns a verifier of one app's statements.
@@ -39,11 +39,11 @@ func NewVerifier(app AppID, opts ...VerifierOption) *Verifier {
 	return v
 }
 
-// Verify is [Verify] for the verifier's app. Callers with equal bytes get the same *Statement. Only what
-// verified is kept, so that forgeries cannot displace it.
+// Verify is [Verify] for the verifier's app. Callers with equal bytes get the same *Statement. Only
+// statements that verified are cached, so that forgeries cannot displace them.
 //
-// With an authority, a token must be of the statement's user and device, and good for logging in, and there must be one if
-// the statement is of a log-in; then it must count now, too.
+// With an authority, a token must belong to the statement's user and device and be valid for
+// logging in. A statement of a log-in must have a token, which must also be valid at that time.
 func (v *Verifier) Verify(sealed []byte, now time.Time) (*Statement, error) {
 	st, err := v.VerifyLapsed(sealed, now)
 	if err != nil {
@@ -55,8 +55,9 @@ func (v *Verifier) Verify(sealed []byte, now time.Time) (*Statement, error) {
 	return st, nil
 }
 
-// VerifyLapsed is Verify, but the token of a log-in may have expired, or have been revoked: [Statement.LoggedInAt] says whether the log-in counts. It is
-// for who the device is, where that does not hang on a log-in, as in a room.
+// VerifyLapsed is Verify, but accepts a log-in whose token has expired or was revoked:
+// [Statement.LoggedInAt] reports whether the log-in counts. Use it to learn whose device it is
+// where that does not depend on a log-in, as in a room.
 func (v *Verifier) VerifyLapsed(sealed []byte, now time.Time) (*Statement, error) {
 	if len(sealed) > MaxStatement {
 		return nil, oversize(len(sealed))

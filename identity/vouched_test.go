@@ -9,7 +9,8 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// vouched returns what the tests sign in app mode: alice, logged in at testTime with a token for an hour.
+// vouched returns what the tests sign in app mode: alice, logged in at testTime with a token for an
+// hour.
 func vouched(t testing.TB, a *identity.Authority, change ...func(*identity.Statement)) identity.Statement {
 	st := statement()
 	st.App, st.Token = a.App(), genuine(t, claims())
@@ -70,7 +71,7 @@ func TestALogInWithoutItsOwnTokenIsRefused(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := identity.NewVerifier(a.App(), identity.WithAuthority(a))
-			st, err := c.keys.Sign(vouched(t, a, c.change)) // as a node would that does not check
+			st, err := c.keys.Sign(vouched(t, a, c.change)) // as a node that does not check would
 			require.NoError(t, err)
 			for _, verify := range []func([]byte, time.Time) (*identity.Statement, error){v.Verify, v.VerifyLapsed} {
 				_, err = verify(st.Sealed(), testTime)

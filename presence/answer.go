@@ -14,21 +14,24 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// What is taken of one answer in the DHT. Whoever answers may be anybody: no hello comes before it.
+// Bounds on one answer in the DHT. Any node may have sent it: it need not have completed a hello.
 const (
-	// maxAnswer bounds an answer in bytes: 20 nodes and the one asked for, each of up to 8 KiB as the library sends them, and a record.
+	// maxAnswer bounds an answer in bytes: 20 nodes and the one asked for, each of up to 8 KiB as
+	// the library sends them, and a record.
 	maxAnswer = 256 << 10
-	// maxAnswerNodes is how many nodes or devices of one answer are looked at; the rest is passed over, unread.
+	// maxAnswerNodes is how many nodes or devices of one answer are read; the rest is skipped.
 	maxAnswerNodes = 256
-	// maxAnswerNode bounds one of them in bytes, twice what the library sends; a larger one is passed over.
+	// maxAnswerNode bounds one of them in bytes, twice what the library sends; a larger one is
+	// skipped.
 	maxAnswerNode = 16 << 10
-	// maxAnswerID bounds a peer ID in bytes. That of an Ed25519 key has 38.
+	// maxAnswerID bounds a peer ID in bytes. The ID of an Ed25519 key has 38.
 	maxAnswerID = 64
 	// maxAnswerRecord bounds a record with its key and time, in bytes.
 	maxAnswerRecord = maxRecord + 1<<10
 )
 
-// answerLimit is the most that an answer may have, in bytes. The library fills one to GET_PROVIDERS up to the limit of libp2p.
+// answerLimit returns the largest size of an answer, in bytes. The library fills an answer to
+// GET_PROVIDERS up to the limit of libp2p.
 func answerLimit(t pb.Message_MessageType) int {
 	if t == pb.Message_GET_PROVIDERS {
 		return network.MessageSizeMax
@@ -36,14 +39,16 @@ func answerLimit(t pb.Message_MessageType) int {
 	return maxAnswer
 }
 
-// errAnswer says that what a node of the DHT answered is no answer to the request.
+// errAnswer reports that a node of the DHT sent something that does not answer the request.
 var errAnswer = errors.New("presence: not an answer to the request")
 
-// readAnswer decodes an answer to a request and judges it. What it returns is safe to use without a further look: it is of the type
-// that was asked, a PUT_VALUE holds the record that was put, another record has the key that was asked for and a value, and
-// every node has a valid peer ID and addresses that parse. The library would dereference a record that is not there.
+// readAnswer decodes an answer to a request and checks it. The result is safe to use without
+// further checks: it has the type of the request, a PUT_VALUE holds the record that was put, any
+// other record has the requested key and a value, and every node has a valid peer ID and addresses
+// that parse. The library would dereference a missing record.
 func readAnswer(req *pb.Message, raw []byte) (*pb.Message, error) {
-	out := pb.NewMessage(pb.Message_PUT_VALUE, req.GetKey(), req.GetClusterLevel()) // 0, which a message without a type has
+	// PUT_VALUE is 0, the type of a message without one.
+	out := pb.NewMessage(pb.Message_PUT_VALUE, req.GetKey(), req.GetClusterLevel())
 	for nodes := 0; len(raw) > 0; {
 		num, typ, n := protowire.ConsumeTag(raw)
 		if n < 0 {
@@ -79,7 +84,7 @@ const (
 	answerProvide protowire.Number = 9
 )
 
-// answerField takes in one field. Of unknown ones it takes nothing.
+// answerField reads one field. It ignores unknown fields.
 func answerField(req, out *pb.Message, num protowire.Number, typ protowire.Type, value []byte) error {
 	switch num {
 	case answerType:
@@ -118,7 +123,7 @@ func answerField(req, out *pb.Message, num protowire.Number, typ protowire.Type,
 	return nil
 }
 
-// appendNode takes in a node if it makes sense, without the addresses of it that do not.
+// appendNode appends a node if it is valid, without those of its addresses that are not.
 func appendNode(nodes []*pb.Message_Peer, body []byte) []*pb.Message_Peer {
 	if len(body) > maxAnswerNode {
 		return nodes
@@ -145,7 +150,8 @@ func appendNode(nodes []*pb.Message_Peer, body []byte) []*pb.Message_Peer {
 	return append(nodes, node)
 }
 
-// checkAnswer judges what an answer of the right type holds, and drops what does not belong there.
+// checkAnswer checks the contents of an answer of the right type, and drops what does not belong
+// there.
 func checkAnswer(req, out *pb.Message) error {
 	rec := out.Record
 	switch req.GetType() {

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// putRequest is what publish sends.
+// putRequest returns a request like those that publish sends.
 func putRequest() *pb.Message {
 	req := pb.NewMessage(pb.Message_PUT_VALUE, []byte("/starling/a"), 0)
 	req.Record = record2.MakePutRecord("/starling/a", []byte("sealed"))

@@ -14,16 +14,17 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// What one node keeps for others. A record has about 600 bytes, so that the entries are the bound as a rule, and of the largest records
-// it keeps a thousand.
+// Bounds on what one node keeps for others. A record usually has about 600 bytes, so the number of
+// entries is the bound; of the largest records the node keeps a thousand.
 const (
 	maxStored      = 8192
 	maxStoredBytes = 16 << 20
 )
 
-// bounded is the datastore of a DHT instance: it stores whatever validates, and anybody can make records that validate. When it is
-// full it drops first what has outlived a record, and then what is farthest from this node, which others keep rather. So
-// who wants to displace a record has to make keys that are nearer to each of the nodes that keep it.
+// bounded is the datastore of a DHT instance. It stores whatever validates, and anybody can make
+// records that validate. When it is full, it first drops entries older than the life of a record,
+// and then those farthest from this node, which other nodes are more likely to keep. So to displace
+// a record, somebody has to make keys that are nearer to each of the nodes that keep it.
 type bounded struct {
 	self     kb.ID
 	life     time.Duration
@@ -49,8 +50,9 @@ func newBounded(self peer.ID, life time.Duration) *bounded {
 
 var _ ds.Batching = (*bounded)(nil)
 
-// distanceOf is how far a key of the datastore is from this node. The DHT writes /<space>/<base32 of the DHT key>, and for providers
-// /providers/<base32 of the DHT key>/<base32 of the peer>.
+// distanceOf returns how far a key of the datastore is from this node. The DHT writes
+// /<space>/<base32 of the DHT key>, and for providers /providers/<base32 of the DHT key>/<base32 of
+// the peer>.
 func (b *bounded) distanceOf(key ds.Key) (d [32]byte) {
 	parts := strings.Split(strings.TrimPrefix(key.String(), "/"), "/")
 	text := parts[0]
@@ -84,7 +86,7 @@ func (b *bounded) Put(_ context.Context, key ds.Key, value []byte) error {
 	return nil
 }
 
-// shrinkLocked makes room.
+// shrinkLocked drops entries until the bounds are met.
 func (b *bounded) shrinkLocked(now time.Time) {
 	for k, e := range b.m {
 		if now.Sub(e.at) > b.life {
@@ -141,7 +143,7 @@ func (b *bounded) Delete(_ context.Context, key ds.Key) error {
 	return nil
 }
 
-// Query answers from a snapshot.
+// Query reads from a snapshot.
 func (b *bounded) Query(_ context.Context, q dsq.Query) (dsq.Results, error) {
 	b.mu.Lock()
 	all := make([]dsq.Entry, 0, len(b.m))
@@ -163,7 +165,7 @@ func (b *bounded) Batch(context.Context) (ds.Batch, error) { return ds.NewBasicB
 func (b *bounded) Sync(context.Context, ds.Key) error      { return nil }
 func (b *bounded) Close() error                            { return nil }
 
-// size returns how much is kept.
+// size returns how many entries and bytes are kept.
 func (b *bounded) size() (count, bytes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

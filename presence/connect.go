@@ -12,23 +12,27 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// crossedPause is how long to wait before a connection is made again that the other side gave up; the pause doubles up to crossedMost. Each is
-// varied by a half, or two that dial each other would cross again.
+// crossedPause is the pause before this node dials again after the other side gave up the
+// connection. The pause doubles up to crossedMost. Each is varied by a half, or two peers that dial
+// each other would cross again.
 const (
 	crossedPause = 20 * time.Millisecond
 	crossedMost  = 500 * time.Millisecond
 )
 
-// Connect connects to a peer, unless it is connected, and returns what it has said in its hello, verified. When two peers dial each other
-// at once, each may find the connection that the other has opened and is about to give up, and nobody would be connected: then it dials
-// again, until ctx ends.
+// Connect connects to a peer unless it is connected, and returns what the peer stated in its hello,
+// verified. When two peers dial each other at once, each may end up with a connection that the
+// other is about to give up, so that neither is connected. In that case Connect dials again, until
+// ctx ends.
 //
-// Errors are those of the host, and those of [Directory.Peer]. If ctx ends while the peer is known after all, there is none.
+// Errors are those of the host, and those of [Directory.Peer]. If the hello is complete when ctx
+// ends, Connect returns no error.
 func (d *Directory) Connect(ctx context.Context, info peer.AddrInfo) (identity.Session, error) {
 	for attempt := 0; ; attempt++ {
 		err := d.host.Connect(ctx, info)
 		dialled := err == nil
-		if dialled || d.host.Network().Connectedness(info.ID) != network.NotConnected { // the other side's dial got through
+		// The other side's dial may have got through instead.
+		if dialled || d.host.Network().Connectedness(info.ID) != network.NotConnected {
 			d.hurry(info.ID)
 			var s identity.Session
 			if s, err = d.Peer(ctx, info.ID); err == nil {
@@ -44,7 +48,7 @@ func (d *Directory) Connect(ctx context.Context, info peer.AddrInfo) (identity.S
 	}
 }
 
-// hurry cuts the pause short after a hello that has failed: somebody here waits for the next.
+// hurry cuts short the pause after a failed hello, since a caller is waiting for the next.
 func (d *Directory) hurry(p peer.ID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -53,7 +57,7 @@ func (d *Directory) hurry(p peer.ID) {
 	}
 }
 
-// pauseCrossed waits before attempt n+1, n from 0, and reports whether ctx lasts.
+// pauseCrossed waits before attempt n+1, n from 0. It returns false if ctx ends first.
 func pauseCrossed(ctx context.Context, n int) bool {
 	d := crossedMost
 	if n < 5 {
@@ -69,7 +73,7 @@ func pauseCrossed(ctx context.Context, n int) bool {
 	}
 }
 
-// known returns the session of a peer with which a hello is complete, without waiting.
+// known returns the session of a peer whose hello is complete. It does not wait.
 func (d *Directory) known(p peer.ID) (identity.Session, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -17,26 +17,27 @@ import (
 type contact struct {
 	id      peer.ID
 	conns   map[network.Conn]*link
-	fresh   []network.Conn // ours to open a hello on, not yet done
+	fresh   []network.Conn // on which we have yet to open a hello
 	session identity.Session
-	known   bool      // session holds
-	told    uint64    // the version of our statement that the peer has confirmed
-	running bool      // a greet is running
-	final   error     // no further hello will be tried: the peer refuses, or speaks another language
-	err     error     // of the last hello that failed
-	inbound int       // hellos under way that the peer opened
-	opening bool      // a hello is under way that we opened
-	twins   bool      // two nodes were seen behind this peer ID
-	counts  bool      // the session is of a log-in that counted when we looked last
+	known   bool   // session is valid
+	told    uint64 // the version of our statement that the peer has confirmed
+	running bool   // a greet is running
+	final   error  // no further hello will be tried: the peer refuses, or speaks another protocol
+	err     error  // of the last hello that failed
+	inbound int    // hellos under way that the peer opened
+	opening bool   // a hello that we opened is under way
+	twins   bool   // two nodes were seen behind this peer ID
+	// The session was of a log-in that counted when last checked.
+	counts  bool
 	lists   lists     // of revocations, from this peer
-	heard   time.Time // when it last proved that it is there
-	watches int       // of this node, that it has open
+	heard   time.Time // when it was last known to be alive
+	watches int       // watches of this node that the peer has open
 
 	wake    task.Wake     // cuts greet's pause short
-	settled task.Changes  // a hello has ended, either way
+	settled task.Changes  // a hello has ended, completed or failed
 	gone    chan struct{} // closed with the last connection
 
-	hellos, asks, notices *rate.Limiter // what the peer may open
+	hellos, asks, notices *rate.Limiter // limits on what the peer may open
 }
 
 // link is one connection to a contact.
@@ -46,11 +47,12 @@ type link struct {
 	limited     bool
 	dialled     bool // by us
 	remote      ma.Multiaddr
-	incarnation uint64 // that spoke on it; 0: none yet
+	incarnation uint64 // of the node that spoke on it; 0: none yet
 }
 
-// What one peer may open at once and in a time. An honest peer sends a hello per change of its statement and a whois
-// per user that it looks for; the rest is room for many look-ups at the start.
+// Limits on what one peer may have open at once and open over time. An honest peer sends a hello
+// per change of its statement and a whois per user that it looks for; the rest leaves room for many
+// look-ups at the start.
 const (
 	maxInboundPeer = 4
 	helloRate      = 2
@@ -74,7 +76,7 @@ func newContact(p peer.ID) *contact {
 	}
 }
 
-// loggedIn reports whether the peer's statement says so and still holds.
+// loggedIn reports whether the peer's statement is of a log-in that counts at that time.
 func (c *contact) loggedIn(now time.Time) bool {
 	return c.known && loggedIn(c.session.Statement, now)
 }
@@ -107,7 +109,8 @@ func (c *contact) settleLocked(err error) {
 	c.settled.Tell()
 }
 
-// connected takes in a connection; with greet, this node opens the hello. It may be called for one that is known.
+// connected adds a connection; with greet, this node opens the hello. It may be called again for a
+// connection that is known.
 func (d *Directory) connected(conn network.Conn, greet bool) *contact {
 	p, stat := conn.RemotePeer(), conn.Stat()
 	if p == d.id {
@@ -123,8 +126,8 @@ func (d *Directory) connected(conn network.Conn, greet bool) *contact {
 		c = newContact(p)
 	}
 	if c.conns[conn] == nil {
-		// A connection that ends from here on is taken out by disconnected, which waits for our lock; one that has
-		// ended before would never be.
+		// If the connection ends from here on, disconnected, which waits for our lock, removes it.
+		// If it has ended before, nothing would.
 		if conn.IsClosed() {
 			return nil
 		}
@@ -144,7 +147,9 @@ func (d *Directory) connected(conn network.Conn, greet bool) *contact {
 
 func (d *Directory) disconnected(conn network.Conn) {
 	p := conn.RemotePeer()
-	d.takeIn(p) // the host tells of connections from several goroutines: a peer is not lost that has another one
+	// The host reports connections from several goroutines: a peer that has another connection is
+	// not lost.
+	d.takeIn(p)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c := d.contacts[p]
@@ -171,8 +176,8 @@ func (d *Directory) progressLocked() {
 	d.progress.Tell()
 }
 
-// install takes in what a peer has said and proved on a connection. Version is that of our statement which the peer
-// has confirmed, 0 if it has not yet.
+// install records what a peer has stated and proved on a connection. version is the version of our
+// statement that the peer has confirmed, 0 if none yet.
 func (d *Directory) install(conn network.Conn, s identity.Session, version uint64) {
 	p := conn.RemotePeer()
 	d.mu.Lock()
@@ -189,7 +194,7 @@ func (d *Directory) install(conn network.Conn, s identity.Session, version uint6
 		c.told = 0
 	}
 	if c.known && !restarted && supersedes(was.Statement, s.Statement) {
-		s.Statement = was.Statement // two hellos have overtaken each other
+		s.Statement = was.Statement // one hello overtook another
 	}
 	d.unindexLocked(c)
 	up := !c.known
@@ -216,7 +221,8 @@ func (d *Directory) install(conn network.Conn, s identity.Session, version uint6
 		d.tasks.Go(func() { d.probeTwin(c, twin, was, conn, s) })
 	}
 	c.settleLocked(nil)
-	if c.told < d.version && (version != 0 || !c.running) { // greet goes on by itself, and must not be hurried by its peer
+	// greet continues by itself, and its peer must not be able to hurry it.
+	if c.told < d.version && (version != 0 || !c.running) {
 		d.kickLocked(c)
 	}
 	d.progressLocked()
@@ -224,7 +230,8 @@ func (d *Directory) install(conn network.Conn, s identity.Session, version uint6
 	d.remember(conn, s)
 }
 
-// confirmed notes that the incarnation of a peer which spoke on conn has our statement of that version.
+// confirmed records that the incarnation of a peer that spoke on conn has that version of our
+// statement.
 func (d *Directory) confirmed(conn network.Conn, version uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -240,7 +247,7 @@ func (d *Directory) confirmed(conn network.Conn, version uint64) {
 	d.progressLocked()
 }
 
-// speaker returns a connection on which that incarnation has spoken and which is still there.
+// speaker returns an open connection on which that incarnation has spoken.
 func (c *contact) speaker(incarnation uint64) network.Conn {
 	for conn, l := range c.conns {
 		if l.incarnation == incarnation && !conn.IsClosed() {
@@ -250,7 +257,8 @@ func (c *contact) speaker(incarnation uint64) network.Conn {
 	return nil
 }
 
-// supersedes reports whether was, from the same incarnation, is later than the one that came now.
+// supersedes reports whether was, from the same incarnation, is later than now, which has just
+// arrived.
 func supersedes(was, now *identity.Statement) bool {
 	return was != nil && (now == nil || was.Newer(now))
 }
@@ -266,14 +274,14 @@ func changed(a, b identity.Session) bool {
 		a.MaxEnvelope != b.MaxEnvelope || a.MaxMessage != b.MaxMessage
 }
 
-// remember keeps where the peer is. It may write to the disk.
+// remember stores where the peer is. It may write to the disk.
 func (d *Directory) remember(conn network.Conn, s identity.Session) {
 	r := identity.Remembered{Seen: time.Now()}
 	r.Login.Peer = conn.RemotePeer()
 	if s.Statement != nil {
 		r.Login = s.Statement.Login()
 	}
-	if conn.Stat().Direction == network.DirOutbound { // the one address of which we know that it works
+	if conn.Stat().Direction == network.DirOutbound { // the one address known to work
 		r.Addrs = append(r.Addrs, conn.RemoteMultiaddr().String())
 	}
 	for _, a := range s.Addrs {

@@ -13,8 +13,8 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// giveUp makes host i dial host j and give the connection up after some time, as a host does that has another one by then: j has it as any
-// other until it ends, and i never has.
+// giveUp makes host i dial host j and close the connection after some time, as a host does that by
+// then has another one. Host j sees an ordinary connection until it ends; host i never sees it.
 func (r *rig) giveUp(i, j int, after time.Duration) {
 	r.t.Helper()
 	dialler, ok := r.net.Host(i).Network().(*swarm.Swarm)
@@ -69,7 +69,8 @@ func TestAConnectionIsMadeAgainThatTheOtherSideGivesUp(t *testing.T) {
 	})
 }
 
-// The host tells of connections from several goroutines at once: the end of the first may be told before the second.
+// The host reports connections from several goroutines at once: it may report the end of the first
+// before the second.
 func TestAPeerIsNotLostThatHasAnotherConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, 2)
@@ -88,8 +89,8 @@ func TestAPeerIsNotLostThatHasAnotherConnection(t *testing.T) {
 	})
 }
 
-// After some failed hellos the next comes a minute later, as with a peer that the network was cut from while they said hello. Who wants the peer meanwhile does
-// not wait for that.
+// After some failed hellos the next one comes a minute later, for example if the network was cut
+// during the hellos. A caller that wants the peer meanwhile does not wait for that.
 func TestConnectDoesNotWaitForThePauseAfterFailedHellos(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, 2)

@@ -19,8 +19,8 @@ import (
 	"github.com/starling-mesh/starling/internal/task"
 )
 
-// Directory knows who the connected peers are, says who this node is, and finds users. Make one with [New]. All
-// methods are safe for concurrent use.
+// Directory knows who the connected peers are, shows peers who this node is, and finds users. Make
+// one with [New]. All methods are safe for concurrent use.
 type Directory struct {
 	host        host.Host
 	id          peer.ID
@@ -34,39 +34,40 @@ type Directory struct {
 	events      *dispatcher
 	stats       counters
 
-	ctx    context.Context // ends when Close has said good-bye
+	ctx    context.Context // ends after Close has said good-bye
 	stop   context.CancelFunc
 	close  func() error
 	tasks  task.Group                    // every goroutine and handler that must end before Close returns
-	notify *network.NotifyBundle         // how the host tells of connections
+	notify *network.NotifyBundle         // reports connections of the host
 	inGate chan struct{}                 // a token for each hello that a peer may open: see maxInbound
-	told   *lru.Cache[notice, time.Time] // notices given, and when
+	told   *lru.Cache[notice, time.Time] // notices sent, and when
 
-	tokenWake task.Wake // makes tendTokens look
+	tokenWake task.Wake // makes tendTokens check
 	kads      []*kad    // the instances of the DHT
 	statuses  *inquiries
 	watchGate chan struct{} // a token for each watch that is served: see maxWatchers
 
-	mu        sync.Mutex
-	closing   bool // take nothing new
-	user      string
-	self      *identity.Statement
-	in        bool         // logged in, as the program sees it: self says otherwise while its token does not count
-	token     loginToken   // of app mode; of the last log-in
-	pending   string       // the user whose log-in a wrong token prevented: see UpdateLoginToken
-	listTold  [32]byte     // the list of revocations that peers are told of
+	mu      sync.Mutex
+	closing bool // accept nothing new
+	user    string
+	self    *identity.Statement
+	// Logged in, as the program sees it: self is not of a log-in while its token does not count.
+	in        bool
+	token     loginToken   // in app mode: of the last log-in
+	pending   string       // the user whose log-in failed for its token: see UpdateLoginToken
+	listTold  [32]byte     // the list of revocations that peers have been told about
 	news      task.Changes // self has changed
 	version   uint64       // counts the changes of self
-	highest   uint64       // the highest sequence seen of our user key
+	highest   uint64       // the highest sequence seen for our user key
 	twin      bool         // another node with our device key was reported
 	contacts  map[peer.ID]*contact
 	names     index[string]                            // of sessions, by user ID
-	subjects  index[identity.Subject]                  // of sessions, by who counts as one user
-	progress  task.Changes                             // a contact was told something, or is gone
+	subjects  index[identity.Subject]                  // of sessions, by user: see identity.Subject
+	progress  task.Changes                             // a contact has confirmed a statement, or is gone
 	searches  map[string]*search                       // under way, by address
 	devices   *lru.Cache[peer.ID, *identity.Statement] // the latest statements of our user's other devices
-	conflicts *lru.Cache[claim, struct{}]              // told to the observer
-	refusals  *lru.Cache[peer.ID, refusal]             // of late
+	conflicts *lru.Cache[claim, struct{}]              // reported to the observer
+	refusals  *lru.Cache[peer.ID, refusal]             // recent ones
 }
 
 const (
@@ -74,11 +75,12 @@ const (
 	maxConflicts = 1024 // names and keys that were reported
 	maxRefusals  = 1024 // peers
 	maxTold      = 1024 // notices
-	maxInbound   = 256  // hellos at once that peers opened, 32 KiB of buffers each
+	maxInbound   = 256  // hellos opened by peers at once, 32 KiB of buffers each
 )
 
-// New makes a directory on a host whose key is the device key. It starts at once to greet the peers that are
-// connected, and those that will be. It opens nothing and waits for nobody; Close ends it and leaves the host open.
+// New makes a directory on a host whose key is the device key. It starts at once to greet the peers
+// that are connected, and will greet those that connect later. It opens no connections and does not
+// wait; Close ends it and leaves the host open.
 func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (*Directory, error) {
 	cfg := defaults()
 	for _, o := range opts {
@@ -142,18 +144,22 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 	}
 	h.Network().Notify(d.notify)
 	for _, c := range h.Network().Conns() {
-		d.connected(c, true) // whoever dialled: the other's hello may have come before our handler was there
+		// Greet even if the other side dialled: its hello may have come before our handler was
+		// there.
+		d.connected(c, true)
 	}
 	return d, nil
 }
 
-// App returns the app that the directory is of.
+// App returns the app that the directory belongs to.
 func (d *Directory) App() identity.AppID { return d.app }
 
-// Incarnation returns the number that tells this run of the node from every other; random, never 0.
+// Incarnation returns the number that distinguishes this run of the node from every other; random,
+// never 0.
 func (d *Directory) Incarnation() uint64 { return d.incarnation }
 
-// Online returns the log-ins of connected peers, sorted by name, key and peer. This node's own is not among them.
+// Online returns the log-ins of connected peers, sorted by name, key and peer. It does not include
+// this node's own.
 func (d *Directory) Online() []identity.Login {
 	now := time.Now()
 	d.mu.Lock()
@@ -170,16 +176,18 @@ func (d *Directory) Online() []identity.Login {
 	return all
 }
 
-// Foreign reports whether a hello with that peer was refused lately, by us or by it: 10 minutes ago at most if it is
-// of another app, one minute if something else is wrong. Who looks for peers should not dial it.
+// Foreign reports whether this node or that peer recently refused a hello: within the last 10
+// minutes if the peer is of another app, within the last minute for any other reason. A search for
+// peers should not dial it.
 func (d *Directory) Foreign(p peer.ID) bool {
 	r, ok := d.refusals.Get(p)
 	return ok && time.Now().Before(r.until)
 }
 
-// Close says good-bye to the connected peers if the node is logged in, for which it takes at most half a second, ends
-// everything that the directory does, and returns when every goroutine of it has ended. The host stays open. It must
-// not be called by the observer. It may be called again; every call returns nil.
+// Close says good-bye to the connected peers if the node is logged in, which takes at most half a
+// second. It ends everything that the directory does, and returns when all its goroutines have
+// ended. The host stays open. The observer must not call it. It may be called again; every call
+// returns nil.
 func (d *Directory) Close() error { return d.close() }
 
 func (d *Directory) shutdown() error {
@@ -210,12 +218,12 @@ func (d *Directory) shutdown() error {
 	return nil
 }
 
-// closeGrace is what Close allows the good-bye: enough for a round trip to most places, and little enough to be
-// unnoticed when a program ends.
+// closeGrace is how long Close allows for the good-bye: enough for a round trip to most places, and
+// short enough to go unnoticed when a program ends.
 const closeGrace = 500 * time.Millisecond
 
-// handle makes a stream handler of f: it refuses streams once closing has begun, and ends f's stream when the
-// directory is closed.
+// handle makes a stream handler from f. It refuses streams once closing has begun, and ends f's
+// stream when the directory is closed.
 func (d *Directory) handle(f func(context.Context, network.Stream)) network.StreamHandler {
 	return func(s network.Stream) {
 		if !d.enter() {
@@ -228,7 +236,7 @@ func (d *Directory) handle(f func(context.Context, network.Stream)) network.Stre
 	}
 }
 
-// enter counts the caller among the tasks, unless closing has begun.
+// enter counts the caller among the tasks. It returns false once closing has begun.
 func (d *Directory) enter() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

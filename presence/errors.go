@@ -12,33 +12,37 @@ import (
 )
 
 var (
-	// ErrClosed reports a call on a closed directory. errors.Is(err, net.ErrClosed) holds too.
+	// ErrClosed reports a call on a closed directory. errors.Is(err, net.ErrClosed) is true too.
 	ErrClosed = fmt.Errorf("presence: %w", net.ErrClosed)
-	// ErrLoggedIn reports a log-in while logged in. Nothing has changed.
+	// ErrLoggedIn reports a log-in while logged in. Nothing was changed.
 	ErrLoggedIn = errors.New("presence: already logged in")
 	// ErrNotLoggedIn reports a log-out while not logged in.
 	ErrNotLoggedIn = errors.New("presence: not logged in")
-	// ErrOpenMode reports a token where there are no issuers that could have signed it: see [WithAuthority].
+	// ErrOpenMode reports a token in an app without issuers that could have signed it: see
+	// [WithAuthority].
 	ErrOpenMode = errors.New("presence: a token in open mode: the issuers of the app are needed to judge it")
-	// ErrOtherUser reports a user ID other than the one the node has: the first of join and log-in sets it.
+	// ErrOtherUser reports a user ID other than the node's own. The first join or log-in sets that
+	// ID.
 	ErrOtherUser = errors.New("the node has another user ID")
 	// ErrNotFound reports a user who is not logged in anywhere that could be asked.
 	ErrNotFound = errors.New("user not found")
-	// ErrUnreachable reports a user of whom a live log-in is known, to whom no connection could be made.
+	// ErrUnreachable reports a user whose log-in is known to be live, but whose device could not be
+	// connected to.
 	ErrUnreachable = errors.New("user unreachable")
-	// ErrNotConnected reports a peer without a connection.
+	// ErrNotConnected reports a peer that is not connected.
 	ErrNotConnected = errors.New("peer not connected")
-	// ErrNoHello reports a connected peer with whom no hello was completed: it is silent, or no Starling node.
+	// ErrNoHello reports a connected peer with which no hello was completed: it does not answer, or
+	// is no Starling node.
 	ErrNoHello = errors.New("no hello from peer")
 )
 
 // ConflictError reports that a name cannot be resolved to one key: see [identity.ConflictError].
 type ConflictError = identity.ConflictError
 
-// NotFoundError is the [ErrNotFound] of a search: errors.Is finds that.
+// NotFoundError is the [ErrNotFound] of a search; errors.Is finds it.
 type NotFoundError struct {
 	Address identity.Address
-	Others  []identity.Login // who was met under that name with another key than the one that was asked for
+	Others  []identity.Login // logins found under that name with a key other than the one asked for
 }
 
 func (e *NotFoundError) Error() string {
@@ -51,14 +55,15 @@ func (e *NotFoundError) Error() string {
 // Unwrap returns [ErrNotFound].
 func (e *NotFoundError) Unwrap() error { return ErrNotFound }
 
-// RefusedError reports a peer with which no hello is possible. The connection to it was closed.
-// errors.Is finds [identity.ErrOtherApp] for a peer of another app, [identity.ErrClock] where clocks disagree, and what is wrong
-// with a log-in token, such as [identity.ErrTokenExpired]: at both sides.
+// RefusedError reports a peer with which no hello is possible. The connection to it was closed. On
+// both sides errors.Is finds [identity.ErrOtherApp] for a peer of another app, [identity.ErrClock]
+// where clocks disagree, and the reason why a log-in token was refused, such as
+// [identity.ErrTokenExpired].
 type RefusedError struct {
 	Peer   peer.ID
 	Remote bool   // the peer refused us; otherwise we refused it
-	Reason string // for people; a remote one is cut to 256 bytes and has no control characters
-	Err    error  // nil for reasons that have no error of their own
+	Reason string // for people; from a peer it is cut to 256 bytes and has no control characters
+	Err    error  // nil for reasons without an error of their own
 
 	code  wire.Refusal_Code
 	fault wire.TokenFault // of the log-in token

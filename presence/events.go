@@ -10,8 +10,8 @@ import (
 	"github.com/starling-mesh/starling/internal/task"
 )
 
-// Event is one of [PeerUp], [PeerDown], [PeerChanged], [Conflict], [Displaced], [DuplicateDevice], [Refused], [TokenExpiring] and
-// [TokenEnded].
+// Event is one of [PeerUp], [PeerDown], [PeerChanged], [Conflict], [Displaced], [DuplicateDevice],
+// [Refused], [TokenExpiring] and [TokenEnded].
 type Event interface{ event() }
 
 // PeerUp reports the first completed hello with a peer since it connected.
@@ -20,52 +20,57 @@ type PeerUp struct {
 	Session identity.Session
 }
 
-// PeerDown reports the end of the last connection to a peer. Every PeerUp is followed by one, unless the directory is
-// closed first.
+// PeerDown reports the end of the last connection to a peer. One follows every PeerUp, unless the
+// directory is closed first.
 type PeerDown struct{ Peer peer.ID }
 
-// PeerChanged reports a later hello that said something new: another statement (it logged in or out, or signed anew), or
-// another incarnation (it restarted, and no end of its old connection was seen). In app mode it also comes when the token of its
-// log-in ends, or counts again: see [identity.Statement.LoggedInAt].
+// PeerChanged reports a later hello with something new: another statement (the peer logged in or
+// out, or signed it again), or another incarnation (the peer restarted before its old connection
+// was seen to end). In app mode it also comes when the token of the peer's log-in ends, or counts
+// again: see [identity.Statement.LoggedInAt].
 type PeerChanged struct {
 	Peer    peer.ID
 	Session identity.Session
 }
 
-// Conflict reports a name with more than one key: the own name, or a pinned one, that another key uses, or a name that
-// is pinned to none and that two logged-in users have, of whom at least one is connected. It comes once for each name
-// and key, and again when the name has been pinned to another key since. A key that has said good-bye is no rival.
+// Conflict reports a name with more than one key. Either another key uses this node's own name or a
+// pinned one, or two logged-in users, at least one of them connected, have a name that is not
+// pinned. It comes once for each name and key, and again if the name has since been pinned to
+// another key. A key that has said good-bye does not count.
 type Conflict struct {
 	User   string
-	Pinned identity.PublicKey // the own key or the pin: what the name means here; zero: it is pinned to no key
-	Other  identity.Login     // who else uses the name
-	Rival  identity.Login     // without a pin, another who does; otherwise zero
+	Pinned identity.PublicKey // the own key or the pinned key: what the name means on this node; zero: not pinned
+	Other  identity.Login     // the other login with that name
+	Rival  identity.Login     // if the name is not pinned, the second login with it; otherwise zero
 }
 
-// Displaced reports that this node was logged out because its user logged in elsewhere, later. It does not log in
-// again by itself.
+// Displaced reports that this node was logged out because its user later logged in elsewhere. The
+// node does not log in again by itself.
 type Displaced struct{ By identity.Login }
 
-// DuplicateDevice reports that two nodes use one device key: this node's own, if Peer is its ID, otherwise that of a
-// connected peer. Such nodes cut each other's connections: one data directory was copied to a second place. Not every
-// such pair can be noticed.
+// DuplicateDevice reports that two nodes use one device key: this node's own if Peer is its ID,
+// otherwise a connected peer's. Such nodes cut each other's connections. The cause is a data
+// directory that was copied to a second place. Not every such pair can be noticed.
 type DuplicateDevice struct{ Peer peer.ID }
 
-// Refused reports a peer with which no hello is possible. The connection was closed; see [Directory.Foreign]. A peer
-// that comes again while it is foreign is refused again, without another event.
+// Refused reports a peer with which no hello is possible. The connection was closed; see
+// [Directory.Foreign]. If the peer connects again while it is foreign, it is refused again without
+// another event.
 type Refused struct {
 	Peer   peer.ID
 	Reason string
 	Err    *RefusedError
 }
 
-// TokenExpiring warns that the token of this node's log-in expires at that time, 30 s before; at once if less than that is left of a
-// new token. [Directory.UpdateLoginToken] with a later one prevents that anybody notices. It comes once per token.
+// TokenExpiring warns that the token of this node's log-in expires at that time. It comes 30 s
+// before, or at once if a new token has less time left. If [Directory.UpdateLoginToken] installs a
+// later token in time, peers notice nothing. The event comes once per token.
 type TokenExpiring struct{ Expires time.Time }
 
-// TokenEnded reports that peers no longer count this node's log-in, since its token has expired, with the leeway, or was
-// revoked. The node stays logged in for itself: [Directory.UpdateLoginToken] with a good token makes peers count it again.
-// Err is an [*identity.TokenError].
+// TokenEnded reports that peers no longer count this node's log-in, because its token has expired,
+// including the leeway, or was revoked. The node remains logged in for its own program: after
+// [Directory.UpdateLoginToken] with a valid token, peers count the log-in again. Err is an
+// [*identity.TokenError].
 type TokenEnded struct{ Err error }
 
 func (PeerUp) event()          {}
@@ -78,14 +83,15 @@ func (Refused) event()         {}
 func (TokenExpiring) event()   {}
 func (TokenEnded) event()      {}
 
-// maxEvents is how many events may wait for the observer before hellos are put off: peers cause events, and an
-// observer that blocks must not let them fill the memory.
+// maxEvents is how many events may wait for the observer before hellos are put off. Peers cause
+// events, and a blocked observer must not let them fill the memory.
 const maxEvents = 4096
 
-// dispatcher hands events to the observer on a goroutine of its own, so that no lock is held and no order lost.
+// dispatcher passes events to the observer on its own goroutine, so that no lock is held and the
+// order is kept.
 type dispatcher struct {
 	observe func(Event)
-	wake    task.Wake     // the queue may not be empty
+	wake    task.Wake     // the queue may have become non-empty
 	done    chan struct{} // closed when run has returned
 
 	mu    sync.Mutex
@@ -134,7 +140,7 @@ func (d *dispatcher) run() {
 	}
 }
 
-// end lets run deliver what was pushed before, and return.
+// end waits until run has delivered the events pushed before it, and has returned.
 func (d *dispatcher) end() {
 	d.mu.Lock()
 	d.ended = true

@@ -11,7 +11,7 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// start returns a directory on a host of its own, on loopback, and what ends both.
+// start returns a directory on its own host, on loopback, and a function that closes both.
 func start(app string, opts ...presence.Option) (*presence.Directory, host.Host, func(), error) {
 	keys, err := identity.GenerateKeys()
 	if err != nil {
@@ -68,7 +68,7 @@ func Example() {
 	// proved: true
 }
 
-// The name of a user who is not connected is looked for, and what is found is pinned.
+// Find searches for a user who is not connected. If it finds the user, it pins the name.
 func ExampleDirectory_Find() {
 	alice, _, closeAlice, err := start("example")
 	if err != nil {

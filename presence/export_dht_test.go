@@ -15,7 +15,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// WithoutWhois makes inquiries ask the DHT alone until the test ends.
+// WithoutWhois makes inquiries ask only the DHT until the test ends.
 func WithoutWhois(t testing.TB) {
 	noWhois = true
 	t.Cleanup(func() { noWhois = false })
@@ -35,14 +35,14 @@ func (d *Directory) Keepers() int {
 	return len(k.keepers)
 }
 
-// StoredBound returns what the first instance keeps, and at most.
+// StoredBound returns how much the first instance keeps, and the most that it keeps.
 func (d *Directory) StoredBound() (count, bytes, maxCount, maxBytes int) {
 	s := d.kads[0].store
 	count, bytes = s.size()
 	return count, bytes, s.maxCount, s.maxBytes
 }
 
-// SetStoredBound sets the most that the first instance keeps, and lifts the limit on what a peer may store.
+// SetStoredBound sets the most entries that the first instance keeps.
 func (d *Directory) SetStoredBound(count int) {
 	d.kads[0].store.maxCount = count
 }
@@ -66,7 +66,8 @@ func (d *Directory) StoredBytes(key string) []byte {
 	return nil
 }
 
-// Stored returns the record that this node itself keeps under a key, in the first instance; nil: none.
+// Stored returns the record that this node itself keeps under a key, in the first instance; nil:
+// none.
 func (d *Directory) Stored(key string) *Record {
 	r, err := d.kads[0].rules.open(d.StoredBytes(key), time.Now())
 	if err != nil {
@@ -80,7 +81,7 @@ func (d *Directory) CheckRecord(key string, sealed []byte) error {
 	return d.kads[0].rules.Validate(key, sealed)
 }
 
-// Named returns where a node of the directory says that another is.
+// Named returns the addresses that a node of the directory gives for another node.
 func (d *Directory) Named(ctx context.Context, asked, who peer.ID) (addrs []ma.Multiaddr) {
 	closer, err := d.kads[0].rpc.GetClosestPeers(ctx, asked, who)
 	if err != nil {
@@ -94,7 +95,7 @@ func (d *Directory) Named(ctx context.Context, asked, who peer.ID) (addrs []ma.M
 	return addrs
 }
 
-// Record is what a record says.
+// Record is the contents of a record.
 type Record struct {
 	Statement *identity.Statement
 	Addrs     []ma.Multiaddr
@@ -114,7 +115,7 @@ var (
 	ErrRecordMark = errRecordMark
 )
 
-// Deafen makes the node one of the DHT alone: it gets to know no peers, and so hands no statement on.
+// Deafen makes the node use only the DHT: it learns of no peers, and so passes on no statements.
 func (d *Directory) Deafen() {
 	d.host.Network().StopNotify(d.notify)
 	for _, p := range protocols {
@@ -122,19 +123,20 @@ func (d *Directory) Deafen() {
 	}
 }
 
-// Forget drops what is remembered of peers that were connected.
+// Forget drops what the node remembers of peers that were connected.
 func (d *Directory) Forget() { d.statuses.departed.Purge() }
 
-// ForgetLost drops what is remembered of nodes that were connected.
+// ForgetLost drops the peers that are remembered as lost.
 func (d *Directory) ForgetLost() { d.statuses.lost.Purge() }
 
 // Dial connects the directory's host.
 func (d *Directory) Dial(ctx context.Context, to peer.AddrInfo) error { return d.host.Connect(ctx, to) }
 
-// StopHearing keeps what the host tells of connections from the directory, and HearEnd tells it of the end of one.
+// StopHearing keeps the host's reports of connections from the directory. HearEnd reports the end
+// of one connection to it.
 func (d *Directory) StopHearing()              { d.host.Network().StopNotify(d.notify) }
 func (d *Directory) HearEnd(conn network.Conn) { d.disconnected(conn) }
 
-// Hush makes the node take hellos and answer none, and Unhush answer them again.
+// Hush makes the node accept hellos without answering. Unhush makes it answer them again.
 func (d *Directory) Hush()   { d.host.SetStreamHandler(HelloProtocol, func(network.Stream) {}) }
 func (d *Directory) Unhush() { d.host.SetStreamHandler(HelloProtocol, d.handle(d.serveHello)) }

@@ -16,48 +16,50 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// Source says how a user was found.
+// Source is the way in which a user was found.
 type Source string
 
 // The sources of a [Found].
 const (
-	Self       Source = "self"       // it is this node's own log-in
+	Self       Source = "self"       // this node's own log-in
 	Connected  Source = "connected"  // a connected peer
-	Remembered Source = "remembered" // a peer met before, connected anew
-	Whois      Source = "whois"      // a connected peer told where it is; connected since
-	Stored     Source = "directory"  // the DHT told where it is; connected since
+	Remembered Source = "remembered" // a peer met before, connected again
+	Whois      Source = "whois"      // a connected peer said where it is; connected since
+	Stored     Source = "directory"  // the DHT said where it is; connected since
 )
 
-// Found is a log-in that Find has found, confirmed by the hello of its device.
+// Found is a log-in that Find has found, confirmed by its device's hello.
 type Found struct {
 	Login  identity.Login
-	Addrs  []ma.Multiaddr // that its device gives for itself
+	Addrs  []ma.Multiaddr // as its device states them
 	Source Source
 }
 
 const (
 	// findTimeout bounds a whole search.
 	findTimeout = 5 * time.Second
-	// confirmTimeout bounds the connecting to one place where the user may be.
+	// confirmTimeout bounds connecting to one place where the user may be.
 	confirmTimeout = 4 * time.Second
-	// confirmGrace is how long a first contact waits for further places to answer, once one has: several may hold the
-	// name.
+	// confirmGrace is how long a search waits for other places once the first is confirmed: several
+	// users may have the name.
 	confirmGrace = 300 * time.Millisecond
-	// maxCandidates is how many places are tried in one search: peers name them, and each costs a dial.
+	// maxCandidates is how many places one search tries: peers name them, and each costs a dial.
 	maxCandidates = 16
 )
 
-// Find returns where a user is logged in. Connected peers are known at once; otherwise it waits for hellos that are under way, dials
-// remembered peers and asks connected ones, which takes up to 5 s. What it returns is confirmed by hello: the device is connected, and
-// logged in as that user with that key.
+// Find returns where a user is logged in. It knows connected peers at once. Otherwise it waits for
+// hellos under way, dials remembered peers, asks connected ones and looks in the DHT if there is
+// one ([WithDHT]), which takes up to 5 s. The result is confirmed by a hello: the device is
+// connected, and logged in as that user with that key.
 //
-// A name that is not pinned yet is pinned to the key that is found, unless several are, or another key has written to
-// this node under the name (see [identity.Pins]): that is a [*ConflictError]. An address with a fingerprint is looked
-// for exactly, and pins nothing. The own name means the own key. In app mode nothing is pinned and there are no
-// conflicts: a name is one user, whom a token proves.
+// If a name is not pinned yet, Find pins it to the key that it finds. It returns a [*ConflictError]
+// instead if it finds several keys, or if another key has written to this node under the name (see
+// [identity.Pins]). An address with a fingerprint is searched for exactly, and pins nothing. The
+// node's own name means its own key. In app mode nothing is pinned and there are no conflicts: a
+// name is one user, proved by a token.
 //
-// Errors are an [*identity.IDError], a [*NotFoundError], [ErrUnreachable], a [*ConflictError], [ErrClosed], or that of
-// ctx.
+// Errors are an [*identity.IDError], a [*NotFoundError], [ErrUnreachable], a [*ConflictError],
+// [ErrClosed], or the error of ctx.
 func (d *Directory) Find(ctx context.Context, addr identity.Address) (Found, error) {
 	if err := identity.CheckUser(addr.User); err != nil {
 		return Found{}, err
@@ -69,14 +71,14 @@ func (d *Directory) Find(ctx context.Context, addr identity.Address) (Found, err
 	return d.share(ctx, addr)
 }
 
-// errSearch says that connected peers do not answer the question.
+// errSearch reports that the connected peers do not answer the question.
 var errSearch = errors.New("presence: not among the connected")
 
-// want is what an address means here.
+// want is what an address means on this node.
 type want struct {
 	identity.Address
-	key   identity.PublicKey // that the name belongs to here
-	fixed bool               // key holds
+	key   identity.PublicKey // the key that the name stands for
+	fixed bool               // key is valid
 
 	vouched bool // app mode: a name is one user, whatever the key
 }
@@ -124,7 +126,7 @@ func (d *Directory) findConnected(addr identity.Address) (Found, error) {
 	return d.settle(w, right)
 }
 
-// connectedLocked returns the log-ins of connected peers that are meant.
+// connectedLocked returns the log-ins of connected peers that match w.
 func (d *Directory) connectedLocked(w want, now time.Time) (right []candidate) {
 	for _, c := range d.names[w.User] {
 		if st := c.session.Statement; c.loggedIn(now) && w.means(st.User, st.UserKey) {
@@ -134,17 +136,19 @@ func (d *Directory) connectedLocked(w want, now time.Time) (right []candidate) {
 	return right
 }
 
-// candidate is a log-in that may be the one; st is its device's, or nil for one that is only remembered.
+// candidate is a log-in that may be the one searched for. st is its device's statement, or nil if
+// the log-in is only remembered.
 type candidate struct {
 	login  identity.Login
 	st     *identity.Statement
 	addrs  []ma.Multiaddr
 	source Source
 
-	unproved bool // the login is only a name and a place: its device has to show the key
+	// The login is only a name and a place: its device has to prove the key.
+	unproved bool
 }
 
-// settle decides between confirmed candidates, at least one.
+// settle chooses between confirmed candidates, of which there must be at least one.
 func (d *Directory) settle(w want, confirmed []candidate) (Found, error) {
 	slices.SortFunc(confirmed, func(a, b candidate) int { // by user, the latest log-in first
 		if !w.vouched && a.login.Key != b.login.Key {
@@ -180,14 +184,15 @@ func logins(cs []candidate) []identity.Login {
 	return out
 }
 
-// search is one search that several callers may wait for.
+// search is one search, for which several callers may wait.
 type search struct {
 	done  chan struct{}
 	found Found
 	err   error
 }
 
-// share joins the search for addr that is under way, or starts one. A caller whose ctx ends leaves it to the others.
+// share joins the search for addr that is under way, or starts one. If the ctx of a caller ends,
+// the search goes on for the others.
 func (d *Directory) share(ctx context.Context, addr identity.Address) (Found, error) {
 	key := addr.String()
 	d.mu.Lock()
@@ -210,7 +215,7 @@ func (d *Directory) share(ctx context.Context, addr identity.Address) (Found, er
 	d.mu.Unlock()
 	select {
 	case <-s.done:
-		found := s.found // which others read too
+		found := s.found // other callers read it too
 		found.Addrs = slices.Clone(found.Addrs)
 		return found, s.err
 	case <-ctx.Done():
@@ -218,7 +223,8 @@ func (d *Directory) share(ctx context.Context, addr identity.Address) (Found, er
 	}
 }
 
-// attempt is a place that was tried. A peer may be tried twice: at where it was, and at where others say that it is.
+// attempt is a place that was tried. A peer may be tried twice: at its remembered address, and at
+// the one that others name.
 type attempt struct {
 	peer   peer.ID
 	source Source
@@ -228,14 +234,14 @@ type attempt struct {
 type hunt struct {
 	d    *Directory
 	w    want
-	stop context.CancelFunc // there is a winner
+	stop context.CancelFunc // called when the user is found
 	wg   sync.WaitGroup
 
 	mu        sync.Mutex
 	tried     map[attempt]bool
 	confirmed []candidate
-	others    []candidate   // under the name, and of another key than the one wanted
-	live      bool          // a log-in that was wanted is claimed, with proof
+	others    []candidate   // under the name, but with another key than the one wanted
+	live      bool          // there is proof of a matching log-in
 	first     chan struct{} // closed with the first confirmed
 }
 
@@ -271,7 +277,7 @@ func (d *Directory) search(addr identity.Address) (Found, error) {
 	return found, err
 }
 
-// connected notes the connected users of the name who are not the one wanted.
+// connected adds to others the connected users who have the name but are not wanted.
 func (h *hunt) connected() {
 	now := time.Now()
 	h.d.mu.Lock()
@@ -283,12 +289,12 @@ func (h *hunt) connected() {
 	}
 }
 
-// try connects to a candidate behind the caller's back.
+// try connects to a candidate in the background.
 func (h *hunt) try(ctx context.Context, c candidate) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !c.unproved && !h.w.means(c.login.User, c.login.Key) {
-		if c.st != nil && c.login.Key != h.d.userKey { // proved to exist; what is only remembered proves nothing
+		if c.st != nil && c.login.Key != h.d.userKey { // proved to exist; a remembered log-in proves nothing
 			h.others = append(h.others, c)
 		}
 		return
@@ -319,7 +325,7 @@ func (h *hunt) confirmLocked(got candidate) {
 	}
 }
 
-// greeted takes in whom the hellos of connected peers have shown, and reports whether one is meant.
+// greeted adds matching users whose hello has just completed, and reports whether there are any.
 func (h *hunt) greeted() bool {
 	h.d.mu.Lock()
 	right := h.d.connectedLocked(h.w, time.Now())
@@ -332,7 +338,8 @@ func (h *hunt) greeted() bool {
 	return len(right) > 0
 }
 
-// wait waits until every candidate was tried; for the remaining ones only a moment longer once one is confirmed.
+// wait waits until every candidate was tried. Once one is confirmed, it waits only confirmGrace for
+// the rest.
 func (h *hunt) wait(ctx context.Context) {
 	all := make(chan struct{})
 	go func() { // ends before search does, which waits for the same group
@@ -369,7 +376,8 @@ func (h *hunt) result() (Found, error) {
 	return Found{}, &NotFoundError{Address: h.w.Address, Others: logins(h.others)}
 }
 
-// confirm connects to a candidate and lets its hello decide. An error says that it could not be asked.
+// confirm connects to a candidate and checks its hello. An error means that the candidate could not
+// be asked.
 func (d *Directory) confirm(ctx context.Context, w want, c candidate) (got candidate, ok bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()

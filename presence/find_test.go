@@ -75,7 +75,8 @@ func TestAPeerThatNeverSaysHelloDelaysAnswersOnce(t *testing.T) {
 		r.meet(0, 1)
 		time.Sleep(5 * time.Second)
 		mute := r.net.NewHost(nil)
-		r.net.Connect(mute, 0) // and does not begin, so that a begins after a moment
+		// mute does not begin the hello, so a begins after a moment.
+		r.net.Connect(mute, 0)
 		start := time.Now()
 		status := make(chan presence.Status, 1)
 		go func() { status <- a.status("bob") }()
@@ -128,7 +129,7 @@ func TestANodeFindsItself(t *testing.T) {
 		_, err := a.find("alice")
 		require.ErrorIs(t, err, presence.ErrNotFound)
 		a.login("alice")
-		b.login("alice") // somebody else
+		b.login("alice") // a different user
 		r.meet(0, 1)
 		got, err := a.find("alice")
 		require.NoError(t, err)
@@ -171,7 +172,7 @@ func TestAskingTakesAtMost300MillisecondsAndEightPeers(t *testing.T) {
 		asked := 0
 		for range 12 {
 			i := r.net.NewHost(nil)
-			r.net.Host(i).SetStreamHandler(presence.WhoisProtocol, func(s network.Stream) { // and never answers
+			r.net.Host(i).SetStreamHandler(presence.WhoisProtocol, func(s network.Stream) { // it never answers
 				mu.Lock()
 				asked++
 				mu.Unlock()
@@ -196,7 +197,7 @@ func TestAnswersAreProvedOrIgnored(t *testing.T) {
 		r := newRig(t, 3)
 		defer r.close()
 		a, c := r.nodes[0], r.nodes[2]
-		c.login("mallory") // node 2 is somebody else than whom the liar promises
+		c.login("mallory") // node 2 is not the user that the liar promises
 		liar := r.net.NewHost(nil)
 		carol := &identity.Keys{Device: seeded(9), User: seeded(9)}
 		var answer func() *wire.WhoisReply
@@ -351,7 +352,8 @@ func TestAUserWhoHasMovedIsFoundWhereAPeerSays(t *testing.T) {
 		r.net.Kill(2)
 		require.NoError(t, b.Close())
 		soon(t, 5*time.Minute, "bob to be gone", func() bool { return !r.connected(0, 2) })
-		i := r.net.NewHost(key) // the same device at another address, which a does not know
+		// The same device at another address, which a does not know.
+		i := r.net.NewHost(key)
 		moved := r.start(i, b.keys, testApp)
 		r.nodes[2] = moved
 		moved.login("bob")

@@ -17,7 +17,7 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// What is in a hello is judged without a panic, and what is taken from it is within its bounds.
+// Any contents of a hello are checked without a panic, and what is used of it is within its bounds.
 func FuzzHelloIsJudged(f *testing.F) {
 	seed := make([]byte, ed25519.SeedSize)
 	key := ed25519.NewKeyFromSeed(seed)
@@ -55,7 +55,8 @@ func FuzzHelloIsJudged(f *testing.F) {
 	})
 }
 
-// What is stored in the directory is judged without a panic, signed by its device or not, and alike by all that look at it.
+// Anything stored in the directory is checked without a panic, whether signed by its device or not,
+// and every check gives the same result.
 func FuzzRecordIsJudged(f *testing.F) {
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	keys := &identity.Keys{Device: key, User: key}
@@ -117,7 +118,8 @@ func FuzzRecordIsJudged(f *testing.F) {
 	})
 }
 
-// What anybody answers in the directory is judged without a panic, and what is taken of it is safe to use as it is.
+// Any answer in the directory is checked without a panic, and what is returned of it is safe to use
+// without further checks.
 func FuzzAnswerIsJudged(f *testing.F) {
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	id := []byte((&identity.Keys{Device: key, User: key}).PeerID())

@@ -13,7 +13,7 @@ import (
 	"github.com/multiformats/go-multistream"
 )
 
-// kickLocked makes sure that the peer is, or is being, told what it does not know.
+// kickLocked makes sure that the peer is being sent what it does not know yet.
 func (d *Directory) kickLocked(c *contact) {
 	if !c.running {
 		c.running = d.tasks.Go(func() { d.greet(c) })
@@ -22,8 +22,8 @@ func (d *Directory) kickLocked(c *contact) {
 	c.wake.Set()
 }
 
-// greet opens hellos with one peer, one after the other, until it has been told everything on every connection that
-// is ours to greet on.
+// greet opens hellos with one peer, one after the other, until the peer has confirmed everything on
+// every connection on which we open the hello.
 func (d *Directory) greet(c *contact) {
 	for attempt := 0; ; attempt++ {
 		conn := d.nextHello(c, attempt)
@@ -38,7 +38,7 @@ func (d *Directory) greet(c *contact) {
 		pause := time.NewTimer(helloPause(attempt))
 		select {
 		case <-pause.C:
-		case <-c.wake: // there is news, or a new connection: begin anew with the newest
+		case <-c.wake: // there is news, or a new connection: start again with the newest
 			attempt = -1
 		case <-c.gone:
 		case <-d.ctx.Done():
@@ -47,11 +47,11 @@ func (d *Directory) greet(c *contact) {
 	}
 }
 
-// maxUnsupported is how often a peer that does not speak hello is tried: it may be starting.
+// maxUnsupported is how often we try a peer that does not speak hello: it may still be starting.
 const maxUnsupported = 4
 
-// helloPause is how long to wait after failed attempt n, from 0: 250 ms, 1 s, 4 s, 16 s, and then a minute, each up
-// to half as much longer so that peers do not meet in step.
+// helloPause is how long to wait after failed attempt n, from 0: 250 ms, 1 s, 4 s, 16 s, and then a
+// minute, each up to half as much longer so that peers do not collide in step.
 func helloPause(n int) time.Duration {
 	p := time.Minute
 	if n < 4 {
@@ -60,8 +60,8 @@ func helloPause(n int) time.Duration {
 	return p + rand.N(p/2)
 }
 
-// nextHello picks the connection for the next hello. When there is nothing to tell, it ends the greeting and returns
-// nil.
+// nextHello picks the connection for the next hello. If there is nothing to send, it ends the
+// greeting and returns nil.
 func (d *Directory) nextHello(c *contact, attempt int) network.Conn {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -82,8 +82,8 @@ func (d *Directory) nextHello(c *contact, attempt int) network.Conn {
 	return conns[attempt%len(conns)]
 }
 
-// newestFirst orders the open connections, those on which a hello has failed last: the newest is the least likely to be a dead one that nobody has
-// noticed.
+// newestFirst orders the open connections. Those on which a hello has failed come last; of the
+// others, the newest is the least likely to be dead without anybody having noticed.
 func (c *contact) newestFirst() []network.Conn {
 	conns := make([]network.Conn, 0, len(c.conns))
 	for conn := range c.conns {
@@ -97,7 +97,7 @@ func (c *contact) newestFirst() []network.Conn {
 	return conns
 }
 
-// order has false before true.
+// order puts false before true.
 func order(a, b bool) int {
 	switch {
 	case a == b:
@@ -108,7 +108,7 @@ func order(a, b bool) int {
 	return -1
 }
 
-// helloEnded takes note of how a hello ended that we opened, and reports whether it failed.
+// helloEnded records how a hello that we opened has ended, and reports whether it failed.
 func (d *Directory) helloEnded(c *contact, conn network.Conn, err error, began time.Time, attempt int) (failed bool) {
 	if err != nil {
 		d.stats.helloFailed.Add(1)
@@ -135,8 +135,9 @@ func (d *Directory) helloEnded(c *contact, conn network.Conn, err error, began t
 	return true
 }
 
-// greetingLocked reports whether a hello is under way that may show somebody: the first one with a peer, also if it is only about to begin, or one that the peer
-// has opened. Further attempts of ours after a failed one do not count: a silent peer would make everybody wait for ever.
+// greetingLocked reports whether a hello is under way that may identify a peer: the first one with
+// it, even if it is only about to begin, or one that the peer has opened. Our further attempts
+// after a failed one do not count: a silent peer would make callers wait for ever.
 func (d *Directory) greetingLocked(c *contact) bool {
 	if d.contacts[c.id] != c {
 		return false
@@ -144,10 +145,11 @@ func (d *Directory) greetingLocked(c *contact) bool {
 	return c.inbound > 0 || !c.known && c.final == nil && c.err == nil
 }
 
-// awaitHellos waits until the hellos have ended that are under way now, enough holds, or ctx ends. It reports whether none is left. Enough
-// is called without locks, at the start and whenever something has changed.
+// awaitHellos waits until the hellos that are now under way have ended, enough returns true, or ctx
+// ends. It reports whether none is left. It calls enough without locks, at the start and whenever
+// something has changed.
 func (d *Directory) awaitHellos(ctx context.Context, enough func() bool) (all bool) {
-	for _, conn := range d.host.Network().Conns() { // the host may not have told us yet
+	for _, conn := range d.host.Network().Conns() { // the host may not have reported it yet
 		d.connected(conn, conn.Stat().Direction == network.DirOutbound)
 	}
 	var left []*contact
@@ -170,7 +172,7 @@ func (d *Directory) awaitHellos(ctx context.Context, enough func() bool) (all bo
 		}
 		select {
 		case <-progress:
-		case <-nudge.C: // those who dialled have not begun
+		case <-nudge.C: // peers that dialled have not begun
 			d.mu.Lock()
 			for _, c := range left {
 				if !c.running && c.inbound == 0 {
@@ -184,8 +186,8 @@ func (d *Directory) awaitHellos(ctx context.Context, enough func() bool) (all bo
 	}
 }
 
-// open opens a stream on one connection. The host's own NewStream would choose the connection, and may choose a dead
-// one.
+// open opens a stream on one connection. The host's own NewStream would choose the connection
+// itself, and may choose a dead one.
 func (d *Directory) open(ctx context.Context, conn network.Conn, proto protocol.ID) (network.Stream, error) {
 	s, err := conn.NewStream(network.WithAllowLimitedConn(ctx, string(proto)))
 	if err != nil {
@@ -193,7 +195,8 @@ func (d *Directory) open(ctx context.Context, conn network.Conn, proto protocol.
 	}
 	deadline, ok := ctx.Deadline()
 	if ok {
-		_ = s.SetDeadline(deadline) // a transport without deadlines still has ctx, which resets the stream
+		// A transport without deadlines still has ctx, which resets the stream.
+		_ = s.SetDeadline(deadline)
 	}
 	if err := s.SetProtocol(proto); err != nil {
 		_ = s.Reset()

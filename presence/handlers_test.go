@@ -15,7 +15,7 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// muteHost has an event bus that takes no subscribers, which a directory of the DHT needs.
+// muteHost has an event bus that accepts no subscribers; a directory with a DHT needs to subscribe.
 type muteHost struct{ host.Host }
 
 var errMute = errors.New("no subscribers")

@@ -31,12 +31,13 @@ var protocols = []protocol.ID{HelloProtocol, WhoisProtocol, NoticeProtocol, Watc
 const (
 	// helloTimeout bounds a whole hello, and how long Peer waits for one.
 	helloTimeout = 5 * time.Second
-	// maxHello bounds a frame of hello: a statement of 8 KiB, 16 addresses of 256 bytes, and what later versions add.
+	// maxHello bounds a frame of hello: a statement of 8 KiB, 16 addresses of 256 bytes, and what
+	// later versions add.
 	maxHello = 16 << 10
-	// maxEnvelope is what this version accepts in an envelope.
+	// maxEnvelope is the largest envelope that this version accepts, in bytes.
 	maxEnvelope = 256 << 10
 
-	// maxRefused bounds what is read and thrown away of a peer that was refused, in bytes.
+	// maxRefused bounds how much is read and discarded from a peer that was refused, in bytes.
 	maxRefused = 1 << 20
 
 	nonceSize = 16
@@ -46,8 +47,8 @@ const (
 
 var errBehind = errors.New("presence: the observer is too far behind")
 
-// openHello runs one hello as initiator. The peer is known once its reply is verified; it has been told once it has
-// closed its side.
+// openHello runs one hello as initiator. We know the peer once its reply is verified; the peer
+// knows us once it has closed its side.
 func (d *Directory) openHello(conn network.Conn) error {
 	if d.events.full() {
 		return errBehind
@@ -57,12 +58,13 @@ func (d *Directory) openHello(conn network.Conn) error {
 		return err
 	}
 	d.confirmed(conn, version)
-	d.wantList(conn, list) // not before: the peer knows us from now on
+	d.wantList(conn, list) // not before: only now does the peer know us
 	return nil
 }
 
-// initiate opens a hello and takes it to its end. Between the peer's reply and our proof it calls accept. It returns what the
-// peer said, the version of our statement that it has got, and which list of revocations it has.
+// initiate opens a hello and runs it to its end. It calls accept between the peer's reply and our
+// proof. It returns what the peer stated, the version of our statement that the peer received, and
+// which list of revocations the peer has.
 func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (session identity.Session, version uint64, list *wire.RevocationsHead, err error) {
 	ctx, cancel := context.WithTimeout(d.ctx, helloTimeout)
 	defer cancel()
@@ -115,7 +117,8 @@ func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (
 	if err = s.CloseWrite(); err != nil {
 		return session, 0, nil, err
 	}
-	if err = frames.Next(&wire.HelloProof{}); !errors.Is(err, io.EOF) { // the peer has taken the proof when it closes its side
+	// The peer closes its side once it has accepted the proof.
+	if err = frames.Next(&wire.HelloProof{}); !errors.Is(err, io.EOF) {
 		return session, 0, nil, fmt.Errorf("presence: end of hello: %w", err)
 	}
 	return session, version, reply.Hello.GetRevocations(), s.Close()
@@ -151,7 +154,7 @@ func (d *Directory) serveHello(ctx context.Context, s network.Stream) {
 	_ = s.Close()
 }
 
-// admit counts a hello that the peer of conn opens, or returns nil if that is one too many.
+// admit counts a hello that the peer of conn opens. It returns nil if there are too many.
 func (d *Directory) admit(conn network.Conn) *contact {
 	if d.events.full() {
 		return nil
@@ -180,7 +183,7 @@ func (d *Directory) respond(ctx context.Context, conn network.Conn, s network.St
 	_ = s.SetDeadline(time.Now().Add(helloTimeout))
 	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { _ = s.Reset() })() // where a transport has no deadlines
+	defer context.AfterFunc(ctx, func() { _ = s.Reset() })() // for transports without deadlines
 
 	frames := wire.NewReader(s, maxHello)
 	var hello wire.Hello
@@ -220,7 +223,7 @@ func (d *Directory) respond(ctx context.Context, conn network.Conn, s network.St
 	return nil
 }
 
-// ownHello returns what this node says of itself now, and the version of its statement in it.
+// ownHello returns our current hello, and the version of the statement in it.
 func (d *Directory) ownHello() (*wire.Hello, uint64) {
 	d.mu.Lock()
 	self, version := d.self, d.version
@@ -245,7 +248,7 @@ func (d *Directory) ownHello() (*wire.Hello, uint64) {
 	return h, version
 }
 
-// checkHello verifies what can be verified of a hello before its proof.
+// checkHello verifies what can be verified in a hello before its proof.
 func (d *Directory) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *RefusedError) {
 	none := identity.Session{}
 	if h == nil || len(h.Nonce) != nonceSize {
@@ -287,9 +290,9 @@ func (d *Directory) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Ref
 	return none, refusal
 }
 
-// verifyHello verifies the statement in a hello. A peer that we know already keeps its connection, and the rooms on it, when
-// the token of its log-in has ended since: the log-in does not count, and that is all. It may not know yet, as of a
-// revocation that this very hello tells it of.
+// verifyHello verifies the statement in a hello. If the token of a known peer's log-in has ended,
+// the peer keeps its connection, and the rooms on it; only the log-in no longer counts. The peer
+// may not know yet, for example of a revocation that it learns of through this very hello.
 func (d *Directory) verifyHello(p peer.ID, sealed []byte, now time.Time) (*identity.Statement, error) {
 	st, err := d.verifier.Verify(sealed, now)
 	if !errors.Is(err, identity.ErrTokenExpired) && !errors.Is(err, identity.ErrTokenRevoked) {
@@ -305,13 +308,13 @@ func (d *Directory) verifyHello(p peer.ID, sealed []byte, now time.Time) (*ident
 	return d.verifier.VerifyLapsed(sealed, now)
 }
 
-// proof signs the peer's nonce together with what we said and to whom, so that nobody can pass a recorded hello off as
-// a live one.
+// proof signs the peer's nonce together with our statement and both peer IDs, so that nobody can
+// pass off a recorded hello as a live one.
 func (d *Directory) proof(nonce, statement []byte, initiator, responder peer.ID) []byte {
 	return wire.Sign(wire.DomainHello, d.keys.Device, transcript(nonce, statement, initiator, responder))
 }
 
-// checkProof checks the proof of p over our nonce.
+// checkProof checks p's proof over our nonce.
 func checkProof(p peer.ID, proof, nonce []byte, theirs *wire.Hello, initiator, responder peer.ID) *RefusedError {
 	key, err := deviceKey(p)
 	if err != nil || !wire.Check(wire.DomainHello, key, transcript(nonce, theirs.Statement, initiator, responder), proof) {
@@ -340,8 +343,8 @@ func deviceKey(p peer.ID) ([]byte, error) {
 	return pub.Raw()
 }
 
-// parseAddrs reads the addresses that a peer gives, and passes over those that make no sense here: a later version
-// may know more kinds of them.
+// parseAddrs reads the addresses that a peer states. It skips those that are not valid here: a
+// later version may know more kinds of address.
 func parseAddrs(raw [][]byte) []ma.Multiaddr {
 	var out []ma.Multiaddr
 	for _, b := range raw {
@@ -358,7 +361,7 @@ func parseAddrs(raw [][]byte) []ma.Multiaddr {
 	return out
 }
 
-// refuse tells the peer why, gives it a second to read that, and drops the connection.
+// refuse sends the peer the reason, gives it a second to read that, and drops the connection.
 func (d *Directory) refuse(conn network.Conn, s network.Stream, refusal *RefusedError, frame proto.Message) error {
 	d.noteRefusal(refusal)
 	_ = s.SetDeadline(time.Now().Add(refuseGrace))
@@ -369,7 +372,7 @@ func (d *Directory) refuse(conn network.Conn, s network.Stream, refusal *Refused
 	return refusal
 }
 
-// drop drops the connection to a peer without a word.
+// drop drops the connection to a peer without sending a reason.
 func (d *Directory) drop(conn network.Conn, refusal *RefusedError) error {
 	d.noteRefusal(refusal)
 	_ = d.host.Network().ClosePeer(conn.RemotePeer())

@@ -74,7 +74,7 @@ func TestConnectionsFromBeforeTheDirectoryAreGreeted(t *testing.T) {
 				r.net.Connect(dialler, 1-dialler)
 				for i := range 2 {
 					r.nodes[i] = r.start(i, keysOf(t, r.net.HostKey(i)), testApp)
-					time.Sleep(3 * time.Second) // the first one finds nobody to talk to yet
+					time.Sleep(3 * time.Second) // the first node has no peer yet
 				}
 				soon(t, 10*time.Second, "a hello", func() bool {
 					return len(of[presence.PeerUp](r.nodes[0])) == 1 && len(of[presence.PeerUp](r.nodes[1])) == 1
@@ -90,7 +90,7 @@ func TestLogInAndLogOutAreToldToConnectedPeers(t *testing.T) {
 		defer r.close()
 		a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
 		r.meet(0, 1)
-		r.meet(2, 0) // dialled by the other
+		r.meet(2, 0) // dialled by the other side
 		a.login("alice")
 		soon(t, time.Second, "the log-in", func() bool { return b.sees(a) && c.sees(a) })
 
@@ -140,7 +140,7 @@ func TestAPeerOfAnotherAppIsRefusedOnBothSides(t *testing.T) {
 				b.login("bob")
 				r.net.Connect(dialler, 1-dialler)
 				soon(t, 3*time.Second, "the end of the connection", func() bool { return !r.connected(0, 1) && !r.connected(1, 0) })
-				// One of them judges the hello, the other is told.
+				// One of them judges the hello, the other receives the refusal.
 				judge, told := a, b
 				if dialler == 0 {
 					judge, told = b, a
@@ -244,7 +244,7 @@ func TestHellosThatMakeNoSenseAreRefused(t *testing.T) {
 	}
 }
 
-// statementOf signs a statement of alice with the given keys, as it is now.
+// statementOf signs a current statement of alice with the given keys.
 func statementOf(t *testing.T, keys *identity.Keys, app identity.AppID, change func(*identity.Statement)) *identity.Statement {
 	t.Helper()
 	now := time.Now()
@@ -345,7 +345,8 @@ func TestAHelloWithoutAProofOfTheKeyIsRefused(t *testing.T) {
 	}
 }
 
-// transcript is what a proof of hello signs, written once more from the description of the protocol.
+// transcript returns what a proof of hello signs, written independently from the description of the
+// protocol.
 func transcript(nonce, statement []byte, initiator, responder peer.ID) []byte {
 	sum := sha256Sum(statement)
 	return slices.Concat(nonce, sum, []byte(initiator), []byte(responder))
@@ -393,7 +394,7 @@ func TestASilentPeerIsGivenUpAtTheDeadline(t *testing.T) {
 			r.nodes[0] = r.start(0, keysOf(t, r.net.HostKey(0)), testApp)
 			r.net.Connect(1, 0)
 			s := hostile(t, r.net, 1, r.nodes[0].id)
-			_, err := s.Write([]byte{100, 1, 2}) // a part of a frame
+			_, err := s.Write([]byte{100, 1, 2}) // part of a frame
 			require.NoError(t, err)
 			start := time.Now()
 			_, err = io.ReadAll(s)
@@ -496,7 +497,7 @@ func TestARestartedPeerIsKnownAgainAlsoWhileItsOldConnectionLingers(t *testing.T
 		b.login("bob")
 		r.meet(0, 1)
 		old := b.Incarnation()
-		r.net.Kill(1) // node a is not told
+		r.net.Kill(1) // node a does not notice
 		require.NoError(t, b.Close())
 		r.net.Restart(1)
 		r.nodes[1] = r.start(1, b.keys, testApp)
@@ -508,7 +509,8 @@ func TestARestartedPeerIsKnownAgainAlsoWhileItsOldConnectionLingers(t *testing.T
 			return err == nil && s.Incarnation == b.Incarnation() && s.Statement != nil && s.Statement.LoggedIn
 		})
 		require.NotEqual(t, old, b.Incarnation())
-		a.login("alice") // told on the new connection, not on the dead one
+		// This must arrive on the new connection, not on the dead one.
+		a.login("alice")
 		soon(t, time.Second, "the log-in", func() bool { return b.sees(a) })
 		time.Sleep(2 * time.Minute) // the old connection ends
 		s, err := a.Peer(t.Context(), b.id)

@@ -28,7 +28,8 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// reply is one way to answer a request in the DHT. It returns the bytes to send; hold keeps the stream open after them.
+// reply is one way to answer a request in the DHT. make returns the bytes to send; hold keeps the
+// stream open after them.
 type reply struct {
 	name string
 	make func(req *pb.Message, self, victim peer.ID) []byte
@@ -45,10 +46,10 @@ func framed(m *pb.Message) []byte {
 	return frame(body)
 }
 
-// like is an answer with the type and the key of the request.
+// like returns an answer with the type and the key of the request.
 func like(req *pb.Message) *pb.Message { return pb.NewMessage(req.GetType(), req.GetKey(), 0) }
 
-// honest is what a node of the DHT that knows nobody and keeps nothing answers.
+// honest answers as a node of the DHT does that knows no nodes and keeps nothing.
 func honest(req *pb.Message, _, _ peer.ID) []byte {
 	switch req.GetType() {
 	case pb.Message_PUT_VALUE, pb.Message_PING:
@@ -59,7 +60,7 @@ func honest(req *pb.Message, _, _ peer.ID) []byte {
 	return framed(like(req))
 }
 
-// with answers with a message that is right but for one change.
+// with returns a function that answers with a message that is right except for one change.
 func with(change func(m *pb.Message, req *pb.Message, self, victim peer.ID)) func(*pb.Message, peer.ID, peer.ID) []byte {
 	return func(req *pb.Message, self, victim peer.ID) []byte {
 		m := like(req)
@@ -138,7 +139,7 @@ var replies = []reply{
 	{"a million empty devices", raw(frame(append([]byte{8, 3}, strings.Repeat("\x4a\x00", 1<<20)...))), true},
 }
 
-// idOf makes the peer ID of a made-up key.
+// idOf returns the peer ID of a made-up key.
 func idOf(b byte) peer.ID {
 	var key [32]byte
 	key[0], key[31] = b, 1
@@ -149,14 +150,15 @@ func idOf(b byte) peer.ID {
 	return id
 }
 
-// stranger is a bare libp2p host that offers a protocol of the DHT and answers requests of some types in its own way, without a hello.
+// stranger is a bare libp2p host that offers a protocol of the DHT and answers requests of some
+// types in its own way, without a hello.
 type stranger struct {
 	host   host.Host
 	victim peer.ID
 	reply  reply
-	types  []pb.Message_MessageType // that it answers so; none: all
+	types  []pb.Message_MessageType // the types that it answers this way; none: all
 	closed chan struct{}
-	asked  atomic.Int64 // how often it has
+	asked  atomic.Int64 // how often it has answered this way
 }
 
 func (s *stranger) serve(st network.Stream) {
@@ -164,7 +166,7 @@ func (s *stranger) serve(st network.Stream) {
 	r := bufio.NewReader(st)
 	for {
 		size, err := binary.ReadUvarint(r)
-		if errors.Is(err, io.EOF) { // it has no more to ask
+		if errors.Is(err, io.EOF) { // the other side has nothing more to ask
 			_ = st.CloseWrite()
 			s.wait()
 		}
@@ -190,7 +192,7 @@ func (s *stranger) serve(st network.Stream) {
 	}
 }
 
-// wait holds a stream open for longer than anybody waits.
+// wait holds a stream open for longer than any request waits.
 func (s *stranger) wait() {
 	select {
 	case <-s.closed:
@@ -198,7 +200,8 @@ func (s *stranger) wait() {
 	}
 }
 
-// offer waits until the host knows that the victim speaks the protocol of the DHT, and offers the same.
+// offer waits until the host knows which protocol of the DHT the victim speaks, and offers the
+// same.
 func (s *stranger) offer(t *testing.T) {
 	t.Helper()
 	var proto protocol.ID
@@ -214,8 +217,8 @@ func (s *stranger) offer(t *testing.T) {
 	s.host.SetStreamHandler(proto, s.serve)
 }
 
-// besiege runs a victim with an honest node and with strangers that answer in different ways, and checks that the victim does all
-// that it should.
+// besiege runs a victim with an honest node and with strangers that answer in different ways, and
+// checks that the victim still works.
 func besiege(t *testing.T, app bool, types []pb.Message_MessageType, replies []reply) {
 	r := bare(t, 2)
 	defer r.close()
@@ -257,7 +260,7 @@ func besiege(t *testing.T, app bool, types []pb.Message_MessageType, replies []r
 		return rec != nil && rec.Statement.Peer == victim.id && rec.Statement.LoggedIn
 	}
 	soon(t, time.Minute, "the log-in is stored where it can be", has)
-	for _, user := range []string{"bob", "nobody"} { // every kind of request
+	for _, user := range []string{"bob", "nobody"} { // causes every kind of request
 		a := identity.Address{User: user}
 		s, err := victim.Status(context.Background(), a)
 		require.NoError(t, err)
@@ -265,13 +268,14 @@ func besiege(t *testing.T, app bool, types []pb.Message_MessageType, replies []r
 		_, err = victim.Find(context.Background(), a)
 		require.Equal(t, user == "bob", err == nil, "%v", err)
 	}
-	time.Sleep(2 * time.Minute) // it stores its log-in anew, and tends its routing table
+	// It stores its log-in again, and refreshes its routing table.
+	time.Sleep(2 * time.Minute)
 	require.True(t, has())
 	require.True(t, victim.loggedIn())
 	for _, s := range strangers {
 		require.NotZero(t, s.asked.Load(), "nobody asked the one that answers %s", s.reply.name)
 	}
-	require.NoError(t, victim.Logout(context.Background())) // which buries the record
+	require.NoError(t, victim.Logout(context.Background())) // this buries the record
 	require.False(t, has())
 	start := time.Now()
 	require.NoError(t, victim.Close())
@@ -279,7 +283,8 @@ func besiege(t *testing.T, app bool, types []pb.Message_MessageType, replies []r
 	r.nodes[0] = nil
 }
 
-// A stranger who offers the directory's protocol needs no hello: whatever it answers, the node goes on.
+// A stranger that offers the directory's protocol needs no hello. Whatever it answers, the node
+// keeps working.
 func TestNoAnswerInTheDirectoryHarmsANode(t *testing.T) {
 	kinds := map[string][]pb.Message_MessageType{
 		"everything":    nil,
@@ -289,11 +294,12 @@ func TestNoAnswerInTheDirectoryHarmsANode(t *testing.T) {
 		"ADD_PROVIDER":  {pb.Message_ADD_PROVIDER},
 		"FIND_NODE":     {pb.Message_FIND_NODE, pb.Message_PING},
 	}
-	const group = 8 // fewer than keep a record: the honest node is one of the nearest
+	// Fewer than keep a record, so that the honest node is one of the nearest.
+	const group = 8
 	for name, types := range kinds {
 		for _, app := range []bool{false, true} {
 			if app && strings.Contains(name, "PROVIDER") {
-				continue // nobody provides names there
+				continue // nobody provides names in app mode
 			}
 			mode := map[bool]string{false: "open", true: "app"}[app]
 			for i := 0; i < len(replies); i += group {

@@ -2,7 +2,7 @@ package presence
 
 import "github.com/libp2p/go-libp2p/core/peer"
 
-// index finds contacts by something that their statement says.
+// index finds contacts by a value from their statement.
 type index[K comparable] map[K]map[peer.ID]*contact
 
 func (x index[K]) add(key K, c *contact) {

@@ -12,21 +12,21 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// evidence is the newest that is known of one user who may be meant.
+// evidence is the newest known about one user who may be meant.
 type evidence struct {
 	st      *identity.Statement
 	source  Source
-	known   time.Time // when the evidence came
-	online  bool      // its device has proved to be there, logged in
-	refuted bool      // its device is there, and is not logged in as that user
+	known   time.Time // when the evidence arrived
+	online  bool      // its device has just proved that it is there and logged in
+	refuted bool      // its device is there, but not logged in as that user
 }
 
-// inquiry is the state of one question after a user.
+// inquiry is the state of one question about a user.
 type inquiry struct {
 	d    *Directory
 	w    want
 	ctx  context.Context
-	stop context.CancelFunc // it is answered
+	stop context.CancelFunc // called when it is answered
 	wg   sync.WaitGroup
 
 	mu      sync.Mutex
@@ -34,11 +34,11 @@ type inquiry struct {
 	visits  map[attempt]context.CancelFunc
 	silent  bool          // a device that was named could not be asked
 	heard   chan struct{} // closed with the first evidence
-	buried  chan struct{} // closed with the first log-out that the directory has
-	settled chan struct{} // closed when one is online
+	buried  chan struct{} // closed with the first log-out found in the directory
+	settled chan struct{} // closed when one user is known to be online
 }
 
-// inquire asks everybody who may know, until it is certain or the time is up.
+// inquire asks everybody who may know, until the answer is certain or the time is up.
 func (d *Directory) inquire(w want) (verdict, error) {
 	ctx, cancel := context.WithTimeout(d.ctx, statusTimeout)
 	defer cancel()
@@ -55,7 +55,8 @@ func (d *Directory) inquire(w want) (verdict, error) {
 	return q.verdict(complete, time.Now())
 }
 
-// gather collects what is claimed, from the nearest source to the farthest, and reports whether the directory was complete.
+// gather collects claims, from the nearest source to the farthest, and reports whether the
+// directory was complete.
 func (q *inquiry) gather() (complete bool) {
 	d := q.d
 	if q.atHand() {
@@ -84,8 +85,8 @@ func (q *inquiry) gather() (complete bool) {
 	if !q.look(start) || !q.nobody() {
 		return false
 	}
-	// The directory knows of nobody. A log-in that was made just before the question may be on its way there: only if it is not there
-	// when it would have arrived, there was none.
+	// The directory knows nobody. A log-in made just before the question may still be on its way
+	// there. If it is not there by the time it would have arrived, there was none.
 	wait := time.NewTimer(time.Until(start.Add(storeGrace)))
 	defer wait.Stop()
 	select {
@@ -96,18 +97,20 @@ func (q *inquiry) gather() (complete bool) {
 	return q.seek(q.ctx, start)
 }
 
-// nobody reports whether nothing at all is known of the user.
+// nobody reports whether nothing at all is known about the user.
 func (q *inquiry) nobody() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.claims) == 0
 }
 
-// look looks into the directory for as long as that is worth it, and reports whether it was complete.
+// look searches the directory for as long as that is useful, and reports whether it was complete.
 func (q *inquiry) look(start time.Time) (complete bool) {
 	ctx, cancel := context.WithTimeout(q.ctx, seekBudget)
 	defer cancel()
-	go func() { // ends with ctx. A known log-in needs no complete search: what is newer is found soon, or not at all
+	// Ends with ctx. If a log-in is known, the search need not be complete: anything newer is found
+	// soon, or not at all.
+	go func() {
 		select {
 		case <-q.heard:
 		case <-ctx.Done():
@@ -117,7 +120,9 @@ func (q *inquiry) look(start time.Time) (complete bool) {
 		defer rest.Stop()
 		select {
 		case <-rest.C:
-		case <-q.buried: // by a device that was a node of the directory, and is gone as a rule: the look would wait for it
+		// The log-out is of a device that was a node of the directory and is usually gone: the
+		// search would wait for it.
+		case <-q.buried:
 			rest.Reset(min(buriedRest, storedBudget-time.Since(start)))
 			select {
 			case <-rest.C:
@@ -130,7 +135,7 @@ func (q *inquiry) look(start time.Time) (complete bool) {
 	return q.seek(ctx, start)
 }
 
-// seek takes in what the directory has.
+// seek adds what the directory has.
 func (q *inquiry) seek(ctx context.Context, start time.Time) (complete bool) {
 	d := q.d
 	return d.seekStored(ctx, q.w, d.statuses.mourned(start), func(r *record) {
@@ -139,7 +144,8 @@ func (q *inquiry) seek(ctx context.Context, start time.Time) (complete bool) {
 	}, func(info peer.AddrInfo) { q.visit(info.ID, info.Addrs, Stored) })
 }
 
-// greeted takes in what the hellos tell that are under way. While one is, nobody can be said to be offline.
+// greeted adds what the hellos under way show. While one is under way, a user cannot be said to be
+// offline.
 func (q *inquiry) greeted() {
 	all := q.d.awaitHellos(q.ctx, func() bool { return q.atHand() })
 	q.mu.Lock()
@@ -147,10 +153,11 @@ func (q *inquiry) greeted() {
 	q.silent = q.silent || !all
 }
 
-// noWhois lets tests ask the DHT alone.
+// noWhois lets tests ask only the DHT.
 var noWhois = false
 
-// atHand takes in what is known here, and reports whether a device is connected that should be able to answer.
+// atHand adds what is known on this node, and reports whether a connected device should be able to
+// answer.
 func (q *inquiry) atHand() (live bool) {
 	type seen struct {
 		st    *identity.Statement
@@ -169,14 +176,14 @@ func (q *inquiry) atHand() (live bool) {
 	}
 	for _, gone := range q.d.statuses.departed.Values() {
 		if gone.st.LoggedIn && now.Sub(gone.when) > mournFor {
-			continue // it is for the directory to say
+			continue // the directory has to answer
 		}
 		q.hear(gone.st, nil, Remembered, gone.when)
 	}
 	return live
 }
 
-// hear takes in a verified statement. If it is of a log-in, and the newest, its device is asked.
+// hear adds a verified statement. If it is of a log-in, and the newest, its device is asked.
 func (q *inquiry) hear(st *identity.Statement, addrs []ma.Multiaddr, source Source, known time.Time) {
 	if st.User != q.w.User || !q.w.means(st.User, st.UserKey) {
 		return
@@ -208,8 +215,9 @@ func (q *inquiry) hear(st *identity.Statement, addrs []ma.Multiaddr, source Sour
 	}
 }
 
-// buryLocked takes note that a device has said good-bye to the directory. If it is being dialled, since it is remembered or was quitting when the question came, that
-// is not waited for.
+// buryLocked records that the directory has a log-out of a device. If that device is being dialled,
+// because it is remembered or was quitting when the question came, the inquiry does not wait for
+// the dial.
 func (q *inquiry) buryLocked(p peer.ID) {
 	select {
 	case <-q.buried:
@@ -230,7 +238,8 @@ func (q *inquiry) key(st *identity.Statement) identity.PublicKey {
 	return st.UserKey
 }
 
-// saidGoodbye reports whether the last that is known of a device is that it is logged out: there is no need to dial it.
+// saidGoodbye reports whether the newest known about a device is that it is logged out: there is no
+// need to dial it.
 func (q *inquiry) saidGoodbye(p peer.ID) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -250,7 +259,7 @@ func (q *inquiry) firstLocked() {
 	}
 }
 
-// visit asks a device, behind the caller's back.
+// visit asks a device in the background.
 func (q *inquiry) visit(p peer.ID, addrs []ma.Multiaddr, source Source) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -267,7 +276,7 @@ func (q *inquiry) visit(p peer.ID, addrs []ma.Multiaddr, source Source) {
 	})
 }
 
-// answer takes in what a device has said of itself.
+// answer adds what a device has stated about itself.
 func (q *inquiry) answer(p peer.ID, s identity.Session, err error, source Source) {
 	now := time.Now()
 	q.mu.Lock()
@@ -293,7 +302,7 @@ func (q *inquiry) answer(p peer.ID, s identity.Session, err error, source Source
 		}
 		return
 	}
-	for _, c := range q.claims { // the device is there, and somebody else
+	for _, c := range q.claims { // the device is there, but as somebody else
 		if c.st.Peer == p && !c.online {
 			c.refuted, c.source, c.known = true, Probed, now
 		}
@@ -322,7 +331,7 @@ func (q *inquiry) wait() {
 	}
 }
 
-// verdict judges by all that came.
+// verdict judges all the evidence.
 func (q *inquiry) verdict(complete bool, now time.Time) (verdict, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -365,13 +374,14 @@ func (q *inquiry) verdict(complete bool, now time.Time) (verdict, error) {
 	return verdict{state: Unreachable, source: Nothing, known: now}, nil
 }
 
-// probe connects to a device, or asks one that is connected whether it is there, and returns what it says of itself.
+// probe connects to a device, or checks that a connected one still answers, and returns what it
+// states about itself.
 func (d *Directory) probe(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (identity.Session, error) {
 	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, "status"), probeTimeout)
 	defer cancel()
 	to := peer.AddrInfo{ID: p, Addrs: addrs}
 	if d.host.Network().Connectedness(p) != network.Connected {
-		return d.Connect(ctx, to) // whose hello proves that it is there
+		return d.Connect(ctx, to) // the hello proves that it is there
 	}
 	d.mu.Lock()
 	c := d.contacts[p]

@@ -31,10 +31,12 @@ type Scope string
 // The scopes.
 const (
 	LAN Scope = "lan" // every node is a server, at every address that it has
-	WAN Scope = "wan" // only nodes with public addresses are servers, and only those addresses are told
+	// Only nodes with public addresses are servers, and only those addresses are passed on.
+	WAN Scope = "wan"
 )
 
-// Record life by scope: how long a log-in that ended without a word is still claimed. Records are stored anew after a third of it.
+// Life of a record by scope: how long a log-in that ended without a good-bye is still claimed.
+// Records are stored again after a third of it.
 const (
 	lanLife = 3 * time.Minute
 	wanLife = 30 * time.Minute
@@ -47,7 +49,8 @@ func (s Scope) life() time.Duration {
 	return lanLife
 }
 
-// What one peer may store here: an honest one stores two records a minute, and repairs those of others now and then.
+// Limits on what one peer may store here. An honest peer stores two records a minute, and sometimes
+// repairs those of others.
 const (
 	storeRate  = 2
 	storeBurst = 64
@@ -63,12 +66,12 @@ type kad struct {
 	rules  *recordRules
 	store  *bounded
 	notify *network.NotifyBundle
-	wake   task.Wake // makes publish look at what has changed
-	renew  task.Wake // makes it store anew
+	wake   task.Wake // makes publish check what has changed
+	renew  task.Wake // makes publish store again
 	limits *lru.Cache[peer.ID, *rate.Limiter]
 
 	mu      sync.Mutex
-	keepers []peer.ID // that have our record
+	keepers []peer.ID // nodes that have our record
 }
 
 func newKad(d *Directory, scope Scope) (*kad, error) {
@@ -106,7 +109,7 @@ func newKad(d *Directory, scope Scope) (*kad, error) {
 	}
 	var err error
 	if k.dht, err = dht.New(h, opts...); err != nil {
-		k.deafen() // which kad-dht v0.42.2 does not
+		k.deafen() // kad-dht v0.42.2 does not
 		return nil, fmt.Errorf("presence: %s directory: %w", scope, err)
 	}
 	if k.rpc, err = pb.NewProtocolMessenger(k.dht.MessageSender()); err != nil {
@@ -117,7 +120,8 @@ func newKad(d *Directory, scope Scope) (*kad, error) {
 	return k, nil
 }
 
-// refreshTimeout bounds one look-up by which the DHT tends its routing table: its default of 10 s is for the internet.
+// refreshTimeout bounds one look-up with which the DHT refreshes its routing table. The library's
+// default of 10 s is meant for the internet.
 const refreshTimeout = 5 * time.Second
 
 func (k *kad) prefix() protocol.ID {
@@ -130,13 +134,14 @@ func (k *kad) close() error {
 	return k.dht.Close()
 }
 
-// may reports whether a node that another has named may be dialled.
+// may reports whether a node that another node has named may be dialled.
 func (k *kad) may(info peer.AddrInfo) bool {
 	return k.scope != WAN || dht.PublicQueryFilter(k.dht, info)
 }
 
-// lost takes a peer out of the routing table when its last connection has ended: or every look-up would try it first, and wait. What the
-// connection manager has closed, because there are too many, stays.
+// lost removes a peer from the routing table when its last connection has ended; otherwise every
+// look-up would try it first, and wait. A peer stays if the connection manager closed the
+// connection because there were too many.
 func (k *kad) lost(p peer.ID) {
 	if k.d.host.Network().Connectedness(p) == network.Connected {
 		return
@@ -149,7 +154,8 @@ func (k *kad) lost(p peer.ID) {
 	k.dht.RoutingTable().RemovePeer(p)
 }
 
-// admit keeps a peer from storing more than its share. It empties the request, which the DHT then refuses.
+// admit keeps a peer from storing more than its share: it empties the request, which the DHT then
+// refuses.
 func (k *kad) admit(_ context.Context, s network.Stream, req *pb.Message) {
 	switch req.GetType() {
 	case pb.Message_PUT_VALUE, pb.Message_ADD_PROVIDER:
@@ -168,15 +174,15 @@ func (k *kad) admit(_ context.Context, s network.Stream, req *pb.Message) {
 	}
 }
 
-// deafen takes the DHT's handler from the host.
+// deafen removes the DHT's handler from the host.
 func (k *kad) deafen() { k.d.host.RemoveStreamHandler(k.prefix() + "/kad/1.0.0") }
 
 func (k *kad) kick() {
 	k.wake.Set()
 }
 
-// publicHost is the host as the DHT of the internet sees it. That names to others whatever addresses the peerstore has of a node, in spite of its filter,
-// and the peerstore knows those on the LAN as well.
+// publicHost is the host as the DHT of the internet sees it. In spite of its filter, the DHT passes
+// on every address of a node that is in the peerstore, and the peerstore also has those on the LAN.
 type publicHost struct{ host.Host }
 
 func (h publicHost) Peerstore() peerstore.Peerstore { return publicBook{h.Host.Peerstore()} }

@@ -183,7 +183,7 @@ func TestASequenceIsKeptAndRises(t *testing.T) {
 		r := bare(t, 0)
 		key := dir.Keys().Libp2p()
 		i := r.net.NewHost(key)
-		ahead := uint64(time.Now().Add(time.Minute).UnixMilli()) // as after the clock was put back a little
+		ahead := uint64(time.Now().Add(time.Minute).UnixMilli()) // as if the clock had been put back a little
 		require.NoError(t, dir.SetSequence(ahead))
 		n := r.start(i, dir.Keys(), testApp, presence.WithRemembered(dir), presence.WithPins(dir.Pins()))
 		n.login("alice")

@@ -37,7 +37,7 @@ type rig struct {
 	nodes []*node
 }
 
-// node is a directory and what its observer heard.
+// node is a directory and the events that its observer received.
 type node struct {
 	*presence.Directory
 	t    *testing.T
@@ -50,7 +50,7 @@ type node struct {
 	events []presence.Event
 }
 
-// newRig starts n hosts that are connected to nobody, with a directory on each.
+// newRig starts n unconnected hosts with a directory on each.
 func newRig(t *testing.T, n int, opts ...presence.Option) *rig {
 	t.Helper()
 	r := &rig{t: t, net: meshtest.New(t, meshtest.Options{Hosts: n, Latency: latency})}
@@ -118,7 +118,8 @@ func (n *node) observe(ev presence.Event) {
 	n.events = append(n.events, ev)
 }
 
-// heard returns what the observer heard until now. Only the test's own goroutine may call it.
+// heard returns the events that the observer has received. Only the test's own goroutine may call
+// it.
 func (n *node) heard() []presence.Event {
 	synctest.Wait() // the observer has its own goroutine
 	n.mu.Lock()
@@ -134,10 +135,10 @@ func (n *node) login(user string) {
 
 func (n *node) loggedIn() bool { return n.Self() != nil && n.Self().LoggedIn }
 
-// me is the node's log-in.
+// me returns the node's log-in.
 func (n *node) me() identity.Login { return n.Self().Login() }
 
-// sees reports what n knows of the log-in of m.
+// sees reports whether n knows the log-in of m.
 func (n *node) sees(m *node) bool {
 	return slices.ContainsFunc(n.Online(), func(l identity.Login) bool { return l.Peer == m.id })
 }
@@ -160,7 +161,7 @@ func of[E presence.Event](n *node) []E {
 	return out
 }
 
-// soon waits until ok holds, for at most limit of virtual time.
+// soon waits until ok returns true, for at most limit of virtual time.
 func soon(t *testing.T, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
 	start := time.Now()

@@ -15,7 +15,7 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// notice is a statement to hand to a peer, by its hash.
+// notice is a statement to send to a peer, identified by its hash.
 type notice struct {
 	to  peer.ID
 	sum [sha256.Size]byte
@@ -23,14 +23,14 @@ type notice struct {
 }
 
 const (
-	// noticePause is how long the same notice is not given again to the same peer.
+	// noticePause is how long the same notice is not sent again to the same peer.
 	noticePause   = 30 * time.Second
 	noticeTimeout = 5 * time.Second
 	noticeTries   = 4
 	maxNotice     = identity.MaxStatement + 64
 )
 
-// noticeLocked gives notices that were not given lately.
+// noticeLocked sends notices that were not sent recently.
 func (d *Directory) noticeLocked(notices []notice) {
 	for _, n := range notices {
 		c := d.contacts[n.to]
@@ -46,7 +46,7 @@ func (d *Directory) noticeLocked(notices []notice) {
 	}
 }
 
-// give hands a statement to a peer, and tries again if that fails.
+// give sends a statement to a peer, and tries again if that fails.
 func (d *Directory) give(c *contact, st *identity.Statement) {
 	for attempt := range noticeTries {
 		d.mu.Lock()
@@ -92,8 +92,8 @@ func (d *Directory) sendNotice(conn network.Conn, st *identity.Statement) error 
 	return err
 }
 
-// serveNotice takes a statement from a peer that we have had a hello with. The statement proves itself, so it does
-// not matter who hands it over.
+// serveNotice accepts a statement from a peer with which a hello is complete. The statement proves
+// itself, so it does not matter who sends it.
 func (d *Directory) serveNotice(ctx context.Context, s network.Stream) {
 	_ = s.SetDeadline(time.Now().Add(noticeTimeout))
 	ctx, cancel := context.WithTimeout(ctx, noticeTimeout)
@@ -120,8 +120,9 @@ func (d *Directory) serveNotice(ctx context.Context, s network.Stream) {
 	_ = s.Close()
 }
 
-// allow reports whether the peer of a connection is within a limit, and known by a hello. The last message of a hello
-// may still be on its way when the peer opens its next stream: that is waited for.
+// allow reports whether the peer of a connection is within a limit and has completed a hello. The
+// last message of a hello may still be on its way when the peer opens its next stream, so allow
+// waits for it.
 func (d *Directory) allow(ctx context.Context, conn network.Conn, limiter func(*contact) *rate.Limiter) bool {
 	c := d.connected(conn, false)
 	if c == nil || !limiter(c).Allow() {

@@ -36,7 +36,7 @@ func defaults() config {
 	}
 }
 
-// validate reports everything that is wrong at once.
+// validate reports all faults at once.
 func (c *config) validate() error {
 	var errs []error
 	if c.log == nil {
@@ -74,29 +74,31 @@ const (
 // WithPins sets the pins that resolve names. The default is pins in memory.
 func WithPins(p *identity.Pins) Option { return func(c *config) { c.pins = p } }
 
-// WithObserver sets the function that hears every [Event], one at a time and in order. It must not block, and may
-// call every method of the directory but Close. The default hears nothing.
+// WithObserver sets the function that receives every [Event], one at a time and in order. It must
+// not block, and may call every method of the directory but Close. By default events are dropped.
 func WithObserver(f func(Event)) Option { return func(c *config) { c.observer = f } }
 
-// WithRemembered sets what keeps peers and the log-in sequence from one run to the next: an [*identity.Dir]. The
-// default remembers the last 256 peers while the directory is open.
+// WithRemembered sets the store that keeps peers and the log-in sequence from one run to the next:
+// an [*identity.Dir]. The default remembers the last 256 peers while the directory is open.
 func WithRemembered(s Store) Option { return func(c *config) { c.store = s } }
 
-// WithAuthority sets who judges tokens, and so makes it app mode: who logs in needs a token. The directory's app must be the authority's.
-// The default is open mode.
+// WithAuthority sets the authority that judges tokens. This selects app mode: every log-in needs a
+// token. The directory's app must be the authority's. The default is open mode.
 func WithAuthority(a *identity.Authority) Option { return func(c *config) { c.authority = a } }
 
-// WithLogger sets the logger. The default discards. What a peer does wrong is logged at Debug.
+// WithLogger sets the logger. The default discards. Faults of peers are logged at Debug.
 func WithLogger(l *slog.Logger) Option { return func(c *config) { c.log = l } }
 
-// WithMaxMessage sets the bytes of a message that this node says it accepts. The default is 65,536; New refuses
-// less than 1 and more than 1 MiB. It should be one value per app.
+// WithMaxMessage sets the largest message, in bytes, that this node says it accepts. The default is
+// 65,536; New refuses less than 1 and more than 1 MiB. All nodes of an app should use the same
+// value.
 func WithMaxMessage(bytes int) Option { return func(c *config) { c.maxMessage = bytes } }
 
-// WithStatementLife sets how long a statement is valid; it is signed anew when a third of that is over. The
-// default is 24 h; New refuses less than 10 s and more than 30 days.
+// WithStatementLife sets how long a statement is valid. It is signed again when a third of that
+// time is over. The default is 24 h; New refuses less than 10 s and more than 30 days.
 func WithStatementLife(d time.Duration) Option { return func(c *config) { c.life = d } }
 
-// WithDHT makes the node one of the app's own DHT, in each of the scopes: log-ins are stored there, and looked for. The default is none: then
-// only peers that are connected, or were, are found.
+// WithDHT makes the node part of the app's own DHT, in each of the scopes: log-ins are stored and
+// looked up there. The default is none: then only peers that are or were connected, and the users
+// that connected peers name, are found.
 func WithDHT(scopes ...Scope) Option { return func(c *config) { c.scopes = scopes } }

@@ -13,13 +13,14 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// A field that is added to config needs a default, and a line in validate that refuses a wrong one.
+// A field that is added to config needs a default, and a line in validate that refuses an invalid
+// value.
 func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 	good := defaults()
 	require.NoError(t, good.validate())
 	typ := reflect.TypeFor[config]()
 	for i := range typ.NumField() {
-		if typ.Field(i).Name == "authority" { // none is open mode; New checks it against the app
+		if typ.Field(i).Name == "authority" { // none means open mode; New checks it against the app
 			continue
 		}
 		require.False(t, reflect.ValueOf(good).Field(i).IsZero(), "%s has no default", typ.Field(i).Name)
@@ -65,7 +66,7 @@ func TestAnObserverThatIsTooSlowPutsHellosOff(t *testing.T) {
 		require.False(t, d.full() && i < maxEvents, "event %d", i)
 		d.push(PeerDown{Peer: "p"})
 	}
-	for !d.full() { // run has taken the first batch away
+	for !d.full() { // run has taken the first batch
 		d.push(PeerDown{Peer: "p"})
 	}
 	close(release)

@@ -13,9 +13,9 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// Peer returns what a connected peer has said in its hello, verified. If a hello is under way, or has not begun, it
-// waits for it, for at most 5 s. Errors are [ErrNotConnected], a [*RefusedError], [ErrNoHello], [ErrClosed], or that
-// of ctx.
+// Peer returns what a connected peer has stated in its hello, verified. If the hello is under way,
+// or has not begun, Peer waits for it, for at most 5 s. Errors are [ErrNotConnected], a
+// [*RefusedError], [ErrNoHello], [ErrClosed], or the error of ctx.
 func (d *Directory) Peer(ctx context.Context, p peer.ID) (identity.Session, error) {
 	var timeout <-chan time.Time
 	for {
@@ -42,7 +42,7 @@ func (d *Directory) Peer(ctx context.Context, p peer.ID) (identity.Session, erro
 			return identity.Session{}, noHello(p, err)
 		}
 		settled, last := c.settled.Next(), c.err
-		if !c.running && c.inbound == 0 && timeout != nil { // waited for the dialler to begin, in vain
+		if !c.running && c.inbound == 0 && timeout != nil { // the dialler has not begun in time
 			d.kickLocked(c)
 		}
 		d.mu.Unlock()
@@ -70,10 +70,11 @@ func (d *Directory) Peer(ctx context.Context, p peer.ID) (identity.Session, erro
 	}
 }
 
-// helloNudge is how long Peer gives the dialler to begin before this node opens the hello itself.
+// helloNudge is how long Peer waits for the dialler to begin before this node opens the hello
+// itself.
 const helloNudge = 500 * time.Millisecond
 
-// takeIn takes in connections that the host has and has not told us of yet.
+// takeIn adds connections that the host has not reported yet.
 func (d *Directory) takeIn(p peer.ID) bool {
 	found := false
 	for _, conn := range d.host.Network().ConnsToPeer(p) {

@@ -19,9 +19,10 @@ const pingSize = ping.PingSize
 
 var errEcho = errors.New("presence: a ping came back changed")
 
-// Ping asks over one connection whether the peer is there, and returns nil if it answers before ctx ends, if only that it has no ping. A ping over
-// any connection, as libp2p has it, says nothing about the peer when it fails: of two that cross, it may choose the one that the other side
-// has given up.
+// Ping checks over one connection whether the peer is there. It returns nil if the peer answers
+// before ctx ends, even if only to say that it does not support ping. libp2p's own ping uses any
+// connection, so its failure says nothing about the peer: of two connections that cross, it may
+// choose the one that the other side has given up.
 func (d *Directory) Ping(ctx context.Context, conn network.Conn) error {
 	s, err := d.open(ctx, conn, ping.ID)
 	if errors.As(err, new(multistream.ErrNotSupported[protocol.ID])) {
@@ -56,7 +57,7 @@ func (d *Directory) pingAny(ctx context.Context, p peer.ID) bool {
 		go func() { answers <- d.Ping(ctx, conn) }()
 	}
 	there := false
-	for range conns { // all of them: nothing is left behind
+	for range conns { // read all of them: no goroutine is left behind
 		if <-answers == nil {
 			there = true
 			cancel()

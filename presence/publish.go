@@ -19,24 +19,27 @@ import (
 )
 
 const (
-	// publishLook is how often publish looks whether there are more nodes to keep the record, and publishHaste while none does: the DHT takes a
-	// new peer in some round trips after it has connected, and tells nobody.
+	// publishLook is how often publish checks whether there are more nodes to keep the record,
+	// publishHaste how often while none keeps it. The DHT adds a new peer a few round trips after
+	// it has connected, without reporting it.
 	publishLook  = 3 * time.Second
 	publishHaste = 250 * time.Millisecond
-	// publishTimeout bounds the walk to the nodes that shall keep the record.
+	// publishTimeout bounds the walk to the nodes that are to keep the record.
 	publishTimeout = 15 * time.Second
-	// storeTimeout bounds the storing at one node.
+	// storeTimeout bounds storing at one node.
 	storeTimeout = 3 * time.Second
-	// recheckAfter is when a fresh log-in is compared with the directory again: another one may have been stored at the same time.
+	// recheckAfter is when a fresh log-in is compared with the directory again: another one may
+	// have been stored at the same time.
 	recheckAfter = 5 * time.Second
-	// publishRetry is the pause after nobody took the record; it doubles up to a third of the record life.
+	// publishRetry is the pause after no node accepted the record; it doubles up to a third of the
+	// record's life.
 	publishRetry = time.Second
-	// tombstoneGrace is how long a log-out waits for the directory to hear of it.
+	// tombstoneGrace is how long a log-out waits until the directory has it.
 	tombstoneGrace = time.Second
 )
 
-// publish keeps the log-in of this node in the DHT, behind everybody's back. It never stores a log-in that it has not first looked for: what
-// others have stored of the same user decides whose log-in holds.
+// publish keeps this node's log-in in the DHT, in the background. It never stores a log-in without
+// having first looked for others of the same user: they decide whose log-in stands.
 func (k *kad) publish() {
 	moved, unsubscribe := k.movedAddrs()
 	defer unsubscribe()
@@ -71,9 +74,9 @@ func (k *kad) publish() {
 	}
 }
 
-// publication says when to store again. It is plain: the caller brings the time.
+// publication decides when to store again. It has no clock: the caller passes the time.
 type publication struct {
-	st    *identity.Statement // stored last
+	st    *identity.Statement // the statement stored last
 	next  time.Time
 	nodes int // in the routing table then
 	kept  int
@@ -87,14 +90,15 @@ func (p *publication) due(now time.Time, st *identity.Statement, nodes int) bool
 		return false
 	case p.st == nil, p.st.Sequence != st.Sequence, p.st.LoggedIn != st.LoggedIn:
 		return true
-	case nodes > p.nodes && p.kept < replicas: // there are more who could keep it
+	case nodes > p.nodes && p.kept < replicas: // there are more nodes that could keep it
 		return true
 	}
-	// Rounded: a third of a life must also be over when the computer has slept, where only the wall clock goes on.
+	// Round strips the monotonic clock: a third of the life must also be over when the computer has
+	// slept, during which only the wall clock advances.
 	return !now.Round(0).Before(p.next.Round(0))
 }
 
-// fresh reports whether this log-in was not stored yet.
+// fresh reports whether this log-in has not been stored yet.
 func (p *publication) fresh(st *identity.Statement) bool {
 	return p.st == nil || p.st.Sequence != st.Sequence
 }
@@ -117,7 +121,7 @@ func (p *publication) done(now time.Time, st *identity.Statement, kept, nodes in
 	}
 }
 
-// shown returns the statement of this node, and whether it is of a log-in.
+// shown returns this node's statement if it is of a log-in, and whether it is.
 func (d *Directory) shown() (*identity.Statement, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -127,7 +131,7 @@ func (d *Directory) shown() (*identity.Statement, bool) {
 	return d.self, true
 }
 
-// movedAddrs tells of changes of the host's addresses.
+// movedAddrs reports changes of the host's addresses.
 func (k *kad) movedAddrs() (moved <-chan any, stop func()) {
 	sub, err := k.d.host.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated), eventbus.Name("starling/directory"))
 	if err != nil {
@@ -136,24 +140,27 @@ func (k *kad) movedAddrs() (moved <-chan any, stop func()) {
 	return sub.Out(), func() { _ = sub.Close() }
 }
 
-// Refresh stores this node's log-in anew in the directory, behind the caller's back: what was stored may have lapsed while the computer slept, and
-// who kept it may be gone. Call it after sleep; changes of the host's addresses are noticed here. While logged out, or without a directory, it does nothing.
+// Refresh stores this node's log-in again in the directory, in the background. While the computer
+// slept, the record may have lapsed, and nodes that kept it may be gone. Call it after sleep; the
+// directory notices changes of the host's addresses by itself. While logged out, or without a DHT,
+// it does nothing.
 func (d *Directory) Refresh() {
 	for _, k := range d.kads {
 		k.renew.Set()
 	}
 }
 
-// found is what the directory has of other devices of our user, while our record is being stored.
+// found is what the directory has about other devices of our user, while our record is being
+// stored.
 type found struct {
 	mu   sync.Mutex
 	best *record
 	seen map[peer.ID]bool
 }
 
-// hear takes in a record. The device of a log-in that ours ends is told of that at once.
+// hear adds a record. If our log-in ends the record's, its device is notified at once.
 func (f *found) hear(d *Directory, ours *identity.Statement, r *record) {
-	if r.st.Peer == d.id { // of ours, or of a copy of this node
+	if r.st.Peer == d.id { // from us, or from a copy of this node
 		d.Observe(r.st)
 		return
 	}
@@ -178,8 +185,10 @@ func (f *found) take() *record {
 	return r
 }
 
-// publishOnce stores a statement of this node and returns how many nodes have it. What they had of another device is taken in first. A fresh log-in is not kept back
-// until the nearest nodes have been found, for which a dead node costs seconds: the nearest that are known get it at once.
+// publishOnce stores a statement of this node and returns how many nodes have it. It first
+// considers the records of other devices that those nodes had. Finding the nearest nodes can take
+// seconds, since a dead node costs that long. A fresh log-in does not wait for it: the nearest
+// nodes already known get it at once.
 func (k *kad) publishOnce(st *identity.Statement, fresh bool) (kept int) {
 	ctx, cancel := context.WithTimeout(k.d.ctx, publishTimeout)
 	defer cancel()
@@ -193,7 +202,7 @@ func (k *kad) publishOnce(st *identity.Statement, fresh bool) (kept int) {
 		others = found{seen: make(map[peer.ID]bool)}
 		hear   = func(_ peer.ID, r *record) { others.hear(k.d, st, r) }
 		early  sync.WaitGroup
-		have   []peer.ID // by the early storing
+		have   []peer.ID // from the early storing
 	)
 	if fresh {
 		early.Go(func() { have = k.putEarly(ctx, st, key, sealed, hear) })
@@ -217,7 +226,7 @@ func (k *kad) publishOnce(st *identity.Statement, fresh bool) (kept int) {
 		provided.Go(func() { k.provide(ctx, now.User) })
 	}
 	keepers := k.put(ctx, key, sealed, where.nearest)
-	// Storing says little: a node may have had a newer one by then. So look again.
+	// A confirmation says little: a node may meanwhile have received a newer record. So look again.
 	keepers = k.check(ctx, key, sealed, keepers, hear)
 	if best := others.take(); best != nil {
 		k.d.compare(best, now)
@@ -226,8 +235,8 @@ func (k *kad) publishOnce(st *identity.Statement, fresh bool) (kept int) {
 	return len(keepers)
 }
 
-// stillShown returns the statement of now if it is of the same log-in, or nil. What asks it has called keep before: whoever logs out after this
-// buries what is stored now.
+// stillShown returns the current statement if it is of the same log-in, or nil. The caller has
+// called keep before, so that a log-out after this buries what is stored now.
 func (d *Directory) stillShown(st *identity.Statement) *identity.Statement {
 	if now, in := d.shown(); in && now.Sequence == st.Sequence {
 		return now
@@ -235,7 +244,8 @@ func (d *Directory) stillShown(st *identity.Statement) *identity.Statement {
 	return nil
 }
 
-// keep notes who is about to have our record: from here on a log-out has something to bury.
+// keep records the nodes that are about to have our record: from here on a log-out has something to
+// bury.
 func (k *kad) keep(nodes []peer.ID) {
 	slices.Sort(nodes)
 	nodes = slices.Compact(nodes)
@@ -244,12 +254,13 @@ func (k *kad) keep(nodes []peer.ID) {
 	k.keepers = nodes
 }
 
-// near are the nodes that are known to be nearest to a key, without asking anybody.
+// near returns the known nodes nearest to a key, without asking anybody.
 func (k *kad) near(key string) []peer.ID {
 	return k.dht.RoutingTable().NearestPeers(kb.ConvertKey(key), replicas)
 }
 
-// putEarly stores at the nearest nodes that are known. Each is first asked for what it has, which a newer record would replace.
+// putEarly stores at the nearest known nodes. It first asks each for its record, which a newer one
+// would replace.
 func (k *kad) putEarly(ctx context.Context, st *identity.Statement, key string, sealed []byte, hear func(peer.ID, *record)) []peer.ID {
 	nodes := k.near(key)
 	k.keep(slices.Clone(nodes))
@@ -260,7 +271,7 @@ func (k *kad) putEarly(ctx context.Context, st *identity.Statement, key string, 
 	})
 }
 
-// told are the addresses that a record gives.
+// told returns the addresses to put in a record.
 func (k *kad) told() []ma.Multiaddr {
 	if k.scope == WAN {
 		return publicOnly(k.d.host.Addrs())
@@ -268,7 +279,7 @@ func (k *kad) told() []ma.Multiaddr {
 	return k.d.host.Addrs()
 }
 
-// put stores at the given nodes, and returns those that say that they have it.
+// put stores at the given nodes, and returns those that confirm it.
 func (k *kad) put(ctx context.Context, key string, sealed []byte, nodes []peer.ID) []peer.ID {
 	rec := record2.MakePutRecord(key, sealed)
 	return k.each(ctx, nodes, func(ctx context.Context, p peer.ID) bool {
@@ -276,7 +287,7 @@ func (k *kad) put(ctx context.Context, key string, sealed []byte, nodes []peer.I
 	})
 }
 
-// check asks nodes for what they have, and returns those that have exactly this.
+// check asks nodes for their record, and returns those that have exactly this one.
 func (k *kad) check(ctx context.Context, key string, sealed []byte, nodes []peer.ID, hear func(peer.ID, *record)) []peer.ID {
 	return k.each(ctx, nodes, func(ctx context.Context, p peer.ID) bool {
 		rec, _, err := k.rpc.GetValue(ctx, p, key)
@@ -293,7 +304,7 @@ func (k *kad) check(ctx context.Context, key string, sealed []byte, nodes []peer
 	})
 }
 
-// provide says that this device is one of the name's.
+// provide announces this device as one of those with the user's name.
 func (k *kad) provide(ctx context.Context, user string) {
 	key := nameKey(k.d.app, user)
 	where := k.walk(ctx, string(key), nil, func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error) {
@@ -313,7 +324,7 @@ func (k *kad) provideTo(ctx context.Context, key multihash.Multihash, nodes []pe
 	})
 }
 
-// each calls do for every node at once, and returns those for which it holds.
+// each calls do for every node at once, and returns those for which it returns true.
 func (k *kad) each(ctx context.Context, nodes []peer.ID, do func(context.Context, peer.ID) bool) []peer.ID {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
@@ -332,30 +343,33 @@ func (k *kad) each(ctx context.Context, nodes []peer.ID, do func(context.Context
 	return out
 }
 
-// compare draws the conclusions from what the directory has of our user, and reports whether ours should be stored.
+// compare draws the conclusions from what the directory has about our user, and reports whether our
+// record should be stored.
 func (d *Directory) compare(r *record, ours *identity.Statement) bool {
 	d.Observe(r.st)
 	if r.st.Peer == d.id {
 		return true
 	}
 	if !r.st.Newer(ours) {
-		return true // it has to go: see visit
+		return true // it has to log out: see visit
 	}
 	if loggedIn(r.st, time.Now()) {
 		return false
 	}
-	// A later log-in elsewhere has ended: Observe has made ours rank above it, which is stored next.
+	// A later log-in elsewhere has ended. Observe has made ours rank above it; that statement is
+	// stored next.
 	return false
 }
 
-// The device of an earlier log-in is dialled until it has to store its record anew, by which it learns of ours, a minute later on a LAN. For 5 s after a failed dial libp2p does
-// not dial again.
+// The device of an earlier log-in is dialled until it has to store its record again, a minute later
+// on a LAN. It then learns of ours. For 5 s after a failed dial, libp2p does not dial again.
 const (
 	visitTries = 6
 	visitPause = 6 * time.Second
 )
 
-// visit connects to the device of an earlier log-in of our user, for the hello that follows: it tells that device that it has to go.
+// visit connects to the device of an earlier log-in of our user. From the hello that follows, the
+// device learns that it has to log out.
 func (d *Directory) visit(r *record) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -381,7 +395,8 @@ func (d *Directory) visit(r *record) {
 	})
 }
 
-// bury tells the nodes that keep the record of the log-in that it is over, best effort, for at most a second.
+// bury tells the nodes that keep the record of the log-in that it has ended. It does its best for
+// at most a second.
 func (d *Directory) bury(ctx context.Context) {
 	d.mu.Lock()
 	st := d.self

@@ -15,7 +15,8 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// Real transports on loopback end connections in their own ways; a refusal must come through before that on each.
+// Real transports on loopback each end connections in their own way. On each, a refusal must arrive
+// before the end.
 
 // real is a directory on a real host, and its events.
 type real struct {
@@ -129,7 +130,7 @@ func BenchmarkHello(b *testing.B) {
 	require.NoError(b, a.Login(b.Context(), "alice"))
 	require.NoError(b, c.Login(b.Context(), "carol"))
 	info := peer.AddrInfo{ID: c.host.ID(), Addrs: c.host.Addrs()}
-	for b.Loop() { // with the connecting
+	for b.Loop() { // includes connecting
 		if err := a.host.Connect(b.Context(), info); err != nil {
 			b.Fatal(err)
 		}

@@ -18,7 +18,8 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// maxRecord bounds a sealed record: a statement, 16 addresses of 256 bytes, and what surrounds them.
+// maxRecord bounds a sealed record: a statement, 16 addresses of 256 bytes, and the fields around
+// them.
 const maxRecord = identity.MaxStatement + maxAddrs*(maxAddr+4) + 128
 
 // recordSpace is the namespace of our keys in the DHT.
@@ -26,15 +27,17 @@ const recordSpace = "starling"
 
 var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// appHash is a keyed hash under the app: who does not know the app cannot tell what a key in the DHT is of.
+// appHash is a hash keyed by the app: a node that does not know the app cannot tell what a key in
+// the DHT stands for.
 func appHash(app identity.AppID, purpose, what string) []byte {
 	mac := hmac.New(sha256.New, app[:])
 	mac.Write([]byte("starling/dht/" + purpose + "/1\x00" + what))
 	return mac.Sum(nil)
 }
 
-// userRecordKey is where the log-in of a user is kept in app mode, and keyRecordKey where that of a user key is in open mode: by its fingerprint,
-// which is what an address names.
+// userRecordKey returns where the log-in of a user is kept in app mode. keyRecordKey returns where
+// the log-in of a user key is kept in open mode: by its fingerprint, since that is what an address
+// contains.
 func userRecordKey(app identity.AppID, user string) string {
 	return "/" + recordSpace + "/" + base32Lower.EncodeToString(appHash(app, "user", user))
 }
@@ -43,7 +46,7 @@ func keyRecordKey(app identity.AppID, fingerprint string) string {
 	return "/" + recordSpace + "/" + base32Lower.EncodeToString(appHash(app, "key", fingerprint))
 }
 
-// nameKey is what devices provide whose user has a name, in open mode.
+// nameKey returns the key that devices whose user has that name provide, in open mode.
 func nameKey(app identity.AppID, user string) multihash.Multihash {
 	mh, err := multihash.Encode(appHash(app, "name", user), multihash.SHA2_256)
 	if err != nil {
@@ -57,7 +60,7 @@ func dhtTag(app identity.AppID) string {
 	return base32Lower.EncodeToString(appHash(app, "prefix", "")[:10])
 }
 
-// record is what the DHT keeps of a log-in. It is shared and read only.
+// record is what the DHT keeps about a log-in. It is shared and read only.
 type record struct {
 	st      *identity.Statement
 	addrs   []ma.Multiaddr
@@ -66,7 +69,8 @@ type record struct {
 	sealed  []byte
 }
 
-// newer orders records of one user as every node does: by the statements, and between records of one statement by time.
+// newer orders records of one user as every node does: by their statements, and between records of
+// one statement by time.
 func (r *record) newer(o *record) bool {
 	switch {
 	case r.st.Newer(o.st):
@@ -77,7 +81,7 @@ func (r *record) newer(o *record) bool {
 	return r.issued.After(o.issued)
 }
 
-// sealRecord makes the record of a statement of this device.
+// sealRecord makes a record of a statement of this device.
 func sealRecord(keys *identity.Keys, st *identity.Statement, addrs []ma.Multiaddr, now time.Time, life time.Duration) ([]byte, error) {
 	msg := &wire.Record{Statement: st.Sealed(), IssuedMs: now.UnixMilli(), ExpiresMs: now.Add(life).UnixMilli()}
 	for _, a := range addrs {
@@ -92,7 +96,7 @@ func sealRecord(keys *identity.Keys, st *identity.Statement, addrs []ma.Multiadd
 	return wire.Seal(wire.DomainRecord, keys.Device, body), nil
 }
 
-// Why a record is refused.
+// Reasons why a record is refused.
 var (
 	errRecordSize = errors.New("presence: record too large")
 	errRecordKey  = errors.New("presence: record under a key that is not its user's")
@@ -101,15 +105,15 @@ var (
 	errRecordMark = errors.New("presence: record without a log-in token")
 )
 
-// recordRules judges records. It is the DHT's validator: it must not touch the directory's lock.
+// recordRules judges records. It is the DHT's validator, so it must not use the directory's lock.
 type recordRules struct {
 	app      identity.AppID
 	verifier *identity.Verifier
 	vouched  bool          // app mode
-	life     time.Duration // the longest that is accepted
+	life     time.Duration // the longest accepted
 }
 
-// open verifies all about a record but that it is still of now.
+// open verifies everything about a record except that it is current.
 func (v *recordRules) open(sealed []byte, now time.Time) (*record, error) {
 	if len(sealed) > maxRecord {
 		return nil, errRecordSize
@@ -148,7 +152,7 @@ func (v *recordRules) open(sealed []byte, now time.Time) (*record, error) {
 	return r, nil
 }
 
-// key is where the record belongs.
+// key returns the key under which the record belongs.
 func (v *recordRules) key(st *identity.Statement) string {
 	if v.vouched {
 		return userRecordKey(v.app, st.User)
@@ -156,8 +160,8 @@ func (v *recordRules) key(st *identity.Statement) string {
 	return keyRecordKey(v.app, st.UserKey.Fingerprint())
 }
 
-// check opens a record and judges its time and its place. Clocks may be apart: what ages records exactly is the store, by its own
-// clock.
+// check opens a record and checks its time and its key. Clocks may differ; the store ages records
+// exactly, by its own clock.
 func (v *recordRules) check(key string, sealed []byte, now time.Time) (*record, error) {
 	r, err := v.open(sealed, now)
 	switch {
@@ -171,7 +175,7 @@ func (v *recordRules) check(key string, sealed []byte, now time.Time) (*record, 
 	return r, nil
 }
 
-// Validate is of the DHT's validator interface.
+// Validate implements the DHT's validator interface.
 func (v *recordRules) Validate(key string, value []byte) error {
 	if !strings.HasPrefix(key, "/"+recordSpace+"/") {
 		return errRecordKey
@@ -180,8 +184,8 @@ func (v *recordRules) Validate(key string, value []byte) error {
 	return err
 }
 
-// Select returns the index of the newest record. Of equal ones it is the first, or a record that is stored again would be refused, and
-// age out.
+// Select returns the index of the newest record. Among equal ones that is the first; otherwise a
+// record that is stored again would be refused, and age out.
 func (v *recordRules) Select(_ string, values [][]byte) (int, error) {
 	var best *record
 	at := -1

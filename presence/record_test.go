@@ -22,11 +22,12 @@ import (
 type draft struct {
 	st     identity.Statement
 	keys   *identity.Keys
-	signer ed25519.PrivateKey // of the record; the device's, unless it is spoiled
+	signer ed25519.PrivateKey // signs the record; the device's key, unless a case changes it
 	domain string
 	rec    wire.Record
-	sealed func([]byte) []byte // what becomes of it in the end; nil: nothing
-	key    string              // under which it is stored
+	// Changes the sealed bytes; nil: no change.
+	sealed func([]byte) []byte
+	key    string // under which it is stored
 }
 
 func (d *draft) seal(t *testing.T) []byte {
@@ -45,7 +46,7 @@ func (d *draft) seal(t *testing.T) []byte {
 	return out
 }
 
-// newDraft is a record of a log-in of now.
+// newDraft returns a record of a log-in made now.
 func newDraft(app identity.AppID, keys *identity.Keys, user, token string) *draft {
 	now := time.Now()
 	return &draft{
@@ -57,14 +58,14 @@ func newDraft(app identity.AppID, keys *identity.Keys, user, token string) *draf
 	}
 }
 
-// recordCase is a record that a node of the directory takes (want is nil) or refuses.
+// recordCase is a record that a node of the directory accepts (want is nil) or refuses.
 type recordCase struct {
 	name  string
 	spoil func(*draft)
 	want  error
 }
 
-// spoilt are the cases that do not depend on the mode.
+// spoilt returns the cases that do not depend on the mode.
 func spoilt() []recordCase {
 	byMinutes := func(n int64) int64 { return n * time.Minute.Milliseconds() }
 	return []recordCase{
@@ -103,10 +104,11 @@ func spoilt() []recordCase {
 	}
 }
 
-// anyError is the error of a case of which it does not matter which it is.
+// anyError stands for an error that does not matter.
 var anyError = presence.ErrClosed
 
-// refuses tries every case at b's node of the directory, stored by a as a hostile node would. Fresh makes the record that a case spoils.
+// refuses tries every case on b's node of the directory; a stores it as a hostile node would. fresh
+// makes the record that a case spoils.
 func refuses(t *testing.T, a, b *node, cases []recordCase, fresh func() *draft) {
 	t.Helper()
 	for _, c := range cases {
@@ -128,7 +130,8 @@ func refuses(t *testing.T, a, b *node, cases []recordCase, fresh func() *draft) 
 			require.Error(t, stored, c.name)
 			require.NotEqual(t, sealed, kept, c.name)
 		}
-		time.Sleep(3 * time.Minute) // whatever is kept has lapsed, one whose clock is ahead as well
+		// Everything kept has lapsed, even from a clock that is ahead.
+		time.Sleep(3 * time.Minute)
 	}
 }
 
@@ -139,7 +142,7 @@ func manyAddrs(n, size int) (out [][]byte) {
 	return out
 }
 
-// padding is an unknown field of that many bytes.
+// padding returns an unknown field of that many bytes.
 func padding(n int) []byte {
 	return append([]byte{0xfa, 0x07, byte(n&0x7f | 0x80), byte(n >> 7)}, make([]byte, n)...)
 }
@@ -163,7 +166,8 @@ func TestRecordsInOpenModeAreTakenOrRefused(t *testing.T) {
 			{"under the key of another app", func(d *draft) {
 				d.key = presence.KeyRecordKey(identity.NewAppID("other"), keys.UserKey().Fingerprint())
 			}, presence.ErrRecordKey},
-			{"with a token", func(d *draft) { d.st.Token = token(t, keys, "alice", time.Hour) }, nil}, // nobody can judge it, and it says nothing
+			// In open mode nobody can judge it, and it means nothing.
+			{"with a token", func(d *draft) { d.st.Token = token(t, keys, "alice", time.Hour) }, nil},
 		}...)
 		refuses(t, r.nodes[0], r.nodes[1], cases, func() *draft {
 			d := newDraft(testApp, keys, "alice", "")
@@ -201,7 +205,7 @@ func TestRecordsInAppModeAreTakenOrRefused(t *testing.T) {
 				d.st.Token = token(t, other, "alice", time.Hour)
 			}, nil},
 			{"a token in its leeway", with(func() string { return token(t, keys, "alice", -time.Minute) }), nil},
-			{"a tombstone whose token has expired", func(d *draft) { // whose log-out that is stays proved
+			{"a tombstone whose token has expired", func(d *draft) { // it still proves whose log-out it is
 				d.st.LoggedIn = false
 				d.st.Token = token(t, keys, "alice", -time.Hour)
 			}, nil},
@@ -244,7 +248,7 @@ func TestRecordsInAppModeAreTakenOrRefused(t *testing.T) {
 	})
 }
 
-// unbound is a token of the test's issuer that names no device.
+// unbound returns a token of the test's issuer that names no device.
 func unbound(user string) string {
 	part := base64.RawURLEncoding.EncodeToString
 	text := part([]byte(`{"alg":"EdDSA","kid":"`+identity.NewIssuerKey(public(issuerKey)).Kid+`"}`)) + "." +

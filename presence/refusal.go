@@ -19,9 +19,11 @@ import (
 )
 
 const (
-	// foreignTime is how long a peer of another app is not worth a dial. It may come back as one of ours.
+	// foreignTime is how long a peer of another app is not dialled. It may later come back as one
+	// of ours.
 	foreignTime = 10 * time.Minute
-	// refusedTime is the same for a peer with whom something else was wrong: a clock may be put right.
+	// refusedTime is the same for a peer refused for another reason: its clock may be set right,
+	// for example.
 	refusedTime = time.Minute
 	// refuseGrace is how long a refused peer has to read why.
 	refuseGrace = time.Second
@@ -33,7 +35,7 @@ type refusal struct {
 	until time.Time
 }
 
-// noteRefusal keeps a refusal, wakes who waits for the hello, and tells the observer.
+// noteRefusal stores a refusal, wakes callers that wait for the hello, and notifies the observer.
 func (d *Directory) noteRefusal(err *RefusedError) {
 	d.stats.refused.Add(1)
 	d.cfg.log.Debug("hello refused", "peer", err.Peer, "remote", err.Remote, "err", err.Reason)
@@ -51,12 +53,12 @@ func (d *Directory) noteRefusal(err *RefusedError) {
 		c.settleLocked(err)
 	}
 	d.mu.Unlock()
-	if !known { // a peer that comes again and again is news once
+	if !known { // a peer that keeps coming back is reported once
 		d.events.push(Refused{Peer: err.Peer, Reason: err.Reason, Err: err})
 	}
 }
 
-// frame is the refusal as it travels.
+// frame returns the refusal in its wire form.
 func (e *RefusedError) frame() *wire.Refusal {
 	text := e.Reason
 	if len(text) > maxReason {
@@ -65,7 +67,8 @@ func (e *RefusedError) frame() *wire.Refusal {
 	return &wire.Refusal{Code: e.code, Text: text, Token: e.fault}
 }
 
-// remoteRefusal reads a refusal by a peer. Its text is shown to people, so it must not write over their terminal.
+// remoteRefusal reads a refusal by a peer. Its text is shown to people, so control characters for
+// their terminal are removed.
 func remoteRefusal(p peer.ID, r *wire.Refusal) *RefusedError {
 	text := r.Text
 	if len(text) > maxReason {
@@ -93,8 +96,8 @@ func remoteRefusal(p peer.ID, r *wire.Refusal) *RefusedError {
 	return e
 }
 
-// badFrame returns the refusal for a frame that could not be read because of what is in it, and nil for one that did
-// not come.
+// badFrame returns the refusal for a frame that could not be read because of its contents, and nil
+// for one that did not arrive.
 func badFrame(p peer.ID, err error) *RefusedError {
 	var size *wire.SizeError
 	switch {

@@ -24,9 +24,9 @@ func TestEverythingWorksOverARelay(t *testing.T) {
 		service, err := relay.New(r.net.Host(via))
 		require.NoError(t, err)
 		defer service.Close()
-		r.net.Cut(0, 1) // a and b reach each other through the relay only
+		r.net.Cut(0, 1) // a and b reach each other only through the relay
 		require.NoError(t, r.nodes[via].Close())
-		r.nodes[via] = nil // the relay is no Starling node
+		r.nodes[via] = nil // the relay is not a Starling node
 		r.net.Connect(1, via)
 		_, err = client.Reserve(t.Context(), r.net.Host(1), r.net.Info(via))
 		require.NoError(t, err)
@@ -45,7 +45,7 @@ func TestEverythingWorksOverARelay(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, presence.Connected, got.Source)
 
-		got, err = a.find("carol") // whom b knows
+		got, err = a.find("carol") // b knows her
 		require.NoError(t, err)
 		require.Equal(t, presence.Whois, got.Source)
 

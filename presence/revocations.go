@@ -14,33 +14,35 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// RevocationsProtocol is how a peer that has an older list of revocations gets a newer one.
+// RevocationsProtocol is the protocol with which a peer that has an older list of revocations
+// fetches a newer one.
 const RevocationsProtocol protocol.ID = "/starling/revocations/1.0.0"
 
 const (
 	listTimeout = 10 * time.Second
 	maxList     = identity.MaxRevocations + 16
-	listRate    = 0.2 // a second; an honest peer asks once per list
+	listRate    = 0.2 // per second; an honest peer asks once per list
 	listBurst   = 4
 )
 
-// RevocationStore is what a [Store] may be besides: it keeps the list of revocations of an app from one run to the next, so that a
-// restart does not let in again who was shut out. [*identity.Dir] is one.
+// RevocationStore is an optional interface of a [Store]. It keeps an app's list of revocations from
+// one run to the next, so that a restart does not let in again those who were shut out.
+// [*identity.Dir] implements it.
 type RevocationStore interface {
 	Revocations(app identity.AppID) []byte
 	SetRevocations(app identity.AppID, sealed []byte) error
 }
 
-// lists is what passes between us and one peer. Directory.mu guards it.
+// lists is the state of exchanging lists with one peer. Directory.mu guards it.
 type lists struct {
-	asks     *rate.Limiter // what the peer may open
+	asks     *rate.Limiter // limits what the peer may open
 	fetching bool
-	useless  [sha256.Size]byte // of a list that the peer says it has and we cannot use
+	useless  [sha256.Size]byte // of a list that the peer says it has and that we cannot use
 }
 
 func newLists() lists { return lists{asks: rate.NewLimiter(listRate, listBurst)} }
 
-// loadList takes the list that was kept.
+// loadList loads the stored list.
 func (d *Directory) loadList() {
 	store, ok := d.cfg.store.(RevocationStore)
 	if !ok {
@@ -55,7 +57,7 @@ func (d *Directory) loadList() {
 	}
 }
 
-// listHead is what hello says of our list; nil if there is none.
+// listHead returns what our hello says about our list; nil if there is none.
 func (d *Directory) listHead() *wire.RevocationsHead {
 	if d.cfg.authority == nil {
 		return nil
@@ -67,7 +69,7 @@ func (d *Directory) listHead() *wire.RevocationsHead {
 	return &wire.RevocationsHead{Version: version, Hash: sum[:]}
 }
 
-// tellList keeps a list that is new here, and tells the peers of it.
+// tellList stores a list that is new here, and announces it to the peers.
 func (d *Directory) tellList() {
 	list := d.cfg.authority.Revocations()
 	_, sum := list.Head()
@@ -91,7 +93,7 @@ func (d *Directory) tellList() {
 	}
 }
 
-// wantList fetches the list that a peer has, if that should count rather than ours.
+// wantList fetches the list that a peer has, if it should replace ours.
 func (d *Directory) wantList(conn network.Conn, head *wire.RevocationsHead) {
 	a := d.cfg.authority
 	if a == nil || head == nil || len(head.Hash) != sha256.Size {
@@ -124,7 +126,7 @@ func (d *Directory) wantList(conn network.Conn, head *wire.RevocationsHead) {
 	})
 }
 
-// newerHead reports whether a list with that head should count rather than ours.
+// newerHead reports whether a list with that head should replace ours.
 func newerHead(a *identity.Authority, version uint64, sum [sha256.Size]byte) bool {
 	ours := a.Revocations()
 	mine, mySum := ours.Head()
@@ -133,8 +135,8 @@ func newerHead(a *identity.Authority, version uint64, sum [sha256.Size]byte) boo
 
 var errOlderList = errors.New("presence: an older list than the peer said it has")
 
-// heed fetches the list of a peer that says that our token was revoked, while it has not hung up: its word is nothing, and the
-// issuer's is all.
+// heed fetches the list of a peer that says that our token was revoked, before the peer hangs up.
+// The peer's word counts for nothing; the issuer's list decides.
 func (d *Directory) heed(ctx context.Context, conn network.Conn, refusal *RefusedError) {
 	if d.cfg.authority == nil || refusal.fault != wire.TokenFault_TOKEN_REVOKED {
 		return
@@ -146,7 +148,7 @@ func (d *Directory) heed(ctx context.Context, conn network.Conn, refusal *Refuse
 	}
 }
 
-// fetchList asks a peer for its list. Useless says that asking again would be.
+// fetchList asks a peer for its list. useless means that asking again would not help.
 func (d *Directory) fetchList(ctx context.Context, conn network.Conn, version uint64, sum [sha256.Size]byte) (useless bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
@@ -155,14 +157,15 @@ func (d *Directory) fetchList(ctx context.Context, conn network.Conn, version ui
 		return false, err
 	}
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
-	_ = s.CloseWrite() // an error says that the peer has answered and closed already
+	_ = s.CloseWrite() // an error means that the peer has already answered and closed
 	var reply wire.RevocationsReply
 	if err = wire.NewReader(s, maxList).Next(&reply); err != nil {
 		_ = s.Reset()
 		return badFrame(conn.RemotePeer(), err) != nil, err
 	}
 	_ = s.Close()
-	if _, err := d.cfg.authority.Revoke(reply.List); err != nil { // one that is newer wakes tendTokens, which tells the others
+	// A newer list wakes tendTokens, which tells the other peers.
+	if _, err := d.cfg.authority.Revoke(reply.List); err != nil {
 		return true, err
 	}
 	if newerHead(d.cfg.authority, version, sum) {
@@ -171,8 +174,8 @@ func (d *Directory) fetchList(ctx context.Context, conn network.Conn, version ui
 	return false, nil
 }
 
-// mayHaveList reports whether a peer is one that our list is for: one that we have had a hello with, or have refused because of the
-// list.
+// mayHaveList reports whether a peer may have our list: a peer with which a hello is complete, or
+// that we have refused because of the list.
 func (d *Directory) mayHaveList(ctx context.Context, conn network.Conn) bool {
 	c := d.connected(conn, false)
 	if c == nil {
@@ -188,7 +191,7 @@ func (d *Directory) mayHaveList(ctx context.Context, conn network.Conn) bool {
 	return d.allow(ctx, conn, func(c *contact) *rate.Limiter { return c.lists.asks })
 }
 
-// serveList gives our list to a peer.
+// serveList sends our list to a peer.
 func (d *Directory) serveList(ctx context.Context, s network.Stream) {
 	_ = s.SetDeadline(time.Now().Add(listTimeout))
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)

@@ -15,7 +15,7 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// list returns a signed list that takes tokens back.
+// list returns a signed list that revokes tokens.
 func list(t *testing.T, version uint64, jti ...string) []byte {
 	t.Helper()
 	r := identity.Revocations{Version: version, Issued: time.Now(), Tokens: map[string]time.Time{}}
@@ -57,12 +57,12 @@ func TestARevocationReachesEveryNode(t *testing.T) {
 		require.ErrorIs(t, ended[0].Err, identity.ErrTokenRevoked)
 		require.True(t, r.connected(0, 1))
 
-		// Who comes later gets it from whom it meets first.
+		// A node that arrives later gets the list from the first peer that it meets.
 		late := r.nodes[4]
 		r.meet(4, 2)
 		soon(t, time.Second, "the newcomer has it", func() bool { return late.listVersion() == 1 })
 
-		// A later list spreads in the same way; it takes nothing back.
+		// A later list spreads in the same way; it revokes nothing.
 		_, err = late.authority.Revoke(list(t, 2))
 		require.NoError(t, err)
 		soon(t, time.Second, "all have the second list", func() bool { return r.nodes[0].listVersion() == 2 })
@@ -149,13 +149,14 @@ func TestAListOutlivesARestart(t *testing.T) {
 	})
 }
 
-// lieTo opens a hello from host i that says that it has a list with that head.
+// lieTo opens a hello from host i that claims a list with that head.
 func lieTo(t *testing.T, r *rig, i int, a *node, head *wire.RevocationsHead) {
 	t.Helper()
 	beginHello(t, r, i, a, nil, func(h *wire.Hello) { h.Revocations = head })()
 }
 
-// liar makes host i a peer that says in its hello that it has a list, and answers with the given one.
+// liar makes host i a peer that claims in its hello to have a list, and answers requests for it
+// with the given function.
 func liar(t *testing.T, r *rig, i int, a *node, version uint64, answer func(network.Stream)) (asked *atomic.Int32) {
 	t.Helper()
 	asked = new(atomic.Int32)

@@ -7,15 +7,16 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// claim is a name used by a key, while it was pinned to another: the zero key if it was pinned to none.
+// claim is the use of a name by a key while the name was pinned to another; pinned is zero if it
+// was not pinned.
 type claim struct {
 	user        string
 	key, pinned identity.PublicKey
 }
 
-// Observe takes in a verified statement that came by another way than hello, for example of a member of a room. It is
-// judged as one from a hello is: it may show a conflict, end this node's log-in, or be handed to the log-in that it
-// ends.
+// Observe takes a verified statement that arrived in another way than by hello, for example from a
+// member of a room. It is treated like one from a hello: it may show a conflict, end this node's
+// log-in, or be sent to the device whose log-in it ends.
 func (d *Directory) Observe(st *identity.Statement) {
 	if st == nil || st.App != d.app {
 		return
@@ -27,7 +28,7 @@ func (d *Directory) Observe(st *identity.Statement) {
 	}
 }
 
-// observeLocked draws the conclusions from a verified statement. It returns the notices to give.
+// observeLocked draws the conclusions from a verified statement. It returns the notices to send.
 func (d *Directory) observeLocked(st *identity.Statement) []notice {
 	if st.Peer == d.id {
 		d.ownDeviceLocked(st)
@@ -54,16 +55,16 @@ func (d *Directory) oursLocked(st *identity.Statement) bool {
 	return st.UserKey == d.userKey
 }
 
-// ownUserLocked looks at a statement of our user on another device.
+// ownUserLocked handles a statement of our user on another device.
 func (d *Directory) ownUserLocked(st *identity.Statement) {
 	d.highest = max(d.highest, st.Sequence)
 	if was, ok := d.devices.Get(st.Peer); ok && was.Newer(st) {
-		st = was // an old statement, shown again, does not undo a log-out
+		st = was // an old statement shown again does not undo a log-out
 	} else {
 		d.devices.Add(st.Peer, st)
 	}
 	if !d.in || !st.Newer(d.self) {
-		return // if it is the other that has to go, it will find that in our hello
+		return // if the other device has to log out, it will learn that from our hello
 	}
 	if !loggedIn(st, time.Now()) {
 		d.outrankLocked(st)
@@ -74,12 +75,13 @@ func (d *Directory) ownUserLocked(st *identity.Statement) {
 	d.events.push(Displaced{By: st.Login()})
 }
 
-// outrankLocked signs our log-in anew, just above a later one elsewhere that has ended. Ours goes on, and for whoever knows of both, the end of the later one would be
-// the last that is known of the user. It ranks no higher than it must: a third log-in, later than that one, has to win.
+// outrankLocked signs our log-in again, ranked just above a later one elsewhere that has ended.
+// Ours goes on, but for a node that knows both, the end of the later one would be the newest known
+// about the user. It ranks no higher than it must: a third log-in, later than that one, has to win.
 func (d *Directory) outrankLocked(ended *identity.Statement) {
 	sequence := ended.Sequence
 	if d.id < ended.Peer {
-		sequence++ // of two with one sequence, the higher peer ID is the newer
+		sequence++ // with equal sequences, the higher peer ID is the newer
 	}
 	if err := d.signLocked(time.Now(), sequence, true); err != nil {
 		d.cfg.log.Error("sign statement", "err", err)
@@ -89,8 +91,8 @@ func (d *Directory) outrankLocked(ended *identity.Statement) {
 	d.tasks.Go(func() { _ = d.keepSequence(sequence, nil) })
 }
 
-// conflictLocked looks for a name that is our own or pinned, and used by another key, or that is used by two keys and
-// pinned to neither.
+// conflictLocked looks for a name that is our own or pinned and that another key uses, or that two
+// keys use and that is pinned to neither.
 func (d *Directory) conflictLocked(st *identity.Statement) {
 	holder, held := d.userKey, st.User == d.user
 	if !held {
@@ -110,21 +112,21 @@ func (d *Directory) conflictLocked(st *identity.Statement) {
 	if !ok {
 		return
 	}
-	// Of the two neither is more than the other: what has been said of one was said of both.
+	// Neither of the two takes precedence: what was reported for one was reported for both.
 	one := d.firstLocked(claim{user: st.User, key: st.UserKey})
 	if two := d.firstLocked(claim{user: st.User, key: rival.Key}); one || two {
 		d.events.push(Conflict{User: st.User, Other: st.Login(), Rival: rival})
 	}
 }
 
-// firstLocked reports whether a claim has not been reported yet, and notes that it is now.
+// firstLocked reports whether a claim has not been reported yet, and records that it now is.
 func (d *Directory) firstLocked(c claim) bool {
 	_, again, _ := d.conflicts.PeekOrAdd(c, struct{}{})
 	return !again
 }
 
-// goodbyeLocked reports whether the device of a statement has logged out since: the statement may have come late, by
-// way of others.
+// goodbyeLocked reports whether the device of a statement has logged out since: the statement may
+// have arrived late, through other peers.
 func (d *Directory) goodbyeLocked(st *identity.Statement) bool {
 	last := (*identity.Statement)(nil)
 	if c := d.contacts[st.Peer]; c != nil && c.known {
@@ -135,8 +137,8 @@ func (d *Directory) goodbyeLocked(st *identity.Statement) bool {
 	return last != nil && last.Peer == st.Peer && !last.LoggedIn && last.Newer(st)
 }
 
-// rivalLocked returns the log-in of a connected peer under the name that st uses, with another key. A key that has
-// said good-bye is no rival.
+// rivalLocked returns the log-in of a connected peer under the name that st uses, with another key.
+// It ignores keys that have said good-bye.
 func (d *Directory) rivalLocked(st *identity.Statement, now time.Time) (rival identity.Login, ok bool) {
 	for _, c := range d.names[st.User] {
 		if other := c.session.Statement; other.UserKey != st.UserKey && c.loggedIn(now) {
@@ -148,8 +150,9 @@ func (d *Directory) rivalLocked(st *identity.Statement, now time.Time) (rival id
 	return rival, ok
 }
 
-// rivalsLocked looks for two log-ins of one user other than ours. The later one is handed to the peer of the earlier
-// one, if that is connected: so they find out who has to go even if they never meet.
+// rivalsLocked looks for two log-ins of one user other than ours. It returns a notice of the later
+// one to the peer of the earlier one, if that is connected. So they find out who has to log out
+// even if they never meet.
 func (d *Directory) rivalsLocked(st *identity.Statement) []notice {
 	now := time.Now()
 	if !loggedIn(st, now) {

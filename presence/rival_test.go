@@ -13,8 +13,8 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// oneLeft waits until exactly one of two nodes is logged in, and checks that it stays so and that the other was told
-// once.
+// oneLeft waits until exactly one of two nodes is logged in. It checks that this lasts, and that
+// the other node reported it once.
 func oneLeft(t *testing.T, limit time.Duration, a, b *node) (winner, loser *node) {
 	t.Helper()
 	soon(t, limit, "one log-in of two", func() bool { return a.loggedIn() != b.loggedIn() })
@@ -54,7 +54,7 @@ func TestTheLaterLogInOfAUserWins(t *testing.T) {
 	})
 }
 
-// twiceLeft is oneLeft for a second round, in which the other loses.
+// twiceLeft is oneLeft for a second round, in which the other node loses.
 func twiceLeft(t *testing.T, a, b *node) (winner, loser *node) {
 	t.Helper()
 	soon(t, time.Second, "one log-in of two", func() bool { return a.loggedIn() != b.loggedIn() })
@@ -113,7 +113,7 @@ func TestLogInsThatNeverMeetAreToldByAPeerOfBoth(t *testing.T) {
 				r.sameUser(0, 2)
 				r.nodes[1] = r.start(1, keysOf(t, r.net.HostKey(1)), testApp)
 				a, b := r.nodes[2*first], r.nodes[2-2*first]
-				r.net.Cut(0, 2) // they share nothing but node 1
+				r.net.Cut(0, 2) // they share only node 1
 				r.meet(0, 1)
 				r.meet(2, 1)
 				a.login("alice")
@@ -152,7 +152,7 @@ func greet(t *testing.T, r *rig, i int, to *node, st *identity.Statement) {
 	beginHello(t, r, i, to, st)()
 }
 
-// beginHello is greet up to the proof; what it returns does the rest.
+// beginHello is greet up to the proof; the function that it returns does the rest.
 func beginHello(t *testing.T, r *rig, i int, to *node, st *identity.Statement, change ...func(*wire.Hello)) (finish func()) {
 	t.Helper()
 	keys := keysOf(t, r.net.HostKey(i))
@@ -207,7 +207,7 @@ func TestForgedNoticesAreIgnored(t *testing.T) {
 		time.Sleep(time.Second)
 		r.net.Connect(1, 0)
 		user := a.keys.User
-		other := &identity.Keys{Device: seeded(9), User: user} // what only the genuine user can make
+		other := &identity.Keys{Device: seeded(9), User: user} // only the genuine user can make these keys
 		genuine := statementOf(t, other, testApp, func(*identity.Statement) {})
 		sendNotice(t, r, 1, a, noticeOf(t, genuine.Sealed()))
 		require.True(t, a.loggedIn(), "from a peer that has not said hello")
@@ -262,7 +262,8 @@ func TestAnOldLogInShownAgainDoesNotUndoALogOut(t *testing.T) {
 		r.nodes[0] = r.start(0, keysOf(t, r.net.HostKey(0)), testApp)
 		a := r.nodes[0]
 		r.net.Connect(1, 0)
-		// The other device's clock is a minute ahead. It has logged in and out, and the user is logged in here.
+		// The other device's clock is a minute ahead. It has logged in and out, and the user is
+		// logged in here.
 		other := &identity.Keys{Device: keysOf(t, r.net.HostKey(1)).Device, User: a.keys.User}
 		in := statementOf(t, other, testApp, func(s *identity.Statement) { s.Sequence += 60_000 })
 		out := statementOf(t, other, testApp, func(s *identity.Statement) {
@@ -399,7 +400,8 @@ func TestTwoStrangersAreAConflictAgainOnceOneHasTheName(t *testing.T) {
 		}
 		r.meet(0, 1)
 		r.meet(0, 2)
-		for _, i := range []int{1, 2, 1} { // whoever was connected longer
+		// It does not matter which was connected for longer.
+		for _, i := range []int{1, 2, 1} {
 			comes(i)
 		}
 		require.Equal(t, []presence.Conflict{{User: "bob", Other: c.me(), Rival: b.me()}}, of[presence.Conflict](a), "said once, of both")
@@ -423,7 +425,8 @@ func TestALogOutUnderASharedNameIsNoConflict(t *testing.T) {
 		c.login("bob")
 		r.meet(0, 2)
 		soon(t, time.Second, "the log-in", func() bool { return a.sees(c) })
-		a.Observe(in) // as somebody may show it who has not heard of the log-out
+		// A peer that does not know of the log-out may show it.
+		a.Observe(in)
 		require.Empty(t, of[presence.Conflict](a))
 		found, err := a.find("bob")
 		require.NoError(t, err)
@@ -434,7 +437,8 @@ func TestALogOutUnderASharedNameIsNoConflict(t *testing.T) {
 	})
 }
 
-// Two log-ins of one user that do not meet: the later one ends, and the earlier one goes on. Whoever knows of both sees the user online.
+// Two log-ins of one user do not meet: the later one ends, and the earlier one goes on. A node that
+// knows both sees the user online.
 func TestALogInOutlivesALaterOneThatHasEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := bare(t, 3)
@@ -451,7 +455,8 @@ func TestALogInOutlivesALaterOneThatHasEnded(t *testing.T) {
 		r.meet(0, 1)
 		r.meet(0, 2)
 		r.meet(1, 2)
-		time.Sleep(25 * time.Second) // what was heard by hello is old by then, and c has to ask
+		// What c learned by hello is old by then, and c has to ask.
+		time.Sleep(25 * time.Second)
 		s := c.status("alice")
 		require.Equal(t, presence.Online, s.State, "%+v", s)
 		require.Equal(t, a.me(), s.Login)
@@ -459,7 +464,7 @@ func TestALogInOutlivesALaterOneThatHasEnded(t *testing.T) {
 	})
 }
 
-// The earlier log-in ranks above the one that has ended, and not above one that is later still.
+// The earlier log-in ranks above the one that has ended, but not above an even later one.
 func TestALogInThatOutlivesALaterOneStillYieldsToTheLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := bare(t, 3)

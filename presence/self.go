@@ -7,18 +7,19 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// logoutGrace is how long Logout waits for peers to have been told.
+// logoutGrace is how long Logout waits until peers have confirmed the log-out.
 const logoutGrace = time.Second
 
-// Self returns the statement that this node shows; nil before the first of SetUser and Login.
+// Self returns the statement that this node shows; nil before the first SetUser or Login.
 func (d *Directory) Self() *identity.Statement {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.self
 }
 
-// SetUser gives the node its user ID without logging in: what joining a room needs. The first of SetUser and Login
-// sets the ID for the lifetime of the directory; another is refused with [ErrOtherUser], the same does nothing.
+// SetUser gives the node its user ID without logging in. A node needs that to join a room. The
+// first of SetUser and Login sets the ID for the lifetime of the directory. Another ID is refused
+// with [ErrOtherUser]; the same ID does nothing.
 func (d *Directory) SetUser(user string) error {
 	if err := identity.CheckUser(user); err != nil {
 		return err
@@ -42,13 +43,15 @@ type loginConfig struct {
 	token string
 }
 
-// WithLoginToken gives the token that says that this device may log in as this user. In app mode there must be one, in open mode none.
+// WithLoginToken sets the token that allows this device to log in as this user. It is required in
+// app mode and refused in open mode.
 func WithLoginToken(token string) LoginOption { return func(c *loginConfig) { c.token = token } }
 
-// Login logs the user in on this node. Connected peers are told without waiting for them. Where the same user is logged in
-// elsewhere (in open mode: the same user key), that log-in ends. Errors are an [*identity.IDError], [ErrOtherUser], [ErrLoggedIn] while
-// logged in, and for the token an [*identity.TokenError] or, in open mode, [ErrOpenMode]. After a token error
-// [Directory.UpdateLoginToken] with a good one logs in.
+// Login logs in the user on this node. It does not wait for connected peers to learn of it. If the
+// same user (in open mode: the same user key) is logged in elsewhere, that log-in ends. Errors are
+// an [*identity.IDError], [ErrOtherUser], [ErrLoggedIn] while logged in, [ErrClosed], the error of
+// ctx, and for the token an [*identity.TokenError] or, in open mode, [ErrOpenMode]. After a token
+// error, [Directory.UpdateLoginToken] with a valid token logs in.
 func (d *Directory) Login(ctx context.Context, user string, opts ...LoginOption) error {
 	var c loginConfig
 	for _, o := range opts {
@@ -84,7 +87,7 @@ func (d *Directory) loginLocked(user, token string) (sequence uint64, err error)
 			return 0, err
 		}
 		d.token = loginToken{text: token, grant: g}
-		for _, c := range d.names[user] { // whom we could not know to be ours before
+		for _, c := range d.names[user] { // log-ins that we could not know to be our user's before
 			if st := c.session.Statement; st.Grant() != nil {
 				d.highest = max(d.highest, st.Sequence)
 			}
@@ -100,16 +103,17 @@ func (d *Directory) loginLocked(user, token string) (sequence uint64, err error)
 	return sequence, nil
 }
 
-// LoggedIn reports whether the user is logged in here. In app mode that holds while the token has expired, though peers do not
-// count the log-in then: see [Directory.UpdateLoginToken].
+// LoggedIn reports whether the user is logged in on this node. In app mode it stays true when the
+// token has expired, though peers do not count the log-in then: see [Directory.UpdateLoginToken].
 func (d *Directory) LoggedIn() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.in
 }
 
-// Logout logs the user out. It returns when every connected peer has been told, after a second at the latest, or when ctx ends;
-// the log-out holds in each case. It returns [ErrNotLoggedIn] if there is nothing to log out of.
+// Logout logs the user out. It returns when every connected peer has confirmed the log-out, after a
+// second at the latest, or when ctx ends. The user is logged out in each case. It returns
+// [ErrNotLoggedIn] if there is nothing to log out of, and [ErrClosed] once the directory is closed.
 func (d *Directory) Logout(ctx context.Context) error {
 	d.mu.Lock()
 	switch {
@@ -139,7 +143,7 @@ func (d *Directory) checkUserLocked(user string) error {
 	return nil
 }
 
-// newSelfLocked signs a statement under a new sequence.
+// newSelfLocked signs a statement with a new sequence.
 func (d *Directory) newSelfLocked(loggedIn bool) (uint64, error) {
 	now := time.Now()
 	sequence := identity.NextSequence(d.highest, now)
@@ -150,8 +154,8 @@ func (d *Directory) newSelfLocked(loggedIn bool) (uint64, error) {
 	return sequence, nil
 }
 
-// logoutLocked keeps the sequence of the log-in. A new one would outrank a log-in of the same user elsewhere that
-// this node has not heard of.
+// logoutLocked keeps the sequence of the log-in. A new one would outrank a log-in of the same user
+// elsewhere that this node does not know of.
 func (d *Directory) logoutLocked() {
 	d.in = false
 	if err := d.signLocked(time.Now(), d.self.Sequence, false); err != nil {
@@ -159,8 +163,9 @@ func (d *Directory) logoutLocked() {
 	}
 }
 
-// signLocked makes and shows a new statement. Its time of issue is later than that of the one before, since that is
-// what orders the statements of one log-in; unless the clock was put back so far that others would not believe it.
+// signLocked makes a new statement and shows it. Its issue time is later than that of the previous
+// one, since issue times order the statements of one log-in. The exception is a clock set back so
+// far that others would not accept that time.
 func (d *Directory) signLocked(now time.Time, sequence uint64, loggedIn bool) error {
 	issued := now
 	if d.self != nil {
@@ -196,8 +201,8 @@ func (d *Directory) keepSequence(sequence uint64, err error) error {
 	return nil
 }
 
-// refresh signs the statement anew when a third of its life is over. It compares wall clocks, since a timer stands
-// still while a computer sleeps.
+// refresh signs the statement again when a third of its life is over. It compares wall clocks,
+// since a timer stands still while a computer sleeps.
 func (d *Directory) refresh() {
 	tick := time.NewTicker(min(d.cfg.life/12, time.Minute))
 	defer tick.Stop()
@@ -217,8 +222,8 @@ func (d *Directory) refresh() {
 	}
 }
 
-// waitTold returns when every peer that we know, or are just getting to know, has confirmed our latest statement, or
-// ctx ends.
+// waitTold returns when every peer that we know, or whose hello is under way, has confirmed our
+// latest statement, or ctx ends.
 func (d *Directory) waitTold(ctx context.Context) {
 	for {
 		d.mu.Lock()

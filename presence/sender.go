@@ -21,15 +21,18 @@ import (
 )
 
 const (
-	// requestTimeout bounds one request in the DHT, from the opening of its stream to the end of the answer. Most callers give less.
+	// requestTimeout bounds one request in the DHT, from opening its stream to the end of the
+	// answer. Most callers allow less.
 	requestTimeout = 5 * time.Second
-	// maxRequests is how many requests to one peer are under way at once. Each has a stream, of which one peer allows 128 in all.
+	// maxRequests is how many requests to one peer are under way at once. Each has a stream, and
+	// one peer allows 128 streams in all.
 	maxRequests = 8
 )
 
-// sender sends the requests of a DHT instance, those of the library included, and hands up only answers that [readAnswer] has found in
-// order: the library acts on what it gets without a look. Every request has a stream of its own, so that an answer that comes twice, or
-// late, is never taken for that to the next one; and reading, writing and waiting all end with the context of the request.
+// sender sends the requests of a DHT instance, including the library's own. It returns only answers
+// that [readAnswer] has accepted, since the library uses them unchecked. Every request has its own
+// stream, so that a repeated or late answer is never taken as the answer to the next request.
+// Reading, writing and waiting all end with the context of the request.
 type sender struct {
 	host   host.Host
 	protos []protocol.ID
@@ -38,9 +41,9 @@ type sender struct {
 	under map[peer.ID]*queue
 }
 
-// queue is what is under way with one peer.
+// queue holds the requests under way with one peer.
 type queue struct {
-	users int           // that hold it or wait for a slot
+	users int           // requests that hold a slot or wait for one
 	slots chan struct{} // a token for each request under way
 }
 
@@ -62,19 +65,20 @@ func (s *sender) SendRequest(ctx context.Context, p peer.ID, req *pb.Message) (a
 	return answer, nil
 }
 
-// SendMessage sends a request that has no answer. It returns nil when the peer has taken it, which it says by closing its side.
+// SendMessage sends a request that has no answer. It returns nil when the peer has received it,
+// which the peer signals by closing its side.
 func (s *sender) SendMessage(ctx context.Context, p peer.ID, req *pb.Message) error {
 	return s.try(ctx, p, func(ctx context.Context) error { return s.hand(ctx, p, req) })
 }
 
-// OnDisconnect has nothing to do: no stream outlives its request.
+// OnDisconnect does nothing: no stream outlives its request.
 func (s *sender) OnDisconnect(context.Context, peer.ID) {}
 
-// errStream says that a stream broke that had been opened.
+// errStream reports that an opened stream broke.
 var errStream = errors.New("presence: the stream of a request broke")
 
-// try runs a request in a slot of the peer, and once more if its stream broke: of two connections that cross one is closed, and the stream
-// may have been on that.
+// try runs a request in a slot of the peer, and once more if its stream broke: when two connections
+// cross, one is closed, and the stream may have been on that one.
 func (s *sender) try(ctx context.Context, p peer.ID, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -89,7 +93,7 @@ func (s *sender) try(ctx context.Context, p peer.ID, do func(context.Context) er
 	return err
 }
 
-// enter waits for a slot of the peer. Who gets one must release it.
+// enter waits for a slot of the peer. The caller must call release.
 func (s *sender) enter(ctx context.Context, p peer.ID) (release func(), err error) {
 	s.mu.Lock()
 	q := s.under[p]
@@ -127,7 +131,7 @@ func (s *sender) open(ctx context.Context, p peer.ID, req *pb.Message) (_ networ
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = st.SetDeadline(deadline)
 	}
-	stop = context.AfterFunc(ctx, func() { _ = st.Reset() }) // where a transport has no deadlines
+	stop = context.AfterFunc(ctx, func() { _ = st.Reset() }) // for transports without deadlines
 	if err = wire.WriteFrame(st, req); err != nil {
 		stop()
 		_ = st.Reset()
@@ -136,8 +140,8 @@ func (s *sender) open(ctx context.Context, p peer.ID, req *pb.Message) (_ networ
 	return st, stop, nil
 }
 
-// exchange sends a request and reads the answer. It ends its side after that: a peer may take the end of a stream for the end of all
-// that is wanted of it, and reset what it has not sent yet.
+// exchange sends a request and reads the answer. It closes its side only after that: a peer may
+// take the end of the stream as the end of the request, and reset what it has not sent yet.
 func (s *sender) exchange(ctx context.Context, p peer.ID, req *pb.Message) (*pb.Message, error) {
 	st, stop, err := s.open(ctx, p, req)
 	if err != nil {
@@ -157,7 +161,8 @@ func (s *sender) exchange(ctx context.Context, p peer.ID, req *pb.Message) (*pb.
 	return answer, nil
 }
 
-// hand sends a request and waits until the peer has closed its side, or has reset the stream as some do at its end.
+// hand sends a request and waits until the peer closes its side, or resets the stream, as some do
+// at its end.
 func (s *sender) hand(ctx context.Context, p peer.ID, req *pb.Message) error {
 	st, stop, err := s.open(ctx, p, req)
 	if err != nil {
@@ -182,7 +187,8 @@ func (s *sender) hand(ctx context.Context, p peer.ID, req *pb.Message) error {
 	return fmt.Errorf("%w: %w", errStream, err)
 }
 
-// readBounded reads one frame of at most limit bytes. It takes memory as the bytes come, not as they are announced.
+// readBounded reads one frame of at most limit bytes. It allocates memory for the bytes that
+// arrive, not for the announced size.
 func readBounded(r io.Reader, limit int) ([]byte, error) {
 	br := bufio.NewReader(r)
 	size, err := binary.ReadUvarint(br)

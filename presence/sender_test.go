@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// oneStream is a host that gives everybody the same stream, and has no connections.
+// oneStream is a host that returns the same stream for every peer, and has no connections.
 type oneStream struct {
 	host.Host
 	stream network.Stream
@@ -24,7 +24,7 @@ func (h *oneStream) NewStream(context.Context, peer.ID, ...protocol.ID) (network
 	return h.stream, nil
 }
 
-// cutStream ends the context of whoever writes to it.
+// cutStream ends the context of the request that writes to it.
 type cutStream struct {
 	network.Stream
 	cut    context.CancelFunc
@@ -45,7 +45,7 @@ func TestARequestMayBeCutShortWhileItIsWritten(t *testing.T) {
 		s := newSender(&oneStream{stream: st}, nil)
 		_, err := s.SendRequest(ctx, "someone", pb.NewMessage(pb.Message_PING, nil, 0))
 		require.ErrorIs(t, err, io.ErrClosedPipe)
-		for range 2 { // by the writer, and by the end of the context
+		for range 2 { // once by the writer, once by the end of the context
 			<-st.resets
 		}
 	}

@@ -2,13 +2,14 @@ package presence
 
 import "sync/atomic"
 
-// Stats counts what peers did wrong, and what was done against it, since New.
+// Stats counts the faults of peers, and what was refused because of them, since New.
 type Stats struct {
 	HelloFailed uint64 // hellos that did not complete
 	Refused     uint64 // peers with which no hello is possible
-	Limited     uint64 // streams that were refused because the peer opened too many
-	BadNotice   uint64 // notices and whois answers that did not verify
-	BadList     uint64 // lists of revocations that did not verify, or were older than the peer had said
+	// Streams, and requests to store in the DHT, that were refused, usually because of too many.
+	Limited   uint64
+	BadNotice uint64 // notices, whois answers and statements in a watch that did not verify
+	BadList   uint64 // lists of revocations that did not verify, or were older than the peer said
 }
 
 type counters struct {

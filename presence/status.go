@@ -14,14 +14,14 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// State is whether a user can be written to.
+// State is whether messages to a user will arrive.
 type State uint8
 
-// The states. Their numbers are those that users of RTC messaging know.
+// The states. Their numbers are the ones known from RTC messaging.
 const (
-	Offline     State = 0 // logged out: there is evidence
-	Online      State = 1 // logged in, and has answered just now
-	Unreachable State = 2 // it cannot be told; who sends now should expect to fail
+	Offline     State = 0 // logged out, with evidence
+	Online      State = 1 // logged in, and its device has just answered
+	Unreachable State = 2 // not known; a message sent now should be expected to fail
 )
 
 var stateNames = [...]string{Offline: "offline", Online: "online", Unreachable: "unreachable"}
@@ -34,17 +34,17 @@ func (s State) String() string {
 	return fmt.Sprintf("state %d", s)
 }
 
-// MarshalText gives the name.
+// MarshalText returns the state's name.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // The further sources of a [Status].
 const (
-	Probed  Source = "probe"   // its device has answered just now
-	Goodbye Source = "goodbye" // its device has said, signed, that it is logged out
+	Probed  Source = "probe"   // its device has just answered
+	Goodbye Source = "goodbye" // its device has stated, signed, that it is logged out
 	Nothing Source = "none"    // there is no evidence
 )
 
-// Status is the answer to whether a user is online, and what it rests on.
+// Status is the answer to whether a user is online, and the evidence for it.
 type Status struct {
 	User   string
 	State  State
@@ -53,7 +53,8 @@ type Status struct {
 	Age    time.Duration  // how old the evidence is
 }
 
-// MarshalJSON gives {"user":…, "state":"online", "login":{…}, "source":…, "age_ms":…}, without login if none is known.
+// MarshalJSON returns {"user":…, "state":"online", "login":{…}, "source":…, "age_ms":…}, without
+// login if none is known.
 func (s Status) MarshalJSON() ([]byte, error) {
 	out := struct {
 		User   string          `json:"user"`
@@ -69,44 +70,50 @@ func (s Status) MarshalJSON() ([]byte, error) {
 }
 
 const (
-	// freshFor is how long a peer that has proved to be there counts as there.
+	// freshFor is how long a peer counts as there after it was last heard from.
 	freshFor = 5 * time.Second
 	// statusTimeout bounds a whole inquiry.
 	statusTimeout = 4500 * time.Millisecond
-	// probeTimeout is what a device has to answer.
+	// probeTimeout is how long a device has to answer.
 	probeTimeout = 2 * time.Second
-	// statusCache is how long an answer is given again.
+	// statusCache is how long an answer is reused.
 	statusCache = time.Second
-	// statusHead is how long the devices that are connected have before others are asked too.
+	// statusHead is how long connected devices have to answer before others are asked too.
 	statusHead = 300 * time.Millisecond
-	// seekBudget is how long an inquiry looks into the DHT while nothing is known, and storedBudget once something is.
+	// seekBudget is how long an inquiry searches the DHT while nothing is known, storedBudget how
+	// long once something is.
 	seekBudget = 3 * time.Second
-	// buriedRest is how long an inquiry goes on that has found a log-out in the directory: the nodes that answer at all have by then.
+	// buriedRest is how long an inquiry goes on after it has found a log-out in the directory:
+	// nodes that answer at all have done so by then.
 	buriedRest = 500 * time.Millisecond
-	// storeGrace is how long a log-in may take to get to the nearest nodes that its device knows: to ask and to store, two round trips, and dials before
-	// that. A user whom nobody knows is offline only if nobody knows her that long after the question.
+	// storeGrace is how long a log-in may take to reach the nearest nodes that its device knows:
+	// two round trips, to ask and to store, and dials before that. An unknown user counts as
+	// offline only if still unknown that long after the question.
 	storeGrace = time.Second
 
 	maxCached   = 1024 // answers
 	maxDeparted = 1024 // log-ins of peers that were connected
 	maxLost     = 256  // peers that were connected
 
-	// mournFor is how long a device that fell silent counts as one that may be there: its log-in, and it as a node of the directory, without
-	// whose answer the directory is not complete. It makes the users across a cut unreachable instead of offline for that long, though what was stored
-	// of them lapses after 3 minutes.
+	// mournFor is how long a device that fell silent counts as possibly there. For that long its
+	// log-in may still be live, and the directory is not complete without its answer as a node. So
+	// after a network split, users on the other side are unreachable rather than offline for that
+	// long, though their records lapse after 3 minutes.
 	mournFor  = 10 * time.Minute
 	maxVisits = 8 // devices that one inquiry dials
 )
 
-// Status says whether a user is logged in and reachable, with the evidence. It answers at once for this node's own user, for a
-// connected device that was heard of in the last 5 s, and for 1 s after the last answer; otherwise within 5 s.
+// Status returns whether a user is logged in and reachable, with the evidence. It answers at once
+// for this node's own user, for a connected device heard from in the last 5 s, and for 1 s after
+// the last answer; otherwise within 5 s.
 //
-// [Online] means that the device has proved to be there. [Offline] means evidence: a signed log-out, a device that says so itself, or a
-// directory of which all the nearest nodes answered, now and a second later, and none knows a log-in. Everything else is [Unreachable]; a timeout is never
-// Offline.
+// [Online] means that the device has proved to be there. [Offline] requires evidence: a signed
+// log-out, a device that says that the user is not logged in on it, or a directory in which all the
+// nearest nodes have answered, once at the start and again a second later, and none knows a log-in.
+// Everything else is [Unreachable]; a timeout never means Offline.
 //
-// Errors are an [*identity.IDError], [ErrNotLoggedIn] while this node is not logged in, a [*ConflictError] for a name that several
-// connected users have, [ErrClosed], or that of ctx.
+// Errors are an [*identity.IDError], [ErrNotLoggedIn] while this node is not logged in, a
+// [*ConflictError] for a name that several connected users have, [ErrClosed], or the error of ctx.
 func (d *Directory) Status(ctx context.Context, addr identity.Address) (Status, error) {
 	if err := identity.CheckUser(addr.User); err != nil {
 		return Status{}, err
@@ -130,7 +137,7 @@ type verdict struct {
 	state  State
 	login  identity.Login
 	source Source
-	known  time.Time // when the evidence came
+	known  time.Time // when the evidence arrived
 }
 
 // statusAtHand answers without a round trip, if it can.
@@ -156,7 +163,7 @@ func (d *Directory) statusAtHand(w want, now time.Time) (v verdict, ok bool, err
 			continue
 		}
 		if best != nil && st.UserKey != best.session.Statement.UserKey && !w.vouched {
-			return v, false, nil // several users: for an inquiry to say
+			return v, false, nil // several users: an inquiry has to decide
 		}
 		if best == nil || st.Newer(best.session.Statement) {
 			best = c
@@ -168,8 +175,9 @@ func (d *Directory) statusAtHand(w want, now time.Time) (v verdict, ok bool, err
 	return verdict{state: Online, login: best.session.Statement.Login(), source: Connected, known: best.heard}, true, nil
 }
 
-// Heard notes that a connected peer has just proved to be there: something that it has signed, or that came on a connection with it, has arrived
-// and cannot have been under way for long. It spares [Directory.Status] a round trip.
+// Heard records that a connected peer has just proved to be there: something that it signed, or
+// that came over a connection with it, has arrived and cannot have been under way for long. It
+// saves [Directory.Status] a round trip.
 func (d *Directory) Heard(p identity.Login) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -178,22 +186,23 @@ func (d *Directory) Heard(p identity.Login) {
 	}
 }
 
-// inquiries shares the questions that are under way, and remembers the last answers and who has gone.
+// inquiries shares the questions under way, and remembers the latest answers and the devices that
+// have gone.
 type inquiries struct {
-	cache    *lru.Cache[string, verdict] // by address; known when answered is in at
+	cache    *lru.Cache[string, verdict] // by address; the field at has the time of each answer
 	at       *lru.Cache[string, time.Time]
-	touched  *lru.Cache[string, time.Time] // users about whom there was news
+	touched  *lru.Cache[string, time.Time] // users about whom there was news, and when
 	departed *lru.Cache[identity.Subject, departure]
-	lost     *lru.Cache[peer.ID, time.Time] // who went without a good-bye, and when
+	lost     *lru.Cache[peer.ID, time.Time] // peers that left without a good-bye, and when
 
 	mu    sync.Mutex
 	under map[string]*asked
 }
 
-// departure is the last that was known of a device when its connection ended.
+// departure is the latest known about a device when its connection ended.
 type departure struct {
 	st   *identity.Statement
-	when time.Time // it was heard last
+	when time.Time // it was last heard from
 }
 
 type asked struct {
@@ -213,7 +222,8 @@ func newInquiries() *inquiries {
 	}
 }
 
-// changed notes that what was answered about a user may hold no longer. It may be called with the directory's lock held.
+// changed records that earlier answers about a user may be out of date. It may be called with the
+// directory's lock held.
 func (q *inquiries) changed(p peer.ID, st *identity.Statement) {
 	q.lost.Remove(p)
 	if st != nil {
@@ -224,7 +234,8 @@ func (q *inquiries) changed(p peer.ID, st *identity.Statement) {
 	}
 }
 
-// parted remembers a device whose last connection has ended. It may be called with the directory's lock held.
+// parted remembers a device whose last connection has ended. It may be called with the directory's
+// lock held.
 func (q *inquiries) parted(p peer.ID, st *identity.Statement, heard time.Time) {
 	if st == nil || st.LoggedIn {
 		q.lost.Add(p, time.Now())
@@ -238,7 +249,7 @@ func (q *inquiries) parted(p peer.ID, st *identity.Statement, heard time.Time) {
 	}
 }
 
-// mourned returns the peers that went without a good-bye, not long ago.
+// mourned returns the peers that left without a good-bye not long ago.
 func (q *inquiries) mourned(now time.Time) (out []peer.ID) {
 	for _, p := range q.lost.Keys() {
 		if at, ok := q.lost.Peek(p); ok && now.Sub(at) < mournFor {
@@ -248,7 +259,7 @@ func (q *inquiries) mourned(now time.Time) (out []peer.ID) {
 	return out
 }
 
-// cached returns an answer that was given just now, unless there was news since.
+// cached returns a recent answer, unless there has been news since.
 func (q *inquiries) cached(key, user string, now time.Time) (verdict, bool) {
 	at, ok := q.at.Get(key)
 	if !ok || now.Sub(at) >= statusCache {
@@ -260,7 +271,7 @@ func (q *inquiries) cached(key, user string, now time.Time) (verdict, bool) {
 	return q.cache.Get(key)
 }
 
-// share joins the inquiry that is under way, or starts one.
+// share joins the inquiry under way, or starts one.
 func (q *inquiries) share(ctx context.Context, d *Directory, w want) (verdict, error) {
 	key := w.Address.String()
 	q.mu.Lock()

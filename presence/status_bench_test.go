@@ -14,7 +14,8 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// BenchmarkStatusConnected asks after a connected user over loopback. Every few seconds one of the questions takes a round trip.
+// BenchmarkStatusConnected asks for the status of a connected user over loopback. Every few seconds
+// one of the questions takes a round trip.
 func BenchmarkStatusConnected(b *testing.B) {
 	start := func() (*presence.Directory, peer.AddrInfo) {
 		h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"))

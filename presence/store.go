@@ -10,8 +10,9 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// Store keeps what outlives a process. [*identity.Dir] is one. Its methods are called without locks, may take the
-// time of a disk write, and must be safe for concurrent use. An error is logged and otherwise ignored.
+// Store keeps what outlives a process. [*identity.Dir] implements it. Its methods are called
+// without locks, may take as long as a disk write, and must be safe for concurrent use. An error is
+// logged and otherwise ignored.
 type Store interface {
 	Remember(identity.Remembered) error
 	Remembered() []identity.Remembered

@@ -37,7 +37,7 @@ func (d *Directory) closeKads() error {
 	return errors.Join(errs...)
 }
 
-// newsLocked wakes whoever waits for a change of this node's statement.
+// newsLocked wakes everything that waits for a change of this node's statement.
 func (d *Directory) newsLocked() {
 	d.news.Tell()
 	for _, k := range d.kads {
@@ -45,7 +45,8 @@ func (d *Directory) newsLocked() {
 	}
 }
 
-// farewell waits until connected peers, and the nodes that keep the log-in, have been told that it is over, or ctx ends.
+// farewell waits until connected peers and the nodes that keep the log-in have been told that it
+// has ended, or until ctx ends.
 func (d *Directory) farewell(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { d.bury(ctx) })
@@ -53,7 +54,8 @@ func (d *Directory) farewell(ctx context.Context) {
 	wg.Wait()
 }
 
-// recordKey is where the record of a wanted user would be. In open mode it needs the user key, or its fingerprint.
+// recordKey returns the key of a wanted user's record. In open mode that needs the user key, or its
+// fingerprint.
 func (d *Directory) recordKey(w want) (key string, ok bool) {
 	if w.vouched {
 		return userRecordKey(d.app, w.User), true
@@ -67,9 +69,10 @@ func (d *Directory) recordKey(w want) (key string, ok bool) {
 	return "", false
 }
 
-// seekStored looks for a user in every instance of the DHT at once. It calls record for every valid record, and device for every device that
-// provides the name, where the name alone is known. Nodes in also are asked too if they are near. It reports whether everybody who should know has answered: in one instance at least, and
-// in every one that has nodes.
+// seekStored looks for a user in every instance of the DHT at once. It calls found for every valid
+// record. If only the name is known, it instead calls device for every device that provides the
+// name. It also asks the nodes in also if they are near. It reports whether everybody who should
+// know has answered: in at least one instance, and in every one that has nodes.
 func (d *Directory) seekStored(ctx context.Context, w want, also []peer.ID, found func(*record), device func(peer.AddrInfo)) (complete bool) {
 	var (
 		wg       sync.WaitGroup

@@ -21,7 +21,8 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// asks is what status says of users, one after the other, and how long that took in virtual time.
+// asks is the result of asking for the status of several users one after the other, and how long
+// each took in virtual time.
 type asks struct {
 	took  []time.Duration
 	state map[presence.State]int
@@ -43,7 +44,7 @@ func (r *rig) ask(from *node, users []int) asks {
 	return a
 }
 
-// exact is the address of node i's user key.
+// exact returns the address of node i's user key.
 func (r *rig) exact(i int) identity.Address {
 	return identity.Address{User: fmt.Sprintf("user%d", i), Fingerprint: r.nodes[i].keys.UserKey().Fingerprint()}
 }
@@ -55,7 +56,7 @@ func (a asks) log(t *testing.T, what string) {
 		a.at(99).Round(time.Millisecond), a.at(100).Round(time.Millisecond), a.state)
 }
 
-// apart closes the connections of one host to all others but those in keep.
+// apart closes the connections of one host to all others except those in keep.
 func (r *rig) apart(from int, keep ...int) {
 	for i := range r.nodes {
 		if i != from && !slices.Contains(keep, i) && r.net.Host(from).Network().Connectedness(r.net.ID(i)) == network.Connected {
@@ -65,7 +66,8 @@ func (r *rig) apart(from int, keep ...int) {
 	time.Sleep(200 * time.Millisecond)
 }
 
-// newCrowd makes a directory of many nodes, each connected to four at first and logged in; node 0, which asks, remembers nobody.
+// newCrowd makes a directory of many nodes, each at first connected to four others, and logged in.
+// Node 0, which asks, remembers no peers.
 func newCrowd(t *testing.T) (r *rig, door *gate) {
 	t.Helper()
 	door = new(gate)
@@ -94,7 +96,7 @@ func newCrowd(t *testing.T) (r *rig, door *gate) {
 	return r, door
 }
 
-// gate lets a host refuse who dials it.
+// gate lets a host refuse incoming connections.
 type gate struct{ shut atomic.Bool }
 
 func (g *gate) InterceptPeerDial(peer.ID) bool               { return true }
@@ -105,7 +107,7 @@ func (g *gate) InterceptSecured(dir network.Direction, _ peer.ID, _ network.Conn
 }
 func (g *gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }
 
-// lonely leaves node 0 with the connections to keep, and with no knowledge of anybody else.
+// lonely leaves node 0 with only the connections in keep, and with no knowledge of other nodes.
 func (r *rig) lonely(keep ...int) {
 	r.t.Helper()
 	for _, i := range keep {
@@ -113,7 +115,7 @@ func (r *rig) lonely(keep ...int) {
 			r.net.Connect(0, i)
 		}
 	}
-	time.Sleep(500 * time.Millisecond) // the hello, and the directory's own
+	time.Sleep(500 * time.Millisecond) // for the hello, and the directory's own exchange
 	for range 100 {                    // it may be storing its own log-in
 		r.apart(0, keep...)
 		if len(r.net.Host(0).Network().Peers()) == len(keep) {
@@ -136,14 +138,14 @@ func TestStatusFromFewConnectionsOfUsersKnownOnlyToTheDirectory(t *testing.T) {
 		r, door := newCrowd(t)
 		defer r.close()
 		asker := r.nodes[0]
-		door.shut.Store(true) // or those who store would connect to it
+		door.shut.Store(true) // or storing nodes would connect to it
 		gone, left := upTo(n-n/5, n), upTo(1, n-n/5)
 		some := slices.DeleteFunc(slices.Clone(left), func(i int) bool { return i%2 == 0 })
 		r.lonely(1, 2, n-1)
-		for _, i := range gone { // without a word
+		for _, i := range gone { // without a good-bye
 			r.net.Isolate(i)
 		}
-		// each asks all of them, every time from three connections to others
+		// each asks for all of them, every time while connected to three others
 		each := func(users []int) asks {
 			all := asks{state: make(map[presence.State]int)}
 			for k, i := range users {
@@ -185,7 +187,8 @@ func TestStatusOfUsersKnownOnlyToTheDirectory(t *testing.T) {
 
 		var known asks
 		known.state = make(map[presence.State]int)
-		for _, i := range all { // each from a node that is connected to four others alone
+		// Each from a node that is connected to only four others.
+		for _, i := range all {
 			r.apart(0, (i+1)%n, (i+2)%n, (i+3)%n, (i+4)%n)
 			for j := range r.nodes {
 				if !r.connected(0, j) {
@@ -209,7 +212,8 @@ func TestStatusOfUsersKnownOnlyToTheDirectory(t *testing.T) {
 		cut := r.ask(asker, upTo(n/2, n))
 		cut.log(t, "across a cut, after 6 s")
 		require.Equal(t, n/2, cut.state[presence.Unreachable])
-		time.Sleep(3 * time.Minute) // what is stored of those beyond has lapsed
+		// The records of those beyond the cut have lapsed.
+		time.Sleep(3 * time.Minute)
 		cut = r.ask(asker, upTo(n/2, n))
 		cut.log(t, "across a cut, after five minutes")
 		require.Zero(t, cut.state[presence.Offline])
@@ -222,7 +226,7 @@ func TestStatusOfUsersKnownOnlyToTheDirectory(t *testing.T) {
 		require.Equal(t, n-1, healed.state[presence.Online])
 
 		gone, left := upTo(n-n/5, n), upTo(1, n-n/5)
-		for _, i := range gone { // without a word
+		for _, i := range gone { // without a good-bye
 			r.net.Isolate(i)
 		}
 		r.apart(0, 1, 2, 3, n-1)
@@ -242,7 +246,7 @@ func upTo(from, to int) (out []int) {
 	return out
 }
 
-// forgetful remembers nobody.
+// forgetful remembers no peers.
 type forgetful struct{}
 
 func (forgetful) Remember(identity.Remembered) error { return nil }

@@ -18,7 +18,7 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// status asks n for a user.
+// status returns the status of a user as n sees it.
 func (n *node) status(user string) presence.Status {
 	n.t.Helper()
 	a, err := identity.ParseAddress(user)
@@ -30,7 +30,7 @@ func (n *node) status(user string) presence.Status {
 	return s
 }
 
-// line makes a DHT of n nodes that are connected in a chain at first.
+// dhtRig makes a DHT of n nodes that are at first connected in a chain.
 func dhtRig(t *testing.T, n int) *rig {
 	r := newRig(t, n, presence.WithDHT(presence.LAN))
 	r.net.Chain()
@@ -145,7 +145,8 @@ func TestAStoredLogOutIsAnAnswerWithoutWaitingForTheDead(t *testing.T) {
 		soon(t, time.Minute, "a has met dora, and remembers where she was", func() bool { return a.status("dora").State == presence.Online })
 		r.part(0, 5)
 		require.NoError(t, b.Close())
-		r.net.Kill(5) // and nothing there says that it is closed: a dial waits for its timeout
+		// Without a notice that it is closed: a dial waits for its timeout.
+		r.net.Kill(5)
 		r.part(0, 5)
 		a.Forget()
 		require.False(t, r.connected(0, 5))
@@ -162,13 +163,14 @@ func TestTwoLogInsThatMeetOnlyInTheDirectoryEndWithOne(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		gap   time.Duration
-		cut   bool // the later one cannot dial the earlier
+		cut   bool // the later one cannot dial the earlier one
 		limit time.Duration
 	}{
 		{"at once", 0, false, 3 * time.Second},
 		{"one after the other", 20 * time.Second, false, 3 * time.Second},
 		{"at once, and apart", 0, true, 10 * time.Second},
-		{"one after the other, and apart", 20 * time.Second, true, time.Minute}, // until the earlier is stored anew
+		// This takes until the earlier one is stored again.
+		{"one after the other, and apart", 20 * time.Second, true, time.Minute},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -177,7 +179,8 @@ func TestTwoLogInsThatMeetOnlyInTheDirectoryEndWithOne(t *testing.T) {
 				r.sameUser(0, 5, presence.WithDHT(presence.LAN))
 				r.net.Cut(0, 5)
 				for _, n := range r.nodes[1:5] {
-					n.Deafen() // or they would hand one's statement to the other
+					// Otherwise they would pass the statement of one to the other.
+					n.Deafen()
 				}
 				r.net.Chain()
 				time.Sleep(10 * time.Second)
@@ -217,7 +220,8 @@ func TestTheEarlierLogInIsDialledAgain(t *testing.T) {
 		a.login("alice")
 		time.Sleep(20 * time.Second)
 		b.login("alice")
-		time.Sleep(14 * time.Second) // and nothing of the earlier is left in the directory
+		// Nothing of the earlier log-in is left in the directory.
+		time.Sleep(14 * time.Second)
 		require.True(t, a.loggedIn() && b.loggedIn())
 		r.net.Heal()
 		soon(t, 12*time.Second, "the earlier has been told", func() bool { return !a.loggedIn() })
@@ -257,7 +261,8 @@ func TestAFreshLogInIsStoredAtOnceThoughSomeNodesAreSilent(t *testing.T) {
 }
 
 func TestAStrangerIsNotToldOfflineOfAFreshLogIn(t *testing.T) {
-	const n = 32 // more than keep a record, so that the one who asks is no keeper as a rule
+	// More than keep a record, so that the asking node is usually no keeper.
+	const n = 32
 	for _, exact := range []bool{true, false} {
 		t.Run(map[bool]string{true: "by key", false: "by name"}[exact], func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -274,7 +279,8 @@ func TestAStrangerIsNotToldOfflineOfAFreshLogIn(t *testing.T) {
 				asker.login("alice")
 				time.Sleep(10 * time.Second)
 				apart := 0
-				for i := 1; i <= 16; i++ { // each is asked after at another time after the log-in
+				// for each, the question comes at a different time after the log-in
+				for i := 1; i <= 16; i++ {
 					r.part(0, i)
 					asker.Forget()
 					r.nodes[i].login(fmt.Sprintf("user%d", i))
@@ -322,7 +328,8 @@ func TestALogInIsStoredAnewWhenAddressesChangeAndAfterSleep(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		a := r.nodes[0]
 		a.login("alice")
-		time.Sleep(10 * time.Second) // it was compared a second time, and is not due for a minute
+		// It was compared a second time, and is not due for a minute.
+		time.Sleep(10 * time.Second)
 		key := presence.KeyRecordKey(testApp, a.keys.UserKey().Fingerprint())
 		all := func(ok func(*presence.Record) bool) func() bool {
 			return func() bool {
@@ -340,7 +347,8 @@ func TestALogInIsStoredAnewWhenAddressesChangeAndAfterSleep(t *testing.T) {
 		require.True(t, r.nodes[1].Stored(key).Issued.Before(start), "nothing has happened")
 
 		moved.Store(true)
-		soon(t, 7*time.Second, "the new address", all(func(rec *presence.Record) bool { // libp2p looks every 5 s
+		// libp2p checks every 5 s.
+		soon(t, 7*time.Second, "the new address", all(func(rec *presence.Record) bool {
 			return slices.Equal([]string{elsewhere.String()}, texts(rec.Addrs))
 		}))
 		time.Sleep(3 * time.Second)
@@ -423,7 +431,7 @@ func TestAFloodOfRecordsThatValidateStaysWithinTheBound(t *testing.T) {
 			}
 			if i == 150 {
 				require.Positive(t, refused, "the share of one peer")
-				time.Sleep(time.Minute) // and it gets some more
+				time.Sleep(time.Minute) // its share grows again
 			}
 		}
 		count, bytes, most, mostBytes := b.StoredBound()

@@ -10,14 +10,16 @@ import (
 )
 
 const (
-	// tokenLook is how long tendTokens waits at most: a timer stands still while a computer sleeps, and the clock may be set.
+	// tokenLook is how long tendTokens waits at most: a timer stands still while a computer sleeps,
+	// and the clock may be set.
 	tokenLook = 10 * time.Second
-	// tokenHaste is how much earlier this node takes its own log-in back than peers would: a hello that still shows
-	// it must not arrive after their time, or they would refuse it and drop the connection, with the rooms on it.
+	// tokenHaste is how much earlier this node withdraws its own log-in than peers would. A hello
+	// that still shows the log-in must not arrive after that time, or peers would refuse it and
+	// drop the connection, with the rooms on it.
 	tokenHaste = helloTimeout
 )
 
-// loginToken is the token of this node's log-in, and what its program was told of it.
+// loginToken is the token of this node's log-in, and what its program knows about it.
 type loginToken struct {
 	text   string
 	grant  *identity.Grant // nil: none
@@ -25,21 +27,21 @@ type loginToken struct {
 	ended  bool
 }
 
-// tokenNews is what step found.
+// tokenNews is the result of step.
 type tokenNews struct {
 	expiring bool
-	ended    error     // nil: it has not, or that was told before
+	ended    error     // nil: it has not ended, or that was reported before
 	counts   bool      // the log-in may be shown to peers
-	next     time.Time // to look again; zero: no such time
+	next     time.Time // when to check again; zero: never
 }
 
-// step looks at the token at a time.
+// step checks the token at a given time.
 func (t *loginToken) step(a *identity.Authority, now time.Time) (news tokenNews) {
 	warn := t.grant.Expires.Add(-identity.TokenWarning)
 	end := a.Until(t.grant).Add(-min(tokenHaste, a.Leeway()))
 	err := a.Check(t.grant, now)
 	if err == nil && !now.Before(end) {
-		err = a.Check(t.grant, a.Until(t.grant)) // what peers will say in a moment
+		err = a.Check(t.grant, a.Until(t.grant)) // what peers will find in a moment
 	}
 	if err != nil {
 		if !t.ended {
@@ -60,11 +62,12 @@ func (t *loginToken) step(a *identity.Authority, now time.Time) (news tokenNews)
 	return news
 }
 
-// UpdateLoginToken replaces the token of the log-in, before it expires or afterwards. Peers are told without waiting for them; if the
-// old token has not ended, nobody notices. After a log-in that failed for its token, it logs that user in.
+// UpdateLoginToken replaces the token of the log-in, before or after it expires. It does not wait
+// for peers to learn of it. If the old token has not ended, peers notice nothing. After a log-in
+// that failed for its token, it logs in that user.
 //
-// A token that is refused, with an [*identity.TokenError], leaves the one before in place. Other errors are [ErrNotLoggedIn],
-// [ErrOpenMode] and [ErrClosed].
+// If the new token is refused, with an [*identity.TokenError], the previous one stays in place.
+// Other errors are [ErrNotLoggedIn], [ErrOpenMode] and [ErrClosed].
 func (d *Directory) UpdateLoginToken(token string) error {
 	a := d.cfg.authority
 	if a == nil {
@@ -104,8 +107,9 @@ func (d *Directory) updateTokenLocked(a *identity.Authority, token string) (sequ
 	return 0, nil
 }
 
-// sealLocked signs a statement, in app mode with the token: of a log-out too, which is then proved to be the user's. A log-in is
-// shown only while the token counts, and for no longer than it will.
+// sealLocked signs a statement, in app mode with the token. A log-out carries the token too, which
+// proves that it is the user's. A log-in is shown only while the token counts, and expires no later
+// than the token.
 func (d *Directory) sealLocked(now time.Time, st identity.Statement) (*identity.Statement, error) {
 	a := d.cfg.authority
 	if a == nil {
@@ -113,7 +117,7 @@ func (d *Directory) sealLocked(now time.Time, st identity.Statement) (*identity.
 	}
 	st.Token = d.token.text
 	if st.LoggedIn {
-		look := d.token // a copy: tendTokens tells the program
+		look := d.token // a copy: tendTokens notifies the program
 		end := a.Until(d.token.grant)
 		st.LoggedIn = look.step(a, now).counts && end.Sub(st.Issued) >= time.Millisecond
 		if st.LoggedIn && st.Expires.After(end) {
@@ -123,12 +127,13 @@ func (d *Directory) sealLocked(now time.Time, st identity.Statement) (*identity.
 	return a.Sign(d.keys, st)
 }
 
-// wakeTokensLocked makes tendTokens look at what has changed.
+// wakeTokensLocked makes tendTokens check what has changed.
 func (d *Directory) wakeTokensLocked() {
 	d.tokenWake.Set()
 }
 
-// tendTokens watches the time of the own token, that of the peers' tokens, and the list of revocations.
+// tendTokens watches the expiry of this node's own token and of the peers' tokens, and the list of
+// revocations.
 func (d *Directory) tendTokens() {
 	for {
 		changed := d.cfg.authority.Changed()
@@ -146,7 +151,7 @@ func (d *Directory) tendTokens() {
 	}
 }
 
-// lookAtTokens does what is due, and returns when to look again.
+// lookAtTokens does what is due, and returns how long to wait before the next check.
 func (d *Directory) lookAtTokens(now time.Time) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -192,7 +197,7 @@ func (d *Directory) lookAtOwnLocked(now time.Time) (next time.Time) {
 	return news.next
 }
 
-// faults are the reasons for which a token is refused, as they travel.
+// faults maps the wire form of each reason for refusing a token to its error.
 var faults = map[wire.TokenFault]error{
 	wire.TokenFault_TOKEN_MISSING:       identity.ErrTokenMissing,
 	wire.TokenFault_TOKEN_SIZE:          identity.ErrTokenSize,
@@ -210,7 +215,7 @@ var faults = map[wire.TokenFault]error{
 	wire.TokenFault_TOKEN_REVOKED:       identity.ErrTokenRevoked,
 }
 
-// faultOf returns what is wrong with the token that err refuses, if err does.
+// faultOf returns the fault of the token if err refuses one.
 func faultOf(err error) wire.TokenFault {
 	if bad := (*identity.TokenError)(nil); errors.As(err, &bad) {
 		for fault, reason := range faults {
@@ -222,11 +227,11 @@ func faultOf(err error) wire.TokenFault {
 	return wire.TokenFault_TOKEN_UNSPECIFIED
 }
 
-// faultError is the error of a peer's refusal of our token.
+// faultError returns the error for a peer's refusal of our token.
 func faultError(reason string, r *wire.Refusal) error {
 	err := faults[r.Token]
 	switch {
-	case err == nil: // of a later version
+	case err == nil: // from a later version
 		err = identity.ErrTokenMalformed
 	case r.Code == wire.Refusal_CLOCK:
 		err = errors.Join(err, identity.ErrClock)

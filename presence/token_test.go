@@ -30,7 +30,8 @@ func public(key ed25519.PrivateKey) identity.PublicKey {
 	return identity.PublicKey(key.Public().(ed25519.PublicKey))
 }
 
-// authority returns one as every node has its own: of the test's issuer, and of further ones.
+// authority returns an authority as every node has its own: for the test's issuer, and further
+// ones.
 func authority(t *testing.T, leeway time.Duration, more ...ed25519.PrivateKey) *identity.Authority {
 	t.Helper()
 	var keys []identity.IssuerKey
@@ -62,7 +63,7 @@ func tokenBy(t *testing.T, key ed25519.PrivateKey, keys *identity.Keys, user str
 	return s
 }
 
-// vouched starts n hosts in app mode, connected to nobody, with the default leeway.
+// vouched starts n unconnected hosts in app mode, with the default leeway.
 func vouched(t *testing.T, n int, opts ...presence.Option) *rig {
 	t.Helper()
 	r := bare(t, n)
@@ -81,7 +82,7 @@ func (r *rig) vouch(i int, a *identity.Authority, opts ...presence.Option) *node
 	return r.nodes[i]
 }
 
-// enter logs a user in with a token for that long.
+// enter logs a user in with a token that lives that long.
 func (n *node) enter(user string, life time.Duration) {
 	n.t.Helper()
 	require.NoError(n.t, n.Login(context.Background(), user, presence.WithLoginToken(token(n.t, n.keys, user, life))))
@@ -168,7 +169,8 @@ func TestAnAuthorityOfAnotherAppIsRefused(t *testing.T) {
 	})
 }
 
-// What one node takes for good and the other does not: each way in which that can be is read at both sides.
+// One node accepts a token and the other does not. For each way in which that can happen, both
+// sides read the reason.
 func TestBothSidesReadWhyATokenIsRefused(t *testing.T) {
 	second := seeded(78)
 	for _, c := range []struct {
@@ -236,7 +238,7 @@ func TestBothSidesReadWhyATokenIsRefused(t *testing.T) {
 	}
 }
 
-// A node that does not check its own token: the hello of the other refuses it.
+// A node does not check its own token: the other node's hello refuses it.
 func TestALogInWithoutItsOwnTokenIsRefusedAtHello(t *testing.T) {
 	keys := func(t *testing.T, r *rig) *identity.Keys { return keysOf(t, r.net.HostKey(1)) }
 	for _, c := range []struct {
@@ -299,7 +301,7 @@ func TestATokenThatIsNotReplacedEndsTheLogInForPeers(t *testing.T) {
 		warned := of[presence.TokenExpiring](a)
 		require.Len(t, warned, 1, "30 s before")
 		require.True(t, expires.Equal(warned[0].Expires))
-		for time.Now().Before(until.Add(-10 * time.Second)) { // there is a leeway
+		for time.Now().Before(until.Add(-10 * time.Second)) { // the leeway keeps it valid
 			require.True(t, b.sees(a))
 			require.True(t, a.Self().LoggedInAt(time.Now()))
 			require.False(t, a.Self().Expires.After(until), "a statement never outlives its token")
@@ -334,7 +336,8 @@ func TestATokenThatIsNotReplacedEndsTheLogInForPeers(t *testing.T) {
 	})
 }
 
-// Whenever in its last moments a log-in is shown: the hello that carries it must not arrive when it is over.
+// A log-in may be shown at any time in its last moments: the hello that carries it must not arrive
+// after its end.
 func TestAHelloAtTheEndOfATokenIsNotRefused(t *testing.T) {
 	for before := time.Duration(0); before < 20*latency; before += latency / 2 {
 		synctest.Test(t, func(t *testing.T) {
@@ -352,7 +355,7 @@ func TestAHelloAtTheEndOfATokenIsNotRefused(t *testing.T) {
 	}
 }
 
-// A peer that goes on showing its log-in: the one that listens judges by itself.
+// A peer keeps showing its log-in after its token has ended: the receiving node judges by itself.
 func TestALogInThatIsNotTakenBackEndsWithItsToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := bare(t, 2)
@@ -393,7 +396,8 @@ func TestATokenThatIsReplacedInTimeIsNeverNoticed(t *testing.T) {
 		a.enter("alice", life)
 		r.meet(0, 1)
 		sequence := a.Self().Sequence
-		// When the new token comes, after the one before was issued: before the warning, after it, and in the leeway.
+		// When the new token comes after the issue of the previous one: before the warning, after
+		// it, and in the leeway.
 		for i, after := range []time.Duration{life - time.Minute, life - 10*time.Second, life + identity.DefaultLeeway - 10*time.Second} {
 			for end := time.Now().Add(after); time.Now().Before(end); time.Sleep(250 * time.Millisecond) {
 				require.True(t, b.sees(a), "round %d", i)
@@ -452,7 +456,7 @@ func TestInAppModeTheNameIsTheUser(t *testing.T) {
 		defer r.close()
 		phone, laptop, watcher, claimant := r.nodes[0], r.nodes[1], r.nodes[2], r.nodes[3]
 		phone.enter("alice", time.Hour)
-		require.NoError(t, claimant.SetUser("alice")) // as in a room, and without a token
+		require.NoError(t, claimant.SetUser("alice")) // as in a room, without a token
 		r.meet(2, 0)
 		r.meet(2, 1)
 		r.meet(2, 3)
@@ -488,7 +492,8 @@ func TestALaterLogInOutranksOneThatWasMetBefore(t *testing.T) {
 			st.Sequence, st.Token = ahead, token(t, keys, "alice", time.Hour)
 		}))
 		require.Len(t, a.Online(), 1)
-		a.enter("alice", time.Hour) // only now it is known that the other log-in is of our user
+		// Only now is the other log-in known to be of our user.
+		a.enter("alice", time.Hour)
 		require.Greater(t, a.Self().Sequence, ahead)
 		require.True(t, a.loggedIn())
 	})

@@ -6,10 +6,11 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// ownDeviceLocked looks at a statement that our device key has signed: if we did not, another node has our key.
+// ownDeviceLocked handles a statement signed by our device key: if we did not sign it, another node
+// has our key.
 func (d *Directory) ownDeviceLocked(st *identity.Statement) {
 	switch {
-	case d.self != nil && !st.Newer(d.self): // ours, or of an earlier run
+	case d.self != nil && !st.Newer(d.self): // ours, or from an earlier run
 		return
 	case d.self == nil && !st.Issued.After(d.started):
 		return
@@ -21,13 +22,13 @@ func (d *Directory) ownDeviceLocked(st *identity.Statement) {
 	}
 }
 
-// probeTwin asks the earlier incarnation of a peer whether it still lives, after another has spoken. A restarted node
-// leaves a dead connection behind; two nodes with one key leave two live ones. Both are told, by the other's
-// statement.
+// probeTwin asks the earlier incarnation of a peer whether it still lives, after another has
+// spoken. A restarted node leaves a dead connection behind; two nodes with one key leave two live
+// ones. Each of the two is then sent the other's statement.
 func (d *Directory) probeTwin(c *contact, old network.Conn, was identity.Session, conn network.Conn, now identity.Session) {
 	session, _, _, err := d.initiate(old, nil)
 	if err != nil || session.Incarnation != was.Incarnation {
-		return // the usual end: it is dead
+		return // the usual case: it is dead
 	}
 	d.mu.Lock()
 	again := c.twins

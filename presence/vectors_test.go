@@ -19,8 +19,8 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// The tests of this file hold what presence makes and judges against docs/vectors, in bubbles: their time begins when
-// the vectors were made.
+// The tests of this file compare what presence makes and judges with docs/vectors. They run in
+// bubbles, whose time begins when the vectors were made.
 
 func vectorKeys(t *testing.T) (alice, bob *identity.Keys) {
 	var v vectors.Names
@@ -29,7 +29,7 @@ func vectorKeys(t *testing.T) (alice, bob *identity.Keys) {
 	return &identity.Keys{Device: key(0), User: key(0)}, &identity.Keys{Device: key(1), User: key(2)}
 }
 
-// vectorNode is a directory with those keys on a simulated host.
+// vectorNode returns a directory with those keys on a simulated host.
 func vectorNode(t *testing.T, keys *identity.Keys, app identity.AppID) *Directory {
 	net := meshtest.New(t, meshtest.Options{Hosts: 1, Key: func(int) crypto.PrivKey { return keys.Libp2p() }})
 	d, err := New(net.Host(0), app, keys)
@@ -175,7 +175,7 @@ func TestANodeJudgesTheRecordsOfTheVectors(t *testing.T) {
 	}
 }
 
-// whyRefused names the reason as the vectors do.
+// whyRefused returns the reason in the words of the vectors.
 func whyRefused(err error) string {
 	for _, c := range []struct {
 		err error

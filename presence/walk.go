@@ -15,24 +15,24 @@ import (
 const (
 	// replicas is how many of the nearest nodes keep a record: Kademlia's k.
 	replicas = 20
-	// walkers is how many are asked at once. A dead node holds one up for askTimeout.
+	// walkers is how many nodes are asked at once. A dead node occupies one walker for askTimeout.
 	walkers = 16
 	// askTimeout bounds the dialling and asking of one node.
 	askTimeout = 2 * time.Second
-	// maxHeard bounds the nodes that a walk gets to hear of: others name them.
+	// maxHeard bounds the nodes that a walk considers, since other nodes name them.
 	maxHeard = 256
-	// maxCloser is how many nodes an answer may name.
+	// maxCloser is how many nodes are taken from an answer.
 	maxCloser = 2 * replicas
 )
 
-// walked is how a walk ended.
+// walked is the result of a walk.
 type walked struct {
-	nearest  []peer.ID // that answered, of the nearest replicas nodes; the nearest first
-	complete bool      // all of those answered, and there was at least one
+	nearest  []peer.ID // those of the nearest replicas nodes that answered; the nearest first
+	complete bool      // all of the nearest nodes answered, and there was at least one
 	alone    bool      // there was nobody to ask
 }
 
-// asker asks one node that is connected. It returns the nodes that are nearer.
+// asker asks one connected node. It returns the nodes that are nearer.
 type asker func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error)
 
 // step is a node in a walk.
@@ -51,7 +51,8 @@ const (
 	failed
 )
 
-// path is the state of a walk: the nodes that it has heard of, the nearest first. It has no clock and no goroutine.
+// path is the state of a walk: the nodes that it knows, the nearest first. It has no clock and no
+// goroutine.
 type path struct {
 	target kb.ID
 	steps  []*step
@@ -62,7 +63,7 @@ func newPath(key string) *path {
 	return &path{target: kb.ConvertKey(key), known: make(map[peer.ID]*step)}
 }
 
-// hear takes in a node, and reports whether it is new.
+// hear adds a node, and reports whether it is new.
 func (w *path) hear(p peer.ID) bool {
 	if w.known[p] != nil || len(w.steps) >= maxHeard {
 		return false
@@ -78,7 +79,8 @@ func (w *path) hear(p peer.ID) bool {
 	return true
 }
 
-// next returns a node to ask: the nearest that was not, unless replicas nearer ones have answered.
+// next returns the node to ask next: the nearest one not asked yet. It returns nil once replicas
+// nearer ones have answered or are being asked, or if none is left.
 func (w *path) next() *step {
 	alive := 0
 	for _, s := range w.steps {
@@ -94,8 +96,8 @@ func (w *path) next() *step {
 	return nil
 }
 
-// end says what the walk has found, when there is no more to ask. A node that failed counts among the nearest: it may be the one that
-// has what was looked for.
+// end returns the result of the walk when there is nobody left to ask. A node that failed counts
+// among the nearest: it may have what was looked for.
 func (w *path) end() walked {
 	out := walked{complete: true, alone: len(w.steps) == 0}
 	for i, s := range w.steps {
@@ -110,8 +112,9 @@ func (w *path) end() walked {
 	return out
 }
 
-// walk goes to the nodes that are nearest to a key, and asks every one on the way. Those of also that nobody has named are asked at the end. It ends when the nearest have answered, or with
-// ctx. DHT nodes that do not answer are taken out of the routing table.
+// walk visits the nodes nearest to a key, and asks every node on the way. At the end it also asks
+// the nodes in also that nobody has named. It ends when the nearest have answered, or with ctx. DHT
+// nodes that do not answer are removed from the routing table.
 func (k *kad) walk(ctx context.Context, key string, also []peer.ID, ask asker) walked {
 	type reply struct {
 		s      *step
@@ -141,7 +144,7 @@ func (k *kad) walk(ctx context.Context, key string, also []peer.ID, ask asker) w
 			if len(also) == 0 || ctx.Err() != nil {
 				return w.end()
 			}
-			for _, p := range also { // last: others may have told by now where they are
+			for _, p := range also { // last: by now others may have said where they are
 				w.hear(p)
 			}
 			also = nil
@@ -167,7 +170,7 @@ func (k *kad) walk(ctx context.Context, key string, also []peer.ID, ask asker) w
 	}
 }
 
-// hearOf takes in a node that another has named.
+// hearOf adds a node that another node has named.
 func (k *kad) hearOf(w *path, info *peer.AddrInfo) {
 	if info.ID == k.d.id || info.ID.Validate() != nil || k.d.Foreign(info.ID) || !k.may(*info) {
 		return
@@ -189,12 +192,12 @@ func (k *kad) askOne(ctx context.Context, p peer.ID, ask asker) ([]*peer.AddrInf
 	return ask(ctx, p)
 }
 
-// seek walks to a record and calls found for every one that is valid, from several goroutines.
+// seek walks to a record and calls found for every valid one, from several goroutines.
 func (k *kad) seek(ctx context.Context, key string, also []peer.ID, found func(from peer.ID, r *record)) walked {
 	return k.walk(ctx, key, also, k.ask(key, found))
 }
 
-// ask asks for a record, and calls found with one that is valid.
+// ask returns an asker that asks for a record and calls found with it if it is valid.
 func (k *kad) ask(key string, found func(from peer.ID, r *record)) asker {
 	return func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error) {
 		rec, closer, err := k.rpc.GetValue(ctx, p, key)
@@ -212,7 +215,8 @@ func (k *kad) ask(key string, found func(from peer.ID, r *record)) asker {
 	}
 }
 
-// seekName walks to the providers of a name and calls found for each of them once, up to a bound: each costs a dial.
+// seekName walks to the providers of a name and calls found once for each of them, up to
+// maxProviders: each costs a dial.
 func (k *kad) seekName(ctx context.Context, user string, also []peer.ID, found func(peer.AddrInfo)) walked {
 	key := nameKey(k.d.app, user)
 	seen := make(chan map[peer.ID]bool, 1)
@@ -238,5 +242,5 @@ func (k *kad) seekName(ctx context.Context, user string, also []peer.ID, found f
 	})
 }
 
-// maxProviders is how many devices are dialled that claim a name.
+// maxProviders is how many devices that claim a name are dialled.
 const maxProviders = 8

@@ -14,13 +14,13 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// privateAddr is what host i says beside its public address: that of a LAN behind it.
+// privateAddr returns the address that host i states beside its public one, on a LAN behind it.
 func privateAddr(i int) ma.Multiaddr {
 	return ma.StringCast(fmt.Sprintf("/ip4/192.168.1.%d/udp/4001/quic-v1", i+1))
 }
 
-// internet starts n hosts with an address on the internet and one on a LAN, connected to nobody and with no directory yet. Those in
-// hidden say their LAN's address alone.
+// internet starts n unconnected hosts, each with an address on the internet and one on a LAN,
+// without directories. Those in hidden state only their address on the LAN.
 func internet(t *testing.T, n int, hidden ...int) *rig {
 	t.Helper()
 	return &rig{t: t, nodes: make([]*node, n), net: meshtest.New(t, meshtest.Options{
@@ -109,7 +109,7 @@ func TestTheDirectoryOfTheInternetIsApart(t *testing.T) {
 		secret.login("carol")
 		time.Sleep(10 * time.Second)
 		key := presence.KeyRecordKey(testApp, secret.keys.UserKey().Fingerprint())
-		// Node 1 is on that LAN too, and was told of the address there.
+		// Node 1 is on that LAN too, and has received the address there.
 		r.net.Host(1).Peerstore().AddAddrs(secret.id, []ma.Multiaddr{privateAddr(hidden), r.net.Addr(hidden)}, time.Hour)
 		require.Equal(t, []ma.Multiaddr{r.net.Addr(hidden)}, b.Named(t.Context(), r.nodes[1].id, secret.id), "it is not passed on")
 		require.Equal(t, []ma.Multiaddr{r.net.Addr(1)}, b.Named(t.Context(), r.nodes[1].id, r.nodes[1].id), "nor is one's own")

@@ -15,26 +15,31 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// WatchProtocol is how a device is watched: it pushes its statement at every change, and a beat.
+// WatchProtocol is the protocol for watching a device: the device pushes its statement at every
+// change, and a regular beat.
 const WatchProtocol protocol.ID = "/starling/watch/1.0.0"
 
 const (
-	// beatEvery is how often a watched device says that it is still there, and beatMissed how long a watcher believes it without.
+	// beatEvery is how often a watched device signals that it is still there. beatMissed is how
+	// long a watcher waits for a beat.
 	beatEvery  = 2 * time.Second
 	beatMissed = 5 * time.Second
-	// watchPause is how often a user is asked after who is not online.
+	// watchPause is how often the status of a user who is not online is checked.
 	watchPause = 5 * time.Second
-	// watchSettle is the least time between two looks at a user.
+	// watchSettle is the least time between two checks of a user.
 	watchSettle = 250 * time.Millisecond
-	// maxWatchers is how many streams of watchers a device serves; maxWatchersPeer of them from one peer.
+	// maxWatchers is how many watch streams a device serves, maxWatchersPeer how many from one
+	// peer.
 	maxWatchers     = 256
 	maxWatchersPeer = 4
 )
 
-// Watch ranges over the status of a user: as it is now, and then every change, until ctx ends, the directory is closed, or it
-// cannot go on, of which the last pair says the reason. While the user is online the device pushes its changes, so that a
-// log-out shows at once, and a crash after 5 s at the latest; otherwise the user is asked after every 5 s. It needs a log-in here, as
-// [Directory.Status] does. Every loop has a stream of its own: a device serves 256 of them, 4 from one peer.
+// Watch ranges over the status of a user: the current one first, and then every change. It ends
+// when ctx ends, the directory is closed, or it cannot go on; the last pair has the reason. While
+// the user is online the device pushes its changes, so that a log-out shows at once, and a crash
+// after 5 s at the latest. Otherwise Watch checks the user's status every 5 s. This node must be
+// logged in, as for [Directory.Status]. Every loop has its own stream: a device serves 256 of them,
+// 4 from one peer.
 func (d *Directory) Watch(ctx context.Context, addr identity.Address) iter.Seq2[Status, error] {
 	return func(yield func(Status, error) bool) {
 		var last Status
@@ -63,7 +68,7 @@ func (d *Directory) Watch(ctx context.Context, addr identity.Address) iter.Seq2[
 	}
 }
 
-// rest waits for some time, or for a peer that comes or goes.
+// rest waits for some time, or until a peer comes or goes.
 func (d *Directory) rest(ctx context.Context, most time.Duration) {
 	d.mu.Lock()
 	progress := d.progress.Next()
@@ -81,7 +86,7 @@ func (d *Directory) rest(ctx context.Context, most time.Duration) {
 	}
 }
 
-// follow reads what a device pushes until it says something new or falls silent.
+// follow reads what a device pushes until it sends something new or falls silent.
 func (d *Directory) follow(ctx context.Context, p peer.ID) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -91,7 +96,8 @@ func (d *Directory) follow(ctx context.Context, p peer.ID) {
 		return
 	}
 	d.cfg.log.Debug("watch ended", "peer", p, "err", err)
-	if errors.Is(err, errWatchRefused) { // it has too many, or does not know the protocol: ask now and then
+	// It serves too many watches, or does not know the protocol: ask now and then.
+	if errors.Is(err, errWatchRefused) {
 		d.rest(ctx, watchPause)
 		return
 	}
@@ -125,7 +131,7 @@ func (d *Directory) readWatch(ctx context.Context, p peer.ID) error {
 		if err := r.Next(&f); err != nil {
 			switch {
 			case s.Conn().IsClosed() && d.host.Network().Connectedness(p) != network.NotConnected:
-				return nil // by the one of two connections that was given up: look again
+				return nil // it was on the one of two connections that was given up: look again
 			case first:
 				return refusedWatch(err)
 			}
@@ -150,7 +156,7 @@ func (d *Directory) readWatch(ctx context.Context, p peer.ID) error {
 	}
 }
 
-// refusedWatch tells a refusal from silence.
+// refusedWatch distinguishes a refusal from silence.
 func refusedWatch(err error) error {
 	var timeout net.Error
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
@@ -159,7 +165,7 @@ func refusedWatch(err error) error {
 	return errors.Join(errWatchRefused, err)
 }
 
-// awaitNews waits a moment for the hello by which the peer tells the same.
+// awaitNews waits briefly for the hello with which the peer reports the same.
 func (d *Directory) awaitNews(ctx context.Context, p peer.ID, st *identity.Statement) error {
 	limit := time.Now().Add(time.Second)
 	for time.Now().Before(limit) && ctx.Err() == nil {
@@ -181,7 +187,7 @@ func (d *Directory) awaitNews(ctx context.Context, p peer.ID, st *identity.State
 	return nil
 }
 
-// serveWatch pushes this node's statement and a beat until the watcher goes.
+// serveWatch pushes this node's statement and a beat until the watcher leaves.
 func (d *Directory) serveWatch(ctx context.Context, s network.Stream) {
 	defer func() { _ = s.Reset() }()
 	select {
@@ -210,7 +216,7 @@ func (d *Directory) serveWatch(ctx context.Context, s network.Stream) {
 	_ = s.SetReadDeadline(time.Time{})
 	gone := make(chan struct{})
 	d.mu.Lock()
-	started := d.tasks.Go(func() { // ends when the stream does
+	started := d.tasks.Go(func() { // ends with the stream
 		defer close(gone)
 		_ = r.Next(&req)
 	})
@@ -249,7 +255,8 @@ func (d *Directory) serveWatch(ctx context.Context, s network.Stream) {
 	}
 }
 
-// mayWatch counts the watches of a peer.
+// mayWatch changes the number of a peer's watches by by. It returns false if that would be too
+// many.
 func (d *Directory) mayWatch(c *contact, by int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

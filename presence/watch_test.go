@@ -13,7 +13,7 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// watched collects what a watch tells.
+// watched collects what a watch yields.
 type watched struct {
 	mu  sync.Mutex
 	all []presence.Status

@@ -20,22 +20,23 @@ const (
 	whoisBudget = 300 * time.Millisecond
 	// whoisAsked is how many connected peers are asked, chosen at random.
 	whoisAsked = 8
-	// maxLocated is how many log-ins an answer gives.
+	// maxLocated is how many log-ins an answer contains.
 	maxLocated = 8
-	// whoisTimeout bounds the answering of one question.
+	// whoisTimeout bounds answering one question.
 	whoisTimeout = 2 * time.Second
 	maxWhois     = 1 << 10
 	maxWhoisBack = maxLocated * (identity.MaxStatement + maxAddrs*(maxAddr+4) + 16)
 )
 
-// located is a log-in that a peer has told of: proved by its statement, and not yet confirmed by its device.
+// located is a log-in that a peer has named: proved by its statement, but not yet confirmed by its
+// device.
 type located struct {
 	st    *identity.Statement
 	addrs []ma.Multiaddr
 }
 
-// whois asks connected peers for a user and calls found for each verified log-in that they name, from several
-// goroutines. It returns when all have answered, or after 300 ms.
+// whois asks connected peers about a user and calls found for each verified log-in that they name,
+// from several goroutines. It returns when all have answered, or after 300 ms.
 func (d *Directory) whois(ctx context.Context, user string, key identity.PublicKey, found func(located)) {
 	ctx, cancel := context.WithTimeout(ctx, whoisBudget)
 	defer cancel()
@@ -72,7 +73,7 @@ func (d *Directory) whois(ctx context.Context, user string, key identity.PublicK
 	wg.Wait()
 }
 
-// someContacts returns up to n peers that we have had a hello with, at random.
+// someContacts returns up to n random peers with which a hello is complete.
 func (d *Directory) someContacts(n int) []peer.ID {
 	d.mu.Lock()
 	var all []peer.ID
@@ -112,7 +113,8 @@ func (d *Directory) ask(ctx context.Context, p peer.ID, req *wire.WhoisRequest) 
 	return &reply, nil
 }
 
-// serveWhois answers with the log-ins of connected peers. It never passes on what it was told by others.
+// serveWhois answers with the log-ins of connected peers. It never passes on what others have
+// reported.
 func (d *Directory) serveWhois(ctx context.Context, s network.Stream) {
 	p := s.Conn().RemotePeer()
 	_ = s.SetDeadline(time.Now().Add(whoisTimeout))
@@ -144,7 +146,7 @@ func (d *Directory) serveWhois(ctx context.Context, s network.Stream) {
 	_ = s.Close()
 }
 
-// located lists the connected log-ins of a user, other than the asker's own.
+// located lists the connected log-ins of a user, except the asker's own.
 func (d *Directory) located(asker peer.ID, user string, key identity.PublicKey) *wire.WhoisReply {
 	now := time.Now()
 	reply := new(wire.WhoisReply)
@@ -168,8 +170,8 @@ func (d *Directory) located(asker peer.ID, user string, key identity.PublicKey) 
 	return reply
 }
 
-// whereLocked returns the addresses of a contact: those that we have dialled ourselves, which work, and those that it
-// gives.
+// whereLocked returns the addresses of a contact: those that we have dialled ourselves, which work,
+// and those that it states.
 func (c *contact) whereLocked() []ma.Multiaddr {
 	var out []ma.Multiaddr
 	for conn := range c.conns {

@@ -18,13 +18,15 @@ import (
 
 const module = "github.com/starling-mesh/starling"
 
-// row says what of this module the packages in a directory may import. Tests may import more: they are not looked at.
+// row says which packages of this module the packages in a directory may import. Tests may import
+// more: they are not checked.
 type row struct {
 	dir string   // below the module; "x/..." is every package under x, and x itself
 	may []string // directories
 }
 
-// table has one row for every package, lowest first. A row names what it may use, not what it does use.
+// table has one row for every package, lowest first. A row lists what the package may import, not
+// what it does import.
 var table = []row{
 	{"internal/wire", nil},
 	{"internal/task", nil},
@@ -34,9 +36,10 @@ var table = []row{
 	{"mesh", []string{"identity", "internal/wire", "internal/events", "internal/task"}},
 	{"node", []string{"mesh", "presence", "identity", "internal/wire", "internal/events", "internal/task"}},
 	{"cmd/starling", []string{"node", "mesh", "presence", "identity", "internal/wire", "internal/events", "internal/task"}},
-	// An example shows what any embedder can write, and an embedder cannot import internal packages.
+	// An example shows what any embedder can write, and an embedder cannot import internal
+	// packages.
 	{"examples/...", []string{"node", "mesh", "presence", "identity"}},
-	// For tests: nothing that ships may import these, and they know nothing of what they test.
+	// For tests: no shipped package may import these, and they do not import what they test.
 	{"internal/vectors", nil},
 	{"internal/meshtest", nil},
 	{"internal/cputime", nil},
@@ -45,13 +48,14 @@ var table = []row{
 	{"internal/archtest", nil},
 }
 
-// pkg is what go list says about a package.
+// pkg is what go list reports about a package.
 type pkg struct {
 	ImportPath string
 	Imports    []string
 }
 
-// faults returns what is wrong with the imports of pkgs, a line each, and whether a package has no row.
+// faults returns what is wrong with the imports of pkgs, one line each, including packages without
+// a row.
 func faults(table []row, pkgs []pkg) []string {
 	var found []string
 	for _, p := range pkgs {
@@ -86,7 +90,8 @@ func (r row) allowed() string {
 	return "only " + strings.Join(r.may, ", ")
 }
 
-// list runs go list over the whole module and all that it depends on, as built for one operating system.
+// list runs go list for the whole module and all its dependencies, as built for one operating
+// system.
 func list(t *testing.T, goos string) []pkg {
 	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Imports", module+"/...")
 	cmd.Env = append(os.Environ(), "GOOS="+goos, "CGO_ENABLED=0")
@@ -105,15 +110,16 @@ func list(t *testing.T, goos string) []pkg {
 	}
 }
 
-// root is the directory of the module.
+// root returns the directory of the module.
 func root(t *testing.T) string {
 	gomod, err := exec.Command("go", "env", "GOMOD").Output()
 	require.NoError(t, err)
 	return filepath.Dir(strings.TrimSpace(string(gomod)))
 }
 
-// lookAtSources makes the test look at every source file of the module. go test keeps a result while what the
-// test has looked at is unchanged, and go list looks in a process of its own.
+// lookAtSources makes the test stat every source file of the module. go test caches a result while
+// the files that the test has looked at are unchanged, but go list looks at them in its own
+// process.
 func lookAtSources(t *testing.T) {
 	seen := 0
 	require.NoError(t, filepath.WalkDir(root(t), func(path string, d fs.DirEntry, err error) error {

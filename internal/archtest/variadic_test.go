@@ -13,9 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// callersSlices returns, a line each, where a function appends to its own variadic parameter. A caller that passes a slice as opts...
-// shares its array with that parameter, so such an append can overwrite what the caller, or another call at the same time, has
-// behind the end of the slice.
+// callersSlices returns, one line each, where a function appends to its own variadic parameter. A
+// caller that passes a slice as opts... shares its array with that parameter. Such an append can
+// overwrite what the caller, or another call at the same time, has behind the end of the slice.
 func callersSlices(fset *token.FileSet, file *ast.File) (found []string) {
 	ast.Inspect(file, func(n ast.Node) bool {
 		var in *ast.FuncType

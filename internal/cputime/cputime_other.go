@@ -4,5 +4,5 @@ package cputime
 
 import "time"
 
-// Now is 0: the time is not known here.
+// Now returns 0: the time is not known on this system.
 func Now() time.Duration { return 0 }

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Now is the time used since the process began, by itself and by the system for it; 0 where that is not known.
+// Now returns the processor time used since the process began, by itself and by the system for it;
+// 0 if that is not known.
 func Now() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

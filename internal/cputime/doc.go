@@ -1,3 +1,4 @@
-// Package cputime tells what this process has used of all processors. Unlike the wall clock that does not count what other processes do
-// meanwhile, so that measurements can be compared on a busy machine.
+// Package cputime measures how much processor time this process has used. Unlike wall-clock time,
+// that excludes what other processes do meanwhile, so measurements can be compared on a busy
+// machine.
 package cputime

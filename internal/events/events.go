@@ -1,4 +1,4 @@
-// Package events is the ordered stream that a program reads what happened from.
+// Package events is the ordered stream of events that a program reads.
 //
 //	q := events.NewQueue("ops", events.Limits{})
 //	q.PushNotice(&Joined{User: "bob"})
@@ -6,10 +6,11 @@
 //
 // # Order and bounds
 //
-// A queue has one reader at a time and any number of writers, none of which ever waits. It is bounded in
-// events and in bytes. When it is full the oldest broadcast makes room and the reader is told by a [Lagged]
-// in its place; a direct message is refused to its sender instead; notices (membership, state) are kept.
-// Every event takes the next sequence number when it is queued, so a dropped one leaves a gap.
+// A queue has one reader at a time and any number of writers, none of which ever waits. It is
+// bounded in events and in bytes. When it is full, the oldest broadcast is dropped and the reader
+// finds a [Lagged] in its place. A direct message is refused instead, so that its sender learns of
+// it. Notices (membership, state) are kept. Every event takes the next sequence number when it is
+// queued, so a dropped one leaves a gap.
 package events
 
 import (
@@ -20,7 +21,7 @@ import (
 type Header struct {
 	// Type names the event in JSON, such as "message".
 	Type string `json:"type"`
-	// Seq numbers the events of one stream from 1. A hole in it is events that were dropped.
+	// Seq numbers the events of one stream from 1. A gap in it means that events were dropped.
 	Seq uint64 `json:"seq,string"`
 	// Time is when the event was queued, by this node's clock.
 	Time time.Time `json:"time"`
@@ -34,8 +35,8 @@ func (h *Header) Head() *Header { return h }
 // Event is a pointer to a struct that embeds a [Header].
 type Event interface{ Head() *Header }
 
-// Lagged reports that Missed broadcasts were dropped just before the event that follows it, because the
-// stream was read too slowly.
+// Lagged reports that Missed broadcasts were dropped just before the event that follows it, because
+// the stream was read too slowly.
 type Lagged struct {
 	Header
 	Missed int `json:"missed"`

@@ -12,18 +12,19 @@ import (
 
 // Limits bounds a queue. A zero field takes its default.
 type Limits struct {
-	// Events is how many broadcasts and direct messages may wait. The default is 8192: a burst of thousands
-	// passes while the reader is busy for a moment.
+	// Events is how many broadcasts and direct messages may wait. The default is 8192: thousands
+	// can arrive at once while the reader is briefly busy.
 	Events int
-	// Bytes bounds their payloads. The default is 16 MiB: 256 messages of the largest size.
+	// Bytes bounds their payloads, in bytes. The default is 16 MiB: 256 messages of the largest
+	// size.
 	Bytes int
 }
 
 const (
 	defaultEvents = 8192
 	defaultBytes  = 16 << 20
-	// maxNotices ends a stream whose reader has left this many notices unread: they may not be dropped, and
-	// a peer that joins and leaves for ever must not fill the memory.
+	// maxNotices ends a stream whose reader has left this many notices unread. Notices may not be
+	// dropped, and a peer that joins and leaves for ever must not fill the memory.
 	maxNotices = 65536
 )
 
@@ -38,7 +39,8 @@ const (
 	notice
 )
 
-// entry is a queued event. Entries form a list in order, since the oldest broadcast may lie behind notices.
+// entry is a queued event. Entries form a list in order, since notices may come before the oldest
+// broadcast.
 type entry struct {
 	ev         Event
 	size       int
@@ -48,8 +50,8 @@ type entry struct {
 	later      *entry // the next broadcast
 }
 
-// Queue is a bounded stream of events. Its methods may be called from any goroutine; Recv and All from one
-// at a time.
+// Queue is a bounded stream of events. Its methods may be called from any goroutine, but Recv and
+// All from only one at a time.
 type Queue struct {
 	room   string
 	limits Limits
@@ -78,9 +80,10 @@ func NewQueue(room string, limits Limits) *Queue {
 	return &Queue{room: room, limits: limits, wake: task.NewWake()}
 }
 
-// PushBroadcast queues an event whose payload has size bytes, at the price of the oldest broadcasts when
-// the queue is full. It returns how many were dropped, and whether the new one is in the queue: it is dropped itself
-// when direct messages fill the queue, and nothing is taken after the end.
+// PushBroadcast queues an event whose payload has size bytes. When the queue is full, it drops the
+// oldest broadcasts to make room. It returns how many it dropped, and whether the new one is in the
+// queue: it is dropped itself when direct messages fill the queue, and nothing is accepted after
+// the end.
 func (q *Queue) PushBroadcast(ev Event, size int) (dropped int, queued bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -90,7 +93,8 @@ func (q *Queue) PushBroadcast(ev Event, size int) (dropped int, queued bool) {
 	for q.fullLocked(size) {
 		dropped++
 		if q.oldest == nil {
-			q.seq++ // the number it would have had, so that the gap shows
+			// The number it would have had, so that the gap shows.
+			q.seq++
 			q.after++
 			q.signal()
 			return dropped, false
@@ -101,7 +105,8 @@ func (q *Queue) PushBroadcast(ev Event, size int) (dropped int, queued bool) {
 	return dropped, true
 }
 
-// PushDirect queues an event whose payload has size bytes, and reports false when the queue is full or ended.
+// PushDirect queues an event whose payload has size bytes. It returns false when the queue is full
+// or ended.
 func (q *Queue) PushDirect(ev Event, size int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -126,7 +131,8 @@ func (q *Queue) PushNotice(ev Event) {
 	q.pushLocked(ev, 0, notice)
 }
 
-// fullLocked admits a first message whatever its size, so that a small bound cannot block all.
+// fullLocked admits a first message whatever its size, so that a small bound cannot block every
+// message.
 func (q *Queue) fullLocked(size int) bool {
 	return q.count >= q.limits.Events || q.count > 0 && q.bytes+size > q.limits.Bytes
 }
@@ -168,7 +174,7 @@ func (q *Queue) pushLocked(ev Event, size int, c class) {
 	q.signal()
 }
 
-// evictLocked drops the oldest broadcast and leaves the count of it with what follows.
+// evictLocked drops the oldest broadcast and adds it to the count kept with the next entry.
 func (q *Queue) evictLocked() {
 	e := q.oldest
 	missed := e.before + 1
@@ -180,7 +186,7 @@ func (q *Queue) evictLocked() {
 	q.removeLocked(e)
 }
 
-// removeLocked unlinks e, which is the oldest broadcast or no broadcast.
+// removeLocked unlinks e, which must be the oldest broadcast or no broadcast.
 func (q *Queue) removeLocked(e *entry) {
 	if e.prev == nil {
 		q.head = e.next
@@ -210,7 +216,8 @@ func (q *Queue) signal() {
 	q.wake.Set()
 }
 
-// End ends the stream: Recv returns what is queued and then err, for ever. Only the first call counts.
+// End ends the stream: Recv returns what is queued and from then on err. Only the first call
+// counts.
 func (q *Queue) End(err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -224,8 +231,8 @@ func (q *Queue) endLocked(err error) {
 	}
 }
 
-// Recv returns the next event, and waits for one until ctx ends. When the stream has ended it returns the
-// reason, after the last event.
+// Recv returns the next event. It waits for one until ctx ends. After the last event of a stream
+// that has ended, it returns the reason.
 func (q *Queue) Recv(ctx context.Context) (Event, error) {
 	for {
 		ev, err := q.take()
@@ -240,7 +247,8 @@ func (q *Queue) Recv(ctx context.Context) (Event, error) {
 	}
 }
 
-// take returns the next event or the reason of the end, or neither when the reader has to wait.
+// take returns the next event or the reason of the end; it returns neither when the reader has to
+// wait.
 func (q *Queue) take() (Event, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -262,15 +270,17 @@ func (q *Queue) take() (Event, error) {
 	return ev, nil
 }
 
-// laggedLocked carries the number of the last event that was dropped, so that numbers only rise.
+// laggedLocked returns a Lagged with the number of the last dropped event, so that numbers only
+// rise.
 func (q *Queue) laggedLocked(missed *int, seq uint64) *Lagged {
 	ev := &Lagged{Header{Type: "lagged", Seq: seq, Time: time.Now(), Room: q.room}, *missed}
 	*missed = 0
 	return ev
 }
 
-// All ranges over Recv. It ends silently when the stream ends with an error for which quiet reports true,
-// and otherwise yields the error, last. Breaking out of the loop leaves the stream open.
+// All ranges over Recv. If the stream ends with an error for which quiet returns true, the loop
+// ends without yielding it; otherwise the error is yielded last. Breaking out of the loop leaves
+// the stream open.
 func (q *Queue) All(ctx context.Context, quiet func(error) bool) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for {

@@ -20,7 +20,8 @@ type note struct {
 
 func n(i int) *note { return &note{N: i} }
 
-// drain reads what is queued: numbers as they are, a Lagged as its negative count.
+// drain reads what is queued. It returns the number of each event, and the negative count of a
+// Lagged.
 func drain(t testing.TB, q *Queue) (got []int) {
 	t.Helper()
 	last := uint64(0)
@@ -143,7 +144,8 @@ func TestAllEndsSilentlyOrWithTheError(t *testing.T) {
 	}
 }
 
-// Against a plain model: nothing but broadcasts is ever dropped, order holds, and the counts add up.
+// Compares the queue with a simple model: only broadcasts are ever dropped, the order is kept, and
+// the counts add up.
 func TestQueueAgreesWithAModel(t *testing.T) {
 	for seed := range uint64(300) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
@@ -151,7 +153,7 @@ func TestQueueAgreesWithAModel(t *testing.T) {
 			limit := 1 + r.IntN(6)
 			q := NewQueue("", Limits{Events: limit})
 			pushed, missed := 0, 0
-			var got, keep []int // keep: notices and admitted directs
+			var got, keep []int // keep: notices and accepted direct messages
 			read := func() {
 				for _, v := range drain(t, q) {
 					if v < 0 {

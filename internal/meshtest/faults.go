@@ -2,12 +2,12 @@ package meshtest
 
 import "fmt"
 
-// rules say which packets get lost. Guarded by Net.mu.
+// rules decide which packets are lost. Guarded by Net.mu.
 type rules struct {
 	cut    map[[2]int]bool
 	paused map[int]bool
 	dead   map[int]bool
-	loss   float64 // of 1
+	loss   float64 // share, 0 to 1
 	drop   func(from, to, size int) bool
 }
 
@@ -18,7 +18,7 @@ func pair(i, j int) [2]int {
 	return [2]int{i, j}
 }
 
-// blockedLocked reports whether nothing passes from one host to another now.
+// blockedLocked reports whether no packets currently pass from one host to another.
 func (r *rules) blockedLocked(from, to int) bool {
 	return r.dead[from] || r.dead[to] || r.paused[from] || r.paused[to] || r.cut[pair(from, to)]
 }
@@ -26,8 +26,8 @@ func (r *rules) blockedLocked(from, to int) bool {
 // Cut drops all packets between hosts i and j, in both directions, until [Net.Heal].
 func (n *Net) Cut(i, j int) { n.Split([]int{i}, []int{j}) }
 
-// Split drops all packets between any host of a and any host of b until [Net.Heal]. Hosts in neither are not touched, and
-// neither are connections within a and within b.
+// Split drops all packets between any host of a and any host of b until [Net.Heal]. It does not
+// affect hosts in neither, or connections within a and within b.
 func (n *Net) Split(a, b []int) {
 	for _, i := range append(append([]int(nil), a...), b...) {
 		n.node(i) // panics unless it exists
@@ -46,7 +46,7 @@ func (n *Net) Split(a, b []int) {
 	}
 }
 
-// Isolate cuts host i from every other.
+// Isolate cuts host i off from every other.
 func (n *Net) Isolate(i int) {
 	var rest []int
 	for j := range n.Len() {
@@ -57,7 +57,8 @@ func (n *Net) Isolate(i int) {
 	n.Split([]int{i}, rest)
 }
 
-// Heal undoes every [Net.Cut], [Net.Split], [Net.Isolate] and [Net.Drop]. It does not reconnect anybody.
+// Heal undoes every [Net.Cut], [Net.Split], [Net.Isolate] and [Net.Drop]. It does not reconnect
+// hosts.
 func (n *Net) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -65,7 +66,7 @@ func (n *Net) Heal() {
 	n.rules.drop = nil
 }
 
-// Loss loses the given share of all packets at random, in percent. 0 ends it.
+// Loss drops the given percentage of all packets at random. 0 ends it.
 func (n *Net) Loss(percent float64) {
 	if percent < 0 || percent > 100 {
 		panic(fmt.Sprintf("meshtest: loss of %v percent", percent))
@@ -75,16 +76,17 @@ func (n *Net) Loss(percent float64) {
 	n.rules.loss = percent / 100
 }
 
-// Drop sets a rule of the test's own: packets for which it returns true are lost, until [Net.Heal]. It is called with the
-// network's lock held and must not call its methods. Size is in bytes of UDP payload.
+// Drop sets a rule of the test: packets for which it returns true are lost, until [Net.Heal]. The
+// rule is called with the network's lock held and must not call the network's methods. size is in
+// bytes of UDP payload.
 func (n *Net) Drop(rule func(from, to, size int) bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.rules.drop = rule
 }
 
-// Pause drops all packets to and from host i until [Net.Resume]. Its program goes on: unlike a stopped process it notices
-// the silence.
+// Pause drops all packets to and from host i until [Net.Resume]. The host keeps running: unlike a
+// stopped process, it notices the silence.
 func (n *Net) Pause(i int) {
 	n.node(i)
 	n.mu.Lock()
@@ -103,8 +105,9 @@ func (n *Net) Resume(i int) {
 	delete(n.rules.paused, i)
 }
 
-// Kill ends host i as a crash does: from now on nothing leaves or reaches it, then it is closed, so that nobody hears a
-// good-bye. What the test built on the host still has to be closed by the test.
+// Kill ends host i as a crash does: nothing leaves or reaches it from now on, and then it is
+// closed, so that no peer receives a good-bye. The test still has to close what it built on the
+// host.
 func (n *Net) Kill(i int) {
 	h := n.Host(i)
 	n.mu.Lock()
@@ -116,8 +119,9 @@ func (n *Net) Kill(i int) {
 	h.Close()
 }
 
-// Restart starts host i again with its key, address and options, after closing it if it still runs, and with a good-bye
-// unless it was killed. It is connected to nobody. Cuts and pauses stay.
+// Restart starts host i again with its key, address and options. It first closes the host if it
+// still runs; peers then receive a good-bye, unless the host was killed. The new host has no
+// connections. Cuts and pauses remain.
 func (n *Net) Restart(i int) {
 	n.t.Helper()
 	n.Host(i).Close()

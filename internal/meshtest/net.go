@@ -25,27 +25,33 @@ import (
 	"go.uber.org/fx"
 )
 
-// port is the UDP port of every host; the addresses differ in the IP.
+// port is the UDP port of every host; hosts differ in their IP address.
 const port = 4001
 
-// connectTimeout bounds one connection that a topology makes, in virtual time.
+// connectTimeout bounds each connection that a topology makes, in virtual time.
 const connectTimeout = 10 * time.Second
 
-// Options describe a simulated network. The zero value is a network of no hosts, without latency, limits or loss.
+// Options describe a simulated network. The zero value is a network without hosts, latency, limits
+// or loss.
 type Options struct {
-	Hosts     int           // how many hosts New starts
-	Latency   time.Duration // one way, between any two hosts
-	Jitter    time.Duration // added to each packet, uniform in [0, Jitter): packets overtake each other
-	Bandwidth int           // bits/s of each host, up and down apart; 0 is unlimited. A queue over 200 ms drops.
-	Seed      uint64        // of keys, topologies and losses; 0 is 1
+	Hosts   int           // how many hosts New starts
+	Latency time.Duration // one way, between any two hosts
+	Jitter  time.Duration // added to each packet, uniform in [0, Jitter): packets may overtake each other
+	// Bits/s of each host, separately up and down; 0 is unlimited. A queue over 200 ms drops
+	// packets.
+	Bandwidth int
+	Seed      uint64 // of keys, topologies and losses; 0 is 1
 
-	// Public gives hosts addresses that look public (1.0.0.1 and up). By default they look private (10.0.0.1 and up).
+	// Public gives hosts addresses that look public (1.0.0.1 and up). By default they look private
+	// (10.0.0.1 and up).
 	Public bool
 
-	// Key returns the identity of host i. A nil function or key derives one from the seed.
+	// Key returns the identity of host i. If the function or its result is nil, the key is derived
+	// from the seed.
 	Key func(i int) crypto.PrivKey
 
-	// Libp2p returns further options of host i. The resource manager is the null one unless set here.
+	// Libp2p returns further options for host i. The resource manager is the null one unless set
+	// here.
 	Libp2p func(i int) []libp2p.Option
 }
 
@@ -64,7 +70,7 @@ type Net struct {
 	shut  bool
 }
 
-// node is one host and what stays the same when it is restarted.
+// node is one host: its current instance, and what a restart keeps.
 type node struct {
 	key  crypto.PrivKey
 	ip   netip.Addr
@@ -72,8 +78,8 @@ type node struct {
 	host host.Host
 }
 
-// New starts a network of o.Hosts hosts, connected to nobody. It fails the test when one cannot start. The network is
-// closed when the test, or the bubble that it was made in, ends.
+// New starts a network of o.Hosts unconnected hosts. It fails the test if one cannot start. The
+// network is closed when the test, or the bubble in which it was made, ends.
 func New(t testing.TB, o Options) *Net {
 	t.Helper()
 	oneProcessor()
@@ -110,8 +116,8 @@ func New(t testing.TB, o Options) *Net {
 	return n
 }
 
-// NewHost adds a host with the given key and a new address and returns its number. A nil key derives one from the seed.
-// The options follow those of [Options.Libp2p].
+// NewHost adds a host with the given key and a new address and returns its number. If key is nil,
+// one is derived from the seed. The options are applied after those of [Options.Libp2p].
 func (n *Net) NewHost(key crypto.PrivKey, opts ...libp2p.Option) int {
 	n.t.Helper()
 	if key == nil {
@@ -130,7 +136,7 @@ func (n *Net) NewHost(key crypto.PrivKey, opts ...libp2p.Option) int {
 	return i
 }
 
-// Key returns a new key that depends on the seed and on how much was drawn from it before.
+// Key returns a new key that depends on the seed and on everything drawn from it before.
 func (n *Net) Key() crypto.PrivKey {
 	var seed [ed25519.SeedSize]byte
 	n.mu.Lock()
@@ -181,7 +187,7 @@ func (n *Net) start(i int) {
 	n.mu.Unlock()
 }
 
-// sourceIP answers quicreuse's question which local address to dial from.
+// sourceIP answers when quicreuse asks which local address to dial from.
 type sourceIP netip.Addr
 
 func (s sourceIP) PreferredSourceIPForDestination(*net.UDPAddr) (net.IP, error) {
@@ -195,7 +201,7 @@ func (n *Net) transport(i int, ip netip.Addr) libp2p.Option {
 		if err != nil {
 			return nil, err
 		}
-		l.Append(fx.StopHook(cm.Close)) // nobody else closes a manager that was passed in
+		l.Append(fx.StopHook(cm.Close)) // nothing else closes a manager that was passed in
 		return cm, nil
 	}
 	return libp2p.QUICReuse(build,
@@ -239,7 +245,8 @@ func (n *Net) HostKey(i int) crypto.PrivKey { return n.node(i).key }
 // ID returns the peer ID of host i.
 func (n *Net) ID(i int) peer.ID { return n.Host(i).ID() }
 
-// Addr returns the address of host i without its peer ID, known even before the host listens and after it died.
+// Addr returns the address of host i without its peer ID, known even before the host listens and
+// after it died.
 func (n *Net) Addr(i int) ma.Multiaddr {
 	return ma.StringCast(fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", n.node(i).ip, port))
 }
@@ -249,7 +256,7 @@ func (n *Net) Info(i int) peer.AddrInfo {
 	return peer.AddrInfo{ID: n.ID(i), Addrs: []ma.Multiaddr{n.Addr(i)}}
 }
 
-// PeerAddr returns the address of host i with its peer ID, as people pass it around.
+// PeerAddr returns the address of host i with its peer ID, in the form that people pass on.
 func (n *Net) PeerAddr(i int) string {
 	return fmt.Sprintf("%s/p2p/%s", n.Addr(i), n.ID(i))
 }
@@ -261,7 +268,7 @@ func (n *Net) TryConnect(i, j int) error {
 	return n.Host(i).Connect(ctx, n.Info(j))
 }
 
-// Connect connects host i to host j and fails the test if that cannot be done.
+// Connect connects host i to host j and fails the test if it cannot.
 func (n *Net) Connect(i, j int) {
 	n.t.Helper()
 	if err := n.TryConnect(i, j); err != nil {
@@ -269,12 +276,12 @@ func (n *Net) Connect(i, j int) {
 	}
 }
 
-// Connected reports whether host i believes to be connected to host j.
+// Connected reports whether host i believes that it is connected to host j.
 func (n *Net) Connected(i, j int) bool {
 	return n.Host(i).Network().Connectedness(n.ID(j)) == network.Connected
 }
 
-// Close closes the hosts that still run and then their sockets. It may be called again.
+// Close closes the hosts that are still running and then their sockets. It may be called again.
 func (n *Net) Close() { n.close() }
 
 func (n *Net) shutdown() {

@@ -20,7 +20,7 @@ import (
 
 const echoProtocol protocol.ID = "/meshtest/echo"
 
-// echo makes a host send back what it gets.
+// echo makes a host send back what it receives.
 func echo(h host.Host) {
 	h.SetStreamHandler(echoProtocol, func(s network.Stream) {
 		defer s.Close()
@@ -28,7 +28,8 @@ func echo(h host.Host) {
 	})
 }
 
-// roundTrip sends size bytes from host i to host j and back over a new stream and returns how long that took.
+// roundTrip sends size bytes from host i to host j and back over a new stream and returns how long
+// that took.
 func roundTrip(n *meshtest.Net, i, j, size int, timeout time.Duration) (time.Duration, error) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -103,7 +104,7 @@ func TestALongCutEndsTheConnectionAndANewOneCanBeMade(t *testing.T) {
 		require.False(t, n.Connected(0, 1), "an idle time-out ended it")
 		require.Error(t, n.TryConnect(0, 1), "dial through a cut")
 		n.Heal()
-		time.Sleep(10 * time.Second) // past the dial back-off
+		time.Sleep(10 * time.Second) // after the dial back-off
 		n.Connect(0, 1)
 		_, err := roundTrip(n, 0, 1, 10, time.Second)
 		require.NoError(t, err)
@@ -149,7 +150,7 @@ func TestIsolateCutsOneHostFromAll(t *testing.T) {
 func TestPacketsInFlightMeetACut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := network2(t, meshtest.Options{Latency: time.Second})
-		time.Sleep(10 * time.Second) // identify is done
+		time.Sleep(10 * time.Second) // identify has finished
 		s, err := n.Host(0).NewStream(context.Background(), n.ID(1), echoProtocol)
 		require.NoError(t, err)
 		defer s.Reset()
@@ -157,7 +158,7 @@ func TestPacketsInFlightMeetACut(t *testing.T) {
 		before := n.Traffic(1).BytesReceived
 		_, err = s.Write(make([]byte, 500))
 		require.NoError(t, err)
-		time.Sleep(500 * time.Millisecond) // half way
+		time.Sleep(500 * time.Millisecond) // half-way
 		n.Cut(0, 1)
 		time.Sleep(10 * time.Second)
 		got := n.Traffic(1).BytesReceived - before
@@ -189,7 +190,7 @@ func TestBandwidthLimits(t *testing.T) {
 		n := network2(t, meshtest.Options{Latency: 5 * time.Millisecond, Bandwidth: 8_000_000})
 		took, err := roundTrip(n, 0, 1, 2_000_000, time.Minute)
 		require.NoError(t, err)
-		// 2 MB at 1 MB/s: 2 s there; the way back overlaps.
+		// 2 MB at 1 MB/s take 2 s one way; the way back overlaps.
 		require.Greater(t, took, 1900*time.Millisecond)
 		require.Less(t, took, 4*time.Second)
 	})

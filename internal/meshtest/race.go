@@ -4,9 +4,10 @@ package meshtest
 
 import "runtime"
 
-// oneProcessor works around Go's race detector (seen up to go1.26): a bubble's timers share one detector context, which two
-// processors then use at once, and the test binary dies with SIGSEGV in runtime.(*timer).unlockAndRun. Races are found all
-// the same, since the detector compares causes and not moments.
+// oneProcessor works around a fault of Go's race detector (seen up to go1.26): the timers of a
+// bubble share one detector context. If two processors use it at once, the test binary dies with
+// SIGSEGV in runtime.(*timer).unlockAndRun. Races are still found, since the detector compares the
+// order of causes rather than times.
 func oneProcessor() {
 	if runtime.GOMAXPROCS(0) != 1 {
 		runtime.GOMAXPROCS(1)

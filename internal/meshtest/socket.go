@@ -12,32 +12,36 @@ import (
 )
 
 const (
-	// mtu is the largest UDP payload that passes, Ethernet's 1500 bytes less the headers of IPv6 and UDP.
+	// mtu is the largest UDP payload that passes: Ethernet's 1500 bytes less the headers of IPv6
+	// and UDP.
 	mtu = 1452
-	// maxQueue bounds how long a packet waits for a limited link. A longer queue drops, as a router's buffer does.
+	// maxQueue bounds how long a packet waits for a limited link. A longer queue drops packets, as
+	// a router's buffer does.
 	maxQueue = 200 * time.Millisecond
 )
 
-// Traffic counts what a host's socket sent and what reached it, dropped packets counted as sent only.
+// Traffic counts what a host's socket sent and received. Dropped packets count only as sent.
 type Traffic struct {
 	PacketsSent, PacketsReceived int
 	BytesSent, BytesReceived     int // of UDP payload
 }
 
-// socket is a simulated UDP socket. Packets wait in the receiving socket, ordered by arrival, until they are due.
+// socket is a simulated UDP socket. Packets wait in the receiving socket, ordered by arrival, until
+// they are due.
 type socket struct {
 	net  *Net
 	host int
 	at   netip.AddrPort
-	wake chan struct{} // holds one token: an earlier packet, another deadline, or closed
+	// Holds one token: set by an earlier packet, a new deadline, or Close.
+	wake chan struct{}
 
 	mu       sync.Mutex // guards what follows
 	queue    arrivals
 	order    uint64
 	closed   bool
 	deadline time.Time // of reads
-	upFree   time.Time // when the uplink has sent what it was given
-	downFree time.Time // likewise the downlink
+	upFree   time.Time // when the uplink is free again
+	downFree time.Time // when the downlink is free again
 	traffic  Traffic
 }
 
@@ -57,7 +61,7 @@ func (n *Net) listen(host int, at netip.AddrPort) (*socket, error) {
 	return s, nil
 }
 
-// Traffic returns what host i sent and received since it was started.
+// Traffic returns what host i has sent and received since it was started.
 func (n *Net) Traffic(i int) Traffic {
 	at := netip.AddrPortFrom(n.node(i).ip, port)
 	n.mu.Lock()
@@ -71,7 +75,7 @@ func (n *Net) Traffic(i int) Traffic {
 	return s.traffic
 }
 
-// WriteTo sends a packet. Like UDP it tells nobody about a loss.
+// WriteTo sends a packet. Like UDP, it does not report a loss.
 func (s *socket) WriteTo(b []byte, to net.Addr) (int, error) {
 	u, ok := to.(*net.UDPAddr)
 	if !ok {
@@ -112,7 +116,8 @@ func (s *socket) WriteTo(b []byte, to net.Addr) (int, error) {
 	return len(b), nil
 }
 
-// pass returns when a link that is free at *free has passed size bytes handed to it at the given time; false if its queue is too long.
+// pass returns when a link that is free at *free has transmitted size bytes handed to it at the
+// given time. It returns false if the link's queue is too long.
 func (n *Net) pass(free *time.Time, at time.Time, size int) (time.Time, bool) {
 	if n.opts.Bandwidth <= 0 {
 		return at, true
@@ -153,7 +158,7 @@ func (s *socket) wakeLocked() {
 	}
 }
 
-// ReadFrom returns the next packet that is due and whose way has not been cut since it was sent.
+// ReadFrom returns the next packet that is due and whose path has not been cut since it was sent.
 func (s *socket) ReadFrom(b []byte) (int, net.Addr, error) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -177,7 +182,7 @@ func (s *socket) ReadFrom(b []byte) (int, net.Addr, error) {
 	}
 }
 
-// next returns a packet, or else how long to wait for one (0: until woken), or why there will be none.
+// next returns a packet, or how long to wait for one (0: until woken), or why there will be none.
 func (s *socket) next() (packet, time.Duration, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,8 +218,8 @@ func (s *socket) next() (packet, time.Duration, error) {
 	}
 }
 
-// lostInFlight reports whether a packet that was sent before a fault meets it on arrival. Takes Net.mu inside socket.mu; nobody
-// takes them the other way round.
+// lostInFlight reports whether a packet meets on arrival a fault that began after it was sent. It
+// takes Net.mu inside socket.mu; no code takes them in the other order.
 func (n *Net) lostInFlight(from, to int) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -258,10 +263,10 @@ func (s *socket) SetReadBuffer(int) error { return nil }
 
 func (s *socket) SetWriteBuffer(int) error { return nil }
 
-// packet is one datagram on its way. Its data is never nil: an empty one is an empty slice.
+// packet is one datagram in flight. Its data is never nil: an empty one is an empty slice.
 type packet struct {
 	due   time.Time
-	order uint64 // of being pushed, between packets due at once
+	order uint64 // of pushing; orders packets due at the same time
 	from  netip.AddrPort
 	host  int // the sender's number
 	data  []byte

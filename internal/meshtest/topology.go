@@ -24,7 +24,8 @@ func (n *Net) Chain() {
 	n.connect(pairs)
 }
 
-// Ring connects every host with the next ones, as many as given, and the last hosts with the first: each has twice as many connections.
+// Ring connects every host with the next ones, as many as given. The last hosts are connected with
+// the first, so each host has twice as many connections.
 func (n *Net) Ring(next int) {
 	n.t.Helper()
 	count := n.Len()
@@ -72,8 +73,9 @@ func (n *Net) Star(centre int) {
 	n.connect(pairs)
 }
 
-// Random connects the hosts into one connected graph in which hosts have degree connections on average: a random tree
-// first, then random pairs. A degree that the number of hosts does not allow gives all pairs.
+// Random connects the hosts into one connected graph with an average of degree connections per
+// host: a random tree first, then random pairs. If the number of hosts does not allow that degree,
+// it connects all pairs.
 func (n *Net) Random(degree int) {
 	n.t.Helper()
 	n.connect(n.randomPairs(degree))
@@ -107,7 +109,8 @@ func (n *Net) randomPairs(degree int) [][2]int {
 	return pairs
 }
 
-// connect makes all connections at once: in sequence, the round trips of a large topology would take seconds of virtual time.
+// connect makes all connections at once: one after the other, the round trips of a large topology
+// would take seconds of virtual time.
 func (n *Net) connect(pairs [][2]int) {
 	n.t.Helper()
 	var (

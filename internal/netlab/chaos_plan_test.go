@@ -13,12 +13,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fault is what happens to one node of a chaos run: its cable is pulled, or its process is killed and started again
-// with the same data.
+// fault is an event at one node of a chaos run: its cable is pulled, or its process is killed and
+// started again with the same data.
 type fault struct {
-	node     int
-	kill     bool
-	from, to time.Duration // since the start of the run; at to the cable is back, or the process is started
+	node int
+	kill bool
+	// Since the start of the run; at to, the cable is back or the process is started again.
+	from, to time.Duration
 }
 
 func (f fault) String() string {
@@ -29,9 +30,10 @@ func (f fault) String() string {
 	return fmt.Sprintf("%7.3fs to %7.3fs  %s %s", f.from.Seconds(), f.to.Seconds(), chaosNames[f.node], what)
 }
 
-// plan draws the faults of a run of the given length, ordered by their start. Equal seeds give equal plans. Nodes
-// from 0 to mortals-1 are killed at least once; the others only lose their cable. Those of one node are apart, those
-// of several overlap as it happens, and all have ended when the run ends.
+// plan draws the faults of a run of the given length, ordered by their start. Equal seeds give
+// equal plans. Nodes from 0 to mortals-1 are killed at least once; the others only lose their
+// cable. The faults of one node do not overlap, those of different nodes may. All have ended when
+// the run ends.
 func plan(seed uint64, length time.Duration, nodes, mortals int) []fault {
 	r := rand.New(rand.NewPCG(seed, 0))
 	between := func(low, high time.Duration) time.Duration {
@@ -43,7 +45,8 @@ func plan(seed uint64, length time.Duration, nodes, mortals int) []fault {
 		for first := true; ; first = false {
 			f := fault{node: node, kill: node < mortals && (first || r.IntN(2) == 0), from: at}
 			if f.kill {
-				f.to = at + between(0, 4*time.Second) // also at once: its neighbours still think it alive
+				// It may be at once: its neighbours still believe it alive.
+				f.to = at + between(0, 4*time.Second)
 			} else {
 				f.to = at + between(2*time.Second, 8*time.Second)
 			}
@@ -58,7 +61,7 @@ func plan(seed uint64, length time.Duration, nodes, mortals int) []fault {
 	return all
 }
 
-// step is one end of a fault.
+// step is the start or the end of a fault.
 type step struct {
 	fault
 	end bool
@@ -71,7 +74,7 @@ func (s step) at() time.Duration {
 	return s.from
 }
 
-// steps takes faults apart into what has to be done, in order.
+// steps turns faults into the actions to take, in order.
 func steps(faults []fault) []step {
 	var all []step
 	for _, f := range faults {
@@ -91,7 +94,7 @@ func TestPlansKeepTheirPromises(t *testing.T) {
 		for _, f := range faults {
 			require.GreaterOrEqual(t, f.from, free[f.node], "seed %d: %v", seed, f)
 			require.LessOrEqual(t, f.to, length, "seed %d: %v", seed, f)
-			free[f.node] = f.to + 1 // apart, not only one after the other
+			free[f.node] = f.to + 1 // separate, not merely one after the other
 			if f.kill {
 				kills[f.node]++
 				require.Less(t, f.to-f.from, 4*time.Second)

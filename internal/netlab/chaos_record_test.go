@@ -12,7 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lifeID names one process of a chaos run: the user, and which of the user's processes in order, from 1.
+// lifeID names one process of a chaos run: the user, and the number of the process among the
+// user's, from 1.
 type lifeID struct {
 	user   string
 	number int
@@ -20,7 +21,7 @@ type lifeID struct {
 
 func (l lifeID) String() string { return fmt.Sprintf("%s.%d", l.user, l.number) }
 
-// chaosText is what a process is made to say as its message of that number, from 1; chaosNumber takes it apart.
+// chaosText is the text of a process's message with that number, from 1; chaosNumber parses it.
 func chaosText(life, number int) string { return fmt.Sprintf("%d/%d", life, number) }
 
 func chaosNumber(e event) (from lifeID, number int, err error) {
@@ -34,28 +35,28 @@ func chaosNumber(e event) (from lifeID, number int, err error) {
 	return from, number, nil
 }
 
-// hearing is what one process has been told of another's broadcasts.
+// hearing is what one process has received of another's broadcasts.
 type hearing struct {
 	seen    []bool // by number-1
-	count   int    // of those seen
+	count   int    // how many of them were seen
 	highest int
-	gap     bool // a gap_lost since the last message
+	gap     bool // there was a gap_lost since the last message
 }
 
-// record is what one process has told so far. It keeps the numbers of the broadcasts, and of the rest whatever helps to
-// understand a failure.
+// record is what one process has reported so far. It keeps the numbers of the broadcasts, and of
+// everything else what helps to understand a failure.
 type record struct {
-	entered time.Time            // its room was ready; zero: not yet
-	told    map[string]time.Time // when each user was first told of as a member
-	there   map[string]bool      // who is a member now, as far as it was told
+	entered time.Time            // when its room was ready; zero: not yet
+	told    map[string]time.Time // when each user was first reported as a member
+	there   map[string]bool      // who is a member now, according to its reports
 	heard   map[lifeID]*hearing
-	feeds   map[string]lifeID // whose feeds are
+	feeds   map[string]lifeID // the process that each feed belongs to
 	lost    []event           // every gap_lost
-	results []int             // how many for each line, by line-1
-	unknown int               // results that say so
-	wrong   []event           // what must never be told, with the reason in Reason
-	notes   []event           // all but messages and good results
-	seq     map[string]uint64 // the last of each stream
+	results []int             // how many results each line has, by line-1
+	unknown int               // results that are "unknown"
+	wrong   []event           // what must never be reported, with the reason in Reason
+	notes   []event           // everything but messages and good results
+	seq     map[string]uint64 // the last number of each stream
 }
 
 func newRecord() *record {
@@ -65,7 +66,7 @@ func newRecord() *record {
 	}
 }
 
-// take notes one more event.
+// take records one more event.
 func (r *record) take(e event) {
 	amiss := func(format string, args ...any) {
 		e.Reason = fmt.Sprintf(format, args...)
@@ -117,7 +118,8 @@ func (r *record) take(e event) {
 	r.notes = append(r.notes, e)
 }
 
-// message notes a broadcast: once, in order, and after a hole only when the hole has been told of.
+// message records a broadcast. It must come once, in order, and after a gap only if the gap was
+// reported.
 func (r *record) message(e event, amiss func(string, ...any)) {
 	from, number, err := chaosNumber(e)
 	if err != nil {
@@ -126,7 +128,8 @@ func (r *record) message(e event, amiss func(string, ...any)) {
 	}
 	h := r.heard[from]
 	if h == nil {
-		h = &hearing{highest: number - 1} // what was before its first is judged by the time it was told of the other
+		// Messages before its first are judged by when it learned of the other process.
+		h = &hearing{highest: number - 1}
 		r.heard[from] = h
 		r.feeds[e.Feed] = from
 	}
@@ -150,7 +153,7 @@ func (r *record) message(e event, amiss func(string, ...any)) {
 	h.count++
 }
 
-// span is a run of numbers, both ends included.
+// span is a range of numbers, both ends included.
 type span struct{ first, last int }
 
 func (s span) String() string {
@@ -160,7 +163,8 @@ func (s span) String() string {
 	return fmt.Sprintf("%d-%d", s.first, s.last)
 }
 
-// missing returns which of a sender's messages from first to last have not come, and how many they are.
+// missing returns which of a sender's messages from first to last have not arrived, and how many
+// they are.
 func (r *record) missing(from lifeID, first, last int) (spans []span, count int) {
 	var seen []bool
 	if h := r.heard[from]; h != nil {
@@ -176,7 +180,7 @@ func (r *record) missing(from lifeID, first, last int) (spans []span, count int)
 	return spans, count
 }
 
-// extend adds a number that is higher than all in spans.
+// extend adds a number that is higher than all those in spans.
 func extend(spans []span, n int) []span {
 	if last := len(spans) - 1; last >= 0 && spans[last].last == n-1 {
 		spans[last].last = n

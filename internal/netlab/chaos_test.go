@@ -21,29 +21,34 @@ import (
 )
 
 const (
-	// chaosSeedEnv repeats the faults of an earlier run, whose seed it printed.
+	// chaosSeedEnv is the environment variable that repeats the faults of an earlier run, whose
+	// seed it printed.
 	chaosSeedEnv = "STARLING_CHAOS_SEED"
-	// chaosTimeEnv is how long the faults last, as in "10m": 20 s or more.
+	// chaosTimeEnv is the environment variable for how long the faults last, for example "10m": 20
+	// s or more.
 	chaosTimeEnv = "STARLING_CHAOS_TIME"
 
 	chaosTime    = time.Minute
 	chaosLoss    = 20                    // percent of all frames
 	chaosBeat    = 50 * time.Millisecond // between two messages of a node
 	chaosMortals = 4                     // nodes that are killed; the others survive
-	chaosBound   = 20 * time.Second      // from the end of the last fault until nothing is missing
+	// From the end of the last fault until nothing is missing.
+	chaosBound = 20 * time.Second
 )
 
 var chaosNames = []string{"alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi"}
 
-// TestEightNodesUnderFaults makes eight nodes talk in one room without a pause, while a fifth of all frames is lost, cables are
-// pulled and processes are killed and started again. Then the network is whole again, and within chaosBound everybody has all
-// that the contract of a room promises:
+// TestEightNodesUnderFaults makes eight nodes talk in one room without a pause, while a fifth of
+// all frames is lost, cables are pulled and processes are killed and started again. Then the
+// network recovers, and within chaosBound every process has all that the contract of a room
+// promises:
 //
-//   - Of a process that lives, all others that live have every message that was given to it while they were members: a
-//     member from before it was started has all, one that came later has those since it was told of the other.
-//   - Of any process, and also by those that were killed, they are told once, in order, and with no hole that is
-//     not told of. No hole at all is told of in what a living process said.
-//   - Everybody who lives counts everybody as a member, and has one result for each line.
+//   - Of a living process, every other living process has all messages that were given to it while
+//     they were members. A process that was a member before it started has all its messages. One
+//     that came later has those since it learned of it.
+//   - Of any process, even a killed one, each process receives messages once, in order, and with no
+//     unreported gap. For messages of a living process no gap is reported at all.
+//   - Every living process counts all the others as members, and has one result for each line.
 func TestEightNodesUnderFaults(t *testing.T) {
 	seed, length := chaosSettings(t)
 	t.Logf("%s=%d %s=%v repeats these faults", chaosSeedEnv, seed, chaosTimeEnv, length)
@@ -61,7 +66,9 @@ func TestEightNodesUnderFaults(t *testing.T) {
 	healed := time.Now()
 	whole := c.await(chaosBound, c.whole)
 	took := time.Since(healed)
-	if whole { // what comes after one more word of everybody has come, so what should not come has had its time
+	// After one more message of every process has arrived, anything that should not arrive would
+	// have arrived too.
+	if whole {
 		for _, l := range c.living {
 			require.NoError(t, l.give(), "to %v", l.id)
 		}
@@ -76,7 +83,8 @@ func TestEightNodesUnderFaults(t *testing.T) {
 	t.Logf("everything was there %v after the last fault", took.Round(time.Millisecond))
 }
 
-// chaosSettings reads the environment; what is not given is drawn, or the default.
+// chaosSettings reads the environment. A seed that is not set is drawn at random; the time has a
+// default.
 func chaosSettings(t *testing.T) (seed uint64, length time.Duration) {
 	seed, length = uint64(rand.Uint32()), chaosTime
 	var err error
@@ -92,7 +100,7 @@ func chaosSettings(t *testing.T) (seed uint64, length time.Duration) {
 	return seed, length
 }
 
-// life is one process of a node, from its start to its kill or the end of the test.
+// life is one process of a node, from its start until it is killed or the test ends.
 type life struct {
 	*chat
 	id   lifeID
@@ -100,20 +108,21 @@ type life struct {
 
 	mu      sync.Mutex
 	rec     *record
-	written []time.Time // when message i+1 was given to it, just before
+	written []time.Time // when message i+1 was given to it, just before that
 }
 
-// chaos is a run: the nodes, and every process that there was.
+// chaos is a run: the nodes, and every process that has existed.
 type chaos struct {
-	t       *testing.T
-	lab     *Lab
-	faults  []fault
-	nodes   []*Node
-	homes   []string
-	living  []*life // by node
-	lives   []*life // all, in the order of their starts
-	begun   time.Time
-	changed chan struct{} // holds one while something was told that nobody has looked at
+	t      *testing.T
+	lab    *Lab
+	faults []fault
+	nodes  []*Node
+	homes  []string
+	living []*life // by node
+	lives  []*life // all processes, in the order in which they started
+	begun  time.Time
+	// Holds one value while there are reports that have not been checked.
+	changed chan struct{}
 
 	ctx     context.Context
 	stop    func() // ends the talkers, and waits for them
@@ -153,7 +162,7 @@ func (c *chaos) launch(node int) *life {
 	return l
 }
 
-// listen reads what a process tells until it ends, or the run does.
+// listen reads what a process reports until the process or the run ends.
 func (c *chaos) listen(l *life) {
 	for i := 0; ; i++ {
 		line, err := l.Line(c.ctx, i)
@@ -181,8 +190,8 @@ func (c *chaos) listen(l *life) {
 	}
 }
 
-// talk gives a process a message every chaosBeat, until it is killed or done is closed. A beat that the machine is too
-// busy for is left out.
+// talk gives a process a message every chaosBeat, until it is killed or done is closed. It skips a
+// beat when the machine is too busy.
 func (c *chaos) talk(l *life, done <-chan struct{}) {
 	beat := time.NewTicker(chaosBeat)
 	defer beat.Stop()
@@ -205,7 +214,8 @@ func (c *chaos) talk(l *life, done <-chan struct{}) {
 	}
 }
 
-// give writes the next message to the standard input of a process. It has one caller at a time.
+// give writes the next message to the standard input of a process. It must not be called
+// concurrently.
 func (l *life) give() error {
 	now := time.Now()
 	l.mu.Lock()
@@ -221,7 +231,7 @@ func (l *life) give() error {
 	return err
 }
 
-// play makes everybody talk, and does what the plan says.
+// play makes every process talk, and carries out the plan.
 func (c *chaos) play(length time.Duration) {
 	c.t.Helper()
 	done := make(chan struct{})
@@ -239,7 +249,8 @@ func (c *chaos) play(length time.Duration) {
 			l := c.living[s.node]
 			l.dead.Store(true)
 			require.NoError(c.t, l.Kill())
-			_, err := l.Wait(within(c.t, patience)) // or the next finds its data in use
+			// Otherwise the next process finds its data in use.
+			_, err := l.Wait(within(c.t, patience))
 			require.NoError(c.t, err)
 		case s.end:
 			c.nodes[s.node].Plug()
@@ -252,10 +263,10 @@ func (c *chaos) play(length time.Duration) {
 	c.talkers.Wait()
 }
 
-// until waits for a moment of the plan.
+// until waits for a given time of the plan.
 func (c *chaos) until(at time.Duration) { time.Sleep(time.Until(c.begun.Add(at))) }
 
-// await waits until something holds, which is asked again whenever something was told.
+// await waits until holds returns true. It checks again after every report.
 func (c *chaos) await(limit time.Duration, holds func() bool) bool {
 	timeout := time.NewTimer(limit)
 	defer timeout.Stop()
@@ -269,7 +280,7 @@ func (c *chaos) await(limit time.Duration, holds func() bool) bool {
 	return true
 }
 
-// unmet says who of the living does not count whom as a member, or "".
+// unmet lists which living processes do not count which others as members; "" if there are none.
 func (c *chaos) unmet() string {
 	var missing []string
 	for _, l := range c.living {

@@ -16,7 +16,8 @@ import (
 // survived reports whether a process has lived through the whole run.
 func (l *life) survived() bool { return l.id.number == 1 && !l.dead.Load() }
 
-// given returns how many messages a process was given, and the number of the first after a moment.
+// given returns the number of the first message that a process was given after a certain time, and
+// of the last.
 func (l *life) given(after time.Time) (first, last int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -24,8 +25,9 @@ func (l *life) given(after time.Time) (first, last int) {
 	return first + 1, len(l.written)
 }
 
-// foreruns reports whether a process was a member before another could say anything: before that was started, or, for the
-// first processes of two nodes, because these began to talk when all had met.
+// foreruns reports whether a process was a member before the other could publish anything. Either
+// it was a member before the other started, or both are the first processes of their nodes, which
+// began to talk only when all had met.
 func (l *life) foreruns(other *life) bool {
 	if l.id.number == 1 && other.id.number == 1 {
 		return true
@@ -35,10 +37,10 @@ func (l *life) foreruns(other *life) bool {
 	return !l.rec.entered.IsZero() && l.rec.entered.Before(other.started)
 }
 
-// due returns which messages of another a process must have.
+// due returns which messages of another process a process must have.
 func (l *life) due(from *life) (first, last int) {
 	l.mu.Lock()
-	told := l.rec.told[from.id.user] // zero, which is a failure of its own: then it is all
+	told := l.rec.told[from.id.user] // zero, which is a failure in itself, means all
 	l.mu.Unlock()
 	if l.foreruns(from) {
 		told = time.Time{}
@@ -46,7 +48,7 @@ func (l *life) due(from *life) (first, last int) {
 	return from.given(told)
 }
 
-// whole reports whether nothing is missing among the living.
+// whole reports whether nothing is missing among the living processes.
 func (c *chaos) whole() bool {
 	for _, l := range c.living {
 		_, given := l.given(time.Time{})
@@ -72,7 +74,7 @@ func (c *chaos) whole() bool {
 	return c.unmet() == ""
 }
 
-// logFigures says how much has arrived.
+// logFigures logs how much has arrived.
 func (c *chaos) logFigures() {
 	type figure struct{ due, got, pairs, whole int }
 	var among, others figure
@@ -113,7 +115,8 @@ func (c *chaos) logFigures() {
 	c.logEarlier()
 }
 
-// logKilled says what of the killed has reached those that survived. Nothing of it is promised.
+// logKilled logs how many messages of killed processes have reached the survivors. None of that is
+// promised.
 func (c *chaos) logKilled() {
 	some, all := 0, 0
 	for _, dead := range c.lives {
@@ -138,7 +141,7 @@ func (c *chaos) logKilled() {
 	c.t.Logf("of the killed: %d messages reached a survivor, %d of them all survivors", some, all)
 }
 
-// logEarlier says how much those that were started later were told from before their start.
+// logEarlier logs how many messages from before their start later processes have received.
 func (c *chaos) logEarlier() {
 	told, of := 0, 0
 	for _, l := range c.lives {
@@ -157,13 +160,14 @@ func (c *chaos) logEarlier() {
 	c.t.Logf("%d processes started again were told %d messages that others had been given before that, and may have published later", of, told)
 }
 
-// maxExplained is how many failures of each kind are told with all that is known of them; the others get a line each.
+// maxExplained is how many failures of each kind are reported with all details; the others get one
+// line each.
 const maxExplained = 3
 
 // stretch is a part of the run.
 type stretch struct{ from, to time.Time }
 
-// complaints says what is wrong, process by process and pair by pair. The run must have stopped.
+// complaints returns what is wrong, process by process and pair by pair. The run must have stopped.
 func (c *chaos) complaints() []string {
 	var all []string
 	explained := make(map[string]int) // by kind
@@ -176,7 +180,7 @@ func (c *chaos) complaints() []string {
 	if unmet := c.unmet(); unmet != "" {
 		all = append(all, "at the end not counted as members: "+unmet)
 	}
-	for _, survivors := range []bool{true, false} { // what went wrong between those comes first
+	for _, survivors := range []bool{true, false} { // failures between survivors come first
 		for _, l := range c.living {
 			for _, from := range c.living {
 				if from == l || (l.survived() && from.survived()) != survivors {
@@ -216,13 +220,15 @@ func (c *chaos) complaints() []string {
 	return all
 }
 
-// gaps returns what a process was told to be lost of those that live on and that were not there before it. Of the killed,
-// nobody may have it any more; and of those who were there before it, only what is missing counts.
+// gaps returns the gaps that a process reported in messages of living processes that started after
+// it became a member. Messages of killed processes may be lost for everybody. For those that were
+// there before it, only what is missing counts.
 func (c *chaos) gaps(l *life, feeds map[string]lifeID) map[*life][]event {
 	gaps := make(map[*life][]event)
 	for _, e := range l.rec.lost {
 		for _, from := range c.living {
-			// A feed that nobody was told a message of is that of its user's only process, if it has had but one.
+			// A feed from which no process received a message must belong to its user's only
+			// process, if there was only one.
 			owner, known := feeds[e.Feed]
 			if (known && owner == from.id || !known && from.survived() && e.From.User == from.id.user) && l.foreruns(from) {
 				gaps[from] = append(gaps[from], e)
@@ -248,7 +254,8 @@ func (l *life) stretch(spans []span) stretch {
 	return stretch{l.written[spans[0].first-1], l.written[spans[len(spans)-1].last-1]}
 }
 
-// story tells what happened around a failure: the faults, and what those involved were told meanwhile and last.
+// story describes what happened around a failure: the faults, and what the processes involved
+// reported meanwhile and last.
 func (c *chaos) story(around stretch, who ...*life) string {
 	var b strings.Builder
 	from, to := around.from.Add(-10*time.Second), around.to.Add(10*time.Second)
@@ -284,10 +291,10 @@ func (c *chaos) story(around stretch, who ...*life) string {
 	return b.String()
 }
 
-// clock is a moment in seconds of the run.
+// clock returns a time as seconds since the start of the run.
 func (c *chaos) clock(at time.Time) string { return fmt.Sprintf("%7.3fs", at.Sub(c.begun).Seconds()) }
 
-// list prints the first spans.
+// list returns the first spans as text.
 func list(spans []span) string {
 	const most = 12
 	var b strings.Builder
@@ -305,7 +312,8 @@ func TestDueIsWhatWasSaidToMembers(t *testing.T) {
 	born := func(user string, number int, started, entered int64) *life {
 		l := &life{chat: &chat{started: at(started)}, id: lifeID{user, number}, rec: newRecord()}
 		l.rec.entered = at(entered)
-		for second := started + 1; second <= started+10; second++ { // message n in second n of its life
+		// Message n in second n of its life.
+		for second := started + 1; second <= started+10; second++ {
 			l.written = append(l.written, at(second))
 		}
 		return l
@@ -313,7 +321,7 @@ func TestDueIsWhatWasSaidToMembers(t *testing.T) {
 	alice, bob := born("alice", 1, 0, 2), born("bob", 1, 1, 2)
 	second, third := born("bob", 2, 20, 25), born("bob", 3, 40, 42)
 	alice.rec.told["bob"], bob.rec.told["alice"] = at(4), at(5)
-	other := born("carol", 2, 30, 31) // when bob's second was there
+	other := born("carol", 2, 30, 31) // when bob's second process was there
 	other.rec.told["bob"] = at(33)
 	for _, c := range []struct {
 		name     string

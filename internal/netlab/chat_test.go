@@ -17,19 +17,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// patience is how long a chat may take to tell something, unless the test is about how long it takes.
+// patience is how long a chat may take to report something, unless the test measures that time.
 const patience = 60 * time.Second
 
 // buildDir holds the command while the tests run; TestMain removes it.
 var buildDir string
 
-// command builds the starling command, once, without the race detector: here the processes matter, not their insides.
+// command builds the starling command, once and without the race detector: these tests are about
+// processes, not about their code.
 var command = sync.OnceValues(func() (path string, err error) {
-	// go test keeps a result while the files that the test has looked at are unchanged, and the compiler looks in a
-	// process of its own.
+	// go test caches a result while the files that the test has looked at are unchanged, but the
+	// compiler looks at them in its own process.
 	_ = filepath.WalkDir("../..", func(path string, _ fs.DirEntry, _ error) error {
 		if filepath.Ext(path) == ".go" {
-			_, _ = os.Stat(path) // what is not there is for the compiler to miss
+			_, _ = os.Stat(path) // the compiler reports missing files
 		}
 		return nil
 	})
@@ -40,7 +41,7 @@ var command = sync.OnceValues(func() (path string, err error) {
 	return path, run("go", "build", "-race=false", "-o", path, "github.com/starling-mesh/starling/cmd/starling")
 })
 
-// event is what a line of `starling chat --json` may say, as far as the tests look at it.
+// event has the fields of a line of `starling chat --json` that the tests check.
 type event struct {
 	Type    string
 	Seq     uint64 `json:",string"`
@@ -54,7 +55,7 @@ type event struct {
 	Member  struct{ User, Key, Peer string }
 	Text    string
 	Feed    string // message, gap_lost
-	Line    int    // of input; sent, error
+	Line    int    // input line; sent, error
 	ID      uint64 `json:",string"`
 	OK      bool
 	To      string
@@ -66,7 +67,7 @@ type event struct {
 	encoded string
 }
 
-// chat is a running `starling chat --json` and what it has told so far.
+// chat is a running `starling chat --json` and what it has reported so far.
 type chat struct {
 	*Process
 	t       *testing.T
@@ -77,8 +78,8 @@ type chat struct {
 	events  []event
 }
 
-// startChat starts a chat for user on a node and waits until it is ready. Home is where the system keeps the user's
-// configuration; "" is a new user's.
+// startChat starts a chat for user on a node and waits until it is ready. home is where the system
+// keeps the user's configuration; "" means a new user.
 func startChat(t *testing.T, n *Node, user, home string, args ...string) *chat {
 	t.Helper()
 	c := launchChat(t, n, user, home, args...)
@@ -88,7 +89,7 @@ func startChat(t *testing.T, n *Node, user, home string, args ...string) *chat {
 	return c
 }
 
-// launchChat starts a chat and does not wait for it.
+// launchChat starts a chat without waiting for it.
 func launchChat(t *testing.T, n *Node, user, home string, args ...string) *chat {
 	t.Helper()
 	starling, err := command()
@@ -109,13 +110,15 @@ func (c *chat) say(format string, args ...any) {
 	c.lines++
 }
 
-// until waits for the first event, of all that the chat ever told, for which is holds.
+// until waits for the first event, among all that the chat has ever reported, for which is returns
+// true.
 func (c *chat) until(what string, is func(event) bool) event {
 	c.t.Helper()
 	return c.gather(what, 1, is)[0]
 }
 
-// gather waits until is holds for n events, and returns them in the order told.
+// gather waits until is returns true for n events, and returns them in the order in which they were
+// reported.
 func (c *chat) gather(what string, n int, is func(event) bool) []event {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
@@ -150,10 +153,10 @@ func (c *chat) read(ctx context.Context) error {
 	return nil
 }
 
-// told returns the events so far for which is holds.
+// told returns the events so far for which is returns true.
 func (c *chat) told(is func(event) bool) []event {
 	now, cancel := context.WithCancel(c.t.Context())
-	cancel() // waits for nothing
+	cancel() // so that read does not wait
 	for c.read(now) == nil {
 	}
 	var found []event
@@ -165,7 +168,8 @@ func (c *chat) told(is func(event) bool) []event {
 	return found
 }
 
-// exits waits for the end of the process, which must be within limit from now, and for its last words.
+// exits waits until the process has ended, which it must within limit from now, and checks its last
+// event.
 func (c *chat) exits(limit time.Duration, code int, reason string) {
 	c.t.Helper()
 	start := time.Now()
@@ -174,7 +178,7 @@ func (c *chat) exits(limit time.Duration, code int, reason string) {
 	require.NoError(c.t, err)
 	require.Equal(c.t, code, got, "exit code of %s, who told last:\n%s\nstandard error:\n%s", c.user, c.last(5), c.Stderr())
 	require.LessOrEqual(c.t, took, limit, "%s has ended, but late", c.user)
-	c.told(isType("bye")) // read to the end
+	c.told(isType("bye")) // reads to the end
 	bye := c.events[len(c.events)-1]
 	require.Equal(c.t, "bye", bye.Type, "the last words of %s", c.user)
 	require.Equal(c.t, reason, bye.Reason)
@@ -182,7 +186,7 @@ func (c *chat) exits(limit time.Duration, code int, reason string) {
 	c.t.Logf("%s ended in %v (%s)", c.user, took.Round(time.Millisecond), reason)
 }
 
-// last gives the last n of what the chat told, but for long rows of messages and results.
+// last returns the last n events that the chat reported, without messages and results.
 func (c *chat) last(n int) string {
 	var told []string
 	for i, e := range c.events {
@@ -221,7 +225,8 @@ func (c *chat) said(format string, args ...any) event {
 	return c.until(fmt.Sprintf("result of line %d", line), func(e event) bool { return e.Type == "sent" && e.Line == line })
 }
 
-// meet waits until each of the chats has been told of all others, and logs how long after the start of the last that was.
+// meet waits until each of the chats has reported all others, and logs how long after the last
+// start that was.
 func meet(t *testing.T, chats ...*chat) {
 	t.Helper()
 	last := chats[0].started
@@ -240,7 +245,8 @@ func meet(t *testing.T, chats ...*chat) {
 	t.Logf("%d chats met within %v of the start of the last", len(chats), time.Since(last).Round(time.Millisecond))
 }
 
-// talk has every chat say n lines, and requires that all others are told each of them once and in order.
+// talk makes every chat say n lines, and requires that each other chat reports each of them once
+// and in order.
 func talk(t *testing.T, n int, chats ...*chat) {
 	t.Helper()
 	start := time.Now()

@@ -1,5 +1,6 @@
-// Package netlab connects real processes by real Ethernet, for tests: network namespaces on a bridge, with
-// multicast, cables that can be pulled, frames that get lost, and processes that can be frozen or killed.
+// Package netlab connects real processes by real Ethernet, for tests. It puts network namespaces on
+// a bridge, with multicast. Cables can be pulled, frames can be lost, and processes can be frozen
+// or killed.
 //
 //	lab := netlab.New(t) // skips the test where namespaces cannot be made
 //	alice, bob := lab.Node("alice"), lab.Node("bob")
@@ -12,18 +13,19 @@
 //
 // # Isolation
 //
-// The bridge lives in a namespace of its own, and no lab has a link to the namespace that the test runs in: no
-// frame of a test can reach a real network, and the addresses (10.77.0.0/24) can clash with nothing. Labs do not see each
-// other either, so tests may run in parallel.
+// The bridge has its own namespace, and no lab has a link to the namespace that the test runs in:
+// no frame of a test can reach a real network, and the addresses (10.77.0.0/24) cannot clash with
+// any other. Labs do not see each other either, so tests may run in parallel.
 //
 // # Cleaning up
 //
-// Everything is removed when the test ends, passed or failed. Processes die with the test process. What a
-// test process that was itself killed left behind is removed by the next one to make a lab: names carry the
-// process ID of their maker.
+// Everything is removed when the test ends, passed or failed. Processes die with the test process.
+// If a test process is itself killed, the next one that makes a lab removes what it left behind:
+// names contain the process ID of their maker.
 //
 // # Where it works
 //
-// On Linux, as root, with the commands ip (iproute2) and nft (nftables). Elsewhere a test that calls [New] is skipped, and
-// says why. With STARLING_REQUIRE_NETNS=1 in the environment it fails instead, so that CI cannot pass by skipping.
+// On Linux, as root, with the commands ip (iproute2) and nft (nftables). Elsewhere a test that
+// calls [New] is skipped, and says why. With STARLING_REQUIRE_NETNS=1 in the environment it fails
+// instead, so that CI cannot pass by skipping.
 package netlab

@@ -17,7 +17,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// helperEnv makes the test binary one of the helpers below, which the tests start on their nodes.
+// helperEnv is an environment variable. With it the test binary becomes one of the helpers below,
+// which the tests start on their nodes.
 const helperEnv = "STARLING_NETLAB_HELPER"
 
 func TestMain(m *testing.M) {
@@ -46,7 +47,7 @@ var helpers = map[string]func(string) error{
 	"print":  helpPrint,
 }
 
-// helper runs one of the helpers on a node. Its name and its argument are parted by a space.
+// helper runs one of the helpers on a node. A space separates its name from its argument.
 func (n *Node) helper(t *testing.T, nameAndArg string) *Process {
 	t.Helper()
 	self, err := os.Executable()
@@ -56,7 +57,7 @@ func (n *Node) helper(t *testing.T, nameAndArg string) *Process {
 	return n.Start([]string{self}, helperEnv+"="+nameAndArg)
 }
 
-// helpEcho serves TCP on addr and sends back what it gets.
+// helpEcho serves TCP on addr and sends back what it receives.
 func helpEcho(addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -80,7 +81,8 @@ func helpTalk(addr string) error {
 	}
 	fmt.Println("ready")
 	go io.Copy(c, os.Stdin)
-	// Whether the end comes as a FIN or as a reset depends on what the other's kernel still held unread.
+	// Whether the connection ends with a FIN or a reset depends on whether the other side's kernel
+	// still held unread data.
 	if _, err := io.Copy(os.Stdout, c); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		return err
 	}
@@ -88,7 +90,8 @@ func helpTalk(addr string) error {
 	return nil
 }
 
-// helpCount receives datagrams on addr, and for each "end" prints how many others came since the one before.
+// helpCount receives datagrams on addr, and for each "end" prints how many other datagrams came
+// since the previous one.
 func helpCount(addr string) error {
 	pc, err := net.ListenPacket("udp4", addr)
 	if err != nil {
@@ -98,7 +101,8 @@ func helpCount(addr string) error {
 	if err != nil {
 		return err
 	}
-	// A burst has to fit into the socket's buffer, or the kernel's losses mix with the lab's.
+	// A burst has to fit into the socket's buffer, or losses in the kernel would add to those of
+	// the lab.
 	const rcvbufForce = 33 // SO_RCVBUFFORCE
 	ctlErr := raw.Control(func(fd uintptr) {
 		err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, rcvbufForce, 16<<20)
@@ -122,7 +126,8 @@ func helpCount(addr string) error {
 	}
 }
 
-// helpBlast sends to addr: for an input line "N" that many datagrams, else the line as one datagram.
+// helpBlast sends to addr: for an input line "N" that many datagrams, for any other line the line
+// itself as one datagram.
 func helpBlast(addr string) error {
 	c, err := net.Dial("udp4", addr)
 	if err != nil {
@@ -145,7 +150,8 @@ func helpBlast(addr string) error {
 	return in.Err()
 }
 
-// helpMember joins the multicast group addr, says its argument there for every line of input, and prints what it hears.
+// helpMember joins the multicast group addr, sends its argument there for every line of input, and
+// prints what it receives.
 func helpMember(addr string) error {
 	group, err := net.ResolveUDPAddr("udp4", addr)
 	if err != nil {
@@ -182,7 +188,8 @@ func helpMember(addr string) error {
 	}
 }
 
-// helpPrint prints numbered lines of 450 bytes with their end, about what a broadcast is in JSON, as fast as they are taken: count of them.
+// helpPrint prints count numbered lines of 450 bytes including the newline, about the size of a
+// broadcast in JSON, as fast as they are read.
 func helpPrint(count string) error {
 	n, err := strconv.Atoi(count)
 	if err != nil {
@@ -196,5 +203,5 @@ func helpPrint(count string) error {
 	return nil
 }
 
-// printed is line i of [helpPrint].
+// printed returns line i of [helpPrint].
 func printed(i int) string { return fmt.Sprintf("%0449d", i) }

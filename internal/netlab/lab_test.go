@@ -17,14 +17,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// within returns a context for something that should take milliseconds and must not take longer than this.
+// within returns a context for something that should take milliseconds and must not take longer
+// than d.
 func within(t *testing.T, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeoutCause(t.Context(), d, errors.New("not within "+d.String()))
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// wantLine requires that line i of the output comes and is want.
+// wantLine requires that line i of the output arrives and equals want.
 func wantLine(t *testing.T, p *Process, i int, want string) {
 	t.Helper()
 	got, err := p.Line(within(t, 20*time.Second), i)
@@ -32,14 +33,14 @@ func wantLine(t *testing.T, p *Process, i int, want string) {
 	require.Equal(t, want, got, "line %d of %s", i, p.node)
 }
 
-// wantSilence requires that line i does not come for a while.
+// wantSilence requires that line i does not arrive for a while.
 func wantSilence(t *testing.T, p *Process, i int) {
 	t.Helper()
 	got, err := p.Line(within(t, 400*time.Millisecond), i)
 	require.Error(t, err, "line %d of %s is there: %q", i, p.node, got)
 }
 
-// conversation starts an echo server on one node and a client of it on another.
+// conversation starts an echo server on one node and a client for it on another.
 func conversation(t *testing.T, lab *Lab) (server, client *Process) {
 	alice, bob := lab.Node("alice"), lab.Node("bob")
 	server = alice.helper(t, "echo "+alice.Addr()+":4001")
@@ -61,7 +62,7 @@ func TestPulledCableStopsTrafficAndPluggingItInLetsItGoOn(t *testing.T) {
 	wantSilence(t, client, 2)
 
 	lab.nodes[1].Plug()
-	wantLine(t, client, 2, "two") // TCP repeats it: the connection has outlived the cut
+	wantLine(t, client, 2, "two") // TCP sends it again: the connection has outlived the cut
 }
 
 func TestPausedProcessAnswersWhenItIsResumed(t *testing.T) {
@@ -71,7 +72,8 @@ func TestPausedProcessAnswersWhenItIsResumed(t *testing.T) {
 	wantSilence(t, client, 1)
 	require.NoError(t, server.Resume())
 	wantLine(t, client, 1, "anybody?")
-	require.NoError(t, server.Pause()) // also a second time: the first news of a stop is gone
+	// Pausing works a second time too: the notice of the first stop is gone.
+	require.NoError(t, server.Pause())
 	require.NoError(t, server.Resume())
 	require.NoError(t, server.Kill())
 	_, err := server.Wait(within(t, 20*time.Second))
@@ -93,8 +95,8 @@ func TestKilledProcessClosesItsConnections(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF)
 }
 
-// A process that nobody reads from yet is not held up, and what it printed is there whole: as many lines as one of eight
-// chats prints while all say 20 messages a second for 10 minutes.
+// A process whose output is not read yet is not blocked, and its output is complete: as many lines
+// as one of eight chats prints while all say 20 messages a second for 10 minutes.
 func TestOutputOfABusyProcessIsReadWhole(t *testing.T) {
 	const count = 8 * 20 * 600
 	p := New(t).Node("alice").helper(t, "print "+strconv.Itoa(count))
@@ -157,7 +159,7 @@ func TestLossDropsAboutItsShareOfFrames(t *testing.T) {
 		return n
 	}
 	require.Equal(t, sent, arrived(0), "with no loss")
-	// The deviation of 4000 throws at 30 % is 29: ten of them never happen.
+	// The standard deviation of 4000 draws at 30 % is 29; ten times that never happens.
 	require.InDelta(t, sent*70/100, arrived(30), 290, "at 30 %% loss")
 	require.Zero(t, arrived(100), "at 100 %% loss")
 	require.Equal(t, sent, arrived(0), "after the loss")
@@ -202,7 +204,7 @@ func wantRemoved(t *testing.T, prefix string) {
 	}
 }
 
-// again runs [TestInner] in a process of its own, with env added to the environment.
+// again runs [TestInner] in another process, with env added to the environment.
 func again(t *testing.T, env ...string) *exec.Cmd {
 	self, err := os.Executable()
 	require.NoError(t, err)
@@ -211,10 +213,11 @@ func again(t *testing.T, env ...string) *exec.Cmd {
 	return cmd
 }
 
-// inner names what [TestInner] does in a process started by again.
+// inner is the environment variable that says what [TestInner] does in a process started by again.
 const inner = "STARLING_NETLAB_INNER"
 
-// TestInner is no test of its own: others run it in a second process, to see how that ends.
+// TestInner is not a test by itself: other tests run it in a second process, to see how that
+// process ends.
 func TestInner(t *testing.T) {
 	switch os.Getenv(inner) {
 	case "makes a lab":

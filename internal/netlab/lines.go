@@ -10,8 +10,8 @@ import (
 	"sync"
 )
 
-// lines is an [io.Writer] that keeps what is written to it as lines, for readers that wait for one. It never blocks
-// the writer: a test that reads late must not stall the process it observes.
+// lines is an [io.Writer] that keeps what is written to it as lines, for readers that wait for one.
+// It never blocks the writer: a test that reads late must not stall the process that it observes.
 type lines struct {
 	mu      sync.Mutex
 	done    []string
@@ -38,14 +38,14 @@ func (l *lines) Write(b []byte) (int, error) {
 		added = true
 	}
 	if added {
-		l.partial = slices.Clone(l.partial) // let go of the lines that were cut off
+		l.partial = slices.Clone(l.partial) // release the memory of the lines that were cut off
 		close(l.changed)
 		l.changed = make(chan struct{})
 	}
 	return len(b), nil
 }
 
-// end says that nothing more will be written. What lacks a newline counts as a line.
+// end marks the end of the output. A rest without a newline counts as a line.
 func (l *lines) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -57,7 +57,7 @@ func (l *lines) end() {
 	close(l.changed)
 }
 
-// line waits for line i. It returns [io.EOF] if the end has come and there is no such line.
+// line waits for line i. It returns [io.EOF] if the output has ended without such a line.
 func (l *lines) line(ctx context.Context, i int) (string, error) {
 	for {
 		l.mu.Lock()
@@ -77,7 +77,7 @@ func (l *lines) line(ctx context.Context, i int) (string, error) {
 	}
 }
 
-// all returns the lines so far, and what has been written of the next.
+// all returns the lines so far, and the part of the next that has been written.
 func (l *lines) all() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

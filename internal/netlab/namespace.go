@@ -14,13 +14,15 @@ import (
 	"syscall"
 )
 
-// namePrefix opens the names of all our namespaces; the process ID of their maker and a dash follow.
+// namePrefix begins the names of all our namespaces; the process ID of their maker and a dash
+// follow.
 const namePrefix = "stl"
 
 // netnsDir is where ip(8) keeps named namespaces.
 const netnsDir = "/run/netns"
 
-// available reports why no namespace can be made here, or nil. The first call also sweeps up after dead processes.
+// available returns why no namespace can be made here, or nil. The first call also removes what
+// dead processes have left behind.
 var available = sync.OnceValue(func() error {
 	if os.Geteuid() != 0 {
 		return errors.New("not root")
@@ -38,8 +40,8 @@ var available = sync.OnceValue(func() error {
 	return removeNamespace(probe)
 })
 
-// sweep removes the namespaces of test processes that ended without removing theirs, with what still runs in them.
-// It is best effort: another process may be sweeping too.
+// sweep removes the namespaces of test processes that ended without removing theirs, and kills what
+// still runs in them. It ignores errors: another process may be sweeping too.
 func sweep() {
 	names, err := namespaces()
 	if err != nil {
@@ -52,7 +54,8 @@ func sweep() {
 	}
 }
 
-// maker returns the process ID in the name of one of our namespaces, or 0 if it is none of ours.
+// maker returns the process ID in the name of one of our namespaces, or 0 if the namespace is not
+// ours.
 func maker(namespace string) int {
 	rest, ours := strings.CutPrefix(namespace, namePrefix)
 	digits, _, dash := strings.Cut(rest, "-")
@@ -63,7 +66,7 @@ func maker(namespace string) int {
 	return pid
 }
 
-// namespaces lists the named namespaces of this machine, others' included.
+// namespaces lists all named namespaces of this machine, not only ours.
 func namespaces() ([]string, error) {
 	entries, err := os.ReadDir(netnsDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -76,8 +79,8 @@ func namespaces() ([]string, error) {
 	return names, nil
 }
 
-// removeNamespace kills what runs in the namespace and deletes it. A namespace lives as long as a process is in it,
-// whatever becomes of its name.
+// removeNamespace kills the processes in the namespace and deletes it. Deleting the name alone is
+// not enough: a namespace lives as long as a process is in it.
 func removeNamespace(name string) error {
 	pids, err := exec.Command("ip", "netns", "pids", name).Output()
 	if err != nil {
@@ -91,7 +94,7 @@ func removeNamespace(name string) error {
 	return run("ip", "netns", "del", name)
 }
 
-// run runs a command to its end. The error says what it was and what it printed.
+// run runs a command to its end. The error contains the command and its output.
 func run(name string, args ...string) error { return runInput("", name, args...) }
 
 func runInput(input, name string, args ...string) error {

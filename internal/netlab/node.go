@@ -18,11 +18,12 @@ type Node struct {
 	processes []*Process
 }
 
-// Addr returns the IPv4 address of its eth0, without a mask: "10.77.0.1" for the first node of a lab.
+// Addr returns the IPv4 address of its eth0, without a mask: "10.77.0.1" for the first node of a
+// lab.
 func (n *Node) Addr() string { return n.addr }
 
-// Unplug pulls the cable at the bridge: eth0 keeps its address and loses its carrier, so programs see what they see when
-// somebody pulls a plug. Unplugging twice is harmless.
+// Unplug pulls the cable at the bridge: eth0 keeps its address and loses its carrier, so programs
+// see the same as when a plug is pulled. Unplugging twice is harmless.
 func (n *Node) Unplug() {
 	n.lab.t.Helper()
 	n.lab.must(run("ip", "-n", n.lab.bridge(), "link", "set", n.port, "down"))
@@ -34,11 +35,12 @@ func (n *Node) Plug() {
 	n.lab.must(run("ip", "-n", n.lab.bridge(), "link", "set", n.port, "up"))
 }
 
-// Start runs a program on the node, with the test's environment and env ("KEY=value") added to it. It is killed when the
-// test ends, or when the test process dies.
+// Start runs a program on the node, with the test's environment plus env ("KEY=value"). The program
+// is killed when the test ends, or when the test process dies.
 func (n *Node) Start(argv []string, env ...string) *Process {
 	n.lab.t.Helper()
-	// ip(8) enters the namespace and becomes the program: there is one process, and signals reach it.
+	// ip(8) enters the namespace and then becomes the program, so there is one process, and signals
+	// reach it.
 	cmd := exec.Command("ip", append([]string{"netns", "exec", n.namespace}, argv...)...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sendTimeout bounds [Process.Send]: a process that reads none of its input for so long is stuck.
+// sendTimeout bounds [Process.Send]: a process that reads none of its input for that long is stuck.
 const sendTimeout = 10 * time.Second
 
 // Process is a program that runs on a [Node]. Its methods may be called from any goroutine.
@@ -30,8 +30,9 @@ type Process struct {
 	err    error         // of Wait; read after done
 }
 
-// start starts cmd with pipes on all three streams. Pdeathsig follows the thread that starts the process; the
-// runtime keeps its threads, except those that a goroutine exits on while locked to it, which ours never do.
+// start starts cmd with pipes on all three streams. Pdeathsig is tied to the thread that starts the
+// process. The runtime keeps its threads, except one whose locked goroutine exits, and ours never
+// lock theirs.
 func start(node string, cmd *exec.Cmd) (*Process, error) {
 	in, stdin, err := os.Pipe()
 	if err != nil {
@@ -40,10 +41,11 @@ func start(node string, cmd *exec.Cmd) (*Process, error) {
 	defer in.Close()
 	cmd.Stdin = in
 	p := &Process{node: node, cmd: cmd, stdin: stdin, done: make(chan struct{})}
-	// Writers rather than pipes: then Wait returns only when all output has been read.
+	// Writers instead of pipes, so that Wait returns only when all output has been read.
 	p.stdout, p.stderr = newLines(), newLines()
 	cmd.Stdout, cmd.Stderr = p.stdout, p.stderr
-	cmd.WaitDelay = 5 * time.Second // if a child of its own survives it and holds the pipes
+	// For a child of the process that outlives it and holds the pipes.
+	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Start(); err != nil {
 		stdin.Close()
 		return nil, fmt.Errorf("start on %s: %w", node, err)
@@ -57,7 +59,8 @@ func start(node string, cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
-// Send writes one line to the standard input. It fails when the process has ended, or has read nothing for 10 s.
+// Send writes one line to the standard input. It fails if the process has ended, or has read
+// nothing for 10 s.
 func (p *Process) Send(line string) error {
 	if err := p.stdin.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
 		return fmt.Errorf("standard input of %s: %w", p.node, err)
@@ -71,8 +74,9 @@ func (p *Process) Send(line string) error {
 // CloseInput ends the standard input, as Ctrl-D does.
 func (p *Process) CloseInput() error { return p.stdin.Close() }
 
-// Line returns line i of the standard output, counted from 0 and without its end, and waits until it has been printed. When
-// the process has ended with fewer lines the error is [io.EOF]. All lines are kept, so any may be read again.
+// Line returns line i of the standard output, counted from 0 and without its newline, and waits
+// until it has been printed. If the process ends with fewer lines, the error is [io.EOF]. All lines
+// are kept, so any may be read again.
 func (p *Process) Line(ctx context.Context, i int) (string, error) { return p.stdout.line(ctx, i) }
 
 // Stderr returns what the process has written to its standard error so far.
@@ -97,20 +101,22 @@ func (p *Process) Kill() error { return p.signal(syscall.SIGKILL) }
 // Interrupt asks the process to end, as Ctrl-C does (SIGINT).
 func (p *Process) Interrupt() error { return p.signal(syscall.SIGINT) }
 
-// Pause freezes the process (SIGSTOP): its sockets stay open, and nobody serves them. It returns when the last of the
-// threads has stopped.
+// Pause freezes the process (SIGSTOP): its sockets stay open, and nobody serves them. It returns
+// when all its threads have stopped.
 func (p *Process) Pause() error {
 	if err := p.signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
 	for {
-		// WNOWAIT leaves the news for others: the process has been waited for since it was started.
+		// WNOWAIT leaves the event for others: cmd.Wait has been waiting for the process since it
+		// was started.
 		err := unix.Waitid(unix.P_PID, p.cmd.Process.Pid, nil, unix.WSTOPPED|unix.WNOWAIT, nil)
 		if err == nil {
 			return nil
 		}
 		if !errors.Is(err, syscall.EINTR) {
-			return fmt.Errorf("wait until %s has stopped: %w", p.node, err) // ECHILD: it has ended instead
+			// ECHILD: it has ended instead
+			return fmt.Errorf("wait until %s has stopped: %w", p.node, err)
 		}
 	}
 }
@@ -125,7 +131,8 @@ func (p *Process) signal(sig syscall.Signal) error {
 	return nil
 }
 
-// end kills the process if it still runs, waits for it, and logs what it said if the test has failed.
+// end kills the process if it still runs, waits for it, and logs its standard error if the test has
+// failed.
 func (p *Process) end(t testing.TB) {
 	_ = p.Kill()
 	<-p.done

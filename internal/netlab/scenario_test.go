@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// closeLimit is how long a chat may take from Ctrl-C or /quit to its end.
+// closeLimit is how long a chat may take from Ctrl-C or /quit until it ends.
 const closeLimit = 2 * time.Second
 
 func TestFourChatsOnOneNetworkDoAllThatChatsDo(t *testing.T) {
@@ -30,7 +30,7 @@ func TestFourChatsOnOneNetworkDoAllThatChatsDo(t *testing.T) {
 	meet(t, all...)
 	talk(t, 100, all...)
 
-	// To one member.
+	// A message to one member.
 	sent := alice.said("/to bob psst")
 	require.True(t, sent.OK, "%s", sent.encoded)
 	require.Equal(t, "bob", sent.To)
@@ -39,7 +39,7 @@ func TestFourChatsOnOneNetworkDoAllThatChatsDo(t *testing.T) {
 	require.Equal(t, alice.ready.Key, got.From.Key)
 	require.Equal(t, "not_member", alice.said("/to nobody psst").Error)
 
-	// To a user who shares no room.
+	// A message to a user who shares no room.
 	dave.say("/leave")
 	dave.until("exited", isType("exited"))
 	for _, c := range []*chat{alice, bob, carol} {
@@ -54,13 +54,13 @@ func TestFourChatsOnOneNetworkDoAllThatChatsDo(t *testing.T) {
 	require.True(t, dave.said("/msg alice and back").OK)
 	alice.until("the answer", isDirect("dave", "and back"))
 
-	// What came after has come, so what should not come has had its time.
+	// A later message has arrived, so anything that should not arrive would have arrived too.
 	alice.say("the end")
 	for _, c := range []*chat{bob, carol} {
 		c.until("the end", isMessage("alice", "the end"))
 	}
 
-	// Clean ends, by the two ways to ask for one.
+	// Clean ends, requested in each of the two ways.
 	asked := time.Now()
 	carol.say("/quit")
 	carol.exits(closeLimit, 0, "quit")
@@ -78,7 +78,7 @@ func TestFourChatsOnOneNetworkDoAllThatChatsDo(t *testing.T) {
 	alice.say("/quit")
 	alice.exits(closeLimit, 0, "quit")
 
-	// All that was ever told, now that nothing more can come.
+	// Everything ever reported, now that nothing more can come.
 	for _, c := range all {
 		c.wantNothingTwiceOrAmiss()
 		direct := c.told(isType("direct_message"))
@@ -87,8 +87,8 @@ func TestFourChatsOnOneNetworkDoAllThatChatsDo(t *testing.T) {
 	}
 }
 
-// wantNothingTwiceOrAmiss requires of all that a chat told that no message came twice, no event of its streams is
-// missing, and nothing went wrong.
+// wantNothingTwiceOrAmiss requires of all that a chat reported that no message came twice, that no
+// event of its streams is missing, and that nothing went wrong.
 func (c *chat) wantNothingTwiceOrAmiss() {
 	c.t.Helper()
 	seen := make(map[string]bool)

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// status asks after a user and returns the answer.
+// status asks for the status of a user and returns the answer.
 func (c *chat) status(user string) event {
 	c.t.Helper()
 	asked := time.Now()
@@ -21,7 +21,8 @@ func (c *chat) status(user string) event {
 	return e
 }
 
-// becomes asks until the state is as wanted, and returns how long that took from start on. None of the states before it may be in never.
+// becomes asks until the user has the given state within limit of start, and logs how long that
+// took. None of the states before it may be in never.
 func (c *chat) becomes(user, state string, start time.Time, limit time.Duration, never ...string) {
 	c.t.Helper()
 	for {

@@ -1,16 +1,16 @@
-// Package task has what the loops and lifecycles of a node's parts are made of: a wake-up for one loop, a notice for
-// everybody who waits, and a count of what Close has to wait for.
+// Package task has the building blocks of the loops and lifecycles in a node's parts: a wake-up for
+// one loop, a notice for all waiting goroutines, and a count of what Close has to wait for.
 package task
 
 import "sync"
 
-// A Wake wakes one loop that waits on it. Wake-ups that come before the loop looks are one.
+// A Wake wakes one loop that waits on it. Several wake-ups before the loop checks count as one.
 type Wake chan struct{}
 
 // NewWake returns a Wake that is not set.
 func NewWake() Wake { return make(Wake, 1) }
 
-// Set makes the loop look once more. It never blocks.
+// Set makes the loop check once more. It never blocks.
 func (w Wake) Set() {
 	select {
 	case w <- struct{}{}:
@@ -18,10 +18,11 @@ func (w Wake) Set() {
 	}
 }
 
-// Changes tells everybody who waits that something has changed. The zero value is ready. The lock that guards what changes guards
-// it, too: whoever waits takes the channel and looks under that lock, and so misses nothing.
+// Changes notifies all waiting goroutines that something has changed. The zero value is ready. The
+// lock that guards the changing state also guards the Changes: a waiting goroutine gets the channel
+// and checks the state under that lock, and so misses nothing.
 type Changes struct {
-	next chan struct{} // nil: nobody has asked since the last change
+	next chan struct{} // nil: Next was not called since the last change
 }
 
 // Next returns a channel that the next change closes.
@@ -40,14 +41,16 @@ func (c *Changes) Tell() {
 	}
 }
 
-// A Group counts the goroutines and calls that Close has to wait for. The zero value is ready, and safe for concurrent use.
+// A Group counts the goroutines and calls that Close has to wait for. The zero value is ready, and
+// safe for concurrent use.
 type Group struct {
 	mu      sync.Mutex
 	closing bool
 	running sync.WaitGroup
 }
 
-// Enter counts the caller in, until it calls Leave. It reports false, counting nothing, once Close was called.
+// Enter counts the caller until it calls Leave. Once Close was called it returns false and counts
+// nothing.
 func (g *Group) Enter() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -58,10 +61,10 @@ func (g *Group) Enter() bool {
 	return true
 }
 
-// Leave ends what Enter has begun.
+// Leave ends what Enter began.
 func (g *Group) Leave() { g.running.Done() }
 
-// Go runs f in a goroutine that is counted. It reports false, running nothing, once Close was called.
+// Go runs f in a counted goroutine. Once Close was called it returns false and runs nothing.
 func (g *Group) Go(f func()) bool {
 	if !g.Enter() {
 		return false
@@ -73,10 +76,12 @@ func (g *Group) Go(f func()) bool {
 	return true
 }
 
-// Spawn runs f in a goroutine that is counted, also once Close was called. The caller must be counted itself.
+// Spawn runs f in a counted goroutine, even after Close was called. The caller must itself be
+// counted.
 func (g *Group) Spawn(f func()) { g.running.Go(f) }
 
-// Close lets nobody enter any more, and reports whether this call was the first. It does not wait.
+// Close makes Enter and Go refuse from now on, and reports whether this call was the first. It does
+// not wait.
 func (g *Group) Close() (first bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -32,7 +32,7 @@ func TestAChangeWakesEverybodyWhoWaits(t *testing.T) {
 			value   int
 			all     sync.WaitGroup
 		)
-		changes.Tell() // nobody waits yet
+		changes.Tell() // nothing waits yet
 		for range 3 {
 			all.Go(func() {
 				for {

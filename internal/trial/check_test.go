@@ -8,7 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// heard runs a room of two in which the second is owed three messages of the first, and hears those given, by count.
+// heard runs a room of two members in which the second must have three messages of the first. It
+// receives the given ones, by count.
 func heard(user string, counts ...int) tally {
 	r := &run{zero: time.Now().Add(-time.Minute)}
 	from, to := r.newStay(0), r.newStay(1)

@@ -21,7 +21,8 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// costSizes are how many members the rooms have in which TestCost measures. STARLING_COST gives others: "8 50 500".
+// costSizes returns the numbers of members with which TestCost measures rooms. STARLING_COST sets
+// others: "8 50 500".
 func costSizes(t *testing.T) (sizes []int) {
 	for _, text := range strings.Fields(os.Getenv("STARLING_COST")) {
 		n, err := strconv.Atoi(text)
@@ -42,7 +43,7 @@ const (
 	costSpeakers = 8
 )
 
-// costSize is how many bytes a message has; STARLING_COST_BYTES gives another number.
+// costSize returns how many bytes a message has; STARLING_COST_BYTES sets another number.
 func costSize(t *testing.T) int {
 	text := os.Getenv("STARLING_COST_BYTES")
 	if text == "" {
@@ -53,7 +54,8 @@ func costSize(t *testing.T) int {
 	return max(n, 8)
 }
 
-// cost is what one room cost. CPU is real time, of all nodes and the simulated network between them; bytes are of UDP payload.
+// cost is what one room cost. CPU is real time, of all nodes and the simulated network between
+// them; bytes are UDP payload.
 type cost struct {
 	members  int
 	joining  phase
@@ -63,7 +65,7 @@ type cost struct {
 	arrived  int
 	after50  time.Duration
 	after99  time.Duration
-	heap     int        // bytes a node, with its room, beyond its host
+	heap     int        // bytes per node, with its room, without its host
 	before   mesh.Stats // of all members together
 	quiet    mesh.Stats
 	after    mesh.Stats
@@ -75,8 +77,9 @@ type phase struct {
 	cpu   time.Duration
 }
 
-// What reliability costs, beside bare GossipSub in the same places: while a room comes together, in a minute of silence, and while eight members publish
-// 256 bytes twice a second each.
+// TestCost measures what reliability costs, compared with bare GossipSub under the same conditions:
+// while a room comes together, in a minute of silence, and while eight members each publish 256
+// bytes twice a second.
 //
 //	STARLING_COST='8 50 500' go test ./internal/trial -v -timeout 30m -run TestCost
 func TestCost(t *testing.T) {
@@ -112,7 +115,7 @@ func (c cost) String() string {
 		float64(c.busy.bytes)/float64(deliveries), float64(c.busy.cpu.Microseconds())/float64(deliveries), c.arrived, deliveries, c.after50, c.after99, c.heap/1000)
 }
 
-// ears note what all members hear, and how long after it was said.
+// ears record what all members receive, and how long after it was published.
 type ears struct {
 	mu    sync.Mutex
 	after []time.Duration
@@ -125,7 +128,7 @@ func (e *ears) message(_ string, data []byte) {
 	e.after = append(e.after, time.Since(at))
 }
 
-// quantile is the time within which a share of what was heard came.
+// quantile returns the time within which that share of the messages arrived.
 func quantile(after []time.Duration, q float64) time.Duration {
 	if len(after) == 0 {
 		return 0
@@ -223,7 +226,8 @@ func heap() int {
 	return int(m.HeapAlloc)
 }
 
-// What a further room costs a node in memory, with one other member and nothing said.
+// TestCostOfFurtherRooms measures the memory that a further room costs a node, with one other
+// member and no messages.
 func TestCostOfFurtherRooms(t *testing.T) {
 	const further = 50
 	synctest.Test(t, func(t *testing.T) {

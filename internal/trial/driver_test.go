@@ -18,24 +18,25 @@ import (
 // patience bounds a Publish that waits for its outcome.
 const patience = 5 * time.Second
 
-// driver runs member i on its host, links it to the given members, and returns when it is in the room. What it hears goes to ear.
+// driver runs member i on its host, links it to the given members, and returns when it is in the
+// room. What the member receives goes to ear.
 type driver func(t *testing.T, net *meshtest.Net, i int, links []int, ear listener) session
 
-// listener takes what a member hears, from one goroutine.
+// listener takes what a member receives, from one goroutine.
 type listener interface {
-	message(from string, data []byte) // from is "" where nobody vouches for the sender
+	message(from string, data []byte) // from is "" if nothing vouches for the sender
 	gap(user string, missing int)     // reported as lost
-	lagged(missed int)                // dropped for the trial's own reader
+	lagged(missed int)                // dropped because the trial read too slowly
 }
 
 // session is a member in the room.
 type session interface {
-	publish(data []byte) (outcome func() error) // outcome waits for the end
-	publishAndWait(data []byte) error           // for patience at most
-	stop()                                      // returns when nothing is heard any more
+	publish(data []byte) (outcome func() error) // outcome waits until publishing has ended
+	publishAndWait(data []byte) error           // for at most patience
+	stop()                                      // returns when nothing is received any more
 }
 
-// userName is the user that member i is.
+// userName returns the user name of member i.
 func userName(i int) string { return fmt.Sprintf("member%02d", i) }
 
 // ours is a member of one of our rooms.
@@ -51,7 +52,7 @@ func oursDriver(t *testing.T, net *meshtest.Net, i int, links []int, ear listene
 	for _, j := range links {
 		given = append(given, net.PeerAddr(j))
 	}
-	// Without a DHT, which would connect everybody with everybody.
+	// Without a DHT, which would connect every node with every other.
 	n, err := node.New(node.WithHost(net.Host(i)), node.WithoutMDNS(), node.WithoutDHT(), node.WithPeers(given...))
 	require.NoError(t, err)
 	require.NoError(t, n.SetUser(userName(i)))
@@ -104,7 +105,7 @@ type bare struct {
 	tasks  sync.WaitGroup
 }
 
-// bareDriver connects once; with redial it connects again each second to whom it has lost.
+// bareDriver connects once; with redial it connects again each second to members that it has lost.
 func bareDriver(redial bool) driver {
 	return func(t *testing.T, net *meshtest.Net, i int, links []int, ear listener) session {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -133,13 +134,14 @@ func bareDriver(redial bool) driver {
 	}
 }
 
-// keep connects i to j, and again each second, if it is to redial.
+// keep connects i to j; with redial it checks again each second.
 func keep(ctx context.Context, net *meshtest.Net, i, j int, redial bool) {
 	h := net.Host(i)
 	for {
 		if !net.Connected(i, j) {
 			dial, cancel := context.WithTimeout(ctx, time.Second)
-			_ = h.Connect(dial, net.Info(j)) // a failure is what the next round is for
+			// After a failure the next round tries again.
+			_ = h.Connect(dial, net.Info(j))
 			cancel()
 		}
 		if !redial {

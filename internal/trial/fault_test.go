@@ -7,17 +7,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lookEach is how often a run looks for a link that returns.
+// lookEach is how often a run checks for a link that returns.
 const lookEach = 10 * time.Millisecond
 
-// fault is a time in which packets between each of a and each of b do not pass, or not well.
+// fault is a period in which packets between members of a and members of b do not pass, or not
+// reliably.
 type fault struct {
-	a, b   []int
-	linked bool // its end is the return of links, which then takes as long as it takes
-	whole  bool // it stands for all those within it, and ends with the last of them
+	a, b []int
+	// It ends with the return of links, which takes a varying time.
+	linked bool
+	// It stands for all faults within it, and ends with the last of them.
+	whole  bool
 	began  time.Duration
-	healed time.Duration // packets pass again
-	back   time.Duration // and a link is there
+	healed time.Duration // when packets pass again
+	back   time.Duration // when there is also a link
 }
 
 func (f *fault) apart(i, j int) bool {
@@ -31,7 +34,7 @@ func (r *run) begin(f *fault) {
 	r.faults = append(r.faults, f)
 }
 
-// end ends a fault, and looks for the return of a link.
+// end ends a fault, and watches for the return of a link.
 func (r *run) end(f *fault) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -81,7 +84,7 @@ func (r *run) cut(f *fault) {
 	r.net.Split(f.a, f.b)
 }
 
-// heal undoes one cut: the network knows only how to undo all.
+// heal undoes one cut, though the network can only undo all cuts at once.
 func (r *run) heal(f *fault) {
 	delete(r.cuts, f)
 	r.net.Heal()
@@ -99,8 +102,9 @@ func (r *run) disconnect(i int) {
 	}
 }
 
-// due is when a message that a fault held up had to be with a member, but for the time that recovery takes: after the link's return,
-// and after that of every further link that was lost between sender and receiver before recovery was over.
+// due returns when a message that a fault delayed should have reached a member, apart from the time
+// that recovery takes. That is after the link's return, and after the return of every further link
+// between sender and receiver that was lost before recovery was over.
 func (r *run) due(d *due, sender, receiver int) (back, healed time.Duration) {
 	back, healed = max(d.message.at, d.fault.back), max(d.message.at, d.fault.healed)
 	for again := true; again; {
@@ -114,7 +118,7 @@ func (r *run) due(d *due, sender, receiver int) (back, healed time.Duration) {
 	return back, healed
 }
 
-// closeWhole moves the end of faults that stand for others to that of the last of these.
+// closeWhole sets the end of each fault that stands for others to the end of the last of these.
 func (r *run) closeWhole() {
 	for k, f := range r.ended {
 		for _, within := range r.ended[:k] {

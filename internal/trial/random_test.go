@@ -11,10 +11,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// oneOf gives all pairs, a chain, or a tree with some more.
+// oneOf returns one of three wirings: all pairs, a chain, or a tree with some more links.
 func oneOf(seed uint64) wiring { return []wiring{everyPair, chain, tree}[seed%3] }
 
-// tree links each with one before it, and now and then with another.
+// tree links each member with one before it, and sometimes with others.
 func tree(rng *rand.Rand, members int) (links [][2]int) {
 	for i := 1; i < members; i++ {
 		to := rng.IntN(i)
@@ -27,17 +27,19 @@ func tree(rng *rand.Rand, members int) (links [][2]int) {
 	return links
 }
 
-// anything plans up to a minute of traffic and faults at random, which overlap. It gives what it has planned, in words.
+// anything plans up to a minute of traffic and random faults, which overlap. It returns a
+// description of its plan.
 func anything(s *schedule) (words []string) {
 	end := s.between(15*sec, time.Minute)
 	say := func(format string, args ...any) { words = append(words, fmt.Sprintf(format, args...)) }
 	every := s.between(100*time.Millisecond, 800*time.Millisecond)
 	s.traffic(0, end, every)
 	say("traffic each %v for %v", every, end)
-	var calm time.Duration // nobody is apart from others before
+	var calm time.Duration // no member is apart from others before this
 	if s.rng.IntN(2) == 0 {
-		// Not one whose death parts the others: what was published on the far side is from before the time of who comes back to
-		// link them again. Nor while it is alone, when all that it publishes is taken as sent.
+		// Do not choose a member whose death parts the others: messages published on the far side
+		// would be from before the time when a member that comes back links them again. Nor kill it
+		// while it is alone, when everything that it publishes counts as sent.
 		killed, _ := s.some(1, false)
 		calm = s.between(0, end)
 		s.kill(calm, killed[0])
@@ -86,7 +88,8 @@ func anything(s *schedule) (words []string) {
 	return words
 }
 
-// Whole nodes go through random schedules: all that must arrive does, once and in order, and nothing is reported lost.
+// TestRandomSchedules runs whole nodes through random schedules: everything that must arrive does,
+// once and in order, and nothing is reported lost.
 func TestRandomSchedules(t *testing.T) {
 	for k := range uint64(random) {
 		seed := seed + k

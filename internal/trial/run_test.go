@@ -14,11 +14,17 @@ import (
 )
 
 const (
-	settle  = 10 * time.Second      // from the first join to the schedule's beginning: GossipSub forms its overlay on a heartbeat of 1 s
-	calm    = time.Minute           // at most, from the last step to the end: past every timer of repair and every pause of redialling
-	echo    = 5 * time.Second       // after everything has arrived, for what comes twice
+	// From the first join to the start of the schedule: GossipSub forms its overlay on a heartbeat
+	// of 1 s.
+	settle = 10 * time.Second
+	// At most, from the last step to the end: longer than every repair timer and every pause
+	// between redials.
+	calm = time.Minute
+	// After everything has arrived, for duplicates.
+	echo    = 5 * time.Second
 	latency = 10 * time.Millisecond // one way
-	backlog = 4096                  // messages that a member may have to publish at one time
+	// Messages that a member may have waiting to be published.
+	backlog = 4096
 )
 
 // run is one execution of a schedule.
@@ -31,14 +37,14 @@ type run struct {
 	tasks    sync.WaitGroup
 
 	mu      sync.Mutex
-	stays   []*stay  // all there were
-	current []*stay  // by member; nil: it is not in the room
-	latest  []*stay  // by member, those that have been killed included
+	stays   []*stay  // all stays so far
+	current []*stay  // by member; nil: not in the room
+	latest  []*stay  // by member, including killed ones
 	faults  []*fault // under way
 	ended   []*fault
 	cuts    map[*fault]bool
 
-	crossing sync.Mutex // held inside the network's lock, so apart from mu
+	crossing sync.Mutex // held inside the network's lock, so separate from mu
 	crossed  map[[2]int]bool
 }
 
@@ -72,7 +78,8 @@ func (r *run) execute(seed uint64) tally {
 	return r.count()
 }
 
-// links are the members that i connects to when it starts: each link is made from one end, but a restarted member makes all of its own.
+// links returns the members that i connects to when it starts: each link is made from one end, but
+// a restarted member makes all its links.
 func (r *run) links(i int, again bool) (to []int) {
 	for _, l := range r.schedule.links {
 		switch {
@@ -126,7 +133,7 @@ func (r *run) publishAndWait(i int, want error) {
 	}
 }
 
-// newMessage writes down who must have the next message of a stay.
+// newMessage records who must have the next message of a stay.
 func (r *run) newMessage(from *stay, size int) *message {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -158,7 +165,7 @@ func (r *run) kill(i int) {
 	r.tasks.Go(st.stop)
 }
 
-// restart does not hold up the schedule: the killed node may take a moment to close.
+// restart does not delay the schedule, though the killed node may take a moment to close.
 func (r *run) restart(i int) {
 	r.mu.Lock()
 	killed := r.latest[i]
@@ -184,7 +191,7 @@ func (r *run) owed() (owed int) {
 	return owed
 }
 
-// finish ends all sessions at once, and then every goroutine of the run.
+// finish ends all sessions at once, and then waits for every goroutine of the run.
 func (r *run) finish() {
 	r.mu.Lock()
 	left := slices.DeleteFunc(slices.Clone(r.current), func(s *stay) bool { return s == nil })

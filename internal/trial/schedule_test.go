@@ -10,10 +10,11 @@ import (
 // sec is the unit in which scenarios are written.
 const sec = time.Second
 
-// usual is the size of a message, in bytes, where a scenario has no reason for another.
+// usual is the size of a message, in bytes, unless a scenario needs another.
 const usual = 200
 
-// schedule is what happens to a room, and when. It depends on its seed alone. Times count from the moment when all have joined and settled.
+// schedule is what happens to a room, and when. It depends only on its seed. Times count from the
+// moment when all have joined and settled.
 type schedule struct {
 	rng     *rand.Rand
 	members int
@@ -36,43 +37,45 @@ func newSchedule(seed uint64, members int, links wiring, plan func(*schedule)) *
 
 func (s *schedule) at(at time.Duration, do func(*run)) { s.steps = append(s.steps, step{at, do}) }
 
-// publish has a member publish size bytes, and not wait for the outcome. A member that is not in the room then does not.
+// publish makes a member publish size bytes without waiting for the outcome. A member that is not
+// in the room then publishes nothing.
 func (s *schedule) publish(at time.Duration, member, size int) {
 	s.at(at, func(r *run) { r.publish(member, size) })
 }
 
-// publishAndWait has a member publish and wait for the outcome, and the schedule with it, at most patience.
+// publishAndWait makes a member publish and wait for the outcome, for at most patience; the
+// schedule waits too.
 func (s *schedule) publishAndWait(at time.Duration, member int, want error) {
 	s.at(at, func(r *run) { r.publishAndWait(member, want) })
 }
 
-// burst has a member publish count messages in one go.
+// burst makes a member publish count messages at once.
 func (s *schedule) burst(at time.Duration, member, count, size int) {
 	for range count {
 		s.publish(at, member, size)
 	}
 }
 
-// traffic has somebody of all publish now and then.
+// traffic makes a random member publish at regular intervals.
 func (s *schedule) traffic(from, to, every time.Duration) {
 	for at := from; at < to; at += every {
 		s.publish(at, s.rng.IntN(s.members), usual)
 	}
 }
 
-// cut keeps all of a apart from all of b: packets between them vanish, and nobody is told.
+// cut keeps all of a apart from all of b: packets between them vanish without notice.
 func (s *schedule) cut(from, to time.Duration, a, b []int) {
 	f := &fault{linked: true, a: a, b: b}
 	s.fault(from, to, f, func(r *run) { r.cut(f) }, func(r *run) { r.heal(f) })
 }
 
-// away cuts a member off from all others, and both ends of each of its connections notice at once.
+// away cuts a member off from all others; both ends of each of its connections notice at once.
 func (s *schedule) away(from, to time.Duration, member int) {
 	s.cut(from, to, []int{member}, without(s.everybody(), member))
 	s.at(from, func(r *run) { r.disconnect(member) })
 }
 
-// pause drops all packets of a member, whose program goes on.
+// pause drops all packets of a member, which keeps running.
 func (s *schedule) pause(from, to time.Duration, member int) {
 	f := &fault{linked: true, a: []int{member}, b: without(s.everybody(), member)}
 	s.fault(from, to, f, func(r *run) { r.net.Pause(member) }, func(r *run) { r.net.Resume(member) })
@@ -83,15 +86,16 @@ func (s *schedule) loss(from, to time.Duration, percent float64) {
 	s.fault(from, to, &fault{a: s.everybody(), b: s.everybody()}, func(r *run) { r.net.Loss(percent) }, func(r *run) { r.net.Loss(0) })
 }
 
-// kill ends a member without a goodbye.
+// kill ends a member without a good-bye.
 func (s *schedule) kill(at time.Duration, member int) { s.at(at, func(r *run) { r.kill(member) }) }
 
-// restart brings a killed member back, who is in the room again as soon as it has joined.
+// restart brings back a killed member, which is in the room again as soon as it has joined.
 func (s *schedule) restart(at time.Duration, member int) {
 	s.at(at, func(r *run) { r.restart(member) })
 }
 
-// trouble says that what is published meanwhile is across a fault for everybody, and to be recovered when it and all faults within it are over.
+// trouble declares that everything published meanwhile is across a fault for every member. It must
+// be recovered when this fault and all faults within it are over.
 func (s *schedule) trouble(from, to time.Duration) {
 	nothing := func(*run) {}
 	s.fault(from, to, &fault{a: s.everybody(), b: s.everybody(), whole: true}, nothing, nothing)
@@ -115,7 +119,8 @@ func (s *schedule) between(from, to time.Duration) time.Duration {
 	return from + time.Duration(s.rng.Int64N(int64(to-from)))
 }
 
-// some draws count members such that the others, and with both they themselves, stay linked to each other.
+// some draws count members such that the others stay linked to each other; with both, so do the
+// drawn members.
 func (s *schedule) some(count int, both bool) (some, others []int) {
 	for {
 		all := s.rng.Perm(s.members)
@@ -130,10 +135,10 @@ func without(all []int, member int) []int {
 	return slices.DeleteFunc(slices.Clone(all), func(i int) bool { return i == member })
 }
 
-// wiring says who is linked to whom at the beginning.
+// wiring returns the links between members at the beginning.
 type wiring func(rng *rand.Rand, members int) [][2]int
 
-// chain links each with the next.
+// chain links each member with the next.
 func chain(_ *rand.Rand, members int) (links [][2]int) {
 	for i := 1; i < members; i++ {
 		links = append(links, [2]int{i - 1, i})
@@ -141,7 +146,7 @@ func chain(_ *rand.Rand, members int) (links [][2]int) {
 	return links
 }
 
-// everyPair links all.
+// everyPair links all members with each other.
 func everyPair(_ *rand.Rand, members int) (links [][2]int) {
 	for i := range members {
 		for j := range i {
@@ -151,7 +156,7 @@ func everyPair(_ *rand.Rand, members int) (links [][2]int) {
 	return links
 }
 
-// sixEach links each with six others on average: a ring, and chords at random.
+// sixEach links each member with six others on average: a ring, and random chords.
 func sixEach(rng *rand.Rand, members int) [][2]int {
 	links := append(chain(rng, members), [2]int{0, members - 1})
 	for len(links) < members*3 {

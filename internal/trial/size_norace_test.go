@@ -3,13 +3,14 @@
 package trial
 
 const (
-	// crowd is how many members most scenarios have, full the largest.
+	// crowd is how many members most scenarios have, full how many the largest have.
 	crowd = 20
 	full  = 50
-	// storm is how many minutes everything happens at once.
+	// storm is for how many minutes all faults happen at once.
 	storm = 10
-	// random is how many random schedules whole nodes go through.
+	// random is how many random schedules whole nodes run through.
 	random = 100
-	// besideBare is whether bare GossipSub runs too. It does not under the race detector: nothing is asserted of it.
+	// besideBare is whether bare GossipSub runs too. It does not under the race detector, since
+	// nothing is asserted of it.
 	besideBare = true
 )

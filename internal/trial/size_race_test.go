@@ -3,13 +3,15 @@
 package trial
 
 const (
-	// crowd is how many members most scenarios have, full the largest. The race detector makes each several times as expensive.
+	// crowd is how many members most scenarios have, full how many the largest have. The race
+	// detector makes each member several times as expensive.
 	crowd = 8
 	full  = 10
-	// storm is how many minutes everything happens at once.
+	// storm is for how many minutes all faults happen at once.
 	storm = 2
-	// random is how many random schedules whole nodes go through.
+	// random is how many random schedules whole nodes run through.
 	random = 10
-	// besideBare is whether bare GossipSub runs too. It does not under the race detector: nothing is asserted of it.
+	// besideBare is whether bare GossipSub runs too. It does not under the race detector, since
+	// nothing is asserted of it.
 	besideBare = false
 )

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// header is of a message, in bytes: the sender's stay and its count.
+// header is the size of a message's header in bytes: the sender's stay and its count.
 const header = 8
 
 // stay is one member's time in the room, from its join to its kill or the end.
@@ -24,9 +24,10 @@ type stay struct {
 	due   map[[2]int]*due // by sender's stay and count
 	last  map[int]int     // by sender's stay
 	owed  int
-	wrong map[string]int  // what may not happen, how often
-	lost  map[string]int  // what was reported lost, by user
-	extra map[[2]int]bool // from before the stay: not owed, and allowed once
+	wrong map[string]int // what must not happen, and how often
+	lost  map[string]int // messages reported lost, by user
+	// Messages from before the stay: not owed, and allowed once.
+	extra map[[2]int]bool
 }
 
 // message is one broadcast.
@@ -41,8 +42,8 @@ type message struct {
 // due is a message that a stay must have.
 type due struct {
 	message *message
-	fault   *fault        // that it was across; nil: none
-	at      time.Duration // when it came; 0: it has not
+	fault   *fault        // the fault that it was across; nil: none
+	at      time.Duration // when it arrived; 0: not yet
 }
 
 func (r *run) newStay(member int) *stay {

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// results are tallies by scenario and column. They come from several goroutines.
+// results are tallies by scenario and column. Several goroutines add them.
 type results struct {
 	mu  sync.Mutex
 	all map[string]map[string]tally
@@ -70,7 +70,7 @@ func (r *results) print(w io.Writer) {
 	}
 }
 
-// after is a time of recovery as the table shows it.
+// after returns a recovery time as the table shows it.
 func (t tally) after(d time.Duration) string {
 	switch {
 	case t.across.due == 0:

@@ -8,13 +8,14 @@ import (
 	"time"
 )
 
-// tally is what came of a run.
+// tally is the result of a run.
 type tally struct {
-	share                    // of all that was due
-	across    share          // of what was due across a fault
-	recovered time.Duration  // the longest from a link's return to what it had held up; 0 without a fault
-	healed    time.Duration  // the same since packets pass
-	late      int            // of across, what took longer than recovery
+	share        // of all that was due
+	across share // of what was due across a fault
+	// The longest time from a link's return to the last message it had delayed; 0 without a fault.
+	recovered time.Duration
+	healed    time.Duration  // the same, since packets pass
+	late      int            // how many of across took longer than recovery
 	wrong     map[string]int // duplicates, violations of order, reports of loss
 	missing   []string       // some of what did not arrive
 }
@@ -34,7 +35,7 @@ func (s share) String() string {
 	}
 	text := fmt.Sprintf("%.1f %%", 100*float64(s.got)/float64(s.due))
 	if s.got < s.due && text == "100.0 %" {
-		return "99.9 %" // nothing is rounded up to all
+		return "99.9 %" // only a complete share may show as 100 %
 	}
 	return text
 }
@@ -44,7 +45,8 @@ const someMissing = 10
 
 func (r *run) count() tally {
 	t := tally{wrong: make(map[string]int)}
-	// Of what a killed member had not brought out yet some may be lost, and then has to be reported. What had to arrive is counted apart.
+	// Some of what a killed member had not sent out yet may be lost, and must then be reported.
+	// What had to arrive is counted separately.
 	excused := make(map[string]bool)
 	for _, st := range r.stays {
 		excused[userName(st.member)] = excused[userName(st.member)] || st.killed
@@ -70,7 +72,8 @@ func (r *run) count() tally {
 	return t
 }
 
-// counts reports whether a message must arrive: what a member had under way when it was killed need not.
+// counts reports whether a message must arrive. A message that a member was still publishing when
+// it was killed need not.
 func (r *run) counts(m *message) bool {
 	if !r.stays[m.stay].killed {
 		return true

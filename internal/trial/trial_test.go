@@ -11,7 +11,7 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// recovery is how soon after a link's return everything it had held up must be there.
+// recovery is how soon after a link's return everything that it had delayed must be there.
 const recovery = 2 * time.Second
 
 // scenario is a row of the table.
@@ -20,7 +20,8 @@ type scenario struct {
 	members int
 	links   wiring
 	plan    func(*schedule)
-	late    float64 // the share that may take longer than recovery: where a link that returns still loses packets
+	// The share that may take longer than recovery, where a returning link still loses packets.
+	late float64
 }
 
 var scenarios = []scenario{
@@ -67,7 +68,8 @@ var scenarios = []scenario{
 	{"one paused for 30 s", crowd, sixEach, paused(30 * sec), 0},
 	{"one paused for 45 s", crowd, sixEach, paused(45 * sec), 0},
 	{"publisher cut off as its Publish returns", crowd, sixEach, func(s *schedule) {
-		s.trouble(sec, sec+1) // whoever has it only after the link's return has it too late
+		// A member that has it only after the link's return has it too late.
+		s.trouble(sec, sec+1)
 		s.publishAndWait(sec, 0, nil)
 		s.away(sec, 31*sec, 0)
 	}, 0},
@@ -103,7 +105,7 @@ func loss(percent float64) func(*schedule) {
 	}
 }
 
-// away takes one away, while all publish, itself included.
+// away cuts off one member while all publish, including that member.
 func away(long time.Duration) func(*schedule) {
 	return func(s *schedule) {
 		s.traffic(0, long+10*sec, 250*time.Millisecond)

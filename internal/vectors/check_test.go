@@ -11,7 +11,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// The tests of this file hold the vectors against the plain reading of the document: no code of the other packages runs.
+// The tests of this file compare the vectors with a plain reading of the document: no code of the
+// other packages runs.
 
 func parts(t *testing.T, s Sealed, domain string) {
 	t.Helper()

@@ -16,7 +16,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// The verifier of this file is written from docs/TOKENS.md alone, with the standard library.
+// tokenJudge is a verifier written from docs/TOKENS.md alone, with the standard library.
 
 type tokenJudge struct {
 	app    string
@@ -41,7 +41,7 @@ func newTokenJudge(t *testing.T, v *Tokens) *tokenJudge {
 	return j
 }
 
-// members reads a JSON object in which no name stands twice.
+// members reads a JSON object and refuses repeated names.
 func members(raw []byte) (map[string]any, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
@@ -185,7 +185,7 @@ func TestTokensFollowFromTheDocumentAlone(t *testing.T) {
 	}
 }
 
-// plainList opens a list of revocations; why says why not.
+// plainList opens a list of revocations; why is the reason if it is refused.
 func (j *tokenJudge) plainList(app, sealed []byte) (m message, why string) {
 	if len(sealed) <= 64 {
 		return nil, "malformed"
@@ -240,7 +240,8 @@ func TestRevocationsFollowFromTheDocumentAlone(t *testing.T) {
 	for _, c := range v.RefusedLists {
 		_, why := j.plainList(v.App, c.Sealed)
 		require.NotEmpty(t, why, c.Name)
-		if c.Why != "" && c.Why != "malformed" { // cut at the end it may be either
+		// A list cut at the end may be either.
+		if c.Why != "" && c.Why != "malformed" {
 			require.Equal(t, c.Why, why, c.Name)
 		}
 	}

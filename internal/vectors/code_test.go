@@ -14,8 +14,8 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// The tests of this file hold the vectors against packages identity and wire. Those of mesh, presence and node do the
-// same for what is theirs.
+// The tests of this file compare the vectors with packages identity and wire. Those of mesh,
+// presence and node do the same for their parts.
 
 func TestIdentityDerivesTheNames(t *testing.T) {
 	var v Names
@@ -38,7 +38,7 @@ func TestIdentityDerivesTheNames(t *testing.T) {
 
 func keysPublic(k *identity.Keys) []byte { key := k.UserKey(); return key[:] }
 
-// whyOf sorts an error of identity or wire as the vectors do.
+// whyOf returns the reason that the vectors give for an error of identity or wire.
 func whyOf(err error) string {
 	switch {
 	case err == nil:
@@ -55,7 +55,7 @@ func whyOf(err error) string {
 	return "malformed"
 }
 
-// because is why a case is refused as whyOf would say it: sizes have no error of their own.
+// because returns a case's reason in the form that whyOf returns: sizes have no error of their own.
 func because(why string) string {
 	if why == "size" {
 		return "malformed"
@@ -74,7 +74,7 @@ func TestIdentityJudgesStatements(t *testing.T) {
 		return time.UnixMilli(v.AtMS)
 	}
 	for _, s := range v.Accepted {
-		for range 2 { // the verifier's memory included
+		for range 2 { // the second time from the verifier's cache
 			got, err := verifier.Verify(s.Sealed.Sealed, ms(s.AtMS))
 			require.NoError(t, err, s.Name)
 			require.Equal(t,
@@ -134,7 +134,7 @@ func TestWireJudgesEnvelopes(t *testing.T) {
 	require.True(t, second.Continues([32]byte(v.Feed[0].Hash)))
 	for _, c := range v.Refused {
 		if c.Why == "other app" || c.Why == "other room" {
-			continue // the room's to judge
+			continue // the room has to judge it
 		}
 		_, err := wire.OpenEnvelope(c.Sealed)
 		require.Error(t, err, "%s: accepted", c.Name)
@@ -187,7 +187,7 @@ func TestWireReadsTheOtherFrames(t *testing.T) {
 	for _, c := range []struct {
 		frame Hex
 		into  proto.Message
-		says  func(proto.Message) Hex // one thing that is in the frame
+		says  func(proto.Message) Hex // returns one field of the frame
 		want  Hex
 	}{
 		{hello.Frames.Hello, new(wire.Hello), func(m proto.Message) Hex { return m.(*wire.Hello).Nonce }, hello.Initiator.Nonce},

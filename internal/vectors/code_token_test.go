@@ -10,7 +10,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// tokenReasons are the errors of identity, as the vectors name them.
+// tokenReasons are the errors of identity, with their names in the vectors.
 var tokenReasons = []struct {
 	why string
 	err error
@@ -31,7 +31,7 @@ func tokenReason(err error) string {
 	return ""
 }
 
-// authorityOf returns what judges the vectors.
+// authorityOf returns the authority that judges the vectors.
 func authorityOf(t *testing.T, v *Tokens) *identity.Authority {
 	issuers, err := identity.ParseIssuers(v.Issuers)
 	require.NoError(t, err)

@@ -14,7 +14,7 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// items serialises items, as kind and payload in turn.
+// items serialises items.
 func items(all ...Item) (content []byte) {
 	for _, it := range all {
 		content = wire.AppendItem(content, wire.Kind(it.Kind), it.Payload)
@@ -26,7 +26,7 @@ func text(s string) Item { return Item{uint32(wire.Kind_KIND_TEXT), Hex(s)} }
 
 func binaryItem(b ...byte) Item { return Item{uint32(wire.Kind_KIND_BINARY), b} }
 
-// base is alice's first envelope, for a change before it is signed.
+// base returns alice's first envelope, to be changed before it is signed.
 func base(all ...Item) *wire.Envelope {
 	return &wire.Envelope{
 		App: app[:], Room: ops[:], Device: public(alice.Device), Feed: feedA, First: 1, Count: uint32(len(all)),
@@ -127,7 +127,7 @@ func makeEnvelopes(t *testing.T) Envelopes {
 	return out
 }
 
-// unknownInItem adds a field to the one item of content, which is shorter than 100 bytes.
+// unknownInItem adds a field to the single item of content, which must be shorter than 100 bytes.
 func unknownInItem(content []byte) []byte {
 	inner := unknown(content[2:])
 	return slices.Concat([]byte{content[0], byte(len(inner))}, inner)

@@ -13,10 +13,10 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// recordLife is that of records on a LAN.
+// recordLife is the life of records on a LAN.
 const recordLife = 3 * time.Minute
 
-// recordDraft is a record for a change before it is signed.
+// recordDraft is a record to be changed before it is signed.
 type recordDraft struct {
 	wire.Record
 	place  Place
@@ -118,7 +118,7 @@ func makeRecords(t *testing.T) Records {
 		case "nothing":
 			c.Sealed = Hex{}
 		case "the last bit of the body altered":
-			c.Why = "" // it makes the record expire before it was made
+			c.Why = "" // the change makes the record expire before it was issued
 		}
 		refuse(c.Name, c.Why, inOpen(), c.Sealed)
 	}

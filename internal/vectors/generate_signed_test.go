@@ -19,7 +19,7 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// login is what keys say at a time.
+// login returns the statement that keys sign at a given time.
 func login(t *testing.T, keys *identity.Keys, user string, issued time.Time, loggedIn bool) *identity.Statement {
 	st, err := keys.Sign(identity.Statement{
 		App: app, User: user, Sequence: uint64(at.UnixMilli()), Issued: issued, Expires: issued.Add(day), LoggedIn: loggedIn,
@@ -28,7 +28,7 @@ func login(t *testing.T, keys *identity.Keys, user string, issued time.Time, log
 	return st
 }
 
-// statement is alice's, for a change before it is signed.
+// statement returns alice's statement, to be changed before it is signed.
 func statement() *wire.Statement {
 	return &wire.Statement{
 		App: app[:], User: "alice", UserKey: public(alice.User), Device: public(alice.Device),
@@ -145,7 +145,7 @@ func makeStatements(t *testing.T) Statements {
 	return out
 }
 
-// reversed is a protobuf message with its fields in reverse order, which is the same message.
+// reversed returns a protobuf message with its fields in reverse order, which is the same message.
 func reversed(t *testing.T, body []byte) (out []byte) {
 	for len(body) > 0 {
 		_, _, n := protowire.ConsumeField(body)
@@ -226,7 +226,7 @@ func makeHello(t *testing.T) Hello {
 	return out
 }
 
-// transcript is what a proof of hello signs, behind the domain prefix.
+// transcript returns what a proof of hello signs, without the domain prefix.
 func transcript(nonce, statement []byte, initiator, responder peer.ID) []byte {
 	sum := sha256.Sum256(statement)
 	return slices.Concat(nonce, sum[:], []byte(initiator), []byte(responder))
@@ -248,7 +248,7 @@ func makeDirectory(t *testing.T) (out Directory) {
 	return out
 }
 
-// entry is alice's roster entry, for a change before it is signed.
+// entry returns alice's roster entry, to be changed before it is signed.
 func entry(t *testing.T) *wire.RosterEntry {
 	return &wire.RosterEntry{
 		Statement: login(t, alice, "alice", at, true).Sealed(), Room: ops[:], Feed: feedA, Sequence: uint64(at.UnixMilli()),

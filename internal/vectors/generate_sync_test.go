@@ -18,7 +18,7 @@ func tagOf(device, feed []byte) Hex {
 	return h[:16]
 }
 
-// makeHeads is how far somebody has got with three feeds, and the digest of it with what is hashed.
+// makeHeads returns how far a member has got with three feeds, and the digest of that.
 func makeHeads() (list []Position, digest Hex) {
 	list = []Position{
 		{Tag: tagOf(public(alice.Device), feedA), Last: 4, First: 4},
@@ -73,7 +73,7 @@ func makeSync(t *testing.T) Sync {
 		out.BadHeads = append(out.BadHeads, BadFrame{c.name, heads(c.list)})
 	}
 
-	var feed []Hex // of two envelopes
+	var feed []Hex // has two envelopes
 	for _, e := range makeEnvelopes(t).Feed {
 		feed = append(feed, e.Sealed.Sealed)
 	}

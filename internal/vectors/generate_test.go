@@ -23,7 +23,8 @@ import (
 
 var update = flag.Bool("update", false, "write docs/vectors anew")
 
-// TestVectorsAreWhatTheCodeMakes makes all vectors from fixed keys and a fixed time, and compares them with the files.
+// TestVectorsAreWhatTheCodeMakes makes all vectors from fixed keys and a fixed time, and compares
+// them with the files.
 func TestVectorsAreWhatTheCodeMakes(t *testing.T) {
 	for name, made := range map[string]any{
 		"names":     makeNames(),
@@ -106,7 +107,7 @@ func makeNames() Names {
 	return n
 }
 
-// part takes a sealed object apart.
+// part splits a sealed object into its parts.
 func part(name, domain string, signer ed25519.PrivateKey, sealed []byte) Sealed {
 	return Sealed{
 		Name: name, Domain: Hex(domain), Key: public(signer),
@@ -125,17 +126,17 @@ func frame(t *testing.T, m proto.Message) Hex {
 	return append(binary.AppendUvarint(nil, uint64(len(body))), body...)
 }
 
-// flip is b with one bit of byte i altered; counted from the end if i is negative.
+// flip returns b with one bit of byte i altered; a negative i counts from the end.
 func flip(b []byte, i int) []byte {
 	b = bytes.Clone(b)
 	b[(i+len(b))%len(b)] ^= 1
 	return b
 }
 
-// unknown is a protobuf field of a later version.
+// unknown appends a protobuf field of a later version.
 func unknown(body []byte) []byte { return append(bytes.Clone(body), 0xfa, 0x07, 2, 'h', 'i') } // field 127
 
-// addrs are what the parties listen on.
+// addrs encodes the addresses that the parties listen on.
 func addrs(t *testing.T, texts ...string) (raw [][]byte) {
 	for _, s := range texts {
 		a, err := ma.NewMultiaddr(s)
@@ -157,7 +158,7 @@ func (c *cases) add(name, why string, sealed []byte) {
 	*c = append(*c, Refused{Name: name, Why: why, Sealed: sealed})
 }
 
-// tampered adds what can be done to any sealed object.
+// tampered adds the alterations that can be made to any sealed object.
 func (c *cases) tampered(t *testing.T, good []byte, domain, other string, signer, stranger ed25519.PrivateKey) {
 	body := good[wire.SignatureSize:]
 	require.Equal(t, good, wire.Seal(domain, signer, body))

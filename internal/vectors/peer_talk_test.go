@@ -54,7 +54,7 @@ func TestAPeerFromTheDocumentIsGreetedWhoeverDials(t *testing.T) {
 		require.Equal(t, fingerprint(pub(z.user)), up.Peer.Key.Fingerprint())
 		require.True(t, up.Peer.LoggedIn)
 
-		require.NoError(t, n.Logout(t.Context())) // is told by a hello of the node's own
+		require.NoError(t, n.Logout(t.Context())) // the node reports it by its own hello
 		g = <-z.greeted
 		require.Equal(t, "alice", g.statement.text(2))
 		require.Zero(t, g.statement.varint(9))
@@ -116,7 +116,8 @@ func TestAPeerFromTheDocumentTakesPartInARoom(t *testing.T) {
 		require.Equal(t, "zoe", await[*mesh.MemberJoined](t, room).Member.User)
 
 		var g message
-		for g == nil || g.varint(4) == 1 { // the node greets newcomers of its own accord, too
+		// The node also greets newcomers on its own initiative.
+		for g == nil || g.varint(4) == 1 {
 			g = s.hear(2)
 		}
 		alices, why := plainEntry(g.bytes(1), z.app, s.tag[:], time.Now().UnixMilli())
@@ -142,10 +143,11 @@ func TestAPeerFromTheDocumentTakesPartInARoom(t *testing.T) {
 			require.Equal(t, []uint64{uint64(3 + 3*i), uint64(5 + 3*i)}, []uint64{b.Number, txt.Number})
 		}
 
-		for s.position(s.own()).Last < s.next-1 { // the last one is acknowledged, too
+		for s.position(s.own()).Last < s.next-1 { // the last one is acknowledged too
 		}
 
-		a, err := s.fetch(n.ID(), Position{Tag: hers, First: 1, Last: 2}) // what was before, which the greeting did not ask for
+		// Earlier items, which the greeting did not ask for.
+		a, err := s.fetch(n.ID(), Position{Tag: hers, First: 1, Last: 2})
 		require.NoError(t, err)
 		require.Len(t, a.all(1), 1)
 		require.Equal(t, g.bytes(1), a.bytes(1), "her entry")
@@ -157,7 +159,8 @@ func TestAPeerFromTheDocumentTakesPartInARoom(t *testing.T) {
 		e := s.envelope()
 		require.Equal(t, []any{alices.bytes(3), uint64(3), tip}, []any{e.bytes(4), e.varint(5), e.bytes(7)})
 		require.Equal(t, []Item{{2, Hex("welcome")}}, itemsOf(t, e))
-		for s.position(hers).Last < 3 { // the author tells the neighbours that have not acknowledged it
+		// The author sends its heads to neighbours that have not acknowledged it.
+		for s.position(hers).Last < 3 {
 		}
 		select {
 		case <-p.Done():
@@ -259,7 +262,7 @@ func TestAPeerFromTheDocumentIsAskedForWhatIsMissing(t *testing.T) {
 		require.True(t, ok)
 		require.Equal(t, []any{s.own(), uint64(2), uint64(2)}, []any{w.bytes(1), w.varint(2), w.varint(3)})
 
-		last := s.write(Item{2, Hex("the last one")}) // that it is missing shows in heads alone
+		last := s.write(Item{2, Hex("the last one")}) // only heads show that it is missing
 		s.serve(asked, last)
 		s.heads(Position{Tag: s.own(), Last: 4})
 		require.Equal(t, "the last one", string(await[*mesh.Message](t, room).Data))
@@ -284,7 +287,7 @@ func TestAPeerFromTheDocumentPassesOnARoster(t *testing.T) {
 		s.roster(his.entry)
 		require.Equal(t, "yan", await[*mesh.MemberJoined](t, room).Member.User)
 
-		his.order++ // a goodbye that zoe has heard
+		his.order++ // a good-bye that zoe has heard
 		his.sign(2)
 		s.roster(his.entry)
 		require.Equal(t, mesh.Quit, await[*mesh.MemberLeft](t, room).Reason)
@@ -325,7 +328,8 @@ func TestAPeerFromTheDocumentAsksAndSaysWhoIsInARoom(t *testing.T) {
 		require.NoError(t, err)
 		require.InDelta(t, 110*time.Millisecond, time.Since(start), float64(20*time.Millisecond), "Join waits for the answer, and no longer")
 		require.Len(t, room.Members(), 1)
-		z.write(out, put(put(nil, 1, ops), 4, nil)) // a member does not answer: GossipSub tells who is one
+		// A member does not answer a query: GossipSub shows who is one.
+		z.write(out, put(put(nil, 1, ops), 4, nil))
 		time.Sleep(time.Second)
 		require.Empty(t, asked)
 	})
@@ -353,7 +357,7 @@ func (l lane) send(seq, kind uint64, room []byte, to, payload string) {
 	l.z.write(l.Stream, m)
 }
 
-// answer is the next frame: its type, sequence and reason.
+// answer returns the next frame's type, sequence and reason.
 func (l lane) answer() [3]uint64 {
 	l.z.t.Helper()
 	m := l.z.read(l.Reader)
@@ -389,8 +393,8 @@ func TestAPeerFromTheDocumentSendsToOneUser(t *testing.T) {
 			{1, tag, "alice", "x", 3},                         // NOT_MEMBER: zoe is not
 			{1, nil, "alice", "", 6},                          // MALFORMED
 			{9, nil, "alice", "x", 6},                         // MALFORMED: a kind of a later version
-			{2, nil, "alice", "\xff", 6},                      // MALFORMED: no UTF-8
-			{1, other[:5], "alice", "x", 6},                   // MALFORMED: no room tag
+			{2, nil, "alice", "\xff", 6},                      // MALFORMED: not UTF-8
+			{1, other[:5], "alice", "x", 6},                   // MALFORMED: not a room tag
 			{1, nil, "alice", string(make([]byte, 65537)), 5}, // TOO_LONG
 		} {
 			l.send(uint64(10+i), c.kind, c.room, c.to, c.payload)
@@ -403,7 +407,8 @@ func TestAPeerFromTheDocumentSendsToOneUser(t *testing.T) {
 		require.Equal(t, [3]uint64{ack, 20, 0}, l.answer())
 		require.Equal(t, "psst", string(await[*mesh.DirectMessage](t, room).Data))
 
-		again := z.open(n, inc, 0) // the stream broke: what is unanswered is written again
+		// The stream broke: unanswered messages are written again.
+		again := z.open(n, inc, 0)
 		again.send(13, 1, nil, "alice", "")
 		require.Equal(t, [3]uint64{refuse, 13, 6}, again.answer(), "the same answer as before")
 		again.send(20, 1, tag, "alice", "psst")
@@ -516,7 +521,7 @@ func TestAPeerFromTheDocumentAsksAndNotifies(t *testing.T) {
 		require.Equal(t, []byte(carol.ID()), peerIDBytes(st.bytes(5)))
 		require.Contains(t, multiaddrs(t, located.all(2)), net.Addr(third).String())
 
-		// Alice logs in on another device, which has told nobody but zoe.
+		// Alice logs in on another device; only zoe knows of it.
 		time.Sleep(time.Second)
 		tablet := &stranger{t: t, host: z.host, device: key(5), user: key(6), name: "alice", app: z.app}
 		tablet.sign(true)
@@ -531,7 +536,8 @@ func TestAPeerFromTheDocumentAsksAndNotifies(t *testing.T) {
 	})
 }
 
-// dhtMessage is a message of libp2p's Kademlia: a type, a key, and fields of its own.
+// dhtMessage returns a message of libp2p's Kademlia: a type and a key, to which further fields can
+// be appended.
 func dhtMessage(kind uint64, key string) []byte { return put(putInt(nil, 1, kind), 2, []byte(key)) }
 
 func TestAPeerFromTheDocumentIsANodeOfTheDirectory(t *testing.T) {
@@ -599,7 +605,7 @@ func TestAPeerFromTheDocumentIsANodeOfTheDirectory(t *testing.T) {
 		_, _, st, _ := open(last.bytes(1))
 		require.Zero(t, st.varint(9), "a tombstone")
 
-		// The other way round: zoe's record at the node, and one of hers that it must refuse.
+		// The other direction: zoe's record at the node, and one of hers that it must refuse.
 		hers := recordPath(dhtHash(z.app, "key", fingerprint(pub(z.user))))
 		now := uint64(time.Now().UnixMilli())
 		record := put(nil, 1, z.statement)
@@ -673,7 +679,8 @@ func TestAPeerFromTheDocumentWatchesAndIsWatched(t *testing.T) {
 				}
 			}
 		})
-		z.host.Network().ClosePeer(n.ID()) // identify tells of the new protocol at the next connection
+		// identify reports the new protocol at the next connection.
+		z.host.Network().ClosePeer(n.ID())
 		time.Sleep(100 * time.Millisecond)
 		net.Connect(1, 0)
 		z.greet(n.ID())
@@ -698,7 +705,7 @@ func TestAPeerFromTheDocumentWatchesAndIsWatched(t *testing.T) {
 		require.Equal(t, presence.Offline, <-states)
 		require.Less(t, time.Since(start), time.Second)
 		cancel()
-		select { // a later watch of the node's may wait for news
+		select { // a later watch by the node may wait for news
 		case news <- nil:
 		case <-time.After(time.Second):
 		}

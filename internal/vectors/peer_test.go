@@ -25,8 +25,8 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// stranger is a peer written from docs/PROTOCOL.md: a libp2p host with GossipSub, and the plain functions of this
-// package. Nothing of identity, presence, mesh or wire runs in it.
+// stranger is a peer written from docs/PROTOCOL.md: a libp2p host with GossipSub, and the plain
+// functions of this package. It uses no code of identity, presence, mesh or wire.
 type stranger struct {
 	t           *testing.T
 	host        host.Host
@@ -35,19 +35,19 @@ type stranger struct {
 	name        string
 	app         []byte
 	incarnation uint64
-	ahead       time.Duration // of its clock
+	ahead       time.Duration // how far its clock is ahead
 	statement   []byte
-	greeted     chan greeted // hellos that others have opened here
+	greeted     chan greeted // hellos that others have opened with it
 }
 
-// greeted is what a hello has shown of the other side.
+// greeted is what a hello has shown about the other side.
 type greeted struct {
 	statement   message
 	incarnation uint64
 	refusal     message
 }
 
-// world is a simulated network with a real node on host 0 and a stranger on host 1.
+// world returns a simulated network with a real node on host 0 and a stranger on host 1.
 func world(t *testing.T, opts ...node.Option) (*meshtest.Net, *node.Node, *stranger) {
 	t.Helper()
 	zoe := key(9)
@@ -71,7 +71,7 @@ func world(t *testing.T, opts ...node.Option) (*meshtest.Net, *node.Node, *stran
 	return net, n, z
 }
 
-// protobuf writing.
+// put and the functions below it write protobuf.
 
 func put(b []byte, num protowire.Number, v []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(b, num, protowire.BytesType), v)
@@ -93,7 +93,7 @@ func seal(k ed25519.PrivateKey, domain string, body []byte) []byte {
 
 func pub(k ed25519.PrivateKey) []byte { return k.Public().(ed25519.PublicKey) }
 
-// sign makes the stranger's statement anew.
+// sign makes the stranger's statement again.
 func (z *stranger) sign(loggedIn bool) {
 	now := uint64(time.Now().Add(z.ahead).UnixMilli())
 	var st []byte
@@ -126,7 +126,7 @@ func (z *stranger) hello(nonce []byte) (h []byte) {
 	return put(h, 100, []byte("of a later version"))
 }
 
-// stream opens a stream for one exchange of a minute at most.
+// stream opens a stream for one exchange of at most a minute.
 func (z *stranger) stream(to peer.ID, proto protocol.ID) (network.Stream, *bufio.Reader) {
 	z.t.Helper()
 	s, err := z.host.NewStream(network.WithNoDial(context.Background(), ""), to, proto)
@@ -165,7 +165,8 @@ func (z *stranger) read(r *bufio.Reader) message {
 	return m
 }
 
-// proves checks what the other side has shown and signed. Initiator and responder are raw peer IDs.
+// proves checks what the other side has shown and signed. The initiator and the responder are
+// signed as raw peer IDs.
 func (z *stranger) proves(h message, sig, nonce []byte, other peer.ID, initiator, responder peer.ID) greeted {
 	z.t.Helper()
 	require.Equal(z.t, z.app, h.bytes(1))
@@ -181,7 +182,7 @@ func (z *stranger) proves(h message, sig, nonce []byte, other peer.ID, initiator
 	return g
 }
 
-// greet opens a hello and takes it to its end, where the other side has taken the proof.
+// greet opens a hello and runs it to its end, when the other side has accepted the proof.
 func (z *stranger) greet(to peer.ID) greeted {
 	z.t.Helper()
 	s, r := z.stream(to, "/starling/hello/1.0.0")
@@ -246,7 +247,8 @@ type seat struct {
 	in    chan message // frames of the room protocol
 }
 
-// enter subscribes to a room's topic and announces the stranger, who has shown who it is to the node.
+// enter subscribes to a room's topic and announces the stranger, which has completed a hello with
+// the node.
 func (z *stranger) enter(room string, to peer.ID) *seat {
 	z.t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
@@ -275,7 +277,8 @@ func (z *stranger) enter(room string, to peer.ID) *seat {
 		}
 	})
 	s.sign(1)
-	for len(s.topic.ListPeers()) == 0 { // until the node knows of the subscription, nothing that is published reaches it
+	// Until the node knows the subscription, nothing published reaches it.
+	for len(s.topic.ListPeers()) == 0 {
 		time.Sleep(10 * time.Millisecond)
 	}
 	s.out, _ = z.stream(to, "/starling/room/1.0.0")
@@ -283,7 +286,7 @@ func (z *stranger) enter(room string, to peer.ID) *seat {
 	return s
 }
 
-// sign makes the stranger's roster entry anew: state 1 is joined, 2 is left.
+// sign makes the stranger's roster entry again: state 1 is joined, 2 is left.
 func (s *seat) sign(state uint64) {
 	var e []byte
 	e = put(e, 1, s.z.statement)
@@ -325,15 +328,15 @@ func (s *seat) write(items ...Item) []byte {
 	return sealed
 }
 
-// greeting tells the node of this member, its roster's digest and that of its heads, and asks for the same. It wants what was published up
-// to age ago.
+// greeting sends the node this member's entry, the digests of its roster and of its heads, and asks
+// for the same. It asks for messages published up to age ago.
 func (s *seat) greeting(digest, heads []byte, age time.Duration) {
 	g := putInt(put(put(nil, 1, s.entry), 2, digest), 4, 1)
 	g = put(put(g, 5, heads), 6, putInt(nil, 1, uint64(age.Milliseconds())))
 	s.z.write(s.out, put(put(nil, 1, s.tag[:]), 2, g))
 }
 
-// heads tells the node how far this member has got.
+// heads sends the node how far this member has got.
 func (s *seat) heads(list ...Position) {
 	var h []byte
 	for _, p := range list {
@@ -346,7 +349,7 @@ func (s *seat) heads(list ...Position) {
 	s.z.write(s.out, put(put(nil, 1, s.tag[:]), 6, h))
 }
 
-// position is what the node says next of a feed.
+// position returns the next position that the node sends for a feed.
 func (s *seat) position(tag []byte) Position {
 	s.z.t.Helper()
 	for {
@@ -358,10 +361,10 @@ func (s *seat) position(tag []byte) Position {
 	}
 }
 
-// own is the tag of the stranger's feed.
+// own returns the tag of the stranger's feed.
 func (s *seat) own() []byte { return feedTag(pub(s.z.device), s.feed) }
 
-// fetch asks the node for what is missing, and returns the one frame of its answer.
+// fetch asks the node for what is missing, and returns the only frame of its answer.
 func (s *seat) fetch(from peer.ID, wants ...Position) (message, error) {
 	s.z.t.Helper()
 	out, r := s.z.stream(from, "/starling/sync/1.0.0")
@@ -385,7 +388,8 @@ func (s *seat) fetch(from peer.ID, wants ...Position) (message, error) {
 	return a, nil
 }
 
-// serve answers the node's questions with envelopes of the own feed, whatever it asks for, and gives the questions to asked.
+// serve answers each question of the node with envelopes of the stranger's own feed, whatever it
+// asks for, and passes the questions to asked.
 func (s *seat) serve(asked chan<- message, envelopes ...[]byte) {
 	s.z.host.SetStreamHandler("/starling/sync/1.0.0", func(in network.Stream) {
 		defer in.Close()
@@ -402,7 +406,7 @@ func (s *seat) serve(asked chan<- message, envelopes ...[]byte) {
 	})
 }
 
-// roster sends entries, and no more to come.
+// roster sends entries, with no more to come.
 func (s *seat) roster(entries ...[]byte) {
 	var r []byte
 	for _, e := range entries {
@@ -429,7 +433,7 @@ func (s *seat) hear(num protowire.Number) message {
 	}
 }
 
-// envelope returns the next envelope that somebody else has published, judged by the document.
+// envelope returns the next envelope that another member has published, judged by the document.
 func (s *seat) envelope() message {
 	s.z.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -446,7 +450,7 @@ func (s *seat) envelope() message {
 	}
 }
 
-// itemsOf are the items of an envelope but for roster entries.
+// itemsOf returns the items of an envelope except roster entries.
 func itemsOf(t *testing.T, e message) []Item {
 	t.Helper()
 	all, ok := plainItems(e.bytes(11))

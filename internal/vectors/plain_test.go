@@ -1,7 +1,8 @@
 package vectors
 
-// What follows is the protocol as docs/PROTOCOL.md has it, written from there with the standard library and a reader
-// of protobuf fields. It shares nothing with the code of the other packages, so that an error in both is unlikely.
+// What follows is the protocol as docs/PROTOCOL.md has it, written from there with the standard
+// library and a reader of protobuf fields. It shares nothing with the code of the other packages,
+// so that an error in both is unlikely.
 
 import (
 	"bytes"
@@ -44,12 +45,12 @@ func mdnsName(app [32]byte) string {
 
 func fingerprint(key []byte) string { return lower.EncodeToString(sum(key))[:16] }
 
-// peerIDBytes is the identity multihash of the libp2p encoding of an Ed25519 public key.
+// peerIDBytes returns the identity multihash of the libp2p encoding of an Ed25519 public key.
 func peerIDBytes(key []byte) []byte {
 	return append([]byte{0x00, 0x24, 0x08, 0x01, 0x12, 0x20}, key...)
 }
 
-// base58 is the text of a peer ID.
+// base58 returns the text form of a peer ID.
 func base58(b []byte) (text string) {
 	const alphabet = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 	n, mod := new(big.Int).SetBytes(b), new(big.Int)
@@ -63,7 +64,7 @@ func base58(b []byte) (text string) {
 	return text
 }
 
-// messageID names an envelope in GossipSub.
+// messageID returns the ID of an envelope in GossipSub.
 func messageID(topic string, sealed []byte) []byte { return sum([]byte(topic + string(sealed))) }
 
 // message is a protobuf message, as far as it can be read without knowing its type.
@@ -75,7 +76,7 @@ type value struct {
 	b   []byte
 }
 
-// parse reads a message; ok is false for what is none.
+// parse reads a message; ok is false if b is not one.
 func parse(b []byte) (m message, ok bool) {
 	m = make(message)
 	for len(b) > 0 {
@@ -104,7 +105,8 @@ func parse(b []byte) (m message, ok bool) {
 	return m, true
 }
 
-// last is the last value of a field with that wire type; others are unknown fields.
+// last returns the last value of a field with that wire type; values of other types count as
+// unknown fields.
 func (m message) last(num protowire.Number, typ protowire.Type) (v value) {
 	for _, o := range m[num] {
 		if o.typ == typ {
@@ -128,7 +130,7 @@ func (m message) all(num protowire.Number) (all [][]byte) {
 	return all
 }
 
-// utf8In reports whether the string fields hold UTF-8, without which proto3 has no message.
+// utf8In reports whether the string fields are UTF-8; otherwise proto3 refuses the message.
 func (m message) utf8In(nums ...protowire.Number) bool {
 	for _, num := range nums {
 		for _, b := range m.all(num) {
@@ -144,7 +146,7 @@ func signs(key []byte, domain string, body, sig []byte) bool {
 	return len(key) == 32 && len(sig) == 64 && ed25519.Verify(key, slices.Concat([]byte(domain), body), sig)
 }
 
-// open takes a sealed object apart. Whose signature it must be is in the body.
+// open splits a sealed object. Its body says whose signature it must have.
 func open(sealed []byte) (sig, body []byte, m message, ok bool) {
 	if len(sealed) <= 64 {
 		return nil, nil, nil, false
@@ -160,7 +162,7 @@ func userID(s string) bool {
 	return len(s) >= 1 && len(s) <= 128 && strings.Trim(s, allowed) == ""
 }
 
-// plainStatement judges a statement; why is empty for one that holds.
+// plainStatement judges a statement; why is empty for a valid one.
 func plainStatement(sealed, app []byte, atMS int64) (m message, why string) {
 	if len(sealed) > 8192 {
 		return nil, "size"
@@ -272,7 +274,7 @@ func plainItems(content []byte) (all []Item, ok bool) {
 	return all, true
 }
 
-// unframe takes the length off a frame that is alone in b.
+// unframe removes the length from the only frame in b.
 func unframe(b []byte, limit uint64) (message, bool) {
 	size, n := binary.Uvarint(b)
 	if n <= 0 || size > limit || uint64(len(b)-n) != size {
@@ -281,15 +283,15 @@ func unframe(b []byte, limit uint64) (message, bool) {
 	return parse(b[n:])
 }
 
-// signedByHello is what a proof signs.
+// signedByHello returns what a proof signs.
 func signedByHello(nonce, statement []byte, initiator, responder []byte) []byte {
 	return slices.Concat([]byte("starling/hello/1\x00"), nonce, sum(statement), initiator, responder)
 }
 
-// feedTag names a feed in positions.
+// feedTag returns the name of a feed in positions.
 func feedTag(device, feed []byte) []byte { return sum(device, feed)[:16] }
 
-// headsDigest is the digest of how far a member has got with every feed.
+// headsDigest returns the digest of how far a member has got with every feed, and what is hashed.
 func headsDigest(list []Position) (hashed, digest []byte) {
 	list = slices.Clone(list)
 	slices.SortFunc(list, func(a, b Position) int { return bytes.Compare(a.Tag, b.Tag) })
@@ -313,7 +315,7 @@ func plainHeads(h message) bool {
 	return len(all) <= 1024
 }
 
-// varints are the numbers of a repeated field, packed or not.
+// varints returns the numbers of a repeated field, packed or not.
 func (m message) varints(num protowire.Number) (list []uint64, ok bool) {
 	for _, v := range m[num] {
 		if v.typ == protowire.VarintType {
@@ -330,7 +332,7 @@ func (m message) varints(num protowire.Number) (list []uint64, ok bool) {
 	return list, true
 }
 
-// plainReply judges a frame of an answer to wants, which is the answer's first.
+// plainReply judges the first frame of an answer to wants.
 func plainReply(a message, app, room []byte, wants []Position) bool {
 	ages, ok := a.varints(3)
 	if !ok || len(ages) != len(a.all(2)) || len(a.all(1)) > 512 || len(a.all(4)) > 520 {
@@ -361,7 +363,8 @@ func plainReply(a message, app, room []byte, wants []Position) bool {
 	return true
 }
 
-// rosterDigest is the digest of what is known of a room: of who has joined, by user, user key and peer ID.
+// rosterDigest returns the digest of a room's known members, those who have joined, ordered by
+// user, user key and peer ID.
 func rosterDigest(entries []message) (hashed, digest []byte) {
 	type row struct{ order, line []byte }
 	var rows []row
@@ -381,7 +384,7 @@ func rosterDigest(entries []message) (hashed, digest []byte) {
 	return hashed, sum(hashed)
 }
 
-// dhtHash is H(purpose, what).
+// dhtHash returns H(purpose, what).
 func dhtHash(app []byte, purpose, what string) []byte {
 	mac := hmac.New(sha256.New, app)
 	mac.Write([]byte("starling/dht/" + purpose + "/1\x00" + what))
@@ -390,10 +393,11 @@ func dhtHash(app []byte, purpose, what string) []byte {
 
 func dhtTag(app []byte) string { return lower.EncodeToString(dhtHash(app, "prefix", "")[:10]) }
 
-// recordPath is the key of a record in the DHT.
+// recordPath returns the key of a record in the DHT.
 func recordPath(hash []byte) string { return "/starling/" + lower.EncodeToString(hash) }
 
-// plainRecord judges a record. In app mode judge says why a token is refused for a user on a device.
+// plainRecord judges a record. In app mode, judge returns why a token is refused for a user on a
+// device.
 func plainRecord(sealed []byte, at Place, judge func(token, user string, device []byte) string, nowMS, lifeMS int64) (m message, why string) {
 	if len(sealed) > 12480 {
 		return nil, "size"

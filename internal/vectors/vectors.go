@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// Hex is bytes that are hexadecimal in JSON.
+// Hex is bytes that JSON has in hexadecimal.
 type Hex []byte
 
 // MarshalText implements encoding.TextMarshaler.
@@ -23,7 +23,7 @@ func (h *Hex) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Names is what is derived from keys and names.
+// Names are the values derived from keys and names.
 type Names struct {
 	About string `json:"about"`
 	Keys  []Key  `json:"keys"`
@@ -31,7 +31,7 @@ type Names struct {
 	Rooms []Room `json:"rooms"`
 }
 
-// Key is an Ed25519 key pair and what people see of it.
+// Key is an Ed25519 key pair and the forms in which people see it.
 type Key struct {
 	Name        string `json:"name"`
 	Seed        Hex    `json:"seed"` // the private key of RFC 8032
@@ -42,7 +42,7 @@ type Key struct {
 	PeerIDBytes Hex    `json:"peer_id_bytes"`
 }
 
-// App is an app ID and what follows from it.
+// App is an app ID and what is derived from it.
 type App struct {
 	Name string `json:"name"`
 	ID   Hex    `json:"id"`
@@ -58,7 +58,7 @@ type Room struct {
 	Topic  string `json:"topic"`
 }
 
-// Sealed is a sealed object in its parts.
+// Sealed is a sealed object and its parts.
 type Sealed struct {
 	Name      string `json:"name"`
 	Domain    Hex    `json:"domain"`
@@ -68,12 +68,13 @@ type Sealed struct {
 	Sealed    Hex    `json:"sealed"`
 }
 
-// Refused is a sealed object that must be refused, and why: "signature", "malformed", "size", "clock", "expired" or "other app".
+// Refused is a sealed object that must be refused, and why: "signature", "malformed", "size",
+// "clock", "expired" or "other app".
 type Refused struct {
 	Name   string `json:"name"`
 	Why    string `json:"why"`
 	Sealed Hex    `json:"sealed"`
-	AtMS   int64  `json:"at_ms,omitempty"` // the time at which to judge, if another than the file's
+	AtMS   int64  `json:"at_ms,omitempty"` // the time at which to judge it, if not the file's
 }
 
 // Statements are login statements.
@@ -134,27 +135,27 @@ type Party struct {
 	Proof       Proof    `json:"proof"`
 }
 
-// Proof is a signature over the other side's nonce, and what exactly is signed.
+// Proof is a signature over the other side's nonce, and exactly what is signed.
 type Proof struct {
 	Key       Hex `json:"key"`
 	Signed    Hex `json:"signed"`
 	Signature Hex `json:"signature"`
 }
 
-// BadProof is a signature that is no proof of the initiator's.
+// BadProof is a signature that does not prove the initiator.
 type BadProof struct {
 	Name      string `json:"name"`
 	Signature Hex    `json:"signature"`
 }
 
-// HelloFrames are the three frames, each with its length in front.
+// HelloFrames are the three frames, each preceded by its length.
 type HelloFrames struct {
 	Hello Hex `json:"hello"`
 	Reply Hex `json:"reply"`
 	Proof Hex `json:"proof"`
 }
 
-// Refusal is a frame that refuses.
+// Refusal is a frame with a refusal.
 type Refusal struct {
 	Name  string `json:"name"`
 	Frame Hex    `json:"frame"`
@@ -162,7 +163,7 @@ type Refusal struct {
 	Text  string `json:"text"`
 }
 
-// Directory is the frames of whois, notice and watch.
+// Directory has the frames of whois, notice and watch.
 type Directory struct {
 	About   string `json:"about"`
 	Request struct {
@@ -182,17 +183,17 @@ type Directory struct {
 	Watch struct {
 		Request   Hex `json:"request"` // a frame
 		App       Hex `json:"app"`
-		Frame     Hex `json:"frame"` // that tells of a statement
+		Frame     Hex `json:"frame"` // with a statement
 		Statement Hex `json:"statement"`
 		Beat      Hex `json:"beat"` // a frame
 	} `json:"watch"`
 }
 
-// Records is what the directory keeps, and where.
+// Records are what the directory keeps, and where.
 type Records struct {
 	About    string          `json:"about"`
 	AtMS     int64           `json:"at_ms"`
-	LifeMS   int64           `json:"life_ms"` // the longest, of the instance
+	LifeMS   int64           `json:"life_ms"` // the longest life in the instance
 	Apps     []RecordApp     `json:"apps"`
 	Keys     []RecordKey     `json:"keys"`
 	Accepted []Record        `json:"accepted"`
@@ -208,13 +209,13 @@ type RecordApp struct {
 	WAN string `json:"wan"`
 }
 
-// RecordKey is a place in the DHT.
+// RecordKey is a key in the DHT.
 type RecordKey struct {
 	App     Hex    `json:"app"`
 	Purpose string `json:"purpose"` // "user", "key" or "name"
 	Of      string `json:"of"`      // a user, or a fingerprint
 	Hash    Hex    `json:"hash"`
-	Key     Hex    `json:"key"` // of the DHT: a text for records, and a multihash for providers
+	Key     Hex    `json:"key"` // of the DHT: text for records, a multihash for providers
 }
 
 // Place is where a record is stored.
@@ -224,7 +225,7 @@ type Place struct {
 	Key     string `json:"key"`
 }
 
-// Record is a record that is valid there.
+// Record is a record that is valid at its place.
 type Record struct {
 	Sealed
 	At        Place    `json:"at"`
@@ -235,7 +236,8 @@ type Record struct {
 	Tombstone bool     `json:"tombstone"`
 }
 
-// RefusedRecord is one that must be refused there: also for its "key", its "time", or its "token".
+// RefusedRecord is a record that must be refused at its place: also for its "key", its "time", or
+// its "token".
 type RefusedRecord struct {
 	Refused
 	At Place `json:"at"`
@@ -247,7 +249,7 @@ type Located struct {
 	Addrs     []string `json:"addrs"`
 }
 
-// Roster is roster entries, and the digest of a roster.
+// Roster has roster entries, and the digest of a roster.
 type Roster struct {
 	About    string    `json:"about"`
 	App      Hex       `json:"app"`
@@ -257,7 +259,7 @@ type Roster struct {
 	Refused  []Refused `json:"refused"`
 	Order    []Pair    `json:"order"`
 	Digest   struct {
-		Entries []Hex `json:"entries"` // all that is known of the room, in any order
+		Entries []Hex `json:"entries"` // all entries known in the room, in any order
 		Hashed  Hex   `json:"hashed"`
 		Digest  Hex   `json:"digest"`
 	} `json:"digest"`
@@ -267,7 +269,7 @@ type Roster struct {
 	Absent   Hex         `json:"absent"` // a frame
 }
 
-// Entry is a roster entry that is valid.
+// Entry is a valid roster entry.
 type Entry struct {
 	Sealed
 	Statement Hex      `json:"statement"`
@@ -287,7 +289,7 @@ type Greeting struct {
 	Heads     Hex    `json:"heads"` // a digest
 	PastAgeMS uint64 `json:"past_age_ms,string"`
 	PastCount uint32 `json:"past_count"`
-	Known     []Hex  `json:"known"` // names, of the entries in the digest
+	Known     []Hex  `json:"known"` // names of the entries in the digest
 	Compare   bool   `json:"compare"`
 }
 
@@ -298,25 +300,27 @@ type RosterFrame struct {
 	Last    bool  `json:"last"`
 }
 
-// Sync is what members tell each other of how far they have got, and how they fetch what they miss.
+// Sync is how members tell each other how far they have got, and how they fetch what they miss.
 type Sync struct {
 	About string    `json:"about"`
 	Room  Hex       `json:"room"`
 	Tags  []FeedTag `json:"feed_tags"`
 	Heads struct {
-		Positions []Position `json:"positions"`     // all that a member has a place in, in any order
+		// All positions that a member has, in any order.
+		Positions []Position `json:"positions"`
 		AgeMS     uint64     `json:"age_ms,string"` // of the Past that the frame answers
 		Hashed    Hex        `json:"hashed"`
 		Digest    Hex        `json:"digest"`
 	} `json:"heads_digest"`
-	Frame      Hex        `json:"heads"`     // a frame of the room protocol that tells these positions
+	// A frame of the room protocol with these positions.
+	Frame      Hex        `json:"heads"`
 	BadHeads   []BadFrame `json:"bad_heads"` // frames of the room protocol that break its rules
 	Request    SyncFrame  `json:"request"`
 	Reply      SyncAnswer `json:"reply"`
 	BadReplies []BadFrame `json:"bad_replies"` // to that request
 }
 
-// FeedTag is how a feed is named in positions.
+// FeedTag is the name of a feed in positions.
 type FeedTag struct {
 	Device Hex `json:"device"`
 	Feed   Hex `json:"feed"`
@@ -332,13 +336,13 @@ type Position struct {
 	Unsure bool `json:"unsure,omitempty"`
 }
 
-// SyncFrame is the question for what is missing.
+// SyncFrame is the request for what is missing.
 type SyncFrame struct {
 	Frame Hex        `json:"frame"`
 	Wants []Position `json:"wants"`
 }
 
-// SyncAnswer is a frame of the answer to it.
+// SyncAnswer is a frame of the answer.
 type SyncAnswer struct {
 	Frame     Hex        `json:"frame"`
 	Entries   []Hex      `json:"entries"`
@@ -348,16 +352,17 @@ type SyncAnswer struct {
 	More      bool       `json:"more"`
 }
 
-// Envelopes are what is published in a room.
+// Envelopes are envelopes published in a room.
 type Envelopes struct {
 	About    string     `json:"about"`
 	App      Hex        `json:"app"`
 	Room     Hex        `json:"room"`
 	Topic    string     `json:"topic"`
-	Feed     []Envelope `json:"feed"` // one feed from its begin, in order
+	Feed     []Envelope `json:"feed"` // one feed from its beginning, in order
 	Accepted []Envelope `json:"accepted"`
 	Refused  []Refused  `json:"refused"`
-	Forks    []Envelope `json:"forks"` // valid by themselves, and no continuation of the feed's first envelope
+	// Each is valid by itself, but does not continue the feed's first envelope.
+	Forks []Envelope `json:"forks"`
 }
 
 // Envelope is a valid envelope.
@@ -371,7 +376,7 @@ type Envelope struct {
 	Scheme    uint32 `json:"scheme"`
 	Epoch     uint32 `json:"epoch"`
 	Content   Hex    `json:"content"`
-	Items     []Item `json:"items"` // absent under a scheme of a later version
+	Items     []Item `json:"items"` // absent under a later version's scheme
 	Hash      Hex    `json:"hash"`
 	MessageID Hex    `json:"message_id"`
 }
@@ -382,14 +387,14 @@ type Item struct {
 	Payload Hex    `json:"payload"`
 }
 
-// Direct is frames of the direct protocol.
+// Direct has frames of the direct protocol.
 type Direct struct {
 	About    string        `json:"about"`
 	Accepted []DirectFrame `json:"accepted"`
 	Refused  []BadFrame    `json:"refused"`
 }
 
-// DirectFrame is a frame, its length in front, and what it says.
+// DirectFrame is a frame preceded by its length, and the contents of the frame.
 type DirectFrame struct {
 	Name     string `json:"name"`
 	Frame    Hex    `json:"frame"`
@@ -406,13 +411,14 @@ type DirectFrame struct {
 	Class    uint32 `json:"class"`
 }
 
-// BadFrame is bytes that break the protocol.
+// BadFrame is a sequence of bytes that breaks the protocol.
 type BadFrame struct {
 	Name  string `json:"name"`
 	Bytes Hex    `json:"bytes"`
 }
 
-// Read reads docs/vectors/NAME.json into to. It fails the test if there is a field that to does not know.
+// Read reads docs/vectors/NAME.json into to. It fails the test if the file has a field that to does
+// not have.
 func Read(t testing.TB, name string, to any) {
 	t.Helper()
 	raw, err := os.ReadFile(path(t, name))
@@ -426,7 +432,8 @@ func Read(t testing.TB, name string, to any) {
 	}
 }
 
-// Says fails the test unless docs/PROTOCOL.md has the row of a table with these cells, which the caller makes of its constants.
+// Says fails the test unless a table of docs/PROTOCOL.md has a row with these cells, which the
+// caller makes from its constants.
 func Says(t testing.TB, cells ...string) {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(filepath.Dir(path(t, "")), "..", "PROTOCOL.md"))
@@ -438,7 +445,7 @@ func Says(t testing.TB, cells ...string) {
 	}
 }
 
-// path finds the file from the directory of whichever package is being tested.
+// path finds the file from the directory of the package under test.
 func path(t testing.TB, name string) string {
 	t.Helper()
 	dir, err := os.Getwd()

@@ -10,11 +10,12 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// ErrDirect reports bytes that are no DirectFrame.
+// ErrDirect reports bytes that are not a DirectFrame.
 var ErrDirect = errors.New("malformed direct frame")
 
-// Direct is a [DirectFrame] for the path that every direct message takes: the same bytes, coded by hand so
-// that neither way allocates. In a decoded one, Room, To and Payload are slices of the frame's bytes.
+// Direct is a [DirectFrame] for the path that every direct message takes. It has the same bytes,
+// but is coded by hand so that neither encoding nor decoding allocates. In a decoded one, Room, To
+// and Payload are slices of the frame's bytes.
 type Direct struct {
 	Type     DirectFrame_Type
 	Sequence uint64
@@ -65,7 +66,8 @@ func appendFixed64(dst []byte, field protowire.Number, v uint64) []byte {
 	return protowire.AppendFixed64(protowire.AppendTag(dst, field, protowire.Fixed64Type), v)
 }
 
-// Append appends d to dst as a protobuf message, without the length of a frame. To must be valid UTF-8.
+// Append appends d to dst as a protobuf message, without the length of a frame. To must be valid
+// UTF-8.
 func (d *Direct) Append(dst []byte) []byte {
 	dst = appendVarint(dst, directType, uint64(d.Type))
 	dst = appendVarint(dst, directSequence, d.Sequence)
@@ -86,7 +88,8 @@ func (d *Direct) appendContent(dst []byte) []byte {
 
 // AppendFrame appends d to dst as a frame.
 func (d *Direct) AppendFrame(dst []byte) []byte {
-	const room = 3 // bytes of a length that is usual for the frames that come here
+	// Bytes of the length that frames here usually have.
+	const room = 3
 	start := len(dst)
 	dst = d.Append(append(dst, make([]byte, room)...))
 	size := len(dst) - start - room
@@ -102,10 +105,11 @@ func (d *Direct) AppendFrame(dst []byte) []byte {
 	return dst
 }
 
-// AppendContent appends to dst what of a MESSAGE is known before it has a sequence. That is what
-// [AppendMessageFrame] takes, each time that the message is written.
+// AppendContent appends to dst the part of a MESSAGE that is known before it has a sequence.
+// [AppendMessageFrame] takes that part each time the message is written.
 func (d *Direct) AppendContent(dst []byte) []byte {
-	return d.appendContent(slices.Grow(dst, 32+len(d.Room)+len(d.To)+len(d.Payload))) // 32: tags, lengths and two varints
+	// 32: tags, lengths and two varints
+	return d.appendContent(slices.Grow(dst, 32+len(d.Room)+len(d.To)+len(d.Payload)))
 }
 
 // AppendMessageFrame appends a MESSAGE as a frame to dst.
@@ -120,8 +124,8 @@ func AppendMessageFrame(dst []byte, sequence uint64, content []byte) []byte {
 	return append(dst, content...)
 }
 
-// Decode sets d to the protobuf message in b, which d keeps slices of. It takes and refuses what
-// proto.Unmarshal does.
+// Decode sets d to the protobuf message in b; d keeps slices of b. It accepts and refuses the same
+// bytes as proto.Unmarshal.
 func (d *Direct) Decode(b []byte) error {
 	*d = Direct{}
 	for len(b) > 0 {
@@ -155,7 +159,7 @@ func (d *Direct) Decode(b []byte) error {
 	return nil
 }
 
-// set stores one field. One that is unknown, or of another wire type, is left out.
+// set stores one field. It ignores a field that is unknown, or of another wire type.
 func (d *Direct) set(field protowire.Number, typ protowire.Type, v uint64, raw []byte) error {
 	switch typ {
 	case protowire.VarintType:
@@ -203,23 +207,25 @@ type DirectReader struct {
 	stalled    func(bool)
 	told       bool // stalled was last called with true
 	buf        []byte
-	start, end int // what of buf is read from r and not yet taken
+	start, end int // what has been read from r and not yet taken
 }
 
-// directBuffer is the size of a DirectReader's buffer in bytes, until a frame needs more: a read takes in a
-// burst of small frames, and an idle stream costs little.
+// directBuffer is the size of a DirectReader's buffer in bytes, until a frame needs more. One read
+// fetches a burst of small frames, and an idle stream costs little.
 const directBuffer = 16 << 10
 
-// NewDirectReader returns a reader that refuses frames of more than limit bytes. It calls stalled(true)
-// when it must wait for the rest of a frame that has begun, and stalled(false) when it has come, so that
-// the caller can set a deadline for it; waiting for a frame to begin is without one.
+// NewDirectReader returns a reader that refuses frames of more than limit bytes. It calls
+// stalled(true) when it must wait for the rest of a frame that has begun, and stalled(false) when
+// the rest has come, so that the caller can set a deadline for it. There is no such call while it
+// waits for a frame to begin.
 func NewDirectReader(r io.Reader, limit int, stalled func(bool)) *DirectReader {
 	return &DirectReader{r: r, limit: limit, stalled: stalled, buf: make([]byte, directBuffer)}
 }
 
-// Next reads one frame into d, which is valid until the following call. It returns io.EOF at the end of the
-// stream between two frames, io.ErrUnexpectedEOF inside one, a *SizeError for a frame over the limit, and
-// ErrDirect for what is no DirectFrame.
+// Next reads one frame into d, which is valid until the next call. It returns io.EOF at the end of
+// the stream between two frames, io.ErrUnexpectedEOF inside one, a *SizeError for a frame over the
+// limit, ErrLength for a length that is no varint, and ErrDirect for bytes that are not a
+// DirectFrame.
 func (r *DirectReader) Next(d *Direct) error {
 	for {
 		head, size, err := r.peek()
@@ -247,7 +253,8 @@ func (r *DirectReader) Ready() bool {
 	return err != nil || head > 0 && r.end-r.start >= head+size
 }
 
-// peek gives the length of the next frame's head and of the rest; head is 0 while it is incomplete.
+// peek returns the length of the next frame's head and of the rest; head is 0 while it is
+// incomplete.
 func (r *DirectReader) peek() (head, size int, err error) {
 	v, n := binary.Uvarint(r.buf[r.start:r.end])
 	if n < 0 || n == 0 && r.end-r.start >= binary.MaxVarintLen64 {
@@ -278,7 +285,7 @@ func (r *DirectReader) fill(need int) error {
 	n, err := r.r.Read(r.buf[r.end:])
 	r.end += n
 	if n > 0 {
-		return nil // an error comes again
+		return nil // a lasting error is returned again
 	}
 	if err == nil {
 		return nil

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// generated is d as the generated code has it.
+// generated returns d in the form of the generated code.
 func (d *Direct) generated() *DirectFrame {
 	return &DirectFrame{
 		Type: d.Type, Sequence: d.Sequence, Kind: d.Kind, Room: d.Room, To: string(d.To), Payload: d.Payload,
@@ -205,7 +205,7 @@ func FuzzDirectFrame(f *testing.F) {
 			t.Fatalf("%x: came back as %+v, %v", b, back, err)
 		}
 		r := NewDirectReader(bytes.NewReader(b), 1<<10, func(bool) {})
-		for r.Next(&back) == nil { // must end, and not panic
+		for r.Next(&back) == nil { // must end without a panic
 		}
 	})
 }

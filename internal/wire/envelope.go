@@ -13,19 +13,19 @@ import (
 )
 
 const (
-	// MaxMessage is the largest payload of one message in bytes, as users of RTC messaging know it.
+	// MaxMessage is the largest payload of one message in bytes, as known from RTC messaging.
 	MaxMessage = 64 << 10
 	// MaxEnvelope bounds a sealed envelope in bytes.
 	MaxEnvelope = 256 << 10
-	// MaxContent bounds the items of one envelope in bytes. It leaves the other fields 16 KiB, far more than
-	// version 1 fills.
+	// MaxContent bounds the items of one envelope in bytes. It leaves the other fields 16 KiB, far
+	// more than version 1 fills.
 	MaxContent = 240 << 10
 
 	keySize  = 32
 	feedSize = 16
 )
 
-// EnvelopeError says what makes an envelope one that no member may accept.
+// EnvelopeError reports why no member may accept an envelope.
 type EnvelopeError struct{ Reason string }
 
 func (e *EnvelopeError) Error() string { return "envelope: " + e.Reason }
@@ -52,8 +52,8 @@ func itemBody(kind Kind, size int) int {
 	return 1 + protowire.SizeVarint(uint64(kind)) + 1 + protowire.SizeBytes(size)
 }
 
-// NextItem takes the first item off serialised Items. The payload shares content's memory, with no room
-// behind it to append into. Fields that it does not know are passed over.
+// NextItem splits the first item off serialised Items. The payload shares content's memory, with no
+// capacity to append into. It skips unknown fields.
 func NextItem(content []byte) (kind Kind, payload, rest []byte, err error) {
 	num, typ, n := protowire.ConsumeTag(content)
 	if n < 0 || num != 1 || typ != protowire.BytesType {
@@ -109,8 +109,8 @@ func SealEnvelope(key ed25519.PrivateKey, e *Envelope) ([]byte, error) {
 	return buf, nil
 }
 
-// OpenEnvelope verifies a sealed envelope by itself: what every member judges alike from the bytes. The
-// result shares no memory with sealed.
+// OpenEnvelope verifies a sealed envelope as far as the bytes alone allow, so that every member
+// gets the same result. The result shares no memory with sealed.
 func OpenEnvelope(sealed []byte) (*Envelope, error) {
 	if len(sealed) > MaxEnvelope {
 		return nil, errEnvelopeSize
@@ -135,20 +135,20 @@ func OpenEnvelope(sealed []byte) (*Envelope, error) {
 	case e.Count == 0:
 		return nil, &EnvelopeError{"a wrong count of items"}
 	}
-	// Content under a scheme of a later version cannot be looked into, and is passed on as it is.
+	// The content of a later version's scheme cannot be checked; it is passed on as it is.
 	if e.Scheme == 0 {
 		if err := checkItems(e.Content, e.Count); err != nil {
 			return nil, err
 		}
 	}
-	// Last, since it costs most.
+	// Last, since it costs the most.
 	if !Check(DomainEnvelope, e.Device, body, sig) {
 		return nil, ErrSignature
 	}
 	return e, nil
 }
 
-// ParseEnvelope reads an envelope that has been verified before.
+// ParseEnvelope reads an envelope that was verified before.
 func ParseEnvelope(sealed []byte) (*Envelope, error) {
 	_, body, err := Split(sealed)
 	if err != nil {
@@ -158,7 +158,7 @@ func ParseEnvelope(sealed []byte) (*Envelope, error) {
 	return e, proto.Unmarshal(body, e)
 }
 
-// checkItems passes kinds that it does not know: they count in the sequence, and a later version has them.
+// checkItems accepts unknown kinds: they count in the sequence, and a later version may have them.
 func checkItems(content []byte, count uint32) error {
 	var n uint32
 	for len(content) > 0 {

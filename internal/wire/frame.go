@@ -20,7 +20,7 @@ func (e *SizeError) Error() string {
 	return fmt.Sprintf("frame of %d bytes is over the limit of %d", e.Size, e.Limit)
 }
 
-// ErrLength reports a length prefix that is no varint of at most ten bytes.
+// ErrLength reports a length prefix that is not a varint of at most ten bytes.
 var ErrLength = errors.New("frame length is not a varint")
 
 // AppendFrame appends m as a frame to dst.
@@ -48,7 +48,7 @@ type Reader struct {
 	buf   []byte
 }
 
-// readerBuffer is the size of a Reader's buffer in bytes: one read takes in a burst of small frames.
+// readerBuffer is the size of a Reader's buffer in bytes: one read fetches a burst of small frames.
 const readerBuffer = 16 << 10
 
 // NewReader returns a Reader that refuses frames of more than limit bytes.
@@ -56,8 +56,9 @@ func NewReader(r io.Reader, limit int) *Reader {
 	return &Reader{r: bufio.NewReaderSize(r, readerBuffer), limit: limit}
 }
 
-// Next reads one frame into m, which it resets first. It returns io.EOF at the end of the stream between
-// two frames, io.ErrUnexpectedEOF inside one, and a *SizeError for a frame over the limit.
+// Next reads one frame into m, which it resets first. It returns io.EOF at the end of the stream
+// between two frames, io.ErrUnexpectedEOF inside one, a *SizeError for a frame over the limit, and
+// ErrLength for a length that is no varint.
 func (r *Reader) Next(m proto.Message) error {
 	raw, err := r.NextRaw()
 	if err != nil {
@@ -66,7 +67,8 @@ func (r *Reader) Next(m proto.Message) error {
 	return proto.Unmarshal(raw, m)
 }
 
-// NextRaw is Next for a caller that decodes by itself. The bytes are valid until the following call.
+// NextRaw is Next for callers that decode the frame themselves. The bytes are valid until the next
+// call.
 func (r *Reader) NextRaw() ([]byte, error) {
 	size, err := r.length()
 	if err != nil {
@@ -89,8 +91,8 @@ func (r *Reader) NextRaw() ([]byte, error) {
 	return r.buf, nil
 }
 
-// Peek blocks until a first byte of the next frame has come, and takes nothing. It lets a caller wait
-// without a deadline between frames, and set one for the rest of a frame.
+// Peek blocks until the first byte of the next frame has arrived, and consumes nothing. A caller
+// can wait without a deadline between frames, and set one for the rest of a frame.
 func (r *Reader) Peek() error {
 	_, err := r.r.Peek(1)
 	return err

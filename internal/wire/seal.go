@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// The domain prefixes keep a signature made for one purpose from being shown for another. The zero byte
-// ends the prefix, so that none is the beginning of another.
+// The domain prefixes keep a signature made for one purpose from being used for another. The zero
+// byte ends the prefix, so that no prefix is the beginning of another.
 const (
 	DomainStatement = "starling/statement/1\x00"
 	DomainDevice    = "starling/device/1\x00"
@@ -18,15 +18,15 @@ const (
 	DomainRecord    = "starling/record/1\x00"
 	DomainReceipt   = "starling/receipt/1\x00"
 
-	// DomainRevocations is of an issuer's key; the others are of devices' and users'.
+	// DomainRevocations is for an issuer's key; the others are for devices' and users' keys.
 	DomainRevocations = "starling/revocations/1\x00"
 )
 
-// SignatureSize is what sealing adds to a body, in bytes.
+// SignatureSize is how many bytes sealing adds to a body.
 const SignatureSize = ed25519.SignatureSize
 
 var (
-	// ErrTruncated reports a sealed object that is too short to hold a signature and a body.
+	// ErrTruncated reports a sealed object too short to hold a signature and a body.
 	ErrTruncated = errors.New("sealed object is truncated")
 	// ErrSignature reports a signature that the key did not make over these bytes.
 	ErrSignature = errors.New("signature does not verify")
@@ -48,8 +48,8 @@ func Sign(domain string, key ed25519.PrivateKey, body []byte) []byte {
 	return ed25519.Sign(key, *buf)
 }
 
-// Check reports whether sig is pub's signature over domain ‖ body. A key or signature of the wrong length
-// is a false signature.
+// Check reports whether sig is pub's signature over domain ‖ body. It returns false for a key or
+// signature of the wrong length.
 func Check(domain string, pub ed25519.PublicKey, body, sig []byte) bool {
 	if len(pub) != ed25519.PublicKeySize || len(sig) != ed25519.SignatureSize {
 		return false
@@ -64,7 +64,7 @@ func Seal(domain string, key ed25519.PrivateKey, body []byte) []byte {
 	return slices.Concat(Sign(domain, key, body), body)
 }
 
-// Split returns the two parts of a sealed object, unverified: for a body that names its own signer.
+// Split returns the two parts of a sealed object, unverified, for a body that names its own signer.
 // Both share sealed's memory.
 func Split(sealed []byte) (sig, body []byte, err error) {
 	if len(sealed) <= SignatureSize {

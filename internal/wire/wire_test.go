@@ -88,7 +88,7 @@ func TestSealedObjectsOpenOnlyUnaltered(t *testing.T) {
 	require.ErrorIs(t, err, ErrTruncated)
 }
 
-// testEnvelope is valid; a case alters it before it is sealed.
+// testEnvelope returns a valid envelope; a case changes it before it is sealed.
 func testEnvelope() *Envelope {
 	content := AppendItem(nil, Kind_KIND_TEXT, []byte("hello"))
 	content = AppendItem(content, Kind_KIND_BINARY, []byte{0, 0xff})
@@ -211,7 +211,7 @@ func FuzzEnvelope(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What is accepted can be walked to its end.
+		// An accepted envelope can be read to its end.
 		n := uint32(0)
 		for content := e.Content; len(content) > 0; n++ {
 			_, _, rest, err := NextItem(content)
