@@ -50,7 +50,7 @@ func (m *Mesh) serveDirect(s *inStream, from **sender) error {
 	opened := false
 	r := wire.NewDirectReader(s, maxDirectFrame, func(stalled bool) {
 		switch {
-		case !opened: // it has a deadline of its own
+		case !opened: // OPEN has a deadline of its own
 		case stalled:
 			s.SetReadDeadline(time.Now().Add(frameWithin))
 		default:

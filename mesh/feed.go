@@ -84,8 +84,8 @@ type verdict uint8
 
 const (
 	taken verdict = iota // it is among those ready now, or will be
-	stale                // too far ahead to be kept: it can be fetched again
-	full                 // too far ahead to be kept: it can be had again
+	stale                // delivered before, or from before this node's time
+	full                 // too far ahead to be kept: it can be fetched again
 	forked
 )
 

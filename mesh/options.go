@@ -93,12 +93,12 @@ func WithSendTimeout(d time.Duration) Option { return func(c *config) { c.sendTi
 
 // WithGrace sets how long a member that fell silent stays in the room before it counts as dropped.
 // The grace begins when the connection to the member ends. On members that had no connection to it,
-// it begins when another member accuses it, 1 to 2 s later (up to 6 s in large rooms). The accused
-// member has that time to answer. Use one value per app: a member that does not hear of its
-// accusation within the shortest grace is dropped there although it is alive, and joins again when
-// it answers. The default is 10 s. With less than a few seconds an accusation can drop living
-// members for a moment; at 0 a member is dropped at once by each node that loses its connection to
-// it. New rejects a negative value.
+// it begins when another member accuses it, 1 to 2 s later (in large rooms up to 3.5 s, or 6 s with
+// a grace of 20 s or more). The accused member has that time to answer. Use one value per app: a
+// member that does not hear of its accusation within the shortest grace is dropped there although
+// it is alive, and joins again when it answers. The default is 10 s. With less than a few seconds
+// an accusation can drop living members for a moment; at 0 a member is dropped at once by each node
+// that loses its connection to it. New rejects a negative value.
 func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } }
 
 // WithLargeRoom sets from how many members on, this node included, a room has no more

@@ -55,7 +55,7 @@ type Room struct {
 	roster     *roster
 	journal    *journal
 	unacked    []*batch           // sealed, and no neighbour has acknowledged them
-	window     window             // how much of its own feed is under way
+	window     window             // how much of this node's own feed is under way
 	owing      map[*feed]struct{} // feeds whose authors are to be told soon how far they have arrived
 	remind     reminder
 	neighbours neighbours
@@ -66,14 +66,14 @@ type Room struct {
 	waiting      map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
 	parked       parked
 	confirms     confirms  // own broadcasts whose receipts are awaited
-	carriage     carriage  // own receipts and those of others, on their way to the authors
+	carriage     carriage  // receipts on their way to other authors
 	rumour       bool      // the roster has changed since neighbours were last told its digest
 	widen        bool      // and at nextDigest several are to be told
 	readyAt      time.Time // when every feed that neighbours knew had its beginning; zero: not yet
 	nextDigest   time.Time // when to compare rosters and feeds with neighbours
 	nextSweep    time.Time // when to forget past feeds
 	minded       time.Time // when all members were last looked at
-	echoed       uint64    // the last item of its own feed that GossipSub's loop has taken
+	echoed       uint64    // the last item of this node's own feed that GossipSub's loop has taken
 	leaving      bool
 	large        bool         // members cause no events
 	why          error        // the stay ended; nil: it has not
