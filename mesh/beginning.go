@@ -16,7 +16,7 @@ type beginning struct {
 	claim uint64 // the first item that is for this node; 0: nobody has any, or is sure
 	none  uint64 // the item behind what is certainly not for this node; 0: nobody has said
 	least uint64 // the lowest word of the same kind as none, if the highest was a lie
-	guess uint64 // claims by neighbours that cannot be sure: the feed may have begun before their time, or the question was late
+	guess uint64 // claims by neighbours that cannot be sure: the feed may have begun before them, or the question was late
 }
 
 // hear takes the word of a neighbour that has the feed through last. A neighbour that has nothing

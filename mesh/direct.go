@@ -45,8 +45,8 @@ func (m Mode) String() string {
 	return fmt.Sprintf("mode %d", uint8(m))
 }
 
-// LateAfter is how long a message of the unreliable modes may wait to be written, for instance while
-// its receiver is dialled, before it is dropped and its send ends as [ErrUnreachable].
+// LateAfter is how long a message of the unreliable modes may wait to be written, for instance
+// while its receiver is dialled, before it is dropped and its send ends as [ErrUnreachable].
 const LateAfter = 500 * time.Millisecond
 
 // Send sends data to one logged-in user, outside rooms, and waits for the answer: until ctx ends,

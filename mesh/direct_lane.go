@@ -196,7 +196,8 @@ func (l *lane) sweep() {
 	}
 }
 
-// run connects, writes, and connects again, until the lane has been idle for long or the mesh closes.
+// run connects, writes, and connects again, until the lane has been idle for long or the mesh
+// closes.
 func (l *lane) run() {
 	l.mu.Lock()
 	l.idle = time.AfterFunc(idleStream, l.checkIdle)

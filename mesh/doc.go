@@ -9,7 +9,7 @@
 //
 //	receipt, err := m.Send(ctx, bob, []byte("psst"))
 //	switch {
-//	case err == nil: // bob's node has put it into his program's queue, receipt.RTT after it was written
+//	case err == nil: // bob's program has it in its queue, receipt.RTT after it was written
 //	case errors.Is(err, mesh.ErrRefused): // bob's node has said no, and will not deliver it
 //	case errors.Is(err, mesh.ErrUnreachable): // bob has seen nothing of it: safe to send again
 //	case errors.Is(err, mesh.ErrUnconfirmed): // written, no answer in time: bob has it once, or not

@@ -20,8 +20,8 @@ import (
 const (
 	// maxInfo is the most user information of a member, in bytes.
 	maxInfo = 200
-	// maxEntry bounds a sealed roster entry in bytes: a statement with a token, user information, a room
-	// token and addresses.
+	// maxEntry bounds a sealed roster entry in bytes: a statement with a token, user information, a
+	// room token and addresses.
 	maxEntry = 20 << 10
 	// maxAddrs is how many of a member's addresses are kept.
 	maxAddrs    = 16

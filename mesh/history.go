@@ -76,7 +76,7 @@ func (p past) late(asked, joined, ready time.Duration) time.Duration {
 	if p.all {
 		return 0
 	}
-	before := joined + p.age - asked // the answer certainly has what was published this long after joining began, or later
+	before := joined + p.age - asked // the answer certainly has what was published from this long after joining began
 	if asked-p.age < ready {
 		before -= ready // asked while joining: the newcomer has no claim to what was published until then
 	}

@@ -30,8 +30,8 @@ type joinConfig struct {
 	kept   []storedFeed // what the store has of the room
 }
 
-// WithInfo sets what the other members see of this one in [Member].Info: at most 200 bytes, copied. The
-// default is nothing.
+// WithInfo sets what the other members see of this one in [Member].Info: at most 200 bytes, copied.
+// The default is nothing.
 func WithInfo(info []byte) JoinOption {
 	return func(c *joinConfig) { c.info = append([]byte(nil), info...) }
 }
@@ -279,7 +279,8 @@ func (r *Room) succeedLocked() {
 	}
 }
 
-// agreed reports whether every connected peer has either sent its roster or said that it is not in the room.
+// agreed reports whether every connected peer has either sent its roster or said that it is not in
+// the room.
 func (r *Room) agreed() bool {
 	peers := r.topic.ListPeers()
 	r.mu.Lock()

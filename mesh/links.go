@@ -43,7 +43,8 @@ const (
 	greetAgainWait = 200 * time.Millisecond
 )
 
-// links are the streams to and from topic neighbours: one each way for each peer, for all rooms together.
+// links are the streams to and from topic neighbours: one each way for each peer, for all rooms
+// together.
 type links struct {
 	mu  sync.Mutex
 	out map[peer.ID]*link

@@ -35,7 +35,8 @@ type neighbour struct {
 const rosterPart = 32 << 10
 
 const (
-	// digestEvery is how often a member compares its roster with a random neighbour's when nothing happens.
+	// digestEvery is how often a member compares its roster with a random neighbour's when nothing
+	// happens.
 	digestEvery = 10 * time.Second
 	// rumourDelay is how soon it compares after a change, and rumourPeers with how many: gossip
 	// tells everybody who comes and goes, but loses what is said while the topic mesh forms. The

@@ -61,10 +61,10 @@ func (e *StoreError) Unwrap() error { return e.Err }
 // and how far each feed has got. A mesh with a store ([WithStore]) goes on after a restart with
 // what it had before:
 //
-//   - It sends neighbours what they lack. That includes its own broadcasts of the run before, such as
-//     those that nobody had acknowledged when the process died.
-//   - Its own app gets nothing of it, unless it joins [WithHistory] or [WithResume]. With WithResume it
-//     gets what the reader had not read.
+//   - It sends neighbours what they lack. That includes its own broadcasts of the run before, such
+//     as those that nobody had acknowledged when the process died.
+//   - Its own app gets nothing of it, unless it joins [WithHistory] or [WithResume]. With
+//     WithResume it gets what the reader had not read.
 //   - What it had is not delivered again, and not counted as lost.
 //
 // A room keeps in the file what its [Retention] allows it in memory. Ages go on while no process
@@ -269,7 +269,8 @@ type storedFeed struct {
 
 const recordSize = 4*8 + 32
 
-// record is the feed without its envelopes: through, floor, began and used in milliseconds, end, entry.
+// record is the feed without its envelopes: through, floor, began and used in milliseconds, end,
+// entry.
 func (f *storedFeed) record(now time.Time) []byte {
 	out := make([]byte, 0, recordSize+len(f.entry))
 	out = binary.BigEndian.AppendUint64(out, f.through)
