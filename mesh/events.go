@@ -78,7 +78,7 @@ type Message struct {
 	Data   []byte    // the reader's own; at most the room's message limit
 	Sent   time.Time // by the sender's clock, in ms
 	Feed   FeedID
-	Number uint64 // place in the feed, rising; what a member says about itself counts too, so its first message has 2 or more
+	Number uint64 // place in the feed, rising: 2 or more, since what a member says about itself counts too
 }
 
 // MarshalJSON returns {header…, "from":{…}, "kind":"text", "text":"…" or "data":"base64", "sent":…,
@@ -163,7 +163,7 @@ type LeaveReason string
 const (
 	Quit    LeaveReason = "quit"    // it said goodbye
 	Dropped LeaveReason = "dropped" // it fell silent and the grace is over, or its token has ended
-	Evicted LeaveReason = "evicted" // its signed broadcasts contradict each other: it said different things to different members
+	Evicted LeaveReason = "evicted" // it signed broadcasts that contradict each other, for different members
 )
 
 // MemberLeft says that a member is no longer in the room.

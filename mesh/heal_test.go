@@ -192,7 +192,7 @@ func (p parting) run(t *testing.T, seed uint64, mode string) (complete time.Dura
 				}
 				if group[i] == group[j] {
 					require.Empty(t, news, "seed %d: u%d of u%d, who were never parted", seed, i, j)
-				} else if len(news) > 0 { // a member that is nobody's neighbour here is missed only after minutes of silence
+				} else if len(news) > 0 { // a member that is nobody's neighbour here is missed only after minutes
 					require.Equal(t, []string{"-" + user + " dropped", "+" + user}, news, "seed %d: u%d of u%d", seed, i, j)
 				}
 				if j != i {

@@ -574,7 +574,7 @@ func (j *journal) left(now time.Time, id peer.ID) {
 	}
 }
 
-// retry makes what waits be asked for soon, since there is a neighbour to ask.
+// retry asks soon for what is missing: there is a new neighbour to ask.
 func (j *journal) retry(now time.Time) {
 	for f := range j.lacking {
 		if f.repair.from == "" && f.repair.askAt.After(now.Add(claimWait)) {

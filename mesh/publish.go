@@ -19,7 +19,7 @@ import (
 type Published struct {
 	ID     uint64 // of the send: one count over all sends of this node, from 1
 	Feed   FeedID
-	Number uint64 // place in the feed, rising; the feed also counts what members say about themselves, so the first message is not 1
+	Number uint64 // place in the feed, rising; not from 1, since the feed also counts what members say about themselves
 	// Neighbours is how many directly connected members it was handed to. At 0 the node was alone.
 	Neighbours int
 	// Acked is how many of them had acknowledged it when this result was made: at least one, unless

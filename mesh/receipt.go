@@ -37,7 +37,7 @@ const (
 	maxCarried       = 1024
 	maxCarriedOfFeed = 256
 	// maxEarly bounds the receipts from one neighbour that wait for their envelope to come: as many
-	// as there are envelopes under way to this node whose receipts it gathers.
+	// as that neighbour has envelopes under way that this node gathers receipts for.
 	maxEarly = 64
 	// maxAsks is how often an author asks again for receipts of one envelope.
 	maxAsks = 2

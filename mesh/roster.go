@@ -63,7 +63,7 @@ type roster struct {
 	pushed  []*seat // seats that had to give way, for the caller to take
 
 	linked   func(peer.ID) bool                // whether a device is a neighbour in the room
-	signs    func(peer.ID) time.Time           // when a neighbour last said something over its connection; zero: never, as far as is known
+	signs    func(peer.ID) time.Time           // when a neighbour last said something over its connection; zero: not known
 	jitter   func(time.Duration) time.Duration // a random part of a time
 	turn     func(about peer.ID, of time.Duration) time.Duration
 	pace     float64   // the share of a beat after which this node says something
