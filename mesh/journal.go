@@ -64,7 +64,7 @@ type journal struct {
 	self    feedTag
 	since   time.Time // when the stay began
 	feeds   map[feedTag]*feed
-	resume  map[feedTag]uint64 // where a reader's cursor was; nil: at the beginning
+	resume  map[feedTag]uint64 // where a reader's cursor was; nil: there was none
 	history bool               // the app wants broadcasts from before its stay
 	ring    ring
 	present func(*feed) bool // whether a feed is the one of a member's present stay

@@ -117,7 +117,7 @@ func (s *seat) public() Member {
 }
 
 // WaitPeers waits until at least n other members are in the room. It returns ctx's error, or why
-// the room ended.
+// the stay ended.
 func (r *Room) WaitPeers(ctx context.Context, n int) error {
 	for {
 		r.mu.Lock()
@@ -137,7 +137,8 @@ func (r *Room) WaitPeers(ctx context.Context, n int) error {
 }
 
 // Recv returns the room's next event, and waits for one until ctx ends. Events are queued from Join
-// on. After the last one it returns [ErrLeft], [ErrReplaced] or [ErrClosed].
+// on. After the last one it returns why the stay ended: [ErrLeft], [ErrReplaced], [ErrClosed], the
+// reason given to [Mesh.EvictAll], or why the room token no longer counts.
 func (r *Room) Recv(ctx context.Context) (Event, error) { return r.queue.Recv(ctx) }
 
 // Events ranges over [Room.Recv]. It ends without an error when this node has left the room or

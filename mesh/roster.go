@@ -236,9 +236,9 @@ func (r *roster) spoke(now time.Time, p peer.ID) (*seat, change) {
 	return s, r.back(now, s)
 }
 
-// hearsay takes a verified entry that another member has passed on, which has been a neighbour
-// since met. A goodbye waits until the feed that it ends has been delivered: gossip and hearsay
-// overtake each other.
+// hearsay takes a verified entry that another member, a neighbour since met, has passed on. A
+// goodbye waits until the feed that it ends has been delivered: gossip and hearsay overtake each
+// other.
 func (r *roster) hearsay(now time.Time, e *rosterEntry, met time.Time) (*seat, change) {
 	s := r.seats[e.key()]
 	if s == nil && r.unheard() >= maxUnheard {
