@@ -42,8 +42,8 @@ const (
 	maxSubscriptions = 1024
 	// seenLife is how long GossipSub remembers a message; it then forgets it within a minute.
 	// Copies travel for less: a peer that takes nothing is cut off after 9 s, and what is older
-	// than 5 heartbeats is offered to nobody. Any peer can make all others remember what it signs,
-	// 0.2 kB for each message: with the default of 2 min two to four times as much.
+	// than 5 heartbeats is handed out to nobody. Any peer can make all others remember what it
+	// signs, 0.2 kB for each message: with the default of 2 min two to four times as much.
 	seenLife = 30 * time.Second
 	// offeredFor is for how many heartbeats a message is offered to neighbours outside the topic
 	// mesh. GossipSub's 3 carry old messages into parts of the room that were apart, to members

@@ -62,8 +62,8 @@ const (
 	repaired     // a neighbour was asked for it
 )
 
-// maxGossipAge is how old an envelope that came by gossip can be: GossipSub offers what it received
-// in the last 5 heartbeats.
+// maxGossipAge is how old an envelope that came by gossip can be: GossipSub hands out what it
+// received in the last 5 heartbeats.
 const maxGossipAge = 6 * time.Second
 
 // receive brings an envelope to its feed, or parks it until its sender is known.
