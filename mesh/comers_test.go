@@ -30,7 +30,8 @@ func (s said) before(o said) bool {
 	return cmp.Or(cmp.Compare(s.stay, o.stay), cmp.Compare(s.number, o.number)) < 0
 }
 
-// stayOf is one stay of a member: when it called Join and Join returned, when it called Leave and Leave returned, and what happened.
+// stayOf is one stay of a member: when it called Join and Join returned, when it called Leave and
+// Leave returned, and what happened.
 type stayOf struct {
 	called, ready, leaving, left time.Time
 	feed                         FeedID
@@ -39,13 +40,14 @@ type stayOf struct {
 	lost                         map[FeedID]uint64
 }
 
-// comers are members that come and go at random, half of the time at once, and publish four times a second.
+// comers are members that come and go at random, half of the time at once, and publish four times a
+// second.
 type comers struct {
 	members int
 	links   string // "chain", "chain and two", "ring", "all"
 	loss    float64
-	early   time.Duration // how old what was published before a member called Join may be, at the most
-	settle  time.Duration // within which a member is told what was published, or that it is lost
+	early   time.Duration // how old, at most, what was published before a member called Join may be
+	settle  time.Duration // within this time a member gets what was published, or learns that it is lost
 }
 
 func (c comers) String() string {
@@ -72,7 +74,8 @@ func (c comers) connect(n *meshtest.Net, rng *rand.Rand) {
 	n.Chain()
 }
 
-// faults is what a run of comers has shown, in words, with how much was delivered from before Join was called, and how old that was.
+// faults is what a run of comers has shown, in words, with how much was delivered from before Join
+// was called, and how old that was.
 type faults struct {
 	found     []string
 	delivered int
@@ -81,14 +84,15 @@ type faults struct {
 }
 
 const (
-	// soonTold is settle where all are connected, and settleTime where the neighbours of a member may wait for what they lack themselves
-	// before they give it up.
+	// soonTold is settle if all are connected. settleTime is settle if the neighbours of a member
+	// may wait for what they lack themselves before they give it up.
 	soonTold   = 5 * time.Second
 	settleTime = apartWait + 10*time.Second
-	// underWay is what may have been under way at the moment of joining: some round trips, the repair of lost packets included.
+	// underWay is how old a message may be that was under way at the moment of joining: some round
+	// trips, and the repair of lost packets.
 	underWay = time.Second
-	// carriedOver is the same where the room falls into parts whenever a member is away, and what GossipSub had just carried through one
-	// part reaches the other when they come together.
+	// carriedOver is the same if the room falls into parts whenever a member is away: what
+	// GossipSub had just carried through one part reaches the other when they come together.
 	carriedOver = 6 * time.Second
 )
 
@@ -163,7 +167,7 @@ func (c comers) stay(f *flock, i, number int, rng *rand.Rand, end time.Time) *st
 	})
 	until := time.Now().Add(time.Duration(1000+rng.IntN(40000)) * time.Millisecond)
 	if until.After(end) {
-		until = end.Add(c.settle) // the last stays see all that comes
+		until = end.Add(c.settle) // the last stays see everything that comes
 	}
 	for time.Now().Before(until) {
 		if time.Now().Before(end) {
@@ -182,7 +186,8 @@ func (c comers) stay(f *flock, i, number int, rng *rand.Rand, end time.Time) *st
 	return s
 }
 
-// reach gives who is connected to a member by members that are all in the room before a time and for a while after.
+// reach returns which members are connected to a member, through members that are all in the room
+// before a time and for a while after.
 func (c comers) reach(all [][]*stayOf, linked [][]bool, from int, at time.Time) []bool {
 	there := make([]bool, len(all))
 	for i, stays := range all {

@@ -14,40 +14,42 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// MaxConfirmed is how many members a room may have, this one included, for a broadcast to be confirmed.
+// MaxConfirmed is how many members, this one included, a room may have for a confirmed broadcast.
 const MaxConfirmed = 256
 
 const (
-	// firstAsk and secondAsk are when an author asks again for receipts that have not come, after it has published; sooner where
-	// the deadline is near. A room of 200 in which everybody has 8 neighbours confirms within 1.2 s.
+	// firstAsk and secondAsk are how long after publishing an author asks again for receipts that
+	// have not come; sooner if the deadline is near. A room of 200 in which everybody has 8
+	// neighbours confirms within 1.2 s.
 	firstAsk  = 1500 * time.Millisecond
 	secondAsk = 4 * time.Second
-	// soonestAsk is the shortest time to the first question, whatever the deadline: members that are all connected confirm in half
-	// of it.
+	// soonestAsk is the shortest time to the first question, whatever the deadline. Members that
+	// are all connected confirm in half of it.
 	soonestAsk = 300 * time.Millisecond
 	// lateReceipts is how long receipts of members that have left may still be under way.
 	lateReceipts = 500 * time.Millisecond
 )
 
-// Confirmation says member by member what is known of a broadcast.
+// Confirmation reports what is known of a broadcast for each member.
 type Confirmation struct {
 	Published
-	// Members are those that were in the room, but for this one, when the broadcast was accepted; in the order of
-	// [Room.Members].
+	// Members are the other members that were in the room when the broadcast was accepted, in the
+	// order of [Room.Members].
 	Members []Confirmed
 }
 
-// Confirmed is what is known of a broadcast and one member.
+// Confirmed is what is known of a broadcast for one member.
 type Confirmed struct {
 	Member identity.Login
-	// Delivered says that the member's node has put the message into its program's event queue, in the order of the feed, and has signed
-	// that. False is unknown: it may have it, now or later. A program that reads too slowly may still lose a delivered message from
-	// that queue, and is then told so by [Lagged].
+	// Delivered says that the member's node has put the message into its program's event queue, in
+	// the order of the feed, and has signed that. False means unknown: the member may have it, now
+	// or later. A program that reads too slowly may still lose a delivered message from that queue,
+	// and then gets [Lagged].
 	Delivered bool
-	After     time.Duration // from publishing until the receipt was here; 0 if unknown
+	After     time.Duration // from publishing until the receipt arrived; 0 if unknown
 }
 
-// Unknown gives the members of whom nothing is known.
+// Unknown returns the members for which nothing is known.
 func (c Confirmation) Unknown() (logins []identity.Login) {
 	for _, m := range c.Members {
 		if !m.Delivered {
@@ -57,8 +59,8 @@ func (c Confirmation) Unknown() (logins []identity.Login) {
 	return logins
 }
 
-// PendingConfirmation is a confirmed broadcast that was accepted and has not ended, or has: it ends exactly once. Its methods
-// are safe for concurrent use.
+// PendingConfirmation is an accepted confirmed broadcast, ended or not. It ends exactly once. Its
+// methods are safe for concurrent use.
 type PendingConfirmation struct {
 	room        *Room
 	publication Publication // written before its batch is sealed
@@ -78,17 +80,17 @@ type PendingConfirmation struct {
 // ID is the number of this send, the same as in its [Confirmation].
 func (p *PendingConfirmation) ID() uint64 { return p.publication.id }
 
-// Done is closed when there is a result.
+// Done returns a channel that is closed when there is a result.
 func (p *PendingConfirmation) Done() <-chan struct{} { return p.done }
 
-// Result waits for the end, which the deadline bounds, and gives what PublishConfirmed would.
+// Result waits for the end, which the deadline bounds, and returns what PublishConfirmed would.
 func (p *PendingConfirmation) Result() (Confirmation, error) {
 	<-p.done
 	return p.result, p.err
 }
 
-// Wait is [PendingConfirmation.Result] bounded by ctx. When ctx ends first it gives what is known so far and ctx's error, with
-// [ErrUnconfirmed], and the waiting for receipts goes on.
+// Wait is [PendingConfirmation.Result] bounded by ctx. If ctx ends first, it returns what is known
+// so far and ctx's error, with [ErrUnconfirmed]; the broadcast goes on waiting for receipts.
 func (p *PendingConfirmation) Wait(ctx context.Context) (Confirmation, error) {
 	select {
 	case <-p.done:
@@ -122,7 +124,7 @@ type confirming struct {
 	asks    []time.Time // when to ask again
 }
 
-// awaits reports whether a device's receipt would tell something new.
+// awaits reports whether a device's receipt would be news.
 func (s *confirming) awaits(device identity.PublicKey) bool {
 	return slices.ContainsFunc(s.pending, func(p *PendingConfirmation) bool { return p.awaits(device) })
 }
@@ -132,16 +134,18 @@ func (p *PendingConfirmation) awaits(device identity.PublicKey) bool {
 	return asked && !p.ended && !p.result.Members[i].Delivered
 }
 
-// PublishConfirmed is [Room.Publish] that waits for the receipts of all who are in the room, and tells of each member whether
-// it has the message: by ctx's deadline, or after the time of [WithSendTimeout] if it has none. It returns sooner when all have confirmed, or all
-// who have not have left the room. That some are unknown is no error.
+// PublishConfirmed is [Room.Publish], but waits for the receipts of all members in the room and
+// reports for each member whether it has the message. It waits until ctx's deadline, or for the
+// time of [WithSendTimeout] if ctx has none. It returns sooner if all members have confirmed, or if
+// those that have not have left the room. Unknown members are not an error.
 //
-// Receipts are signed by each member's device, so that nobody on their way can invent one. In rooms of more than 16 members
-// they are gathered on their way and reach this node in a few frames. One receipt is for all that travels in the message's
-// envelope.
+// Receipts are signed by each member's device, so that nobody on their way can invent one. In rooms
+// of more than 16 members they are gathered on their way and reach this node in a few frames. One
+// receipt is for everything in the message's envelope.
 //
-// A room of more than [MaxConfirmed] members gives a *[CrowdError], and nothing is sent. Other refusals are those of Publish. When ctx is cancelled, or the
-// room ends first, it gives what is known and [ErrUnconfirmed]; so it does when the message was still waiting to be sent at the
+// In a room of more than [MaxConfirmed] members it returns a *[CrowdError], and nothing is sent.
+// Other refusals are those of Publish. If ctx is cancelled, or the room ends first, it returns what
+// is known and [ErrUnconfirmed]. It does so too if the message still waits to be sent at the
 // deadline.
 func (r *Room) PublishConfirmed(ctx context.Context, data []byte, opts ...PublishOption) (Confirmation, error) {
 	p, err := r.PublishConfirmedAsync(ctx, data, opts...)
@@ -158,8 +162,9 @@ func (r *Room) PublishConfirmed(ctx context.Context, data []byte, opts ...Publis
 	return p.Result()
 }
 
-// PublishConfirmedAsync is [Room.PublishConfirmed] for callers that pipeline: it returns when the message has been queued. Ctx bounds
-// this call and, by its deadline alone, the waiting for receipts. Every broadcast that has not ended takes some 100 bytes for each member.
+// PublishConfirmedAsync is [Room.PublishConfirmed] for callers that pipeline: it returns when the
+// message has been queued. Ctx bounds this call; only its deadline bounds the wait for receipts. A
+// broadcast that has not ended takes some 100 bytes for each member.
 func (r *Room) PublishConfirmedAsync(ctx context.Context, data []byte, opts ...PublishOption) (*PendingConfirmation, error) {
 	var cfg publishConfig
 	for _, o := range opts {
@@ -192,7 +197,7 @@ func (r *Room) PublishConfirmedAsync(ctx context.Context, data []byte, opts ...P
 	return p, nil
 }
 
-// askMembers notes whose receipts p waits for.
+// askMembers notes which members' receipts p waits for.
 func (r *Room) askMembers(p *PendingConfirmation) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -213,13 +218,13 @@ func (r *Room) askMembers(p *PendingConfirmation) error {
 	return nil
 }
 
-// confirmSoonLocked sees to it that the timer loop looks no later than at.
+// confirmSoonLocked makes the timer loop look no later than at.
 func (r *Room) confirmSoonLocked(at time.Time) {
 	r.confirms.next = earlier(r.confirms.next, at)
 	r.armTimer()
 }
 
-// awaitReceiptsLocked notes that a batch was sealed whose receipts are wanted.
+// awaitReceiptsLocked notes that a batch whose receipts are wanted was sealed.
 func (r *Room) awaitReceiptsLocked(now time.Time, h head, b *batch) {
 	s := &confirming{last: h.last, pending: b.confirm}
 	var left time.Duration
@@ -234,7 +239,7 @@ func (r *Room) awaitReceiptsLocked(now time.Time, h head, b *batch) {
 	r.endConfirmsLocked(r.why)
 }
 
-// confirmedLocked takes receipts that hold.
+// confirmedLocked takes receipts that have been verified.
 func (r *Room) confirmedLocked(now time.Time, hash [sha256.Size]byte, receipts []*wire.Receipt) {
 	s := r.confirms.sent[hash]
 	if s == nil {
@@ -266,7 +271,8 @@ func (r *Room) confirmedLocked(now time.Time, hash [sha256.Size]byte, receipts [
 	}
 }
 
-// confirmsDueLocked ends what has waited long enough, asks again for receipts, and returns when it has something to do next.
+// confirmsDueLocked ends what has waited long enough, asks again for receipts, and returns when
+// there is something to do next.
 func (r *Room) confirmsDueLocked(now time.Time) (due time.Time) {
 	c := &r.confirms
 	if !c.moved && (c.next.IsZero() || now.Before(c.next)) {
@@ -307,7 +313,7 @@ func (r *Room) confirmsDueLocked(now time.Time) (due time.Time) {
 	return due
 }
 
-// leftOverLocked notes whether anybody is left to wait for.
+// leftOverLocked notes whether there is still a member to wait for.
 func (r *Room) leftOverLocked(now time.Time, p *PendingConfirmation) {
 	for _, m := range p.result.Members {
 		if !m.Delivered && r.isPresentLocked(m.Member) {
@@ -328,8 +334,9 @@ func (r *Room) isPresentLocked(m identity.Login) bool {
 	return s != nil && s.present && s.Login == m
 }
 
-// askAgainLocked asks the whole room for the receipts that have not come, in an item of the own feed: it reaches whoever the
-// broadcast reaches, and comes by a way of its own. It reports false when the outbox is full.
+// askAgainLocked asks the whole room for the missing receipts, in an item of this node's feed: it
+// reaches every member that the broadcast reaches, by a way of its own. It reports false when the
+// outbox is full.
 func (r *Room) askAgainLocked(hash [sha256.Size]byte, s *confirming) bool {
 	missing := make(map[deviceHint]struct{})
 	for _, p := range s.pending {
@@ -358,8 +365,8 @@ func (r *Room) askAgainLocked(hash [sha256.Size]byte, s *confirming) bool {
 	return full == nil
 }
 
-// endConfirmLocked ends p with what is known. The cause is what ended the waiting before its time, or nil; a deadline is
-// not before its time.
+// endConfirmLocked ends p with what is known. cause is what ended the wait early, or nil; a
+// deadline is not early.
 func (r *Room) endConfirmLocked(p *PendingConfirmation, cause error) {
 	if p.ended {
 		return
@@ -379,7 +386,7 @@ func (r *Room) endConfirmLocked(p *PendingConfirmation, cause error) {
 	delete(r.confirms.open, p)
 }
 
-// snapshotLocked is what is known now.
+// snapshotLocked returns what is known now.
 func (p *PendingConfirmation) snapshotLocked() Confirmation {
 	c := Confirmation{Published: Published{ID: p.publication.id}, Members: slices.Clone(p.result.Members)}
 	if b := p.publication.batch; !p.sentAt.IsZero() {
@@ -400,7 +407,7 @@ func (p *PendingConfirmation) fail(err error) {
 	}
 }
 
-// endConfirmsLocked ends all with the end of the stay, if there is a reason for it.
+// endConfirmsLocked ends all confirmed broadcasts because the stay ends, if reason is not nil.
 func (r *Room) endConfirmsLocked(reason error) {
 	if reason == nil {
 		return

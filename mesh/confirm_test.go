@@ -16,14 +16,15 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// crowdIn joins a room with every station, and makes all know each other without the traffic of it; then the test may connect them.
+// crowdIn joins a room with every station, and makes all know each other without the traffic for
+// that; then the test may connect them.
 func (f *flock) crowdIn(room string) []*Room {
 	f.t.Helper()
 	rooms := make([]*Room, len(f.at))
 	for i := range f.at {
 		rooms[i] = f.join(i, room)
 	}
-	time.Sleep(2 * time.Minute) // or GossipSub would offer what each has published alone
+	time.Sleep(2 * time.Minute) // otherwise GossipSub would offer what each has published alone
 	now := time.Now()
 	for _, r := range rooms {
 		r.mu.Lock()
@@ -40,10 +41,10 @@ func (f *flock) crowdIn(room string) []*Room {
 	return rooms
 }
 
-// settle waits until the room's members have told each other all that they had to.
+// settle waits until the room's members have exchanged everything that they had to.
 func settle() { time.Sleep(5 * time.Second); synctest.Wait() }
 
-// confirmed checks that a confirmation says delivered of all but some.
+// confirmed checks that a confirmation reports all members but some as delivered.
 func confirmed(t *testing.T, c Confirmation, rooms []*Room, unknown ...string) {
 	t.Helper()
 	want := make(map[string]bool)
@@ -92,7 +93,7 @@ func TestABroadcastIsConfirmedByEightMembers(t *testing.T) {
 	})
 }
 
-// large runs f with a crowd whose author, station 0, is connected as a test wants.
+// large runs f with a crowd whose author, station 0, is connected as a test needs.
 func large(t *testing.T, connect func(*flock), run func(*testing.T, *flock, []*Room)) {
 	t.Helper()
 	inBubble(t, crowd, func(t *testing.T, f *flock) {
@@ -102,7 +103,7 @@ func large(t *testing.T, connect func(*flock), run func(*testing.T, *flock, []*R
 		settle()
 		run(t, f, rooms)
 		for _, s := range f.at {
-			s.EvictAll(ErrLeft) // a goodbye of each to all would cost more than the test
+			s.EvictAll(ErrLeft) // a goodbye from each to all would cost more than the test
 		}
 	})
 }
@@ -223,7 +224,7 @@ func TestABroadcastThatFoundNoRoomIsNotConfirmed(t *testing.T) {
 		f.net.ConnectAll()
 		rooms := f.joinAll("ops")
 		settle()
-		for range 2 { // nothing gives way to a broadcast but broadcasts
+		for range 2 { // only broadcasts are dropped for a broadcast
 			_, err := rooms[0].SendText(t.Context(), "u1", "psst")
 			require.NoError(t, err)
 		}
@@ -319,7 +320,8 @@ func TestALargerRoomIsRefused(t *testing.T) {
 	})
 }
 
-// swallow makes a station throw away what it is told over the room protocol. It goes on to take and pass on envelopes.
+// swallow makes a station discard what it receives over the room protocol. It goes on taking
+// envelopes and passing them on.
 func (f *flock) swallow(i int) {
 	s := f.at[i]
 	s.host.SetStreamHandler(RoomProtocol, func(s network.Stream) { _, _ = io.Copy(io.Discard, s); _ = s.Reset() })
@@ -373,7 +375,7 @@ func TestMembersThatDieAreUnknownAndKeepNobodyElseUnknown(t *testing.T) {
 		rooms := f.joinAll("ops")
 		settle()
 		unknown := []string{}
-		for i := 1; i <= 6; i++ { // some of them are collectors, as a rule
+		for i := 1; i <= 6; i++ { // usually some of them are collectors
 			f.net.Pause(i)
 			unknown = append(unknown, f.at[i].login().User)
 		}
@@ -423,7 +425,7 @@ func TestAReceiptIsCountedBeforeItsBroadcastEnds(t *testing.T) {
 		sentAt: time.Now(), publication: Publication{batch: newBatch()}, result: Confirmation{Members: make([]Confirmed, 1)},
 	}
 	r.confirms.sent[[32]byte{}] = &confirming{pending: []*PendingConfirmation{p}}
-	close(p.done) // so that the call stops, by a panic, where it gives the result
+	close(p.done) // so that the call stops, by a panic, where it returns the result
 	require.Panics(t, func() { r.confirmedLocked(time.Now(), [32]byte{}, []*wire.Receipt{{Device: device[:]}}) })
 	require.EqualValues(t, 1, r.mesh.Stats().ReceiptsTaken)
 }

@@ -18,14 +18,14 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// Cursor says how far a reader has got with the broadcasts of a room: a place in each feed. The zero value is the beginning.
-// The reader moves it by Add, for each event that it has dealt with:
+// Cursor says how far a reader has got with the broadcasts of a room: a place in each feed. The
+// zero value is the beginning. The reader moves it with Add, for each event that it has dealt with:
 //
 //	for ev, err := range room.Events(ctx) {
 //		...
 //		switch ev := ev.(type) {
 //		case *mesh.Message:
-//			if cursor.Add(ev) { // false: Replay has given it before
+//			if cursor.Add(ev) { // false: Replay has yielded it before
 //				handle(ev)
 //			}
 //		case *mesh.Lagged:
@@ -35,9 +35,9 @@ import (
 //		}
 //	}
 //
-// As text ([Cursor.MarshalText]) it can be kept: a program that joins the room again [WithResume] goes on where it had
-// been, as far as members retain what it missed. It remembers the 4096 feeds that moved last. A Cursor is for one
-// goroutine at a time.
+// A cursor can be kept as text ([Cursor.MarshalText]): a program that joins the room again
+// [WithResume] goes on where it was, as far as members retain what it missed. It remembers the 4096
+// feeds that moved last. Only one goroutine at a time may use a Cursor.
 type Cursor struct {
 	places map[cursorKey]place
 	at     time.Time // when it last moved, by this node's clock
@@ -56,8 +56,8 @@ type place struct {
 // maxCursor is how many feeds a cursor remembers.
 const maxCursor = maxMembers
 
-// Add notes that an event has been dealt with, and reports whether it was new. Events of other types than [Message] and
-// [GapLost] are always new, and move nothing.
+// Add notes that an event has been dealt with, and reports whether it was new. Events other than
+// [Message] and [GapLost] are always new, and do not move the cursor.
 func (c *Cursor) Add(ev Event) bool {
 	switch ev := ev.(type) {
 	case *Message:
@@ -84,7 +84,7 @@ func (c *Cursor) move(key cursorKey, last uint64) bool {
 	return true
 }
 
-// trim forgets half of the feeds, those that moved least lately.
+// trim forgets half of the feeds, those that moved least recently.
 func (c *Cursor) trim() {
 	keys := slices.SortedFunc(maps.Keys(c.places), func(a, b cursorKey) int { return c.places[a].at.Compare(c.places[b].at) })
 	for _, k := range keys[:len(keys)/2] {
@@ -96,7 +96,7 @@ const cursorVersion = 1
 
 var errCursor = errors.New("mesh: not a cursor")
 
-// MarshalText gives the cursor as one word of base64url, of some 90 bytes for each feed.
+// MarshalText returns the cursor as one word of base64url, of some 90 bytes for each feed.
 func (c Cursor) MarshalText() ([]byte, error) {
 	out := binary.AppendVarint([]byte{cursorVersion}, c.at.UnixMilli())
 	keys := slices.SortedFunc(maps.Keys(c.places), func(a, b cursorKey) int {
@@ -110,7 +110,7 @@ func (c Cursor) MarshalText() ([]byte, error) {
 	return base64.RawURLEncoding.AppendEncode(nil, out), nil
 }
 
-// UnmarshalText reads what MarshalText gave.
+// UnmarshalText reads what MarshalText returned.
 func (c *Cursor) UnmarshalText(text []byte) error {
 	in, err := base64.RawURLEncoding.AppendDecode(nil, text)
 	if err != nil || len(in) == 0 || in[0] != cursorVersion {
@@ -142,9 +142,10 @@ func (c *Cursor) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// WithResume makes a stay go on where a reader's cursor was, by itself or in an earlier run of the program: feeds that
-// the cursor knows go on behind its place, others begin with what was published after it last moved. What no member
-// retains is told by [GapLost]. It takes the place of [WithHistory]. The zero Cursor means nothing.
+// WithResume makes a stay go on where a reader's cursor was, in this or an earlier run of the
+// program. Feeds that the cursor knows go on behind its place; others begin with what was published
+// after the cursor last moved. What no member retains is reported by [GapLost]. WithResume replaces
+// [WithHistory]. The zero Cursor has no effect.
 func WithResume(c Cursor) JoinOption {
 	places := maps.Clone(c.places)
 	return func(j *joinConfig) {
@@ -156,7 +157,7 @@ func WithResume(c Cursor) JoinOption {
 	}
 }
 
-// positions gives the cursor's places by the names that feeds have among members.
+// positions returns the cursor's places by the tags that feeds have among members.
 func positions(places map[cursorKey]place) (map[feedTag]uint64, error) {
 	out := make(map[feedTag]uint64, len(places))
 	for k, p := range places {
@@ -176,9 +177,11 @@ func positions(places map[cursorKey]place) (map[feedTag]uint64, error) {
 // replayPart is how many bytes of envelopes Replay takes from the ring at a time.
 const replayPart = 1 << 20
 
-// Replay ranges over what the room retains of the broadcasts after a cursor, in the order of each feed, and moves the cursor over
-// them: each is a *[Message], or a *[GapLost] for what is no longer retained. It is for a reader that has [Lagged]. What
-// it gives may still wait among the room's events: [Cursor.Add] tells. It waits for nothing. Own broadcasts are left out.
+// Replay yields what the room retains of the broadcasts after a cursor, in the order of each feed,
+// and moves the cursor over them. Each event is a *[Message], or a *[GapLost] for what is no longer
+// retained. It is for a reader that has [Lagged]. What it yields may still wait among the room's
+// events: [Cursor.Add] reports false for it there. Replay waits for nothing. This node's own
+// broadcasts are left out.
 func (r *Room) Replay(c *Cursor) iter.Seq[Event] {
 	return func(yield func(Event) bool) {
 		for _, f := range r.replayed() {
@@ -199,7 +202,7 @@ func (r *Room) Replay(c *Cursor) iter.Seq[Event] {
 	}
 }
 
-// replayed are the feeds that the app is told.
+// replayed returns the feeds whose messages the app gets.
 func (r *Room) replayed() (feeds []*feed) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -211,14 +214,15 @@ func (r *Room) replayed() (feeds []*feed) {
 	return feeds
 }
 
-// unread is the first item of a feed behind a cursor.
+// unread returns the first item of a feed behind a cursor.
 func (r *Room) unread(f *feed, c *Cursor) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return max(c.places[cursorKey{f.peer(), f.entry.feed}].last+1, f.floor)
 }
 
-// replayFrom gives the next events of a feed from item first on, and the item that follows them: first when there are none.
+// replayFrom returns the next events of a feed from item first on, and the item that follows them:
+// first if there are none.
 func (r *Room) replayFrom(f *feed, first uint64) (out []Event, next uint64) {
 	r.mu.Lock()
 	from, id := f.entry.statement.Login(), f.entry.feed

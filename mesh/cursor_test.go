@@ -13,7 +13,7 @@ func TestAReaderThatLaggedHasWhatItMissedFromTheRing(t *testing.T) {
 		f.net.ConnectAll()
 		rooms := f.joinAll("ops")
 		want := published(t, rooms[0], "u0", "m", 100)
-		time.Sleep(2 * time.Second) // all is there, and nobody has read
+		time.Sleep(2 * time.Second) // everything is there, and nobody has read
 		want = append(want, published(t, rooms[0], "u0", "later", 3)...)
 		var cursor Cursor
 		var got []string

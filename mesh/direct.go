@@ -17,18 +17,19 @@ import (
 // DirectProtocol carries messages to one user, in rooms and outside them.
 const DirectProtocol protocol.ID = "/starling/direct/1.0.0"
 
-// Mode is how hard a send to one user tries. Each mode has streams of its own, so that none waits behind a
-// large message of another.
+// Mode is how hard a send to one user tries. Each mode has its own streams, so that none waits
+// behind a large message of another.
 type Mode uint8
 
 const (
-	// Reliable messages are written again after a broken connection until their deadline. They arrive once
-	// and in order. The zero value.
+	// Reliable messages are written again after a broken connection, until their deadline. They
+	// arrive once and in order. It is the zero value.
 	Reliable Mode = iota
-	// UnreliableOrdered messages are not written again, and are dropped when they have waited [LateAfter]
-	// to be written. What arrives is in order. A lost one still ends with a result.
+	// UnreliableOrdered messages are not written again, and are dropped if they have waited
+	// [LateAfter] to be written. Those that arrive are in order. A lost one still ends with a
+	// result.
 	UnreliableOrdered
-	// UnreliableUnordered messages are like these, and may overtake each other.
+	// UnreliableUnordered messages are like UnreliableOrdered ones, but may overtake each other.
 	UnreliableUnordered
 )
 
@@ -44,17 +45,17 @@ func (m Mode) String() string {
 	return fmt.Sprintf("mode %d", uint8(m))
 }
 
-// LateAfter is how long a message of the unreliable modes may wait to be written, for instance while
-// its receiver is dialled, before it is dropped and its send ends as [ErrUnreachable].
+// LateAfter is how long a message of the unreliable modes may wait to be written, for instance
+// while its receiver is dialled, before it is dropped and its send ends as [ErrUnreachable].
 const LateAfter = 500 * time.Millisecond
 
-// Send sends data to one logged-in user, outside rooms, and waits for its answer: until ctx ends, or the
-// send timeout (see [WithSendTimeout]) if ctx has no deadline. A nil error means that the receiver's node
-// has put the message into its program's queue.
+// Send sends data to one logged-in user, outside rooms, and waits for the answer: until ctx ends,
+// or for the send timeout (see [WithSendTimeout]) if ctx has no deadline. A nil error means that
+// the receiver's node has put the message into its program's queue.
 //
-// Refused here at once, with no traffic and no ID: [ErrEmpty], [*SizeError], [ErrNotText], [ErrSelf],
-// [ErrNotLoggedIn], [ErrClosed]. Otherwise the receipt has the send's ID even where the error is not nil: [ErrUnreachable],
-// [ErrUnconfirmed] or a [*RefusedError].
+// Some calls fail at once, with no traffic and no ID: [ErrEmpty], [*SizeError], [ErrNotText],
+// [ErrSelf], [ErrNotLoggedIn], [ErrClosed]. Otherwise the receipt has the send's ID even if the
+// error is not nil: [ErrUnreachable], [ErrUnconfirmed] or a [*RefusedError].
 func (m *Mesh) Send(ctx context.Context, to identity.Login, data []byte, opts ...SendOption) (Receipt, error) {
 	p, err := m.sendOutside(ctx, to, data, opts, waits)
 	if err != nil {
@@ -63,9 +64,10 @@ func (m *Mesh) Send(ctx context.Context, to identity.Login, data []byte, opts ..
 	return p.await(ctx)
 }
 
-// SendAsync is Send for callers that pipeline: it copies data, gives the send its ID, and returns. ctx still
-// bounds the whole send. It blocks only while the queue to that peer is full (4096 messages or 8 MiB); if ctx
-// ends meanwhile, the send was not accepted, and has no ID and no result but this error.
+// SendAsync is Send for callers that pipeline: it copies data, assigns the send its ID, and
+// returns. ctx still bounds the whole send. SendAsync blocks only while the queue to that peer is
+// full (4096 messages or 8 MiB). If ctx ends meanwhile, the send was not accepted, and has no ID
+// and no result but this error.
 func (m *Mesh) SendAsync(ctx context.Context, to identity.Login, data []byte, opts ...SendOption) (*Pending, error) {
 	return m.sendOutside(ctx, to, data, opts, watched)
 }
@@ -102,7 +104,7 @@ type outgoing struct {
 	id       uint64 // of the send that this repeats; 0: it is the first
 }
 
-// watching is who sees to it that a send ends with its context.
+// watching says which side ends a send when its context ends.
 type watching uint8
 
 const (
@@ -110,8 +112,8 @@ const (
 	waits                   // the caller, in [Pending.await]
 )
 
-// sendDirect checks d and gives it to the stream of that peer and mode. Whether the two users may talk is
-// the caller's to check.
+// sendDirect checks d and passes it to the stream of that peer and mode. The caller checks whether
+// the two users may talk.
 func (m *Mesh) sendDirect(ctx context.Context, to peer.ID, d outgoing) (*Pending, error) {
 	if err := m.checkOutgoing(to, d); err != nil {
 		return nil, err
@@ -137,7 +139,7 @@ func (m *Mesh) checkOutgoing(to peer.ID, d outgoing) error {
 	return identity.CheckUser(d.to)
 }
 
-// enqueue gives a checked message to its lane, once there is room.
+// enqueue passes a checked message to its lane, once there is space.
 func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &sendError{ErrUnreachable, err}
@@ -188,13 +190,13 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 		p.lane.watch(ctx, p)
 	}
 	if d.watching == watched && p.pin != nil {
-		m.tasks.Go(func() { _, _ = p.Result() }) // which the caller need not ask for
+		m.tasks.Go(func() { _, _ = p.Result() }) // the caller need not ask for the result
 	}
 	return p, nil
 }
 
-// pinningFor returns what is to be done once a message has arrived: nothing in app mode, where the name is pinned already,
-// and where the message is to a key that has not written.
+// pinningFor returns what to do once a message has arrived. That is nothing in app mode, if the
+// name is pinned already, and if the message is to a key that has not written.
 func (m *Mesh) pinningFor(to identity.Login, byName bool) *pinning {
 	pins := m.cfg.pins
 	if m.cfg.authority != nil || to.User == "" {
@@ -210,8 +212,8 @@ func (m *Mesh) pinningFor(to identity.Login, byName bool) *pinning {
 	return &pinning{pins: pins, byName: byName}
 }
 
-// pooledBody is the payload in bytes from which a message's copy is worth keeping for the next one: with
-// the largest messages, garbage collection took half of the time of a send.
+// pooledBody is the payload in bytes from which a message's copy is kept for reuse: with the
+// largest messages, garbage collection took half of the time of a send.
 const pooledBody = 4 << 10
 
 var bodies = sync.Pool{New: func() any {
@@ -219,7 +221,7 @@ var bodies = sync.Pool{New: func() any {
 	return &b
 }}
 
-// await waits for the end of a send that nobody else watches ctx for.
+// await waits for the end of a send that ends with ctx; nothing else watches ctx for it.
 func (p *Pending) await(ctx context.Context) (Receipt, error) {
 	select {
 	case <-p.done:
@@ -237,7 +239,7 @@ func kindToWire(k Kind) wire.Kind {
 	return wire.Kind_KIND_BINARY
 }
 
-// kindFromWire also says whether a user may send that kind.
+// kindFromWire also reports whether a user may send that kind.
 func kindFromWire(k wire.Kind) (Kind, bool) {
 	switch k {
 	case wire.Kind_KIND_BINARY:

@@ -11,8 +11,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 )
 
-// BenchmarkBareEcho is what an acknowledged send is measured against: a kept stream of the same two hosts
-// that sends a payload with its length and reads one byte back.
+// BenchmarkBareEcho is what an acknowledged send is measured against: an open stream between the
+// same two hosts that sends a payload with its length and reads one byte back.
 func BenchmarkBareEcho(b *testing.B) {
 	for _, size := range []int{64, 64 << 10} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {

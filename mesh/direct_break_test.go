@@ -106,7 +106,8 @@ func TestARestartedReceiverTakesOnlyWhatWasNeverWrittenToTheFormer(t *testing.T)
 	s := <-read
 	host.RemoveStreamHandler(DirectProtocol)
 
-	// The next one is another process with the same key. Alice's lane learns it when the stream breaks.
+	// The next one is another process with the same key. Alice's lane notices when the stream
+	// breaks.
 	bob := all.station(t, host, "bob")
 	s.Reset()
 	r, err := written.Result()
@@ -127,7 +128,7 @@ func TestAReceiverThatHelloHasNotYetToldOfTurnsTheStreamAwayAndNothingIsLost(t *
 	bob := all.station(t, tcpHost(t), "bob")
 	connect(t, alice.host, bob.host)
 	truth := bob.who.incarnation
-	bob.who.incarnation = 1 // what the last hello told
+	bob.who.incarnation = 1 // what the last hello said
 	bob.who.tell()
 	bob.who.incarnation = truth
 	p, err := alice.SendAsync(t.Context(), bob.login(), []byte("hello"))
@@ -178,7 +179,8 @@ func TestTwoThatSendToEachOtherAtOnceNeedNoTieBreak(t *testing.T) {
 	}
 }
 
-// untilLaneFails waits until an attempt has failed to open the stream that messages to a peer wait for.
+// untilLaneFails waits until an attempt has failed to open the stream that messages to a peer wait
+// for.
 func (s *station) untilLaneFails(t *testing.T, p peer.ID) {
 	t.Helper()
 	for {
@@ -210,7 +212,7 @@ func TestAPeerThatComesBackIsFoundBeforeLibp2pWouldDialAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	alice.untilLaneFails(t, host.ID()) // from when on libp2p refuses to dial for 5 s
+	alice.untilLaneFails(t, host.ID()) // from now on libp2p refuses to dial for 5 s
 	start := time.Now()
 	again, err := libp2p.New(libp2p.Identity(key), libp2p.ListenAddrs(addrs...), libp2p.DisableRelay(), libp2p.DisableMetrics())
 	if err != nil {
@@ -235,7 +237,7 @@ func TestAPeerThatSaidItHasNoAddressesIsFoundWhereItWas(t *testing.T) {
 	connect(t, alice.host, bob.host)
 	addrs := bob.host.Network().ListenAddresses()
 	bob.host.Network().(*swarm.Swarm).ListenClose(addrs...)
-	for len(alice.host.Peerstore().Addrs(bob.host.ID())) > 0 { // as identify tells of a host that closes
+	for len(alice.host.Peerstore().Addrs(bob.host.ID())) > 0 { // as identify reports for a host that closes
 		time.Sleep(time.Millisecond)
 	}
 	alice.host.Network().ClosePeer(bob.host.ID())

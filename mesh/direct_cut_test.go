@@ -55,7 +55,7 @@ func TestAPatientSendOutlivesALostConnection(t *testing.T) {
 		var sends []*Pending
 		for i := range 200 {
 			if i == 100 {
-				// What bob takes from here on he cannot acknowledge.
+				// Bob cannot acknowledge what he takes from here on.
 				p.net.Drop(func(from, _, _ int) bool { return from == 1 })
 			}
 			s, err := p.alice.SendAsync(ctx, p.bob.login(), fmt.Append(nil, i))

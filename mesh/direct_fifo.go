@@ -1,6 +1,6 @@
 package mesh
 
-// fifo is a queue of messages that gives its memory back.
+// fifo is a queue of messages that frees its memory again.
 type fifo struct {
 	items []*Pending
 	head  int

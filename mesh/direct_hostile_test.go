@@ -203,7 +203,7 @@ func TestANewStreamWaitsForTheMessageThatTheOneBeforeIsDelivering(t *testing.T) 
 	delivering, finish := make(chan struct{}, 10), make(chan struct{})
 	taken := 0
 	bob := all.station(t, tcpHost(t), "bob", WithInbox(func(*DirectMessage, int) bool {
-		taken++ // the race detector watches that one at a time comes
+		taken++ // the race detector checks that one comes at a time
 		delivering <- struct{}{}
 		<-finish
 		return true

@@ -11,20 +11,20 @@ import (
 )
 
 const (
-	// maxDirectFrame bounds a frame in bytes: a message of MaxMessage, its room, user and numbers, and what
-	// later versions may add.
+	// maxDirectFrame bounds a frame in bytes: a message of MaxMessage, its room, user and numbers,
+	// and what later versions may add.
 	maxDirectFrame = 80 << 10
-	// maxPeerStreams bounds the streams one peer may hold: one for each mode, and as many again that are
-	// just being opened in their place.
+	// maxPeerStreams bounds the streams that one peer may hold: one for each mode, and as many
+	// again that are just being opened to replace them.
 	maxPeerStreams = 6
-	// maxSeen bounds the senders that are remembered, 24 B to 2 KiB each. Nobody who spoke within seenFor is forgotten for
-	// another: a new one is turned away instead, and tries again.
+	// maxSeen bounds the senders that are remembered, 24 B to 2 KiB each. No sender that spoke
+	// within seenFor is forgotten for another: a new one is turned away instead, and tries again.
 	maxSeen = 8192
-	// seenFor is for how long after its stream ended a sender is remembered at least; it is more than
-	// resendHorizon, so that a message that is written again is known.
+	// seenFor is how long after its stream ended a sender is remembered at least. It is more than
+	// resendHorizon, so that a message that is written again is recognised.
 	seenFor = 2 * resendHorizon
-	// openWithin bounds the time from a stream to its OPEN, frameWithin from a frame's first byte to its
-	// last: 64 KiB at 35 kbit/s.
+	// openWithin bounds the time from the start of a stream to its OPEN. frameWithin bounds the
+	// time from a frame's first byte to its last: 64 KiB at 35 kbit/s.
 	openWithin  = 5 * time.Second
 	frameWithin = 15 * time.Second
 )
@@ -50,12 +50,12 @@ func (in *inbound) init() {
 type sender struct {
 	key laneKey
 
-	// The mutex of inbound guards these.
+	// Guarded by inbound's mutex.
 	stream *inStream     // the latest stream; nil: none
 	place  *list.Element // in idle, while stream is nil
-	since  time.Time     // of being idle
+	since  time.Time     // when it became idle
 
-	// The latest stream's goroutine owns these, once the stream before it has ended.
+	// Owned by the goroutine of the latest stream, once the stream before it has ended.
 	incarnation uint64
 	former      uint64 // the incarnation before, which has ended
 	seen        seen
@@ -87,7 +87,7 @@ func (in *inbound) admit(raw network.Stream) *inStream {
 	return s
 }
 
-// remove ends what admit and claim began.
+// remove undoes what admit and claim began.
 func (in *inbound) remove(s *inStream, from *sender) {
 	close(s.done)
 	in.mu.Lock()
@@ -102,8 +102,8 @@ func (in *inbound) remove(s *inStream, from *sender) {
 	}
 }
 
-// claim makes s the one stream of its sender, and gives the one before it, if any, for the caller to end and
-// await. It gives no sender when too many are remembered.
+// claim makes s the one stream of its sender, and returns the stream before it, if any, which the
+// caller must end and wait for. It returns no sender if too many are remembered.
 func (in *inbound) claim(s *inStream, mode Mode) (from *sender, before *inStream) {
 	key := laneKey{s.peer, mode}
 	in.mu.Lock()
@@ -128,7 +128,7 @@ func (in *inbound) claim(s *inStream, mode Mode) (from *sender, before *inStream
 	return from, before
 }
 
-// resetAll ends every stream and lets none in any more.
+// resetAll ends every stream and admits no further ones.
 func (in *inbound) resetAll() {
 	in.mu.Lock()
 	in.closed = true

@@ -22,17 +22,20 @@ import (
 )
 
 const (
-	// idleStream is after how long without a message an outgoing stream is closed and forgotten.
+	// idleStream is how long after its last message an outgoing stream is closed and forgotten.
 	idleStream = 5 * time.Minute
-	// Pauses between attempts to open a stream, doubled each time and varied by a quarter.
+	// minPause and maxPause bound the pauses between attempts to open a stream. They double each
+	// time and vary by a quarter.
 	minPause, maxPause = 50 * time.Millisecond, time.Second
-	// silentAfter is how long a message must have waited for its answer in vain, and nothing else been answered,
-	// for the stream to be given up with the message.
+	// silentAfter is when a stream is given up together with an unanswered message: the message has
+	// waited that long for its answer, and nothing else has been answered in that time.
 	silentAfter = 10 * time.Second
-	// openTimeout bounds one attempt, so that a lost packet of a dial does not cost the whole deadline.
+	// openTimeout bounds one attempt, so that one lost packet of a dial does not use up the whole
+	// deadline.
 	openTimeout = 10 * time.Second
-	// startWait is how long a peer that could be sent to before, or could not be reached a moment ago, may be without the
-	// protocol before that is taken to be final: its next process is starting, and has a host before it has a mesh.
+	// startWait is how long a peer that could be sent to before, or could not be reached a moment
+	// ago, may lack the protocol before that counts as final. Its next process is starting, and has
+	// a host before it has a mesh.
 	startWait = 2 * time.Second
 )
 
@@ -41,17 +44,17 @@ type laneKey struct {
 	mode Mode
 }
 
-// outbound is the lanes of a mesh.
+// outbound holds the lanes of a mesh.
 type outbound struct {
 	mu    sync.Mutex
 	lanes map[laneKey]*lane
-	// base is the highest sequence that a lane which is gone had used: a lane that comes again to the same
-	// peer must not use one twice, and nothing else of it need be remembered.
+	// base is the highest sequence that a lane which is gone had used. A new lane to the same peer
+	// must not use a sequence twice; nothing else of the old lane need be remembered.
 	base [UnreliableUnordered + 1]uint64
 }
 
-// lane is the one way from here to one peer in one mode. One goroutine connects and writes, another reads
-// the answers; the ledger says what is owed.
+// lane is the one way from here to one peer in one mode. One goroutine connects and writes, another
+// reads the answers. The ledger records what is owed.
 type lane struct {
 	m    *Mesh
 	key  laneKey
@@ -60,7 +63,7 @@ type lane struct {
 	mu      sync.Mutex
 	book    ledger
 	retired bool
-	space   task.Changes // there is room for who waits
+	space   task.Changes // there is space for callers that wait
 	due     time.Time    // when timer fires
 	timer   *time.Timer
 	idle    *time.Timer        // wakes the lane when it has been idle for long
@@ -68,13 +71,15 @@ type lane struct {
 	stream  *outStream
 	peerInc uint64 // the peer's incarnation, once known is set
 	known   bool
-	// mute is until when to ask a peer again that does not have the protocol; zero: the last attempt did not end so.
+	// mute is until when to ask again a peer that lacks the protocol; zero: the last attempt did
+	// not end so.
 	mute time.Time
 	used time.Time       // last accepted or answered
-	to   *identity.Login // whom the last message was for: they share it
+	to   *identity.Login // the receiver of the last message; messages share it
 }
 
-// lane gives the lane of a key and starts it if there is none; nil when the mesh is closed.
+// lane returns the lane of a key, and starts it if there is none. It returns nil if the mesh is
+// closed.
 func (m *Mesh) lane(key laneKey) *lane {
 	m.out.mu.Lock()
 	defer m.out.mu.Unlock()
@@ -90,7 +95,8 @@ func (m *Mesh) lane(key laneKey) *lane {
 	return l
 }
 
-// accept gives p its ID and queues it. A channel means that there is no room until it is closed.
+// accept assigns p its ID and queues it. If it returns a channel, there is no space until that is
+// closed.
 func (l *lane) accept(p *Pending, to identity.Login, now time.Time) (space <-chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -123,12 +129,12 @@ func (l *lane) accept(p *Pending, to identity.Login, now time.Time) (space <-cha
 	return nil, nil
 }
 
-// signal lets the writer look.
+// signal makes the writer look for work.
 func (l *lane) signal() {
 	l.wake.Set()
 }
 
-// watch makes the end of ctx the end of p. It is separate from accept, and only for contexts that can end.
+// watch ends p when ctx ends. It is separate from accept, and only for contexts that can end.
 func (l *lane) watch(ctx context.Context, p *Pending) {
 	unwatch := context.AfterFunc(ctx, func() { l.abandon(p, ctx.Err()) })
 	l.mu.Lock()
@@ -140,7 +146,7 @@ func (l *lane) watch(ctx context.Context, p *Pending) {
 	}
 }
 
-// abandon ends p with its context.
+// abandon ends p because its context has ended.
 func (l *lane) abandon(p *Pending, cause error) {
 	l.mu.Lock()
 	l.book.abandon(p, cause)
@@ -148,9 +154,10 @@ func (l *lane) abandon(p *Pending, cause error) {
 	l.mu.Unlock()
 }
 
-// easeLocked follows every end of a message: it lets in who waits for room, and stops a dial for nobody.
+// easeLocked is called after every end of a message: it lets in callers that wait for space, and
+// stops a dial that nobody needs any more.
 func (l *lane) easeLocked() {
-	// Half empty, so that a caller who pipelines is woken once for many messages.
+	// At half full, so that a caller that pipelines is woken once for many messages.
 	if l.book.queue.len()+l.book.sent.len() <= laneMessages/2 && l.book.queueBytes+l.book.sentBytes <= laneBytes/2 {
 		l.space.Tell()
 	}
@@ -185,11 +192,12 @@ func (l *lane) sweep() {
 	l.armLocked(due)
 	l.easeLocked()
 	if s := l.stream; s != nil && !stuck.IsZero() && now.Sub(stuck) >= silentAfter && now.Sub(s.heard) >= silentAfter {
-		s.fail(errNoAnswer) // though the connection lives: the next message starts afresh
+		s.fail(errNoAnswer) // though the connection lives: the next message starts on a new stream
 	}
 }
 
-// run connects, writes, and connects again, until the lane has been idle for long or the mesh closes.
+// run connects, writes, and connects again, until the lane has been idle for long or the mesh
+// closes.
 func (l *lane) run() {
 	l.mu.Lock()
 	l.idle = time.AfterFunc(idleStream, l.checkIdle)
@@ -211,7 +219,7 @@ func (l *lane) run() {
 	}
 }
 
-// interrupt wakes every lane from what it waits for; m.ctx has ended, so each will end.
+// interrupt wakes every lane from whatever it waits for. m.ctx has ended, so each lane will end.
 func (o *outbound) interrupt() {
 	o.mu.Lock()
 	lanes := slices.Collect(maps.Values(o.lanes))
@@ -226,7 +234,8 @@ func (o *outbound) interrupt() {
 	}
 }
 
-// checkIdle wakes the lane if it may end. It runs every few minutes, so that no message has to wind a timer.
+// checkIdle wakes the lane if it may end. It runs every few minutes, so that no message has to
+// reset a timer.
 func (l *lane) checkIdle() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -235,7 +244,7 @@ func (l *lane) checkIdle() {
 	}
 	next := idleStream
 	if l.idleLocked() {
-		l.signal() // and once more if a message comes first
+		l.signal() // and again later, if a message comes first
 	} else if !l.book.wants() {
 		next -= time.Since(l.used)
 	}
@@ -258,7 +267,7 @@ func (l *lane) waitWork() bool {
 	return false
 }
 
-// pause waits before the next attempt, or for the mesh to close.
+// pause waits for about d before the next attempt, or until the mesh closes.
 func (l *lane) pause(d time.Duration) {
 	d += time.Duration(rand.Int64N(int64(d/2))) - d/4
 	t := time.NewTimer(d)
@@ -269,13 +278,13 @@ func (l *lane) pause(d time.Duration) {
 	}
 }
 
-// failed keeps why no stream could be opened. Where trying again cannot help, it ends what waits.
+// failed records why no stream could be opened. If trying again cannot help, it ends what waits.
 func (l *lane) failed(err error) {
 	var unsupported multistream.ErrNotSupported[protocol.ID]
 	hopeless := errors.Is(err, swarm.ErrGaterDisallowedConnection)
 	if errors.Is(err, network.ErrNoRemoteAddrs) || errors.Is(err, swarm.ErrNoAddresses) {
 		_, lately := l.m.places.of(time.Now(), l.key.peer)
-		hopeless = !lately // it may come back, and dial us
+		hopeless = !lately // the peer may come back, and dial us
 	}
 	l.m.log.Debug("direct stream not opened", "peer", l.key.peer, "mode", l.key.mode, "err", err)
 	l.mu.Lock()
@@ -292,7 +301,7 @@ func (l *lane) failed(err error) {
 	} else {
 		l.mute = time.Time{}
 	}
-	// As text: a context that ended in there was not the caller's.
+	// As text: if a context ended in there, it was not the caller's.
 	l.book.lastErr = errors.New(strings.ReplaceAll(err.Error(), "\n  * ", " "))
 	if hopeless {
 		l.book.failQueue(err)
@@ -341,7 +350,7 @@ func (l *lane) open() (*outStream, error) {
 	return l.begin(raw, session.Incarnation), nil
 }
 
-// begin makes a fresh stream to an incarnation of the peer the lane's.
+// begin makes a new stream to an incarnation of the peer this lane's stream.
 func (l *lane) begin(raw network.Stream, incarnation uint64) *outStream {
 	s := &outStream{Stream: raw, tasks: &l.m.tasks, relayed: raw.Conn().Stat().Limited, heard: time.Now()}
 	l.mu.Lock()
@@ -359,8 +368,8 @@ func (l *lane) begin(raw network.Stream, incarnation uint64) *outStream {
 	return s
 }
 
-// retire ends the lane: with the mesh, or when it was idle for long. It reports false, ending nothing, when a
-// message has come in between.
+// retire ends the lane, because the mesh closes or the lane has long been idle. It reports false,
+// ending nothing, if a message has come in between.
 func (l *lane) retire() bool {
 	l.m.out.mu.Lock()
 	defer l.m.out.mu.Unlock()

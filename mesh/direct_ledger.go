@@ -9,18 +9,18 @@ import (
 )
 
 const (
-	// windowMessages and windowBytes bound what is written and not yet answered, per peer and mode: enough
-	// to keep a link of 1 Gbit/s and 30 ms busy, and well below windowRefusals.
+	// windowMessages and windowBytes bound what is written and not yet answered, per peer and mode:
+	// enough to keep a link of 1 Gbit/s and 30 ms busy, and well below windowRefusals.
 	windowMessages = 1024
 	windowBytes    = 4 << 20
-	// windowSpan bounds the sequences from the oldest unanswered message to the newest, so that whatever may
-	// be written again lies within what a receiver remembers.
+	// windowSpan bounds the sequences from the oldest unanswered message to the newest, so that
+	// everything that may be written again lies within what a receiver remembers.
 	windowSpan = windowRefusals / 2
-	// laneMessages and laneBytes bound all that waits here for one peer and mode.
+	// laneMessages and laneBytes bound everything that waits here for one peer and mode.
 	laneMessages = 4096
 	laneBytes    = 8 << 20
-	// resendHorizon is how long after it was first written a message may be written again. Receivers keep
-	// what they have taken for longer, so that they know a repeat.
+	// resendHorizon is how long after it was first written a message may be written again.
+	// Receivers remember what they have taken for longer, so that they recognise a repeat.
 	resendHorizon = 5 * time.Minute
 )
 
@@ -32,8 +32,8 @@ var (
 	errNoAnswer  = errors.New("no answer in time")
 )
 
-// ledger is what one node owes one peer in one mode: what is queued, what is written, and how each ended. It
-// has no clock, lock or stream of its own; the lane around it does.
+// ledger is what one node owes one peer in one mode: what is queued, what is written, and how each
+// message ended. It has no clock, lock or stream of its own; the lane around it has them.
 type ledger struct {
 	unreliable bool
 	stats      *counters
@@ -47,7 +47,7 @@ type ledger struct {
 
 	queueBytes, sentBytes int
 	live                  int   // accepted and not ended
-	lastErr               error // the last failure to connect, to tell the user
+	lastErr               error // the last failure to connect, for the caller's error
 }
 
 // full reports whether another message of that size must wait.
@@ -63,10 +63,10 @@ func (l *ledger) add(p *Pending) {
 	l.live++
 }
 
-// wants reports whether some caller waits for an end.
+// wants reports whether a caller still waits for the end of a message.
 func (l *ledger) wants() bool { return l.live > 0 }
 
-// opened starts a new stream: all that is unanswered is to be written again on it.
+// opened starts a new stream: everything unanswered is to be written again on it.
 func (l *ledger) opened() {
 	l.epoch++
 	l.next, l.top = 0, 0
@@ -104,7 +104,7 @@ func (l *ledger) frame(p *Pending, buf []byte) []byte {
 	return wire.AppendMessageFrame(buf, p.seq, p.body)
 }
 
-// take gives the next queued message if the window has room for it, and drops what has become late.
+// take returns the next queued message if the window has space for it, and drops late messages.
 func (l *ledger) take(now time.Time) *Pending {
 	for l.queue.len() > 0 {
 		p := l.queue.at(0)
@@ -168,8 +168,8 @@ func (l *ledger) popSent() *Pending {
 	return p
 }
 
-// turnedAway says that the peer took nothing of the present stream. What was never written on another one
-// is certainly not sent, and waits again.
+// turnedAway notes that the peer took nothing from the present stream. What was never written on
+// another stream is certainly not sent, and waits again.
 func (l *ledger) turnedAway() {
 	var back []*Pending
 	for l.sent.len() > 0 && l.sent.at(l.sent.len()-1).epoch == l.epoch {
@@ -188,8 +188,8 @@ func (l *ledger) turnedAway() {
 	l.next = min(l.next, l.sent.len())
 }
 
-// broken says that the present stream is gone. Reliable messages that nobody has given up stay, to be
-// written again; for the unreliable modes what was written is lost.
+// broken notes that the present stream is gone. Reliable messages that nobody has given up stay, to
+// be written again. In the unreliable modes what was written is lost.
 func (l *ledger) broken() {
 	l.keepSent(func(p *Pending) bool {
 		if l.unreliable {
@@ -201,7 +201,8 @@ func (l *ledger) broken() {
 	l.next, l.top = 0, 0
 }
 
-// restarted says that the peer is another process now, which knows no repeats of what the former took.
+// restarted notes that the peer is another process now, which recognises no repeats of what the
+// former process took.
 func (l *ledger) restarted() {
 	l.keepSent(func(p *Pending) bool {
 		l.end(p, ErrUnconfirmed, errRestarted)
@@ -210,7 +211,7 @@ func (l *ledger) restarted() {
 	l.next, l.top = 0, 0
 }
 
-// keepSent drops what has ended, and of the rest what keep does not want.
+// keepSent drops what has ended, and of the rest what keep rejects.
 func (l *ledger) keepSent(keep func(*Pending) bool) {
 	var kept fifo
 	l.sentBytes = 0
@@ -223,8 +224,8 @@ func (l *ledger) keepSent(keep func(*Pending) bool) {
 	l.sent = kept
 }
 
-// expire ends what is due at now and gives the time when something next will be, zero for never. stuck is
-// when the oldest message was written that ended unanswered.
+// expire ends what is due at now. due is when something next will be due; zero: never. stuck is
+// when the oldest message that ended now without an answer was written.
 func (l *ledger) expire(now time.Time) (due, stuck time.Time) {
 	next := func(t time.Time) {
 		if due.IsZero() || t.Before(due) {
@@ -268,14 +269,14 @@ func (l *ledger) expire(now time.Time) (due, stuck time.Time) {
 	return due, stuck
 }
 
-// dropEnded frees the front of the queue of what has ended there.
+// dropEnded removes ended messages from the front of the queue.
 func (l *ledger) dropEnded() {
 	for l.queue.len() > 0 && l.queue.at(0).ended {
 		l.queueBytes -= l.queue.pop().size
 	}
 }
 
-// abandon ends one message because its caller's context has.
+// abandon ends one message because its caller's context has ended.
 func (l *ledger) abandon(p *Pending, cause error) {
 	if p.ended {
 		return
@@ -284,7 +285,7 @@ func (l *ledger) abandon(p *Pending, cause error) {
 	l.dropEnded()
 }
 
-// failQueue ends all that was never written.
+// failQueue ends every message that was never written.
 func (l *ledger) failQueue(cause error) {
 	for l.queue.len() > 0 {
 		p := l.queue.pop()
@@ -330,7 +331,7 @@ func (l *ledger) finish(p *Pending, err error) {
 	close(p.done)
 }
 
-// outcome is what a message is that ends now without an answer.
+// outcome returns the outcome of a message that ends now without an answer.
 func (p *Pending) outcome() error {
 	if p.wrote.IsZero() {
 		return ErrUnreachable
@@ -338,7 +339,8 @@ func (p *Pending) outcome() error {
 	return ErrUnconfirmed
 }
 
-// timeout is the cause of an end by deadline: the context's error if the deadline was one's, else why.
+// timeout returns the cause of an end by deadline: the context's error if it was a context's
+// deadline, otherwise why.
 func (p *Pending) timeout(why error) error {
 	if p.ctxErr == nil {
 		return why

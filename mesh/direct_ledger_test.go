@@ -37,7 +37,7 @@ func (b *book) accept(n int) {
 	}
 }
 
-// written fills one write and gives the sequences in it.
+// written fills one write and returns the sequences in it.
 func (b *book) written(limit int) (seqs []uint64) {
 	b.t.Helper()
 	r := wire.NewDirectReader(bytes.NewReader(b.fill(b.now, nil, limit)), maxDirectFrame, func(bool) {})
@@ -48,7 +48,8 @@ func (b *book) written(limit int) (seqs []uint64) {
 	return seqs
 }
 
-// want checks how each message has ended: "." not yet, "ok", "no" refused, "?" unconfirmed, "x" unreachable.
+// want checks how each message has ended: "." not yet, "ok", "no" refused, "?" unconfirmed, "x"
+// unreachable.
 func (b *book) want(ends ...string) {
 	b.t.Helper()
 	var got []string

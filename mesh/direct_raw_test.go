@@ -36,7 +36,7 @@ func dialRaw(t testing.TB, from host.Host, to *station) *raw {
 	return newRaw(t, s)
 }
 
-// openRaw opens a direct stream to a station, as a process of that incarnation.
+// openRaw opens a direct stream to a station, as a process with that incarnation.
 func openRaw(t testing.TB, from host.Host, to *station, mode Mode, incarnation uint64) *raw {
 	t.Helper()
 	r := dialRaw(t, from, to)

@@ -1,19 +1,19 @@
 package mesh
 
-// windowRefusals is how far back, in sequences, a receiver remembers which messages it refused and why. A
-// sender writes nothing again that is further back (see windowSpan).
+// windowRefusals is how far back, in sequences, a receiver remembers which messages it refused and
+// why. A sender writes nothing again that is further back (see windowSpan).
 const windowRefusals = 4096
 
-// seen is what a receiver remembers of the messages of one sender incarnation in one mode, in constant
-// memory: whatever it takes or refuses, it answers a repeat in the same way, and delivers nothing twice.
-// Every sequence up to highest counts as taken unless its refusal is on record: a correct sender never uses
-// one that lies below another it has used.
+// seen is what a receiver remembers of the messages of one sender incarnation in one mode, in
+// constant memory. With it the receiver answers a repeat as it answered the first, and delivers
+// nothing twice. Every sequence up to highest counts as taken unless its refusal is on record: a
+// correct sender never uses a sequence below another that it has used.
 type seen struct {
 	highest  uint64
-	refusals *[windowRefusals / 2]byte // half a byte a sequence: the reason, 0 for none; nil until the first
+	refusals *[windowRefusals / 2]byte // half a byte for each sequence: the reason, 0 for none; nil until the first
 }
 
-// standing is what a sequence is.
+// standing is what is known of a sequence.
 type standing uint8
 
 const (
@@ -22,7 +22,8 @@ const (
 	tooOld                   // further back than a correct sender goes
 )
 
-// look says what a sequence is, and with repeated why it was refused, 0 if it was taken.
+// look returns the standing of a sequence and, for a repeated one, why it was refused; 0 if it was
+// taken.
 func (s *seen) look(seq uint64) (standing, Reason) {
 	switch {
 	case seq > s.highest:
@@ -36,10 +37,10 @@ func (s *seen) look(seq uint64) (standing, Reason) {
 	return repeated, Reason(s.refusals[i/2] >> (4 * (i % 2)) & 0xf)
 }
 
-// record keeps the answer to a unseen sequence: a reason below 16, or 0 for taken.
+// record keeps the answer to an unseen sequence: a reason below 16, or 0 for taken.
 func (s *seen) record(seq uint64, reason Reason) {
 	if s.refusals != nil {
-		// What the window leaves behind must not be taken for what enters it.
+		// Records that leave the window must not be taken for those of sequences that enter it.
 		if seq-s.highest >= windowRefusals {
 			clear(s.refusals[:])
 		} else {

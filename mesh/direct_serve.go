@@ -14,7 +14,7 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// handleDirect runs on a goroutine of libp2p, one for each stream.
+// handleDirect serves a stream. It runs on a goroutine of libp2p, one for each stream.
 func (m *Mesh) handleDirect(raw network.Stream) {
 	if !m.tasks.Enter() {
 		raw.ResetWithError(network.StreamShutdown)
@@ -44,13 +44,13 @@ func (m *Mesh) handleDirect(raw network.Stream) {
 	m.log.Debug("direct stream from peer ended", "peer", s.peer, "err", err)
 }
 
-// serveDirect reads the messages of one stream, hands them over and answers. It sets from once it knows
-// whose stream this is.
+// serveDirect reads the messages of one stream, hands them over and answers. It sets from once it
+// knows the stream's sender.
 func (m *Mesh) serveDirect(s *inStream, from **sender) error {
 	opened := false
 	r := wire.NewDirectReader(s, maxDirectFrame, func(stalled bool) {
 		switch {
-		case !opened: // a deadline of its own runs
+		case !opened: // OPEN has a deadline of its own
 		case stalled:
 			s.SetReadDeadline(time.Now().Add(frameWithin))
 		default:
@@ -78,11 +78,11 @@ func (m *Mesh) serveDirect(s *inStream, from **sender) error {
 	*from = sd
 	if before != nil {
 		before.ResetWithError(network.StreamSupplanted)
-		<-before.done // or both might deliver the same message
+		<-before.done // otherwise both might deliver the same message
 	}
 	if sd.incarnation != f.Sender {
 		if sd.former == f.Sender {
-			return errFormer // a stream that was long on its way; what its successor sent must not be forgotten for it
+			return errFormer // a stream that was long on its way; what the successor sent must not be forgotten for it
 		}
 		sd.former, sd.incarnation, sd.seen = sd.incarnation, f.Sender, seen{}
 	}
@@ -90,8 +90,8 @@ func (m *Mesh) serveDirect(s *inStream, from **sender) error {
 	return m.takeMessages(s, r, sd)
 }
 
-// turnAway refuses a whole stream: nothing on it was taken. The refusal is lost if the stream is reset
-// before the peer has read it, so this waits for the peer to hang up, for a while.
+// turnAway refuses a whole stream: nothing on it was taken. The refusal is lost if the stream is
+// reset before the peer has read it, so turnAway waits for the peer to hang up, at most openWithin.
 func turnAway(s *inStream, reason wire.DirectFrame_Reason) error {
 	refusal := wire.Direct{Type: wire.DirectFrame_REFUSE, Reason: reason}
 	s.SetDeadline(time.Now().Add(openWithin))
@@ -113,8 +113,8 @@ func nextDirect(r *wire.DirectReader, f *wire.Direct) error {
 	return err
 }
 
-// takeMessages answers all frames that have come before it waits for more: a burst costs one
-// acknowledgement, and one message alone is answered at once.
+// takeMessages answers all frames that have come before it waits for more. So a burst costs one
+// acknowledgement, and a single message is answered at once.
 func (m *Mesh) takeMessages(s *inStream, r *wire.DirectReader, from *sender) error {
 	var (
 		f      wire.Direct
@@ -122,7 +122,7 @@ func (m *Mesh) takeMessages(s *inStream, r *wire.DirectReader, from *sender) err
 		unsaid bool   // something was taken that is not yet acknowledged
 		out    []byte
 		who    identity.Session
-		heard  *identity.Statement // as whom the sender has written before
+		heard  *identity.Statement // the statement under which the sender has written before
 		stale  = true              // who may have changed
 	)
 	for {
@@ -181,8 +181,9 @@ func (m *Mesh) takeMessages(s *inStream, r *wire.DirectReader, from *sender) err
 	}
 }
 
-// takeDirect judges one message and hands it to whom it is for; 0 means that it was taken. The first of somebody is noted,
-// so that an answer pins the name: before the program has it, and can answer.
+// takeDirect judges one message and hands it to its receiver; 0 means that it was taken. A sender's
+// first message is noted before the program gets it and can answer, so that an answer pins the
+// name.
 func (m *Mesh) takeDirect(who identity.Session, f *wire.Direct, first bool) Reason {
 	kind, ok := kindFromWire(f.Kind)
 	switch {

@@ -11,8 +11,8 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// writeBatch is about how many bytes one write takes: more gains nothing, and what it takes counts as
-// written although a part of it may not be.
+// writeBatch is about how many bytes one write takes. More gains nothing, and everything in a write
+// counts as written although a part of it may not be.
 const writeBatch = 64 << 10
 
 // outStream is a stream that this node opened.
@@ -21,14 +21,15 @@ type outStream struct {
 	tasks   *task.Group
 	relayed bool
 
-	// The lane's mutex guards these.
+	// Guarded by the lane's mutex.
 	dead  bool
 	err   error
 	heard time.Time // when the peer last answered
 	heeds bool      // the peer has answered at all
 }
 
-// fail resets the stream, which lets its reader and its writer end. The caller holds the lane's mutex.
+// fail resets the stream, which makes its reader and its writer end. The caller holds the lane's
+// mutex.
 func (s *outStream) fail(err error) {
 	if s.dead {
 		return
@@ -70,7 +71,8 @@ func (l *lane) fail(s *outStream, err error) {
 
 var errIdle = errors.New("idle")
 
-// write opens the exchange and writes what there is to write, as many frames at a time as have gathered.
+// write opens the exchange and writes what there is to write, in batches of the frames that have
+// gathered.
 func (l *lane) write(s *outStream) error {
 	buf := make([]byte, 0, 4<<10)
 	open := wire.Direct{
@@ -137,7 +139,7 @@ func (l *lane) answer(s *outStream, f *wire.Direct) (err error) {
 	case f.Type == wire.DirectFrame_ACK:
 		err = l.book.ack(f.Sequence, now, s.relayed)
 	case f.Type == wire.DirectFrame_REFUSE && f.Sequence == 0:
-		l.book.turnedAway() // what an earlier process has, the next hello decides
+		l.book.turnedAway() // the next hello decides about what an earlier process has
 		return fmt.Errorf("stream %w", &RefusedError{Reason: Reason(f.Reason)})
 	case f.Type == wire.DirectFrame_REFUSE:
 		err = l.book.refuse(f.Sequence, Reason(f.Reason))

@@ -14,7 +14,8 @@ import (
 	"github.com/starling-mesh/starling/internal/meshtest"
 )
 
-// pair is two stations on a simulated network, not connected, though each knows the other's address.
+// pair is two stations on a simulated network, not connected, though each knows the other's
+// address.
 type pair struct {
 	net        *meshtest.Net
 	all        *hellos
@@ -58,7 +59,7 @@ func ended(t *testing.T, what string, err, outcome, cause error) {
 	}
 }
 
-// send has alice send bob a text, within a minute.
+// send makes alice send bob a text, with a deadline in a minute.
 func (p *pair) send(t *testing.T, text string) *Pending {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -157,7 +158,7 @@ func TestAPeerThatSpeaksNoStarlingIsUnreachableAtOnce(t *testing.T) {
 
 func TestAPeerWithoutAnAddressThatWasConnectedMayComeBack(t *testing.T) {
 	inPair(t, meshtest.Options{}, func(t *testing.T, p *pair) {
-		p.net.Connect(1, 0) // bob dials: alice was never told a place of his
+		p.net.Connect(1, 0) // bob dials: alice never got an address of his
 		p.alice.host.Network().ClosePeer(p.bob.host.ID())
 		time.Sleep(time.Second)
 		p.net.Cut(0, 1)
@@ -180,7 +181,8 @@ func TestAPeerWithoutAnAddressThatWasConnectedMayComeBack(t *testing.T) {
 	})
 }
 
-// longestPause is what passes at most until a lane tries again: its longest pause, varied, and some round trips.
+// longestPause is the longest time until a lane tries again: its longest pause, varied, and some
+// round trips.
 const longestPause = maxPause + maxPause/4 + 100*time.Millisecond
 
 func TestAPeerThatIsStartingIsWaitedFor(t *testing.T) {

@@ -1,4 +1,5 @@
-// Package mesh sends messages over a libp2p host: to everybody in a room, and to one user in a room or outside.
+// Package mesh sends messages over a libp2p host: to everybody in a room, and to one user in a room
+// or outside rooms.
 //
 //	m, err := mesh.New(host, directory, mesh.WithInbox(take)) // sends nothing, waits for nobody
 //	if err != nil {
@@ -8,19 +9,20 @@
 //
 //	receipt, err := m.Send(ctx, bob, []byte("psst"))
 //	switch {
-//	case err == nil: // bob's node has put it into his program's queue, receipt.RTT after it was written
+//	case err == nil: // bob's program has it in its queue, receipt.RTT after it was written
 //	case errors.Is(err, mesh.ErrRefused): // bob's node has said no, and will not deliver it
 //	case errors.Is(err, mesh.ErrUnreachable): // bob has seen nothing of it: safe to send again
-//	case errors.Is(err, mesh.ErrUnconfirmed): // it was written and not answered in time: bob may have it, once at most
+//	case errors.Is(err, mesh.ErrUnconfirmed): // written, no answer in time: bob has it once, or not
 //	}
 //
-//	room, err := m.Join(ctx, "ops", mesh.WithInfo([]byte("on call"))) // ready: what is published from now on arrives
+//	// Join returns when the room is ready: what is published from now on arrives.
+//	room, err := m.Join(ctx, "ops", mesh.WithInfo([]byte("on call")))
 //	if err != nil {
 //		return err
 //	}
 //	room.PublishText(ctx, "good morning") // to everybody in the room
 //	room.SendText(ctx, "bob", "psst")     // to one member
-//	room.PublishConfirmed(ctx, alarm)     // to everybody, and tells of each member whether it has it
+//	room.PublishConfirmed(ctx, alarm)     // to everybody; reports for each member whether it has it
 //	for ev, err := range room.Events(ctx) {
 //		if err != nil {
 //			return err
@@ -35,72 +37,86 @@
 //		}
 //	}
 //
-// A [Mesh] takes any libp2p host with an Ed25519 key, and an [Identity] that knows which users connected peers
-// have proved to be; presence.Directory is one.
+// A [Mesh] takes any libp2p host with an Ed25519 key, and an [Identity], which knows which users
+// the connected peers have proved to be. presence.Directory is an Identity.
 //
 // # Rooms
 //
-// A room is a GossipSub topic whose name only those know who know the room's. Its first member makes it. [Mesh.Join]
-// returns when every connected peer that is in the room has told whom it knows there, and how far everybody's
-// broadcasts have got, which takes a few round trips. [Room.Publish] hands a message to the neighbours, who pass it on, and
-// returns when one has acknowledged it; [Room.PublishConfirmed] waits for every member. Messages that come while an envelope is under way share the next one, so that an idle room sends
-// at once and a busy one packs.
+// A room is a GossipSub topic. Only a node that knows the room's name can derive the topic's name.
+// The first member to join creates the room. [Mesh.Join] returns when every connected peer that is
+// in the room has sent the members it knows and how far everybody's broadcasts have got, which
+// takes a few round trips. [Room.Publish] hands a message to the neighbours, who pass it on, and
+// returns when one of them has acknowledged it. [Room.PublishConfirmed] waits for every member.
+// Messages that are published while an envelope is under way share the next envelope, so an idle
+// room sends at once and a busy one packs.
 //
-// The broadcasts of a member during one stay are a feed, numbered without holes, and arrive in its order, once each. Every
-// member retains the latest of the room ([WithRetention]), and who was cut off, paused or too far away fetches what it
-// missed from its neighbours. What nobody has any more is reported as [GapLost]. A newcomer gets what is published
-// from its join on, or also some of what was before ([WithHistory]); a program that restarts, or has [Lagged], goes on from
-// its [Cursor]. A member who leaves is told of after its last message. One that falls silent is
-// suspected by who was connected to it, stays a member for the grace ([WithGrace]), in which it can answer, and is then
-// dropped by all; one that is back in time causes no event, and neither does the loss of a connection between two
-// members that others still reach. A member that nobody was connected to is missed after three minutes, or three seconds
-// for each member. In large rooms ([WithLargeRoom]) one event tells the size instead of who comes and goes.
+// The broadcasts of a member during one stay form a feed. They are numbered without holes and
+// arrive in order, once each. Every member retains the latest broadcasts of the room
+// ([WithRetention]). A member that was cut off, paused or too far away fetches what it missed from
+// its neighbours. What nobody retains any more is reported as [GapLost]. A newcomer gets what is
+// published after it joined, or also some of what was published before ([WithHistory]). A program
+// that restarts, or has [Lagged], goes on from its [Cursor].
 //
-// What a room retains for others is in memory, and with [WithStore] on disk as well: after a restart it is served as before. See
-// [Store] for what its own program gets of it, and for what a crash can lose.
+// The event that a member has left comes after its last message. A member that falls silent is
+// suspected by those that were connected to it. It stays a member for the grace ([WithGrace]),
+// during which it can answer, and is then dropped by all. If it is back in time, there is no event;
+// neither is there one if two members that others still reach lose the connection between them. A
+// member that nobody was connected to is missed after six minutes, or twelve seconds for each
+// member if that is longer. In large rooms ([WithLargeRoom]) one event reports the size, instead of
+// one for each member that comes or goes.
 //
-// The same user (name and key) is in a room once: the device that joins later takes the seat, and the other's stay ends
-// with [ErrReplaced].
+// What a room retains for others is in memory, and with [WithStore] also on disk, so that it is
+// served again after a restart. [Store] says what the node's own program gets of it, and what a
+// crash can lose.
+//
+// A user (name and key) is in a room only once: the device that joins later takes the seat, and the
+// stay of the other device ends with [ErrReplaced].
 //
 // # Outcomes
 //
-// A send to one user that is accepted gets an ID, from one count over all sends of the node, and ends exactly
-// once: in one of the four ways above, by the deadline of its context, or after 12 s without one
-// ([WithSendTimeout]). When a context or [Mesh.Close] ended it, errors.Is sees that too, beside what is known of
-// the message. What is wrong with a call (too long, empty, to oneself, not logged in) is said at once, and costs neither
-// traffic nor an ID. [Mesh.SendAsync] gives the ID now and the result later, for callers that pipeline: a
-// few hundred thousand small messages a second and core.
+// A send to one user that is accepted gets an ID, from one count over all sends of the node, and
+// ends exactly once: in one of the four ways above, by the deadline of its context, or after 12 s
+// if the context has none ([WithSendTimeout]). If a context or [Mesh.Close] ended the send,
+// errors.Is matches that too, beside what is known of the message. An invalid call (too long,
+// empty, to oneself, not logged in) fails at once, and costs neither traffic nor an ID.
+// [Mesh.SendAsync] returns the ID at once and the result later, for callers that pipeline: a few
+// hundred thousand small messages a second and core.
 //
 // # Order
 //
-// Messages of one [Mode] from one node to another arrive in the order of their calls, once each, text and
-// binary in one order. Reliable ones are written again when the connection breaks, for as long as their
-// deadline allows and at most 5 minutes, and a receiver knows a repeat from a new message. When its process was restarted in between, it
-// cannot know, and so what had been written to the former process ends as unconfirmed and is not written again.
-// The two unreliable modes drop what waited too long and lose what was under way when a connection broke; each mode
-// has a stream of its own, so that neither waits behind large reliable messages.
+// Messages of one [Mode] from one node to another arrive in the order of the calls, once each; text
+// and binary messages share one order. If the connection breaks, reliable messages are written
+// again for as long as their deadline allows, at most 5 minutes; the receiver recognises repeats. A
+// receiver whose process has been restarted in between cannot, so what was written to the former
+// process ends as unconfirmed and is not written again. The two unreliable modes drop what waited
+// too long, and lose what was under way when a connection broke. Each mode has a stream of its own,
+// so that neither waits behind large reliable messages.
 //
 // # Limits
 //
-// A message has at most 65,536 bytes ([WithMaxMessage]). Up to 4096 messages or 8 MiB wait for one peer and
-// mode; a call that finds this full waits. A receiver whose program does not read refuses direct messages
-// ([QueueFull]) and never acknowledges what it could not queue. Whatever a peer can make grow here has a bound.
+// A message has at most 65,536 bytes ([WithMaxMessage]). Up to 4096 messages or 8 MiB wait for one
+// peer and mode; a call that finds this queue full waits. A receiver whose program does not read
+// refuses direct messages ([QueueFull]), and never acknowledges what it could not queue. Everything
+// that a peer can make grow here has a bound.
 //
-// Broadcasts have no receiver to refuse them: a program that reads too slowly loses the oldest ones and is told how
-// many ([Lagged]), and a publisher that outruns the network waits. Membership is never dropped.
+// Broadcasts cannot be refused by a receiver: a program that reads too slowly loses the oldest ones
+// and is told how many ([Lagged]), and a publisher that outruns the network waits. Membership
+// events are never dropped.
 //
 // # Trust
 //
-// Every envelope of broadcasts is signed by its sender's device key, and every member's roster entry too, so nobody
-// who passes them on can alter them. A member that signs two different continuations of its feed is evicted. Anybody
-// who knows a room's name, and its secret if it has one ([WithSecret]), can join it and read along.
+// Every envelope of broadcasts is signed by its sender's device key, and so is every member's
+// roster entry. Nobody who passes them on can alter them. A member that signs two different
+// continuations of its feed is evicted. Anybody who knows a room's name, and its secret if it has
+// one ([WithSecret]), can join it and read along.
 //
-// The sender of a direct message is the user that the other end of the connection has proved to be, never what a message
-// claims. Direct messages are encrypted by the connection. A receiver that lies can acknowledge
-// what it throws away: a receipt is its word.
+// The sender of a direct message is the user that the other end of the connection has proved to be,
+// never what a message claims. Direct messages are encrypted by the connection. A receiver that
+// lies can acknowledge what it throws away: a receipt is only its word.
 //
 // # Closing
 //
-// A context bounds one call and nothing else. Close leaves all rooms and says so to their members, ends every send, resets the streams, and returns when
-// every goroutine of the mesh has ended. The host stays the caller's.
+// A context bounds one call and nothing else. Close leaves all rooms and says goodbye to their
+// members, ends every send, resets the streams, and returns when every goroutine of the mesh has
+// ended. The caller still owns the host.
 package mesh

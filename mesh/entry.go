@@ -18,12 +18,12 @@ import (
 )
 
 const (
-	// maxInfo is the most user information a member may give, in bytes.
+	// maxInfo is the most user information of a member, in bytes.
 	maxInfo = 200
-	// maxEntry bounds a sealed roster entry in bytes: a statement with a token, user information, a room
-	// token and addresses.
+	// maxEntry bounds a sealed roster entry in bytes: a statement with a token, user information, a
+	// room token and addresses.
 	maxEntry = 20 << 10
-	// maxAddrs is how many addresses of a member are taken.
+	// maxAddrs is how many of a member's addresses are kept.
 	maxAddrs    = 16
 	maxAddrSize = 256
 )
@@ -39,11 +39,11 @@ type rosterEntry struct {
 	info      []byte
 	addrs     [][]byte
 	token     string
-	grant     *identity.Grant // what token says; nil in open mode, and of a goodbye
+	grant     *identity.Grant // what token says; nil in open mode, and for a goodbye
 }
 
-// entryName is by what members tell each other which entries they have: the beginning of the hash of the sealed entry. Who made
-// two entries of one name would hide only an entry of his own.
+// entryName is the name by which members compare which entries they have: the beginning of the hash
+// of the sealed entry. A member that made two entries with the same name would hide only its own.
 type entryName [8]byte
 
 func nameEntry(sealed []byte) entryName {
@@ -51,13 +51,13 @@ func nameEntry(sealed []byte) entryName {
 	return entryName(h[:])
 }
 
-// key is whom the entry is of: a user is in a room once.
+// key returns the entry's user: a user is in a room only once.
 func (e *rosterEntry) key() identity.Subject { return e.statement.Subject() }
 
 // tag names the feed of the entry's stay.
 func (e *rosterEntry) tag() feedTag { return tagFeed(e.statement.Device, e.feed) }
 
-// role is what the room's token says that the member is; empty in open mode.
+// role returns the member's role according to the room's token; empty in open mode.
 func (e *rosterEntry) role(room string) string {
 	if e.grant == nil {
 		return ""
@@ -66,13 +66,13 @@ func (e *rosterEntry) role(room string) string {
 	return role
 }
 
-// newer orders the entries of one user: the later join wins, by whatever device, and the peer ID breaks ties, so
-// that every member computes the same.
+// newer orders the entries of one user: the later join wins, on whatever device. The peer ID breaks
+// ties, so that every member computes the same.
 func (e *rosterEntry) newer(o *rosterEntry) bool {
 	return cmp.Or(cmp.Compare(e.sequence, o.sequence), cmp.Compare(e.statement.Peer, o.statement.Peer)) > 0
 }
 
-// door is what decides who is let into a room.
+// door decides which users are let into a room.
 type door struct {
 	room      string
 	tag       [32]byte
@@ -81,8 +81,8 @@ type door struct {
 	opened    *lru.Cache[[sha256.Size]byte, *rosterEntry]
 }
 
-// doorCache is how many entries that held a door keeps, by their hashes: members are told the same ones by many neighbours, and
-// a signature costs as much as hashing 60 KiB.
+// doorCache is how many verified entries a door keeps, by their hashes. Many neighbours send a
+// member the same entries, and checking a signature costs as much as hashing 60 KiB.
 const doorCache = 1024
 
 func newDoor(room string, tag [32]byte, verifier *identity.Verifier, authority *identity.Authority) *door {
@@ -93,7 +93,8 @@ func newDoor(room string, tag [32]byte, verifier *identity.Verifier, authority *
 	return &door{room: room, tag: tag, verifier: verifier, authority: authority, opened: opened}
 }
 
-// open verifies a sealed roster entry. Who says goodbye needs no token, since only the device itself can say it.
+// open verifies a sealed roster entry. A goodbye needs no token, since only the device itself can
+// say it.
 func (d *door) open(sealed []byte, now time.Time) (*rosterEntry, error) {
 	if len(sealed) > maxEntry {
 		return nil, fmt.Errorf("roster entry of %d bytes", len(sealed))
@@ -111,7 +112,7 @@ func (d *door) open(sealed []byte, now time.Time) (*rosterEntry, error) {
 	return e, nil
 }
 
-// reopen checks what time changes of an entry that held before.
+// reopen checks what time changes about an entry that was valid before.
 func (d *door) reopen(e *rosterEntry, now time.Time) (*rosterEntry, error) {
 	if _, err := d.verifier.VerifyLapsed(e.statement.Sealed(), now); err != nil {
 		return nil, err
@@ -133,7 +134,7 @@ func (d *door) verify(sealed []byte, now time.Time) (*rosterEntry, error) {
 	if err := proto.Unmarshal(body, &e); err != nil {
 		return nil, errors.New("roster entry is not a protobuf message")
 	}
-	// Whether the log-in still counts is nothing to a room: the room's token does.
+	// Whether the log-in is still valid does not matter in a room: the room's token does.
 	st, err := d.verifier.VerifyLapsed(e.Statement, now)
 	if err != nil {
 		return nil, err
@@ -173,7 +174,8 @@ func (d *door) verify(sealed []byte, now time.Time) (*rosterEntry, error) {
 	}, nil
 }
 
-// admit judges the token with which a user on a device would be in the room. In open mode nobody needs one.
+// admit checks the token with which a user on a device would be in the room. In open mode no token
+// is needed.
 func (d *door) admit(token string, st *identity.Statement, now time.Time) (*identity.Grant, error) {
 	if d.authority == nil {
 		return nil, nil
@@ -181,8 +183,8 @@ func (d *door) admit(token string, st *identity.Statement, now time.Time) (*iden
 	return d.authority.Room(token, st.User, st.Device, d.room, now)
 }
 
-// holds reports why an entry that was let in no longer counts: its token has ended or was revoked. It is cheap enough to ask
-// for every message.
+// holds returns why an entry that was let in no longer counts: its token has ended or was revoked.
+// It is cheap enough to call for every message.
 func (d *door) holds(e *rosterEntry, now time.Time) error {
 	if d.authority == nil || e.grant == nil {
 		return nil
@@ -190,7 +192,7 @@ func (d *door) holds(e *rosterEntry, now time.Time) error {
 	return d.authority.Check(e.grant, now)
 }
 
-// until is when an entry stops to count here, if nothing revokes it; zero: never.
+// until returns when an entry stops counting here, if nothing revokes it; zero: never.
 func (d *door) until(e *rosterEntry) time.Time {
 	if d.authority == nil || e.grant == nil {
 		return time.Time{}
@@ -203,10 +205,12 @@ func checkAddrs(addrs [][]byte) [][]byte {
 	return slices.DeleteFunc(addrs, func(a []byte) bool { return len(a) > maxAddrSize })
 }
 
-// entrySequence is the highest sequence of a roster entry that this node has signed, over all its rooms and stays. Rooms sign at once.
+// entrySequence is the highest sequence of a roster entry that this node has signed, over all its
+// rooms and stays. Rooms sign concurrently.
 type entrySequence struct{ highest atomic.Uint64 }
 
-// next returns the sequence of a new stay: above all that were signed, as far as others would believe it.
+// next returns the sequence of a new stay: above all that were signed, as far as others would
+// believe it.
 func (s *entrySequence) next(now time.Time) uint64 {
 	return s.raise(func(highest uint64) uint64 { return identity.NextSequence(highest, now) })
 }
@@ -214,8 +218,8 @@ func (s *entrySequence) next(now time.Time) uint64 {
 // signed notes a sequence that was chosen without next: one above that of the stay's last entry.
 func (s *entrySequence) signed(sequence uint64) { s.raise(func(uint64) uint64 { return sequence }) }
 
-// raise makes what choose makes of the highest the highest, if it is higher, and returns it. When another room comes in
-// between, choose is asked again.
+// raise sets the highest sequence to choose(highest), if that is higher, and returns
+// choose(highest). If another room comes in between, choose is called again.
 func (s *entrySequence) raise(choose func(highest uint64) uint64) uint64 {
 	for {
 		highest := s.highest.Load()

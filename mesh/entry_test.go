@@ -37,7 +37,7 @@ func TestTheHighestSequenceThatWasSignedNeverFalls(t *testing.T) {
 func TestASequenceThatIsTooFarAheadIsNotFollowed(t *testing.T) {
 	var s entrySequence
 	now := time.Now()
-	ahead := uint64(now.Add(2 * identity.MaxSkew).UnixMilli()) // signed by a clock that was put back since
+	ahead := uint64(now.Add(2 * identity.MaxSkew).UnixMilli()) // signed by a clock that has been set back since
 	s.signed(ahead)
 	require.EqualValues(t, now.UnixMilli(), s.next(now))
 	require.Equal(t, ahead, s.highest.Load())

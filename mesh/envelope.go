@@ -25,7 +25,7 @@ type envelope struct {
 	parked time.Time         // when it began to wait for its author
 	late   time.Duration     // see transit
 	via    peer.ID           // the neighbour that it came from; "" when it was parked
-	stored bool              // the store gave it: who its author was is no news
+	stored bool              // the store gave it: its author's presence is no news
 }
 
 func newEnvelope(e *wire.Envelope, sealed []byte) (*envelope, error) {
@@ -56,12 +56,12 @@ type head struct {
 	hash [sha256.Size]byte // of its last sealed envelope
 }
 
-// next is the head after an envelope of count items.
+// next returns the head after an envelope of count items.
 func (h head) next(count uint32, sealed []byte) head {
 	return head{h.last + uint64(count), sha256.Sum256(sealed)}
 }
 
-// previous is what the next envelope names as the one before it.
+// previous returns what the next envelope names as the one before it.
 func (h head) previous() []byte {
 	if h.last == 0 {
 		return nil
@@ -69,7 +69,7 @@ func (h head) previous() []byte {
 	return h.hash[:]
 }
 
-// ownEnvelope marks an envelope of this node's own on its way through GossipSub by its first sequence.
+// ownEnvelope marks this node's own envelope on its way through GossipSub by its first sequence.
 type ownEnvelope uint64
 
 // last is the sequence of the envelope's last item.

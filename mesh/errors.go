@@ -8,23 +8,25 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// What callers branch on, with errors.Is. How a send ended is said by three of them: [ErrUnreachable]
-// (the peer has seen nothing), [ErrUnconfirmed] (nobody knows) and [ErrRefused] (the peer said no).
-// When a context or Close ended the send, the error is that as well:
-// errors.Is(err, context.Canceled) and errors.Is(err, ErrUnconfirmed) can both hold.
+// Errors that callers branch on, with errors.Is. Three of them say how a send ended:
+// [ErrUnreachable] (the peer has seen nothing), [ErrUnconfirmed] (nobody knows) and [ErrRefused]
+// (the peer said no). If a context or Close ended the send, the error is that as well: both
+// errors.Is(err, context.Canceled) and errors.Is(err, ErrUnconfirmed) can be true.
 var (
-	// ErrClosed says that the mesh is closed, or was closed while the call waited. It is a net.ErrClosed.
+	// ErrClosed says that the mesh is closed, or was closed while the call waited. It wraps
+	// net.ErrClosed.
 	ErrClosed = fmt.Errorf("mesh: %w", net.ErrClosed)
 
-	// ErrUnreachable says that the message certainly was not sent: no byte of it was ever written, or the
-	// peer said that it took nothing of the stream it was written to. It is safe to send it again.
+	// ErrUnreachable says that the message was certainly not sent: no byte of it was ever written,
+	// or the peer said that it took nothing from the stream it was written to. Sending it again is
+	// safe.
 	ErrUnreachable = errors.New("peer unreachable, nothing was sent")
 
-	// ErrUnconfirmed says that the message was written at least once and that no answer came in time, or
-	// that the peer has restarted since. It may have been delivered, and if so, once.
+	// ErrUnconfirmed says that the message was written at least once and that no answer came in
+	// time, or that the peer has restarted since. It may have been delivered, and if so, only once.
 	ErrUnconfirmed = errors.New("delivery unconfirmed")
 
-	// ErrRefused says that the receiver took the message in and said no; see [RefusedError] for why.
+	// ErrRefused says that the receiver got the message and refused it; [RefusedError] says why.
 	ErrRefused = errors.New("refused by the receiver")
 
 	ErrEmpty       = errors.New("mesh: empty message")
@@ -48,17 +50,19 @@ func (e *SizeError) Error() string {
 	return fmt.Sprintf("mesh: message of %d bytes is over the limit of %d", e.Size, e.Limit)
 }
 
-// CrowdError reports a room with more members than a broadcast can be confirmed by. Nothing was sent.
+// CrowdError reports a room with more members than a confirmed broadcast may have. Nothing was
+// sent.
 type CrowdError struct {
-	Members, Limit int // with the caller
+	Members, Limit int // including the caller
 }
 
 func (e *CrowdError) Error() string {
 	return fmt.Sprintf("mesh: a room of %d members is over the limit of %d for a confirmed broadcast", e.Members, e.Limit)
 }
 
-// RefusedError is the receiver's no. The message is not in the receiver's queue, and a repeat of the
-// call is a new message. errors.Is(err, ErrRefused) holds, and for [NotMember] also ErrNotMember.
+// RefusedError is the receiver's refusal. The message is not in the receiver's queue, and a repeat
+// of the call is a new message. errors.Is(err, ErrRefused) is true, and for [NotMember] also
+// errors.Is(err, ErrNotMember).
 type RefusedError struct {
 	Reason Reason
 }
@@ -70,8 +74,8 @@ func (e *RefusedError) Is(target error) bool {
 	return target == ErrRefused || e.Reason == NotMember && target == ErrNotMember
 }
 
-// Reason is why a receiver refused a message. Later versions may add to it: treat one you do not know as
-// a plain refusal.
+// Reason is why a receiver refused a message. Later versions may add reasons: treat an unknown one
+// as a plain refusal.
 type Reason uint8
 
 const (
@@ -103,8 +107,8 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason %d", uint8(r))
 }
 
-// sendError is how a send failed that was accepted: outcome is ErrUnreachable or ErrUnconfirmed, and
-// cause, if any, what ended it (a context's error, ErrClosed, the last failure to connect).
+// sendError is how an accepted send failed. outcome is ErrUnreachable or ErrUnconfirmed; cause, if
+// any, is what ended it (a context's error, ErrClosed, the last failure to connect).
 type sendError struct {
 	outcome error
 	cause   error

@@ -11,18 +11,20 @@ import (
 )
 
 // Event is one thing that happened, in a room or outside rooms: a pointer to one of [Message],
-// [DirectMessage], [MemberJoined], [MemberLeft], [RoomSize], [GapLost], [TokenExpiring] and [Lagged]. The events of one room form one
-// ordered stream, numbered in [Header].Seq; a hole there is what [Lagged] counts.
+// [DirectMessage], [MemberJoined], [MemberLeft], [RoomSize], [GapLost], [TokenExpiring] and
+// [Lagged]. The events of one room form one ordered stream, numbered in [Header].Seq. [Lagged]
+// counts a hole in these numbers.
 //
-// As JSON every event is one object that starts with the header's fields. 64-bit numbers are strings,
-// times RFC 3339 with nanoseconds, binary data base64 (standard, padded) under "data", text under "text".
+// As JSON every event is one object that starts with the header's fields. 64-bit numbers are
+// strings, times are RFC 3339 with nanoseconds, binary data is base64 (standard, padded) under
+// "data", and text is under "text".
 type Event = events.Event
 
 // Header opens every event.
 type Header = events.Header
 
-// Lagged says how many broadcasts were dropped just before the next event, because this stream was read
-// too slowly.
+// Lagged says how many broadcasts were dropped just before the next event, because the program read
+// this stream too slowly.
 type Lagged = events.Lagged
 
 // QueueLimits bound the events that wait for a reader, in number and in bytes of payload.
@@ -57,7 +59,7 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
-// MarshalText gives "binary" or "text".
+// MarshalText returns "binary" or "text".
 func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // FeedID names the numbered broadcasts of one node during one stay in a room. It is random.
@@ -65,21 +67,22 @@ type FeedID [16]byte
 
 func (f FeedID) String() string { return hex.EncodeToString(f[:]) }
 
-// MarshalText gives 32 lower-case hex digits.
+// MarshalText returns 32 lower-case hex digits.
 func (f FeedID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, f[:]), nil }
 
 // Message is a broadcast in a room.
 type Message struct {
 	Header
-	From   identity.Login // proved by the signature of the envelope it came in
+	From   identity.Login // proved by the signature of the envelope that carried it
 	Kind   Kind
 	Data   []byte    // the reader's own; at most the room's message limit
 	Sent   time.Time // by the sender's clock, in ms
 	Feed   FeedID
-	Number uint64 // place in the feed, rising; what a member tells of itself is counted too, so its first message has 2 or more
+	Number uint64 // place in the feed, rising: 2 or more, since what a member says about itself counts too
 }
 
-// MarshalJSON gives {header…, "from":{…}, "kind":"text", "text":"…" or "data":"base64", "sent":…, "feed":"hex", "number":"1"}.
+// MarshalJSON returns {header…, "from":{…}, "kind":"text", "text":"…" or "data":"base64", "sent":…,
+// "feed":"hex", "number":"1"}.
 func (m Message) MarshalJSON() ([]byte, error) {
 	data, text := split(m.Kind, m.Data)
 	return json.Marshal(struct {
@@ -94,7 +97,8 @@ func (m Message) MarshalJSON() ([]byte, error) {
 	}{m.Header, m.From, m.Kind, text, data, m.Sent.UTC(), m.Feed, m.Number})
 }
 
-// DirectMessage is a message to this user alone: of a room if Room is set, else outside rooms.
+// DirectMessage is a message to this user alone: from a room if Room is set, otherwise from outside
+// rooms.
 type DirectMessage struct {
 	Header
 	From identity.Login // proved by the connection it came over
@@ -103,7 +107,8 @@ type DirectMessage struct {
 	Sent time.Time // by the sender's clock, in ms
 }
 
-// MarshalJSON gives {header…, "from":{…}, "kind":"text", "text":"…" or "data":"base64", "sent":…}.
+// MarshalJSON returns {header…, "from":{…}, "kind":"text", "text":"…" or "data":"base64",
+// "sent":…}.
 func (m DirectMessage) MarshalJSON() ([]byte, error) {
 	data, text := split(m.Kind, m.Data)
 	return json.Marshal(struct {
@@ -116,7 +121,7 @@ func (m DirectMessage) MarshalJSON() ([]byte, error) {
 	}{m.Header, m.From, m.Kind, text, data, m.Sent.UTC()})
 }
 
-// split gives a payload to the JSON field that it belongs to.
+// split returns the payload for the JSON field that it belongs to: data or text.
 func split(k Kind, data []byte) ([]byte, *string) {
 	if k == Text {
 		text := string(data)
@@ -125,15 +130,15 @@ func split(k Kind, data []byte) ([]byte, *string) {
 	return data, nil
 }
 
-// Member is one who is in a room.
+// Member is a user in a room.
 type Member struct {
 	identity.Login
 	Role  string    // what its room token says; empty in open mode
-	Info  []byte    // what the member gave to Join; at most 200 bytes
-	Since time.Time // when this node learnt of it
+	Info  []byte    // what the member passed to Join; at most 200 bytes
+	Since time.Time // when this node learnt of the member
 }
 
-// MarshalJSON gives {"user":…, "key":…, "peer":…, "role":…, "info":"base64", "since":…}.
+// MarshalJSON returns {"user":…, "key":…, "peer":…, "role":…, "info":"base64", "since":…}.
 func (m Member) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		User  string    `json:"user"`
@@ -145,8 +150,8 @@ func (m Member) MarshalJSON() ([]byte, error) {
 	}{m.User, m.Key.Fingerprint(), m.Peer.String(), m.Role, m.Info, m.Since.UTC()})
 }
 
-// MemberJoined says that a member is in the room: one for each who was there before, and one for each
-// who comes.
+// MemberJoined says that a member is in the room. There is one for each member that was there
+// before, and one for each that comes.
 type MemberJoined struct {
 	Header
 	Member Member `json:"member"`
@@ -158,7 +163,7 @@ type LeaveReason string
 const (
 	Quit    LeaveReason = "quit"    // it said goodbye
 	Dropped LeaveReason = "dropped" // it fell silent and the grace is over, or its token has ended
-	Evicted LeaveReason = "evicted" // its signed broadcasts contradict each other: it told different members different things
+	Evicted LeaveReason = "evicted" // it signed broadcasts that contradict each other, for different members
 )
 
 // MemberLeft says that a member is no longer in the room.
@@ -168,24 +173,25 @@ type MemberLeft struct {
 	Reason LeaveReason `json:"reason"`
 }
 
-// RoomSize says that a room has become large, or small again ([WithLargeRoom]): whether members still cause events. Who wants to know
-// them asks [Room.Members], which goes on being right: at a small room again too, since some have come and gone without
-// an event.
+// RoomSize says that a room has become large, or small again ([WithLargeRoom]): whether members
+// still cause events. [Room.Members] always lists the members. When a room is small again, call it
+// once, since some may have come and gone without an event.
 type RoomSize struct {
 	Header
 	Members int  `json:"members"` // now, this node included
 	Large   bool `json:"large"`   // no MemberJoined and MemberLeft from now on
 }
 
-// TokenExpiring says that this node's room token expires soon: 30 s from now, or less if it came late. Unless
-// [Room.UpdateToken] shows another one the stay ends then.
+// TokenExpiring says that this node's room token expires soon: 30 s from now, or less if it came
+// late. The stay ends then, unless [Room.UpdateToken] is called with another token.
 type TokenExpiring struct {
 	Header
 	Expires time.Time `json:"expires"`
 }
 
-// GapLost says that broadcasts of a member can no longer be had: First to Last of its feed, inclusive. The feed also counts what members tell
-// of themselves and of others, and of what is lost nobody can tell which it was: it may be fewer messages, or none.
+// GapLost says that broadcasts of a member are lost: First to Last of its feed, inclusive. The feed
+// also counts what members report about themselves and others, so fewer messages than that may be
+// lost, or none.
 type GapLost struct {
 	Header
 	From  identity.Login `json:"from"`

@@ -15,7 +15,8 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// card is an Identity that knows its peers beforehand. Programs use presence.Directory, which asks them.
+// card is an Identity that knows its peers beforehand. Programs use presence.Directory, which asks
+// them.
 type card struct {
 	app   identity.AppID
 	self  *identity.Statement
@@ -33,7 +34,7 @@ func (c *card) Peer(_ context.Context, p peer.ID) (identity.Session, error) {
 	return identity.Session{}, errors.New("a stranger")
 }
 
-// start is a host on loopback whose user is logged in.
+// start returns a host on loopback whose user is logged in.
 func start(user string) (host.Host, *card) {
 	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics())
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// hellos is what the hellos between the hosts of a test would have told, all of it at once.
+// hellos is what the hellos between the hosts of a test would have said, all of it at once.
 type hellos struct {
 	app identity.AppID
 
@@ -27,7 +27,7 @@ func newHellos() *hellos {
 	return &hellos{app: identity.NewAppID("mesh test"), sessions: make(map[peer.ID]identity.Session)}
 }
 
-// fakeIdentity is the Identity of one host, kept true by hand.
+// fakeIdentity is the Identity of one host, kept up to date by hand.
 type fakeIdentity struct {
 	all         *hellos
 	id          peer.ID
@@ -38,7 +38,7 @@ type fakeIdentity struct {
 
 var incarnations atomic.Uint64
 
-// identityOf makes a host a process of its own that nobody has named yet.
+// identityOf gives a host a new process that has no user yet.
 func (h *hellos) identityOf(t testing.TB, hst host.Host) *fakeIdentity {
 	t.Helper()
 	key, err := deviceKey(hst)
@@ -50,7 +50,7 @@ func (h *hellos) identityOf(t testing.TB, hst host.Host) *fakeIdentity {
 	return f
 }
 
-// be sets the user and whether it is logged in; an empty user is none.
+// be sets the user and whether it is logged in; an empty name means no user.
 func (f *fakeIdentity) be(t testing.TB, user string, loggedIn bool) *fakeIdentity {
 	t.Helper()
 	if user == "" {
@@ -122,7 +122,7 @@ func (b *inbox) len() int {
 	return len(b.msgs)
 }
 
-// texts is the payloads so far.
+// texts returns the payloads so far.
 func (b *inbox) texts() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -153,7 +153,7 @@ func (b *inbox) await(t testing.TB, n int) []*DirectMessage {
 	}
 }
 
-// station is a host with a mesh and what a test needs of both.
+// station is a host with a mesh, and what a test needs of both.
 type station struct {
 	*Mesh
 	host  host.Host
@@ -200,7 +200,7 @@ func connect(t testing.TB, a, b host.Host) {
 	}
 }
 
-// tcpPair is two real stations, alice and bob, connected.
+// tcpPair returns two real stations, alice and bob, connected.
 func tcpPair(t testing.TB, opts ...Option) (alice, bob *station) {
 	t.Helper()
 	all := newHellos()

@@ -12,18 +12,20 @@ import (
 )
 
 const (
-	// baselineWait is how long the first envelope of a feed whose beginning was not seen waits for neighbours to say where
-	// it begins for this node.
+	// baselineWait is how long the first envelope of a feed whose beginning was not seen waits for
+	// neighbours to say where it begins for this node.
 	baselineWait = 500 * time.Millisecond
-	// sureWait is how much longer, while none has said so who can be sure, and again while none has said anything.
+	// sureWait is how much longer it waits while no neighbour that can be sure has said so, and
+	// again while none has said anything.
 	sureWait = 2500 * time.Millisecond
-	// baselineDoubt is how long a baseline that neighbours have said may be corrected by others, while nothing has been
-	// delivered: in that time a member has compared notes with another one.
+	// baselineDoubt is how long others may correct a baseline that neighbours have said, while
+	// nothing has been delivered. In that time a member has compared rosters with another one.
 	baselineDoubt = digestEvery + digestEvery/2
-	// baselineProof is how long after a baseline was set what is from before it may still come by gossip.
+	// baselineProof is how long after a baseline was set gossip may still bring what is from before
+	// it.
 	baselineProof = maxGossipAge + 2*time.Second
-	// maxHeld and maxHeldBytes bound what one feed may have waiting behind a gap. The latest gives way: it can
-	// be had again.
+	// maxHeld and maxHeldBytes bound what waits behind a gap of one feed. The latest envelope is
+	// dropped: it can be fetched again.
 	maxHeld      = 256
 	maxHeldBytes = 4 << 20
 )
@@ -39,35 +41,36 @@ func tagFeed(device identity.PublicKey, id FeedID) feedTag {
 	return feedTag(sum[:len(feedTag{})])
 }
 
-// feed puts the envelopes of one stay of one member into order, and knows what is missing of them. It is a plain state
-// machine: the caller brings the time and holds the lock.
+// feed puts the envelopes of one stay of one member into order, and knows which of them are
+// missing. It is a plain state machine: the caller passes the time and holds the lock.
 type feed struct {
 	tag   feedTag
-	entry *rosterEntry // of whom it is; nil: only others' word of its position is known
+	entry *rosterEntry // of its author; nil: only others' word of its position is known
 	began time.Time    // when its first item was published, as far as is known; zero: before this node's time
 
 	next  uint64 // sequence of the next item to deliver; 0: no baseline yet
 	floor uint64 // the first item to deliver at all: envelopes may begin before it
-	// tip is the hash of the envelope that ended just before next; nil when that one was not seen.
+	// tip is the hash of the envelope that ended just before next; nil if that one was not seen.
 	tip       *[32]byte
 	held      []*envelope // behind a gap, by rising first
 	heldBytes int
 	gapSince  time.Time // when the present gap showed, or what is held began to wait for a baseline; zero: nothing waits
 	broken    bool      // the sender has signed two different continuations
 
-	// stored is the last item that the store knew of when this stay began, and end the hash of the envelope that it ends; 0: the
-	// feed is new. Until the feed has a baseline, what the store gave is there for others alone.
+	// stored is the last item that the store knew of when this stay began; 0: the feed is new. end
+	// is the hash of the envelope that ends with it. Until the feed has a baseline, what the store
+	// gave is there for other members alone.
 	stored uint64
 	end    *[32]byte
 
 	handed uint64 // the last item that was handed up in an earlier stay of this process; 0: none
-	// queued is since when it has waited for an earlier stay of its author, and notBefore when to look next whether that has come; zero: it
-	// has not waited.
+	// queued is since when the feed has waited for an earlier stay of its author; zero: it has not.
+	// notBefore is when to look next whether that stay's feed has come.
 	queued, notBefore time.Time
 
 	beginning
-	guessed bool      // the baseline is the word of neighbours who cannot be sure, or what came first
-	claimed time.Time // when one first did
+	guessed bool      // the baseline is the word of neighbours that cannot be sure, or what came first
+	claimed time.Time // when one of them first said so
 	// supposed is when the baseline was set to what neighbours said; zero: it is from what came.
 	supposed time.Time
 	repair   repair
@@ -76,20 +79,20 @@ type feed struct {
 	silent   bool      // that was so long ago that nobody has anything of it
 }
 
-// verdict is what became of an envelope.
+// verdict says what became of an envelope.
 type verdict uint8
 
 const (
 	taken verdict = iota // it is among those ready now, or will be
 	stale                // delivered before, or from before this node's time
-	full                 // too far ahead to be kept: it can be had again
+	full                 // too far ahead to be kept: it can be fetched again
 	forked
 )
 
 // span is a range of sequences, inclusive. A last of 0 means no end.
 type span struct{ first, last uint64 }
 
-// peer is the author's device; "" while it is not known.
+// peer returns the author's device; "" while it is not known.
 func (f *feed) peer() peer.ID {
 	if f.entry == nil {
 		return ""
@@ -97,12 +100,13 @@ func (f *feed) peer() peer.ID {
 	return f.entry.statement.Peer
 }
 
-// witnessed reports whether an envelope lies below one that was taken already, which proves that it is not newer.
+// witnessed reports whether an envelope lies below one that was taken already, which proves that it
+// is not newer.
 func (f *feed) witnessed(e *envelope) bool {
 	return len(f.held) > 0 && e.Next() <= f.held[len(f.held)-1].First
 }
 
-// last is the last item that was delivered, or from before this node's time, or lost.
+// last returns the last item that was delivered, or is from before this node's time, or was lost.
 func (f *feed) last() uint64 {
 	if f.next == 0 {
 		return f.stored
@@ -110,8 +114,8 @@ func (f *feed) last() uint64 {
 	return f.next - 1
 }
 
-// begin sets the baseline: first is to be delivered, what lies before it is from before our time. It does nothing once
-// a baseline is known.
+// begin sets the baseline: first is the first item to deliver; what lies before it is from before
+// our time. It does nothing once a baseline is known.
 func (f *feed) begin(first uint64) {
 	if f.next == 0 {
 		first = max(first, f.handed+1)
@@ -125,19 +129,20 @@ func (f *feed) begin(first uint64) {
 // untouched reports whether nothing has been delivered, or given up, since the baseline was set.
 func (f *feed) untouched() bool { return f.tip == nil && f.next == f.floor }
 
-// doubtful reports whether the baseline is only the word of neighbours, which one who has something before it and says that the feed ends at
-// last may correct.
+// doubtful reports whether the baseline is only the word of neighbours and may still be corrected
+// by a neighbour that has something before it and says that the feed ends at last.
 func (f *feed) doubtful(now time.Time, last uint64) bool {
 	return !f.broken && f.untouched() && !f.supposed.IsZero() && (last+1 < f.next || !f.sworn && now.Sub(f.supposed) < baselineDoubt)
 }
 
-// refuted reports whether an envelope shows that the baseline was a lie: all that lies before it was there when the baseline was set, and
-// would have come by gossip before now.
+// refuted reports whether an envelope shows that the baseline was a lie: all that lies before it
+// existed when the baseline was set, and would have come by gossip before now.
 func (f *feed) refuted(now time.Time, e *envelope) bool {
 	return !f.broken && f.untouched() && !f.supposed.IsZero() && !f.sworn && e.Next() <= f.next && f.least > 0 && f.least < f.next && now.Sub(f.supposed) > baselineProof
 }
 
-// settle gives what is held and ready, after a baseline has been set: what lies before it is from before our time.
+// settle returns what is held and ready, after a baseline has been set: what lies before it is from
+// before our time.
 func (f *feed) settle(now time.Time) ([]*envelope, verdict) {
 	if f.broken {
 		return nil, forked
@@ -160,8 +165,9 @@ func (f *feed) settle(now time.Time) ([]*envelope, verdict) {
 	return f.advance(now, f.popHeld())
 }
 
-// enter moves the baseline to the beginning of the envelope that it lies in, while nothing has been delivered. The first
-// item of a feed is its author's roster entry: who knows that already lacks nothing without it.
+// enter moves the baseline to the beginning of the envelope that it lies in, while nothing has been
+// delivered. The first item of a feed is its author's roster entry: a node that knows the entry
+// already lacks nothing without it.
 func (f *feed) enter(e *envelope) {
 	if f.next == 1 && e.First == 2 && f.entry != nil {
 		f.next = 2
@@ -171,7 +177,7 @@ func (f *feed) enter(e *envelope) {
 	}
 }
 
-// take gives the envelopes that e makes ready, in order.
+// take returns the envelopes that e makes ready, in order.
 func (f *feed) take(now time.Time, e *envelope) ([]*envelope, verdict) {
 	if f.broken {
 		return nil, forked
@@ -184,7 +190,7 @@ func (f *feed) take(now time.Time, e *envelope) ([]*envelope, verdict) {
 	case e.Next() <= f.next:
 		return nil, stale
 	case e.First < f.next:
-		// It overlaps what was delivered: a sender cuts its feed into envelopes once.
+		// It overlaps what was delivered, but a sender cuts its feed into envelopes only once.
 		f.broken = true
 		return nil, forked
 	case e.First > f.next:
@@ -219,7 +225,7 @@ func (f *feed) hold(now time.Time, e *envelope) verdict {
 	return taken
 }
 
-// advance delivers e, which starts at next, and whatever it completes.
+// advance delivers e, which starts at next, and everything that it completes.
 func (f *feed) advance(now time.Time, e *envelope) ([]*envelope, verdict) {
 	var ready []*envelope
 	for {
@@ -259,8 +265,9 @@ func (f *feed) popHeld() *envelope {
 	return e
 }
 
-// unseen is what of a range of items this node lacks when it is lost: not what is from before its time, and not the author's roster
-// entry, which a feed begins with and which is known. The zero value is nothing.
+// unseen returns which of a range of lost items this node lacks: not what is from before its time,
+// and not the author's roster entry, with which a feed begins and which is known. The zero value
+// means none.
 func (f *feed) unseen(lost span) span {
 	lost.first = max(lost.first, f.floor)
 	if f.entry != nil {
@@ -272,7 +279,8 @@ func (f *feed) unseen(lost span) span {
 	return lost
 }
 
-// giveUp goes on behind the present gap: what is lost, and what is ready. There must be a gap.
+// giveUp goes on behind the present gap, and returns what is lost and what is ready. There must be
+// a gap.
 func (f *feed) giveUp(now time.Time) (lost span, ready []*envelope, v verdict) {
 	lost = f.unseen(span{f.next, f.held[0].First - 1})
 	f.next, f.tip = f.held[0].First, nil
@@ -280,7 +288,8 @@ func (f *feed) giveUp(now time.Time) (lost span, ready []*envelope, v verdict) {
 	return lost, ready, v
 }
 
-// baselineDue is when the baseline has to be what is known of it; zero: nothing waits for it.
+// baselineDue returns when the baseline has to be set to what is known of it; zero: nothing waits
+// for it.
 func (f *feed) baselineDue() time.Time {
 	if f.next != 0 || f.broken {
 		return time.Time{}
@@ -295,7 +304,7 @@ func (f *feed) baselineDue() time.Time {
 	if !due.IsZero() && f.sure() == 0 {
 		due = due.Add(sureWait)
 		if f.best() == 0 {
-			due = due.Add(sureWait) // those who were asked may be waiting themselves
+			due = due.Add(sureWait) // the neighbours that were asked may be waiting themselves
 		}
 	}
 	if due.Before(f.notBefore) && !due.IsZero() {
@@ -304,7 +313,7 @@ func (f *feed) baselineDue() time.Time {
 	return due
 }
 
-// told is how far the feed is known to have got, by anybody's word.
+// told returns how far the feed is known to have got, by anybody's word.
 func (f *feed) told() uint64 {
 	last := max(f.last(), f.repair.upTo())
 	if n := len(f.held); n > 0 {
@@ -313,7 +322,8 @@ func (f *feed) told() uint64 {
 	return max(last, max(f.best(), 1)-1)
 }
 
-// suppose sets the baseline to the best that is known of it: what neighbours said, or else what came first.
+// suppose sets the baseline to the best that is known of it: what neighbours said, or else what
+// came first.
 func (f *feed) suppose(now time.Time) ([]*envelope, verdict) {
 	first := f.best()
 	if first == 0 && len(f.held) > 0 {
@@ -330,10 +340,10 @@ func (f *feed) suppose(now time.Time) ([]*envelope, verdict) {
 // proven reports whether a signed envelope shows that something before it is missing.
 func (f *feed) proven() bool { return f.next > 0 && len(f.held) > 0 && f.held[0].First > f.next }
 
-// maxSpans is how many holes of a feed are asked for at once.
+// maxSpans is how many gaps of a feed are asked for at once.
 const maxSpans = 8
 
-// missing gives what is known to be missing, as far as upTo.
+// missing returns what is known to be missing, as far as upTo.
 func (f *feed) missing(upTo uint64) (spans []span) {
 	if f.next == 0 || f.broken {
 		return nil
@@ -354,24 +364,24 @@ func (f *feed) missing(upTo uint64) (spans []span) {
 	return spans
 }
 
-// repair is what is being done about what is missing of a feed.
+// repair is the state of fetching what is missing of a feed.
 type repair struct {
 	sources map[peer.ID]uint64   // neighbours that say how far they have it, if further than we
-	tried   map[peer.ID]struct{} // who could not help since the feed last moved
+	tried   map[peer.ID]struct{} // neighbours that could not help since the feed last moved
 	gone    int                  // of those, how many will never have it
 	failed  int                  // of those, how many did not answer
-	again   int                  // how often those who did not answer have been asked again
-	from    peer.ID              // who is being asked; "": nobody
+	again   int                  // how often those that did not answer have been asked again
+	from    peer.ID              // the neighbour being asked; "": none
 	at      uint64               // next, when it was asked
 	asked   time.Time            // and when that was
 	hedged  int                  // how many of tried have not answered yet
 	askAt   time.Time            // when to ask the next one; zero: nothing is missing
 }
 
-// maxSources bounds how many neighbours' positions are remembered. Three are asked as a rule.
+// maxSources bounds how many neighbours' positions are remembered. Usually three are asked.
 const maxSources = 8
 
-// upTo is how far neighbours say the feed has got.
+// upTo returns how far neighbours say the feed has got.
 func (p *repair) upTo() (last uint64) {
 	for _, n := range p.sources {
 		last = max(last, n)
@@ -393,7 +403,8 @@ func (p *repair) source(from peer.ID, last uint64) {
 	}
 }
 
-// stallsAt is when another neighbour is to be asked beside the one that is being asked; zero: nobody is, or it gives something.
+// stallsAt returns when to ask another neighbour beside the one that is being asked; zero: none is
+// being asked, or it gives something.
 func (f *feed) stallsAt() time.Time {
 	if f.repair.from == "" || f.next != f.repair.at {
 		return time.Time{}
@@ -406,7 +417,7 @@ func (f *feed) stalled(now time.Time) bool {
 	return !at.IsZero() && !now.Before(at)
 }
 
-// moved begins anew with whom to ask: the feed has got further.
+// moved resets which neighbours were asked: the feed has got further.
 func (p *repair) moved(next uint64) {
 	for from, last := range p.sources {
 		if last < next {

@@ -17,7 +17,7 @@ var epoch = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func after(d time.Duration) time.Time { return epoch.Add(d) }
 
-// chain makes the envelopes of a feed, of the given numbers of items.
+// chain makes the envelopes of a feed, with the given numbers of items.
 func chain(counts ...uint32) (out []*envelope) {
 	first, previous := uint64(1), []byte(nil)
 	for _, n := range counts {
@@ -196,7 +196,8 @@ func TestFeedThatForksIsHeardNoMore(t *testing.T) {
 	}
 }
 
-// Whatever the order, and whatever is lost: each item is delivered once and in order, or reported lost, never both.
+// Whatever the order, and whatever is lost: each item is delivered once and in order, or reported
+// lost, never both.
 func TestFeedAccountsForEverySequence(t *testing.T) {
 	for seed := range uint64(500) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
@@ -213,7 +214,7 @@ func TestFeedAccountsForEverySequence(t *testing.T) {
 				}
 			}
 			r.Shuffle(len(in), func(i, j int) { in[i], in[j] = in[j], in[i] })
-			in = append(in, all[len(all)-1]) // or the tail could be missing, which only a head would tell
+			in = append(in, all[len(all)-1]) // otherwise the tail could be missing, which only a head would show
 
 			f := &feed{next: 1}
 			now, next := epoch, uint64(1)

@@ -25,42 +25,45 @@ const topicPrefix = "/starling/room/1/"
 
 var topicEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// topicName is what neighbours see a subscription to: it tells nothing of the room to who does not know it.
+// topicName is the topic that neighbours see a subscription to: it reveals nothing of the room to
+// those who do not know it.
 func topicName(tag [32]byte) string {
 	return topicPrefix + topicEncoding.EncodeToString(tag[:])
 }
 
 const (
-	// gossipQueue replaces GossipSub's three default queues of 32, each of which loses half of a burst of
-	// 1000 small messages in silence.
+	// gossipQueue replaces GossipSub's three default queues of 32, each of which silently loses
+	// half of a burst of 1000 small messages.
 	gossipQueue = 4096
-	// maxRPC must hold an envelope with room to spare: one message over it from any peer, such as another
-	// implementation's, would cut that peer off for ever.
+	// maxRPC must hold an envelope with room to spare: one message over it from any peer, such as
+	// one with another implementation, would cut that peer off for ever.
 	maxRPC = 4 << 20
-	// maxSubscriptions is how many rooms one peer may be in as far as we keep account of it.
+	// maxSubscriptions is how many rooms one peer may be in, as far as this node counts.
 	maxSubscriptions = 1024
-	// seenLife is how long GossipSub remembers a message, beyond which it looks once a minute. Copies travel for less: a peer
-	// that takes nothing is cut off after 9 s, and what is older than 5 heartbeats is offered to nobody. Whoever likes can
-	// have everybody remember what he signs, 0.2 kB for each: with the default of 2 min two to four times as much.
+	// seenLife is how long GossipSub remembers a message; it then forgets it within a minute.
+	// Copies travel for less: a peer that takes nothing is cut off after 9 s, and what is older
+	// than 5 heartbeats is handed out to nobody. Any peer can make all others remember what it
+	// signs, 0.2 kB for each message: with the default of 2 min two to four times as much.
 	seenLife = 30 * time.Second
-	// offeredFor is for how many heartbeats a message is offered to neighbours outside the topic mesh. GossipSub's 3 carry old
-	// messages into parts of the room that were apart, to members who have joined since; what is missing there is repaired, with its
-	// age.
+	// offeredFor is for how many heartbeats a message is offered to neighbours outside the topic
+	// mesh. GossipSub's 3 carry old messages into parts of the room that were apart, to members
+	// that have joined since. What is missing there is repaired instead, with its age.
 	offeredFor = 1
-	// rejoinBackoff is how long those who saw us unsubscribe refuse to take us back into their topic mesh.
-	// GossipSub's 10 s would show when a user leaves a room and joins it again.
+	// rejoinBackoff is how long nodes that saw us unsubscribe refuse to take us back into their
+	// topic mesh. Users would notice GossipSub's 10 s when they leave a room and join it again.
 	rejoinBackoff = time.Second
 )
 
-// gossipParams are those of rooms in which most members are connected to each other: the author sends to all
-// its neighbours itself (flood publish), and the topic mesh, which is for those further away, can be thin.
-// With D = 6 each member gets 5 to 6 copies of everything, with D = 3 fewer than 2. D belongs to a router, and so to all rooms of the node.
+// gossipParams returns the parameters for rooms in which most members are connected to each other:
+// the author itself sends to all its neighbours (flood publish), and the topic mesh, which is for
+// those further away, can be thin. With D = 6 each member gets 5 to 6 copies of everything, with D
+// = 3 fewer than 2. D belongs to a router, and so applies to all rooms of the node.
 func (m *Mesh) gossipParams() pubsub.GossipSubParams {
 	p := pubsub.DefaultGossipSubParams()
 	switch d := m.cfg.degree; d {
 	case MinMeshDegree:
 		p.D, p.Dlo, p.Dhi, p.Dout, p.Dscore = 3, 2, 4, 0, 2
-	default: // 4, 3, 6, 1 is what was measured; more in proportion
+	default: // 4, 3, 6, 1 is what was measured; higher degrees are in proportion
 		p.D, p.Dlo, p.Dhi, p.Dout, p.Dscore = d, d-1, 2*d-2, d/2-1, 2
 	}
 	p.HeartbeatInterval = m.cfg.heartbeat
@@ -69,7 +72,8 @@ func (m *Mesh) gossipParams() pubsub.GossipSubParams {
 	return p
 }
 
-// startGossip makes the GossipSub router. Its goroutines end with m.ctx, since pubsub has no Close.
+// startGossip creates the GossipSub router. Its goroutines end with m.ctx, since pubsub has no
+// Close.
 func (m *Mesh) startGossip() error {
 	m.flow.init()
 	m.topics.counts = make(map[peer.ID]int)
@@ -77,8 +81,8 @@ func (m *Mesh) startGossip() error {
 	ps, err := pubsub.NewGossipSub(m.ctx, m.host,
 		pubsub.WithGossipSubParams(m.gossipParams()),
 		pubsub.WithFloodPublish(true),
-		// One signature, ours, inside the message. Without an author, or js-libp2p would refuse the unsigned
-		// messages for their sequence numbers.
+		// One signature, ours, inside the message. There is no author either: with one, js-libp2p
+		// would refuse the unsigned messages for their sequence numbers.
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign),
 		pubsub.WithNoAuthor(),
 		pubsub.WithMessageIdFn(messageID),
@@ -103,8 +107,8 @@ func (m *Mesh) startGossip() error {
 	return nil
 }
 
-// debugOnly logs everything at Debug: GossipSub warns of what peers do and of what is normal here, such as a topic that
-// was left a moment ago.
+// debugOnly logs everything at Debug: GossipSub warns about what peers do and about what is normal
+// here, such as a topic that was left a moment ago.
 type debugOnly struct{ slog.Handler }
 
 func (h debugOnly) Enabled(ctx context.Context, _ slog.Level) bool {
@@ -121,11 +125,13 @@ func (h debugOnly) WithAttrs(attrs []slog.Attr) slog.Handler {
 }
 func (h debugOnly) WithGroup(name string) slog.Handler { return debugOnly{h.Handler.WithGroup(name)} }
 
-// messageID must be a hash of all that was signed and of the signature: GossipSub marks a message as seen
-// before our check runs, so with any ID that a forger can claim, a forgery would block the genuine message.
+// messageID must be a hash of everything that was signed and of the signature. GossipSub marks a
+// message as seen before our check runs, so with an ID that a forger can choose, a forgery would
+// block the genuine message.
 //
-// The topic is hashed as well, since GossipSub remembers the messages of all topics together: else the bytes of one
-// room, sent under the topic of another, would be rejected there and block the genuine message here.
+// The topic is hashed as well, since GossipSub remembers the messages of all topics together.
+// Otherwise the bytes of one room, sent under the topic of another, would be rejected there and
+// block the genuine message here.
 func messageID(msg *pb.Message) string {
 	h := sha256.New()
 	_, _ = io.WriteString(h, msg.GetTopic())
@@ -133,16 +139,17 @@ func messageID(msg *pb.Message) string {
 	return string(h.Sum(nil))
 }
 
-// roomTopics admits subscriptions to rooms and to nothing else, and keeps count of each peer's. It also knows which
-// GossipSub has forgotten: when one of two connections to a peer ends, as after it has restarted, GossipSub forgets what the
-// peer told over the other, and the peer has no cause to tell it again.
+// roomTopics admits subscriptions to rooms and to nothing else, and counts those of each peer. It
+// also knows which ones GossipSub has forgotten: when one of two connections to a peer ends, for
+// instance after the peer has restarted, GossipSub forgets what the peer said over the other one,
+// and the peer has no cause to say it again.
 type roomTopics struct {
 	mu     sync.Mutex
 	counts map[peer.ID]int
 	lost   map[peer.ID]map[string]struct{}
 }
 
-// lose notes that a peer is subscribed to a topic and that GossipSub does not know.
+// lose notes that a peer is subscribed to a topic and that GossipSub does not know it.
 func (f *roomTopics) lose(p peer.ID, topic string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -162,7 +169,8 @@ func (f *roomTopics) found(p peer.ID, topic string) {
 	}
 }
 
-// restore tells GossipSub what it has forgotten, as if the peer had said it at the beginning of what it says now.
+// restore adds what GossipSub has forgotten to the peer's message, as if the peer had said it
+// first.
 func (f *roomTopics) restore(p peer.ID, rpc *pubsub.RPC) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -179,7 +187,7 @@ func (f *roomTopics) restore(p peer.ID, rpc *pubsub.RPC) error {
 	return nil
 }
 
-// topicSize is the length of every room's topic name: 52 characters say 32 bytes in base32.
+// topicSize is the length of every room's topic name: 52 characters encode 32 bytes in base32.
 const topicSize = len(topicPrefix) + 52
 
 func (*roomTopics) CanSubscribe(topic string) bool {
@@ -215,8 +223,9 @@ func (f *roomTopics) forget(p peer.ID) {
 	delete(f.lost, p)
 }
 
-// flow knows how many bytes of envelopes wait for each peer: handed to GossipSub, and not yet taken by the
-// peer's connection. A sender that outruns the network waits on it, where GossipSub would drop.
+// flow counts how many bytes of envelopes wait for each peer: handed to GossipSub, and not yet
+// taken by the peer's connection. A sender that outruns the network waits for flow; GossipSub would
+// drop.
 type flow struct {
 	mu    sync.Mutex
 	peers map[peer.ID]*peerFlow
@@ -229,11 +238,11 @@ type peerFlow struct {
 }
 
 const (
-	// flowWindow is how many bytes may wait for one peer before the sender does. It covers the 1 MiB that a
-	// gigabit link carries in 8 ms; much more is only delay.
+	// flowWindow is how many bytes may wait for one peer before the sender waits. It covers the 1
+	// MiB that a gigabit link carries in 8 ms; much more is only delay.
 	flowWindow = 1 << 20
-	// flowStall is when a peer that takes nothing is no longer waited for. Without it one frozen member would
-	// hold up all, until its connection is given up.
+	// flowStall is after how long a peer that takes nothing is no longer waited for. Without it one
+	// frozen member would hold up all others, until its connection is given up.
 	flowStall = 150 * time.Millisecond
 )
 
@@ -270,7 +279,7 @@ func (f *flow) done(p peer.ID, n int) {
 	f.movedLocked()
 }
 
-// forget drops what waited for a peer whose stream has ended: none of it will be reported as gone out.
+// forget drops what waited for a peer whose stream has ended: none of it will be reported as sent.
 func (f *flow) forget(p peer.ID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -282,8 +291,8 @@ func (f *flow) movedLocked() {
 	f.moved.Tell()
 }
 
-// blocked reports whether a peer that still takes bytes has more than limit waiting, with a channel that is
-// closed at the next change and the time when the answer may change by itself.
+// blocked reports whether a peer that still takes bytes has more than limit bytes waiting. It also
+// returns a channel that is closed at the next change, and when the answer may change by itself.
 func (f *flow) blocked(limit int, now time.Time) (bool, <-chan struct{}, time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -296,7 +305,7 @@ func (f *flow) blocked(limit int, now time.Time) (bool, <-chan struct{}, time.Du
 	return wait > 0, f.moved.Next(), wait
 }
 
-// tracer tells flow and the counters what GossipSub does with our messages.
+// tracer reports to flow and the counters what GossipSub does with our messages.
 type tracer struct{ m *Mesh }
 
 func envelopeBytes(rpc *pubsub.RPC) (n int) {
@@ -359,7 +368,7 @@ func (t *tracer) ThrottlePeer(peer.ID)                     {}
 
 var _ pubsub.RawTracer = (*tracer)(nil)
 
-// openEnvelope is what a room's validator and tests call: all that the bytes alone can tell.
+// openEnvelope checks all that the bytes alone can show. A room's validator and tests call it.
 func (r *Room) openEnvelope(sealed []byte) (*envelope, error) {
 	e, err := wire.OpenEnvelope(sealed)
 	if err != nil {

@@ -11,13 +11,13 @@ import (
 const (
 	// maxHandedRooms is how many rooms that were left are remembered.
 	maxHandedRooms = 64
-	// handedFor is how long after leaving a room what it had handed up is remembered, in times of its retention: by then nobody
-	// retains it any more.
+	// handedFor is how long after leaving a room the node remembers what it had handed up, in
+	// multiples of its retention: by then nobody retains it any more.
 	handedFor = 2
 )
 
-// handedRooms is how far the rooms of this process handed up the broadcasts of others, so that who joins again at once is told nothing
-// twice and nothing out of order.
+// handedRooms is how far the rooms of this process handed up the broadcasts of others, so that a
+// program that joins again at once gets nothing twice and nothing out of order.
 type handedRooms struct {
 	mu    sync.Mutex
 	rooms map[[32]byte]handedRoom
@@ -63,7 +63,7 @@ func (h *handedRooms) keep(now time.Time, tag [32]byte, j *journal) {
 	}
 }
 
-// of gives what was handed up in earlier stays in a room. The maps are the caller's.
+// of returns what was handed up in earlier stays in a room. The caller owns the maps.
 func (h *handedRooms) of(now time.Time, tag [32]byte) (map[feedTag]uint64, map[peer.ID]stayMark) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -14,34 +14,36 @@ import (
 const (
 	// maxPositions bounds the feeds in one frame.
 	maxPositions = 1024
-	// ackEvery is how many envelopes a neighbour acknowledges together, ackDelay how long an acknowledgement waits for
-	// that number, and ackIdle after which silence the first is acknowledged at once. So is one with a single message: its
-	// author is not busy, and may wait for the acknowledgement.
+	// ackEvery is how many envelopes a neighbour acknowledges together, and ackDelay how long an
+	// acknowledgement waits for that number. After a silence of ackIdle the first envelope is
+	// acknowledged at once. So is one with a single message: its author is not busy, and may wait
+	// for the acknowledgement.
 	ackEvery = 2
 	ackDelay = 10 * time.Millisecond
 	ackIdle  = 20 * time.Millisecond
-	// fastAcks is how many neighbours acknowledge soon where there are more than closeRoom: one is enough for a
-	// Publish to return. The others take up to ackSpread for each of them, and at most maxAckDelay.
+	// fastAcks is how many neighbours acknowledge soon if there are more than closeRoom: one is
+	// enough for a Publish to return. The others take up to ackSpread for each of them, and at most
+	// maxAckDelay.
 	fastAcks    = 8
 	ackSpread   = 2 * time.Millisecond
 	maxAckDelay = time.Second
-	// announcePeers is how many neighbours are told of the feeds of others that went quiet. The author tells all that have not
-	// acknowledged its last message, announceTries times.
+	// announcePeers is how many neighbours are sent the positions of others' feeds that went quiet.
+	// The author tells all that have not acknowledged its last message, announceTries times.
 	announcePeers = 3
 	announceTries = 3
 )
 
 var errBadHeads = errors.New("malformed heads")
 
-// ack is what a member owes the author of a feed that is its neighbour.
+// ack is what a member owes a neighbour that is the author of a feed.
 type ack struct {
 	count int       // envelopes not acknowledged
-	last  time.Time // when the last acknowledgement went
-	due   time.Time // when the next must; zero: nothing is owed
+	last  time.Time // when the last acknowledgement was sent
+	due   time.Time // when the next must be sent; zero: nothing is owed
 }
 
-// owe counts an envelope, and reports whether to acknowledge now. The author is taken to have as many neighbours as
-// this node.
+// owe counts an envelope, and reports whether to acknowledge now. It assumes that the author has as
+// many neighbours as this node.
 func (a *ack) owe(now time.Time, neighbours int, single bool) bool {
 	a.count++
 	delay := ackDelay
@@ -61,7 +63,8 @@ func (a *ack) owe(now time.Time, neighbours int, single bool) bool {
 	return false
 }
 
-// acknowledgeLocked tells the author of a feed, if it is a neighbour, how far it has arrived: at once or soon.
+// acknowledgeLocked tells the author of a feed, if it is a neighbour, how far the feed has arrived:
+// at once or soon.
 func (r *Room) acknowledgeLocked(now time.Time, f *feed, single bool) {
 	author := f.entry.statement.Peer
 	if r.neighbours[author] == nil {
@@ -83,8 +86,8 @@ func (r *Room) tellAckLocked(now time.Time, f *feed) {
 	r.tellHeadsLocked(f.entry.statement.Peer, []*feed{f}, 0, nil)
 }
 
-// tellHeadsLocked tells a neighbour how far this node has got with feeds and, where firsts says, where they begin
-// for it: in answer to a Past with that age.
+// tellHeadsLocked tells a neighbour how far this node has got with feeds and, if firsts is not nil,
+// where they begin for that neighbour: the answer to a Past with that age.
 func (r *Room) tellHeadsLocked(p peer.ID, feeds []*feed, ageMs uint64, firsts func(*feed) (uint64, bool)) {
 	for len(feeds) > 0 {
 		n := min(len(feeds), maxPositions)
@@ -141,7 +144,7 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 		case f.next == 0:
 			unknown = unknown || pos.Last > f.stored
 		case f.peer() == p && f.last() >= pos.Last:
-			r.acknowledgeLocked(now, f, false) // it would not have said so had it heard that we have it
+			r.acknowledgeLocked(now, f, false) // it would not have said so if it had heard that we have it
 		}
 		if a := r.journal.claim(now, p, tag, pos.Last, pos.First, !pos.Unsure && !late); a.feed != nil {
 			r.arrivedLocked(now, a)
@@ -157,11 +160,11 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 	return nil
 }
 
-// lateAgain is how soon a question that took too long is asked again.
+// lateAgain is how soon a question that took too long is repeated.
 const lateAgain = 100 * time.Millisecond
 
-// lateLocked reports whether an answer is to a question that took longer on its way than was allowed for, and allows the next
-// one to that neighbour more.
+// lateLocked reports whether an answer is to a question that took longer on its way than was
+// allowed, and allows more for the next one to that neighbour.
 func (r *Room) lateLocked(now time.Time, n *neighbour, ageMs uint64) bool {
 	if ageMs == 0 || r.readyAt.IsZero() {
 		return false
@@ -172,7 +175,7 @@ func (r *Room) lateLocked(now time.Time, n *neighbour, ageMs uint64) bool {
 	return late > 0
 }
 
-// ackedLocked notes how much of the own feed a neighbour has.
+// ackedLocked notes how much of this node's own feed a neighbour has.
 func (r *Room) ackedLocked(now time.Time, p peer.ID, n *neighbour, last uint64) {
 	if last > r.head.last || last <= n.acked {
 		return
@@ -191,7 +194,7 @@ func (r *Room) ackedLocked(now time.Time, p peer.ID, n *neighbour, last uint64) 
 	r.broadcastLocked()
 }
 
-// ackersLocked counts the neighbours that have acknowledged the own feed through last.
+// ackersLocked counts the neighbours that have acknowledged this node's own feed through last.
 func (r *Room) ackersLocked(last uint64) (count int) {
 	for _, n := range r.neighbours {
 		if n.acked >= last {
@@ -201,7 +204,8 @@ func (r *Room) ackersLocked(last uint64) (count int) {
 	return count
 }
 
-// announceLocked tells neighbours of feeds that have gone quiet, so that who missed the last of them can tell.
+// announceLocked sends neighbours the positions of feeds that have gone quiet, so that those that
+// missed the last envelopes notice.
 func (r *Room) announceLocked(now time.Time) {
 	var others []*feed
 	for _, f := range r.journal.announce(now) {
@@ -237,9 +241,10 @@ func (r *Room) announceLocked(now time.Time) {
 	}
 }
 
-// reminder is when neighbours are told how far the own feed has got: more and more seldom. The zero value is never.
+// reminder is when neighbours are told how far this node's own feed has got: ever more seldom. The
+// zero value means never.
 type reminder struct {
-	quiet time.Time // when it was first time to
+	quiet time.Time // when the first reminder was due
 	times int
 }
 
@@ -250,7 +255,7 @@ func (m reminder) due() time.Time {
 	return m.quiet.Add(time.Duration(m.times*m.times) * time.Second)
 }
 
-// payAcksLocked sends the acknowledgements that are due, and returns when the next is.
+// payAcksLocked sends the acknowledgements that are due, and returns when the next is due.
 func (r *Room) payAcksLocked(now time.Time) (due time.Time) {
 	for f := range r.owing {
 		if !now.Before(f.ack.due) {

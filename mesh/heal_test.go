@@ -15,7 +15,8 @@ import (
 	"github.com/starling-mesh/starling/internal/meshtest"
 )
 
-// runs is how often a test of many schedules runs each: the number in STARLING_RUNS, or else few.
+// runs returns how often a test of many schedules runs each: the number in STARLING_RUNS, or else
+// few.
 func runs(t *testing.T, few int) int {
 	s := os.Getenv("STARLING_RUNS")
 	if s == "" {
@@ -26,13 +27,13 @@ func runs(t *testing.T, few int) int {
 	return n
 }
 
-// diary is all that one member is told, and when.
+// diary records everything that one member is told, and when.
 type diary struct {
 	mu    sync.Mutex
 	lines []timed
 }
 
-// diaryOf writes down all that a room tells until it ends.
+// diaryOf writes down every event of a room until it ends.
 func diaryOf(t *testing.T, r *Room) *diary {
 	d := new(diary)
 	go func() {
@@ -48,7 +49,7 @@ func diaryOf(t *testing.T, r *Room) *diary {
 	return d
 }
 
-// take gives what was told since it was last asked.
+// take returns what was told since its last call.
 func (d *diary) take() []timed {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -57,7 +58,8 @@ func (d *diary) take() []timed {
 	return lines
 }
 
-// parting is a room whose members are cut into groups and brought together again by few connections.
+// parting is a room whose members are cut into groups and brought together again by few
+// connections.
 type parting struct {
 	name    string
 	groups  []int // how many members each has
@@ -94,7 +96,8 @@ func TestARoomThatWasPartedIsWholeAgainWithinThreeSeconds(t *testing.T) {
 	}
 }
 
-// run parts the room for a minute, and returns how long after the connection the last member was listed.
+// run parts the room for a minute, and returns how long after the connection the last member was
+// listed.
 func (p parting) run(t *testing.T, seed uint64, mode string) (complete time.Duration) {
 	members := 0
 	for _, g := range p.groups {
@@ -128,7 +131,7 @@ func (p parting) run(t *testing.T, seed uint64, mode string) (complete time.Dura
 				say(i)
 			}
 		}
-		// pass lets time go by, in which a busy room talks.
+		// pass lets time go by; meanwhile a busy room talks.
 		pass := func(d time.Duration) {
 			if mode != "busy" {
 				time.Sleep(d)
@@ -153,7 +156,7 @@ func (p parting) run(t *testing.T, seed uint64, mode string) (complete time.Dura
 			sides = append(sides, side)
 		}
 		pass(time.Minute)
-		for _, b := range p.bridges { // who was a neighbour is missed
+		for _, b := range p.bridges { // members that were neighbours are missed
 			require.NotContains(t, users(rooms[b[0]]), fmt.Sprintf("u%d", b[1]), "seed %d", seed)
 		}
 		f.net.Heal()
@@ -189,7 +192,7 @@ func (p parting) run(t *testing.T, seed uint64, mode string) (complete time.Dura
 				}
 				if group[i] == group[j] {
 					require.Empty(t, news, "seed %d: u%d of u%d, who were never parted", seed, i, j)
-				} else if len(news) > 0 { // who is no neighbour of anybody here is missed only after minutes of silence
+				} else if len(news) > 0 { // a member that is nobody's neighbour here is missed only after minutes
 					require.Equal(t, []string{"-" + user + " dropped", "+" + user}, news, "seed %d: u%d of u%d", seed, i, j)
 				}
 				if j != i {

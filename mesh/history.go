@@ -8,30 +8,31 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// History is what a member gets of broadcasts that were published before it joined. The zero value is [SinceJoined].
+// History says what a member gets of the broadcasts published before it joined. The zero value is
+// [SinceJoined].
 type History struct{ past past }
 
-// past is how far back a member wants the feeds that are new to it, before its own joining.
+// past is how far before its own joining a member wants the feeds that are new to it.
 type past struct {
 	age   time.Duration
 	count int
 	all   bool
 }
 
-// SinceJoined is no history: what is published from the moment of joining on, which is the default.
+// SinceJoined is no history: only what is published after joining. It is the default.
 var SinceJoined = History{}
 
 // AllHistory is everything that the neighbours still retain.
 var AllHistory = History{past{all: true}}
 
-// LastMessages is the last n broadcasts of the room. At 0 or less it is [SinceJoined].
+// LastMessages is the last n broadcasts of the room. If n is 0 or less, it is [SinceJoined].
 func LastMessages(n int) History { return History{past{count: min(max(n, 0), math.MaxInt32)}} }
 
-// LastFor is what was published in the time d before joining, as the neighbours that give it saw it: clocks need not
-// agree. At 0 or less it is [SinceJoined].
+// LastFor is what was published in the time d before joining, as measured by the neighbours that
+// send it: clocks need not agree. If d is 0 or less, it is [SinceJoined].
 func LastFor(d time.Duration) History { return History{past{age: max(d, 0)}} }
 
-// String says it in words.
+// String returns the history in words.
 func (h History) String() string {
 	switch {
 	case h.past.all:
@@ -44,19 +45,22 @@ func (h History) String() string {
 	return "since joined"
 }
 
-// WithHistory sets what to get of broadcasts from before joining, as far as neighbours retain them. They come as events like
-// others, each feed in its order, after Join has returned. The default is [SinceJoined].
+// WithHistory sets which broadcasts from before joining to get, as far as neighbours retain them.
+// They come as events like others, each feed in order, after Join has returned. The default is
+// [SinceJoined].
 func WithHistory(h History) JoinOption { return func(c *joinConfig) { c.past = h.past } }
 
-// transitSlack is what a question is allowed to take on its way, beside what one to that neighbour took before: what was
-// published while it travelled is younger when it arrives than the stay was when it was asked. A question of a stay that is
-// ready and took longer is asked again; what was published before that is none of a newcomer's business.
+// transitSlack is how much longer a question may take on its way than the previous one to that
+// neighbour. What was published while the question travelled is, when it arrives, younger than the
+// stay was when it asked. A stay that is ready repeats a question that took longer: a newcomer must
+// not get what was published before.
 const (
 	transitSlack    = 50 * time.Millisecond
 	maxTransitSlack = 30 * time.Second
 )
 
-// ask is what a member tells neighbours that joined so long ago, with what the question may take on its way.
+// ask returns the question of a member that joined so long ago. slack is what the question may take
+// on its way.
 func (p past) ask(joined, slack time.Duration) *wire.Past {
 	age := joined + p.age + slack
 	if p.all {
@@ -65,21 +69,21 @@ func (p past) ask(joined, slack time.Duration) *wire.Past {
 	return &wire.Past{AgeMs: uint64(max(age/time.Millisecond, 1)), Count: uint32(p.count)} // not 0, which an answer could not repeat
 }
 
-// late is how much longer a question was under way than was allowed for, when its answer comes to a stay that joined so
-// long ago, and was ready after a time: what the neighbour says of beginnings can be too late by that. The answer repeats the age
-// that was asked for.
+// late returns how much longer than allowed a question was under way, when its answer comes to a
+// stay that joined so long ago and was ready after a time. What the neighbour says of beginnings
+// can be too late by that. The answer repeats the age that was asked for.
 func (p past) late(asked, joined, ready time.Duration) time.Duration {
 	if p.all {
 		return 0
 	}
-	before := joined + p.age - asked // how long after joining began what the answer surely has
+	before := joined + p.age - asked // the answer certainly has what was published from this long after joining began
 	if asked-p.age < ready {
-		before -= ready // asked while joining: what was published until then is not owed
+		before -= ready // asked while joining: the newcomer has no claim to what was published until then
 	}
 	return max(before, 0)
 }
 
-// since is from when on a member that joined at a time wants what was published; zero: always.
+// since returns from when on a member that joined at a time wants what was published; zero: always.
 func (p past) since(joined time.Time) time.Time {
 	if p.all || p.count > 0 {
 		return time.Time{}
@@ -87,10 +91,10 @@ func (p past) since(joined time.Time) time.Time {
 	return joined.Add(-p.age)
 }
 
-// maxAsked bounds the messages that one member can have a neighbour count.
+// maxAsked bounds how many messages one member can make a neighbour count.
 const maxAsked = 1 << 17
 
-// pastAsked is what a neighbour wants.
+// pastAsked returns what a neighbour wants.
 func pastAsked(p *wire.Past) (age time.Duration, count int) {
 	ms := min(p.GetAgeMs(), uint64(math.MaxInt64/time.Millisecond))
 	return time.Duration(ms) * time.Millisecond, int(min(p.GetCount(), maxAsked))

@@ -30,7 +30,8 @@ func TestAQuestionThatWasLateIsKnownByItsAnswer(t *testing.T) {
 	require.Positive(t, asked)
 }
 
-// A member that joined later than this one says where a feed begins, and then one who was there.
+// First a member that joined later than this one says where a feed begins, and then one that was
+// there.
 func TestABeginningThatNobodyWasSureOfIsRegretted(t *testing.T) {
 	e := chain(1, 3, 2, 2)
 	begun := func(first uint64, sure bool) (*journal, *feed) {
@@ -74,7 +75,7 @@ func TestWhatIsSurelyFromBeforeIsPassedOver(t *testing.T) {
 	f := j.open(epoch, entry("alice", "a", 1, 1, true))
 	j.claim(epoch, "a", f.tag, 8, 2, true)
 	require.EqualValues(t, 2, f.next)
-	alice := &seat{feed: f} // whose envelopes before that are not wanted either
+	alice := &seat{feed: f} // her envelopes from before that are not wanted either
 	sent := func(at time.Time) *envelope {
 		e[1].SentMs = at.UnixMilli()
 		return e[1]

@@ -22,7 +22,7 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// attacker is a bare host that speaks GossipSub and the room protocol with what it likes.
+// attacker is a bare host that sends what it likes over GossipSub and the room protocol.
 type attacker struct {
 	t     *testing.T
 	f     *flock
@@ -32,7 +32,8 @@ type attacker struct {
 	topic *pubsub.Topic
 }
 
-// attack adds a bare host to a flock, connected to the given members or to all, subscribed to the room's topic.
+// attack adds a bare host to a flock, connected to the given members or to all, subscribed to the
+// room's topic.
 func (f *flock) attack(room string, to ...int) *attacker {
 	f.t.Helper()
 	i := f.net.NewHost(nil)
@@ -90,7 +91,7 @@ func captured(t *testing.T, r *Room, text string) []byte {
 	return sealed
 }
 
-// pretend sets what a member takes for the end of its own feed.
+// pretend sets what a member considers the end of its own feed.
 func (r *Room) pretend(h head) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -181,7 +182,7 @@ func TestOldMessagesAreNotReplayedToAMemberWithoutABaseline(t *testing.T) {
 		f.all.sessions[a.host.ID()] = identity.Session{Incarnation: 1}
 		f.net.Cut(0, 1)
 		disconnect(t, f, 0, 1)
-		late := f.join(1, "ops") // hears of u0 from the attacker alone
+		late := f.join(1, "ops") // learns of u0 from the attacker alone
 		frame, err := wire.AppendFrame(nil, &wire.RoomFrame{Room: a.tag[:], Body: &wire.RoomFrame_Roster_{
 			Roster: &wire.RoomFrame_Roster{Entries: [][]byte{r.own.sealed}, Last: true},
 		}})
@@ -288,7 +289,7 @@ func TestStrangersCannotFillTheMemory(t *testing.T) {
 	})
 }
 
-// entryOf signs a roster entry of the attacker's, for an alteration.
+// entryOf signs a roster entry of the attacker, altered by alter.
 func (a *attacker) entryOf(user string, alter func(*wire.RosterEntry)) []byte {
 	a.t.Helper()
 	now := time.Now()
@@ -409,7 +410,7 @@ func TestAMemberThatSpeaksForItselfFindsRoomAmongGhosts(t *testing.T) {
 	}
 	require.Equal(t, maxUnheard, r.present, "hearsay has a bound of its own")
 	for i := range maxMembers {
-		r.apply(epoch, ghost(i)) // a device can speak for itself and never be heard of again
+		r.apply(epoch, ghost(i)) // a device can speak for itself and never be heard again
 	}
 	require.Len(t, r.seats, maxMembers)
 	s, c := r.apply(epoch, entry("honest", "h", 1, 1, true))

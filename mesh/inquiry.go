@@ -8,15 +8,17 @@ import (
 )
 
 const (
-	// askEvery is how often one neighbour is asked for its roster, at most. While the two go on to differ, as when one of them
-	// does not believe that a member is there, that time doubles up to maxGap. compareEvery is how often the neighbour
-	// is asked for its heads because it asks for ours.
+	// askEvery is how often one neighbour is asked for its roster, at most. While the two rosters
+	// go on to differ, for instance because one node does not believe that a member is there, that
+	// time doubles up to maxGap. compareEvery is how often a neighbour that asks for our heads is
+	// asked for its own.
 	askEvery     = 250 * time.Millisecond
 	maxGap       = 5 * time.Second
 	compareEvery = time.Second
-	// maxAsking is how many neighbours are asked at a time, so that in a crowd they do not all tell the same: who is asked later is told
-	// what the node knows by then. It is so many that most rooms ask all at once, and one that does not answer is not
-	// waited for longer than askPatience: in the time that Join gives them 256 are asked, whether they answer or not.
+	// maxAsking is how many neighbours are asked at a time. In a crowd they would otherwise all
+	// send the same: one that is asked later is told what the node knows by then. Most rooms are
+	// small enough to ask all at once. A neighbour that does not answer is not waited for longer
+	// than askPatience: in the time that Join gives them 256 are asked, whether they answer or not.
 	maxAsking   = 32
 	askPatience = 250 * time.Millisecond
 )
@@ -26,19 +28,20 @@ type purpose uint8
 
 const (
 	answer  purpose = iota // it says who we are, and by digests what we know
-	compare                // the peer is to say the same, and its heads where they differ
-	ask                    // and what it has in its roster that we do not
+	compare                // the peer is to reply in kind, and send its heads if they differ
+	ask                    // and what its roster has that ours lacks
 )
 
-// inquiry is what a room has asked of a neighbour, and has yet to ask. It is a plain state machine: the caller brings the time.
+// inquiry is what a room has asked a neighbour, and has yet to ask it. It is a plain state machine:
+// the caller passes the time.
 type inquiry struct {
 	asked     time.Time     // when we last asked it for its roster
 	gap       time.Duration // how long after that it may be asked again
-	pending   bool          // it has not answered that
+	pending   bool          // it has not answered that question
 	compared  time.Time     // when we last asked it only whether its roster is ours
-	comparing bool          // it has not answered that
-	want      purpose       // how it is to be greeted when its time has come; answer: not at all
-	wantAt    time.Time     // when that is; zero: as soon as fewer are being asked
+	comparing bool          // it has not answered that question
+	want      purpose       // how to greet it when its time has come; answer: not at all
+	wantAt    time.Time     // when that is; zero: as soon as fewer neighbours are being asked
 }
 
 // greet notes that the neighbour is greeted.
@@ -55,8 +58,8 @@ func (q *inquiry) greet(now time.Time, why purpose) {
 	q.want, q.wantAt = answer, time.Time{}
 }
 
-// hear notes its greeting, and gives how to greet it for that; answer: not at all. The answer to an ask needs nothing: heads and
-// roster follow it.
+// hear notes the neighbour's greeting, and returns how to greet it in turn; answer: not at all. The
+// answer to an ask needs nothing: heads and roster follow it.
 func (q *inquiry) hear(now time.Time, reply, sameRoster, sameHeads bool) purpose {
 	comparing := q.comparing
 	q.comparing = comparing && reply
@@ -74,8 +77,9 @@ func (q *inquiry) hear(now time.Time, reply, sameRoster, sameHeads bool) purpose
 	return answer
 }
 
-// inquire notes that it is to be asked as soon as that may be. Until then it is compared with, since it may have nothing new to tell by
-// then. One that is fresh, as after it has subscribed, may be asked whenever that last was.
+// inquire notes that the neighbour is to be asked as soon as allowed. Until then it is compared
+// with, since by then it may have nothing new to send. A fresh neighbour, for instance one that has
+// just subscribed, may be asked whenever the last time was.
 func (q *inquiry) inquire(now time.Time, fresh bool) {
 	switch at := q.asked.Add(q.gap); {
 	case fresh || !now.Before(at):
@@ -85,7 +89,7 @@ func (q *inquiry) inquire(now time.Time, fresh bool) {
 	}
 }
 
-// wonder notes that it is to be asked for its heads as soon as that may be.
+// wonder notes that the neighbour is to be asked for its heads as soon as allowed.
 func (q *inquiry) wonder() {
 	at := q.compared
 	if q.asked.After(at) {
@@ -97,13 +101,14 @@ func (q *inquiry) wonder() {
 	}
 }
 
-// told notes that it has told of all that it knows and we did not.
+// told notes that the neighbour has sent everything that it knows and we did not.
 func (q *inquiry) told() { q.pending = false }
 
-// neighbours are those of one room.
+// neighbours are the neighbours in one room.
 type neighbours map[peer.ID]*neighbour
 
-// asking counts those that are being asked, and gives when the first of them will have been waited for long enough.
+// asking counts the neighbours that are being asked, and returns when the first of them will have
+// been waited for long enough.
 func (ns neighbours) asking(now time.Time) (count int, until time.Time) {
 	for _, n := range ns {
 		if end := n.asked.Add(askPatience); n.pending && now.Before(end) {
@@ -114,8 +119,8 @@ func (ns neighbours) asking(now time.Time) (count int, until time.Time) {
 	return count, until
 }
 
-// next gives who of ids is to be greeted now as it is wanted, when limit may be asked at a time, and when to look again; zero: there is no need. The
-// caller greets them.
+// next returns the peers of ids to greet now, with at most limit questions outstanding, and when to
+// call it again (zero: never). The caller greets them.
 func (ns neighbours) next(now time.Time, ids iter.Seq[peer.ID], limit int) (greet []peer.ID, due time.Time) {
 	busy, until := ns.asking(now)
 	for p := range ids {

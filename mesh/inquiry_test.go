@@ -39,7 +39,8 @@ func TestFewAreAskedAtATime(t *testing.T) {
 	require.Equal(t, ids[limit:limit+1], greet)
 	ns[greet[0]].greet(after(time.Millisecond), ask)
 
-	// Nobody else answers: the others have their turn all the same, and none has to wait for something else to happen.
+	// Nobody else answers: the others have their turn all the same, and none has to wait for
+	// something else to happen.
 	now, asked := due, limit+1
 	for rounds := 0; asked < len(ids); rounds++ {
 		require.Less(t, rounds, 4)
@@ -82,7 +83,7 @@ func TestAnAnswerToAComparisonIsAskedForWhatItShows(t *testing.T) {
 	require.Equal(t, compare, n.hear(after(compareEvery), true, true, false))
 }
 
-// A neighbour that asks for the whole roster again and again is given so much a second and no more.
+// A neighbour that asks for the whole roster again and again gets only so much a second.
 func TestRostersAreTakenFromAPeersBudget(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
@@ -109,7 +110,8 @@ func TestRostersAreTakenFromAPeersBudget(t *testing.T) {
 	})
 }
 
-// Who joins is in agreement with all, also where an answer takes long and more are asked than may be at a time.
+// A member that joins is in agreement with all, even if an answer takes long and there are more to
+// ask than may be asked at a time.
 func TestManyWhoJoinEachOtherOverLongLinksAgree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const members = maxAsking + 6
@@ -136,7 +138,8 @@ func TestManyWhoJoinEachOtherOverLongLinksAgree(t *testing.T) {
 	})
 }
 
-// Most of those whom a member asks as it joins are gone without a word. It knows all members nevertheless, from the one who is left.
+// Most of the neighbours that a member asks as it joins are gone without a word. It knows all
+// members nevertheless, from the one that is left.
 func TestSilentNeighboursDoNotKeepAMemberFromAskingOthers(t *testing.T) {
 	inBubble(t, 24, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
@@ -157,7 +160,8 @@ func TestSilentNeighboursDoNotKeepAMemberFromAskingOthers(t *testing.T) {
 	})
 }
 
-// An insider that says two things at once, where nobody knows where its feed begins, does not make members ask each other for ever.
+// An insider says two things at once, where nobody knows where its feed begins. Members do not ask
+// each other about it for ever.
 func TestAForkWithoutABaselineIsNotSought(t *testing.T) {
 	inBubble(t, 4, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()

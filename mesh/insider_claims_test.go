@@ -23,7 +23,8 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// chat publishes from each of the rooms, and checks that all the others get it, whatever else goes on.
+// chat publishes from each of the rooms, and checks that all the others get it, whatever else goes
+// on.
 func chat(t *testing.T, rooms []*Room, name string, n int) {
 	t.Helper()
 	var want []string
@@ -83,7 +84,7 @@ func TestAnEquivocationToldByAnAnswerAloneIsAnEquivocation(t *testing.T) {
 		for _, r := range rooms {
 			until(t, r, "mallory:one")
 		}
-		// A continuation that all get, of something else than what member 1 is given when it asks.
+		// A continuation that all get, different from what member 1 gets when it asks.
 		yes := m.follow("yes")
 		no := m.seal(2, sum(first), "no")
 		after := m.follow("after yes")
@@ -126,7 +127,7 @@ func TestClaimsThatNothingProvesCostNoMessage(t *testing.T) {
 				}
 				m.claim(s.host.ID(), m.own(), last, 0)
 			}
-			for i := range 100 { // one member is told of feeds that there are not
+			for i := range 100 { // one member is told about feeds that do not exist
 				var unknown feedTag
 				_, _ = rand.Read(unknown[:])
 				m.claim(f.at[0].host.ID(), unknown, last, last*uint64(i%2)+uint64(1-i%2))
@@ -162,7 +163,7 @@ func TestAFalseBeginningKeepsNothingFromANewcomer(t *testing.T) {
 				m := f.insider("ops", 2)
 				m.answers(func(s network.Stream, q *wire.SyncRequest) { _ = s.CloseWrite(); m.pause(time.Second) })
 				time.Sleep(time.Minute)
-				newcomer := f.join(2, "ops") // it hears of the others' feeds from mallory alone, and a second later from member 1
+				newcomer := f.join(2, "ops") // it hears about the others' feeds from mallory alone, and a second later from member 1
 				m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{Entry: m.entry}}})
 				m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Roster_{
 					Roster: &wire.RoomFrame_Roster{Entries: [][]byte{rooms[0].own.sealed}, Last: true},
@@ -223,7 +224,7 @@ func TestAMemberThatJumpsAheadLosesItsOwnAlone(t *testing.T) {
 	})
 }
 
-// A member that was there long ago, and whose envelopes of then somebody has kept.
+// The member was there long ago, and somebody has kept its envelopes from then.
 func TestAnOldStayIsNotReplayedToANewcomerByRepair(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
 		f.net.Connect(0, 1)
@@ -286,7 +287,7 @@ func quietOf(t *testing.T, r *Room, d time.Duration) {
 	}
 }
 
-// junk is n envelopes that hold and are of nobody in the room.
+// junk returns n valid envelopes of senders that are not in the room.
 func (a *attacker) junk(n int) (out [][]byte) {
 	a.t.Helper()
 	e := &wire.Envelope{
@@ -302,7 +303,7 @@ func (a *attacker) junk(n int) (out [][]byte) {
 	return out
 }
 
-// blast hands a member envelopes as fast as it takes them, and reports how many RPCs went.
+// blast hands a member envelopes as fast as it takes them, and reports how many RPCs were sent.
 func (a *attacker) blast(ctx context.Context, to peer.ID, envelopes [][]byte) (rpcs int) {
 	a.t.Helper()
 	topic := topicName(a.tag)
@@ -324,7 +325,8 @@ func (a *attacker) blast(ctx context.Context, to peer.ID, envelopes [][]byte) (r
 	return rpcs
 }
 
-// Over real connections, since it takes time to verify: a queue of GossipSub's runs over, and drops whatever comes.
+// Over real connections, since verifying takes time: a queue of GossipSub overflows, and drops
+// whatever comes.
 func TestAFloodOfStrangersJunkLosesNothing(t *testing.T) {
 	all := newHellos()
 	rooms := make([]*Room, 2)

@@ -20,7 +20,8 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// insider is an attacker that is a member: its roster entry holds, and it tells and answers what it likes.
+// insider is an attacker that is a member: its roster entry is valid, and it says and answers what
+// it likes.
 type insider struct {
 	*attacker
 	entry []byte
@@ -32,7 +33,7 @@ type insider struct {
 	over  context.Context
 }
 
-// insider adds an attacker that all members connected to it take for the member mallory.
+// insider adds an attacker that all members connected to it consider the member mallory.
 func (f *flock) insider(room string, to ...int) *insider {
 	f.t.Helper()
 	m := &insider{attacker: f.attack(room, to...), next: 1, out: make(map[peer.ID]network.Stream)}
@@ -44,7 +45,7 @@ func (f *flock) insider(room string, to ...int) *insider {
 	f.all.sessions[m.host.ID()] = identity.Session{Incarnation: incarnations.Add(1)}
 	f.all.mu.Unlock()
 	m.entry = m.entryOf("mallory", func(e *wire.RosterEntry) { e.Feed = m.feed[:] })
-	m.host.SetStreamHandler(RoomProtocol, func(s network.Stream) { // it takes what it is told, and answers nothing
+	m.host.SetStreamHandler(RoomProtocol, func(s network.Stream) { // it takes what it is sent, and answers nothing
 		r := wire.NewReader(s, maxRoomFrame)
 		for r.Next(new(wire.RoomFrame)) == nil {
 		}
@@ -81,7 +82,7 @@ func (m *insider) own() feedTag {
 	return tagFeed(identity.PublicKey(m.key.Public().(ed25519.PublicKey)), m.feed)
 }
 
-// seal makes an envelope of the own feed, of one text.
+// seal makes an envelope of its own feed, with one text.
 func (m *insider) seal(first uint64, previous []byte, text string) []byte {
 	m.t.Helper()
 	sealed, err := wire.SealEnvelope(m.key, &wire.Envelope{
@@ -93,7 +94,7 @@ func (m *insider) seal(first uint64, previous []byte, text string) []byte {
 	return sealed
 }
 
-// follow makes the next envelope of the own feed.
+// follow makes the next envelope of its own feed.
 func (m *insider) follow(text string) []byte {
 	m.t.Helper()
 	sealed := m.seal(m.next, m.tip, text)
@@ -125,7 +126,7 @@ func (m *insider) pause(d time.Duration) bool {
 	}
 }
 
-// reply writes one frame of an answer, and reports whether it went.
+// reply writes one frame of an answer, and reports whether it was sent.
 func reply(s network.Stream, r *wire.SyncReply) bool {
 	r.AgesMs = make([]uint64, len(r.Envelopes))
 	return wire.WriteFrame(s, r) == nil

@@ -30,19 +30,20 @@ type joinConfig struct {
 	kept   []storedFeed // what the store has of the room
 }
 
-// WithInfo sets what the other members see of this one in [Member].Info: at most 200 bytes, copied. The
-// default is nothing.
+// WithInfo sets what the other members see of this one in [Member].Info: at most 200 bytes, copied.
+// The default is nothing.
 func WithInfo(info []byte) JoinOption {
 	return func(c *joinConfig) { c.info = append([]byte(nil), info...) }
 }
 
-// WithSecret makes the room another one than the room of the same name with another secret or none. Who does
-// not know the secret can neither find the room nor read its topic's name. It does not encrypt: whoever is let
-// in by a member's node could pass on what it hears. The default is none.
+// WithSecret makes the room a different one from the room of the same name with another secret or
+// none. A node that does not know the secret can neither find the room nor derive its topic's name.
+// The secret does not encrypt: a node that a member lets in could pass on what it receives. The
+// default is none.
 func WithSecret(secret string) JoinOption { return func(c *joinConfig) { c.secret = secret } }
 
-// WithToken sets the room token, which app mode ([WithAuthority]) requires. It must name this user, this device and
-// the room. In open mode it means nothing.
+// WithToken sets the room token, which app mode ([WithAuthority]) requires. It must name this user,
+// this device and the room. In open mode it has no effect.
 func WithToken(token string) JoinOption { return func(c *joinConfig) { c.token = token } }
 
 const (
@@ -52,14 +53,16 @@ const (
 	leaveWait = time.Second
 )
 
-// Join enters a room, which needs no earlier creation. It returns when the room is ready: subscribed, and in
-// agreement with every neighbour that is in the room about who else is, and how far everybody's broadcasts have got. What
-// anybody publishes from then on arrives. With no neighbour in the room it returns at once, alone; whoever comes later merges. It waits 2 s at
-// the longest for neighbours that do not answer.
+// Join enters a room. A room need not be created before. Join returns when the room is ready:
+// subscribed, and in agreement with every neighbour in the room about who else is there, and how
+// far everybody's broadcasts have got. What anybody publishes from then on arrives. With no
+// neighbour in the room it returns at once, alone; nodes that come later merge with it. It waits at
+// most 2 s for neighbours that do not answer.
 //
-// It gives [ErrNoIdentity] before the node has a user, [ErrJoined] while the node is in the room, an
-// *identity.IDError for a bad name, *identity.InfoSizeError for too much user information, and in app mode an
-// *identity.TokenError for a token that does not admit this user on this device to the room.
+// It returns [ErrNoIdentity] before the node has a user, [ErrJoined] while the node is in the room,
+// an *identity.IDError for a bad name, an *identity.InfoSizeError for too much user information,
+// and in app mode an *identity.TokenError for a token that does not admit this user on this device
+// to the room.
 func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room, error) {
 	var cfg joinConfig
 	for _, o := range opts {
@@ -219,10 +222,10 @@ func (r *Room) start() error {
 	return nil
 }
 
-// noID is for items that are no send of the app's.
+// noID is the number function for items that are not sends of the app.
 func noID() uint64 { return 0 }
 
-// awaitReady waits until every neighbour that is in the room has told what it knows.
+// awaitReady waits until every neighbour in the room has sent what it knows.
 func (r *Room) awaitReady(ctx context.Context) error {
 	deadline := time.NewTimer(joinWait)
 	defer deadline.Stop()
@@ -262,7 +265,8 @@ func (r *Room) begin() {
 	r.armTimer()
 }
 
-// succeedLocked notes who is there now that this stay is ready: whatever stays they had before have ended.
+// succeedLocked notes which members are there now that this stay is ready: any stays that they had
+// before have ended.
 func (r *Room) succeedLocked() {
 	for p, s := range r.roster.devices {
 		switch {
@@ -275,7 +279,8 @@ func (r *Room) succeedLocked() {
 	}
 }
 
-// agreed reports whether every connected peer has either sent its roster or said that it is not in the room.
+// agreed reports whether every connected peer has either sent its roster or said that it is not in
+// the room.
 func (r *Room) agreed() bool {
 	peers := r.topic.ListPeers()
 	r.mu.Lock()

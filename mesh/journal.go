@@ -12,61 +12,66 @@ import (
 )
 
 const (
-	// pullWait is how long what a gap shows to be missing may still come by itself before a neighbour is asked for it, and
-	// claimWait the same for what a neighbour says that it has: it says so of feeds that are quiet. Both take up to half as
-	// long again at random, so that not all members ask at once.
+	// pullWait is how long what a gap shows to be missing may still come by itself before a
+	// neighbour is asked for it. claimWait is the same for what a neighbour says that it has: it
+	// says so of feeds that are quiet. Both take up to half as long again at random, so that not
+	// all members ask at once.
 	pullWait  = 200 * time.Millisecond
 	claimWait = 40 * time.Millisecond
-	// retryWait is how long to wait before asking neighbours again who lack the same.
+	// retryWait is how long to wait before asking again neighbours that lack the same.
 	retryWait = 500 * time.Millisecond
-	// maxAgain is how often those who did not answer are asked again, each time after twice as long, when only their word says
-	// that they have something. By then they have compared notes with this node again.
+	// maxAgain is how often neighbours that did not answer are asked again, each time after twice
+	// as long, if only their word says that they have something. By then they have compared heads
+	// with this node again.
 	maxAgain = 4
-	// busyWait is the same when those to ask are being asked for something else.
+	// busyWait is the same if the neighbours to ask are being asked for something else.
 	busyWait = 100 * time.Millisecond
-	// hedgeWait is how long a neighbour that was asked may give nothing before another one is asked as well.
+	// hedgeWait is how long a neighbour that was asked may give nothing before another one is asked
+	// too.
 	hedgeWait = 800 * time.Millisecond
-	// lostWait is how long after a gap showed it is given up at the earliest, when nobody has what is missing:
-	// two heartbeats of GossipSub, in which others offer what they have. lackWait is as long when neighbours
-	// lack it as well but may come to have it.
+	// lostWait is how long after it showed a gap is given up at the earliest, if nobody has what is
+	// missing: two heartbeats of GossipSub, in which others offer what they have. lackWait is the
+	// same if neighbours lack it as well but may still get it.
 	lostWait = 2500 * time.Millisecond
 	lackWait = 10 * time.Second
-	// apartWait is as long when a neighbour does not answer, or was lost a moment ago: it may have what is missing, and be cut
-	// off.
+	// apartWait is the same if a neighbour does not answer, or was lost a moment ago: it may have
+	// what is missing, and be cut off.
 	apartWait = 20 * time.Second
-	// enoughSources is how many neighbours must be unable to help before others' word that there is more is dropped, and
-	// allSources before a gap is given up that an envelope proves: those who joined later never had what is missing.
+	// enoughSources is how many neighbours must be unable to help before others' word that there is
+	// more is dropped. allSources is the same before a gap that an envelope proves is given up:
+	// members that joined later never had what is missing.
 	enoughSources = 3
 	allSources    = 16
-	// quietWait is how long after a feed's last item neighbours are told how far it has got: the loss of a last
-	// message would show in nothing else. What had to be fetched is told sooner, since others may lack it as well.
+	// quietWait is how long after a feed's last item neighbours are told how far it has got:
+	// nothing else would show the loss of a last message. They are told sooner about what had to be
+	// fetched, since others may lack it as well.
 	quietWait   = 250 * time.Millisecond
 	fetchedWait = 40 * time.Millisecond
 	// maxFeeds bounds the feeds that a room knows of: each member's present one, and past ones.
 	maxFeeds = 2 * maxMembers
-	// maxStays is how many feeds of one user are remembered. They stay known after their broadcasts are gone: a feed that had
-	// been forgotten would be delivered once more.
+	// maxStays is how many feeds of one user are remembered. They stay known after their broadcasts
+	// are gone: a feed that had been forgotten would be delivered once more.
 	maxStays = 1024
 	// maxWants is how many feeds are asked for at once.
 	maxWants = 512
 )
 
-// journal is the broadcasts of a room: every member's feeds in order, what is missing of them, and the ring of what can be
-// given to others. It is a plain state machine: the caller brings the time and holds the lock, sends what plan
-// and announce give, and says what came of it.
+// journal holds the broadcasts of a room: every member's feeds in order, what is missing of them,
+// and the ring of what can be sent to others. It is a plain state machine: the caller passes the
+// time, holds the lock, sends what plan and announce return, and reports the outcome.
 type journal struct {
 	jitter  func(time.Duration) time.Duration // less than its argument, at random
 	self    feedTag
 	since   time.Time // when the stay began
 	feeds   map[feedTag]*feed
-	resume  map[feedTag]uint64 // where a reader's cursor was; nil: it begins
+	resume  map[feedTag]uint64 // where a reader's cursor was; nil: there was none
 	history bool               // the app wants broadcasts from before its stay
 	ring    ring
-	present func(*feed) bool // whether a feed is that of a member's present stay
-	ready   bool             // the node has joined: feeds that nobody knew then begin after
+	present func(*feed) bool // whether a feed is the one of a member's present stay
+	ready   bool             // the node has joined: feeds that nobody knew then begin later
 	lacking map[*feed]struct{}
-	moved   map[*feed]time.Time // got further since neighbours were told, and when to tell them
-	waiting map[*feed]struct{}  // without a baseline, and something there
+	moved   map[*feed]time.Time // feeds that have got further since neighbours were told, and when to tell them
+	waiting map[*feed]struct{}  // feeds without a baseline of which something is known
 	sought  time.Time           // when neighbours were last asked where those begin
 	digest  []byte              // nil: to be computed
 	stays   succession
@@ -79,7 +84,8 @@ func newJournal(self feedTag, limits Retention) *journal {
 	}
 }
 
-// open gives the feed that a roster entry names, and notes whose it is. It gives nil when there are too many.
+// open returns the feed that a roster entry names, and notes whose it is. It returns nil if there
+// are too many feeds.
 func (j *journal) open(now time.Time, e *rosterEntry) *feed {
 	tag := e.tag()
 	f := j.feeds[tag]
@@ -91,10 +97,10 @@ func (j *journal) open(now time.Time, e *rosterEntry) *feed {
 			return nil
 		}
 	}
-	// A goodbye needs no token and so gives nobody a voice.
+	// A goodbye needs no token, so it must not let its author publish.
 	if e.joined && (f.entry == nil || e.newer(f.entry)) {
 		if f.entry == nil {
-			j.digest = nil // it may have got somewhere already
+			j.digest = nil // the feed may have got somewhere already
 			f.entry = e
 			j.stays.known(f)
 		}
@@ -116,8 +122,8 @@ func (j *journal) create(now time.Time, tag feedTag) *feed {
 	return f
 }
 
-// forget drops the feed that was used least lately: of nobody known, or else of nobody present. It reports false when there
-// is none.
+// forget drops the feed that was used least recently: one whose author is unknown, or else one
+// whose author is not present. It reports false if there is none.
 func (j *journal) forget() bool {
 	var oldest *feed
 	for _, f := range j.feeds {
@@ -135,8 +141,8 @@ func (j *journal) forget() bool {
 	return oldest != nil
 }
 
-// crowded reports whether a user has had too many stays lately for another one. One of which nobody has anything any more
-// makes room.
+// crowded reports whether a user has had too many stays recently for another one. A stay of which
+// nobody has anything any more is dropped to make space.
 func (j *journal) crowded(e *rosterEntry) bool {
 	if len(j.feeds) < maxStays {
 		return false
@@ -172,13 +178,13 @@ func (j *journal) remove(f *feed) {
 	j.changed(f)
 }
 
-// changed says that a feed has another position.
+// changed notes that a feed has another position.
 func (j *journal) changed(f *feed) {
 	j.digest = nil
 	j.ring.touch(f.tag)
 }
 
-// publish notes an envelope of the node's own.
+// publish notes an envelope of this node's own.
 func (j *journal) publish(now time.Time, f *feed, first uint64, count uint32, sealed []byte) {
 	f.next, f.used = first+uint64(count), now
 	if first == 1 {
@@ -188,21 +194,21 @@ func (j *journal) publish(now time.Time, f *feed, first uint64, count uint32, se
 	j.note(now, f, quietWait)
 }
 
-// keep puts an envelope into the ring, also one that is too old already: as the latest of its feed it proves how far that has
-// got, and else it goes when the ring next looks.
+// keep puts an envelope into the ring, even one that is too old already. As the latest of its feed
+// it proves how far the feed has got; otherwise it is dropped when the ring next looks.
 func (j *journal) keep(f *feed, first uint64, count uint32, sealed []byte, at time.Time) {
 	j.ring.add(f.tag, f.entry.key(), first, count, sealed, at)
 }
 
-// note says that a feed has got further, which neighbours are told after a wait.
+// note records that a feed has got further, which neighbours are told after a wait.
 func (j *journal) note(now time.Time, f *feed, wait time.Duration) {
 	j.changed(f)
 	f.used, f.silent = now, false
 	j.moved[f] = now.Add(wait)
 }
 
-// take brings an envelope to its feed, which must be known, and gives what is ready for the app. Via is the neighbour that
-// it came from.
+// take brings an envelope to its feed, which must be known, and returns what is ready for the app.
+// via is the neighbour that it came from.
 func (j *journal) take(now time.Time, via peer.ID, f *feed, e *envelope) ([]*envelope, verdict) {
 	if f.next == 0 && e.Next() <= max(f.stored, f.handed)+1 {
 		return nil, stale
@@ -234,7 +240,7 @@ func (j *journal) take(now time.Time, via peer.ID, f *feed, e *envelope) ([]*env
 	return j.advanced(now, f, ready, v)
 }
 
-// advanced keeps account of what a feed has given, and adds what of the store is now its turn.
+// advanced records what a feed has delivered, and adds what is now due from the store.
 func (j *journal) advanced(now time.Time, f *feed, ready []*envelope, v verdict) ([]*envelope, verdict) {
 	ready, v = j.restock(now, f, ready, v)
 	for _, e := range ready {
@@ -253,7 +259,7 @@ func (j *journal) advanced(now time.Time, f *feed, ready []*envelope, v verdict)
 	return ready, v
 }
 
-// lack sees to it that what is missing of a feed is asked for.
+// lack makes sure that what is missing of a feed is asked for.
 func (j *journal) lack(now time.Time, f *feed) {
 	if len(f.missing(f.repair.upTo())) == 0 {
 		f.repair.askAt = time.Time{}
@@ -270,8 +276,8 @@ func (j *journal) lack(now time.Time, f *feed) {
 	}
 }
 
-// claim hears how far a neighbour has got with a feed and, if first is not 0, where it begins for this node, and whether that is
-// sure.
+// claim takes a neighbour's word of how far it has got with a feed and, if first is not 0, where
+// the feed begins for this node, and whether that is sure.
 func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first uint64, sure bool) arrival {
 	if tag == j.self {
 		return arrival{}
@@ -281,7 +287,7 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 		if _, resumed := j.resume[tag]; !resumed && (first == 0 || first > max(last, 2) && !sure) {
 			return arrival{}
 		}
-		// That there is nothing in it for this node is worth remembering: others may not know.
+		// It is worth remembering that the feed has nothing for this node: others may not know.
 		if f = j.create(now, tag); f == nil {
 			return arrival{}
 		}
@@ -317,7 +323,8 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 	return arrival{}
 }
 
-// regret gives what a feed that began with a guess has passed over, once somebody says who is sure.
+// regret returns what a feed that began with a guess has skipped, once a neighbour that is sure
+// says where it begins.
 func (f *feed) regret(first uint64, sure bool) arrival {
 	if !f.guessed || !sure || first == 0 || f.entry == nil || f.broken {
 		return arrival{}
@@ -330,10 +337,12 @@ func (f *feed) regret(first uint64, sure bool) arrival {
 	return arrival{feed: f, lost: span{first, f.floor - 1}}
 }
 
-// unwanted reports whether an envelope, while nothing of its feed has been delivered, was surely published before a time from which on the
-// member wants broadcasts. It may have been fetched, or offered by GossipSub, which does so for seconds. The clock of its author tells, as
-// the author's fresh envelopes have shown it here. So do the ages that neighbours tell of what is fetched, unless somebody who is sure says that
-// something is for this node: an age could hide what is wanted. Where a feed begins is said more generously, so that nothing is missed.
+// unwanted reports whether an envelope, while nothing of its feed has been delivered, was certainly
+// published before the time since, from which on the member wants broadcasts. It may have been
+// fetched, or offered by GossipSub, which does so for seconds. The author's clock shows it,
+// compared with the author's fresh envelopes here. So do the ages that neighbours state of fetched
+// envelopes, unless a neighbour that is sure says that something is for this node: an age could
+// hide what is wanted. Where a feed begins is answered more generously, so that nothing is missed.
 func (j *journal) unwanted(f *feed, e *envelope, since time.Time, author *seat) bool {
 	if _, resumed := j.resume[f.tag]; resumed || !f.untouched() {
 		return false
@@ -345,21 +354,22 @@ func (j *journal) unwanted(f *feed, e *envelope, since time.Time, author *seat) 
 	return f.claim == 0 && f.stored == 0 && (e.came.Before(since) || author != nil && author.transit.toldBefore(sent, since))
 }
 
-// uncertain reports whether it cannot be told of an envelope that came by gossip whether it is from before this node's time: it may be an
-// old one that GossipSub has carried from one part of the room into another. Its author would know, and so does who fetched something of
-// that author before.
+// uncertain reports whether an envelope that came by gossip may be from before this node's time: it
+// may be an old one that GossipSub has carried from one part of the room into another. Its author
+// would know, and so would a node that has fetched something of that author before.
 func (j *journal) uncertain(f *feed, via peer.ID, author *seat) bool {
 	return !j.history && f.next > 0 && f.untouched() && !f.sworn && f.claim == 0 && f.handed == 0 && !f.supposed.IsZero() &&
 		f.peer() != via && author != nil && !author.transit.heard
 }
 
-// promised notes that a neighbour has an envelope which is to be fetched, for its age.
+// promised notes that a neighbour has an envelope that must be fetched to learn its age.
 func (j *journal) promised(now time.Time, via peer.ID, f *feed, e *envelope) {
 	f.repair.source(via, e.last())
 	j.lack(now, f)
 }
 
-// skip passes over an envelope that is from before this node's time, although neighbours have said otherwise.
+// skip passes over an envelope that is from before this node's time, although neighbours have said
+// otherwise.
 func (j *journal) skip(now time.Time, f *feed, e *envelope) ([]*envelope, verdict) {
 	if f.broken || f.next == 0 || e.Next() <= f.next {
 		return nil, stale
@@ -372,8 +382,8 @@ func (j *journal) skip(now time.Time, f *feed, e *envelope) ([]*envelope, verdic
 	return j.advanced(now, f, ready, v)
 }
 
-// becomeReady begins all feeds where the neighbours said, and every feed unknown so far where it begins. It gives the
-// feeds that have something ready.
+// becomeReady begins each feed where the neighbours said that it begins; feeds unknown until now
+// begin at their first item. It returns the feeds that have something ready.
 func (j *journal) becomeReady(now time.Time) (out []arrival) {
 	j.ready = true
 	for f := range j.waiting {
@@ -385,7 +395,8 @@ func (j *journal) becomeReady(now time.Time) (out []arrival) {
 	return out
 }
 
-// arrival is what a feed has ready after the passing of time, or after somebody's word of it. The zero value is nothing.
+// arrival is what a feed has ready because time has passed, or because of somebody's word. The zero
+// value means nothing.
 type arrival struct {
 	feed    *feed
 	lost    span // before what is ready; zero: nothing
@@ -413,14 +424,15 @@ type want struct {
 	span span
 }
 
-// plan gives what to ask whom, and what can no longer be had. The neighbours are those that may be asked now, in order of preference; all
-// is how many there are. Apart says that one was lost and may come back.
+// plan returns which neighbours to ask for what, and what is lost. neighbours are those that may be
+// asked now, in order of preference; all is how many there are. apart says that one was lost and
+// may come back.
 func (j *journal) plan(now time.Time, neighbours []peer.ID, all int, apart bool) (pulls []pull, lost []arrival) {
 	wants := make(map[peer.ID][]want)
 	for f := range j.lacking {
 		p := &f.repair
 		if f.stalled(now) {
-			p.try(p.from) // its answer is welcome still
+			p.try(p.from) // its answer is still welcome
 			p.hedged++
 			p.from, p.askAt = "", now
 		}
@@ -457,8 +469,8 @@ func (j *journal) plan(now time.Time, neighbours []peer.ID, all int, apart bool)
 	return pulls, lost
 }
 
-// choose gives the neighbour to ask next: one that said it has what is missing, then the author, then any.
-// Busy says that there is one but it cannot be asked now.
+// choose returns the neighbour to ask next: one that said it has what is missing, then the author,
+// then any. busy says that there is one but it cannot be asked now.
 func (j *journal) choose(f *feed, neighbours []peer.ID, all int) (from peer.ID, busy bool) {
 	p := &f.repair
 	tried := func(id peer.ID) bool { _, ok := p.tried[id]; return ok }
@@ -484,10 +496,10 @@ func (j *journal) choose(f *feed, neighbours []peer.ID, all int) (from peer.ID, 
 	return from, from == "" && len(p.tried) < min(all, enough)
 }
 
-// exhausted decides when nobody can help.
+// exhausted decides what to do if nobody can help.
 func (j *journal) exhausted(now time.Time, f *feed, apart bool) (arrival, bool) {
 	p := &f.repair
-	never := p.gone >= len(p.tried) // all who were asked: the word of one may be a lie
+	never := p.gone >= len(p.tried) // all that were asked: the word of one may be a lie
 	failed, silent := p.failed > 0, p.hedged > 0
 	clear(p.tried)
 	p.gone, p.failed, p.hedged = 0, 0, 0
@@ -498,7 +510,8 @@ func (j *journal) exhausted(now time.Time, f *feed, apart bool) (arrival, bool) 
 			return arrival{}, false
 		}
 		p.again = 0
-		// Only others' word, which they did not keep. Who has it will say so again.
+		// There was only others' word, and they did not keep it. Those that have it will say so
+		// again.
 		clear(p.sources)
 		j.lack(now, f)
 		return arrival{}, false
@@ -508,7 +521,7 @@ func (j *journal) exhausted(now time.Time, f *feed, apart bool) (arrival, bool) 
 		wait = lackWait
 	}
 	if apart || silent {
-		wait = apartWait // who does not answer may have it
+		wait = apartWait // a neighbour that does not answer may have it
 	}
 	if now.Before(f.gapSince.Add(wait)) {
 		p.askAt = now.Add(retryWait)
@@ -523,11 +536,11 @@ func (j *journal) giveUp(now time.Time, f *feed) arrival {
 	return arrival{feed: f, lost: lost, ready: ready, verdict: v}
 }
 
-// outcome is what came of a pull.
+// outcome is the result of a pull.
 type outcome struct {
-	gone map[feedTag]uint64 // what the neighbour will never have, through these
+	gone map[feedTag]uint64 // what the neighbour will never have: each feed through this item
 	more bool               // it has more than fitted
-	slow bool               // it took so long that another one may be faster
+	slow bool               // it took so long that another neighbour may be faster
 	err  error
 }
 
@@ -536,7 +549,7 @@ func (j *journal) answered(now time.Time, p pull, o outcome) {
 	for _, w := range p.wants {
 		f := w.feed
 		if f.repair.from != p.from {
-			continue // seen to already: a feed may have several wants
+			continue // already handled: a feed may have several wants
 		}
 		f.repair.from = ""
 		if f.next == f.repair.at || o.err != nil || o.slow || !o.more && f.next <= w.span.last {
@@ -561,7 +574,7 @@ func (j *journal) left(now time.Time, id peer.ID) {
 	}
 }
 
-// retry asks at once for what waits for somebody to ask.
+// retry asks soon for what is missing: there is a new neighbour to ask.
 func (j *journal) retry(now time.Time) {
 	for f := range j.lacking {
 		if f.repair.from == "" && f.repair.askAt.After(now.Add(claimWait)) {
@@ -570,7 +583,7 @@ func (j *journal) retry(now time.Time) {
 	}
 }
 
-// seek reports whether neighbours are to be asked now where feeds begin that have no baseline.
+// seek reports whether to ask neighbours now where the feeds without a baseline begin.
 func (j *journal) seek(now time.Time) bool {
 	if len(j.waiting) == 0 || now.Before(j.sought.Add(seekEvery)) {
 		return false
@@ -579,7 +592,7 @@ func (j *journal) seek(now time.Time) bool {
 	return true
 }
 
-// due is when expire, plan, seek or announce have something to do; zero: nothing waits.
+// due returns when expire, plan, seek or announce have something to do; zero: nothing waits.
 func (j *journal) due() (due time.Time) {
 	if len(j.waiting) > 0 {
 		due = j.sought.Add(seekEvery)
@@ -618,8 +631,8 @@ func (j *journal) expire(now time.Time) (out []arrival) {
 	return out
 }
 
-// sweep drops the broadcasts of feeds of which nothing has been heard for twice the retention, and speaks of them no more:
-// nobody has anything of them to give.
+// sweep drops the broadcasts of feeds from which nothing has been heard for twice the retention,
+// and mentions them no more: nobody has anything of them to give.
 func (j *journal) sweep(now time.Time) {
 	for _, f := range j.feeds {
 		if f.tag != j.self && !f.silent && now.Sub(f.used) > 2*j.ring.limits.Age {
@@ -630,7 +643,8 @@ func (j *journal) sweep(now time.Time) {
 	}
 }
 
-// announce gives the feeds that have been quiet for a moment and that neighbours have not been told of.
+// announce returns the feeds that have been quiet for a moment and whose positions neighbours have
+// not been told.
 func (j *journal) announce(now time.Time) (quiet []*feed) {
 	for f, at := range j.moved {
 		if !now.Before(at) {
@@ -641,8 +655,9 @@ func (j *journal) announce(now time.Time) (quiet []*feed) {
 	return quiet
 }
 
-// firsts answers a Past: where each feed begins for a member that wants what is no older than age, and the last count messages.
-// That is not sure where this node's own time begins later than the other's.
+// firsts answers a Past: where each feed begins for a member that wants what is no older than age,
+// and the last count messages. The answer is unsure if this node's own time begins later than the
+// member's.
 func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed) (first uint64, sure bool) {
 	cutoff := now.Add(-min(age, j.ring.limits.Age+time.Minute))
 	var latest map[feedTag]uint64
@@ -658,8 +673,8 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed
 	}
 }
 
-// positions are the feeds that have a baseline, in the order of their tags. One that others have only spoken of is not among
-// them: what one member makes up would go around.
+// positions returns the feeds that have a baseline, in the order of their tags. A feed that others
+// have only mentioned is left out: otherwise one member's invention would spread.
 func (j *journal) positions() []*feed {
 	out := make([]*feed, 0, len(j.feeds))
 	for _, f := range j.feeds {
@@ -671,7 +686,7 @@ func (j *journal) positions() []*feed {
 	return out
 }
 
-// sum is a hash by which two members see whether they have the same of every feed.
+// sum returns a hash by which two members see whether they have the same of every feed.
 func (j *journal) sum() []byte {
 	if j.digest == nil {
 		h := sha256.New()
@@ -686,8 +701,9 @@ func (j *journal) sum() []byte {
 	return j.digest
 }
 
-// answer gives what is retained of a want, and through where the feed is not to be had here: it was dropped, or is from before
-// this node's time. Both are empty of a feed that has not got so far.
+// answer returns what is retained of a want, and the item gone through which the feed cannot be had
+// here: it was dropped, or is from before this node's time. Both are empty for a feed that has not
+// got so far.
 func (j *journal) answer(tag feedTag, s span, budget int) (list []kept, gone uint64, more bool) {
 	f := j.feeds[tag]
 	if f == nil || f.broken || f.next == 0 && f.stored == 0 {

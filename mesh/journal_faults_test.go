@@ -11,14 +11,14 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// bobs is a journal that has begun, with bob's feed in it.
+// bobs returns a journal that has begun, with bob's feed in it.
 func bobs(limits Retention) (*journal, *feed) {
 	j := newJournal(feedTag{}, limits)
 	j.becomeReady(epoch)
 	return j, j.open(epoch, entry("bob", "b", 1, 1, true))
 }
 
-// takeAll has envelopes come at a time.
+// takeAll makes the journal take envelopes one at a time.
 func (j *journal) takeAll(now time.Time, f *feed, list ...*envelope) {
 	for _, e := range list {
 		e.came, e.tag, e.sealed = now, f.tag, []byte{byte(e.First)}
@@ -92,7 +92,7 @@ func TestTheDigestCountsAFeedFromWhenItsMemberIsKnown(t *testing.T) {
 	require.NotEqual(t, without, j.sum())
 }
 
-// The timer would turn in its place for as long as the goodbye waits.
+// The timer would spin for as long as the goodbye waits.
 func TestTheGraceOfAMemberThatOthersSayHasLeftIsNotWaitedFor(t *testing.T) {
 	const grace = 10 * time.Second
 	r := newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "a", grace)

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// desk is a journal with one feed of another member, from which item 2 is missing.
+// desk returns a journal with one feed of another member, from which item 2 is missing.
 func desk(t *testing.T) (*journal, *feed, []*envelope) {
 	t.Helper()
 	j := newJournal(feedTag{}, DefaultRetention)
@@ -27,7 +27,7 @@ func desk(t *testing.T) (*journal, *feed, []*envelope) {
 	return j, f, all
 }
 
-// ask plans, and gives whom to ask.
+// ask plans, and returns whom to ask.
 func (j *journal) ask(now time.Time, neighbours ...peer.ID) (asked []pull, lost []arrival) {
 	return j.plan(now, neighbours, len(neighbours), false)
 }
@@ -139,8 +139,8 @@ func TestABaselineOfWordsIsCorrectedAndOneOfEnvelopesIsNot(t *testing.T) {
 	require.EqualValues(t, 7, g.next, "one who was much later, and knows the same end")
 }
 
-// Neighbours of which one keeps its word and the others do as they like, in any order: everything arrives, in order, once;
-// whoever waits is woken; and nothing remains that grows.
+// One neighbour keeps its word and the others do as they like, in any order: everything arrives, in
+// order, once. Everything that waits is woken, and nothing remains that grows.
 func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 	for seed := range uint64(200) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -175,7 +175,7 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 				deliver(i, ready, v)
 			}
 			now := epoch
-			for i := range feeds { // of what was published some is lost, but the first says that there is a feed
+			for i := range feeds { // some of what was published is lost, but the first shows that there is a feed
 				take(now, "", i, all[i][0])
 				for _, e := range all[i][1:] {
 					if r.IntN(3) == 0 {

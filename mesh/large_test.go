@@ -10,8 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A room fills, is told member by member until it is large, talks, and empties until it is told member by member again. Nobody is connected to all.
-// With STARLING_MULTITUDE=500 it is as large as rooms must be by default to be large, and takes two minutes.
+// A room fills, and is told member by member until it is large. It talks, and empties until it is
+// told member by member again. Nobody is connected to all. With STARLING_MULTITUDE=500 it is as
+// large as rooms must be by default to be large, and takes two minutes.
 func TestALargeCrowdIsCountedAndHearsEverything(t *testing.T) {
 	limit := int(simNumber(t, "STARLING_MULTITUDE", multitude))
 	leavers := limit/10 + 10

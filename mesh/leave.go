@@ -11,8 +11,9 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// Leave says goodbye to the others and ends the stay: whatever is queued is sent first, within 1 s or until
-// ctx ends, whichever is sooner. The room's events end with [ErrLeft]. Leaving twice is harmless.
+// Leave says goodbye to the other members and ends the stay. What is queued is sent first, within 1
+// s or until ctx ends, whichever is sooner. The room's events end with [ErrLeft]. Leaving twice is
+// harmless.
 func (r *Room) Leave(ctx context.Context) error { return r.depart(ctx, ErrLeft) }
 
 func (r *Room) depart(ctx context.Context, reason error) error {
@@ -50,11 +51,12 @@ func (r *Room) sayGoodbye(ctx context.Context, entry *rosterEntry, reason error)
 	}
 }
 
-// goodbyeWait is how long a member that leaves waits for its neighbours to acknowledge its goodbye: what was handed to a
-// connection that closes right after may be lost.
+// goodbyeWait is how long a member that leaves waits for its neighbours to acknowledge its goodbye.
+// What was handed to a connection that closes right afterwards may be lost.
 const goodbyeWait = 200 * time.Millisecond
 
-// awaitAcks waits for a moment until all neighbours have the own feed through last, or a large room's first ones.
+// awaitAcks waits for at most goodbyeWait until all neighbours, or in a large room the first
+// fastAcks of them, have this node's feed through last.
 func (r *Room) awaitAcks(ctx context.Context, last uint64) {
 	ctx, cancel := context.WithTimeout(ctx, goodbyeWait)
 	defer cancel()
@@ -75,15 +77,15 @@ func (r *Room) awaitAcks(ctx context.Context, last uint64) {
 	}
 }
 
-// awaitEcho waits until GossipSub's loop has taken the own envelope that starts at first, and queued it to the
-// neighbours: Publish returns before that.
+// awaitEcho waits until GossipSub's loop has taken this node's envelope that starts at first, and
+// has queued it to the neighbours. Publish returns before that.
 func (r *Room) awaitEcho(ctx context.Context, first uint64) bool {
 	for {
 		r.mu.Lock()
 		echoed, changed := r.echoed, r.changed.Next()
 		r.mu.Unlock()
 		if echoed >= first {
-			r.topic.ListPeers() // passes through the loop, so the round of the loop that echoed has ended
+			r.topic.ListPeers() // passes through the loop, so the loop's round with the echo has ended
 			return true
 		}
 		select {
@@ -96,7 +98,7 @@ func (r *Room) awaitEcho(ctx context.Context, first uint64) bool {
 	}
 }
 
-// end ends the stay, once, with what the readers are to see.
+// end ends the stay, once; readers see reason.
 func (r *Room) end(reason error) {
 	r.finish.Do(func() {
 		m := r.mesh
@@ -147,7 +149,7 @@ func (r *Room) unsubscribe() {
 	}
 }
 
-// reason is why the stay ended, or is about to.
+// reason returns why the stay ended, or is about to end.
 func (r *Room) reason() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -182,7 +184,8 @@ func (m *Mesh) stopRooms(rooms []*Room) {
 	m.stopLinks()
 }
 
-// EvictAll ends all rooms with reason and says no goodbye: for a user who is now elsewhere.
+// EvictAll ends all rooms with reason and says no goodbye: for a user that is now on another
+// device.
 func (m *Mesh) EvictAll(reason error) {
 	for _, r := range m.Rooms() {
 		r.end(reason)

@@ -17,43 +17,45 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// RoomProtocol is what topic neighbours tell each other of a room over: rosters and heads.
+// RoomProtocol is the protocol over which topic neighbours exchange rosters and heads of a room.
 const RoomProtocol protocol.ID = "/starling/room/1.0.0"
 
 const (
-	// maxRoomFrame bounds a frame in bytes: the part of a roster that is sent at once, or the names of a whole one, and one
-	// entry more.
+	// maxRoomFrame bounds a frame in bytes: the part of a roster that is sent at once, or the names
+	// of a whole one, and one entry more.
 	maxRoomFrame = rosterPart + maxEntry + 4<<10
-	// roomFrameTimeout is what a peer has to finish a frame that it has begun, or to take one.
+	// roomFrameTimeout is how long a peer has to finish a frame that it has begun, or to take one.
 	roomFrameTimeout = 5 * time.Second
-	// linkQueue is how many frames may wait for a neighbour. One that takes none loses what is more, and
-	// hears it again when it next reconnects.
+	// linkQueue is how many frames may wait for a neighbour. One that takes none loses what is
+	// more, and gets it again when it next reconnects.
 	linkQueue = 256
-	// linkRate and linkBurst bound what one neighbour may send, in frames a second: rosters of a few rooms
-	// at once, and then a change now and then. headsRate is the same for heads and receipts, which cost next to nothing: a
-	// busy neighbour acknowledges every other envelope.
+	// linkRate and linkBurst bound what one neighbour may send, in frames a second: rosters of a
+	// few rooms at once, and then an occasional change. headsRate is the same for heads and
+	// receipts, which cost next to nothing: a busy neighbour acknowledges every other envelope.
 	linkRate  = 50
 	linkBurst = 1024
 	headsRate = 2000
-	// rosterRate and rosterBurst bound the bytes of roster entries that one neighbour is told, in a second and after a pause. Who
-	// names what it has needs far less.
+	// rosterRate and rosterBurst bound the bytes of roster entries that one neighbour is sent, in a
+	// second and after a pause. A neighbour that names what it has needs far less.
 	rosterRate  = 2 << 20
 	rosterBurst = 16 << 20
 	// greetAgainWait is how long after a room stream broke another is opened.
 	greetAgainWait = 200 * time.Millisecond
 )
 
-// links are the streams to and from topic neighbours: one each way for each peer, for all rooms together.
+// links are the streams to and from topic neighbours: one each way for each peer, for all rooms
+// together.
 type links struct {
 	mu  sync.Mutex
 	out map[peer.ID]*link
 	in  map[peer.ID]network.Stream
-	// limits outlive streams, or a peer could begin anew with each.
+	// limits outlive streams; otherwise a peer could start with a full budget on each.
 	limits map[peer.ID]budget
 	// mute are the connected peers that do not take our room streams: they are in no room.
 	mute map[peer.ID]struct{}
 
-	// order lets one notice of a connection be acted upon at a time: see watcher. Nothing that holds another lock takes it.
+	// order is held while a notice of a connection is handled, one at a time: see watcher. Nothing
+	// that holds another lock takes it.
 	order sync.Mutex
 }
 
@@ -77,7 +79,7 @@ func (m *Mesh) startLinks() {
 	m.tasks.Go(m.pulseLoop)
 }
 
-// budget is what a connected peer may send, over all its streams.
+// budget bounds what a connected peer may send and be sent, over all its streams.
 type budget struct {
 	heads, others *rate.Limiter // frames
 	served        *rate.Limiter // bytes of answers on sync streams
@@ -95,7 +97,7 @@ func (l *links) budget(p peer.ID) budget {
 	return b
 }
 
-// wait lets a frame in when its time has come. Heads and receipts cost more the more of them there are.
+// wait returns when a frame may be taken. Heads and receipts cost more the more of them there are.
 func (b budget) wait(ctx context.Context, frame *wire.RoomFrame) error {
 	if h := frame.GetHeads(); h != nil {
 		return b.heads.WaitN(ctx, 1+len(h.Feeds)/32)
@@ -106,7 +108,7 @@ func (b budget) wait(ctx context.Context, frame *wire.RoomFrame) error {
 	return b.others.Wait(ctx)
 }
 
-// observe hands a statement to who keeps account of log-ins, if the mesh's Identity does.
+// observe passes a statement to the mesh's Identity, if that keeps account of log-ins.
 func (m *Mesh) observe(st *identity.Statement) {
 	o, ok := m.who.(interface{ Observe(*identity.Statement) })
 	if ok && st.Peer != m.host.ID() {
@@ -155,8 +157,8 @@ func (m *Mesh) tell(p peer.ID, frame *wire.RoomFrame) {
 	}
 }
 
-// runLink writes what is queued for a neighbour until it disconnects or the stream breaks. Whoever has more
-// to say to it then makes a new link.
+// runLink writes what is queued for a neighbour until it disconnects or the stream breaks. The next
+// call of tell then makes a new link.
 func (m *Mesh) runLink(ctx context.Context, p peer.ID, l *link) {
 	defer l.stop()
 	defer m.forgetLink(p, l)
@@ -175,7 +177,7 @@ func (m *Mesh) runLink(ctx context.Context, p peer.ID, l *link) {
 	defer func() { _ = s.Reset() }()
 	broken := make(chan error, 1)
 	if !m.tasks.Go(func() {
-		_, err := s.Read(make([]byte, 1)) // the other says nothing here: it returns when the stream has ended
+		_, err := s.Read(make([]byte, 1)) // the other side sends nothing here: this returns when the stream has ended
 		broken <- err
 	}) {
 		return
@@ -190,7 +192,7 @@ func (m *Mesh) runLink(ctx context.Context, p peer.ID, l *link) {
 				return
 			}
 		case err := <-broken:
-			// What was written last may be lost with it, as when the peer has restarted.
+			// What was written last may be lost with it, for instance if the peer has restarted.
 			m.log.Debug("room stream ended", "peer", p, "err", err)
 			m.greetAgain(ctx, p, l)
 			return
@@ -201,7 +203,7 @@ func (m *Mesh) runLink(ctx context.Context, p peer.ID, l *link) {
 }
 
 func (m *Mesh) muted(p peer.ID) {
-	if m.host.Network().Connectedness(p) != network.NotConnected { // or nothing would ever take it out again
+	if m.host.Network().Connectedness(p) != network.NotConnected { // otherwise nothing would ever remove it
 		m.links.mu.Lock()
 		m.links.mute[p] = struct{}{}
 		m.links.mu.Unlock()
@@ -216,7 +218,7 @@ func (m *Mesh) isMute(p peer.ID) bool {
 	return ok
 }
 
-// greetAgain makes good for what was lost with a stream that broke while its connection did not.
+// greetAgain repairs what was lost with a stream that broke while its connection did not.
 func (m *Mesh) greetAgain(ctx context.Context, p peer.ID, l *link) {
 	select {
 	case <-time.After(greetAgainWait):
@@ -254,7 +256,7 @@ func (m *Mesh) dropLink(p peer.ID) {
 	}
 }
 
-// handleRoomStream reads what a neighbour tells.
+// handleRoomStream reads what a neighbour sends.
 func (m *Mesh) handleRoomStream(s network.Stream) {
 	if !m.tasks.Enter() {
 		_ = s.Reset()
@@ -333,9 +335,11 @@ func (m *Mesh) violation(p peer.ID, err error) {
 	m.log.Debug("room stream reset", "peer", p, "err", err)
 }
 
-// watcher hears of connections from the host's network. Notices of different connections come from several goroutines at once. In order, what is
-// looked up is still true when it is acted upon: the end of the first connection to a peer, looked up before there was a second and told after it,
-// would leave a connected neighbour dismissed for good.
+// watcher gets notices of connections from the host's network. Notices of different connections
+// come from several goroutines at once. They are handled one at a time, so that what is looked up
+// is still true when it is acted upon. Otherwise, if the end of the first connection to a peer were
+// looked up before there was a second one and reported after it, a connected neighbour would stay
+// dismissed for good.
 type watcher Mesh
 
 func (w *watcher) Listen(network.Network, ma.Multiaddr)      {}

@@ -18,7 +18,7 @@ type between struct {
 
 func (b *between) Connectedness(peer.ID) network.Connectedness {
 	go b.then()
-	for range 10_000 { // no clock: who waits for a lock would stop it
+	for range 10_000 { // no clock: a goroutine that waits for a lock would stop it
 		runtime.Gosched()
 	}
 	return network.NotConnected

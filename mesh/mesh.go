@@ -19,25 +19,25 @@ import (
 	"github.com/starling-mesh/starling/internal/task"
 )
 
-// Identity is what the mesh needs to know of users: its own, and those of connected peers. presence.Directory
-// is one. All methods are safe for concurrent use.
+// Identity is what the mesh needs to know about users: its own, and those of connected peers.
+// presence.Directory is one. All methods are safe for concurrent use.
 type Identity interface {
 	App() identity.AppID
 	Self() *identity.Statement // nil while the node has no user
 
-	// Incarnation is the number of this run, as the hello gives it. A Mesh that comes after another on one host
-	// needs another number: peers take what they have seen of one for its past.
+	// Incarnation returns the number of this run, the same as in the hello. A second Mesh on the
+	// same host needs another number: peers would take its messages for repeats of the first one's.
 	Incarnation() uint64
 
-	// Peer gives the verified hello of a connected peer. It waits for one that is under way.
+	// Peer returns the verified hello of a connected peer. It waits for one that is under way.
 	//
-	// An Identity that also has a method Observe(*identity.Statement) is given the statements of members of rooms, from
-	// goroutines of the mesh.
+	// If an Identity also has a method Observe(*identity.Statement), the mesh calls it with the
+	// statements of members of rooms, from its own goroutines.
 	Peer(ctx context.Context, p peer.ID) (identity.Session, error)
 }
 
-// Mesh is rooms and direct messages on one libp2p host. Make one with [New]. Its methods are safe for
-// concurrent use.
+// Mesh sends broadcasts in rooms and direct messages over one libp2p host. Make one with [New]. Its
+// methods are safe for concurrent use.
 type Mesh struct {
 	host host.Host
 	who  Identity
@@ -72,8 +72,8 @@ type Mesh struct {
 	tags  map[[32]byte]*Room
 }
 
-// New makes a mesh on h, which stays the caller's to close, after the mesh. The host's key must be Ed25519
-// and in its peerstore. New sends nothing and waits for nobody.
+// New makes a mesh on h. The caller closes h, after the mesh. The host's key must be Ed25519 and in
+// its peerstore. New sends nothing and waits for nobody.
 func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	cfg := defaultConfig()
 	for _, o := range opts {
@@ -115,8 +115,8 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	return m, nil
 }
 
-// claimIncarnation refuses the incarnation that the mesh before this one had on this host: its successor's first
-// messages would pass for repeats of its own, acknowledged and thrown away.
+// claimIncarnation refuses the incarnation that an earlier mesh had on this host: peers would take
+// the new mesh's first messages for repeats of the old one's, acknowledge them and throw them away.
 func claimIncarnation(h host.Host, n uint64) error {
 	const key = "starling/mesh/incarnation"
 	if last, err := h.Peerstore().Get(h.ID(), key); err == nil && last == n {
@@ -125,7 +125,7 @@ func claimIncarnation(h host.Host, n uint64) error {
 	return h.Peerstore().Put(h.ID(), key, n)
 }
 
-// deviceKey is the host's private key as crypto/ed25519 wants it.
+// deviceKey returns the host's private key as crypto/ed25519 needs it.
 func deviceKey(h host.Host) (ed25519.PrivateKey, error) {
 	key := h.Peerstore().PrivKey(h.ID())
 	if key == nil {
@@ -141,8 +141,9 @@ func deviceKey(h host.Host) (ed25519.PrivateKey, error) {
 	return ed25519.PrivateKey(raw), nil
 }
 
-// Close leaves all rooms, ends every send that waits, and returns when every goroutine of the mesh has
-// ended. It waits for no peer. It may be called again, from any goroutine; every call returns the same result.
+// Close leaves all rooms, ends every send that waits, and returns when every goroutine of the mesh
+// has ended. It waits for no peer. It may be called again, from any goroutine; every call returns
+// the same result.
 func (m *Mesh) Close() error { return m.close() }
 
 func (m *Mesh) shutdown() error {
@@ -160,7 +161,7 @@ func (m *Mesh) shutdown() error {
 	return nil
 }
 
-// markClosed lets no call and no task begin any more, and gives the rooms that are still joined.
+// markClosed lets no further call or task begin, and returns the rooms that are still joined.
 func (m *Mesh) markClosed() []*Room {
 	m.tasks.Close()
 	m.mu.Lock()
@@ -172,10 +173,10 @@ func (m *Mesh) markClosed() []*Room {
 	return rooms
 }
 
-// nextID numbers an accepted send: one count over all kinds, from 1.
+// nextID returns the number of an accepted send: one count over all kinds, from 1.
 func (m *Mesh) nextID() uint64 { return m.ids.Add(1) }
 
-// roomByTopic is the joined room that has this GossipSub topic, or nil.
+// roomByTopic returns the joined room that has this GossipSub topic, or nil.
 func (m *Mesh) roomByTopic(topic string) *Room {
 	tag, err := topicEncoding.DecodeString(strings.TrimPrefix(topic, topicPrefix))
 	if err != nil || len(tag) != len([32]byte{}) {
@@ -184,7 +185,7 @@ func (m *Mesh) roomByTopic(topic string) *Room {
 	return m.roomByTag([32]byte(tag))
 }
 
-// roomByTag is the joined room that has this tag on the wire, or nil.
+// roomByTag returns the joined room that has this tag on the wire, or nil.
 func (m *Mesh) roomByTag(tag [32]byte) *Room {
 	m.mu.Lock()
 	defer m.mu.Unlock()

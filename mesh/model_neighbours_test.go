@@ -9,10 +9,10 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// simAsking is how many neighbours are asked at a time: few, so that it is seen what the limit does.
+// simAsking is how many neighbours are asked at a time: few, so that the limit has an effect.
 const simAsking = 2
 
-// peerEvent is a turn of peerLoop.
+// peerEvent is one turn of peerLoop.
 func (r *simRoom) peerEvent(p peer.ID, in bool) {
 	if in {
 		r.adopt(p)

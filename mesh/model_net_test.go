@@ -15,7 +15,8 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// simWorld is devices, the links between them, and what is under way. Time is a number, all chance comes from one seed.
+// simWorld is devices, the links between them, and what is under way. Time is a number, and all
+// chance comes from one seed.
 type simWorld struct {
 	rng    *rand.Rand
 	seed   uint64
@@ -27,13 +28,14 @@ type simWorld struct {
 	loss   float64 // of copies that travel by gossip
 	all    []*simDevice
 	links  map[[2]int]*simLink
-	feeds  map[feedTag]*simRoom // who has published each feed
-	rooms  []*simRoom           // all there were
+	feeds  map[feedTag]*simRoom // the stay that has published each feed
+	rooms  []*simRoom           // all that there were
 	trace  []string             // nil: none is kept
 	wrong  string               // the first breach
 }
 
-// simEvent is something that happens at a time. What happens at one time happens in the order in which it was arranged.
+// simEvent is something that happens at a time. Events at the same time happen in the order in
+// which they were arranged.
 type simEvent struct {
 	at    time.Time
 	order uint64
@@ -63,18 +65,18 @@ type simDevice struct {
 	statement  *identity.Statement
 	dead       bool
 	paused     bool
-	away       uint // the cuts that it is on the far side of
+	away       uint // the cuts that separate it from the others
 	room       *simRoom
 	last       *simRoom // its latest stay
 	sequence   uint64
-	subscribed map[int]bool // who has said that it is in the room
+	subscribed map[int]bool // the devices that have said that they are in the room
 }
 
 // simLink is a possible connection of two devices.
 type simLink struct {
 	a, b    int
 	up      bool
-	times   int           // it came up or went down
+	times   int           // how often it came up or went down
 	since   time.Time     // when it came up, or packets last began to pass
 	arrival [2]time.Time  // of the latest frame, by the end that gets it
 	stuck   [2][]simStuck // what waits for packets to pass
@@ -86,9 +88,9 @@ type simStuck struct {
 }
 
 const (
-	// simEvents bounds a schedule: what goes beyond runs for ever.
+	// simEvents bounds a schedule: one that goes beyond would run for ever.
 	simEvents = 400_000
-	// simQuick and simSlow are what a packet takes.
+	// simQuick and simSlow are how long a packet takes.
 	simQuick, simSlow = time.Millisecond, 30 * time.Millisecond
 )
 
@@ -99,7 +101,7 @@ func (w *simWorld) at(at time.Time, do func()) {
 
 func (w *simWorld) after(d time.Duration, do func()) { w.at(w.now.Add(d), do) }
 
-// run lets happen what happens before a time.
+// run executes what happens before a time.
 func (w *simWorld) run(until time.Time) {
 	for w.wrong == "" && len(w.events) > 0 && !w.events[0].at.After(until) {
 		if w.count > simEvents {
@@ -130,7 +132,7 @@ func (w *simWorld) between(from, to time.Duration) time.Duration {
 	return from + time.Duration(w.rng.Int64N(int64(to-from)))
 }
 
-// jitter is at random, and does not depend on the order in which it is asked.
+// jitter is random, and does not depend on the order in which it is asked for.
 func (w *simWorld) jitter(of time.Duration) time.Duration {
 	var in [24]byte
 	binary.BigEndian.PutUint64(in[:], w.seed)
@@ -157,7 +159,8 @@ func (w *simWorld) passes(i, j int) bool {
 	return !a.dead && !b.dead && !a.paused && !b.paused && a.away == b.away
 }
 
-// send brings something to the end j of a connection: in order, or by another way. Without a connection it is lost.
+// send brings something to the end j of a connection: in order, or by another way. Without a
+// connection it is lost.
 func (w *simWorld) send(i, j int, ordered bool, do func()) {
 	l := w.link(i, j)
 	if l == nil || !l.up {
@@ -228,8 +231,8 @@ func (w *simWorld) disconnect(l *simLink) {
 	}
 }
 
-// changed looks at all links after something has parted devices or brought them together. Noticed says that connections on
-// which no packets pass break at once; as a rule it takes a while.
+// changed looks at all links after something has parted devices or brought them together. noticed
+// says that connections on which no packets pass break at once; usually it takes a while.
 func (w *simWorld) changed(noticed bool) {
 	for _, l := range w.sortedLinks() {
 		times := l.times
@@ -273,7 +276,7 @@ func (w *simWorld) sortedLinks() []*simLink {
 	return out
 }
 
-// near are the devices that one is connected to, in random order.
+// near returns the devices that one is connected to, in random order.
 func (w *simWorld) near(i int) (out []int) {
 	for j := range w.all {
 		if w.connected(i, j) {
@@ -284,7 +287,7 @@ func (w *simWorld) near(i int) (out []int) {
 	return out
 }
 
-// gossip passes an envelope on to some of those connected, and loses copies.
+// gossip passes an envelope on to some of the connected devices, and loses copies.
 func (w *simWorld) gossip(i int, p *simParcel, flood bool, but int) {
 	for n, j := range w.near(i) {
 		if j == but || !w.all[i].subscribed[j] || !flood && n >= 3 || w.rng.Float64() < w.loss {
@@ -298,7 +301,7 @@ func (w *simWorld) gossip(i int, p *simParcel, flood bool, but int) {
 	}
 }
 
-// simSubscribed is what GossipSub tells.
+// simSubscribed is what GossipSub reports.
 type simSubscribed struct{ in bool }
 
 type (
@@ -310,7 +313,7 @@ type simGreeting struct {
 	entry         *rosterEntry
 	digest, heads []byte
 	past          past
-	joined        time.Duration // ago, of who asks
+	joined        time.Duration // how long ago the asking member joined
 	slack         time.Duration
 	why           purpose
 	known         []byte

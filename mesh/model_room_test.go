@@ -15,8 +15,8 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// simRoom is one stay of a device in the room: what [Room] does around the journal and the roster, in the same words, with
-// the world's time and chance, and without a network.
+// simRoom is one stay of a device in the room: what [Room] does around the journal and the roster,
+// in the same words, with the world's time and chance, and without a network.
 type simRoom struct {
 	w     *simWorld
 	dev   *simDevice
@@ -46,7 +46,7 @@ type simRoom struct {
 	timers     int // that fired at timerAt
 	timerAt    time.Time
 
-	// For the account.
+	// For the checks.
 	readyAt   time.Time // when Join returned; zero: it has not
 	published []*simParcel
 	kinds     []simItem // of the feed's items, from number 1
@@ -122,7 +122,7 @@ func (r *simRoom) entry(joined bool) *rosterEntry {
 	return e
 }
 
-// lookReady is awaitReady.
+// lookReady does what awaitReady does.
 func (r *simRoom) lookReady() {
 	if len(r.waiting) > 0 {
 		return
@@ -147,7 +147,7 @@ func (r *simRoom) begin() {
 	r.arm()
 }
 
-// publish has the reader's messages travel in one envelope.
+// publish makes the app's messages travel in one envelope.
 func (r *simRoom) publish(count int) {
 	if r.readyAt.IsZero() || r.leaving {
 		return
@@ -155,7 +155,7 @@ func (r *simRoom) publish(count int) {
 	r.seal(uint32(count), nil)
 }
 
-// renew announces the entry anew, in the middle of the feed.
+// renew announces the entry again, in the middle of the feed.
 func (r *simRoom) renew() {
 	if r.leaving {
 		return
@@ -173,7 +173,8 @@ func (r *simRoom) seal(count uint32, entry *rosterEntry) {
 	if r.head > 0 {
 		p.env.Previous = bytes.Clone(r.hash[:])
 	}
-	// What an envelope takes differs by user such that no two take as much of a ring: which of them gives way is then no chance.
+	// The size of an envelope differs by user such that no two users take up as much of a ring:
+	// which of their envelopes are dropped is then not left to chance.
 	p.sealed = make([]byte, [...]int{101, 103, 107, 109, 113, 127}[r.dev.i])
 	binary.BigEndian.PutUint64(p.sealed[copy(p.sealed, p.tag[:]):], r.head+1)
 	p.hash = sha256.Sum256(p.sealed)
@@ -213,7 +214,7 @@ func (r *simRoom) leave() {
 	r.w.at(r.w.now, look)
 }
 
-// end is that of the stay: the program goes on.
+// end ends the stay: the program goes on.
 func (r *simRoom) end() {
 	if r.ended {
 		return
@@ -225,7 +226,7 @@ func (r *simRoom) end() {
 	}
 }
 
-// open gives a parcel as it comes out of openEnvelope.
+// open returns a parcel as openEnvelope would.
 func (r *simRoom) open(p *simParcel) *envelope {
 	return &envelope{
 		Envelope: p.env, device: p.dev.statement.Device, peer: p.dev.id, feed: p.feed, tag: p.tag,
@@ -233,7 +234,7 @@ func (r *simRoom) open(p *simParcel) *envelope {
 	}
 }
 
-// parcel gives the parcel of an envelope.
+// parcel returns the parcel of an envelope.
 func (r *simRoom) parcel(e *envelope) *simParcel { return r.w.parcel(e.tag, e.First) }
 
 func (w *simWorld) parcel(tag feedTag, first uint64) *simParcel {
@@ -393,7 +394,7 @@ func (r *simRoom) arm() {
 	r.w.at(r.w.now, func() { r.armed = false; r.fire() })
 }
 
-// fire is a turn of timerLoop.
+// fire is one turn of timerLoop.
 func (r *simRoom) fire() {
 	if r.ended || r.dev.dead {
 		return
@@ -423,7 +424,7 @@ func (r *simRoom) expire() time.Duration {
 		r.arrived(now, a)
 	}
 	r.repair(now)
-	r.roster.accusations(now, len(r.neighbours) > 0) // told to nobody: each member finds out by itself
+	r.roster.accusations(now, len(r.neighbours) > 0) // nobody is told: each member finds out by itself
 	gone := r.roster.expire(now)
 	slices.SortFunc(gone, func(a, b *seat) int { return cmp.Compare(a.Peer, b.Peer) })
 	for _, s := range gone {
@@ -449,7 +450,7 @@ func (r *simRoom) expire() time.Duration {
 	return min(max(due.Sub(now), 0), renewCheck)
 }
 
-// ids are those of all who are neighbours, in random order.
+// ids returns all neighbours, in random order.
 func (r *simRoom) ids() (out []peer.ID) {
 	for i := range r.w.all {
 		if r.neighbours[simID(i)] != nil {
@@ -494,7 +495,7 @@ type simPart struct {
 	more    bool
 }
 
-// pull asks a neighbour and takes what it gives, over links that may fail in the middle.
+// pull asks a neighbour and takes its answer, over links that may fail in the middle.
 func (r *simRoom) pull(p pull) {
 	w, i, j, start := r.w, r.dev.i, simIndex(p.from), r.w.now
 	o := outcome{gone: make(map[feedTag]uint64)}

@@ -10,17 +10,18 @@ import (
 // simItem is an item of a feed.
 type simItem struct {
 	at      time.Time
-	message bool // or what a member tells of itself
+	message bool // a message; otherwise what a member says about itself
 }
 
-// simAccount is what a stay's reader has been told of one feed.
+// simAccount is what a stay's reader has been told about one feed.
 type simAccount struct {
 	next uint64 // behind the last message or loss; 0: nothing yet
 	got  map[uint64]struct{}
 	lost []span
 }
 
-// lostStable is how long a neighbour must have been within reach, with what is given up, for that to be wrong.
+// lostStable is how long a neighbour that has what is given up must have been within reach for the
+// giving up to be wrong.
 const lostStable = 3 * time.Second
 
 // number is a short name of a feed.
@@ -39,7 +40,7 @@ func (r *simRoom) account(f *feed) *simAccount {
 	return a
 }
 
-// passed checks that a reader does not go past messages that it has been told nothing of.
+// passed checks that a reader does not go past messages that it has been told nothing about.
 func (r *simRoom) passed(from *simRoom, a *simAccount, to uint64) {
 	for n := max(a.next, 1); n < to; n++ {
 		if from.kinds[n-1].message {
@@ -48,7 +49,7 @@ func (r *simRoom) passed(from *simRoom, a *simAccount, to uint64) {
 	}
 }
 
-// delivered is a message for the reader.
+// delivered is called for a message to the reader.
 func (r *simRoom) delivered(f *feed, number uint64) {
 	from, a := r.w.feeds[f.tag], r.account(f)
 	r.w.note("%d gets %d of feed %d", r.dev.i, number, from.number())
@@ -64,12 +65,13 @@ func (r *simRoom) delivered(f *feed, number uint64) {
 	a.next = number + 1
 }
 
-// lost is a [GapLost] for the reader: right only if nobody near can give what is lost.
+// lost is called for a [GapLost] to the reader: it is right only if nobody near can give what is
+// lost.
 func (r *simRoom) lost(f *feed, lost span) {
 	from, a := r.w.feeds[f.tag], r.account(f)
 	r.w.note("%d is told that %v of feed %d are lost", r.dev.i, lost, from.number())
 	if f.floor > 0 && lost.last == f.floor-1 && lost.first < a.next && !slices.ContainsFunc(a.lost, func(l span) bool { return l.first <= lost.last && l.last >= lost.first }) {
-		a.lost = append(a.lost, lost) // it began too late, and learnt of it: what it passed over can no longer come in order
+		a.lost = append(a.lost, lost) // it began too late, and learnt that: what it skipped can no longer come in order
 		return
 	}
 	if lost.first < a.next || lost.last > uint64(len(from.kinds)) || lost.last < lost.first {
@@ -79,7 +81,7 @@ func (r *simRoom) lost(f *feed, lost span) {
 	r.passed(from, a, lost.first)
 	for n := lost.first; n <= lost.last; n++ {
 		if r.w.now.Sub(from.kinds[n-1].at) > r.w.limits.Age {
-			continue // beyond retention: who still has it is about to drop it
+			continue // beyond retention: a member that still has it is about to drop it
 		}
 		if p := r.holder(f.tag, n); p >= 0 && from.kinds[n-1].message && r.wants(f.tag, n, from.kinds[n-1]) {
 			r.w.breach("%d gives up number %d of feed %d, which its neighbour %d has", r.dev.i, n, from.number(), p)
@@ -90,7 +92,7 @@ func (r *simRoom) lost(f *feed, lost span) {
 	a.next = lost.last + 1
 }
 
-// holder is a neighbour that has been within reach for a while and retains an item, or -1.
+// holder returns a neighbour that has been within reach for a while and retains an item, or -1.
 func (r *simRoom) holder(tag feedTag, n uint64) int {
 	for j, d := range r.w.all {
 		l := r.w.link(r.dev.i, j)
@@ -143,12 +145,12 @@ func (r *simRoom) told(tag feedTag, n uint64) bool {
 			return true
 		}
 	}
-	// What is from before the beginning of a feed that begins with a loss nobody can name.
+	// What is from before the beginning of a feed that begins with a loss that nobody can name.
 	f := r.journal.feeds[tag]
 	return f != nil && len(a.lost) > 0 && a.lost[0].first == f.floor && n < f.floor
 }
 
-// noteTried writes down which neighbour could not help, and with what.
+// noteTried notes which neighbour could not help, and with what.
 func (r *simRoom) noteTried(p pull) {
 	for _, w := range p.wants {
 		r.hasTried(w.feed, p.from)
@@ -162,7 +164,8 @@ func (r *simRoom) hasTried(f *feed, p peer.ID) {
 	r.tried[f][p] = f.next
 }
 
-// consistent checks what the journal and the roster remember of what they could also work out.
+// consistent checks what the journal and the roster remember against what they could work out from
+// the rest.
 func (r *simRoom) consistent() {
 	bytes, counted := 0, 0
 	for tag, sh := range r.journal.ring.shelves {
@@ -204,7 +207,7 @@ func (r *simRoom) consistent() {
 	}
 }
 
-// present are those in the room at the end, by islands that can reach each other.
+// present returns the stays in the room at the end, by islands that can reach each other.
 func (w *simWorld) present() (islands [][]*simRoom) {
 	seen := make(map[*simRoom]bool)
 	for _, d := range w.all {
@@ -226,7 +229,7 @@ func (w *simWorld) present() (islands [][]*simRoom) {
 	return islands
 }
 
-// settled says what is not yet as it must be in the end; "": everything is.
+// settled returns what is not yet as it must be in the end; "": everything is.
 func (w *simWorld) settled() string {
 	for _, island := range w.present() {
 		for _, r := range island {
@@ -271,7 +274,7 @@ func (r *simRoom) settled(island []*simRoom) string {
 	return ""
 }
 
-// knownGone reports whether anybody has heard that a member has left.
+// knownGone reports whether anybody has learnt that a member has left.
 func knownGone(island []*simRoom, from *simRoom) bool {
 	return slices.ContainsFunc(island, func(r *simRoom) bool {
 		s := r.roster.devices[from.dev.id]
@@ -279,9 +282,10 @@ func knownGone(island []*simRoom, from *simRoom) bool {
 	})
 }
 
-// owes says what a stay's reader should have been told: of all that was published since it joined by those who are still
-// there, and of the others what anybody here was told. It comes by way of members that were there as well: nobody keeps what is
-// from before its own time.
+// owes returns what a stay's reader should have been told and was not. It should have been told
+// everything published since it joined by members that are still there and, of the others'
+// messages, what anybody here was told. These come by way of members that were there as well:
+// nobody keeps what is from before its own time.
 func (r *simRoom) owes(island []*simRoom, from *simRoom, here bool) string {
 	if !here && r.w.limits != DefaultRetention {
 		return "" // it may be gone, and nobody left to say so

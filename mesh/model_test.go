@@ -20,28 +20,29 @@ import (
 
 var sprintf = fmt.Sprintf
 
-// simOp is what happens to a room.
+// simOp is something that happens to a room.
 type simOp uint8
 
 const (
 	opPublish simOp = iota // count messages in one envelope
 	opJoin                 // flag: with all history
 	opLeave
-	opCut  // the devices of mask apart from the others; flag: connections break at once
+	opCut  // separates the devices of mask from the others; flag: connections break at once
 	opHeal // all cuts
 	opKill // flag: its connections break at once
 	opRestart
 	opPause
 	opResume
-	opBreak // the connections of a device, which come back
-	opRenew // the device tells of itself anew
+	opBreak // the connections of a device break, and come back
+	opRenew // the device announces its entry again
 )
 
 func (o simOp) String() string {
 	return [...]string{"publish", "join", "leave", "cut", "heal", "kill", "restart", "pause", "resume", "break", "renew"}[o]
 }
 
-// simStep is one of a schedule. One that does not apply, such as the leave of one who has not joined, does nothing.
+// simStep is one step of a schedule. A step that does not apply, such as the leave of a device that
+// has not joined, does nothing.
 type simStep struct {
 	at    time.Duration
 	op    simOp
@@ -154,10 +155,11 @@ func newSimPlan(seed uint64) simPlan {
 	return p
 }
 
-// simCalm is how long after the last step everything must be settled at the latest: past every timer.
+// simCalm is how long after the last step everything must be settled at the latest: past every
+// timer.
 const simCalm = 2 * time.Minute
 
-// run executes a plan, and says what goes wrong; "": nothing.
+// run executes a plan, and returns what goes wrong; "": nothing.
 func (p simPlan) run(traced bool) (wrong string, w *simWorld) {
 	w = &simWorld{
 		rng: rand.New(rand.NewPCG(p.seed, 2)), seed: p.seed, now: epoch, limits: p.limits, part: p.part, loss: p.loss,
@@ -190,7 +192,7 @@ func (p simPlan) run(traced bool) (wrong string, w *simWorld) {
 	for until := w.now.Add(simCalm); w.wrong == "" && w.now.Before(until) && quiet < 3; quiet++ {
 		w.run(w.now.Add(5 * time.Second))
 		if what = w.settled(); what != "" {
-			quiet = -1 // or what somebody has just learned may unsettle the others
+			quiet = -1 // what somebody has just learnt may unsettle the others
 		}
 	}
 	if what != "" {
@@ -277,7 +279,7 @@ func (w *simWorld) do(k int, s simStep) {
 	}
 }
 
-// shrink drops what is not needed for something to go wrong.
+// shrink drops the steps that are not needed for something to go wrong.
 func (p simPlan) shrink() simPlan {
 	for size := len(p.steps) / 2; size > 0; {
 		dropped := false
@@ -308,8 +310,8 @@ func simNumber(t *testing.T, name string, otherwise uint64) uint64 {
 	return n
 }
 
-// What the rooms of random schedules do is what the rules say. The rules are in model_rules_test.go; a failure prints its seed
-// and the shortest schedule that still fails, and STARLING_SEED repeats it with a trace.
+// The rooms of random schedules follow the rules in model_rules_test.go. A failure prints its seed
+// and the shortest schedule that still fails; STARLING_SEED repeats it with a trace.
 func TestRandomSchedulesLoseNothing(t *testing.T) {
 	if seed := simNumber(t, "STARLING_SEED", 0); seed > 0 {
 		p := newSimPlan(seed)

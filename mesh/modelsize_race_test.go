@@ -2,5 +2,6 @@
 
 package mesh
 
-// simSchedules is how many random schedules are tried. The race detector makes each several times as expensive.
+// simSchedules is how many random schedules are tried. The race detector makes each several times
+// as expensive.
 const simSchedules = 300

@@ -20,13 +20,13 @@ import (
 // neighbour is what a room knows of a directly connected peer that is subscribed to its topic.
 type neighbour struct {
 	inquiry
-	met    time.Time     // since when it has been one
+	met    time.Time     // since when it has been a neighbour
 	agreed bool          // it has answered our greeting with its roster
-	acked  uint64        // how much of the own feed it has
-	slack  time.Duration // what questions to it have taken on their way
+	acked  uint64        // how much of this node's own feed it has
+	slack  time.Duration // how much more than transitSlack a question to it may take on its way
 	pulled bool          // it is being asked for broadcasts
-	// doubted says that GossipSub does not know of its subscription any more, and that it was asked whether it is still in
-	// the room.
+	// doubted says that GossipSub no longer knows its subscription, and that it was asked whether
+	// it is still in the room.
 	doubted bool
 	early   []early // receipts of envelopes that have not come here yet
 }
@@ -35,15 +35,16 @@ type neighbour struct {
 const rosterPart = 32 << 10
 
 const (
-	// digestEvery is how often a member compares its roster with a random neighbour's when nothing happens.
+	// digestEvery is how often a member compares its roster with a random neighbour's when nothing
+	// happens.
 	digestEvery = 10 * time.Second
-	// rumourDelay is how soon it compares after a change, and rumourPeers with how many: everybody is told of
-	// who comes and goes by gossip, which loses what is said while the topic mesh forms. The delay is doubled
-	// at random, and gathers the changes of a whole room that joins at once.
+	// rumourDelay is how soon it compares after a change, and rumourPeers with how many: gossip
+	// tells everybody who comes and goes, but loses what is said while the topic mesh forms. The
+	// delay is doubled at random, and gathers the changes of a whole room that joins at once.
 	rumourDelay = 150 * time.Millisecond
 	rumourPeers = 3
-	// rumourBridges is how many of these are new neighbours, for bridgeTime: a new one may be the only way into another part
-	// of the room.
+	// rumourBridges is how many of these are new neighbours, for bridgeTime: a new one may be the
+	// only way into another part of the room.
 	rumourBridges = 2
 	bridgeTime    = 10 * time.Second
 	// seekEvery is how often neighbours are asked where a feed begins, until one of them is sure.
@@ -73,8 +74,8 @@ func (r *Room) peerLoop() {
 		case pubsub.PeerLeave:
 			n, s := r.neighbours[ev.Peer], r.roster.devices[ev.Peer]
 			if n != nil && s != nil && s.present && r.mesh.host.Network().Connectedness(ev.Peer) == network.Connected {
-				// It has not said goodbye: GossipSub has forgotten its subscription with an old connection, or the
-				// goodbye was lost. It says which.
+				// It has not said goodbye: GossipSub has forgotten its subscription with an old
+				// connection, or the goodbye was lost. Its answer shows which.
 				n.doubted = true
 				r.queryLocked(ev.Peer)
 			} else {
@@ -86,7 +87,7 @@ func (r *Room) peerLoop() {
 	}
 }
 
-// adoptLocked takes a peer that is in the room for a neighbour.
+// adoptLocked makes a peer that is in the room a neighbour.
 func (r *Room) adoptLocked(p peer.ID) {
 	if n := r.neighbours[p]; n != nil {
 		n.doubted = false
@@ -100,7 +101,7 @@ func (r *Room) adoptLocked(p peer.ID) {
 	r.mesh.host.ConnManager().Protect(p, r.protection())
 }
 
-// dismissLocked forgets a neighbour that is in the room no more, or not connected.
+// dismissLocked forgets a neighbour that is no longer in the room, or not connected.
 func (r *Room) dismissLocked(p peer.ID) {
 	delete(r.neighbours, p)
 	delete(r.unsubscribed, p)
@@ -110,18 +111,19 @@ func (r *Room) dismissLocked(p peer.ID) {
 	r.mesh.host.ConnManager().Unprotect(p, r.protection())
 }
 
-// goneLocked notes that a neighbour has left the room without a goodbye that has come.
+// goneLocked notes that a neighbour has left the room and that no goodbye has come.
 func (r *Room) goneLocked(p peer.ID) {
 	r.dismissLocked(p)
 	r.roster.unsubscribed(time.Now(), p)
 	r.armTimer()
 }
 
-// subscribeWait is how long after a member greeted GossipSub is given to tell of its subscription, before it is taken to have
-// forgotten it.
+// subscribeWait is how long after a member's greeting GossipSub may take to report its
+// subscription, before GossipSub is taken to have forgotten it.
 const subscribeWait = time.Second
 
-// subscribeLocked tells GossipSub of neighbours whose subscription it has not told of, and returns when to look again.
+// subscribeLocked tells GossipSub about neighbours whose subscription it has not reported, and
+// returns when to look again.
 func (r *Room) subscribeLocked(now time.Time) (due time.Time) {
 	for p, since := range r.unsubscribed {
 		if at := since.Add(subscribeWait); now.Before(at) {
@@ -134,7 +136,7 @@ func (r *Room) subscribeLocked(now time.Time) (due time.Time) {
 	return due
 }
 
-// protection is the tag under which the connection manager keeps neighbours of this room.
+// protection returns the tag under which the connection manager keeps neighbours of this room.
 func (r *Room) protection() string { return "starling/room/" + hex.EncodeToString(r.tag[:8]) }
 
 // greetLocked tells a peer who we are in this room, and by digests what we know of it.
@@ -155,7 +157,7 @@ func (r *Room) greetLocked(p peer.ID, why purpose) {
 	r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Greeting_{Greeting: g}})
 }
 
-// slackLocked is what a question to a neighbour is allowed to take on its way.
+// slackLocked returns how long a question to a neighbour may take on its way.
 func (r *Room) slackLocked(p peer.ID) time.Duration {
 	n := r.neighbours[p]
 	switch {
@@ -167,7 +169,7 @@ func (r *Room) slackLocked(p peer.ID) time.Duration {
 	return transitSlack + n.slack
 }
 
-// introduce greets a member that is no neighbour, before the first message to it alone.
+// introduce greets a member that is not a neighbour, before the first message to it alone.
 func (r *Room) introduce(p peer.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -178,7 +180,8 @@ func (r *Room) introduce(p peer.ID) {
 	}
 }
 
-// askLocked asks a neighbour for what it knows and we do not: it is new here, has brought a stranger's envelope, or has another roster.
+// askLocked asks a neighbour for what it knows and we do not: it is new here, has brought a
+// stranger's envelope, or has another roster.
 func (r *Room) askLocked(now time.Time, p peer.ID, fresh bool) {
 	if n := r.neighbours[p]; n != nil {
 		n.inquire(now, fresh)
@@ -186,7 +189,8 @@ func (r *Room) askLocked(now time.Time, p peer.ID, fresh bool) {
 	}
 }
 
-// headsLocked asks a neighbour where a feed begins: it has brought some of one that has no baseline here.
+// headsLocked asks a neighbour where a feed begins: it has brought an item of one that has no
+// baseline here.
 func (r *Room) headsLocked(now time.Time, p peer.ID) {
 	if n := r.neighbours[p]; n != nil {
 		n.wonder()
@@ -194,7 +198,8 @@ func (r *Room) headsLocked(now time.Time, p peer.ID) {
 	}
 }
 
-// seekLocked asks some neighbours where feeds begin that have no baseline here yet, since those who were asked first may not have known.
+// seekLocked asks some neighbours where feeds without a baseline here begin, since those that were
+// asked first may not have known.
 func (r *Room) seekLocked(now time.Time) {
 	if !r.journal.seek(now) {
 		return
@@ -208,14 +213,14 @@ func (r *Room) seekLocked(now time.Time) {
 	}
 }
 
-// inquireLocked greets those whose time has come, and sees to it that the others are when theirs has.
+// inquireLocked greets the neighbours that are due, and arms the timer for the others.
 func (r *Room) inquireLocked(now time.Time) {
 	if due := r.inquiriesLocked(now); !due.IsZero() {
 		r.armTimer()
 	}
 }
 
-// inquiriesLocked greets those whose time has come, and returns when to look again.
+// inquiriesLocked greets the neighbours that are due, and returns when to look again.
 func (r *Room) inquiriesLocked(now time.Time) time.Time {
 	greet, due := r.neighbours.next(now, maps.Keys(r.neighbours), maxAsking)
 	for _, p := range greet {
@@ -224,7 +229,8 @@ func (r *Room) inquiriesLocked(now time.Time) time.Time {
 	return due
 }
 
-// compareLocked tells neighbours our digests when it is time to. One that has others asks, and so do we when it says so.
+// compareLocked sends neighbours our digests when it is time to. A neighbour with other digests
+// asks, and we ask when it says that its own differ.
 func (r *Room) compareLocked(now time.Time) {
 	if r.rumour {
 		r.rumour = false
@@ -255,8 +261,8 @@ func (r *Room) compareLocked(now time.Time) {
 	}
 }
 
-// askAround asks every connected peer whether it is in the room: GossipSub tells of subscriptions, but not when it
-// has told of all.
+// askAround asks every connected peer whether it is in the room: GossipSub reports subscriptions,
+// but not when it has reported all.
 func (r *Room) askAround() {
 	peers := r.mesh.host.Network().Peers()
 	r.mu.Lock()
@@ -285,7 +291,8 @@ func (r *Room) answered(p peer.ID) {
 	r.broadcastLocked()
 }
 
-// hearQuery greets a peer that asks, unless GossipSub is yet to tell of its subscription: then that is when it is greeted.
+// hearQuery greets a peer that asks, unless GossipSub has yet to report its subscription: then the
+// peer is greeted at that time.
 func (r *Room) hearQuery(p peer.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -312,7 +319,7 @@ func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
 		r.answered(p)
 		return nil
 	default:
-		return nil // of a later version
+		return nil // from a later version
 	}
 }
 
@@ -360,7 +367,7 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 	return nil
 }
 
-// answerLocked gives a peer our greeting and, unless it knows the same, our heads and our roster.
+// answerLocked sends a peer our greeting and, unless it knows the same, our heads and our roster.
 func (r *Room) answerLocked(p peer.ID, g *wire.RoomFrame_Greeting) {
 	r.greetLocked(p, answer)
 	if string(g.Heads) != string(r.journal.sum()) {
@@ -370,7 +377,7 @@ func (r *Room) answerLocked(p peer.ID, g *wire.RoomFrame_Greeting) {
 	}
 	same := string(g.Digest) == string(r.roster.sum())
 	if g.Compare && !same {
-		return // it asks when it has read our digest
+		return // it will ask when it has read our digest
 	}
 	part := new(wire.RoomFrame_Roster)
 	size := 0
@@ -382,7 +389,7 @@ func (r *Room) answerLocked(p peer.ID, g *wire.RoomFrame_Greeting) {
 		}
 		if !r.mesh.links.budget(p).rosters.AllowN(time.Now(), min(all, rosterBurst)) {
 			r.mesh.stats.roomFramesDropped.Add(1)
-			return // it has been told all of this many times a second
+			return // it has been sent all of this many times a second
 		}
 		for _, s := range unknown {
 			if size > 0 && size+len(s.entry.sealed) > rosterPart {
@@ -401,8 +408,8 @@ func (r *Room) tellRosterLocked(p peer.ID, part *wire.RoomFrame_Roster) {
 	r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Roster_{Roster: part}})
 }
 
-// hearRoster takes what a neighbour knows of others. Entries prove themselves; that a neighbour repeats one
-// does not prove that the member is still there.
+// hearRoster takes what a neighbour knows of other members. Entries prove themselves; that a
+// neighbour repeats one does not prove that the member is still there.
 func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 	now := time.Now()
 	entries := make([]*rosterEntry, 0, len(part.Entries))
@@ -412,7 +419,7 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 			if errors.Is(err, wire.ErrSignature) || errors.Is(err, wire.ErrTruncated) {
 				return err
 			}
-			// One that has expired since is no fault of the neighbour's.
+			// That one has expired since is not the neighbour's fault.
 			r.mesh.log.Debug("roster entry refused", "room", r.name, "peer", p, "err", err)
 			continue
 		}
@@ -444,13 +451,13 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 	return nil
 }
 
-// connected and disconnected are told by the host's network.
+// connected and disconnected are called for notices of the host's network.
 func (r *Room) connected(p peer.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.roster.reconnected(time.Now(), p)
 	if s := r.roster.devices[p]; s != nil && s.present {
-		r.greetLocked(p, ask) // GossipSub tells of its subscription later
+		r.greetLocked(p, ask) // GossipSub reports its subscription later
 	}
 	r.armTimer()
 }
@@ -468,7 +475,8 @@ func (r *Room) disconnected(p peer.ID) {
 	r.armTimer()
 }
 
-// learnAddrs remembers where a member says that it listens, for messages to it alone.
+// learnAddrs remembers the addresses at which a member says that it listens, for messages to it
+// alone.
 func (m *Mesh) learnAddrs(e *rosterEntry) {
 	addrs := make([]ma.Multiaddr, 0, len(e.addrs))
 	for _, raw := range e.addrs {

@@ -10,11 +10,11 @@ import (
 	"github.com/starling-mesh/starling/internal/events"
 )
 
-// MaxMessage is the most a message may hold, in bytes, and the default of [WithMaxMessage].
+// MaxMessage is the greatest size of a message, in bytes, and the default of [WithMaxMessage].
 const MaxMessage = 64 << 10
 
-// config is what the options of New record. Its defaults stand in defaultConfig, its checks in validate;
-// a test fails for a field that has not both.
+// config is what the options of New record. Its defaults are in defaultConfig, its checks in
+// validate; a test fails for a field that lacks one of them.
 type config struct {
 	log         *slog.Logger
 	inbox       func(*DirectMessage, int) bool
@@ -74,32 +74,37 @@ func (c *config) validate() error {
 // Option is a setting for the lifetime of a [Mesh].
 type Option func(*config)
 
-// WithLogger sets where the mesh logs. The default discards everything. What a peer does wrong is logged
-// at Debug, so that no peer can fill a disk.
+// WithLogger sets where the mesh logs. The default discards everything. What a peer does wrong is
+// logged at Debug, so that no peer can fill a disk.
 func WithLogger(log *slog.Logger) Option { return func(c *config) { c.log = log } }
 
-// WithInbox sets what takes the direct messages outside rooms, with their size in bytes. It reports
-// whether it took the message; false refuses it to its sender as [QueueFull]. It is called from many
-// goroutines, one message at a time for each sender and mode, and must not block. The default takes none.
+// WithInbox sets the function that takes direct messages outside rooms, with their size in bytes.
+// It reports whether it took the message; false refuses it to its sender as [QueueFull]. It is
+// called from many goroutines, one message at a time for each sender and mode, and must not block.
+// The default takes none.
 func WithInbox(take func(msg *DirectMessage, size int) bool) Option {
 	return func(c *config) { c.inbox = take }
 }
 
-// WithSendTimeout sets how long a send to one user waits for its answer when its context has no deadline.
-// The default is 12 s, the acknowledgement timeout that users of such services know. New rejects 0 and less.
+// WithSendTimeout sets how long a send to one user waits for its answer when its context has no
+// deadline. The default is 12 s, the acknowledgement timeout that users of such services know. New
+// rejects 0 and less.
 func WithSendTimeout(d time.Duration) Option { return func(c *config) { c.sendTimeout = d } }
 
-// WithGrace sets how long a member that fell silent stays in the room before it counts as dropped. It begins when the connection to
-// the member ends or, at members that had none, when another member accuses it, 1 to 2 s later (up to 6 s in large
-// rooms). The accused has that time to answer. It is one value per app: a member that does not hear of its accusation within the shortest
-// grace is dropped there although it is alive, and joins again when it answers. The default is 10 s. With
-// less than a few seconds living members can be dropped for a moment by an accusation; at 0, at once by whoever loses its
-// connection to them. New rejects a negative one.
+// WithGrace sets how long a member that fell silent stays in the room before it counts as dropped.
+// The grace begins when the connection to the member ends. On members that had no connection to it,
+// it begins when another member accuses it, 1 to 2 s later (in large rooms up to 3.5 s, or 6 s with
+// a grace of 20 s or more). The accused member has that time to answer. Use one value per app: a
+// member that does not hear of its accusation within the shortest grace is dropped there although
+// it is alive, and joins again when it answers. The default is 10 s. With less than a few seconds
+// an accusation can drop living members for a moment; at 0 a member is dropped at once by each node
+// that loses its connection to it. New rejects a negative value.
 func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } }
 
-// WithLargeRoom sets from how many members on, this node included, a room has no more [MemberJoined] and [MemberLeft] events, of
-// which one [RoomSize] tells. They come again when fewer than nine tenths as many are left. The default is 500, as users of such
-// services know. New rejects less than 2.
+// WithLargeRoom sets from how many members on, this node included, a room has no more
+// [MemberJoined] and [MemberLeft] events; one [RoomSize] event says so. They come again when fewer
+// than nine tenths as many members are left. The default is 500, as users of such services know.
+// New rejects less than 2.
 func WithLargeRoom(members int) Option { return func(c *config) { c.large = members } }
 
 // MinMeshDegree and MaxMeshDegree bound [WithMeshDegree]. MaxMeshDegree is GossipSub's own default.
@@ -108,39 +113,46 @@ const (
 	MaxMeshDegree = 6
 )
 
-// WithMeshDegree sets to how many neighbours a member passes on what it hears in a room in which not all are connected to each other:
-// GossipSub's D. The default is [MinMeshDegree], which costs least; repair makes good for what a thin topic mesh misses. With 4 what is
-// published reaches the far end of a room of 200 in little more than half of the time, for 40 % more bytes; beyond 4 only the bytes
-// grow (docs/design/013-large-rooms.md has the figures). It is for all rooms of the node. New rejects what is not in MinMeshDegree to MaxMeshDegree.
+// WithMeshDegree sets to how many neighbours a member passes on what it receives, in a room in
+// which not all members are connected to each other: GossipSub's D. The default is [MinMeshDegree],
+// which costs least; repair fetches what a thin topic mesh misses. With 4, what is published
+// reaches the far end of a room of 200 in little more than half of the time, for 40 % more bytes;
+// beyond 4 only the bytes grow (docs/design/013-large-rooms.md has the figures). It applies to all
+// rooms of the node. New rejects values outside MinMeshDegree to MaxMeshDegree.
 func WithMeshDegree(d int) Option { return func(c *config) { c.degree = d } }
 
-// WithQueue sets how many events, and how many bytes of payload, wait for the reader of a room. Beyond,
-// the oldest broadcasts give way (see [Lagged]) and direct messages are refused to their senders. The
-// default is 8192 events and 16 MiB. New rejects limits that do not hold one message.
+// WithQueue sets how many events, and how many bytes of payload, wait for the reader of a room.
+// Beyond that, the oldest broadcasts are dropped (see [Lagged]) and direct messages are refused to
+// their senders. The default is 8192 events and 16 MiB. New rejects limits that do not hold one
+// message.
 func WithQueue(limits QueueLimits) Option { return func(c *config) { c.queue = limits } }
 
-// WithMaxMessage sets the most that a message may hold, in bytes, sent or received. The default, and the
-// most that New accepts, is [MaxMessage]. It is one value per app, equal on all its nodes.
+// WithMaxMessage sets the greatest size of a message, in bytes, sent or received. The default, and
+// the most that New accepts, is [MaxMessage]. All nodes of an app must have the same value.
 func WithMaxMessage(n int) Option { return func(c *config) { c.maxMessage = n } }
 
-// WithRetention sets what a room keeps of its broadcasts for members that missed some. See [Retention] for the
-// defaults. New rejects one that does not hold one envelope of 256 KiB, or is negative.
+// WithRetention sets what a room keeps of its broadcasts for members that missed some. See
+// [Retention] for the defaults. New rejects one that does not hold one envelope of 256 KiB, or is
+// negative.
 func WithRetention(r Retention) Option { return func(c *config) { c.retention = r.Filled() } }
 
-// WithHeartbeat sets the GossipSub heartbeat. The default is 1 s, as in the GossipSub v1.0 specification.
-// A shorter one repairs the topic mesh sooner and sends more control traffic. New rejects less than 100 ms.
+// WithHeartbeat sets the GossipSub heartbeat. The default is 1 s, as in the GossipSub v1.0
+// specification. A shorter one repairs the topic mesh sooner and sends more control traffic. New
+// rejects less than 100 ms.
 func WithHeartbeat(d time.Duration) Option { return func(c *config) { c.heartbeat = d } }
 
-// WithPins sets the pins that say which key a name means, in rooms and out of them: those of the mesh's Identity, so that both
-// go by the same. The default is pins in memory. In app mode, where a token proves the name, they are not used.
+// WithPins sets the pins that say which key a name means, in rooms and outside them. Pass those of
+// the mesh's Identity, so that both use the same. The default is pins in memory. In app mode, where
+// a token proves the name, they are not used.
 func WithPins(p *identity.Pins) Option { return func(c *config) { c.pins = p } }
 
-// WithStore keeps what rooms retain on disk as well, so that the next run goes on with it: see [Store]. One mesh at a time uses a
-// store, which stays the caller's to close, after the mesh. The default is nil: it is in memory alone.
+// WithStore keeps what rooms retain also on disk, so that the next run goes on with it: see
+// [Store]. One mesh at a time uses a store. The caller closes it, after the mesh. The default is
+// nil: in memory alone.
 func WithStore(s *Store) Option { return func(c *config) { c.store = s } }
 
-// WithAuthority sets who judges room tokens: app mode. It must be of the app of the mesh's Identity. The default is
-// nil, open mode, in which everybody may join every room.
+// WithAuthority sets the authority that checks room tokens: app mode. It must be of the app of the
+// mesh's Identity. The default is nil, open mode, in which everybody may join every room.
 func WithAuthority(a *identity.Authority) Option { return func(c *config) { c.authority = a } }
 
 // SendOption is a setting of one send to one user.
@@ -159,17 +171,17 @@ type publishConfig struct {
 	refuse bool
 }
 
-// TextOption is what [AsText] gives: an option of sends and of broadcasts alike.
+// TextOption is what [AsText] returns. It is an option of both sends and broadcasts.
 type TextOption struct{}
 
 func (TextOption) applySend(c *sendConfig)       { c.kind = Text }
 func (TextOption) applyPublish(c *publishConfig) { c.kind = Text }
 
-// AsText marks a message as text. It must be valid UTF-8, or the call gives [ErrNotText].
+// AsText marks a message as text. It must be valid UTF-8, or the call returns [ErrNotText].
 func AsText() TextOption { return TextOption{} }
 
-// WithoutWaiting makes a broadcast that finds the room's queue full fail at once with [ErrRate], where it would wait: the
-// publisher is faster than the room.
+// WithoutWaiting makes a broadcast fail at once with [ErrRate], instead of waiting, if the room's
+// queue is full: the publisher is faster than the room.
 func WithoutWaiting() PublishOption { return refuseOption{} }
 
 type refuseOption struct{}

@@ -27,7 +27,7 @@ var wrong = map[string]func(*config){
 	"heartbeat":   func(c *config) { c.heartbeat = 100*time.Millisecond - 1 },
 }
 
-// optional are settings whose zero value is a mode of its own, which New checks against the rest.
+// optional are settings whose zero value is a mode of its own. New checks them against the rest.
 var optional = map[string]bool{"authority": true, "store": true}
 
 func TestEverySettingHasADefaultAndACheck(t *testing.T) {

@@ -9,21 +9,22 @@ import (
 )
 
 const (
-	// parkedLife is how long an envelope waits for its sender's roster entry, which a neighbour is asked for.
+	// parkedLife is how long an envelope waits for its sender's roster entry, which a neighbour is
+	// asked for.
 	parkedLife = 10 * time.Second
 	// maxParked and maxParkedBytes bound what strangers can make a room keep.
 	maxParked      = 512
 	maxParkedBytes = 8 << 20
 )
 
-// parked keeps envelopes whose sender is not in the roster yet: gossip does not wait for introductions. The
-// zero value is empty.
+// parked keeps envelopes whose sender is not in the roster yet: gossip does not wait for
+// introductions. The zero value is empty.
 type parked struct {
 	list  []*envelope // in the order they came
 	bytes int
 }
 
-// add keeps e, at the price of the oldest ones, and returns how many of those it dropped.
+// add keeps e, and returns how many of the oldest ones it dropped for it.
 func (p *parked) add(now time.Time, e *envelope) (dropped int) {
 	e.parked = now
 	p.list = append(p.list, e)
@@ -51,7 +52,7 @@ func (p *parked) claim(device peer.ID, feed FeedID) (mine []*envelope) {
 	return mine
 }
 
-// due is when expire has something to do; zero: nothing waits.
+// due returns when expire has something to do; zero: nothing waits.
 func (p *parked) due() time.Time {
 	if len(p.list) == 0 {
 		return time.Time{}
@@ -59,7 +60,7 @@ func (p *parked) due() time.Time {
 	return p.list[0].parked.Add(parkedLife)
 }
 
-// expire drops what nobody claimed, and returns how many.
+// expire drops what was not claimed in time, and returns how many envelopes that were.
 func (p *parked) expire(now time.Time) (dropped int) {
 	for len(p.list) > 0 && !now.Before(p.list[0].parked.Add(parkedLife)) {
 		p.bytes -= p.list[0].size

@@ -9,22 +9,23 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// Receipt says that the receiver's node put the message into its program's event queue; not that the
-// program has read it.
+// Receipt says that the receiver's node put the message into its program's event queue; it does not
+// say that the program has read it.
 type Receipt struct {
 	ID      uint64        // of the send: one count over all sends of this node, from 1
 	RTT     time.Duration // from first byte out to receipt in
-	Relayed bool          // the receipt came by way of a circuit relay
-	// To is who was sent to: the one key that the name of the send meant. A send that failed has it too, once it had an ID.
+	Relayed bool          // the receipt came over a circuit relay
+	// To is the receiver: the one key that the name of the send meant. A failed send has it too,
+	// once it had an ID.
 	To identity.Login
 }
 
-// Pending is a send that was accepted and has not ended, or has: it ends exactly once. Its methods are
-// safe for concurrent use.
+// Pending is an accepted send, ended or not. It ends exactly once. Its methods are safe for
+// concurrent use.
 type Pending struct {
 	id   uint64
-	to   *identity.Login // the receiver; one value for many sends, not to be changed
-	pin  *pinning        // what is to be done once the message has arrived; nil: nothing
+	to   *identity.Login // the receiver; shared by many sends, not to be changed
+	pin  *pinning        // what to do once the message has arrived; nil: nothing
 	done chan struct{}
 
 	// Written before done is closed, read after.
@@ -32,7 +33,7 @@ type Pending struct {
 	relayed bool
 	err     error
 
-	// The lane's, guarded by its mutex.
+	// Owned by the lane, guarded by its mutex.
 	lane     *lane
 	body     []byte  // the frame without what is known only when it is written
 	pooled   *[]byte // where body's memory goes back to
@@ -51,16 +52,17 @@ type Pending struct {
 // ID is the number of this send, the same as in its [Receipt].
 func (p *Pending) ID() uint64 { return p.id }
 
-// Done is closed when the send has ended.
+// Done returns a channel that is closed when the send has ended.
 func (p *Pending) Done() <-chan struct{} { return p.done }
 
-// Result waits for the end of the send, which the deadline of the send bounds, and gives what Send would.
+// Result waits for the end of the send, which the send's deadline bounds, and returns what Send
+// would.
 func (p *Pending) Result() (Receipt, error) {
 	<-p.done
 	return p.result()
 }
 
-// result is how a send has ended. It may write a pin to disk, for which no lock may be held.
+// result returns how a send has ended. It may write a pin to disk, so the caller must hold no lock.
 func (p *Pending) result() (Receipt, error) {
 	if p.pin != nil && (p.err == nil || errors.Is(p.err, ErrUnconfirmed)) { // it has arrived, or may have
 		p.pin.once.Do(func() { p.pin.of(*p.to) })
@@ -70,7 +72,7 @@ func (p *Pending) result() (Receipt, error) {
 	return r, p.err
 }
 
-// sent is the receipt as far as it is known before the send has ended.
+// sent returns the receipt as far as it is known before the send has ended.
 func (p *Pending) sent() Receipt {
 	r := Receipt{ID: p.id}
 	if p.to != nil {
@@ -79,8 +81,8 @@ func (p *Pending) sent() Receipt {
 	return r
 }
 
-// pinning pins the name of who has got a message, or may have: where the name alone was given, and where this was the answer to what
-// that key has written.
+// pinning pins the name of the user that got a message, or may have got it: if the name alone was
+// given, or if this message answers what that key has written.
 type pinning struct {
 	pins   *identity.Pins
 	byName bool
@@ -95,7 +97,8 @@ func (p *pinning) of(to identity.Login) {
 	}
 }
 
-// Wait is [Pending.Result] bounded by ctx. When ctx ends first it gives ctx's error, and the send goes on.
+// Wait is [Pending.Result] bounded by ctx. If ctx ends first, it returns ctx's error, and the send
+// goes on.
 func (p *Pending) Wait(ctx context.Context) (Receipt, error) {
 	select {
 	case <-p.done:

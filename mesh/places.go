@@ -11,15 +11,17 @@ import (
 )
 
 const (
-	// maxPlaces bounds the peers whose places are remembered: some times more than a node has connections. Each takes about 200 bytes.
+	// maxPlaces bounds the peers whose places are remembered: several times more than a node has
+	// connections. Each takes about 200 bytes.
 	maxPlaces = 1024
-	// placeLife is for how long after its connection ended a peer is taken to be coming back: as long as libp2p keeps its addresses.
+	// placeLife is how long after its connection ended a peer is expected to come back: as long as
+	// libp2p keeps its addresses.
 	placeLife = 15 * time.Minute
 )
 
-// places is which peers were connected lately, and where this node had dialled them. A host that closes tells its peers by
-// identify, sometimes, that it has no addresses any more, and libp2p then forgets those that it knew. A peer that restarts
-// is back at the same place a moment later.
+// places records which peers were connected recently, and where this node had dialled them. A host
+// that closes sometimes tells its peers by identify that it has no addresses any more, and libp2p
+// then forgets those that it knew. A peer that restarts is back at the same place a moment later.
 type places struct {
 	mu     sync.Mutex
 	byPeer *simplelru.LRU[peer.ID, lastPlace]
@@ -58,7 +60,7 @@ func (p *places) left(now time.Time, id peer.ID) {
 	}
 }
 
-// of returns where a peer was dialled last, if it was, and whether it is connected or was lately.
+// of returns where a peer was last dialled, if it was, and whether it is connected or was recently.
 func (p *places) of(now time.Time, id peer.ID) (addrs []ma.Multiaddr, lately bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -14,20 +14,21 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// Published says what became of a broadcast: it is with so many neighbours, who pass it on. It does not say who else has
-// received it.
+// Published reports how many neighbours, who pass it on, have a broadcast. It does not say who else
+// has received it.
 type Published struct {
 	ID     uint64 // of the send: one count over all sends of this node, from 1
 	Feed   FeedID
-	Number uint64 // place in the feed, rising; the feed also counts what members tell of themselves, so it is not the first at 1
+	Number uint64 // place in the feed, rising; not from 1, since the feed also counts what members say about themselves
 	// Neighbours is how many directly connected members it was handed to. At 0 the node was alone.
 	Neighbours int
-	// Acked is how many of them had acknowledged it when this result was made: at least one, unless the node was alone in the room.
+	// Acked is how many of them had acknowledged it when this result was made: at least one, unless
+	// the node was alone in the room.
 	Acked int
 }
 
-// Publication is a broadcast that was accepted and has not ended, or has. It is a small value: copy it freely.
-// Its methods are safe for concurrent use.
+// Publication is an accepted broadcast, ended or not. It is a small value: copy it freely. Its
+// methods are safe for concurrent use.
 type Publication struct {
 	id    uint64
 	index uint32 // within the batch
@@ -37,17 +38,18 @@ type Publication struct {
 // ID is the number of this send, the same as in its [Published].
 func (p Publication) ID() uint64 { return p.id }
 
-// Done is closed when a neighbour has acknowledged the broadcast, or its time is over.
+// Done returns a channel that is closed when a neighbour has acknowledged the broadcast, or its
+// time is over.
 func (p Publication) Done() <-chan struct{} { return p.batch.done }
 
-// Result waits for the end of the broadcast, and gives what Publish would.
+// Result waits for the end of the broadcast and returns what Publish would.
 func (p Publication) Result() (Published, error) {
 	<-p.batch.done
 	return p.result()
 }
 
-// Wait is [Publication.Result] bounded by ctx. When ctx ends first it gives ctx's error, and the broadcast
-// goes on.
+// Wait is [Publication.Result] bounded by ctx. If ctx ends first, it returns ctx's error and
+// [ErrUnconfirmed], and the broadcast goes on.
 func (p Publication) Wait(ctx context.Context) (Published, error) {
 	select {
 	case <-p.batch.done:
@@ -92,7 +94,7 @@ type batch struct {
 
 func newBatch() *batch { return &batch{sealed: make(chan struct{}), done: make(chan struct{})} }
 
-// last is the sequence of the batch's last item.
+// last is the number of the batch's last item.
 func (b *batch) last() uint64 { return b.first + uint64(b.count) - 1 }
 
 // fail ends a batch that was never sealed.
@@ -113,8 +115,8 @@ func (b *batch) end(err error) {
 // maxWaiting is how many full batches may wait behind the one under way: 8 × 240 KiB.
 const maxWaiting = 8
 
-// outbox takes items in and gives batches out: whatever came while the last one was under way. An idle room
-// so sends at once, and a busy one packs.
+// outbox takes items in and hands out batches: whatever came while the last batch was under way. So
+// an idle room sends at once, and a busy one packs.
 type outbox struct {
 	mu     sync.Mutex
 	queue  []*batch // the last one still takes items
@@ -127,14 +129,14 @@ func newOutbox() *outbox {
 	return &outbox{ready: task.NewWake()}
 }
 
-// accept is how an item wants to be taken in.
+// accept says how an item is to be taken in.
 type accept struct {
-	refuse  bool                 // ErrRate, where it would have to wait
+	refuse  bool                 // fail with ErrRate instead of waiting
 	confirm *PendingConfirmation // wants receipts of the item's envelope
 }
 
-// add appends an item, once there is room for it. The payload is copied. number gives the send's ID, and is
-// called when the item has been accepted.
+// add appends an item, once there is space for it. The payload is copied. number returns the send's
+// ID, and is called when the item has been accepted.
 func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number func() uint64, how accept) (Publication, error) {
 	size := wire.ItemSize(kind, len(payload))
 	for {
@@ -153,7 +155,7 @@ func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number
 	}
 }
 
-// tryAdd gives the channel to wait on when there is no room.
+// tryAdd returns the channel to wait on when there is no space.
 func (o *outbox) tryAdd(kind wire.Kind, payload []byte, size int, number func() uint64, confirm *PendingConfirmation) (Publication, <-chan struct{}, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -180,7 +182,7 @@ func (o *outbox) tryAdd(kind wire.Kind, payload []byte, size int, number func() 
 	return p, nil, nil
 }
 
-// push appends an item of this node's own about members, and never waits: there are few of them.
+// push appends this node's own item about members, and never waits: there are few of them.
 func (o *outbox) push(kind wire.Kind, payload []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -196,7 +198,7 @@ func (o *outbox) push(kind wire.Kind, payload []byte) {
 	o.ready.Set()
 }
 
-// take removes the oldest batch, or gives nil.
+// take removes and returns the oldest batch, or returns nil.
 func (o *outbox) take() *batch {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -229,7 +231,7 @@ func (o *outbox) last(kind wire.Kind, payload []byte, err error) *batch {
 	return b
 }
 
-// end refuses further items with err, and gives back what has not been taken out.
+// end refuses further items with err, and returns the batches that have not been taken out.
 func (o *outbox) end(err error) []*batch {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -242,14 +244,16 @@ func (o *outbox) end(err error) []*batch {
 	return rest
 }
 
-// Publish sends a message to every other member. It waits while the network takes less than is published,
-// and returns when a neighbour has acknowledged the message; alone in a room it succeeds at once. Data is at most
-// the limit of [WithMaxMessage] and not empty; it is copied.
+// Publish sends a message to every other member. It waits while the network takes less than is
+// published, and returns when a neighbour has acknowledged the message. If the node is alone in the
+// room, it succeeds at once. Data is not empty and at most the limit of [WithMaxMessage]; it is
+// copied.
 //
-// When no neighbour acknowledges the message within the time of [WithSendTimeout], or ctx ends before, it gives
-// [ErrUnconfirmed]: the node may be cut off. The message stays in the room's ring and reaches the others when the
-// network is whole again, if that is within the [Retention]. A ctx that ends while the message waits to be accepted
-// gives [ErrUnreachable]. A room that was left gives [ErrLeft].
+// If no neighbour acknowledges the message within the time of [WithSendTimeout], or if ctx ends
+// before, it returns [ErrUnconfirmed]: the node may be cut off. The message stays in the room's
+// ring and reaches the others when the network is whole again, if that is within the [Retention].
+// If ctx ends while the message waits to be accepted, it returns [ErrUnreachable]. In a room that
+// was left it returns [ErrLeft].
 func (r *Room) Publish(ctx context.Context, data []byte, opts ...PublishOption) (Published, error) {
 	p, err := r.PublishAsync(ctx, data, opts...)
 	if err != nil {
@@ -263,8 +267,9 @@ func (r *Room) PublishText(ctx context.Context, text string) (Published, error) 
 	return r.Publish(ctx, []byte(text), AsText())
 }
 
-// PublishAsync is [Room.Publish] for callers that pipeline: it returns when the message has been queued, and
-// waits only while the queue of 2 MiB is full. Messages that queue up travel in one envelope.
+// PublishAsync is [Room.Publish] for callers that pipeline: it returns when the message has been
+// queued, and waits only while the queue of 2 MiB is full. Messages that queue up share an
+// envelope.
 func (r *Room) PublishAsync(ctx context.Context, data []byte, opts ...PublishOption) (Publication, error) {
 	var cfg publishConfig
 	for _, o := range opts {
@@ -276,7 +281,7 @@ func (r *Room) PublishAsync(ctx context.Context, data []byte, opts ...PublishOpt
 	return r.outbox.add(ctx, kindToWire(cfg.kind), data, r.mesh.nextID, accept{refuse: cfg.refuse})
 }
 
-// checkPayload is what makes a message one that is refused locally, in a room or outside.
+// checkPayload returns why a message is refused locally, in a room or outside, or nil.
 func checkPayload(kind Kind, data []byte, limit int) error {
 	switch {
 	case len(data) == 0:
@@ -291,8 +296,8 @@ func checkPayload(kind Kind, data []byte, limit int) error {
 	return nil
 }
 
-// newcomerWait bounds how long broadcasts wait for a member whose subscription GossipSub has not told of. It
-// comes by another stream than the roster, usually within a millisecond of it.
+// newcomerWait bounds how long broadcasts wait for a member whose subscription GossipSub has not
+// reported. It comes over another stream than the roster, usually within a millisecond of it.
 const newcomerWait = 500 * time.Millisecond
 
 // publishLoop sends one batch after the other until the room ends.
@@ -312,9 +317,9 @@ func (r *Room) publishLoop() {
 	}
 }
 
-// awaitNewcomers waits until GossipSub has heard of every connected member that the roster knows: what is published
-// before would not reach it, and who sees a member join may expect that it does. It reports false when the room
-// ends first.
+// awaitNewcomers waits until GossipSub knows every connected member that the roster knows. What is
+// published before would not reach that member, and a program that sees a member join may expect
+// that it does. It reports false when the room ends first.
 func (r *Room) awaitNewcomers() bool {
 	for {
 		r.mu.Lock()
@@ -341,8 +346,8 @@ func (r *Room) awaitNewcomers() bool {
 	}
 }
 
-// awaitFlow waits until no neighbour that still takes bytes has more than limit waiting, and reports false
-// when ctx ends first.
+// awaitFlow waits until no neighbour that still takes bytes has more than limit bytes waiting. It
+// reports false when ctx ends first.
 func (r *Room) awaitFlow(ctx context.Context, limit int) bool {
 	var timer *time.Timer
 	for {
@@ -365,14 +370,14 @@ func (r *Room) awaitFlow(ctx context.Context, limit int) bool {
 	}
 }
 
-// awaitWindow waits until the neighbours have acknowledged most of what is under way to them: what is published meanwhile
-// gathers in one envelope. It reports false when the room ends first.
+// awaitWindow waits until the neighbours have acknowledged most of what is under way to them. What
+// is published meanwhile gathers in one envelope. It reports false when the room ends first.
 func (r *Room) awaitWindow() bool {
 	for {
 		r.mu.Lock()
 		wait := r.window.blocked(time.Now())
 		if r.leaving || len(r.neighbours) > closeRoom {
-			wait = 0 // in large rooms acknowledgements are late, so that they are few
+			wait = 0 // in large rooms acknowledgements come late, so that there are few
 		}
 		r.mu.Unlock()
 		if wait == 0 {
@@ -388,7 +393,7 @@ func (r *Room) awaitWindow() bool {
 	}
 }
 
-// signalMoved lets awaitWindow look again.
+// signalMoved makes awaitWindow look again.
 func (r *Room) signalMoved() {
 	r.acknowledged.Set()
 }
@@ -418,7 +423,8 @@ func (r *Room) seal(b *batch) {
 	}
 	b.feed, b.first, b.content = r.feed, head.last+1, nil
 	b.deadline = time.Now().Add(r.mesh.cfg.sendTimeout)
-	// Kept first: whatever becomes of it on the way, neighbours that hear of it can have it from here.
+	// Kept first: whatever becomes of it on the way, neighbours that learn of it can fetch it from
+	// here.
 	alone := r.retain(b, head.next(b.count, sealed), sealed)
 	r.mesh.stats.envelopesPublished.Add(1)
 	r.mesh.stats.messagesPublished.Add(uint64(b.count))
@@ -431,7 +437,8 @@ func (r *Room) seal(b *batch) {
 	}
 }
 
-// retain notes a sealed batch as the end of the own feed, and reports whether nobody is there to acknowledge it.
+// retain notes a sealed batch as the end of the node's own feed, and reports whether nobody is
+// there to acknowledge it.
 func (r *Room) retain(b *batch, h head, sealed []byte) (alone bool) {
 	now := time.Now()
 	r.mu.Lock()
@@ -452,7 +459,7 @@ func (r *Room) retain(b *batch, h head, sealed []byte) (alone bool) {
 	return false
 }
 
-// overdueLocked ends broadcasts that nobody has acknowledged in time.
+// overdueLocked ends broadcasts that no neighbour has acknowledged in time.
 func (r *Room) overdueLocked(now time.Time) {
 	for len(r.unacked) > 0 && !now.Before(r.unacked[0].deadline) {
 		r.unacked[0].end(&sendError{outcome: ErrUnconfirmed, cause: fmt.Errorf("room %s: no neighbour has acknowledged it", r.name)})

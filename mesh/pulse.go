@@ -10,33 +10,37 @@ import (
 )
 
 const (
-	// pulseEvery is how long a node says nothing to a neighbour before it sends a beat, and pulseMissed after which silence of
-	// a neighbour that beats its connection is closed. A connection of QUIC does not tell of a dead peer for 30 s, and after a
-	// cut of less it may say nothing for as long as the cut took: a new one is there in a few round trips.
+	// pulseEvery is how long a node sends nothing to a neighbour before it sends a beat.
+	// pulseMissed is the silence after which the connection to a neighbour that beats is closed. A
+	// QUIC connection does not report a dead peer for 30 s, and after a shorter cut it may carry
+	// nothing for as long as the cut took: a new one is there in a few round trips.
 	pulseEvery  = 2500 * time.Millisecond
 	pulseMissed = 11 * time.Second
-	// pulseTick is how often a node looks. One that looks late was held up itself, and gives everybody time anew.
+	// pulseTick is how often a node looks. If it looks late, it was held up itself, and starts
+	// every neighbour's time again.
 	pulseTick = 500 * time.Millisecond
 	pulseLate = 2 * time.Second
-	// pulseQuiet is the silence of a neighbour from which on it is sent a beat every pulseAgain: after a pause of the link the transport
-	// repairs what was lost when something new passes, and else only after as long again. So a neighbour that was paused for 8 s
-	// keeps its connection.
+	// pulseQuiet is the silence after which a neighbour is sent a beat every pulseAgain. After a
+	// pause of the link the transport repairs what was lost when something new passes, and
+	// otherwise only after as long again. So a neighbour that was paused for 8 s keeps its
+	// connection.
 	pulseQuiet = 4500 * time.Millisecond
 	pulseAgain = 250 * time.Millisecond
 )
 
-// pulses tell living neighbours from dead ones. It is a plain state machine: the caller brings the time.
+// pulses tells living neighbours from dead ones. It is a plain state machine: the caller passes the
+// time.
 type pulses struct {
 	mu    sync.Mutex
 	peers map[peer.ID]*pulse
-	tick  time.Time // the last
+	tick  time.Time // the last look
 }
 
 type pulse struct {
-	said  time.Time // when something was last sent to it
-	heard time.Time // when it was last heard of, or began to be listened to
+	said  time.Time // when something was last sent to the peer
+	heard time.Time // when it was last heard, or when listening began
 	spoke time.Time // when it last said something
-	beats bool      // it beats: its silence means something
+	beats bool      // it beats, so its silence means something
 }
 
 func (ps *pulses) of(p peer.ID, now time.Time) *pulse {
@@ -64,7 +68,7 @@ func (ps *pulses) heard(p peer.ID, now time.Time, beat bool) {
 	pl.heard, pl.spoke, pl.beats = now, now, pl.beats || beat
 }
 
-// spokeAt is when a peer last said something over its present connection; zero: it has not.
+// spokeAt returns when a peer last said something over its present connection; zero: it has not.
 func (ps *pulses) spokeAt(p peer.ID) time.Time {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -81,7 +85,7 @@ func (ps *pulses) forget(p peer.ID) {
 	delete(ps.peers, p)
 }
 
-// look gives which of the neighbours to send a beat, which to give up, and when to look again.
+// look returns which of the neighbours to send a beat, which to give up, and when to look again.
 func (ps *pulses) look(now time.Time, neighbours map[peer.ID][32]byte) (beat, dead []peer.ID, next time.Duration) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -113,7 +117,7 @@ func (ps *pulses) look(now time.Time, neighbours map[peer.ID][32]byte) (beat, de
 	return beat, dead, next
 }
 
-// pulseLoop beats, and closes the connections to neighbours that no longer do.
+// pulseLoop beats, and closes the connections to neighbours that no longer beat.
 func (m *Mesh) pulseLoop() {
 	timer := time.NewTimer(pulseTick)
 	defer timer.Stop()
@@ -123,7 +127,7 @@ func (m *Mesh) pulseLoop() {
 		case <-m.ctx.Done():
 			return
 		}
-		neighbours := make(map[peer.ID][32]byte) // with a room that both are in
+		neighbours := make(map[peer.ID][32]byte) // with a room that both nodes are in
 		m.eachRoom(func(r *Room) {
 			r.mu.Lock()
 			defer r.mu.Unlock()

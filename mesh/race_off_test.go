@@ -2,7 +2,8 @@
 
 package mesh
 
-// raceEnabled makes the large simulations smaller: the race detector makes each several times as expensive.
+// raceEnabled makes the large simulations smaller: the race detector makes each several times as
+// expensive.
 const raceEnabled = false
 
 // crowd is how many members the large simulations have.

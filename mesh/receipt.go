@@ -21,21 +21,23 @@ import (
 const (
 	// maxReceipts bounds the receipts in one frame: those of the largest room that confirms.
 	maxReceipts = MaxConfirmed
-	// maxCollectors bounds who gathers receipts: the square root of MaxConfirmed, so that a collector has as many to gather as
-	// there are collectors.
+	// maxCollectors bounds how many members gather receipts. It is the square root of MaxConfirmed,
+	// so that a collector gathers from as many members as there are collectors.
 	maxCollectors = 16
-	// gatherDelay is how long receipts are gathered that go to the author next, and relayDelay those that go elsewhere. The
-	// former covers the round trip of a member that is one further away, and its relayDelay.
+	// gatherDelay is how long receipts are gathered that go to the author next, and relayDelay
+	// those that go elsewhere. gatherDelay covers the round trip of a member that is one step
+	// further away, and its relayDelay.
 	gatherDelay = 100 * time.Millisecond
 	relayDelay  = 30 * time.Millisecond
 	// carryLife is how long receipts of an envelope are passed on after it came.
 	carryLife = time.Minute
-	// maxCarried and maxCarriedOfFeed bound the envelopes whose receipts are passed on; the oldest gives way. Each takes
-	// about 10 KiB when all of 256 members have confirmed it by way of this node.
+	// maxCarried and maxCarriedOfFeed bound the envelopes whose receipts are passed on; the oldest
+	// is dropped. Each takes about 10 KiB if all of 256 members have confirmed it through this
+	// node.
 	maxCarried       = 1024
 	maxCarriedOfFeed = 256
-	// maxEarly bounds the receipts of one neighbour that wait for their envelope to come: as many as it has envelopes under way
-	// that this node gathers for.
+	// maxEarly bounds the receipts from one neighbour that wait for their envelope to come: as many
+	// as that neighbour has envelopes under way that this node gathers receipts for.
 	maxEarly = 64
 	// maxAsks is how often an author asks again for receipts of one envelope.
 	maxAsks = 2
@@ -56,7 +58,8 @@ func receiptBody(room [32]byte, feed feedTag, last uint64, envelope [sha256.Size
 	return append(body, envelope[:]...)
 }
 
-// carried is an envelope whose author wants receipts: this node's own, and those that it passes on.
+// carried is an envelope whose author wants receipts: this node's own receipt, and those that it
+// passes on.
 type carried struct {
 	tag        feedTag
 	author     peer.ID
@@ -67,19 +70,19 @@ type carried struct {
 	collectors []deviceHint
 	own        *wire.Receipt // nil: not delivered
 	asks       int
-	passed     map[deviceHint]struct{} // whose receipts went on since the author last asked
+	passed     map[deviceHint]struct{} // devices whose receipts went on since the author last asked
 	out        map[peer.ID][]*wire.Receipt
-	due        time.Time // when out goes on
+	due        time.Time // when out is sent
 }
 
-// early is receipts that have overtaken their envelope.
+// early holds receipts that have overtaken their envelope.
 type early struct {
 	hash   [sha256.Size]byte
 	frame  *wire.RoomFrame_Receipts
 	number int
 }
 
-// keepEarly adds a frame, at the price of the oldest.
+// keepEarly adds a frame, and drops the oldest ones if there are too many.
 func (n *neighbour) keepEarly(hash [sha256.Size]byte, q *wire.RoomFrame_Receipts) {
 	if len(q.List) > maxEarly {
 		return
@@ -94,7 +97,7 @@ func (n *neighbour) keepEarly(hash [sha256.Size]byte, q *wire.RoomFrame_Receipts
 	}
 }
 
-// takeEarlyLocked hears what has overtaken the envelope that has come now.
+// takeEarlyLocked takes the receipts that have overtaken an envelope that has just come.
 func (r *Room) takeEarlyLocked(hash [sha256.Size]byte) {
 	for p, n := range r.neighbours {
 		n.early = slices.DeleteFunc(n.early, func(e early) bool {
@@ -111,12 +114,12 @@ func (r *Room) takeEarlyLocked(hash [sha256.Size]byte) {
 	}
 }
 
-// carriage is the receipts that a room passes on.
+// carriage holds the receipts that a room passes on.
 type carriage struct {
 	byHash  map[[sha256.Size]byte]*carried
 	byFeed  map[feedTag][]*carried // oldest first
 	waiting map[*carried]struct{}  // with something in out
-	swept   time.Time              // when what is too old was last looked for
+	swept   time.Time              // when old envelopes were last looked for
 }
 
 func (c *carriage) init() {
@@ -151,7 +154,7 @@ func (r *Room) carryLocked(now time.Time, f *feed, e *envelope) {
 	}
 }
 
-// hints gives those that are well formed.
+// hints returns those of raw that are well formed.
 func hints(raw [][]byte) (out []deviceHint) {
 	for _, h := range raw {
 		if len(h) == len(deviceHint{}) {
@@ -161,7 +164,7 @@ func hints(raw [][]byte) (out []deviceHint) {
 	return out
 }
 
-// dropCarriedLocked lets a feed's oldest envelope go.
+// dropCarriedLocked drops a feed's oldest envelope.
 func (r *Room) dropCarriedLocked(tag feedTag) {
 	c := &r.carriage
 	list := c.byFeed[tag]
@@ -174,7 +177,8 @@ func (r *Room) dropCarriedLocked(tag feedTag) {
 	r.passLocked(n)
 }
 
-// confirmLocked signs this node's receipt of an envelope that has just been delivered whole, and sends it off.
+// confirmLocked signs this node's receipt of an envelope that has just been delivered whole, and
+// sends it off.
 func (r *Room) confirmLocked(now time.Time, e *envelope) {
 	n := r.carriage.byHash[e.hash]
 	if n == nil || n.own != nil {
@@ -187,8 +191,9 @@ func (r *Room) confirmLocked(now time.Time, e *envelope) {
 	r.forwardLocked(now, n, n.own, "")
 }
 
-// askedLocked takes an author's question for receipts that have not come. Those asked for are sent once more, and by another way
-// too where the author is no neighbour: somebody on the first may keep them back.
+// askedLocked takes an author's question for receipts that have not come. The receipts asked for
+// are sent again, and by another way too if the author is not a neighbour: a node on the first way
+// may keep them back.
 func (r *Room) askedLocked(now time.Time, f *feed, e *envelope, payload []byte) {
 	var ask wire.ReceiptAsk
 	if proto.Unmarshal(payload, &ask) != nil || len(ask.Envelope) != sha256.Size ||
@@ -221,7 +226,7 @@ func (r *Room) askedLocked(now time.Time, f *feed, e *envelope, payload []byte) 
 	}
 }
 
-// forwardLocked sends a receipt a step nearer to the author, if it was not before.
+// forwardLocked sends a receipt one step nearer to the author, unless it has done so before.
 func (r *Room) forwardLocked(now time.Time, n *carried, receipt *wire.Receipt, from peer.ID) {
 	if _, again := n.passed[hint(receipt.Device)]; again {
 		return
@@ -232,7 +237,7 @@ func (r *Room) forwardLocked(now time.Time, n *carried, receipt *wire.Receipt, f
 	}
 }
 
-// queueLocked puts a receipt to those that wait to go to a neighbour together.
+// queueLocked adds a receipt to those that wait to go to a neighbour together.
 func (r *Room) queueLocked(now time.Time, n *carried, receipt *wire.Receipt, to peer.ID) {
 	n.out[to] = append(n.out[to], receipt)
 	delay := relayDelay
@@ -270,14 +275,15 @@ func (r *Room) passLocked(n *carried) {
 	delete(r.carriage.waiting, n)
 }
 
-// passAllLocked sends on all that has been gathered.
+// passAllLocked sends on everything that has been gathered.
 func (r *Room) passAllLocked() {
 	for n := range r.carriage.waiting {
 		r.passLocked(n)
 	}
 }
 
-// passDueLocked sends on what has been gathered long enough, forgets old envelopes, and returns when it has something to do next.
+// passDueLocked sends on what has been gathered long enough, forgets old envelopes, and returns
+// when there is something to do next.
 func (r *Room) passDueLocked(now time.Time) (due time.Time) {
 	for n := range r.carriage.waiting {
 		if !now.Before(n.due) {
@@ -305,11 +311,13 @@ func (r *Room) gathersLocked(n *carried) bool {
 	return slices.Contains(n.collectors, hint(r.device[:]))
 }
 
-// hopLocked chooses the neighbour that a receipt goes to next; "" when there is none. From is the one that it came from.
+// hopLocked chooses the neighbour that a receipt goes to next; "" if there is none. from is the
+// neighbour that it came from.
 //
-// The author's neighbours send to a collector or, where they know none, to the neighbour whose key comes first in an order that the
-// envelope's hash gives, and who does the same; who has none before it sends to the author. All others send back along
-// the way that the envelope came.
+// The author's neighbours send to a collector. If they know none, they send to the neighbour whose
+// key comes first in an order that the envelope's hash gives, which does the same; a node that
+// comes first itself sends to the author. All others send back along the way that the envelope
+// came.
 func (r *Room) hopLocked(n *carried, from peer.ID) peer.ID {
 	if r.neighbours[n.author] == nil {
 		if n.via != from && r.neighbours[n.via] != nil {
@@ -346,14 +354,15 @@ func (r *Room) hopLocked(n *carried, from peer.ID) peer.ID {
 	return first
 }
 
-// rank orders devices anew for each envelope.
+// rank orders the devices, differently for each envelope.
 func (n *carried) rank(device []byte) uint64 {
 	sum := sha256.Sum256(append(n.hash[:], device...))
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// hearReceipts takes receipts from a neighbour: of this node's own broadcasts, or to be passed on. A false signature is a breach of
-// the protocol: whoever passes receipts on has verified them.
+// hearReceipts takes receipts from a neighbour: of this node's own broadcasts, or to be passed on.
+// A false signature is a breach of the protocol: every node that passes receipts on has verified
+// them.
 func (r *Room) hearReceipts(p peer.ID, q *wire.RoomFrame_Receipts) error {
 	if len(q.Feed) != len(feedTag{}) || len(q.Envelope) != sha256.Size || q.Last == 0 || q.Last == math.MaxUint64 ||
 		len(q.List) == 0 || len(q.List) > maxReceipts {
@@ -391,7 +400,8 @@ func (r *Room) hearReceipts(p peer.ID, q *wire.RoomFrame_Receipts) error {
 	return nil
 }
 
-// wanted gives the receipts that are worth a look at their signatures: each of a member, and not had before.
+// wanted returns the receipts whose signatures are worth checking: each of a member, and not had
+// before.
 func (r *Room) wanted(p peer.ID, tag feedTag, hash [sha256.Size]byte, q *wire.RoomFrame_Receipts) (out []*wire.Receipt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -422,7 +432,7 @@ func (r *Room) wanted(p peer.ID, tag feedTag, hash [sha256.Size]byte, q *wire.Ro
 	return out
 }
 
-// knowsLocked reports whether a device is, or lately was, a member's.
+// knowsLocked reports whether a device is, or recently was, a member's.
 func (r *Room) knowsLocked(device []byte) bool {
 	pub, err := crypto.UnmarshalEd25519PublicKey(device)
 	if err != nil {
@@ -433,8 +443,8 @@ func (r *Room) knowsLocked(device []byte) bool {
 	return err == nil && s != nil && bytes.Equal(s.entry.statement.Device[:], device)
 }
 
-// collectorsLocked chooses who is to gather the receipts of the next envelope: the square root of the members, when
-// more than closeRoom could send theirs to this node directly.
+// collectorsLocked chooses the members that gather the receipts of the next envelope: the square
+// root of the members, if more than closeRoom could send theirs to this node directly.
 func (r *Room) collectorsLocked() (out [][]byte) {
 	if len(r.neighbours) <= closeRoom {
 		return nil

@@ -16,7 +16,8 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// awaited makes station 0 of three wait for a receipt of station 2, which is cut off, and gives its envelope.
+// awaited makes station 0 of three wait for a receipt of station 2, which is cut off, and returns
+// its envelope.
 func awaited(t *testing.T, f *flock) (rooms []*Room, p *PendingConfirmation, hash [sha256.Size]byte, last uint64) {
 	t.Helper()
 	f.net.ConnectAll()
@@ -35,7 +36,7 @@ func awaited(t *testing.T, f *flock) (rooms []*Room, p *PendingConfirmation, has
 	return rooms, p, hash, last
 }
 
-// receiptOf signs as a station does, of what a test likes.
+// receiptOf signs a receipt of body as a station does.
 func receiptOf(s *station, body []byte) *wire.Receipt {
 	return &wire.Receipt{Device: s.key.Public().(ed25519.PublicKey), Signature: wire.Sign(wire.DomainReceipt, s.key, body)}
 }
@@ -74,7 +75,7 @@ func TestReceiptsThatProveNothingCountForNothing(t *testing.T) {
 		} {
 			require.ErrorIs(t, a.hearReceipts(bad.host.ID(), q), errBadReceipts, name)
 		}
-		// What is genuine and of something else is just not wanted.
+		// A genuine receipt of something else is simply not wanted.
 		stranger := f.all.station(t, f.net.Host(f.net.NewHost(nil)), "stranger")
 		for name, q := range map[string]*wire.RoomFrame_Receipts{
 			"of an envelope that was not":      receiptFrame(tag, other, last, receiptOf(victim, receiptBody(a.tag, tag, last, other))),
@@ -193,7 +194,8 @@ func TestReceiptsThatOvertakeTheirEnvelopeWaitForIt(t *testing.T) {
 			hash, last = h, s.last
 		}
 		rooms[0].mu.Unlock()
-		// The end of the chain says that it has it, and then takes it no more: only what has overtaken can be passed on.
+		// The end of the chain says that it has the envelope, and then takes it no more: only what
+		// has overtaken can be passed on.
 		early := receiptOf(f.at[3], receiptBody(rooms[0].tag, tag, last, hash))
 		require.NoError(t, rooms[1].hearReceipts(f.at[2].host.ID(), receiptFrame(tag, hash, last, early)))
 		f.net.Cut(2, 3)

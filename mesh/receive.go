@@ -15,9 +15,10 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// validate is GossipSub's first validator, of all rooms: it judges an envelope, and delivers it at once. What GossipSub
-// does with it then is for others. It rejects only what every member must judge alike from the bytes, since a
-// rejection is held against the peer that forwarded it.
+// validate is GossipSub's first validator, for all rooms: it judges an envelope, and delivers it at
+// once. What GossipSub does with it then is for others. It rejects only what every member must
+// judge alike from the bytes, since a rejection counts against the peer that forwarded the
+// envelope.
 func (m *Mesh) validate(_ context.Context, from peer.ID, msg *pubsub.Message) pubsub.ValidationResult {
 	if from == m.host.ID() {
 		return pubsub.ValidationAccept // just sealed here
@@ -37,7 +38,7 @@ func (m *Mesh) validate(_ context.Context, from peer.ID, msg *pubsub.Message) pu
 	return pubsub.ValidationAccept
 }
 
-// echoLoop notes which of the own envelopes GossipSub's loop has taken.
+// echoLoop notes which of this node's own envelopes GossipSub's loop has taken.
 func (r *Room) echoLoop() {
 	for {
 		msg, err := r.sub.Next(r.ctx)
@@ -61,7 +62,8 @@ const (
 	repaired     // a neighbour was asked for it
 )
 
-// maxGossipAge is how old an envelope that came by gossip can be: GossipSub offers what it had in the last 5 heartbeats.
+// maxGossipAge is how old an envelope that came by gossip can be: GossipSub hands out what it
+// received in the last 5 heartbeats.
 const maxGossipAge = 6 * time.Second
 
 // receive brings an envelope to its feed, or parks it until its sender is known.
@@ -99,7 +101,7 @@ func (r *Room) receive(via peer.ID, e *envelope, how way) {
 	r.feedLocked(now, via, f, e, how)
 }
 
-// introducedLocked takes the roster entry that a feed begins with.
+// introducedLocked takes the roster entry that begins a feed.
 func (r *Room) introducedLocked(now time.Time, e *envelope) {
 	kind, payload, _, err := wire.NextItem(e.Content)
 	if err != nil || kind != wire.Kind_KIND_ROSTER {
@@ -119,7 +121,7 @@ var (
 	errOthersEnvelope = errors.New("envelope of another place")
 )
 
-// openOwnEntry opens an entry that a feed carries, which must be that of its own sender.
+// openOwnEntry opens an entry that a feed carries, which must be the one of the feed's own sender.
 func (r *Room) openOwnEntry(now time.Time, e *envelope, sealed []byte) (*rosterEntry, error) {
 	entry, err := r.door.open(sealed, now)
 	if err != nil {
@@ -131,7 +133,8 @@ func (r *Room) openOwnEntry(now time.Time, e *envelope, sealed []byte) (*rosterE
 	return entry, nil
 }
 
-// applyLocked takes a verified entry into the roster, tells the app, and delivers what waited for it.
+// applyLocked takes a verified entry into the roster, tells the app, and delivers what waited for
+// it.
 func (r *Room) applyLocked(now time.Time, entry *rosterEntry) *seat {
 	return r.takeLocked(now, entry, r.roster.apply)
 }
@@ -161,7 +164,7 @@ func (r *Room) takeLocked(now time.Time, entry *rosterEntry, take func(time.Time
 	return s
 }
 
-// comeLocked lets a member begin its next stay, if it has been waiting to.
+// comeLocked lets a member begin its next stay, if that has been waiting.
 func (r *Room) comeLocked(now time.Time, s *seat) {
 	if c, ok := r.roster.came(now, s); ok {
 		r.noteLocked(s, c)
@@ -169,7 +172,7 @@ func (r *Room) comeLocked(now time.Time, s *seat) {
 	}
 }
 
-// noteLocked tells the app and those who wait of a change in the roster.
+// noteLocked reports a change in the roster to the app and to those that wait for one.
 func (r *Room) noteLocked(s *seat, c change) {
 	switch c {
 	case joined:
@@ -189,7 +192,8 @@ func (r *Room) noteLocked(s *seat, c change) {
 	r.broadcastLocked()
 }
 
-// closeRoom is up to how many members a room is taken to be one whose members all connect to each other.
+// closeRoom is up to how many members a room's members are assumed to be all connected to each
+// other.
 const closeRoom = 16
 
 // expectLocked makes broadcasts wait for a member that is about to become a neighbour.
@@ -206,7 +210,8 @@ func (r *Room) broadcastLocked() {
 	r.changed.Tell()
 }
 
-// claimLocked delivers what was parked for a seat that is known now. One that is known by its goodbye alone has no voice.
+// claimLocked delivers what was parked for a seat that is now known. A member that is known only by
+// its goodbye delivers nothing.
 func (r *Room) claimLocked(now time.Time, s *seat) {
 	if s.feed.entry == nil {
 		return
@@ -228,7 +233,7 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 		return
 	}
 	if (f.next == 0 || via != f.peer() && f.untouched()) && time.UnixMilli(e.SentMs).Before(r.oldest(now)) {
-		// A replay: with no baseline, or one of which only others have told, only its time tells.
+		// A replay: with no baseline, or one that only others have stated, only its time shows it.
 		r.mesh.stats.envelopesStale.Add(1)
 		ready, v := r.journal.skip(now, f, e)
 		r.readyLocked(now, f, ready, v)
@@ -271,7 +276,8 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 	r.readyLocked(now, f, ready, v)
 }
 
-// goodbyeLocked looks whether an envelope that waits behind a gap is a goodbye: it counts even if the gap never closes.
+// goodbyeLocked checks whether an envelope that waits behind a gap is a goodbye: that counts even
+// if the gap never closes.
 func (r *Room) goodbyeLocked(now time.Time, e *envelope) {
 	if e.Scheme != 0 {
 		return
@@ -294,8 +300,9 @@ func (r *Room) hearsayLocked(now time.Time, via peer.ID, entry *rosterEntry) *se
 	return r.takeLocked(now, entry, func(now time.Time, e *rosterEntry) (*seat, change) { return r.roster.hearsay(now, e, met) })
 }
 
-// oldest is when an envelope may have been sent at the earliest, by any member's clock, for this node to want it: in its stay
-// and the past that it asked for, and not before what anybody retains.
+// oldest returns when an envelope may have been sent at the earliest, by any member's clock, for
+// this node to want it: in its stay and the past that it asked for, and not before what anybody
+// retains.
 func (r *Room) oldest(now time.Time) time.Time {
 	t := now.Add(-r.mesh.cfg.retention.Age)
 	if since := r.since.Add(-r.past.age); !r.past.all && r.past.count == 0 && since.After(t) {
@@ -304,7 +311,7 @@ func (r *Room) oldest(now time.Time) time.Time {
 	return t.Add(-identity.MaxSkew)
 }
 
-// arrivedLocked takes what a feed has ready after the passing of time.
+// arrivedLocked takes what a feed has ready after time has passed.
 func (r *Room) arrivedLocked(now time.Time, a arrival) {
 	if a.lost.last > 0 {
 		r.lostLocked(a.feed, a.lost)
@@ -312,7 +319,7 @@ func (r *Room) arrivedLocked(now time.Time, a arrival) {
 	r.readyLocked(now, a.feed, a.ready, a.verdict)
 }
 
-// readyLocked takes what a feed gives.
+// readyLocked takes what a feed delivers.
 func (r *Room) readyLocked(now time.Time, f *feed, ready []*envelope, v verdict) {
 	r.deliverLocked(now, f, ready)
 	if v == forked {
@@ -335,7 +342,7 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 	for _, e := range ready {
 		whole := e.First >= f.floor
 		if e.Scheme != 0 {
-			// Sent by a later version under a scheme that this one does not have.
+			// A later version sent it under a scheme that this one does not have.
 			if lost := f.unseen(span{e.First, e.last()}); lost.last > 0 {
 				r.lostLocked(f, lost)
 			}
@@ -375,7 +382,7 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 				whole = whole && queued
 			case wire.Kind_KIND_ROSTER:
 				if e.stored {
-					continue // whoever said so may have left since
+					continue // the member that said so may have left since
 				}
 				if entry, err := r.openOwnEntry(now, e, payload); err == nil {
 					r.applyLocked(now, entry)
@@ -406,8 +413,8 @@ func (r *Room) lostLocked(f *feed, lost span) {
 	r.queue.PushNotice(&GapLost{Header{Type: TypeGapLost}, f.entry.statement.Login(), f.entry.feed, lost.first, lost.last})
 }
 
-// evictLocked puts out a member that has signed two different continuations of its feed: it told different
-// members different things.
+// evictLocked evicts a member that has signed two different continuations of its feed: it said
+// different things to different members.
 func (r *Room) evictLocked(now time.Time, f *feed) {
 	r.mesh.stats.forks.Add(1)
 	r.mesh.log.Debug("member evicted: its feed forks", "room", r.name, "peer", f.entry.statement.Peer)
@@ -416,8 +423,8 @@ func (r *Room) evictLocked(now time.Time, f *feed) {
 	}
 }
 
-// timerLoop gives up gaps, members whose grace is over and envelopes that nobody claimed, and renews the
-// node's own entry.
+// timerLoop gives up gaps, members whose grace is over, and envelopes that were not claimed, and
+// renews this node's own entry.
 func (r *Room) timerLoop() {
 	timer := time.NewTimer(renewCheck)
 	defer timer.Stop()
@@ -444,8 +451,8 @@ func (r *Room) timerLoop() {
 	}
 }
 
-// tokenLocked warns of the end of this node's own token, ends the stay when it has come, and returns when it has
-// something to do next.
+// tokenLocked warns that this node's own token ends soon, ends the stay when the token has ended,
+// and returns when there is something to do next.
 func (r *Room) tokenLocked(now time.Time) time.Time {
 	grant := r.own.grant
 	if grant == nil || r.leaving {
@@ -472,14 +479,14 @@ func (r *Room) tokenLocked(now time.Time) time.Time {
 }
 
 const (
-	// lookEvery is how often a room looks what is due, at most, since much that comes makes it look; mindEvery is how often it looks at every
-	// member, whose times are of seconds.
+	// lookEvery is how often a room checks what is due, at most, since much that comes makes it
+	// check. mindEvery is how often it checks every member, for which times are in seconds.
 	lookEvery = time.Millisecond
 	mindEvery = 25 * time.Millisecond
 )
 
-// renewCheck is how often a room looks whether the node's statement has been signed anew. Statements live a
-// day.
+// renewCheck is how often a room checks whether the node's statement has been signed again.
+// Statements live a day.
 const renewCheck = time.Minute
 
 // armTimer makes the timer loop look again.
@@ -487,7 +494,7 @@ func (r *Room) armTimer() {
 	r.rearm.Set()
 }
 
-// expire does what is due, and returns how long nothing else will be.
+// expire does what is due, and returns how long nothing else will be due.
 func (r *Room) expire() time.Duration {
 	now := time.Now()
 	r.mu.Lock()
@@ -518,8 +525,9 @@ func (r *Room) expire() time.Duration {
 	return min(max(due.Sub(now), 0), renewCheck)
 }
 
-// mindLocked looks at all members, if that is not too soon, and returns when to do so again. It gives up those whose grace is over, accuses
-// those that fell silent, and lets those return whose goodbye was lost.
+// mindLocked checks all members, if that is not too soon, and returns when to do so again. It gives
+// up those whose grace is over, accuses those that fell silent, and lets those return whose goodbye
+// was lost.
 func (r *Room) mindLocked(now time.Time) time.Time {
 	if at := r.minded.Add(mindEvery); now.Before(at) {
 		return at
@@ -534,14 +542,15 @@ func (r *Room) mindLocked(now time.Time) time.Time {
 			r.comeLocked(now, s) // its goodbye was lost
 		}
 	}
-	if !r.leaving { // who leaves answers nobody, and tells of nobody
+	if !r.leaving { // a node that leaves answers no accusation and makes none
 		due = earlier(due, r.roster.due())
 	}
 	return due
 }
 
-// renew announces the node's entry anew when its statement has changed. The feed goes on, and the sequence
-// rises by one only: it must not win over a join of the same user elsewhere in the meantime.
+// renew announces the node's entry again if its statement has changed. The feed goes on, and the
+// sequence rises by only one: it must not win over a join of the same user elsewhere in the
+// meantime.
 func (r *Room) renew() {
 	st := r.mesh.who.Self()
 	r.mu.Lock()
@@ -555,7 +564,7 @@ func (r *Room) renew() {
 	}
 }
 
-// reissue signs the node's entry anew and announces it.
+// reissue signs the node's entry again and announces it.
 func (r *Room) reissue(st *identity.Statement, token string) error {
 	now := time.Now()
 	grant, err := r.door.admit(token, st, now)
@@ -581,8 +590,9 @@ func (r *Room) reissue(st *identity.Statement, token string) error {
 	return err
 }
 
-// UpdateToken shows the members another token before the present one ends. One that is refused, with an
-// *identity.TokenError, changes nothing: the stay goes on until the old one ends. It gives [ErrNoTokens] in open mode.
+// UpdateToken shows the members another token before the present one ends. If it is refused, with
+// an *identity.TokenError, nothing changes: the stay goes on until the old token ends. In open mode
+// it returns [ErrNoTokens].
 func (r *Room) UpdateToken(token string) error {
 	if r.door.authority == nil {
 		return ErrNoTokens

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// published makes a member publish n numbered texts, and gives the lines that others must read.
+// published makes a member publish n numbered texts, and returns the lines that others must read.
 func published(t *testing.T, r *Room, user, name string, n int) (want []string) {
 	t.Helper()
 	for i := range n {
@@ -21,7 +21,7 @@ func published(t *testing.T, r *Room, user, name string, n int) (want []string) 
 	return want
 }
 
-// messages reads messages only, as many as are wanted.
+// messages reads n messages, and only messages.
 func messages(t *testing.T, r *Room, n int) (got []string) {
 	t.Helper()
 	for len(got) < n {

@@ -10,19 +10,19 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// Retention bounds the broadcasts that a node keeps of a room, its own and those of others, so that members who missed
-// some can have them. A zero field means its default.
+// Retention bounds the broadcasts of a room that a node keeps, its own and those of others, so that
+// members that missed some can fetch them. A zero field means its default.
 type Retention struct {
 	Messages int           // default 131,072
 	Bytes    int           // of envelopes as they travel; default 32 MiB
 	Age      time.Duration // since they were published, as far as ages add up along the way; default 10 min
 }
 
-// DefaultRetention is what a node keeps of a room when nothing else is said. It is some minutes of a busy room: enough for a
-// train's tunnel, and little enough for a phone.
+// DefaultRetention is what a node keeps of a room by default. It covers some minutes of a busy
+// room: enough for a train's tunnel, and little enough for a phone.
 var DefaultRetention = Retention{Messages: 1 << 17, Bytes: 32 << 20, Age: 10 * time.Minute}
 
-// Filled gives r with its defaults.
+// Filled returns r with defaults in place of zero fields.
 func (r Retention) Filled() Retention {
 	return Retention{
 		Messages: cmp.Or(r.Messages, DefaultRetention.Messages),
@@ -31,7 +31,7 @@ func (r Retention) Filled() Retention {
 	}
 }
 
-// Validate reports limits that New would refuse.
+// Validate returns an error for limits that New would reject.
 func (r Retention) Validate() error {
 	if r.Messages < 0 || r.Bytes < wire.MaxEnvelope || r.Age < 0 {
 		return fmt.Errorf("retention of %d messages, %d bytes and %v does not hold one envelope of %d bytes", r.Messages, r.Bytes, r.Age, wire.MaxEnvelope)
@@ -55,20 +55,20 @@ type shelf struct {
 	tag     feedTag
 	owner   identity.Subject
 	list    []kept
-	dropped uint64  // the last item that had to go; 0: none yet
-	gone    []trace // of the latest that had to go
+	dropped uint64  // the last item that was dropped; 0: none yet
+	gone    []trace // traces of the latest envelopes that were dropped
 	unsaved int     // how many of the list are not in the store
 }
 
-// share is what one user takes of a ring.
+// share is what one user takes up of a ring.
 type share struct {
 	messages int
 	bytes    int
 	shelves  []*shelf // of a few stays
 }
 
-// trace is what is remembered of an envelope that had to go, so that who should have had it can be told from where on it is
-// lost.
+// trace is what is remembered of an envelope that was dropped, so that a member that should have
+// had it can be told from where on it is lost.
 type trace struct {
 	first uint64
 	at    time.Time
@@ -77,9 +77,9 @@ type trace struct {
 // maxGone is how many traces of one feed are kept.
 const maxGone = 1024
 
-// ring retains a room's latest envelopes. Every user has the same right to it: who takes more than a share gives way
-// first, so that nobody can push out the others. It is a plain state machine: the caller brings the time and holds
-// the lock.
+// ring retains a room's latest envelopes. Every user has the same right to it: the envelopes of a
+// user that takes more than a share are dropped first, so that nobody can push out the others. It
+// is a plain state machine: the caller passes the time and holds the lock.
 type ring struct {
 	limits   Retention
 	messages int
@@ -94,13 +94,13 @@ func newRing(limits Retention) ring {
 	return ring{limits: limits, shelves: make(map[feedTag]*shelf), shares: make(map[identity.Subject]*share)}
 }
 
-// add retains an envelope. Sealed is kept and must not change.
+// add retains an envelope. sealed is kept and must not change.
 func (r *ring) add(tag feedTag, owner identity.Subject, first uint64, count uint32, sealed []byte, at time.Time) {
 	r.put(tag, owner, kept{first: first, count: count, sealed: sealed, at: at})
 }
 
-// put is add of what may be in the store already. As a rule it follows what is retained of its feed; it may also fill a hole
-// before what the store gave. What is retained already is left as it is.
+// put is add for what may be in the store already. Usually it follows what is retained of its feed;
+// it may also fill a hole before what the store gave. What is retained already is left as it is.
 func (r *ring) put(tag feedTag, owner identity.Subject, k kept) {
 	sh := r.shelves[tag]
 	if sh == nil {
@@ -140,8 +140,8 @@ func (r *ring) put(tag feedTag, owner identity.Subject, k kept) {
 	}
 }
 
-// evict drops the oldest envelope of the user who takes most of what is short, and reports false when nothing may go. As a rule
-// it is the one who has just added something.
+// evict drops the oldest envelope of the user that takes up most of what is short, and reports
+// false if nothing may be dropped. Usually it is the user that has just added something.
 func (r *ring) evict(most *share, all int, takes func(*share) int) bool {
 	if takes(most) < all/len(r.shares) {
 		for _, s := range r.shares {
@@ -183,8 +183,8 @@ func (r *ring) drop(sh *shelf) {
 	own.bytes -= len(k.sealed)
 }
 
-// expire drops what has become too old, but for the latest envelope of each feed: it proves to a member that was away
-// how far the feed has got. It looks a few times in the span of an age.
+// expire drops what has become too old, except the latest envelope of each feed: that proves to a
+// member that was away how far the feed has got. It looks several times in the span of an age.
 func (r *ring) expire(now time.Time) {
 	if now.Before(r.nextAge) {
 		return
@@ -214,8 +214,8 @@ func (r *ring) remove(tag feedTag) {
 	}
 }
 
-// from gives the retained envelopes of a feed that have an item from first to last (0: to the end), up to about so many
-// bytes and at least one, and what it left out for want of room.
+// from returns the retained envelopes of a feed that have an item from first to last (0: to the
+// end), at least one and up to about budget bytes, and whether it left some out for that reason.
 func (r *ring) from(tag feedTag, first, last uint64, budget int) (out []kept, more bool) {
 	sh := r.shelves[tag]
 	if sh == nil {
@@ -234,8 +234,9 @@ func (r *ring) from(tag feedTag, first, last uint64, budget int) (out []kept, mo
 	return out, false
 }
 
-// since gives the first item of a feed that came at cutoff or later, where the feed begins for this node at floor and goes on with
-// item next, and began, if not zero, is when its first one was published.
+// since returns the first item of a feed that came at cutoff or later. The feed begins for this
+// node at floor and goes on with item next; began, if not zero, is when its first item was
+// published.
 func (r *ring) since(tag feedTag, cutoff time.Time, floor, next uint64, began time.Time) uint64 {
 	if !began.IsZero() && !began.Before(cutoff) {
 		return 1
@@ -244,7 +245,7 @@ func (r *ring) since(tag feedTag, cutoff time.Time, floor, next uint64, began ti
 	if sh == nil {
 		return next
 	}
-	// What had to go is lost, and told as lost by whoever should have had it.
+	// What was dropped is lost, and reported as lost by each member that should have had it.
 	if i, _ := slices.BinarySearchFunc(sh.gone, cutoff, func(g trace, cutoff time.Time) int { return g.at.Compare(cutoff) }); i < len(sh.gone) {
 		return sh.gone[i].first
 	}
@@ -262,10 +263,10 @@ func (r *ring) since(tag feedTag, cutoff time.Time, floor, next uint64, began ti
 	case first <= floor:
 		return first
 	}
-	return sh.list[0].first - 1 // nor has this node had what came before, and could not tell when
+	return sh.list[0].first - 1 // this node has not had what came before either, and does not know when that was
 }
 
-// latest gives, for each feed, the first item of the last n messages of the room.
+// latest returns, for each feed, the first item of the last n messages of the room.
 func (r *ring) latest(n int) map[feedTag]uint64 {
 	type place struct {
 		tag feedTag
@@ -294,7 +295,8 @@ func (r *ring) latest(n int) map[feedTag]uint64 {
 	return firsts
 }
 
-// numbers are the places of the messages in an envelope: not of what members tell of themselves.
+// numbers returns the numbers of the messages in an envelope, not of what members say about
+// themselves.
 func (k *kept) numbers() (out []uint64) {
 	e, err := wire.ParseEnvelope(k.sealed)
 	if err != nil || e.Scheme != 0 {

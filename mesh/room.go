@@ -17,14 +17,14 @@ import (
 )
 
 var (
-	// ErrReplaced ends a room that the same user joined later from another device.
+	// ErrReplaced ends the stay in a room that the same user has joined later from another device.
 	ErrReplaced = errors.New("mesh: the same user joined this room from another device")
 	// ErrAmbiguous reports a user name that several members with different keys have.
 	ErrAmbiguous = errors.New("mesh: several members have this name")
 )
 
-// Room is one stay in a room, from [Mesh.Join] to [Room.Leave]. Its methods are safe for concurrent use,
-// but for Recv and Events, of which one goroutine at a time may read.
+// Room is one stay in a room, from [Mesh.Join] to [Room.Leave]. Its methods are safe for concurrent
+// use, except Recv and Events: only one goroutine at a time may read.
 type Room struct {
 	mesh   *Mesh
 	name   string
@@ -49,41 +49,42 @@ type Room struct {
 
 	mu         sync.Mutex
 	own        *rosterEntry    // this node's
-	warned     *identity.Grant // whose coming end the app has been told
+	warned     *identity.Grant // the grant whose end the app has been told is coming
 	info       []byte
-	head       head // of the own feed
+	head       head // of this node's own feed
 	roster     *roster
 	journal    *journal
 	unacked    []*batch           // sealed, and no neighbour has acknowledged them
-	window     window             // how much of the own feed is under way
-	owing      map[*feed]struct{} // whose authors are to be told soon how far they have arrived
+	window     window             // how much of this node's own feed is under way
+	owing      map[*feed]struct{} // feeds whose authors are to be told soon how far they have arrived
 	remind     reminder
 	neighbours neighbours
-	// unsubscribed are neighbours that greeted us, of whose subscription GossipSub has not told, and since when.
+	// unsubscribed are neighbours that greeted us but whose subscription GossipSub has not
+	// reported, and since when.
 	unsubscribed map[peer.ID]time.Time
-	newcomers    map[peer.ID]time.Time // connected members that GossipSub has not told of, and since when
+	newcomers    map[peer.ID]time.Time // connected members that GossipSub has not reported, and since when
 	waiting      map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
 	parked       parked
 	confirms     confirms  // own broadcasts whose receipts are awaited
-	carriage     carriage  // receipts on their way to the authors of others
+	carriage     carriage  // receipts on their way to other authors
 	rumour       bool      // the roster has changed since neighbours were last told its digest
 	widen        bool      // and at nextDigest several are to be told
 	readyAt      time.Time // when every feed that neighbours knew had its beginning; zero: not yet
 	nextDigest   time.Time // when to compare rosters and feeds with neighbours
 	nextSweep    time.Time // when to forget past feeds
 	minded       time.Time // when all members were last looked at
-	echoed       uint64    // last sequence of the own feed that GossipSub's loop has taken
+	echoed       uint64    // the last item of this node's own feed that GossipSub's loop has taken
 	leaving      bool
 	large        bool         // members cause no events
 	why          error        // the stay ended; nil: it has not
 	changed      task.Changes // members or neighbours have changed
 }
 
-// Name is what Join was given.
+// Name is the name passed to Join.
 func (r *Room) Name() string { return r.name }
 
-// Members are those in the room as far as this node knows, itself included, ordered by user. The result is
-// the caller's own.
+// Members returns the members of the room as far as this node knows, itself included, ordered by
+// user. The caller owns the result.
 func (r *Room) Members() []Member {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -95,8 +96,8 @@ func (r *Room) Members() []Member {
 	return out
 }
 
-// Missing are those who were dropped in the last 10 min and may come back: they were not heard of, and said no goodbye. They are in
-// no order, and the result is the caller's own.
+// Missing returns the members that were dropped in the last 10 min and may come back: they fell
+// silent and said no goodbye. They are in no order. The caller owns the result.
 func (r *Room) Missing() (out []Member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -108,14 +109,15 @@ func (r *Room) Missing() (out []Member) {
 	return out
 }
 
-// public is a copy of the member that the app may keep.
+// public returns a copy of the member that the app may keep.
 func (s *seat) public() Member {
 	m := s.Member
 	m.Info = append([]byte(nil), m.Info...)
 	return m
 }
 
-// WaitPeers waits until at least n other members are in the room. It gives ctx's error, or why the room ended.
+// WaitPeers waits until at least n other members are in the room. It returns ctx's error, or why
+// the stay ended.
 func (r *Room) WaitPeers(ctx context.Context, n int) error {
 	for {
 		r.mu.Lock()
@@ -134,12 +136,13 @@ func (r *Room) WaitPeers(ctx context.Context, n int) error {
 	}
 }
 
-// Recv returns the room's next event, and waits for one until ctx ends. Events are queued since Join. After
-// the last one it gives [ErrLeft], [ErrReplaced] or [ErrClosed].
+// Recv returns the room's next event, and waits for one until ctx ends. Events are queued from Join
+// on. After the last one it returns why the stay ended: [ErrLeft], [ErrReplaced], [ErrClosed], the
+// reason given to [Mesh.EvictAll], or why the room token no longer counts.
 func (r *Room) Recv(ctx context.Context) (Event, error) { return r.queue.Recv(ctx) }
 
-// Events ranges over [Room.Recv]. It ends silently when this node has left the room or closed, and otherwise
-// yields one error, last. Breaking out of the loop leaves the stream open.
+// Events ranges over [Room.Recv]. It ends without an error when this node has left the room or
+// closed; otherwise it yields one error, last. Breaking out of the loop leaves the stream open.
 func (r *Room) Events(ctx context.Context) iter.Seq2[Event, error] {
 	return r.queue.All(ctx, func(err error) bool { return errors.Is(err, ErrLeft) || errors.Is(err, ErrClosed) })
 }
@@ -152,7 +155,7 @@ func (m *Mesh) Room(name string) (*Room, bool) {
 	return r, ok
 }
 
-// Rooms are those that this node is in, in no order.
+// Rooms returns the rooms that this node is in, in no order.
 func (m *Mesh) Rooms() []*Room {
 	m.mu.Lock()
 	defer m.mu.Unlock()

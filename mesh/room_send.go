@@ -12,17 +12,18 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// Send sends a message to one member, given by name or as name#fingerprint, and returns when the member's
-// node has it in its app's queue. See [Mesh.Send] for how it can fail; [ErrNotMember], at once, says that
-// nobody of that name is in the room.
+// Send sends a message to one member, named by user name or as name#fingerprint, and returns when
+// the member's node has put it into its app's queue. See [Mesh.Send] for how it can fail. It
+// returns [ErrNotMember] at once if nobody of that name is in the room.
 //
-// In open mode a name that is pinned (see [WithPins]) means that key and no other, and one that is not is pinned to the
-// member who got the message. Where the name does not say which key is meant there is an [*identity.ConflictError], at
-// once: it is an ErrNotMember too if the name is pinned and only others of that name are in the room, and
-// [ErrAmbiguous] if it is not pinned and several members have it, or another key has written to this node under it.
+// In open mode a pinned name (see [WithPins]) means the pinned key and no other. A name that is not
+// pinned is pinned to the member that got the message. If the name does not say which key is meant,
+// Send returns an [*identity.ConflictError] at once. That is also an ErrNotMember if the name is
+// pinned and only others of that name are in the room. It is also an [ErrAmbiguous] if the name is
+// not pinned and several members have it, or another key has written to this node under it.
 func (r *Room) Send(ctx context.Context, user string, data []byte, opts ...SendOption) (Receipt, error) {
 	var to whom
-	var id uint64 // one, however often
+	var id uint64 // the same for all attempts
 	for attempt := 0; ; attempt++ {
 		p, err := r.send(ctx, user, &to, data, opts, waits, id)
 		if err != nil {
@@ -30,7 +31,8 @@ func (r *Room) Send(ctx context.Context, user string, data []byte, opts ...SendO
 		}
 		id = p.ID()
 		receipt, err := p.await(ctx)
-		// A member that has not heard of us yet, or of our log-in, says so; our greeting and hello are on their way to it.
+		// A member that does not know us yet, or does not know that we are logged in, refuses with
+		// one of these reasons. Our greeting and hello are on their way to it.
 		var refused *RefusedError
 		if attempt >= introductions || !errors.As(err, &refused) || refused.Reason != NotMember && refused.Reason != NoIdentity {
 			return receipt, err
@@ -44,8 +46,8 @@ func (r *Room) Send(ctx context.Context, user string, data []byte, opts ...SendO
 }
 
 const (
-	// introductions and introductionWait are how often and how long Send gives a member that it has just met
-	// to take in its greeting: 50, 100, 200 and 400 ms.
+	// introductions and introductionWait are how often and how long Send waits for a member that it
+	// has just met to take in its greeting: 50, 100, 200 and 400 ms.
 	introductions    = 4
 	introductionWait = 50 * time.Millisecond
 )
@@ -55,20 +57,21 @@ func (r *Room) SendText(ctx context.Context, user, text string, opts ...SendOpti
 	return r.Send(ctx, user, []byte(text), append(slices.Clip(opts), AsText())...)
 }
 
-// SendAsync is [Room.Send] for callers that pipeline: it returns when the message has been queued. See
-// [Mesh.SendAsync]. It does not try again where Send does: a member that no connection led to before this call may
-// refuse the first messages as [NotMember].
+// SendAsync is [Room.Send] for callers that pipeline: it returns when the message has been queued.
+// See [Mesh.SendAsync]. It does not try again where Send does: a member to which there was no
+// connection before this call may refuse the first messages as [NotMember].
 func (r *Room) SendAsync(ctx context.Context, user string, data []byte, opts ...SendOption) (*Pending, error) {
 	return r.send(ctx, user, new(whom), data, opts, watched, 0)
 }
 
-// whom is who an address has turned out to mean.
+// whom is the user that an address has turned out to mean.
 type whom struct {
 	identity.Login
 	byName bool // the name alone was given
 }
 
-// send sends to whom the address means; in open mode always to the same key, if it is called again with the same to.
+// send sends to the user that the address means. In open mode that is always the same key, if it is
+// called again with the same to.
 func (r *Room) send(ctx context.Context, user string, to *whom, data []byte, opts []SendOption, w watching, id uint64) (*Pending, error) {
 	var cfg sendConfig
 	for _, o := range opts {
@@ -86,7 +89,8 @@ func (r *Room) send(ctx context.Context, user string, to *whom, data []byte, opt
 	})
 }
 
-// member resolves an address to the one member it means. If to has a login already, only that user is meant.
+// member resolves an address to the one member it means. If to already has a login, only that user
+// is meant.
 func (r *Room) member(address string, to *whom) error {
 	addr, err := identity.ParseAddress(address)
 	if err != nil {
@@ -95,7 +99,7 @@ func (r *Room) member(address string, to *whom) error {
 	open := r.mesh.cfg.authority == nil
 	again := open && to.User != ""
 	byName := open && addr.Fingerprint == ""
-	var key identity.PublicKey // that the name means; zero: whichever there is
+	var key identity.PublicKey // the key that the name means; zero: any
 	var own bool
 	if byName && !again {
 		self := r.mesh.who.Self()
@@ -139,14 +143,14 @@ func (r *Room) member(address string, to *whom) error {
 	return nil
 }
 
-// conflict is the error for a name that several users have.
+// conflict returns the error for a name that several users have.
 func conflict(user string, pinned identity.PublicKey, found []identity.Login) error {
 	slices.SortFunc(found, func(a, b identity.Login) int { return bytes.Compare(a.Key[:], b.Key[:]) })
 	found = slices.CompactFunc(found, func(a, b identity.Login) bool { return a.Key == b.Key })
 	return &identity.ConflictError{User: user, Pinned: pinned, Found: found}
 }
 
-// takeDirect queues a message that a member has sent to this one alone, or says why not.
+// takeDirect queues a message that a member has sent to this one alone, or returns why not.
 func (r *Room) takeDirect(from identity.Login, msg *DirectMessage, size int, first bool) wire.DirectFrame_Reason {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -29,7 +29,7 @@ type flock struct {
 	at  []*station
 }
 
-// inBubble runs f with n stations on a simulated network, which f is to connect.
+// inBubble runs f with n stations on a simulated network. f connects them.
 func inBubble(t *testing.T, n int, f func(*testing.T, *flock), opts ...Option) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -72,8 +72,8 @@ func (f *flock) joinAll(room string) []*Room {
 	return rooms
 }
 
-// line is an event in short: "u1:hello", "u1>hello" for one to this member alone, "+u1", "-u1 quit", "lagged 3",
-// "lost u1 2-3".
+// line is an event in short: "u1:hello", "u1>hello" for one to this member alone, "+u1", "-u1
+// quit", "lagged 3", "lost u1 2-3".
 func line(ev Event) string {
 	switch ev := ev.(type) {
 	case *Message:
@@ -97,7 +97,7 @@ func line(ev Event) string {
 	return fmt.Sprintf("%T", ev)
 }
 
-// events reads n events.
+// read reads n events.
 func read(t *testing.T, r *Room, n int) (got []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -296,9 +296,9 @@ func TestLeavingAndJoiningAgainWorksAtOnce(t *testing.T) {
 	})
 }
 
-// Nobody reads between the stays, so that greetings overtake the broadcasts before them.
-// A member joins and leaves, and after each join all publish at once: what is published after Join returned, or on being told
-// of the member, is for everybody.
+// A member joins and leaves, and after each join all publish at once. What is published after Join
+// has returned, or after a program was told of the member, is for everybody. The others read only
+// at the end, so greetings overtake the broadcasts before them.
 func TestNothingIsLostAcrossAThousandJoins(t *testing.T) {
 	joins := 1000
 	if raceEnabled {
@@ -311,7 +311,7 @@ func TestNothingIsLostAcrossAThousandJoins(t *testing.T) {
 			_, err := r.PublishAsync(t.Context(), []byte(text), AsText())
 			require.NoError(t, err)
 		}
-		said := make([][]string, 2) // to each who stays, by the others
+		said := make([][]string, 2) // to each member that stays, by the others
 		for i := range joins {
 			c := f.join(2, "ops")
 			require.NoError(t, c.WaitPeers(t.Context(), 2))
@@ -372,7 +372,7 @@ func TestWhatIsPublishedOnSeeingAMemberReachesIt(t *testing.T) {
 			inBubble(t, 2, func(t *testing.T, f *flock) {
 				f.net.ConnectAll()
 				a := f.join(0, "ops")
-				// Its greeting comes by another stream than its subscription, and earlier.
+				// Its greeting comes over another stream than its subscription, and earlier.
 				go func() {
 					time.Sleep(time.Duration(seed) * time.Millisecond)
 					b, err := f.at[1].Join(context.Background(), "ops")
@@ -426,7 +426,7 @@ func TestSendReachesOneMemberAndNobodyElse(t *testing.T) {
 		require.Positive(t, receipt.RTT)
 		require.Equal(t, []string{"u0>psst"}, read(t, rooms[1], 1))
 
-		// A member that is not connected is dialled where its roster entry says.
+		// A member that is not connected is dialled at the addresses in its roster entry.
 		receipt, err = rooms[0].Send(t.Context(), f.at[2].login().Address().String(), []byte("far"))
 		require.NoError(t, err)
 		require.EqualValues(t, 2, receipt.ID, "introductions take no further ID")

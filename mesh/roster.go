@@ -15,14 +15,14 @@ import (
 )
 
 const (
-	// maxMembers bounds a room's roster. Entries beyond it are not taken; it is eight times the size from
-	// which a room is large.
+	// maxMembers bounds a room's roster. Entries beyond it are not taken. It is about eight times
+	// the default size from which a room is large.
 	maxMembers = 4096
-	// maxUnheard bounds the members that only others have told of. In larger rooms those who are not neighbours appear when
-	// they first say something.
+	// maxUnheard bounds the members that are known only from others. In larger rooms members that
+	// are not neighbours appear when they first say something.
 	maxUnheard = 2048
-	// tombstoneLife is how long a member that left is remembered, so that a late copy of its entry does not
-	// bring it back. A cut that lasts longer can.
+	// tombstoneLife is how long a member that left is remembered, so that a late copy of its entry
+	// does not bring it back. After a cut that lasts longer, one can.
 	tombstoneLife = 10 * time.Minute
 )
 
@@ -36,18 +36,21 @@ type seat struct {
 	leftAt  time.Time
 	transit transit // of its envelopes
 
-	// goodbye is an entry that others tell of, while the feed that ends with it has not come to its end here.
+	// goodbye is an entry that others passed on, while the feed that ends with it has not ended
+	// here.
 	goodbye   *rosterEntry
 	goodbyeAt time.Time
-	// coming is the entry of the member's next stay, while the feed of this one has not come to its end here.
+	// coming is the entry of the member's next stay, while the feed of this stay has not ended
+	// here.
 	coming   *rosterEntry
 	comingAt time.Time
-	spoken   bool // it has been heard itself, not only others of it
+	spoken   bool // it has been heard itself, not only through others
 
 	life
 }
 
-// roster is who is in a room. It is a plain state machine: the caller brings the time and holds the lock.
+// roster records the members of a room. It is a plain state machine: the caller passes the time and
+// holds the lock.
 type roster struct {
 	door    *door
 	journal *journal
@@ -57,19 +60,19 @@ type roster struct {
 	devices map[peer.ID]*seat
 	present int
 	digest  []byte  // of the present entries; nil: to be computed
-	pushed  []*seat // who had to make room, for the caller to take
+	pushed  []*seat // seats that had to give way, for the caller to take
 
 	linked   func(peer.ID) bool                // whether a device is a neighbour in the room
-	signs    func(peer.ID) time.Time           // when a neighbour last said something over its connection; zero: not as far as is known
+	signs    func(peer.ID) time.Time           // when a neighbour last said something over its connection; zero: not known
 	jitter   func(time.Duration) time.Duration // a random part of a time
 	turn     func(about peer.ID, of time.Duration) time.Duration
 	pace     float64   // the share of a beat after which this node says something
 	accusing allowance // of its own accusations
 	asking   allowance // of its questions for members that it has dropped
-	refuteAt time.Time // when to answer accusations; zero: there is none
+	refuteAt time.Time // when to answer accusations; zero: there are none
 	refuted  time.Time // when that was last done
 	beaten   time.Time // when the node last said that it is there
-	against  uint64    // the sequence of the own entry that was accused
+	against  uint64    // the sequence of this node's entry that was accused
 }
 
 func newRoster(d *door, j *journal, self peer.ID, grace time.Duration) *roster {
@@ -98,7 +101,7 @@ const (
 	outdated         // what came is older than what is known
 )
 
-// apply takes a verified entry. The seat is that of the entry's user.
+// apply takes a verified entry. It returns the seat of the entry's user.
 func (r *roster) apply(now time.Time, e *rosterEntry) (*seat, change) {
 	if on := r.devices[e.statement.Peer]; on != nil && on.present && on.Login != e.statement.Login() {
 		return on, outdated // a device has one user in a room; it must leave before it is another
@@ -128,8 +131,9 @@ func (r *roster) apply(now time.Time, e *rosterEntry) (*seat, change) {
 	return s, r.set(now, s, e)
 }
 
-// rejoins reports whether e begins another stay of a member whose present one has not ended here: it has left and joined
-// again, and the greeting has overtaken the last broadcasts. One that was cut off has restarted instead.
+// rejoins reports whether e begins another stay of a member whose present stay has not ended here:
+// it has left and joined again, and the greeting has overtaken the last broadcasts. A member that
+// was cut off has restarted instead.
 func (s *seat) rejoins(e *rosterEntry) bool {
 	return s.present && e.joined && e.feed != s.entry.feed && e.statement.Peer == s.Peer && s.lost.IsZero() && s.feed.next > 0
 }
@@ -145,7 +149,8 @@ func (r *roster) came(now time.Time, s *seat) (change, bool) {
 	return r.set(now, s, e), true
 }
 
-// push makes room for a member that speaks for itself: one that only others have told of gives way.
+// push makes space for a member that speaks for itself: it drops one that is known only from
+// others.
 func (r *roster) push(now time.Time) bool {
 	for key, s := range r.seats {
 		if s.present && !s.spoken && s.Peer != r.self {
@@ -160,7 +165,7 @@ func (r *roster) push(now time.Time) bool {
 
 func (r *roster) set(now time.Time, s *seat, e *rosterEntry) change {
 	if !e.joined && s.entry != nil && s.entry.statement.Peer != e.statement.Peer {
-		// The goodbye of a device that another one has taken the place of.
+		// It is the goodbye of a device that another one has replaced.
 		return outdated
 	}
 	was := s.present
@@ -217,8 +222,8 @@ func (r *roster) alive(now time.Time, p peer.ID) (*seat, change) {
 	return r.spoke(now, p)
 }
 
-// spoke notes that a device has said something lately, itself: not what others say of it. One that had been given up
-// is back.
+// spoke notes that a device itself has said something recently; what others say of it does not
+// count. A member that had been given up is back.
 func (r *roster) spoke(now time.Time, p peer.ID) (*seat, change) {
 	s := r.devices[p]
 	if s == nil {
@@ -231,8 +236,9 @@ func (r *roster) spoke(now time.Time, p peer.ID) (*seat, change) {
 	return s, r.back(now, s)
 }
 
-// hearsay takes a verified entry that another member has passed on, a neighbour since it was met. A goodbye waits until the feed that
-// it ends has been delivered: gossip and hearsay overtake each other.
+// hearsay takes a verified entry that another member, a neighbour since met, has passed on. A
+// goodbye waits until the feed that it ends has been delivered: gossip and hearsay overtake each
+// other.
 func (r *roster) hearsay(now time.Time, e *rosterEntry, met time.Time) (*seat, change) {
 	s := r.seats[e.key()]
 	if s == nil && r.unheard() >= maxUnheard {
@@ -250,7 +256,7 @@ func (r *roster) hearsay(now time.Time, e *rosterEntry, met time.Time) (*seat, c
 	return s, unchanged
 }
 
-// unheard counts the members that only others have told of.
+// unheard counts the members that are known only from others.
 func (r *roster) unheard() (n int) {
 	for _, s := range r.seats {
 		if s.present && !s.spoken {
@@ -260,7 +266,7 @@ func (r *roster) unheard() (n int) {
 	return n
 }
 
-// due is when expire has something to do; zero: nothing waits.
+// due returns when expire has something to do; zero: nothing waits.
 func (r *roster) due() (due time.Time) {
 	due = r.refuteAt
 	for _, s := range r.seats {
@@ -278,7 +284,7 @@ func (r *roster) due() (due time.Time) {
 	return due
 }
 
-// earlier is the earlier of two times of which zero is never.
+// earlier returns the earlier of two times; zero means never.
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -286,8 +292,8 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// expire gives up members whose grace is over or whose token no longer counts, believes goodbyes that did not come by gossip, and forgets old
-// tombstones.
+// expire gives up members whose grace is over or whose token no longer counts, believes goodbyes
+// that did not come by gossip, and forgets old tombstones.
 func (r *roster) expire(now time.Time) (gone []*seat) {
 	for key, s := range r.seats {
 		switch {
@@ -306,7 +312,7 @@ func (r *roster) expire(now time.Time) (gone []*seat) {
 	return gone
 }
 
-// overdue reports whether the grace of a suspected member is over, and it has given no sign of life.
+// overdue reports whether the grace of a suspected member is over without a sign of life.
 func (r *roster) overdue(now time.Time, s *seat) bool {
 	if s.suspected.IsZero() || s.goodbye != nil || now.Before(r.over(s)) {
 		return false
@@ -315,8 +321,8 @@ func (r *roster) overdue(now time.Time, s *seat) bool {
 	return !s.suspected.IsZero()
 }
 
-// ends is when a stay that others say is over has ended here too, although its feed has not come to its end: later while
-// more of the feed is being fetched.
+// ends returns when a stay that others say is over ends here too, although its feed has not come to
+// its end: later while more of the feed is being fetched.
 func (s *seat) ends(said time.Time) time.Time {
 	if !s.feed.repair.askAt.IsZero() || s.feed.repair.from != "" {
 		return said.Add(lackWait)
@@ -324,7 +330,7 @@ func (s *seat) ends(said time.Time) time.Time {
 	return said.Add(lostWait)
 }
 
-// evict forgets the oldest tombstone, and reports false when there is none.
+// evict forgets the oldest tombstone, and reports false if there is none.
 func (r *roster) evict() bool {
 	var key identity.Subject
 	var oldest *seat
@@ -346,7 +352,7 @@ func (r *roster) remove(key identity.Subject, s *seat) {
 	}
 }
 
-// members are those present, ordered by user, key and device.
+// members returns the present members, ordered by user, key and device.
 func (r *roster) members() []*seat {
 	out := make([]*seat, 0, r.present)
 	for _, s := range r.seats {
@@ -360,10 +366,10 @@ func (r *roster) members() []*seat {
 	return out
 }
 
-// tells reports whether others are told of a seat: members, and those who said goodbye lately.
+// tells reports whether others are told of a seat: members, and those that recently said goodbye.
 func (s *seat) tells() bool { return s.present || !s.entry.joined }
 
-// names are those of all entries that others are told of, in no order.
+// names returns the names of all entries that others are told of, in no order.
 func (r *roster) names() []byte {
 	out := make([]byte, 0, len(entryName{})*len(r.seats))
 	for _, s := range r.seats {
@@ -374,8 +380,8 @@ func (r *roster) names() []byte {
 	return out
 }
 
-// unknown are the entries that a neighbour has not named, but those of itself and of this node, which greetings carry. They
-// are in no order. A last part of names that is none counts for nothing.
+// unknown returns the entries that a neighbour has not named, in no order, except its own and this
+// node's, which greetings carry. An incomplete name at the end is ignored.
 func (r *roster) unknown(p peer.ID, names []byte) (out []*seat) {
 	named := make(map[entryName]struct{}, len(names)/len(entryName{}))
 	for name := range slices.Chunk(names, len(entryName{})) {
@@ -391,7 +397,7 @@ func (r *roster) unknown(p peer.ID, names []byte) (out []*seat) {
 	return out
 }
 
-// sum is a hash by which two members see whether they know the same of the room.
+// sum returns a hash by which two members see whether they know the same of the room.
 func (r *roster) sum() []byte {
 	if r.digest == nil {
 		h := sha256.New()

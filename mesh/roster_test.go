@@ -26,10 +26,10 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 		at     time.Duration
 		entry  *rosterEntry
 		heard  bool    // the entry came from another member
-		alive  peer.ID // heard of, itself
-		lost   peer.ID // its connection
+		alive  peer.ID // the device that was heard itself
+		lost   peer.ID // the device whose connection ended
 		want   change
-		gone   string // who is given up, when nothing else is given
+		gone   string // who is given up, if nothing else is given
 		reason LeaveReason
 	}
 	for name, c := range map[string]struct {

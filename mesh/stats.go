@@ -19,10 +19,10 @@ type Stats struct {
 	DirectViolations    uint64 // streams reset because a peer broke the protocol
 
 	MessagesPublished  uint64 // broadcasts of this node handed to GossipSub
-	MessagesTaken      uint64 // broadcasts of others put into event queues
-	MessagesMissed     uint64 // of those, dropped for a slow reader, who is told by Lagged
-	MessagesLost       uint64 // items of feeds that were never received, told by GapLost: messages at most
-	EnvelopesPublished uint64 // by this node: each carries what queued while the one before was under way
+	MessagesTaken      uint64 // broadcasts of others put into the event queues
+	MessagesMissed     uint64 // of those, dropped because the program read too slowly; it gets Lagged
+	MessagesLost       uint64 // items of feeds that were never received, reported by GapLost: messages at most
+	EnvelopesPublished uint64 // by this node; each carries what queued while the one before was under way
 	EnvelopesTaken     uint64 // of others, verified and new
 	EnvelopeCopies     uint64 // written to peers, forwarded ones included
 	EnvelopeDuplicates uint64 // received again
@@ -30,24 +30,24 @@ type Stats struct {
 	EnvelopesStale     uint64 // replays, and what was sent before this node joined
 	EnvelopesLapsed    uint64 // of members whose token has ended or was revoked
 	EnvelopesSetBack   uint64 // too far ahead of what is missing to be kept: fetched again later
-	ReceiptsTaken      uint64 // of confirmed broadcasts of this node: verified, wanted, and new
+	ReceiptsTaken      uint64 // receipts of this node's confirmed broadcasts: verified, wanted, and new
 	ReceiptFramesTaken uint64 // frames of receipts that reached this node: its own and those that it passes on
-	ReceiptFramesSent  uint64 // of receipts, its own and others'
-	EnvelopesPulled    uint64 // fetched from neighbours, since they were missing
-	EnvelopesServed    uint64 // given to neighbours that asked
+	ReceiptFramesSent  uint64 // frames of receipts, its own and others'
+	EnvelopesPulled    uint64 // fetched from neighbours because they were missing
+	EnvelopesServed    uint64 // sent to neighbours that asked
 	BytesServed        uint64 // of those, and of the roster entries that go with them
 	Pulls              uint64 // questions to neighbours
 	PullsFailed        uint64 // of those, not answered or answered with garbage
 	PullsRefused       uint64 // questions of neighbours that had one under way, or came when too many others had
 	EnvelopesUnclaimed uint64 // of senders whose roster entry never came
 	EnvelopesDropped   uint64 // lost at a full queue of GossipSub: 0 unless a peer takes nothing
-	RoomFrames         uint64 // told to neighbours about rooms
+	RoomFrames         uint64 // sent to neighbours about rooms
 	RoomBytes          uint64 // of those, and of the beats, which are not counted as frames
-	NeighboursSilent   uint64 // whose connections were closed since they had stopped to beat
+	NeighboursSilent   uint64 // neighbours whose connections were closed because they had stopped beating
 	RoomFramesDropped  uint64 // to a neighbour that takes nothing, or asks for too much
 	RoomViolations     uint64 // room streams reset and entries refused because a peer broke the protocol
 	Forks              uint64 // members evicted because their feeds forked
-	Suspicions         uint64 // accusations published: of members that fell silent
+	Suspicions         uint64 // accusations published against members that fell silent
 	Refutations        uint64 // of accusations against this node
 }
 
@@ -69,7 +69,8 @@ type counters struct {
 	suspicions, refutations, roomFrames, roomBytes, bytesServed    atomic.Uint64
 }
 
-// Stats gives a snapshot of the counters. Each is read by itself: they need not add up while traffic flows.
+// Stats returns a snapshot of the counters. Each is read by itself: they need not add up while
+// traffic flows.
 func (m *Mesh) Stats() Stats {
 	c := &m.stats
 	return Stats{

@@ -19,18 +19,21 @@ import (
 )
 
 const (
-	// DefaultStoreLimit is how many bytes of envelopes a [Store] holds when nothing else is said: eight busy rooms, at the
-	// default [Retention] of 32 MiB.
+	// DefaultStoreLimit is how many bytes of envelopes a [Store] holds by default: eight busy
+	// rooms, at the default [Retention] of 32 MiB.
 	DefaultStoreLimit = 256 << 20
 	// storeSchema is the version of the file.
 	storeSchema = 1
-	// storeOverhead is what an envelope takes beside its own bytes: its key, its age and what bbolt notes of it.
+	// storeOverhead is what an envelope takes beside its own bytes: its key, its age and what bbolt
+	// records for it.
 	storeOverhead = 64
-	// storeLock is how long OpenStore waits for another process to let go of the file: one that is closing.
+	// storeLock is how long OpenStore waits for another process, which is closing, to release the
+	// file.
 	storeLock = time.Second
 )
 
-// The buckets of the file. In the bucket of rooms there is one for each room, by its tag, with two in it.
+// The buckets of the file. The bucket of rooms holds one bucket for each room, named by its tag,
+// with two in it.
 var (
 	metaBucket      = []byte("meta")      // schemaKey → storeSchema, as 8 bytes
 	roomsBucket     = []byte("rooms")     // room tag → bucket
@@ -42,8 +45,8 @@ var (
 // ErrStoreVersion reports a store of another version of this package.
 var ErrStoreVersion = errors.New("written by another version")
 
-// StoreError reports the file of a [Store] that cannot be used. It may wrap [ErrStoreVersion], or [identity.ErrInUse] for one
-// that another node holds.
+// StoreError reports that the file of a [Store] cannot be used. It may wrap [ErrStoreVersion], or
+// [identity.ErrInUse] if another node holds the file.
 type StoreError struct {
 	Path string
 	Err  error
@@ -54,25 +57,31 @@ func (e *StoreError) Error() string { return fmt.Sprintf("mesh: store %s: %v", e
 // Unwrap returns Err.
 func (e *StoreError) Unwrap() error { return e.Err }
 
-// Store keeps what rooms retain in a file: sealed envelopes with their age, whose feeds they are of, and how far each feed
-// has got. A mesh that has one ([WithStore]) goes on after a restart with what it had before:
+// Store keeps what rooms retain in a file: sealed envelopes with their age, whose feeds they are,
+// and how far each feed has got. A mesh with a store ([WithStore]) goes on after a restart with
+// what it had before:
 //
-//   - It gives neighbours what they lack of it: also its own broadcasts of the run before, such as those that nobody had
-//     acknowledged when the process died.
-//   - Its own app gets nothing of it, unless it joins [WithHistory] or [WithResume]; with the latter, what the reader had not read.
+//   - It sends neighbours what they lack. That includes its own broadcasts of the run before, such
+//     as those that nobody had acknowledged when the process died.
+//   - Its own app gets nothing of it, unless it joins [WithHistory] or [WithResume]. With
+//     WithResume it gets what the reader had not read.
 //   - What it had is not delivered again, and not counted as lost.
 //
-// A room keeps in the file what its [Retention] allows it in memory. Ages go on while no process runs; a clock that was set back
-// makes nothing older, and what is from the future counts as new. A room that is not joined is dropped after twice its age. All rooms
-// together hold at most the limit of OpenStore: first rooms that are not joined give way, the one used least lately first, and then what
-// is new stays in memory alone. The file itself can be twice as large, and does not shrink.
+// A room keeps in the file what its [Retention] allows it in memory. Ages go on while no process
+// runs. A clock that was set back makes nothing older, and what is from the future counts as new. A
+// room that is not joined is dropped after twice its age. All rooms together hold at most the limit
+// of OpenStore. At the limit, rooms that are not joined are dropped, the one used least recently
+// first; after that, what is new stays in memory alone. The file itself can be twice as large, and
+// does not shrink.
 //
-// One goroutine writes, every 100 ms at most, and nothing waits for it but [Room.Flush]. Each write is one transaction that is on the disk
-// (fdatasync) before it counts: a process that is killed, or a machine that loses power, loses what came in the last 100 ms and
-// during one write, and the file is whole. A message is stored once it has been sealed, which as a rule is at once: what still queues in
-// [Room.PublishAsync] when the process dies is lost, and its Publication has not ended.
+// One goroutine writes, every 100 ms at most, and nothing waits for it but [Room.Flush]. Each write
+// is one transaction that is on the disk (fdatasync) before it counts. A process that is killed, or
+// a machine that loses power, loses what came in the last 100 ms and during one write, and the file
+// is whole. A message is stored once it has been sealed, which usually is at once. What still
+// queues in [Room.PublishAsync] when the process dies is lost, and its Publication has not ended.
 //
-// The envelopes are as they travelled: signed, and not encrypted. The file is made for its owner alone (0600).
+// The envelopes are stored as they travelled: signed, and not encrypted. Only the file's owner can
+// read it (0600).
 type Store struct {
 	path  string
 	limit int64
@@ -84,15 +93,15 @@ type Store struct {
 	requests chan chan error // of Flush
 
 	mu   sync.Mutex
-	live map[*Room]struct{} // those that are joined, or have not been written since
+	live map[*Room]struct{} // rooms that are joined, or have not been written since
 	// joining counts the calls that are about to join a room: what they have read must stay.
 	joining map[[32]byte]int
 
-	// The writer's own, and OpenStore's.
+	// Used only by the writer, and by OpenStore.
 	rooms   map[[32]byte]*storedRoom
 	bytes   int64 // of all rooms
 	pending []roomChange
-	failed  bool // the last write
+	failed  bool // the last write failed
 }
 
 // storedRoom is what the file has of a room.
@@ -101,11 +110,13 @@ type storedRoom struct {
 	used  time.Time
 }
 
-// OpenStore opens the file at path, and makes it if it is missing. Limit bounds the envelopes in it, in bytes; 0 means
-// [DefaultStoreLimit]. It waits up to a second for another process to let go of the file. Errors are a [*StoreError].
+// OpenStore opens the file at path, and creates it if it is missing. Limit bounds the envelopes in
+// it, in bytes; 0 means [DefaultStoreLimit]. It waits up to a second for another process to release
+// the file. Errors are a [*StoreError].
 //
-// A file that is damaged is moved to the same path with ".damaged" at its end, in the place of an earlier one, and a new one is
-// begun: see [Store.SetAside]. One of another version ([ErrStoreVersion]) is left as it is.
+// A damaged file is moved to the same path with ".damaged" at its end, where it replaces an earlier
+// one, and a new file is begun: see [Store.SetAside]. A file of another version ([ErrStoreVersion])
+// is left as it is.
 func OpenStore(path string, limit int64) (*Store, error) {
 	if limit == 0 {
 		limit = DefaultStoreLimit
@@ -133,10 +144,11 @@ func OpenStore(path string, limit int64) (*Store, error) {
 	return s, nil
 }
 
-// SetAside returns where OpenStore has moved a damaged file; empty when there was none.
+// SetAside returns the path to which OpenStore has moved a damaged file; empty if there was none.
 func (s *Store) SetAside() string { return s.aside }
 
-// Close lets go of the file. It must not be called before the mesh that uses the store has been closed.
+// Close releases the file. It must not be called before the mesh that uses the store has been
+// closed.
 func (s *Store) Close() error {
 	if err := s.db.Close(); err != nil {
 		return &StoreError{s.path, err}
@@ -144,12 +156,12 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// damage is what makes a file one that cannot be read.
+// damage is the error for a file that cannot be read.
 type damage struct{ what string }
 
 func (d *damage) Error() string { return "damaged: " + d.what }
 
-// open opens the database and looks at all of it.
+// open opens the database and checks all of it.
 func (s *Store) open() (err error) {
 	s.db, s.rooms, s.bytes = nil, make(map[[32]byte]*storedRoom), 0
 	defer func() {
@@ -171,8 +183,8 @@ func (s *Store) open() (err error) {
 	})
 }
 
-// guarded runs f, which works on the database. A damaged file is an error: bbolt panics on pages that make no sense, and a
-// file cut short faults in its memory map.
+// guarded runs f, which works on the database, and returns damage to the file as an error: bbolt
+// panics on pages that make no sense, and a truncated file faults in its memory map.
 func guarded(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -245,8 +257,8 @@ func surveyRoom(now time.Time, b *bolt.Bucket) (*storedRoom, error) {
 // storedFeed is what the file has of a feed.
 type storedFeed struct {
 	tag     feedTag
-	through uint64 // the last item that was delivered, or from before the node's time, or lost
-	floor   uint64 // the first one that was for the app; 0: none was
+	through uint64 // the last item that was delivered, or is from before the node's time, or was lost
+	floor   uint64 // the first item that was for the app; 0: none was
 	began   time.Time
 	used    time.Time
 	ahead   bool      // the clock has been set back since, by more than clocks may differ
@@ -257,7 +269,8 @@ type storedFeed struct {
 
 const recordSize = 4*8 + 32
 
-// record is the feed without its envelopes: through, floor, began and used in milliseconds, end, entry.
+// record is the feed without its envelopes: through, floor, began and used in milliseconds, end,
+// entry.
 func (f *storedFeed) record(now time.Time) []byte {
 	out := make([]byte, 0, recordSize+len(f.entry))
 	out = binary.BigEndian.AppendUint64(out, f.through)
@@ -286,8 +299,8 @@ func readRecord(now time.Time, key, v []byte) (f storedFeed, err error) {
 	return f, nil
 }
 
-// appendTime writes a time of this run as one of the wall clock, in milliseconds: by how long ago it was, so that
-// a clock that has been set meanwhile does not count. Zero stays zero.
+// appendTime writes a time of this run as wall clock time, in milliseconds. It counts back from
+// now, so that a clock that has been set meanwhile makes no difference. Zero stays zero.
 func appendTime(out []byte, now, t time.Time) []byte {
 	if t.IsZero() {
 		return binary.BigEndian.AppendUint64(out, 0)
@@ -295,7 +308,7 @@ func appendTime(out []byte, now, t time.Time) []byte {
 	return binary.BigEndian.AppendUint64(out, uint64(max(now.UnixMilli()-now.Sub(t).Milliseconds(), 1)))
 }
 
-// readTime gives a time of this run. What the clock says is yet to come has come just now.
+// readTime returns a stored time as a time of this run. A time in the future becomes now.
 func readTime(now time.Time, in []byte) time.Time {
 	ms := binary.BigEndian.Uint64(in)
 	if ms == 0 {
@@ -307,12 +320,12 @@ func readTime(now time.Time, in []byte) time.Time {
 	return now.Add(-now.Sub(time.UnixMilli(int64(ms))))
 }
 
-// envelopeKey is where an envelope stands.
+// envelopeKey returns the key of an envelope.
 func envelopeKey(tag feedTag, first uint64) []byte {
 	return binary.BigEndian.AppendUint64(tag[:len(tag):len(tag)], first)
 }
 
-// claim makes the store one mesh's. The methods that follow do nothing for a nil store.
+// claim reserves the store for one mesh. The methods that follow do nothing for a nil store.
 func (s *Store) claim() error {
 	if s != nil && s.claimed.Swap(true) {
 		return &StoreError{s.path, errors.New("another mesh uses it")}

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// BenchmarkPublish is broadcasts to one neighbour, with up to 256 under way: what the store costs both of them.
+// BenchmarkPublish is broadcasts to one neighbour, with up to 256 under way: what the store costs
+// both of them.
 func BenchmarkPublish(b *testing.B) {
 	for _, size := range []int{64, 4 << 10} {
 		for _, stored := range []bool{false, true} {

@@ -23,17 +23,18 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// victimEnv makes the test binary a node that publishes until it is killed, with the store that it names.
+// victimEnv makes the test binary a node that publishes until it is killed, with the store that it
+// names.
 const victimEnv = "STARLING_STORE_VICTIM"
 
-// crash is a testing.TB for a process that is no test.
+// crash is a testing.TB for a process that is not a test.
 type crash struct{ testing.TB }
 
 func (crash) Helper()           {}
 func (crash) Cleanup(func())    {}
 func (crash) Fatal(args ...any) { panic(fmt.Sprint(args...)) }
 
-// victimHost is a host on loopback with the victim's key.
+// victimHost returns a host on loopback with the victim's key.
 func victimHost() (host.Host, error) {
 	key, err := crypto.UnmarshalEd25519PrivateKey(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
 	if err != nil {
@@ -43,7 +44,7 @@ func victimHost() (host.Host, error) {
 		libp2p.DisableMetrics(), libp2p.DisableIdentifyAddressDiscovery())
 }
 
-// victim publishes, and says on standard output how far its feed is on the disk.
+// victim publishes, and prints how far its feed is on the disk.
 func victim(path string) error {
 	store, err := OpenStore(path, 0)
 	if err != nil {
@@ -77,8 +78,8 @@ func victim(path string) error {
 	}
 }
 
-// onDisk checks that the hash chain of each feed in the file of a store is whole, from its first item to where the file says that it has
-// got, and gives that place.
+// onDisk checks that the hash chain of each feed in the file of a store is whole, from its first
+// item to how far the file says that it has got, and returns that.
 func onDisk(t *testing.T, s *Store, tag [32]byte) map[string]uint64 {
 	t.Helper()
 	through := make(map[string]uint64)
@@ -142,7 +143,8 @@ func TestAStoreSurvivesBeingKilledAtAnyMoment(t *testing.T) {
 	}
 }
 
-// killed runs a victim, kills it a moment after it has said so many lines, and gives what it said last.
+// killed runs a victim, kills it a moment after it has printed so many lines, and returns what it
+// printed last.
 func killed(t *testing.T, path string, lines int, later time.Duration) (feed string, number uint64) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -163,7 +165,7 @@ func killed(t *testing.T, path string, lines int, later time.Duration) (feed str
 	return feed, number
 }
 
-// served checks that a node with the store gives a newcomer all of these feeds.
+// served checks that a node with the store sends a newcomer all of these feeds.
 func served(t *testing.T, s *Store, acked map[string]uint64) {
 	t.Helper()
 	all := newHellos()

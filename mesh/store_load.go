@@ -14,20 +14,21 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// maxRestored is how many feeds of one user are taken from a store, the last used. It leaves half of those that are remembered to
-// the stays that come.
+// maxRestored is how many feeds of one user are taken from a store, those used last. It leaves half
+// of the remembered feeds for coming stays.
 const maxRestored = maxStays / 2
 
-// load reads what the file has of a room, which stays there until done is called. What waits is written first: a stay in the room may
-// just have ended, or the room may be about to be dropped. A store that cannot be read is told of, and keeps nobody from joining. It
-// gives nothing for a nil store.
+// load reads what the file has of a room; the file keeps it until done is called. What waits is
+// written first: a stay in the room may just have ended, or the room may be about to be dropped. A
+// store that cannot be read is logged, and does not prevent joining. load returns nothing for a nil
+// store.
 func (s *Store) load(ctx context.Context, m *Mesh, tag [32]byte) (feeds []storedFeed, done func()) {
 	if s == nil {
 		return nil, func() {}
 	}
 	s.expect(tag, 1)
 	done = func() { s.expect(tag, -1) }
-	_ = s.flush(ctx, m) // the writer tells of what cannot be written
+	_ = s.flush(ctx, m) // the writer logs what cannot be written
 	err := guarded(func() error {
 		return s.db.View(func(tx *bolt.Tx) (err error) {
 			room := tx.Bucket(roomsBucket).Bucket(tag[:])
@@ -72,7 +73,8 @@ func loadRoom(now time.Time, room *bolt.Bucket) (feeds []storedFeed, err error) 
 	return feeds, err
 }
 
-// restore makes a new stay begin with what the store had of the room. Nobody else knows the room yet.
+// restore makes a new stay begin with what the store had of the room. Nobody else knows the room
+// yet.
 func (r *Room) restore(now time.Time, feeds []storedFeed) {
 	j := r.journal
 	slices.SortFunc(feeds, func(a, b storedFeed) int { return b.used.Compare(a.used) })
@@ -81,9 +83,9 @@ func (r *Room) restore(now time.Time, feeds []storedFeed) {
 		s := &feeds[i]
 		entry, err := r.door.open(s.entry, now)
 		if err != nil && s.ahead {
-			continue // by a wrong clock: it stays until the clock is right
+			continue // a wrong clock rejects it: it stays until the clock is right
 		}
-		j.ring.touch(s.tag) // what is not taken goes
+		j.ring.touch(s.tag) // what is not taken is dropped
 		if err != nil || !entry.joined || entry.tag() != s.tag || stays[entry.key()] >= maxRestored || now.Sub(s.used) > 2*j.ring.limits.Age {
 			if err != nil {
 				r.mesh.log.Debug("feed not restored", "room", r.name, "err", err)
@@ -105,8 +107,8 @@ func (r *Room) restore(now time.Time, feeds []storedFeed) {
 	j.ring.expire(now)
 }
 
-// verify drops what is not what the feed's author has signed: a disk can fail. The hashes by which envelopes name the one before them tell, and
-// where they do not, signatures.
+// verify drops what the feed's author has not signed: a disk can fail. It checks the hashes by
+// which envelopes name the one before them, and where they do not match, the signatures.
 func (r *Room) verify(s *storedFeed) {
 	next, want := s.through+1, s.end
 	bad := 0
@@ -140,14 +142,14 @@ func (r *Room) verify(s *storedFeed) {
 	}
 }
 
-// baseline settles where a feed of the store begins for the app, as far as that can be told before neighbours are heard. Floor is
-// where it began in the stay before; 0: nowhere.
+// baseline settles where a feed of the store begins for the app, as far as that is known before
+// neighbours are heard. floor is where it began in the stay before; 0: nowhere.
 func (r *Room) baseline(now time.Time, f *feed, floor uint64) {
 	j := r.journal
 	last, read := j.resume[f.tag]
 	switch {
 	case f.peer() == r.mesh.host.ID():
-		f.begin(f.stored + 1) // nobody is told
+		f.begin(f.stored + 1) // its messages are not for the app
 	case read:
 		f.begin(last + 1)
 	case len(j.resume) > 0 && floor > 0:
@@ -171,8 +173,8 @@ func (j *journal) wish(now time.Time, f *feed, first uint64) {
 	j.waiting[f] = struct{}{}
 }
 
-// recall gives what of the store is for the app, when neighbours have been heard. Who asked for the last messages has them from
-// neighbours, or if it is alone from the store.
+// recall returns what the store has for the app, once neighbours have been heard. A member that
+// asked for the last messages gets them from neighbours, or from the store if it is alone.
 func (j *journal) recall(now time.Time, count int, alone bool) (out []arrival) {
 	if alone && count > 0 {
 		for tag, first := range j.ring.latest(count) {
@@ -190,7 +192,8 @@ func (j *journal) recall(now time.Time, count int, alone bool) (out []arrival) {
 	return out
 }
 
-// restock adds to what a feed gives what the store has of it next: it has been in the ring since the stay began.
+// restock adds to what a feed delivers what the store has of it next. That has been in the ring
+// since the stay began.
 func (j *journal) restock(now time.Time, f *feed, ready []*envelope, v verdict) ([]*envelope, verdict) {
 	for v == taken && f.next > 0 && f.next <= f.stored {
 		list, _ := j.ring.from(f.tag, f.next, f.stored, 0)

@@ -29,7 +29,7 @@ type keepers struct {
 	limit int64
 }
 
-// keep runs f with n stations on a simulated network, which f is to connect.
+// keep runs f with n stations on a simulated network. f connects them.
 func keep(t *testing.T, n int, f func(*testing.T, *keepers), opts ...Option) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -55,7 +55,7 @@ func (k *keepers) start(i int) {
 	k.at[i] = k.all.station(k.t, k.net.Host(i), fmt.Sprintf("u%d", i), append([]Option{WithStore(s)}, k.opts...)...)
 }
 
-// die kills a station: nobody hears of it any more, and its file stays as it is at this moment.
+// die kills a station: nobody hears from it any more, and its file stays as it is at this moment.
 func (k *keepers) die(i int) {
 	k.t.Helper()
 	synctest.Wait() // no write is under way
@@ -74,7 +74,7 @@ func (k *keepers) back(i int) {
 	k.start(i)
 }
 
-// stored are the envelopes of a room that its file has, by feed.
+// stored returns the envelopes of a room that its file has, by feed.
 func (k *keepers) stored(i int, r *Room) (feeds []storedFeed) {
 	k.t.Helper()
 	feeds, done := k.store[i].load(k.t.Context(), k.at[i].Mesh, r.tag)
@@ -243,7 +243,7 @@ func TestAHistoryPolicyIsServedFromTheOwnStore(t *testing.T) {
 			keep(t, 2, func(t *testing.T, k *keepers) {
 				k.net.ConnectAll()
 				k.join(1, "ops")
-				a := k.join(0, "ops") // its entry is the first that u1 gets of its feed
+				a := k.join(0, "ops") // its entry is the first item of its feed that u1 gets
 				var all []string
 				for i := range 10 {
 					all = append(all, published(t, a, "u0", fmt.Sprint(i), 1)...)
@@ -490,7 +490,7 @@ func TestAllRoomsTogetherKeepWithinTheLimit(t *testing.T) {
 		require.Empty(t, k.stored(0, first), "it was left, and gave way")
 		require.EqualValues(t, 5, k.stored(0, second)[0].through)
 		require.EqualValues(t, 7, k.stored(0, third)[0].through)
-		fourth := fill("fourth", 8) // there is no room for all of it
+		fourth := fill("fourth", 8) // there is no space for all of it
 		list := k.stored(0, fourth)[0]
 		require.Less(t, list.through, uint64(9))
 		require.Equal(t, list.list[len(list.list)-1].first, list.through, "it says what is there")
@@ -516,7 +516,7 @@ func TestWhatAWrongClockHidesStaysInTheFile(t *testing.T) {
 				require.NoError(t, db.Update(func(tx *bolt.Tx) error {
 					b := tx.Bucket(roomsBucket).Bucket(r.tag[:]).Bucket(feedsBucket)
 					record := append([]byte{}, b.Get(old[:])...)
-					if record[recordSize] ^= 1; ahead { // the entry does not open, and here the clock may be why
+					if record[recordSize] ^= 1; ahead { // the entry does not open; if ahead, the clock may be why
 						binary.BigEndian.PutUint64(record[24:], uint64(time.Now().Add(time.Hour).UnixMilli()))
 					}
 					return b.Put(old[:], record)

@@ -17,20 +17,22 @@ import (
 )
 
 const (
-	// storeEvery is how often the store is written at most: what a crash can lose. A write costs the disk a flush or two, a few
-	// milliseconds as a rule, and some of them a second wear no flash out.
+	// storeEvery is how often the store is written, at most: what a crash can lose. A write costs
+	// the disk a flush or two, usually a few milliseconds, and several of them a second wear out no
+	// flash.
 	storeEvery = 100 * time.Millisecond
-	// storeRetry is how long after a write that failed the next is tried.
+	// storeRetry is how long after a failed write the next one is tried.
 	storeRetry = 5 * time.Second
 	// storeBatch is how many bytes of envelopes one write takes.
 	storeBatch = 4 << 20
 )
 
-// ErrNoStore reports a mesh that keeps nothing on disk.
+// ErrNoStore reports that the mesh keeps nothing on disk.
 var ErrNoStore = errors.New("mesh: no store")
 
-// Flush returns when all that the room has sealed or taken in before is in the [Store], on the disk. It gives [ErrNoStore] without a
-// store, why the store could not be written, ctx's error, or [ErrClosed].
+// Flush returns when everything that the room has sealed or taken in before is in the [Store], on
+// the disk. It returns [ErrNoStore] without a store, why the store could not be written, ctx's
+// error, or [ErrClosed].
 func (r *Room) Flush(ctx context.Context) error {
 	if r.mesh.cfg.store == nil {
 		return ErrNoStore
@@ -62,9 +64,9 @@ func (s *Store) flush(ctx context.Context, m *Mesh) error {
 	}
 }
 
-// changes are the feeds of a room that are not in the store as they are now. What waits to be written is in the ring and
-// nowhere else: so it is bounded, and what the ring has dropped meanwhile is not written. The zero value is that of a room
-// without a store.
+// changes are the feeds of a room whose present state is not in the store. What waits to be written
+// is in the ring and nowhere else. So it is bounded, and what the ring has dropped meanwhile is not
+// written. The zero value is for a room without a store.
 type changes struct {
 	dirty map[feedTag]struct{}
 	wake  task.Wake
@@ -81,7 +83,7 @@ func (c *changes) touch(tag feedTag) {
 	c.wake.Set()
 }
 
-// roomChange is what to write of a room.
+// roomChange is what to write about a room.
 type roomChange struct {
 	tag   [32]byte
 	drop  bool // the whole room
@@ -89,15 +91,16 @@ type roomChange struct {
 	feeds []feedChange
 }
 
-// feedChange is what to write of a feed.
+// feedChange is what to write about a feed.
 type feedChange struct {
 	tag    feedTag
 	record []byte // nil: nothing is left of it
-	lowest uint64 // what lies before it goes
+	lowest uint64 // what lies before it is deleted
 	add    []kept
 }
 
-// unsaved takes what of a room is to be written, up to a budget of bytes, and reports whether it left something over.
+// unsaved takes what is to be written about a room, up to a budget of bytes, and reports whether it
+// left something over.
 func (r *Room) unsaved(now time.Time, budget *int64) (feeds []feedChange, cut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -115,8 +118,8 @@ func (r *Room) unsaved(now time.Time, budget *int64) (feeds []feedChange, cut bo
 	return feeds, cut
 }
 
-// change is what is to be written of a feed, as far as the budget goes, and whether that is all of it. What it says of the feed is true of
-// what will be in the file then.
+// change returns what is to be written about a feed, as far as the budget goes, and whether that is
+// all of it. Its record describes what the file will contain after the write.
 func (j *journal) change(now time.Time, tag feedTag, budget *int64) (c feedChange, all bool) {
 	c.tag = tag
 	f := j.feeds[tag]
@@ -145,8 +148,8 @@ func (j *journal) change(now time.Time, tag feedTag, budget *int64) (c feedChang
 	return c, all
 }
 
-// save takes what is not in the store, oldest first, and gives the place of the first one that the budget does not hold;
-// -1: none.
+// save takes what is not in the store, oldest first, and returns the index of the first envelope
+// that the budget does not hold; -1: none.
 func (sh *shelf) save(c *feedChange, budget *int64) (left int) {
 	start := len(sh.list)
 	for n := sh.unsaved; n > 0; {
@@ -216,7 +219,7 @@ func (s *Store) again() {
 	s.wake.Set()
 }
 
-// report says that writing has begun to fail, or works again.
+// report logs that writing has begun to fail, or works again.
 func (s *Store) report(m *Mesh, err error) {
 	switch {
 	case err != nil && !s.failed:
@@ -227,7 +230,8 @@ func (s *Store) report(m *Mesh, err error) {
 	s.failed = err != nil
 }
 
-// write brings the file to what the rooms retain. What could not be written is tried again first.
+// write brings the file up to date with what the rooms retain. What could not be written before is
+// tried first.
 func (s *Store) write() error {
 	for more := true; more; {
 		var ended []*Room
@@ -245,8 +249,8 @@ func (s *Store) write() error {
 	return nil
 }
 
-// collect takes what is to be written next, notes rooms of which then all is written and that have ended, and reports whether
-// there is more.
+// collect takes what is to be written next. It returns the rooms that have ended and then are
+// written completely, and whether there is more.
 func (s *Store) collect() (ended []*Room, more bool) {
 	s.mu.Lock()
 	live := slices.Collect(maps.Keys(s.live))
@@ -277,7 +281,8 @@ func (s *Store) detach(rooms []*Room) {
 	}
 }
 
-// makeRoom drops rooms that are not joined when there may not be room for another write, and gives what that frees.
+// makeRoom drops rooms that are not joined if there may not be space for another write, and returns
+// what that frees.
 func (s *Store) makeRoom() (freed int64) {
 	if s.limit-s.bytes >= storeBatch {
 		return 0
@@ -294,7 +299,7 @@ func (s *Store) makeRoom() (freed int64) {
 	return freed
 }
 
-// idle are the rooms that nobody is in or about to join.
+// idle returns the rooms that this node is neither in nor about to join.
 func (s *Store) idle() map[[32]byte]*storedRoom {
 	idle := maps.Clone(s.rooms)
 	s.mu.Lock()
@@ -308,7 +313,7 @@ func (s *Store) idle() map[[32]byte]*storedRoom {
 	return idle
 }
 
-// tidy drops rooms that nobody has joined for so long that nothing in them counts.
+// tidy drops rooms that have not been joined for so long that nothing in them counts.
 func (s *Store) tidy(age time.Duration) {
 	now := time.Now()
 	for tag, room := range s.idle() {
@@ -319,7 +324,7 @@ func (s *Store) tidy(age time.Duration) {
 	s.again()
 }
 
-// commit writes, all or nothing.
+// commit writes everything or nothing.
 func (s *Store) commit(list []roomChange) error {
 	grown := make([]int64, len(list))
 	err := guarded(func() error {
@@ -358,7 +363,7 @@ func (s *Store) commit(list []roomChange) error {
 	return nil
 }
 
-// write brings a room's bucket up to date, and gives by how much it has grown.
+// write brings a room's bucket up to date, and returns by how much it has grown.
 func (c *roomChange) write(rooms *bolt.Bucket) (grown int64, err error) {
 	if c.drop {
 		if rooms.Bucket(c.tag[:]) == nil {
@@ -398,7 +403,7 @@ func (f *feedChange) write(now time.Time, feeds, envelopes *bolt.Bucket) (grown 
 		return 0, err
 	}
 	for cursor := envelopes.Cursor(); ; {
-		k, v := cursor.Seek(f.tag[:]) // anew each time: after a Delete, Next may pass over one
+		k, v := cursor.Seek(f.tag[:]) // seek again each time: after a Delete, Next may skip one
 		if !bytes.HasPrefix(k, f.tag[:]) || binary.BigEndian.Uint64(k[len(f.tag):]) >= f.lowest {
 			break
 		}

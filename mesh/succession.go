@@ -8,23 +8,26 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// succession puts the stays of each device into order: what a member published in one stay is never handed up after what it published
-// in the next, nor what it published in a stay that had ended before this node's own stay was ready. Each stay has a feed; the
-// sequence of its roster entry says which is later. It is part of a [journal], and says nothing of feeds whose past the app asked for.
+// succession puts the stays of each device into order. What a member published in one stay is never
+// handed up after what it published in the next, nor is what it published in a stay that had ended
+// before this node's own stay was ready. Each stay has a feed; the sequence of its roster entry
+// says which is later. succession is part of a [journal], and does not apply to feeds whose past
+// the app asked for.
 type succession struct {
-	feeds  map[peer.ID][]*feed  // whose authors are known
+	feeds  map[peer.ID][]*feed  // feeds with a known author
 	latest map[peer.ID]stayMark // the last stay of which a message was handed up
 	before map[peer.ID]stayMark // the last stay that was known when this node's own was ready
 	handed map[feedTag]uint64   // how far feeds were handed up in earlier stays of this process
 }
 
-// stayMark is a stay of a device, by its feed and the sequence of the entry that was known of it.
+// stayMark marks a stay of a device, by its feed and the sequence of the entry that was known of
+// it.
 type stayMark struct {
 	tag      feedTag
 	sequence uint64
 }
 
-// later reports whether the marked stay is a later one than that of a feed.
+// later reports whether the marked stay is later than the stay of feed f.
 func (m stayMark) later(f *feed) bool { return m.tag != f.tag && m.sequence > f.entry.sequence }
 
 func newSuccession() succession {
@@ -51,8 +54,8 @@ func (s *succession) forget(f *feed) {
 	}
 }
 
-// ended notes a stay that is known when this node's own becomes ready, and all before it have ended; of one that has ended as well, the feed
-// is the zero tag.
+// ended notes the stay that is known when this node's own becomes ready: all before it have ended.
+// If it has ended too, its feed is the zero tag.
 func (s *succession) ended(p peer.ID, m stayMark) { s.before[p] = m }
 
 // delivers notes that a message of a feed is handed up.
@@ -68,8 +71,8 @@ func (s *succession) old(f *feed) bool { return f.entry != nil && s.before[f.pee
 // over reports whether a message of a later stay of the same device has been handed up.
 func (s *succession) over(f *feed) bool { return f.entry != nil && s.latest[f.peer()].later(f) }
 
-// behind reports whether a feed has to wait for that of an earlier stay, of which something is being fetched or may be for this node. It
-// waits no longer than lackWait.
+// behind reports whether a feed has to wait for the feed of an earlier stay, of which something is
+// being fetched or may be for this node. It waits no longer than lackWait.
 func (j *journal) behind(now time.Time, f *feed) bool {
 	if f.entry == nil || j.history {
 		return false
@@ -86,7 +89,8 @@ func (j *journal) behind(now time.Time, f *feed) bool {
 	return false
 }
 
-// beginningsLast gives positions of feeds that have begun here before those of others, which may be of later stays.
+// beginningsLast returns positions of feeds that have begun here before those of others, which may
+// be of later stays.
 func (j *journal) beginningsLast(list []*wire.Position) []*wire.Position {
 	out := make([]*wire.Position, 0, len(list))
 	for _, begun := range []bool{true, false} {
@@ -99,7 +103,7 @@ func (j *journal) beginningsLast(list []*wire.Position) []*wire.Position {
 	return out
 }
 
-// unsettled reports whether there is something of a feed that may yet come.
+// unsettled reports whether something of a feed may yet come.
 func (j *journal) unsettled(f *feed) bool {
 	if _, lacks := j.lacking[f]; lacks {
 		return true

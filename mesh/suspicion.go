@@ -10,62 +10,71 @@ import (
 )
 
 const (
-	// lostFor is how long a neighbour stays lost before it is accused, and the least time over which the accusations of
-	// several take turns, so that one is enough: nodes redial at once, and most links that break are back by then.
+	// lostFor is how long a neighbour stays lost before it is accused. It is also the least time
+	// over which several accusers take turns, so that one accusation is enough: nodes redial at
+	// once, and most links that break are back by then.
 	lostFor = time.Second
 	// memberSpread widens that time for each member of a room, up to maxSpread.
 	memberSpread = 20 * time.Millisecond
 	maxSpread    = 5 * time.Second
-	// echoWait is how long after the end of a connection to a member what others pass on of it may be from before.
+	// echoWait is how long after the connection to a member ended what others pass on from it may
+	// be from before.
 	echoWait = time.Second
-	// freshFor is how lately a neighbour must have been heard of for accusations to be ignored without asking it.
+	// freshFor is how recently a neighbour must have been heard for accusations to be ignored
+	// without asking it.
 	freshFor = 5 * time.Second
-	// refuteEvery bounds how often a member answers accusations. It is well under the grace, so that every accusation is
-	// answered in time.
+	// refuteEvery bounds how often a member answers accusations. It is well under the grace, so
+	// that every accusation is answered in time.
 	refuteEvery = 3 * time.Second
-	// maxAccused is how many members one accuser can have under suspicion, and how many it may accuse at once, with
-	// one more every accuseEvery. An honest one accuses no more than half as many.
+	// maxAccused is how many members one accuser can have under suspicion, and how many it may
+	// accuse at once, with one more every accuseEvery. An honest one accuses no more than half as
+	// many.
 	maxAccused  = 32
 	accuseEvery = time.Second
-	// A member that was dropped here and that others have in the room is asked whether it is there. Whoever has that from a new
-	// neighbour asks within doubtSpread, one of them for all; the others wait for doubtWait and up to as long again. If it does not
-	// answer it is asked again after doubtAgain, then after twice as long each time, up to doubtEvery.
+	// A member that was dropped here and that others have in the room is asked whether it is there.
+	// Nodes that learn that from a new neighbour take turns to ask within doubtSpread, so that one
+	// asks for all; the others wait for doubtWait and up to as long again. If it does not answer,
+	// it is asked again after doubtAgain, then after twice as long each time, up to doubtEvery.
 	doubtSpread = 100 * time.Millisecond
 	doubtWait   = 500 * time.Millisecond
 	doubtAgain  = time.Second
 	doubtEvery  = time.Minute
-	// maxDoubted is how many such members are asked for at once, with one more every doubtedEvery. Each answers with an
-	// envelope to all.
+	// maxDoubted is how many such members are asked for at once, with one more every doubtedEvery.
+	// Each answers with an envelope to all.
 	maxDoubted   = 128
 	doubtedEvery = time.Second / 16
-	// reprieve is what is left of the grace of a suspected member, at least, when the room gains a neighbour by whom the answer may
-	// come. A suspicion is prolonged so once.
+	// reprieve is how much of the grace of a suspected member is left, at least, when the room
+	// gains a neighbour through which the answer may come. A suspicion is prolonged only once this
+	// way.
 	reprieve = 3 * time.Second
-	// lastWord is how much longer than the grace a suspected neighbour is given while its connection stands: it is
-	// sent something several times a second, and may be about to answer.
+	// lastWord is how much longer than the grace a suspected neighbour is given while its
+	// connection stands: it is sent something several times a second, and may be about to answer.
 	lastWord = time.Second
-	// A member that is not connected to all others says something every beatEvery, or memberBeat for each member if that is
-	// longer: one envelope in 4 s in the whole room, which costs each member some 400 B/s. Who has said nothing for silentBeats
-	// of these is accused.
+	// A member that is not connected to all others says something every beatEvery, or every
+	// memberBeat times the number of members if that is longer: one envelope in 4 s in the whole
+	// room, which costs each member some 400 B/s. A member that has said nothing for silentBeats of
+	// these is accused.
 	beatEvery   = 2 * time.Minute
 	memberBeat  = 4 * time.Second
 	silentBeats = 3
 )
 
-// life is what a room knows of whether a member is still there. The zero value is of one that nothing is known of.
+// life is what a room knows about whether a member is still there. The zero value means that
+// nothing is known.
 type life struct {
-	heard     time.Time // the last sign of it, signed by it or over its own connection
-	lost      time.Time // when the connection to it ended; zero: it has not, or it was heard of since
-	accuseAt  time.Time // when to accuse it; zero: nothing speaks for it
+	heard     time.Time // the last sign of life, signed by it or over its own connection
+	lost      time.Time // when the connection to it ended; zero: it has not, or it was heard since
+	accuseAt  time.Time // when to accuse it; zero: there is no reason to
 	suspected time.Time // when its grace began; zero: it is under no suspicion
-	accuser   peer.ID   // who began that; "": this node
+	accuser   peer.ID   // the member that accused it; "": this node
 	reprieved bool      // its grace has been prolonged
 	doubted   time.Time // when it was last asked for although it had been dropped
 	doubts    int       // how often that was, since it was dropped
 	accusing  allowance // of accusations by it
 }
 
-// allowance lets so many accusations through at once and then one in a while. The zero value is full.
+// allowance lets so many accusations through at once and then one every so often. The zero value is
+// full.
 type allowance struct{ used time.Time }
 
 func (a *allowance) take(now time.Time, atOnce int, every time.Duration) bool {
@@ -79,11 +88,11 @@ func (a *allowance) take(now time.Time, atOnce int, every time.Duration) bool {
 	return true
 }
 
-// accusation says that a member's stay has ended without a goodbye, as far as its accuser can tell.
+// accusation says that a member's stay has ended without a goodbye, as far as its accuser knows.
 type accusation struct {
 	device   peer.ID
 	feed     FeedID
-	sequence uint64 // of the roster entry by which the accuser knows it: the answer is one with a higher one
+	sequence uint64 // of the roster entry by which the accuser knows it; the answer is an entry with a higher one
 	question bool   // the accuser has dropped it already, and asks whether it is there
 }
 
@@ -115,12 +124,13 @@ func randomPart(d time.Duration) time.Duration {
 	return rand.N(d)
 }
 
-// maxTurns is up to how many members take turns. In larger rooms the turns are too close to tell, and not worth their cost: the time is a
-// random one.
+// maxTurns is up to how many members take turns. In larger rooms the turns are too close together,
+// and not worth their cost: a random time is used.
 const maxTurns = 256
 
-// ownTurn is this node's turn in a time in which one of the members is to say for all what they see at once of another. The turns
-// are in an order that all compute alike, as far apart as the time allows, so that whose turn is later hears the first.
+// ownTurn returns this node's turn in a time in which one member is to report for all what they see
+// at once of another. All members compute the same order. The turns are as far apart as the time
+// allows, so that a node whose turn is later hears the first.
 func (r *roster) ownTurn(about peer.ID, of time.Duration) time.Duration {
 	if r.present > maxTurns {
 		return r.jitter(of)
@@ -138,7 +148,8 @@ func (r *roster) ownTurn(about peer.ID, of time.Duration) time.Duration {
 	return of * time.Duration(before) / time.Duration(all)
 }
 
-// turnOrder is where a member stands among those who speak of another: the order differs from one to the next.
+// turnOrder returns the place of a member among those that report about another: the order differs
+// for each reported member.
 func turnOrder(p, about peer.ID) uint64 {
 	h := fnv.New64a()
 	_, _ = io.WriteString(h, string(about))
@@ -146,16 +157,17 @@ func turnOrder(p, about peer.ID) uint64 {
 	return h.Sum64()
 }
 
-// spread is this node's turn in the time over which a room's members act on what they all see at once. It leaves most of the
-// grace for answers.
+// spread returns this node's turn in the time over which a room's members act on what they all see
+// at once. It leaves most of the grace for answers.
 func (r *roster) spread(about peer.ID) time.Duration {
 	return r.turn(about, min(max(lostFor, time.Duration(r.present)*memberSpread), maxSpread, r.grace/4))
 }
 
-// patience is how long to wait before an accusation.
+// patience returns how long to wait before an accusation.
 func (r *roster) patience(of peer.ID) time.Duration { return min(lostFor, r.grace/4) + r.spread(of) }
 
-// lost notes that the connection to a device has ended. The grace begins, if nobody has heard of the device when it is time to accuse it.
+// lost notes that the connection to a device has ended. The grace begins if nobody has heard from
+// the device when it is time to accuse it.
 func (r *roster) lost(now time.Time, p peer.ID) {
 	if s := r.devices[p]; s != nil && s.present && s.lost.IsZero() && p != r.self {
 		s.lost = now
@@ -163,7 +175,8 @@ func (r *roster) lost(now time.Time, p peer.ID) {
 	}
 }
 
-// unsubscribed notes that a connected device no longer takes the room's topic. If it has left, its goodbye is on its way.
+// unsubscribed notes that a connected device no longer takes the room's topic. If it has left, its
+// goodbye is on its way.
 func (r *roster) unsubscribed(now time.Time, p peer.ID) {
 	if s := r.devices[p]; s != nil && s.present && s.accuseAt.IsZero() && p != r.self {
 		s.accuseAt = now.Add(r.patience(s.Peer))
@@ -180,8 +193,8 @@ func (r *roster) apart() bool {
 	return false
 }
 
-// reconnected notes that there is a connection to a device again. Whether it is still in the room it has yet to say, and
-// has as long for that as when the connection was lost.
+// reconnected notes that there is a connection to a device again. The device has yet to say whether
+// it is still in the room. It has as long for that as when the connection was lost.
 func (r *roster) reconnected(now time.Time, p peer.ID) {
 	s := r.devices[p]
 	if s == nil || !s.present || s.lost.IsZero() {
@@ -200,7 +213,8 @@ func (r *roster) subscribed(now time.Time, p peer.ID) {
 	}
 }
 
-// accused takes an accusation that was published at the time came, and reports whether to ask the accused whether it is there.
+// accused takes an accusation that was published at the time came, and reports whether to ask the
+// accused member whether it is there.
 func (r *roster) accused(now, came time.Time, by peer.ID, a accusation) (ask bool) {
 	accuser := r.devices[by]
 	if accuser == nil || !accuser.present && accuser.reason != Dropped || by == a.device {
@@ -217,7 +231,7 @@ func (r *roster) accused(now, came time.Time, by peer.ID, a accusation) (ask boo
 		return false
 	case !s.present:
 		if now.Sub(came) < doubtAgain && (!s.accuseAt.IsZero() || s.doubts == 0) {
-			s.asked(now) // by somebody else
+			s.asked(now) // by another member
 		}
 		return false
 	case a.question, !s.heard.Before(came), linked && (now.Sub(s.heard) < freshFor || now.Sub(came) >= freshFor):
@@ -241,7 +255,8 @@ func (r *roster) accusedBy(p peer.ID) (n int) {
 	return n
 }
 
-// suspect begins the grace of a member: when it was lost, but so that half of the grace is left for its answer.
+// suspect begins the grace of a member: at the time it was lost, but so that half of the grace is
+// left for its answer.
 func (r *roster) suspect(now time.Time, s *seat, by peer.ID) {
 	s.accuseAt, s.accuser, s.suspected, s.reprieved = time.Time{}, by, now, false
 	if !s.lost.IsZero() {
@@ -249,7 +264,7 @@ func (r *roster) suspect(now time.Time, s *seat, by peer.ID) {
 	}
 }
 
-// answer has the node refute what it is accused of: all accusations against one entry at once.
+// answer makes the node refute the accusations against it: all that are against one entry at once.
 func (r *roster) answer(now time.Time) {
 	if r.refuteAt.IsZero() {
 		r.refuteAt = now.Add(r.jitter(min(time.Duration(r.present)*memberSpread/2, lostFor, r.grace/8)))
@@ -274,8 +289,9 @@ func (r *roster) refutes(now time.Time) bool {
 	return true
 }
 
-// contradicted notes that a neighbour has a member in the room that was dropped here. One of the two rosters is wrong, unless the
-// grace is still running there: in which case the two have been neighbours since before the member was dropped.
+// contradicted notes that a neighbour has a member in the room that was dropped here. One of the
+// two rosters is wrong, unless the grace is still running there. In that case the two have been
+// neighbours since before the member was dropped.
 func (r *roster) contradicted(now time.Time, s *seat, e *rosterEntry, met time.Time) {
 	if s.present || s.reason != Dropped || !e.joined || e.feed != s.entry.feed || e.sequence != s.entry.sequence {
 		return
@@ -284,11 +300,11 @@ func (r *roster) contradicted(now time.Time, s *seat, e *rosterEntry, met time.T
 	case met.After(s.leftAt):
 		r.doubt(now, s, r.turn(s.Peer, doubtSpread))
 	case now.Sub(s.leftAt) >= r.grace:
-		r.doubt(now, s, doubtWait+r.turn(s.Peer, doubtWait)) // it has that from somebody who asks, or is being told itself
+		r.doubt(now, s, doubtWait+r.turn(s.Peer, doubtWait)) // it has that from a member that asks, or is being told itself
 	}
 }
 
-// doubt has a member that was dropped asked, after a while, whether it is there.
+// doubt makes this node ask a dropped member, after wait, whether it is there.
 func (r *roster) doubt(now time.Time, s *seat, wait time.Duration) {
 	if !s.accuseAt.IsZero() {
 		return
@@ -301,14 +317,15 @@ func (r *roster) doubt(now time.Time, s *seat, wait time.Duration) {
 	}
 }
 
-// asked notes that a member that was dropped has been asked whether it is there.
+// asked notes that a dropped member has been asked whether it is there.
 func (l *life) asked(now time.Time) {
 	l.accuseAt, l.doubted = time.Time{}, now
 	l.doubts++
 }
 
-// showed takes a sign of life from some time ago: an envelope that had to be fetched. Of one that was dropped before that, a fresh one
-// shows that it is back; since an older one the member may have died, so it is asked.
+// showed takes a sign of life from some time ago: an envelope that had to be fetched. If the member
+// was dropped before that, a fresh envelope shows that it is back. Since an older one the member
+// may have died, so it is asked.
 func (r *roster) showed(now, at time.Time, s *seat) change {
 	switch {
 	case s.present:
@@ -322,7 +339,7 @@ func (r *roster) showed(now, at time.Time, s *seat) change {
 	return unchanged
 }
 
-// back lists a member again that had been dropped.
+// back lists a dropped member again.
 func (r *roster) back(now time.Time, s *seat) change {
 	if s.present || s.reason != Dropped || r.door.holds(s.entry, now) != nil {
 		return unchanged
@@ -334,14 +351,15 @@ func (r *roster) back(now time.Time, s *seat) change {
 	return joined
 }
 
-// look takes note of what a neighbour has said over its connection, whatever that was.
+// look takes note of anything that a neighbour has said over its connection.
 func (r *roster) look(s *seat) {
 	if at := r.signs(s.Peer); at.After(s.heard) {
 		s.there(at)
 	}
 }
 
-// bridged notes that there is another neighbour: by it may come what those answer who are under suspicion.
+// bridged notes that there is another neighbour: through it the answers of suspected members may
+// come.
 func (r *roster) bridged(now time.Time) {
 	for _, s := range r.seats {
 		if s.present && !s.suspected.IsZero() && !s.reprieved {
@@ -352,8 +370,8 @@ func (r *roster) bridged(now time.Time) {
 	}
 }
 
-// reaffirmed notes a newer entry of a member's present stay: whatever it was accused of, it has answered. One that is lost
-// may have signed it before, and is accused anew.
+// reaffirmed notes a newer entry of a member's present stay: it has answered whatever it was
+// accused of. A member that is lost may have signed the entry before, and is accused again.
 func (r *roster) reaffirmed(now time.Time, s *seat) {
 	s.suspected, s.accuser, s.accuseAt, s.heard = time.Time{}, "", time.Time{}, now
 	if !s.lost.IsZero() {
@@ -361,10 +379,11 @@ func (r *roster) reaffirmed(now time.Time, s *seat) {
 	}
 }
 
-// beat is how long a member that others do not see directly may say nothing.
+// beat returns how long a member that others do not see directly may say nothing.
 func (r *roster) beat() time.Duration { return max(beatEvery, time.Duration(r.present)*memberBeat) }
 
-// beatAt is when the node itself has to say something, having last done so at that time; zero: all others see it directly.
+// beatAt returns when the node itself has to say something, having last done so at the time last;
+// zero: all others see it directly.
 func (r *roster) beatAt(last time.Time) time.Time {
 	unseen := false
 	for _, s := range r.seats {
@@ -376,7 +395,8 @@ func (r *roster) beatAt(last time.Time) time.Time {
 	return last.Add(time.Duration(r.pace * float64(r.beat())))
 }
 
-// silentAt is when a member counts as silent; zero: it is watched by its connection, or was noticed.
+// silentAt returns when a member counts as silent; zero: it is watched by its connection, or was
+// noticed.
 func (r *roster) silentAt(s *seat) time.Time {
 	if !s.present || s.Peer == r.self || !s.accuseAt.IsZero() || !s.suspected.IsZero() || r.linked(s.Peer) {
 		return time.Time{}
@@ -384,8 +404,8 @@ func (r *roster) silentAt(s *seat) time.Time {
 	return s.heard.Add(silentBeats * r.beat())
 }
 
-// accusations gives whom to accuse now, and of those it has dropped, whom to ask for. Without an audience nobody would learn of it, and the
-// node decides for itself.
+// accusations returns the members to accuse now, and the dropped members to ask for. Without an
+// audience nobody would learn of it, and the node decides for itself.
 func (r *roster) accusations(now time.Time, audience bool) (list []*seat) {
 	for _, s := range r.seats {
 		if s.goodbye != nil {
@@ -422,10 +442,10 @@ func (r *roster) accusations(now time.Time, audience bool) (list []*seat) {
 	return list
 }
 
-// suspicionDue is when what is known of a member's life asks for something; zero: nothing does.
+// suspicionDue returns when something is due for a member's life; zero: nothing is.
 func (r *roster) suspicionDue(s *seat) (due time.Time) {
 	if s.goodbye != nil {
-		return time.Time{} // it has said goodbye, and only the end of its feed is waited for
+		return time.Time{} // it has said goodbye, and only the end of its feed is awaited
 	}
 	due = earlier(s.accuseAt, r.silentAt(s))
 	if s.present && !s.suspected.IsZero() {
@@ -434,7 +454,7 @@ func (r *roster) suspicionDue(s *seat) (due time.Time) {
 	return due
 }
 
-// over is when the grace of a suspected member is over.
+// over returns when the grace of a suspected member is over.
 func (r *roster) over(s *seat) time.Time {
 	at := s.suspected.Add(r.grace)
 	if r.linked(s.Peer) {

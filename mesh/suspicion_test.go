@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ward is a roster in which "a" is this node, and whose neighbours and time a test sets by hand.
+// ward is a roster in which "a" is this node. A test sets its neighbours and its time by hand.
 type ward struct {
 	*roster
 	t      *testing.T
@@ -54,7 +54,7 @@ func (w *ward) of(device string) accusation {
 	return accusation{device: s.Peer, feed: s.entry.feed, sequence: s.entry.sequence}
 }
 
-// pass lets time pass, and does all that is due in it.
+// pass lets time pass, and does everything that is due in it.
 func (w *ward) pass(d time.Duration) {
 	w.t.Helper()
 	w.list, w.gone = nil, nil
@@ -314,11 +314,11 @@ func TestAMemberThatOthersStillHaveIsAskedForAgain(t *testing.T) {
 	require.Empty(t, w.list, "their grace may still be running")
 	start := w.now
 	var asked []time.Duration
-	for w.now.Sub(start) < 9*time.Minute { // others tell of it twice a second
+	for w.now.Sub(start) < 9*time.Minute { // others report it twice a second
 		w.hearsay(w.now, entry("user b", "b", 100, 2, true), time.Time{})
 		w.pass(500 * time.Millisecond)
 		for range w.list {
-			asked = append(asked, w.now.Sub(start)) // the end of the half second in which it was
+			asked = append(asked, w.now.Sub(start)) // the end of the half second in which it was asked
 		}
 	}
 	s := time.Second
@@ -331,8 +331,8 @@ func TestAMemberThatOthersStillHaveIsAskedForAgain(t *testing.T) {
 	require.Equal(t, joined, c)
 }
 
-// Those who have been its neighbours since before may be about to drop the member themselves; a new neighbour brings the word of another
-// part of the room.
+// Members that have been its neighbours since before may be about to drop the member themselves; a
+// new neighbour brings the word of another part of the room.
 func TestAMemberThatANewNeighbourHasIsAskedForAtOnce(t *testing.T) {
 	w := newWard(t, "b", "c")
 	w.link("c")
@@ -386,8 +386,9 @@ func TestASuspectedMemberIsGivenTimeToAnswerByANewWay(t *testing.T) {
 	require.Equal(t, []string{"b"}, w.gone)
 }
 
-// TestRandomSchedules puts one roster through losses, echoes, accusations and answers at random. Whoever is alive answers within
-// 3 s and must never be dropped; whoever has died, and was a neighbour or was accused, must be.
+// The test puts one roster through losses, echoes, accusations and answers at random. A member that
+// is alive answers within 3 s and must never be dropped. One that has died, and was a neighbour or
+// was accused, must be dropped.
 func TestRandomSchedulesDropTheDeadAndNobodyElse(t *testing.T) {
 	names := []string{"b", "c", "d", "e", "f"}
 	drops := 0

@@ -18,28 +18,32 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// SyncProtocol is what a member asks neighbours for missing broadcasts over: one question a stream.
+// SyncProtocol is the protocol over which a member asks neighbours for missing broadcasts: one
+// question a stream.
 const SyncProtocol protocol.ID = "/starling/sync/1.0.0"
 
 const (
-	// syncPart is how many bytes of envelopes travel in one frame, at least one envelope; syncAnswer is how many in the answer
-	// to one question: who wants more asks again, after others have had their turn.
+	// syncPart is how many bytes of envelopes travel in one frame, at least one envelope.
+	// syncAnswer is how many travel in the answer to one question: a member that wants more asks
+	// again, after others have had their turn.
 	syncPart   = 256 << 10
 	syncAnswer = 4 << 20
-	// maxSyncRequest and maxSyncReply bound a frame in bytes. A part goes over syncPart by less than one envelope, and the roster
-	// entries of its feeds come on top.
+	// maxSyncRequest and maxSyncReply bound a frame in bytes. A part exceeds syncPart by less than
+	// one envelope, and the roster entries of its feeds come on top.
 	maxSyncRequest = 32 << 10
 	maxSyncReply   = syncPart + wire.MaxEnvelope + maxEntry + 64<<10
-	// syncTimeout is what either side has to take or give the next frame. An answer ends after serveTime: who wants more
-	// asks again. pullTime is when the one who asked goes to another neighbour, whatever has come: frames that keep coming
-	// and bring nothing would otherwise keep a feed waiting for ever.
+	// syncTimeout is how long either side has to take or send the next frame. An answer ends after
+	// serveTime: a member that wants more asks again. pullTime is when the asking member turns to
+	// another neighbour, whatever has come: otherwise frames that keep coming and bring nothing
+	// would keep a feed waiting for ever.
 	syncTimeout = 3 * time.Second
 	serveTime   = 4 * time.Second
 	pullTime    = 8 * time.Second
-	// maxAskers is how many questions a node answers at once, one of each neighbour. Each holds one frame.
+	// maxAskers is how many questions a node answers at once, one of each neighbour. Each holds one
+	// frame.
 	maxAskers = 64
-	// serveRate and serveBurst bound the bytes that one neighbour is given: a second, and after a pause. Two whole rings are
-	// given as fast as they go.
+	// serveRate and serveBurst bound the bytes that one neighbour is sent: in a second, and after a
+	// pause. Two whole rings are sent as fast as they go.
 	serveRate  = 8 << 20
 	serveBurst = 64 << 20
 )
@@ -52,7 +56,7 @@ var (
 // repairs are the questions of neighbours under way.
 type repairs struct {
 	mu     sync.Mutex
-	askers map[peer.ID]struct{} // who is being answered
+	askers map[peer.ID]struct{} // neighbours that are being answered
 }
 
 func (p *repairs) init() { p.askers = make(map[peer.ID]struct{}) }
@@ -98,7 +102,7 @@ func (r *Room) repairLocked(now time.Time) {
 	}
 }
 
-// pull asks a neighbour and takes what it gives.
+// pull asks a neighbour and takes its answer.
 func (r *Room) pull(p pull) {
 	start := time.Now()
 	o := r.exchange(p)
@@ -165,7 +169,7 @@ func (r *Room) exchange(p pull) (o outcome) {
 	}
 }
 
-// asked is what an answer may bring: what was asked for, each envelope once.
+// asked says what an answer may bring: what was asked for, each envelope once.
 type asked struct {
 	wants   []want
 	reached map[feedTag]uint64 // the last item of each feed so far
@@ -184,8 +188,8 @@ func (a asked) admit(e *envelope) bool {
 	return false
 }
 
-// takeReply takes a part of an answer. Everything in it proves itself, and is checked as if it had come by gossip; what was
-// not asked for is a breach, or an answer could keep a member busy with floods.
+// takeReply takes a part of an answer. Everything in it proves itself, and is checked as if it had
+// come by gossip. What was not asked for is a breach; otherwise an answer could flood a member.
 func (r *Room) takeReply(p pull, asked asked, reply *wire.SyncReply, o *outcome) error {
 	now := time.Now()
 	if len(reply.AgesMs) != len(reply.Envelopes) || len(reply.Entries) > maxWants || len(reply.Gone) > maxWants+maxSpans {
@@ -223,7 +227,8 @@ func (r *Room) takeReply(p pull, asked asked, reply *wire.SyncReply, o *outcome)
 	return nil
 }
 
-// introduceFeed notes whose a feed is, also when the member's place in the roster has changed since.
+// introduceFeed notes the author of a feed, even if the member's place in the roster has changed
+// since.
 func (r *Room) introduceFeed(now time.Time, via peer.ID, entry *rosterEntry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -276,7 +281,8 @@ func (m *Mesh) answer(p peer.ID, s network.Stream) error {
 	return r.serve(s, m.links.budget(p).served, q.Wants)
 }
 
-// serves reports whether a peer may have this room's broadcasts: it is a member, and its token holds.
+// serves reports whether a peer may have this room's broadcasts: it is a member, and its token is
+// valid.
 func (r *Room) serves(p peer.ID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -307,7 +313,7 @@ func (r *Room) serve(s network.Stream, served *rate.Limiter, wants []*wire.Want)
 	return nil
 }
 
-// part gives the next frame of an answer, and what of the wants it leaves over.
+// part returns the next frame of an answer, and which wants it leaves over.
 func (r *Room) part(wants []*wire.Want, budget *int) (*wire.SyncReply, []*wire.Want) {
 	now := time.Now()
 	out := new(wire.SyncReply)

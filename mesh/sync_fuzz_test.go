@@ -31,7 +31,7 @@ func syncVectors(f *testing.F) (v vectors.Sync, body func(vectors.Hex) []byte) {
 	}
 }
 
-// unbounded says what of a journal is beyond its bounds.
+// unbounded returns what of a journal is beyond its bounds.
 func (j *journal) unbounded(now time.Time) error {
 	if len(j.feeds) > maxFeeds {
 		return fmt.Errorf("%d feeds", len(j.feeds))
@@ -111,7 +111,7 @@ func FuzzHeads(f *testing.F) {
 		if !ready {
 			j.becomeReady(now)
 		}
-		for range 100 { // who asks in vain ends asking
+		for range 100 { // a node that gets no answer stops asking
 			now = now.Add(time.Second)
 			j.step(now, []peer.ID{"p0", "p1", "p2", "p3"})
 			if err := j.unbounded(now); err != nil {
@@ -170,7 +170,7 @@ type idHost struct {
 
 func (h idHost) ID() peer.ID { return h.id }
 
-// FuzzSyncReply seals what it is given, so that it comes behind the signature.
+// FuzzSyncReply signs the bytes that it is given, so that they are read behind the signature.
 func FuzzSyncReply(f *testing.F) {
 	var seed wire.SyncReply
 	for first := range uint64(3) {

@@ -10,7 +10,8 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// logIn makes node i one that says it is logged in, for a day, with a log-in token for less, and never takes that back.
+// logIn makes node i say that it is logged in, for a day, with a log-in token for less, and never
+// take that back.
 func (g *guild) logIn(i int, life time.Duration) identity.Login {
 	g.t.Helper()
 	s := g.flock.at[i]
@@ -25,7 +26,7 @@ func (g *guild) logIn(i int, life time.Duration) identity.Login {
 	return st.Login()
 }
 
-// disobey sends outside rooms without asking whether one is logged in oneself.
+// disobey sends outside rooms without checking whether its own user is logged in.
 func (g *guild) disobey(from int, to identity.Login) error {
 	g.t.Helper()
 	p, err := g.flock.at[from].sendDirect(g.t.Context(), to.Peer, outgoing{to: to.User, payload: []byte("x")})

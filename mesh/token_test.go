@@ -57,7 +57,7 @@ func inGuild(t *testing.T, n int, f func(*testing.T, *guild)) {
 
 var testIssuerKey = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 
-// token is good for the room ops for as long as life, but for what alter changes.
+// token is valid for the room ops and as long as life, except for what alter changes.
 func (g *guild) token(i int, life time.Duration, alter func(*identity.Claims)) string {
 	g.t.Helper()
 	s := g.flock.at[i]

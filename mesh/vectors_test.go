@@ -20,7 +20,7 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// The tests of this file hold what mesh makes and judges against docs/vectors.
+// The tests of this file check what mesh makes and judges against docs/vectors.
 
 func TestTopicsAreThoseOfTheVectors(t *testing.T) {
 	var v vectors.Names

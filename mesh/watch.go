@@ -11,7 +11,8 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// watchLocked does what the members' lives ask for, and returns when this node has to show that it is there itself.
+// watchLocked does what is due to watch over members, and returns when this node itself has to show
+// that it is there.
 func (r *Room) watchLocked(now time.Time) (due time.Time) {
 	if r.leaving {
 		return time.Time{}
@@ -43,7 +44,7 @@ func (r *Room) watchLocked(now time.Time) (due time.Time) {
 	return due
 }
 
-// refute answers accusations: the node's entry is signed anew.
+// refute answers accusations: it signs the node's entry again.
 func (r *Room) refute() {
 	r.mu.Lock()
 	own := r.own

@@ -21,7 +21,7 @@ type timed struct {
 	at   time.Time
 }
 
-// told collects the events that a room has until d has passed.
+// told collects the events of a room until d has passed.
 func told(t *testing.T, r *Room, d time.Duration) (got []timed) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
@@ -59,7 +59,7 @@ func drain(t *testing.T, rooms []*Room) {
 	}
 }
 
-// endOf waits until host i knows that its connection to host j has ended, and gives the time.
+// endOf waits until host i knows that its connection to host j has ended, and returns the time.
 func (f *flock) endOf(i, j int) time.Time {
 	f.t.Helper()
 	for f.net.Host(i).Network().Connectedness(f.net.ID(j)) != network.NotConnected {
@@ -116,7 +116,7 @@ func TestAPausedMemberNeverLeaves(t *testing.T) {
 		drain(t, rooms)
 		f.net.Pause(2)
 		time.Sleep(time.Second)
-		f.accuse(rooms[0], rooms[2]) // somebody hasty
+		f.accuse(rooms[0], rooms[2]) // a hasty member
 		time.Sleep(7 * time.Second)
 		f.net.Resume(2)
 		for _, r := range rooms {
@@ -125,7 +125,8 @@ func TestAPausedMemberNeverLeaves(t *testing.T) {
 	})
 }
 
-// The silence ends shortly before the grace does: what was lost meanwhile on the way to the member has to be repaired by then.
+// The silence ends shortly before the grace does: by then, what was lost on the way to the member
+// in the meantime has to be repaired.
 func TestAMemberWhosePauseEndsWithinTheGraceNeverLeaves(t *testing.T) {
 	for phase := range 6 { // of the beats
 		t.Run(fmt.Sprint(phase), func(t *testing.T) {
@@ -136,7 +137,7 @@ func TestAMemberWhosePauseEndsWithinTheGraceNeverLeaves(t *testing.T) {
 				drain(t, rooms)
 				f.net.Pause(2)
 				time.Sleep(200 * time.Millisecond)
-				for _, by := range rooms[:2] { // hasty, and again when the silence counts
+				for _, by := range rooms[:2] { // they are hasty, and accuse again when the silence counts
 					f.accuse(by, rooms[2])
 				}
 				time.Sleep(6800 * time.Millisecond)
@@ -149,7 +150,7 @@ func TestAMemberWhosePauseEndsWithinTheGraceNeverLeaves(t *testing.T) {
 	}
 }
 
-// Those who do not see the member themselves wait for its answer to come through its neighbour.
+// Members that do not see the member themselves wait for its answer to come through its neighbour.
 func TestAMemberAtTheEndOfAChainWhosePauseEndsWithinTheGraceNeverLeaves(t *testing.T) {
 	inBubble(t, 4, func(t *testing.T, f *flock) {
 		f.net.Chain()
@@ -166,7 +167,7 @@ func TestAMemberAtTheEndOfAChainWhosePauseEndsWithinTheGraceNeverLeaves(t *testi
 	})
 }
 
-// accuse has a member accuse others.
+// accuse makes a member accuse others.
 func (f *flock) accuse(by *Room, others ...*Room) {
 	f.t.Helper()
 	for _, o := range others {
@@ -243,8 +244,8 @@ func TestAMemberThatWasAloneFindsAllAgainThroughOne(t *testing.T) {
 	})
 }
 
-// What the others published while it was alone is fetched, and is no sign that they are there still: it must not keep them from
-// being asked.
+// What the others published while the member was alone is fetched. It does not show that they are
+// still there, and must not keep them from being asked.
 func TestAMemberThatWasAloneListsWhoseOldBroadcastsItFetches(t *testing.T) {
 	inBubble(t, 4, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
@@ -280,7 +281,7 @@ func TestAMemberThatNobodyWatchesIsNotedByItsSilence(t *testing.T) {
 		require.InDelta(t, 4+4*10/0.875, float64(published), 6, "a beat in two minutes of each")
 
 		f.net.Kill(2)
-		f.net.Kill(3) // those who watched it are gone too
+		f.net.Kill(3) // the members that watched it are gone too
 		killed := time.Now()
 		got := told(t, rooms[0], 10*time.Minute)
 		require.Equal(t, []string{"-u2 dropped", "-u3 dropped"}, lines(got))

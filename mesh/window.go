@@ -9,25 +9,28 @@ import (
 )
 
 const (
-	// minWindow and maxWindow bound how many envelopes may be under way to one neighbour; 256 of the largest are
-	// 64 MiB. In between it grows while confirmations come soon. Once receivers are busy, all that is under way waits
-	// there for its turn, that of every publisher: with 16 a room of eight had more than twice the delay.
+	// minWindow and maxWindow bound how many envelopes may be under way to one neighbour; 256 of
+	// the largest are 64 MiB. The window grows while confirmations come soon. Once receivers are
+	// busy, everything that is under way waits there for its turn, from every publisher: with 16 a
+	// room of eight had more than twice the delay.
 	minWindow, maxWindow = 4, 256
-	// windowDelay is how much later than in the best case confirmations may come for the window to grow. More delay
-	// is a queue on the way, which makes nothing faster.
+	// windowDelay is how much later than in the best case confirmations may come for the window to
+	// grow. More delay means a queue on the way, which makes nothing faster.
 	windowDelay = 10 * time.Millisecond
-	// windowStall is how long a neighbour may confirm nothing before the others are no longer held up by it. When
-	// all are silent it is more likely that the network or the machine is busy, and windowStallAll holds.
+	// windowStall is how long a neighbour may confirm nothing before it no longer holds up the
+	// others. If all are silent, the network or the machine is more likely to be busy, and
+	// windowStallAll applies.
 	windowStall    = 150 * time.Millisecond
 	windowStallAll = time.Second
 	// maxMarks bounds what is remembered for neighbours that confirm nothing.
 	maxMarks = 4096
 )
 
-// window knows how much of the own feed is under way to each neighbour: published, and not confirmed. What has been
-// written to a connection is not yet taken: without the window, a publisher that is faster than its receivers fills all
-// the buffers in between, which is tens of megabytes and seconds of delay. It is a plain state machine: the caller
-// brings the time and holds the lock. The zero value is empty.
+// window tracks how much of this node's own feed is under way to each neighbour: published, and not
+// confirmed. What has been written to a connection is not yet taken. Without the window, a
+// publisher that is faster than its receivers fills all the buffers in between, which is tens of
+// megabytes and seconds of delay. It is a plain state machine: the caller passes the time and holds
+// the lock. The zero value is empty.
 type window struct {
 	sum   uint64 // envelopes published
 	marks []mark // of the latest, by rising last and sum
@@ -40,7 +43,8 @@ type mark struct {
 	sent time.Time
 }
 
-// peerWindow is what one neighbour has confirmed. One that never confirmed anything has none, and is not waited for.
+// peerWindow is what one neighbour has confirmed. A neighbour that never confirmed anything has
+// none, and is not waited for.
 type peerWindow struct {
 	sum   uint64        // envelopes confirmed
 	limit uint64        // how many may be under way
@@ -57,7 +61,8 @@ func (w *window) published(now time.Time, last uint64) {
 	w.marks = append(w.marks, mark{last, w.sum, now})
 }
 
-// confirmed notes that a neighbour has the envelope that ends with item last, and reports whether that is news.
+// confirmed notes that a neighbour has the envelope that ends with item last, and reports whether
+// that is news.
 func (w *window) confirmed(now time.Time, p peer.ID, last uint64) bool {
 	i, found := slices.BinarySearchFunc(w.marks, last, func(m mark, last uint64) int { return cmp.Compare(m.last, last) })
 	if !found {
@@ -104,13 +109,13 @@ func (w *window) trim() {
 	w.marks = slices.Delete(w.marks, 0, w.after(least))
 }
 
-// after is the index of the first mark beyond sum.
+// after returns the index of the first mark beyond sum.
 func (w *window) after(sum uint64) int {
 	i, _ := slices.BinarySearchFunc(w.marks, sum+1, func(m mark, sum uint64) int { return cmp.Compare(m.sum, sum) })
 	return i
 }
 
-// blocked is how long the next envelope should wait at most; 0: not at all.
+// blocked returns how long the next envelope should wait at most; 0: not at all.
 func (w *window) blocked(now time.Time) time.Duration {
 	var wait, waitAll time.Duration
 	full := 0
@@ -129,8 +134,8 @@ func (w *window) blocked(now time.Time) time.Duration {
 	return max(wait, 0)
 }
 
-// silentSince is when a neighbour's last confirmation came or, if that is later, the first envelope that it has not
-// confirmed was published.
+// silentSince returns when a neighbour's last confirmation came or, if that is later, when the
+// first envelope that it has not confirmed was published.
 func (w *window) silentSince(pw *peerWindow) time.Time {
 	if i := w.after(pw.sum); i < len(w.marks) && w.marks[i].sent.After(pw.heard) {
 		return w.marks[i].sent

@@ -180,7 +180,7 @@ func TestAPublisherIsNotFasterThanItsReceivers(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		n := alice.Stats().EnvelopesPublished - before
 		if time.Since(start) > windowStallAll/2 {
-			break // nothing can be said of later
+			break // nothing can be said about later
 		}
 		rooms[0].mu.Lock()
 		limit := rooms[0].window.peers[bob.host.ID()].limit
