@@ -18,7 +18,8 @@ const (
 	echoAnswer               = 8
 )
 
-// serveEcho answers each message on s. Answers to messages that came together leave together.
+// serveEcho answers each message on s. Answers to messages that arrived together are sent
+// together.
 func serveEcho(s network.Stream) {
 	defer s.Reset()
 	r, w := bufio.NewReaderSize(s, 64<<10), bufio.NewWriterSize(s, 64<<10)

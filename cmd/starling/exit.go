@@ -83,7 +83,8 @@ func (e *signalError) exitCode() int {
 // advise adds to an error, on a line of its own, what to do about it.
 func advise(err error, advice string) error { return fmt.Errorf("%w\n%s", err, advice) }
 
-// adviseInUse is advise for a data directory that another process uses. It leaves other errors alone.
+// adviseInUse is advise for a data directory that another process uses. It leaves other errors
+// alone.
 func adviseInUse(err error, advice string) error {
 	if errors.Is(err, identity.ErrInUse) {
 		return advise(err, advice)
