@@ -101,7 +101,7 @@ func (s *seat) next(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// openStarling opens a room of Starling with the defaults of every option.
+// openStarling opens a room of Starling with the default of every option but the queue.
 func openStarling(tb testing.TB, n int) *room {
 	tb.Helper()
 	nodes := newNodes(tb, n, mesh.WithQueue(mesh.QueueLimits{Events: 1 << 16, Bytes: 16 << 20}))

@@ -391,7 +391,7 @@ func TestAliceOnAnotherDeviceIsAliceStill(t *testing.T) {
 				s.settle()
 				s.write(bobs, inRoom, her.Address().String(), "hello")
 				s.comes(strangers)
-				s.comes(others) // her other device: the one before is out
+				s.comes(others) // her other device: the one before is logged out
 				s.write(bobs, inRoom, "alice", "on the phone?")
 				require.Equal(t, []string{"on the phone?"}, s.got(others))
 				require.Empty(t, s.got(strangers))

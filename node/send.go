@@ -161,9 +161,9 @@ func (n *Node) Pinned(user string) (identity.PublicKey, bool) {
 	return n.pins.Lookup(user)
 }
 
-// Find looks a logged-in user up among connected peers and peers met before, and by asking
-// connected peers. It then connects to the user's node to confirm the result. It returns
-// [presence.ErrNotFound] or a [*presence.ConflictError].
+// Find looks a logged-in user up among connected peers, peers met before and the app's directory,
+// and by asking connected peers. It then connects to the user's node to confirm the result. It
+// returns [presence.ErrNotFound], [presence.ErrUnreachable] or a [*presence.ConflictError].
 func (n *Node) Find(ctx context.Context, user string) (presence.Found, error) {
 	call, done, err := n.enter(ctx)
 	if err != nil {

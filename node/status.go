@@ -10,8 +10,8 @@ import (
 
 // Status reports whether a user is online, and how that is known. The user is given as "alice", or
 // as "alice#fingerprint" to name one user key exactly; it may be this node's own. Status answers
-// within 5 s, and without a round trip for a connected user who was heard of in the last 5 s.
-// Online means logged in; being in a room does not count.
+// within 5 s, and without a round trip for a connected user who was heard from in the last 5 s. A
+// user is online by being logged in, not by being in a room.
 //
 // [presence.Offline] always rests on evidence; without any the answer is [presence.Unreachable]. In
 // a split network, the directory on this side counts as evidence too. For 10 min after the split,
@@ -33,8 +33,8 @@ func (n *Node) Status(ctx context.Context, user string) (presence.Status, error)
 	return s, ended(call, err)
 }
 
-// Watch ranges over the status of a user: first the current one, then every change, until ctx ends
-// or the node is closed. The last pair has the error that says which. An online user's device
+// Watch ranges over the status of a user: first the current one, then every change, until ctx ends,
+// the node is closed or [Node.Status] fails. The last pair has the error. An online user's device
 // pushes its changes: a log-out shows at once, a crash within 10 s. See [presence.Directory.Watch].
 func (n *Node) Watch(ctx context.Context, user string) iter.Seq2[presence.Status, error] {
 	return func(yield func(presence.Status, error) bool) {
