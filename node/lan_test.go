@@ -126,7 +126,7 @@ func (m *machine) tells(to *machine, user, text string) {
 }
 
 func TestNodesOnALANFindEachOtherAndComeBackFromACableBeingPulled(t *testing.T) {
-	t.Parallel() // these wait for real seconds
+	t.Parallel() // these tests take real seconds
 	lab := netlab.New(t)
 	am, bm := lab.Node("alice"), lab.Node("bob")
 	alice, bob := runOn(t, am, "alice"), runOn(t, bm, "bob")
@@ -152,7 +152,7 @@ func TestNodesOnALANFindEachOtherAndComeBackFromACableBeingPulled(t *testing.T) 
 }
 
 func TestAKilledProcessIsNoticedAtOnceOnALAN(t *testing.T) {
-	t.Parallel() // these wait for real seconds
+	t.Parallel() // these tests take real seconds
 	lab := netlab.New(t)
 	alice, bob := runOn(t, lab.Node("alice"), "alice"), runOn(t, lab.Node("bob"), "bob")
 	alice.sees("bob")
@@ -164,7 +164,7 @@ func TestAKilledProcessIsNoticedAtOnceOnALAN(t *testing.T) {
 }
 
 func TestAFrozenProcessIsGivenUpAndTakenBackWhenItGoesOn(t *testing.T) {
-	t.Parallel() // these wait for real seconds
+	t.Parallel() // these tests take real seconds
 	lab := netlab.New(t)
 	alice, bob := runOn(t, lab.Node("alice"), "alice"), runOn(t, lab.Node("bob"), "bob")
 	alice.sees("bob")
@@ -183,7 +183,7 @@ func TestAFrozenProcessIsGivenUpAndTakenBackWhenItGoesOn(t *testing.T) {
 }
 
 func TestANewAddressIsToldAndANodeWithoutNetworkTakesItUp(t *testing.T) {
-	t.Parallel() // these wait for real seconds
+	t.Parallel() // these tests take real seconds
 	lab := netlab.New(t)
 	am, bm := lab.Node("alice"), lab.Node("bob")
 	ip := func(args ...string) {

@@ -54,7 +54,7 @@ type Node struct {
 	queue    *events.Queue
 	lan      *lan // nil: no mDNS
 	dialer   *dialer
-	retries  chan struct{} // a token for each attempt of Connect but the first
+	retries  chan struct{} // holds a token for each retry of Connect under way
 
 	ctx   context.Context // ends when Close has said goodbye
 	stop  context.CancelFunc
