@@ -11,7 +11,7 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// envelopeOf is an envelope of count items of size bytes, and the key to seal it with.
+// envelopeOf returns an envelope of count items of size bytes, and the key to seal it with.
 func envelopeOf(tb testing.TB, count, size int) (ed25519.PrivateKey, *wire.Envelope) {
 	tb.Helper()
 	public, key, err := ed25519.GenerateKey(rand.Reader)
@@ -28,8 +28,8 @@ func envelopeOf(tb testing.TB, count, size int) (ed25519.PrivateKey, *wire.Envel
 	return key, e
 }
 
-// BenchmarkEnvelope is what a room's envelope costs its sender and each receiver, signature included: of one
-// small message, and as full as it gets with small ones.
+// BenchmarkEnvelope is the cost of a room's envelope for its sender and each receiver, signature
+// included: with one small message, and as full as it gets with small ones.
 func BenchmarkEnvelope(b *testing.B) {
 	for _, c := range []struct {
 		name        string
@@ -61,7 +61,7 @@ func BenchmarkEnvelope(b *testing.B) {
 	}
 }
 
-// BenchmarkItems is packing and walking the messages of a full envelope. An op is one message.
+// BenchmarkItems packs and walks the messages of a full envelope. An op is one message.
 func BenchmarkItems(b *testing.B) {
 	payload := make([]byte, 256)
 	b.Run("append", func(b *testing.B) {
@@ -90,7 +90,7 @@ func BenchmarkItems(b *testing.B) {
 	})
 }
 
-// BenchmarkDirectFrame is the frame of a direct message of 64 B.
+// BenchmarkDirectFrame encodes and decodes the frame of a direct message of 64 B.
 func BenchmarkDirectFrame(b *testing.B) {
 	f := wire.Direct{
 		Type: wire.DirectFrame_MESSAGE, Sequence: 1 << 20, Kind: wire.Kind_KIND_BINARY, To: []byte("alice"),
@@ -121,7 +121,7 @@ func BenchmarkDirectFrame(b *testing.B) {
 	})
 }
 
-// BenchmarkStatement is signing a log-in statement, verifying it, and verifying it again with a memory.
+// BenchmarkStatement signs a log-in statement, verifies it, and verifies it again with a memory.
 func BenchmarkStatement(b *testing.B) {
 	keys, err := identity.GenerateKeys()
 	if err != nil {

@@ -11,16 +11,17 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// sizes of direct messages, in bytes of payload.
+// sizes are the sizes of direct messages, in bytes of payload.
 var sizes = []struct {
 	name string
 	n    int
 }{{"64B", 64}, {"64KiB", 64 << 10}}
 
-// pipelineWindow is how many messages may wait for their answer, of Starling and bare alike.
+// pipelineWindow is how many messages may wait for their answer, for Starling and bare alike.
 const pipelineWindow = 1024
 
-// newPair is two nodes, and a stream for the bare echo between the same two hosts, on the same connection.
+// newPair returns two nodes, and a stream for the bare echo between the same two hosts, on the same
+// connection.
 func newPair(tb testing.TB) (alice, bob *node, s network.Stream) {
 	tb.Helper()
 	nodes := newNodes(tb, 2, mesh.WithInbox(func(*mesh.DirectMessage, int) bool { return true }))
@@ -58,7 +59,7 @@ func oneByOne(b *testing.B, size int, send func() error) {
 	h.report(b)
 }
 
-// BenchmarkDirect is one acknowledged message after the other.
+// BenchmarkDirect sends acknowledged messages, one after the other.
 func BenchmarkDirect(b *testing.B) {
 	alice, bob, s := newPair(b)
 	ctx := context.Background()
@@ -96,7 +97,8 @@ func pipelined(b *testing.B, size int, send func(n int) error) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
 }
 
-// sendMany sends n messages with at most pipelineWindow of them unanswered, and waits for all answers.
+// sendMany sends n messages with at most pipelineWindow of them unanswered, and waits for all
+// answers.
 func sendMany(alice, bob *node, data []byte, n int) error {
 	ctx := context.Background()
 	var window [pipelineWindow]*mesh.Pending
@@ -120,7 +122,7 @@ func sendMany(alice, bob *node, data []byte, n int) error {
 	return nil
 }
 
-// BenchmarkPipelined is acknowledged messages, many under way.
+// BenchmarkPipelined sends acknowledged messages, many under way at once.
 func BenchmarkPipelined(b *testing.B) {
 	alice, bob, s := newPair(b)
 	for _, size := range sizes {

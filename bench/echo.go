@@ -9,15 +9,17 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
-// The bare echo is the least that an acknowledged message can be on libp2p: a kept stream, a length and a
-// payload on it, and eight bytes back for each. It has no user, identity, deadline or order to keep, and copies
-// nothing. Sending the whole payload back would flatter what is measured beside it.
+// The bare echo is the least that an acknowledged message can cost on libp2p: a length and a
+// payload on a kept stream, and eight bytes back for each. It has no user, identity, deadline or
+// order to keep, and copies nothing. If it sent the whole payload back, Starling would look better
+// beside it.
 const (
 	echoProtocol protocol.ID = "/bench/echo"
 	echoAnswer               = 8
 )
 
-// serveEcho answers each message on s. Answers to messages that came together leave together.
+// serveEcho answers each message on s. Answers to messages that arrived together are sent
+// together.
 func serveEcho(s network.Stream) {
 	defer s.Reset()
 	r, w := bufio.NewReaderSize(s, 64<<10), bufio.NewWriterSize(s, 64<<10)
@@ -56,8 +58,8 @@ func echo(s network.Stream, frame []byte) error {
 	return err
 }
 
-// echoMany sends n messages with at most window of them unanswered, and waits for all answers. Messages gather
-// in writes of 64 KiB while the window allows.
+// echoMany sends n messages with at most window of them unanswered, and waits for all answers.
+// While the window allows, messages are collected in writes of 64 KiB.
 func echoMany(s network.Stream, frame []byte, n, window int) error {
 	slots := make(chan struct{}, window)
 	read := make(chan error, 1)

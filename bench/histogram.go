@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// histogram counts durations in buckets that are 1/32 of their value wide. It does not allocate, and is for one
-// goroutine at a time.
+// histogram counts durations in buckets that are 1/32 of their value wide. It does not allocate.
+// Only one goroutine at a time may use it.
 type histogram struct {
 	counts [64 * 32]uint32
 	total  uint64
@@ -48,7 +48,7 @@ func (h *histogram) merge(o *histogram) {
 	h.most = max(h.most, o.most)
 }
 
-// quantile is the duration that a share q of all stays within; 0 of an empty histogram.
+// quantile returns the duration that a share q of all stays within; 0 for an empty histogram.
 func (h *histogram) quantile(q float64) time.Duration {
 	rank := uint64(math.Ceil(q * float64(h.total)))
 	var seen uint64

@@ -17,7 +17,7 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// newHost is a libp2p host with its default security and muxer, over TCP on loopback.
+// newHost returns a libp2p host with its default security and muxer, over TCP on loopback.
 func newHost(tb testing.TB, keys *identity.Keys) host.Host {
 	tb.Helper()
 	h, err := libp2p.New(libp2p.Identity(keys.Libp2p()), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"),
@@ -42,7 +42,8 @@ func connectAll(tb testing.TB, hosts []host.Host) {
 	}
 }
 
-// hellos stands for the hellos between nodes, all of them told at once: a benchmark measures what follows.
+// hellos replaces the hellos between nodes: every node knows all users at once, since a benchmark
+// measures what follows.
 type hellos struct {
 	app identity.AppID
 
@@ -106,7 +107,7 @@ func (n *node) close() {
 	n.host.Close()
 }
 
-// newNodes is n nodes, u0 and so on, all connected.
+// newNodes returns n nodes, u0 and so on, all connected.
 func newNodes(tb testing.TB, n int, opts ...mesh.Option) []*node {
 	tb.Helper()
 	all := newHellos()

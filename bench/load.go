@@ -111,7 +111,7 @@ type run struct {
 	done     chan struct{} // closed when all have arrived
 }
 
-// seen is what one member has received. Its reader owns it until done.
+// seen is what one member has received. Its reader owns it until done is closed.
 type seen struct {
 	next    []uint64 // by publisher: the number that comes next in order
 	turned  uint64   // arrived out of order, or twice
@@ -119,14 +119,15 @@ type seen struct {
 	_       [64]byte
 }
 
-// source is how far one publisher has got.
+// source records how many messages of one publisher have arrived.
 type source struct {
 	arrived atomic.Int64  // deliveries of its messages
 	more    chan struct{} // holds a token when some of them have arrived
 	_       [64]byte
 }
 
-// begin makes a run current in which messages broadcasts are published in all.
+// begin makes a new run the current one. In it, all publishers together send the given number of
+// broadcasts.
 func (c *crowd) begin(messages int) *run {
 	n := len(c.members)
 	r := &run{
@@ -165,10 +166,11 @@ func (r *run) take(i int, s stamp, latency time.Duration, size int) error {
 	return err
 }
 
-// stalled is how long nothing may arrive before what is missing counts as lost.
+// stalled is how long no message must arrive for the missing ones to count as lost.
 const stalled = 5 * time.Second
 
-// await waits until all has arrived, or nothing does any more, and returns how many deliveries are missing.
+// await waits until everything has arrived, or nothing arrives any more. It returns how many
+// deliveries are missing.
 func (c *crowd) await(r *run) (lost int64, err error) {
 	ticker := time.NewTicker(stalled / 10)
 	defer ticker.Stop()
@@ -190,8 +192,8 @@ func (c *crowd) await(r *run) (lost int64, err error) {
 	}
 }
 
-// allow waits until a publisher may send message number without having more than the window under way. What does
-// not arrive for a while is taken for lost.
+// allow waits until a publisher may send message number without having more than the window under
+// way. Messages that do not arrive for a while are taken for lost.
 func (r *run) allow(ctx context.Context, publisher, number int) {
 	if r.window == 0 {
 		return
@@ -208,7 +210,7 @@ func (r *run) allow(ctx context.Context, publisher, number int) {
 	}
 }
 
-// outcome is what a run showed.
+// outcome is the result of a run.
 type outcome struct {
 	deliveries int64
 	lost       int64
@@ -226,7 +228,7 @@ func (c *crowd) finish(r *run, start time.Time, cpu time.Duration) (outcome, err
 	o := outcome{deliveries: r.want - lost, lost: lost, elapsed: time.Since(start), cpu: cputime.Now() - cpu}
 	if lost > 0 {
 		o.elapsed -= stalled
-		c.run.Store(nil) // the readers may still be at it
+		c.run.Store(nil) // the readers may still be using it
 		return o, err
 	}
 	for i := range r.seen {
@@ -236,7 +238,8 @@ func (c *crowd) finish(r *run, start time.Time, cpu time.Duration) (outcome, err
 	return o, err
 }
 
-// flood publishes messages broadcasts, by so many publishers together, as fast as the room takes them.
+// flood publishes the given number of broadcasts, by all publishers together, as fast as the room
+// takes them.
 func (c *crowd) flood(messages, publishers int) (outcome, error) {
 	publishers = min(publishers, messages)
 	r := c.begin(messages)
@@ -264,11 +267,12 @@ func (c *crowd) flood(messages, publishers int) (outcome, error) {
 	return c.finish(r, start, cpu)
 }
 
-// beat is how often a paced publisher looks what is due.
+// beat is how often a paced publisher checks which messages are due.
 const beat = time.Millisecond
 
-// pace publishes at a fixed rate of deliveries a second, by all members together, for a while. The latency
-// counts from when a message was due to be handed over in its beat, so that waiting in publish is part of it.
+// pace publishes for a while at a fixed rate of deliveries a second, by all members together. The
+// latency counts from when a message was due to be handed over in its beat, so it includes any wait
+// in publish.
 func (c *crowd) pace(rate float64, d time.Duration) (outcome, error) {
 	n := len(c.members)
 	each1 := rate / float64(n-1) / float64(n) // messages a second of one publisher
@@ -309,7 +313,7 @@ func (c *crowd) single(publisher int, data []byte) (time.Duration, error) {
 	if err := c.members[publisher].publish(context.Background(), data); err != nil {
 		return 0, err
 	}
-	// Most of the time there is nothing to wait for but the message: no ticker.
+	// Usually only the message must be waited for, so there is no ticker.
 	patience := time.NewTimer(stalled)
 	defer patience.Stop()
 	select {

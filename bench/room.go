@@ -16,22 +16,24 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// member is one node's place in a room, of Starling or of bare GossipSub. One goroutine publishes and another
-// one reads.
+// member is one node's place in a room, of Starling or of bare GossipSub. One goroutine publishes
+// and another one reads.
 type member interface {
 	// publish hands a message over; it may return before the message has left.
 	publish(ctx context.Context, data []byte) error
-	// settle returns when everything published so far has left the room's own queue, or with why it did not.
+	// settle returns when everything published so far has left the room's own queue, or an error
+	// that says why it has not.
 	settle(ctx context.Context) error
-	// next is the next message of another member.
+	// next returns the next message of another member.
 	next(ctx context.Context) ([]byte, error)
 }
 
 // room is n members, all connected with each other.
 type room struct {
 	members []member
-	// window is how many messages each publisher may have on their way, since bare GossipSub, if it is handed
-	// more than the network takes, loses them; 0: the room itself makes publishers wait.
+	// window is how many messages each publisher may have on their way, since bare GossipSub loses
+	// messages when it is given more than the network takes; 0: the room itself makes publishers
+	// wait.
 	window int
 	// strict: the room promises each message once, in order and without loss.
 	strict bool
@@ -52,7 +54,8 @@ var makers = []maker{
 	{"starling", openStarling},
 }
 
-// awaitOverlay gives GossipSub's topic mesh the time to form: bare GossipSub loses what is published before.
+// awaitOverlay gives GossipSub's topic mesh the time to form: bare GossipSub loses what is
+// published before.
 func awaitOverlay() {
 	if testing.Short() {
 		time.Sleep(1200 * time.Millisecond) // a heartbeat, and how late it may be
@@ -98,7 +101,7 @@ func (s *seat) next(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// openStarling opens a room of Starling with the defaults of every option.
+// openStarling opens a room of Starling with the default of every option but the queue.
 func openStarling(tb testing.TB, n int) *room {
 	tb.Helper()
 	nodes := newNodes(tb, n, mesh.WithQueue(mesh.QueueLimits{Events: 1 << 16, Bytes: 16 << 20}))
@@ -142,10 +145,12 @@ func openStarling(tb testing.TB, n int) *room {
 	return r
 }
 
-// bareQueue replaces the three queues of GossipSub, whose default of 32 loses most of what is published here.
+// bareQueue replaces the size of GossipSub's three queues. Their default of 32 would lose most of
+// what is published here.
 const bareQueue = 1 << 15
 
-// bareWindow is the bare rooms' window. At 8 members it gave the best throughput of 16, 64, 256 and 1024.
+// bareWindow is the window of the bare rooms. At 8 members it gave the best throughput of 16, 64,
+// 256 and 1024.
 const bareWindow = 256
 
 // gossiper is a member of a bare room.
@@ -155,7 +160,7 @@ type gossiper struct {
 	sub   *pubsub.Subscription
 }
 
-// publish copies data, since GossipSub keeps what it is given.
+// publish copies data, since GossipSub keeps the slice that it is given.
 func (g *gossiper) publish(ctx context.Context, data []byte) error {
 	return g.topic.Publish(ctx, append([]byte(nil), data...))
 }
@@ -174,19 +179,20 @@ func (g *gossiper) next(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// bareNoSign is GossipSub without signatures: less than what Starling proves to each receiver. The message ID,
-// author and sequence number, is that of the default.
+// bareNoSign is GossipSub without signatures: it proves less to each receiver than Starling. The
+// message ID, made of author and sequence number, is the default one.
 var bareNoSign = []pubsub.Option{pubsub.WithMessageSignaturePolicy(pubsub.LaxNoSign)}
 
-// bareThin is, beyond that, the topic mesh that Starling uses: what is left between the two is batching, its
-// signature and its order.
+// bareThin also uses Starling's topic mesh. What then still differs is Starling's batching,
+// signature and order.
 var bareThin = func() []pubsub.Option {
 	p := pubsub.DefaultGossipSubParams()
 	p.D, p.Dlo, p.Dhi, p.Dout, p.Dscore = 3, 2, 4, 0, 2
 	return []pubsub.Option{pubsub.WithMessageSignaturePolicy(pubsub.LaxNoSign), pubsub.WithGossipSubParams(p), pubsub.WithFloodPublish(true)}
 }()
 
-// openGossip opens a room of bare GossipSub with its defaults, signatures included, but for its queues.
+// openGossip opens a room of bare GossipSub with its defaults, signatures included, except for its
+// queues.
 func openGossip(tb testing.TB, n int, opts []pubsub.Option) *room {
 	tb.Helper()
 	opts = append([]pubsub.Option{pubsub.WithPeerOutboundQueueSize(bareQueue), pubsub.WithValidateQueueSize(bareQueue)}, opts...)

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// pause is what lies between two messages at rest: their copies have gone by then.
+// pause is the time between two messages at rest: by then their copies are gone.
 const pause = time.Millisecond
 
-// BenchmarkRoom is broadcasts of 256 B in rooms of several sizes, each node a member:
+// BenchmarkRoom sends broadcasts of 256 B in rooms of several sizes, each node a member:
 //
 //	rest  one message at a time: the latency until every other member has it
 //	one   as much as one publisher can send
@@ -53,7 +53,7 @@ func benchmarkRest(b *testing.B, c *crowd) {
 		h.add(d)
 	}
 	h.report(b)
-	b.ReportMetric(0, "ns/op") // the pauses are in it
+	b.ReportMetric(0, "ns/op") // it would include the pauses
 }
 
 func benchmarkFlood(b *testing.B, c *crowd, publishers int) (rate float64) {
@@ -69,14 +69,14 @@ func benchmarkFlood(b *testing.B, c *crowd, publishers int) (rate float64) {
 }
 
 func benchmarkHalf(b *testing.B, c *crowd, capacity float64) {
-	if capacity == 0 { // only this one was asked for
+	if capacity == 0 { // only this benchmark was asked for
 		o, err := c.flood(2000*len(c.members), len(c.members))
 		if err != nil {
 			b.Fatal(err)
 		}
 		capacity = o.rate()
 	}
-	// Not b.N messages, but the time for which they would be measured.
+	// It publishes not b.N messages, but for the time for which they would be measured.
 	b.ReportAllocs()
 	before := c.tally()
 	d := time.Second
@@ -94,7 +94,7 @@ func benchmarkHalf(b *testing.B, c *crowd, capacity float64) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// tally is the counters of a room of Starling.
+// tally has the counters of a room of Starling.
 type tally struct{ envelopes, taken, copies, dropped float64 }
 
 func (c *crowd) tally() tally {

@@ -1,4 +1,4 @@
-// Package examples holds small programs, each of which answers one question. Its tests run them.
+// Package examples has small programs, each of which answers one question. Its tests run them.
 package examples
 
 import (
@@ -19,7 +19,7 @@ import (
 // build compiles an example.
 func build(t *testing.T, name string) string {
 	t.Helper()
-	exe := filepath.Join(t.TempDir(), name+".exe") // Windows wants the ending, the others do not mind
+	exe := filepath.Join(t.TempDir(), name+".exe") // Windows needs the ending; other systems accept it
 	out, err := exec.Command("go", "build", "-o", exe, "./"+name).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return exe
@@ -32,7 +32,7 @@ func TestEmbedRunsByItselfAndShowsEveryKindOfMessage(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	require.Len(t, lines, 3, "%s", out)
-	slices.Sort(lines[:2]) // a broadcast and a direct message come by different ways
+	slices.Sort(lines[:2]) // a broadcast and a direct message take different ways
 	require.Equal(t, []string{"bob says to alice alone: psst", "bob says to all: hello", "bob has left"}, lines)
 }
 

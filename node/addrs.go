@@ -10,14 +10,15 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// freshAddrs are the addresses that a network listens on, with wildcards expanded to what the interfaces have now. libp2p
-// itself looks at them once a minute: too late for a laptop that has come to another Wi-Fi.
+// freshAddrs returns the addresses that a network listens on, with wildcards expanded to the
+// current interface addresses. libp2p itself looks at the interfaces once a minute, which is too
+// late for a laptop that has moved to another Wi-Fi.
 func freshAddrs(n network.Network) ([]ma.Multiaddr, error) {
 	interfaces, err := manet.InterfaceMultiaddrs()
 	if err != nil {
 		return nil, err
 	}
-	// A link-local address means nothing without the name of an interface, which is another one elsewhere.
+	// A link-local address needs the name of an interface, which differs from machine to machine.
 	interfaces = slices.DeleteFunc(interfaces, manet.IsIP6LinkLocal)
 	listening := slices.DeleteFunc(n.ListenAddresses(), func(a ma.Multiaddr) bool {
 		_, err := manet.ToIP(a)
@@ -29,11 +30,12 @@ func freshAddrs(n network.Network) ([]ma.Multiaddr, error) {
 	return manet.ResolveUnspecifiedAddresses(listening, interfaces)
 }
 
-// freshener is the AddrsFactory of the node's own host: it puts the addresses of now in the place of libp2p's older ones, and
-// leaves those alone that are of no interface: from port mappings, relays, and what others have observed.
+// freshener is the AddrsFactory of the node's own host. It replaces the interface addresses that
+// libp2p passes in with the current ones, and keeps the others: those from port mappings, from
+// relays, and those that peers have observed.
 type freshener struct {
 	mu   sync.Mutex
-	host host.Host       // nil while it is being built
+	host host.Host       // nil while the host is being built
 	ever map[string]bool // addresses that an interface has had, as bytes
 }
 
@@ -43,7 +45,7 @@ func (f *freshener) use(h host.Host) {
 	f.host, f.ever = h, make(map[string]bool)
 }
 
-// factory is called by libp2p every 5 s, and when the host listens on another address.
+// factory is called by libp2p every 5 s, and when the host starts to listen on another address.
 func (f *freshener) factory(addrs []ma.Multiaddr) []ma.Multiaddr {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -68,11 +70,11 @@ func (f *freshener) factory(addrs []ma.Multiaddr) []ma.Multiaddr {
 	return now
 }
 
-// maxEver bounds the addresses that interfaces have had: a laptop that has been to a thousand networks in one run may show
-// an old address for a minute.
+// maxEver bounds the addresses in ever. A laptop that has been to a thousand networks in one run
+// may show an old address for a minute.
 const maxEver = 4096
 
-// freshHost is a host to mDNS, which asks for nothing but these addresses and the peer ID.
+// freshHost is the host as mDNS sees it. mDNS asks it only for these addresses and the peer ID.
 type freshHost struct{ host.Host }
 
 func (h freshHost) Network() network.Network { return freshNetwork{h.Host.Network()} }

@@ -6,14 +6,16 @@ import (
 	"github.com/libp2p/go-libp2p/core/event"
 )
 
-// bus is the event bus of the node's own host. It reads what its subscribers leave unread once they are ending.
+// bus is the event bus of the node's own host. While the host is closing, it drops the events that
+// its subscribers leave unread.
 //
-// libp2p v0.51.0 ends its manager of observed addresses and leaves that subscribed, which nobody reads any more. After
-// 16 further events (a subscription's buffer) the goroutine that emits the next one waits for ever with the bus locked,
-// and so does the Close of the host. Goroutines that identify peers emit after their connections have been closed.
+// libp2p v0.51.0 stops its manager of observed addresses but leaves it subscribed, so nobody reads
+// that subscription any more. After 16 further events (a subscription's buffer) the goroutine that
+// emits the next one waits for ever with the bus locked, and so does the Close of the host.
+// Goroutines that identify peers emit events after their connections have been closed.
 type bus struct {
 	event.Bus
-	ending chan struct{} // closed: what no subscriber reads is dropped
+	ending chan struct{} // closed: events that no subscriber reads are dropped
 
 	mu   sync.Mutex
 	subs map[*subscription]bool
@@ -36,10 +38,10 @@ func (b *bus) Subscribe(eventType any, opts ...event.SubscriptionOpt) (event.Sub
 	return s, nil
 }
 
-// drain drops what no subscriber reads from now on. The host is ending.
+// drain drops the events that no subscriber reads from now on. The host is closing.
 func (b *bus) drain() { close(b.ending) }
 
-// finish closes the subscriptions that are left, when the host has ended.
+// finish closes the remaining subscriptions after the host has been closed.
 func (b *bus) finish() {
 	b.mu.Lock()
 	left := make([]*subscription, 0, len(b.subs))
@@ -52,7 +54,7 @@ func (b *bus) finish() {
 	}
 }
 
-// subscription passes events on from the bus of libp2p.
+// subscription passes on the events of libp2p's bus.
 type subscription struct {
 	event.Subscription
 	bus  *bus

@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What identifies peers is not waited for when a host closes, and may report some that it had begun with.
+// A closing host does not wait for the goroutines that identify peers. They may still report peers
+// that they had begun with.
 func TestANodeClosesWhilePeersAreStillIdentified(t *testing.T) {
 	alice, bob := onLoopback(t), onLoopback(t)
 	require.NoError(t, alice.SetUser("alice"))

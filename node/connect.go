@@ -20,18 +20,21 @@ import (
 const (
 	// connectTimeout bounds a Connect whose context has no deadline.
 	connectTimeout = 30 * time.Second
-	// connectPause is how long Connect waits before its second attempt. The pause doubles up to connectMost, and each is varied by a half.
+	// connectPause is how long Connect waits before its second attempt. The pause doubles up to the
+	// sixth attempt, and is connectMost after that. Each pause is varied by a half.
 	connectPause = 50 * time.Millisecond
 	connectMost  = 2 * time.Second
-	// connectRetries is how many further attempts of all calls are under way at once. Where so many connect at once that handshakes take longer than
-	// an attempt may, all of them at once again would take as long, and nobody would ever be connected.
+	// connectRetries is how many retries are under way at once, over all calls. If so many peers
+	// connect at once that handshakes take longer than an attempt may, retrying all of them at once
+	// would take as long again, and no peer would ever be connected.
 	connectRetries = 4
 )
 
-// Connect connects to a peer, given by a multiaddr with its peer ID, and returns when both have shown each other who they
-// are. An attempt that fails without saying that the next one must fail as well, such as one that got no answer, is repeated until ctx ends; if
-// ctx has no deadline, for 30 s. It returns an [*AddrError] for an address that cannot be used. The peer is redialled for a while when it is
-// lost; for ever, if it is given to [WithPeers].
+// Connect connects to a peer, given by a multiaddr with its peer ID, and returns when both have
+// shown each other who they are. If an attempt fails but the next one may succeed, for example
+// because no answer came, Connect repeats it until ctx ends, or for 30 s if ctx has no deadline. It
+// returns an [*AddrError] for an address that cannot be used. When the connection is lost, the peer
+// is redialled for a while; for ever, if it is given to [WithPeers].
 func (n *Node) Connect(ctx context.Context, addr string) error {
 	info, err := parsePeer(addr)
 	if err != nil {
@@ -54,7 +57,8 @@ func (n *Node) Connect(ctx context.Context, addr string) error {
 	return nil
 }
 
-// connect tries until it has worked, cannot work, or ctx ends. An error then tells of the last attempt that ctx did not cut short.
+// connect tries until it succeeds, cannot succeed, or ctx ends. If ctx ends, the error includes
+// that of the last attempt that ctx did not cut short.
 func (n *Node) connect(ctx context.Context, info peer.AddrInfo) error {
 	var last error
 	for attempt := 0; ; attempt++ {
@@ -82,7 +86,7 @@ func (n *Node) connect(ctx context.Context, info peer.AddrInfo) error {
 	}
 }
 
-// connectOnce makes one attempt; again: it is not the first, and waits for its turn.
+// connectOnce makes one attempt. If again is set, it is not the first one and waits for its turn.
 func (n *Node) connectOnce(ctx context.Context, info peer.AddrInfo, again bool) error {
 	if again && !n.dialer.isUp(info.ID) {
 		select {
@@ -97,7 +101,7 @@ func (n *Node) connectOnce(ctx context.Context, info peer.AddrInfo, again bool) 
 	return err
 }
 
-// hopeless reports whether an attempt to connect has got an answer that the next one would get too.
+// hopeless reports whether an attempt to connect got an answer that the next one would get too.
 func hopeless(err error) bool {
 	refused, unsupported := (*presence.RefusedError)(nil), multistream.ErrNotSupported[protocol.ID]{}
 	if errors.As(err, &refused) || errors.As(err, &unsupported) || errors.Is(err, presence.ErrClosed) {
@@ -115,7 +119,8 @@ func hopeless(err error) bool {
 	return true // also without any address that could be dialled
 }
 
-// definite reports whether a dial to one address ended with an answer: nobody listens there, nothing leads there, or somebody else is there.
+// definite reports whether a dial to one address ended with a definite answer: no program listens
+// there, there is no route to it, or another peer is there.
 func definite(err error) bool {
 	_, other := errors.AsType[sec.ErrPeerIDMismatch](err)
 	return other || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH) ||

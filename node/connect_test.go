@@ -13,7 +13,8 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// giveUp makes host i dial host j and give the connection up after some time, as a host does that has another one by then.
+// giveUp makes host i dial host j and close the connection after some time, as a host does that has
+// another one by then.
 func (s *sim) giveUp(i, j int, after time.Duration) {
 	s.t.Helper()
 	dialler, ok := s.Host(i).Network().(*swarm.Swarm)
@@ -57,13 +58,13 @@ func TestConnectTriesUntilItsContextEnds(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, 20*time.Second, time.Since(start))
 
-		start = time.Now() // a context without a deadline bounds it all the same
+		start = time.Now() // a context without a deadline still bounds it
 		require.Error(t, s.nodes[0].Connect(context.Background(), s.PeerAddr(1)))
 		require.Equal(t, 30*time.Second, time.Since(start))
 	})
 }
 
-// What cannot work is said at once.
+// A call that cannot succeed fails at once.
 func TestConnectDoesNotWaitForWhatCannotWork(t *testing.T) {
 	n, other := start(t), start(t)
 	addr := at(t, other, "tcp")
@@ -74,5 +75,5 @@ func TestConnectDoesNotWaitForWhatCannotWork(t *testing.T) {
 	require.Less(t, time.Since(begun), connectPatience)
 }
 
-// connectPatience is far below what Connect has when it hopes.
+// connectPatience is far below the time that Connect has for attempts that may succeed.
 const connectPatience = 10 * time.Second

@@ -17,10 +17,11 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// crowdRounds is how often the crowd of [TestACrowdThatConnectsAtOnceIsConnected] meets; STARLING_ROUNDS sets another number.
+// crowdRounds is how often the crowd of [TestACrowdThatConnectsAtOnceIsConnected] meets.
+// STARLING_ROUNDS sets another number.
 const crowdRounds = 1
 
-// crowdTime is what the nodes of a crowd have to meet.
+// crowdTime is how long the nodes of a crowd have to meet.
 const crowdTime = 2 * time.Minute
 
 func rounds(t *testing.T) int {
@@ -34,8 +35,9 @@ func rounds(t *testing.T) int {
 	return n
 }
 
-// Where everybody connects to everybody at once, most dials cross: both sides have a connection, or two, of which the other gives one up. No
-// call may fail because of that, and nobody may seem to be lost.
+// When all nodes connect to each other at once, most dials cross: both sides have one connection,
+// or two, of which one side closes one. No call may fail because of that, and no peer may seem to
+// be lost.
 func TestACrowdThatConnectsAtOnceIsConnected(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -60,7 +62,7 @@ func TestACrowdThatConnectsAtOnceIsConnected(t *testing.T) {
 	}
 }
 
-// meetAtOnce has a crowd of new nodes connect, each to each, and closes them.
+// meetAtOnce makes a crowd of new nodes connect, each to each, and closes them.
 func meetAtOnce(t *testing.T, opts []node.Option) {
 	ctx, cancel := context.WithTimeout(context.Background(), crowdTime)
 	defer cancel()
@@ -134,7 +136,7 @@ func noteUp(t *testing.T, up map[peer.ID]bool, ev node.Event) {
 	}
 }
 
-// drainedNow returns the events that are there.
+// drainedNow returns the events that are already there.
 func drainedNow(from recver) (all []node.Event) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()

@@ -15,9 +15,9 @@ import (
 const (
 	// attemptTimeout bounds one attempt to reach a peer over all its addresses.
 	attemptTimeout = 15 * time.Second
-	// quickTimeout bounds most attempts to reach a member of a room: a dial that began before the network came back waits
-	// for its own back-off, and a new one gets through at once. Every slowEvery-th attempt has the full time, for peers that are
-	// far away.
+	// quickTimeout bounds most attempts to reach a member of a room: a dial that began before the
+	// network came back waits for its own back-off, while a new one gets through at once. Every
+	// slowEvery-th attempt has the full time, for peers that are far away.
 	quickTimeout = 2 * time.Second
 	slowEvery    = 4
 )
@@ -28,10 +28,10 @@ const (
 	protectRoom  = "starling/room"
 )
 
-// dialer is the thin loop around a [redialer]: it feeds it what the host sees, and dials.
+// dialer is the thin loop around a [redialer]: it reports to it what the host sees, and dials.
 type dialer struct {
 	node *Node
-	wake task.Wake // there may be something due
+	wake task.Wake // something may be due
 
 	mu     sync.Mutex
 	core   *redialer
@@ -43,7 +43,7 @@ func newDialer(n *Node) *dialer {
 	return &dialer{node: n, wake: task.NewWake(), core: newRedialer(n.host.ID())}
 }
 
-// with runs f on the state machine and has the loop look again.
+// with runs f on the state machine and makes the loop look again.
 func (d *dialer) with(f func(core *redialer)) {
 	d.mu.Lock()
 	f(d.core)
@@ -84,12 +84,15 @@ func (d *dialer) Disconnected(_ network.Network, c network.Conn) {
 	}
 }
 
-// sync takes the state of the peer's connections as it is now: notices come from several goroutines, in any order.
+// sync passes on the state of the peer's connections as it is now: notices come from several
+// goroutines, in any order.
 func (d *dialer) sync(p peer.ID) {
-	d.with(func(core *redialer) { core.link(time.Now(), p, d.isUp(p)) }) // looked up inside: the last to look must be the last to tell
+	// The state is looked up inside: the last call to look must also be the last to report.
+	d.with(func(core *redialer) { core.link(time.Now(), p, d.isUp(p)) })
 }
 
-// run dials what is due until ctx ends. It does not wait for the dials under way, which are tasks of the node.
+// run dials what is due until ctx ends. It does not wait for the dials under way, which are tasks
+// of the node.
 func (d *dialer) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -115,7 +118,8 @@ func (d *dialer) run(ctx context.Context) {
 	}
 }
 
-// crowded reports whether there are so many connections that the connection manager decides which to keep.
+// crowded reports whether there are so many connections that the connection manager decides which
+// to keep.
 func (d *dialer) crowded() bool {
 	n := d.node
 	return n.cfg.host == nil && len(n.host.Network().Peers()) >= n.cfg.connsLow
@@ -152,7 +156,7 @@ func (d *dialer) count(s *Stats) {
 	s.Targets, s.Dials, s.DialsFailed = len(d.core.targets), d.dials, d.failed
 }
 
-// recall has the peers dialled that earlier runs have met.
+// recall asks for connections to the peers that earlier runs have met.
 func (n *Node) recall(now time.Time) {
 	all := n.dir.Remembered()
 	for _, r := range all[:min(len(all), maxKept)] {

@@ -17,7 +17,8 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// failure is one wrong use and what it must give. Err is matched by errors.Is, text exactly.
+// failure is one wrong use and its expected error: errors.Is matches err, and text, if set, must be
+// equal.
 type failure struct {
 	name string
 	call func() error
@@ -173,7 +174,7 @@ func TestAUserWhoIsKnownToBeThereAndCannotBeReachedIsNotSentTo(t *testing.T) {
 		s.login(1, "bob")
 		s.login(2, "carol")
 		s.settle()
-		_, err := alice.SendText(within(t), "carol", "x") // bob tells of her
+		_, err := alice.SendText(within(t), "carol", "x") // bob knows her and answers
 		require.ErrorIs(t, err, mesh.ErrUnreachable)
 		require.ErrorIs(t, err, presence.ErrUnreachable)
 		require.EqualError(t, err, "node: send to carol: peer unreachable, nothing was sent (presence: user unreachable: carol)")

@@ -10,15 +10,17 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// Event is one thing that happened to the node, outside rooms: a pointer to one of [PeerUp], [PeerChanged], [PeerDown], [PeerFailed],
-// [IdentityConflict], [LoggedOut], [TokenExpiring], [TokenEnded], [DuplicateDevice], [AddrsChanged], [mesh.DirectMessage] and [mesh.Lagged]. The events of a node form one ordered
-// stream, numbered in [Header].Seq; rooms have streams of their own.
+// Event is one thing that happened to the node, outside rooms. It is a pointer to one of [PeerUp],
+// [PeerChanged], [PeerDown], [PeerFailed], [IdentityConflict], [LoggedOut], [TokenExpiring],
+// [TokenEnded], [DuplicateDevice], [AddrsChanged], [mesh.DirectMessage] and [mesh.Lagged]. The
+// events of a node form one ordered stream, numbered in [Header].Seq; rooms have streams of their
+// own.
 //
-// Every event marshals to one JSON object, described in docs/EVENTS.md: field names and values stay as they are from
-// version to version, and new fields and new types may be added.
+// Every event marshals to one JSON object, described in docs/EVENTS.md. Field names and values stay
+// the same from version to version; new fields and new types may be added.
 type Event = events.Event
 
-// Header opens every event.
+// Header is the first part of every event.
 type Header = events.Header
 
 // The Type of each event of this package.
@@ -38,11 +40,11 @@ const (
 // Peer is a connected node of the same app, as it has proved itself.
 type Peer struct {
 	identity.Login      // without a user while the node has no identity
-	LoggedIn       bool // takes messages outside rooms
+	LoggedIn       bool // accepts messages outside rooms
 }
 
-// MarshalJSON gives {"user":…, "key":"<fingerprint>", "peer":…, "logged_in":…}, without user and key while the node has no
-// identity.
+// MarshalJSON returns {"user":…, "key":"<fingerprint>", "peer":…, "logged_in":…}, without user and
+// key while the node has no identity.
 func (p Peer) MarshalJSON() ([]byte, error) {
 	out := struct {
 		User     string `json:"user,omitempty"`
@@ -60,10 +62,11 @@ func (p Peer) MarshalJSON() ([]byte, error) {
 type PeerUp struct {
 	Header
 	Peer Peer   `json:"node"`
-	Addr string `json:"addr,omitempty"` // where the connection goes: a multiaddr
+	Addr string `json:"addr,omitempty"` // the remote multiaddr of the connection
 }
 
-// PeerChanged says that a connected node shows another identity than before: it has logged in or out, or has got a user.
+// PeerChanged says that a connected node has another identity than before: it has logged in or out,
+// or now has a user.
 type PeerChanged struct {
 	Header
 	Peer Peer `json:"node"`
@@ -75,22 +78,24 @@ type PeerDown struct {
 	Peer Peer `json:"node"` // as it was last
 }
 
-// IdentityConflict says that a name has more than one key: this node's own or a pinned name, which somebody else uses, or
-// a name that is pinned to none and that two users have. It comes once for each name and key, and again when the name has
-// been pinned to another key since.
+// IdentityConflict says that a name has more than one key. Either another user uses this node's own
+// name or a pinned one, or two users have a name that is not pinned. The event comes once for each
+// name and key, and again when the name has been pinned to another key since.
 //
-// What is sent to the name alone goes to Pinned and to nobody else: while that key is not there it is refused with a
-// [*presence.ConflictError]. So it is with a name that is pinned to none while both are there. Other.Address() and
-// Rival.Address() name one of them exactly, and an answer to what one has written pins the name.
+// A message to the name alone goes only to Pinned. While that key is not there, the message is
+// refused with a [*presence.ConflictError]. The same error comes for a name that is not pinned
+// while both users are there. Other.Address() and Rival.Address() name one of them exactly. An
+// answer to a message from one of them pins the name to its key.
 type IdentityConflict struct {
 	Header
 	User   string             `json:"user"`
-	Pinned identity.PublicKey `json:"pinned"` // the own key or the pin; zero: the name is pinned to no key
+	Pinned identity.PublicKey `json:"pinned"` // this node's own key or the pinned one; zero: the name is not pinned
 	Other  identity.Login     `json:"other"`
-	Rival  *identity.Login    `json:"rival,omitempty"` // who else has the name; nil if it is pinned
+	Rival  *identity.Login    `json:"rival,omitempty"` // the other user of the name; nil if it is pinned
 }
 
-// MarshalJSON gives the pinned key as its fingerprint, as in every login, and as "" if there is none.
+// MarshalJSON writes the pinned key as its fingerprint, as in every login, and as "" if there is
+// none.
 func (c IdentityConflict) MarshalJSON() ([]byte, error) {
 	out := struct {
 		Header
@@ -113,8 +118,8 @@ const (
 	Duplicate LogoutReason = "duplicate" // the same user has logged in on another device
 )
 
-// LoggedOut says that this node's log-in has ended. After [Duplicate] it has also left its rooms, and does not log in again by
-// itself.
+// LoggedOut says that this node's log-in has ended. After [Duplicate] the node has also left its
+// rooms, and does not log in again by itself.
 type LoggedOut struct {
 	Header
 	User   string          `json:"user"`
@@ -122,26 +127,30 @@ type LoggedOut struct {
 	By     *identity.Login `json:"by,omitempty"` // the log-in that took its place; nil for Logout
 }
 
-// TokenExpiring says that the token of this node's log-in expires soon: in 30 s, or less if it came late. With a later one by then, given to
-// [Node.UpdateLoginToken], nobody notices. A room has the same event for its own token.
+// TokenExpiring says that the token of this node's log-in expires soon: in 30 s, or less if the
+// token came late. If [Node.UpdateLoginToken] is called with a later one by then, other nodes
+// notice nothing. A room has the same event for its own token.
 type TokenExpiring = mesh.TokenExpiring
 
-// TokenEnded says that others no longer count this node's log-in, since its token has expired, with the leeway, or was revoked. The
-// node is not logged out: [Node.UpdateLoginToken] with a good token makes others count the log-in again.
+// TokenEnded says that other nodes no longer count this node's log-in, since its token was revoked
+// or has expired by more than the leeway. The node is not logged out: after [Node.UpdateLoginToken]
+// with a good token others count the log-in again.
 type TokenEnded struct {
 	Header
 	Revoked bool   `json:"revoked"` // by its issuer; otherwise the token has expired
 	Reason  string `json:"reason"`  // for people
 }
 
-// DuplicateDevice says that two nodes use one device key, since a data directory was copied to a second place: this node's
-// own, if Peer is its ID, otherwise another's. Such nodes cut each other's connections; give one of them keys of its own.
+// DuplicateDevice says that two nodes use one device key, since a data directory was copied to a
+// second place. The key is this node's own if Peer is its ID, otherwise another node's. Such nodes
+// cut each other's connections; one of them needs keys of its own.
 type DuplicateDevice struct {
 	Header
 	Peer peer.ID `json:"peer"`
 }
 
-// AddrsChanged says at which addresses the node can be dialled now. Addrs end in /p2p/ and the peer ID.
+// AddrsChanged reports the addresses at which the node can be dialled now. Each ends in /p2p/ and
+// the peer ID.
 type AddrsChanged struct {
 	Header
 	Addrs []string `json:"addrs"`

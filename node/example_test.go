@@ -13,12 +13,13 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// onLoopback keeps the examples on this machine. A program that wants to be found leaves these options out.
+// onLoopback keeps the examples on this machine. A program that wants to be found leaves these
+// options out.
 var onLoopback = []node.Option{
 	node.WithListen("/ip4/127.0.0.1/tcp/0"), node.WithoutMDNS(),
 }
 
-// alone starts a node that is connected to nobody, logged in as user.
+// alone starts a node that is connected to no other, logged in as user.
 func alone(ctx context.Context, user string, opts ...node.Option) *node.Node {
 	n, err := node.New(append(slices.Clip(opts), onLoopback...)...)
 	if err != nil {
@@ -47,7 +48,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := field.WaitPeers(ctx, 1); err != nil { // alice, by way of the address above
+	if err := field.WaitPeers(ctx, 1); err != nil { // alice, through the address above
 		log.Fatal(err)
 	}
 	if _, err := field.PublishText(ctx, "all quiet"); err != nil { // to all in the room
@@ -65,7 +66,7 @@ func Example() {
 		case *mesh.Message:
 			fmt.Printf("%s to all: %s\n", ev.From, ev.Data)
 			heard++
-		case *mesh.DirectMessage: // goes another way than broadcasts, so either may come first
+		case *mesh.DirectMessage: // takes another way than broadcasts, so either may come first
 			fmt.Printf("%s to me: %s\n", ev.From, ev.Data)
 			heard++
 		}
@@ -109,7 +110,7 @@ func ExampleNode_Send() {
 	// alice: lunch?
 }
 
-// How a send has failed says whether it is safe to repeat.
+// The error of a failed send says whether it is safe to repeat it.
 func ExampleNode_Send_failed() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -128,7 +129,8 @@ func ExampleNode_Send_failed() {
 	// Output: dave is not logged in anywhere that could be asked
 }
 
-// Sends that do not wait for each other's receipts: each has its number at once and its result later.
+// Sends that do not wait for each other's receipts: each has its number at once and its result
+// later.
 func ExampleNode_SendAsync() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

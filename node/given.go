@@ -20,16 +20,17 @@ import (
 type Failure string
 
 const (
-	NobodyThere Failure = "unreachable" // no address of it answers
-	OtherPeer   Failure = "other_peer"  // somebody with another peer ID answers
+	NobodyThere Failure = "unreachable" // none of its addresses answers
+	OtherPeer   Failure = "other_peer"  // a peer with another ID answers
 	OtherApp    Failure = "other_app"   // it is a node of another app
-	NoNode      Failure = "no_node"     // it is a libp2p peer that does not speak our protocols
+	NoNode      Failure = "no_node"     // it is a libp2p peer that does not speak Starling's protocols
 	Refused     Failure = "refused"     // one of the two nodes refused the other
 	ItIsUs      Failure = "self"        // the address is this node's own
 )
 
-// PeerFailed says that a peer of [WithPeers] could not be connected to. It comes after the first failed attempt, and again when the
-// reason changes, or when the peer was connected meanwhile. The attempts go on; a [PeerUp] says that one worked.
+// PeerFailed says that a peer of [WithPeers] could not be connected to. It comes after the first
+// failed attempt, and again if the reason changes or if the peer was connected meanwhile. The
+// attempts go on; a [PeerUp] says that one succeeded.
 type PeerFailed struct {
 	Header
 	Peer   peer.ID  `json:"peer"`
@@ -38,7 +39,7 @@ type PeerFailed struct {
 	Detail string   `json:"detail"` // for people
 }
 
-// maxFailureDetail bounds Detail, in bytes: a part of it may be a peer's.
+// maxFailureDetail bounds Detail, in bytes: a part of it may come from the peer.
 const maxFailureDetail = 256
 
 // given returns the addresses of a peer of [WithPeers], and none for others.
@@ -51,7 +52,7 @@ func (n *Node) given(p peer.ID) (addrs []string) {
 	return addrs
 }
 
-// checkGiven waits for the hello of a given peer to which there is a connection now.
+// checkGiven waits for the hello of a given peer that is connected now.
 func (n *Node) checkGiven(ctx context.Context, p peer.ID) {
 	_, err := n.presence.Peer(ctx, p)
 	switch {
@@ -61,7 +62,8 @@ func (n *Node) checkGiven(ctx context.Context, p peer.ID) {
 	}
 }
 
-// peerFailed tells of a given peer that could not be connected to, unless that is known. It ignores others.
+// peerFailed reports that a given peer could not be connected to, unless that was reported before.
+// It ignores other peers.
 func (n *Node) peerFailed(p peer.ID, err error) {
 	addrs := n.given(p)
 	if len(addrs) == 0 {
@@ -75,7 +77,7 @@ func (n *Node) peerFailed(p peer.ID, err error) {
 	}
 }
 
-// failure puts an error of a dial or of a hello into one word and into a few.
+// failure turns an error of a dial or of a hello into a reason and a short text.
 func failure(err error) (reason Failure, detail string) {
 	refused, isRefused := errors.AsType[*presence.RefusedError](err)
 	mismatch, isOther := errors.AsType[sec.ErrPeerIDMismatch](err)
@@ -101,7 +103,7 @@ func failure(err error) (reason Failure, detail string) {
 
 var errOwnAddress = errors.New("the address is this node's own")
 
-// dialCauses says why dials failed, each reason once.
+// dialCauses returns the reasons why dials failed, each once.
 func dialCauses(err error) string {
 	dial, ok := errors.AsType[*swarm.DialError](err)
 	if !ok || len(dial.DialErrors) == 0 {

@@ -17,7 +17,7 @@ func TestAGivenPeerThatIsNotThereIsToldOfWithTheReason(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, plain.Close()) })
 	nobody := "/ip4/127.0.0.1/tcp/" + strconv.Itoa(freePort(t)) + "/p2p/" + plain.ID().String()
-	as := func(n *node.Node, proto string) string { // the address of n, with the ID of another
+	as := func(n *node.Node, proto string) string { // the address of n, with another node's ID
 		addr, _, _ := strings.Cut(at(t, n, proto), "/p2p/")
 		return addr + "/p2p/" + plain.ID().String()
 	}

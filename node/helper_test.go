@@ -18,7 +18,7 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// helperEnv makes the test binary a node in a network namespace; see lanHelper.
+// helperEnv makes the test binary run as a node in a network namespace; see lanHelper.
 const helperEnv = "STARLING_NODE_HELPER"
 
 // helper is set where there are namespaces.
@@ -53,7 +53,7 @@ type sim struct {
 	nodes []*node.Node
 }
 
-// newSim makes the network, and no connection.
+// newSim makes the network, without connections.
 func newSim(t *testing.T, hosts int, each func(i int) []node.Option) *sim {
 	t.Helper()
 	s := &sim{t: t, Net: meshtest.New(t, meshtest.Options{Hosts: hosts, Latency: 5 * time.Millisecond})}
@@ -84,7 +84,7 @@ func (s *sim) login(i int, user string) *node.Node {
 	return s.nodes[i]
 }
 
-// settle gives hellos the time they need: in a bubble this waits for nothing real.
+// settle gives hellos the time they need. In a bubble this takes no real time.
 func (s *sim) settle() { time.Sleep(time.Second) }
 
 func (s *sim) join(i int, room string) *mesh.Room {
@@ -99,7 +99,7 @@ type recver interface {
 	Recv(context.Context) (mesh.Event, error)
 }
 
-// await reads events until one is of type T and fits, and drops the others.
+// await reads events until one has type T and fits, and drops the others.
 func await[T mesh.Event](t testing.TB, from recver, fits func(T) bool) T {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -145,7 +145,7 @@ func ends(t testing.TB, from recver) error {
 	}
 }
 
-// only fails the test if an event of type T came.
+// none fails the test if an event of type T came.
 func none[T mesh.Event](t testing.TB, events []mesh.Event) {
 	t.Helper()
 	for _, ev := range events {

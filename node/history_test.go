@@ -58,5 +58,5 @@ func TestAHistoryThatCannotBeOpenedIsNamed(t *testing.T) {
 	require.ErrorAs(t, err, &bad)
 	require.Equal(t, path, bad.Path)
 	require.NoError(t, os.Remove(path))
-	start(t, node.WithDataDir(dir), node.WithHistoryStore()) // what New had opened is closed
+	start(t, node.WithDataDir(dir), node.WithHistoryStore()) // New has closed what it had opened
 }

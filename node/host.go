@@ -25,22 +25,26 @@ import (
 )
 
 const (
-	// A frozen peer shows after a keep-alive and a write timeout, 9 s at most; under yamux's own 30 s and 10 s after 40 s.
+	// A frozen peer is detected after a keep-alive and a write timeout, 9 s at most; with yamux's
+	// own 30 s and 10 s it would take 40 s.
 	keepAlive    = 5 * time.Second
 	writeTimeout = 4 * time.Second
-	// dialTimeoutLAN bounds dials to private addresses. What does not answer there in this time is not there.
+	// dialTimeoutLAN bounds dials to private addresses. A peer that does not answer there in this
+	// time is not there.
 	dialTimeoutLAN = 1500 * time.Millisecond
 	// dialTimeout bounds dials to public addresses, handshake included.
 	dialTimeout = 10 * time.Second
-	// connGrace is how long a new connection is not trimmed: time for hello and for a room to protect it.
+	// connGrace is how long a new connection is not trimmed: time for hello, and for a room to
+	// protect it.
 	connGrace = 20 * time.Second
 )
 
-// newHost builds the node's libp2p host, which does not listen yet, and returns it with the function that closes it.
+// newHost builds the node's libp2p host, which does not listen yet, and returns it with the
+// function that closes it.
 //
-// Identify and ping stay on: libp2p's own parts and other implementations need the first, and the second is
-// how a node finds its dead connections after it has slept. Relays can be dialled through; serving as one, AutoNAT v2
-// and hole punching are off.
+// Identify and ping stay on: libp2p's own parts and other implementations need identify, and a node
+// uses ping to find its dead connections after it has slept. Dialling through relays is on. Serving
+// as a relay, AutoNAT v2 and hole punching are off.
 func newHost(cfg *config, keys *identity.Keys) (host.Host, func() error, error) {
 	limits, err := newResourceManager()
 	if err != nil {
@@ -76,7 +80,7 @@ func newHost(cfg *config, keys *identity.Keys) (host.Host, func() error, error) 
 	}
 	fresh.use(h)
 	return h, func() error {
-		err := h.Network().Close() // connections first: they are what makes events
+		err := h.Network().Close() // connections first: they cause the events
 		events.drain()
 		err = errors.Join(err, h.Close())
 		events.finish()
@@ -91,7 +95,7 @@ func newYamux() network.Multiplexer {
 	return &t
 }
 
-// userAgent is what identify tells other nodes of this one.
+// userAgent returns what identify sends to other nodes about this one.
 func userAgent() string {
 	const module = "github.com/starling-mesh/starling"
 	version := "devel"
@@ -105,7 +109,7 @@ func userAgent() string {
 	return "starling/" + version
 }
 
-// hostKey is the device key of a host that the caller made.
+// hostKey returns the device key of a host that the caller made.
 func hostKey(h host.Host) (ed25519.PrivateKey, error) {
 	key := h.Peerstore().PrivKey(h.ID())
 	if key == nil {
@@ -121,14 +125,14 @@ func hostKey(h host.Host) (ed25519.PrivateKey, error) {
 	return ed25519.PrivateKey(raw), nil
 }
 
-// swarmOf is what of the swarm is not in network.Network; nil for a network of another kind.
+// swarmOf returns what the swarm has beyond network.Network; nil for a network of another kind.
 func swarmOf(h host.Host) interface{ Backoff() *swarm.DialBackoff } {
 	s, _ := h.Network().(interface{ Backoff() *swarm.DialBackoff })
 	return s
 }
 
-// clearBackoff makes the next dial to p a real one: after a failure the swarm refuses to dial for 5 s and more, and
-// this node paces its dials itself.
+// clearBackoff makes the next dial to p a real one: after a failure the swarm refuses to dial for 5
+// s or more, and this node paces its dials itself.
 func clearBackoff(h host.Host, p peer.ID) {
 	if s := swarmOf(h); s != nil {
 		s.Backoff().Clear(p)

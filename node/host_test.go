@@ -38,7 +38,7 @@ func onLoopback(t *testing.T, opts ...Option) *Node {
 func TestOnlyLoopbackIsNotAnnounced(t *testing.T) {
 	n := onLoopback(t)
 	require.True(t, onlyLoopback(n.host))
-	// Hence mDNS may be on here, and sends nothing.
+	// So mDNS may be on here, and sends nothing.
 	quiet, err := New(WithListen("/ip4/127.0.0.1/tcp/0"))
 	require.NoError(t, err)
 	quiet.lan.again(0)
@@ -83,7 +83,7 @@ func TestTheCallersHostMustHaveTheRightKey(t *testing.T) {
 	_, err = New(WithHost(newHost(nil)), WithDataDir(dir), WithoutMDNS())
 	require.ErrorIs(t, err, ErrOtherDevice)
 
-	d, err := identity.OpenDir(dir) // it was let go of
+	d, err := identity.OpenDir(dir) // the directory was released
 	require.NoError(t, err)
 	own := d.Keys().Libp2p()
 	require.NoError(t, d.Close())
@@ -146,7 +146,7 @@ func TestSleepIsSurvivedByProbingEveryone(t *testing.T) {
 	alice.probe(alice.ctx, alice.host.Network().ConnsToPeer(bob.ID())[0])
 	require.Len(t, alice.host.Network().Peers(), 1, "who answers stays")
 	bob.host.RemoveStreamHandler("/ipfs/ping/1.0.0")
-	require.Eventually(t, func() bool { // identify pushes what bob does not speak any more
+	require.Eventually(t, func() bool { // identify pushes what bob no longer speaks
 		has, err := alice.host.Peerstore().SupportsProtocols(bob.ID(), "/ipfs/ping/1.0.0")
 		return err == nil && len(has) == 0
 	}, time.Minute, 10*time.Millisecond)

@@ -19,11 +19,12 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// The tests in this file run nodes as processes of their own in network namespaces, where multicast is real and reaches
-// nobody else.
+// The tests in this file run nodes as processes in network namespaces, where multicast is real and
+// reaches nobody else.
 
-// lanHelper makes the test binary a node with nothing configured but its user: it prints its events as lines of JSON,
-// and closes when its input ends. A line of input is sent to the user in its first word.
+// lanHelper makes the test binary run as a node with nothing configured but its user. It prints its
+// events as lines of JSON, and closes when its input ends. It sends each line of input to the user
+// in its first word.
 func lanHelper(arg string) error {
 	user, dir, _ := strings.Cut(arg, " ")
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -71,7 +72,7 @@ func runOn(t *testing.T, at *netlab.Node, user string) *machine {
 	return &machine{t: t, Process: at.Start([]string{self}, helperEnv+"="+user+" "+t.TempDir())}
 }
 
-// event is what the tests look at.
+// event has the fields that the tests look at.
 type event struct {
 	Type string
 	Node struct {
@@ -104,7 +105,7 @@ func (m *machine) until(what string, fits func(event) bool) event {
 	}
 }
 
-// sees waits until user is known to be there.
+// sees waits until the node knows that user is there.
 func (m *machine) sees(user string) event {
 	m.t.Helper()
 	return m.until(user+" is up", func(ev event) bool {
@@ -117,7 +118,7 @@ func (m *machine) loses(user string) {
 	m.until(user+" is down", func(ev event) bool { return ev.Type == node.TypePeerDown && ev.Node.User == user })
 }
 
-// tells has the node send text to user at to.
+// tells makes the node send text to user at to.
 func (m *machine) tells(to *machine, user, text string) {
 	m.t.Helper()
 	require.NoError(m.t, m.Send(user+" "+text))
@@ -125,7 +126,7 @@ func (m *machine) tells(to *machine, user, text string) {
 }
 
 func TestNodesOnALANFindEachOtherAndComeBackFromACableBeingPulled(t *testing.T) {
-	t.Parallel() // these wait for real seconds
+	t.Parallel() // these tests take real seconds
 	lab := netlab.New(t)
 	am, bm := lab.Node("alice"), lab.Node("bob")
 	alice, bob := runOn(t, am, "alice"), runOn(t, bm, "bob")
@@ -151,7 +152,7 @@ func TestNodesOnALANFindEachOtherAndComeBackFromACableBeingPulled(t *testing.T) 
 }
 
 func TestAKilledProcessIsNoticedAtOnceOnALAN(t *testing.T) {
-	t.Parallel() // these wait for real seconds
+	t.Parallel() // these tests take real seconds
 	lab := netlab.New(t)
 	alice, bob := runOn(t, lab.Node("alice"), "alice"), runOn(t, lab.Node("bob"), "bob")
 	alice.sees("bob")
@@ -163,7 +164,7 @@ func TestAKilledProcessIsNoticedAtOnceOnALAN(t *testing.T) {
 }
 
 func TestAFrozenProcessIsGivenUpAndTakenBackWhenItGoesOn(t *testing.T) {
-	t.Parallel() // these wait for real seconds
+	t.Parallel() // these tests take real seconds
 	lab := netlab.New(t)
 	alice, bob := runOn(t, lab.Node("alice"), "alice"), runOn(t, lab.Node("bob"), "bob")
 	alice.sees("bob")
@@ -182,7 +183,7 @@ func TestAFrozenProcessIsGivenUpAndTakenBackWhenItGoesOn(t *testing.T) {
 }
 
 func TestANewAddressIsToldAndANodeWithoutNetworkTakesItUp(t *testing.T) {
-	t.Parallel() // these wait for real seconds
+	t.Parallel() // these tests take real seconds
 	lab := netlab.New(t)
 	am, bm := lab.Node("alice"), lab.Node("bob")
 	ip := func(args ...string) {
@@ -193,7 +194,7 @@ func TestANewAddressIsToldAndANodeWithoutNetworkTakesItUp(t *testing.T) {
 		require.NoError(t, err)
 		require.Zero(t, code, "ip %v", args)
 	}
-	ip("addr", "flush", "dev", "eth0") // as a laptop that is out of reach of every network
+	ip("addr", "flush", "dev", "eth0") // like a laptop out of reach of every network
 	alice, bob := runOn(t, am, "alice"), runOn(t, bm, "bob")
 	alice.until("the start", func(ev event) bool { return ev.Type == "started" })
 	begun := time.Now()

@@ -16,27 +16,31 @@ import (
 )
 
 const (
-	// maxConns bounds all connections, above the connection manager's high watermark so that it has room to choose
-	// whom to let go; maxConnsIn leaves a quarter for those that this node makes.
+	// maxConns bounds all connections. It is above the connection manager's high watermark, so that
+	// the manager can choose which connections to close. maxConnsIn leaves a quarter for the
+	// connections that this node makes.
 	maxConns   = 1024
 	maxConnsIn = 768
-	// maxStreams is 32 for each connection: a pair of GossipSub streams, three modes each way, hellos, and libp2p's own.
+	// maxStreams is 32 for each connection: a pair of GossipSub streams, three modes each way,
+	// hellos, and libp2p's own.
 	maxStreams = 32 * maxConns
 	// maxPeerConns is TCP and QUIC over IPv4 and IPv6, dialled from both sides at once, twice.
 	maxPeerConns = 16
-	// maxPeerStreams bounds what one peer may hold over all protocols. Under libp2p's defaults it is 256 and more.
+	// maxPeerStreams bounds the streams of one peer over all protocols. With libp2p's defaults it
+	// would be 256 and more.
 	maxPeerStreams = 128
-	// maxSubnetConns is how many connections one IPv4 address or IPv6 /56 may hold. libp2p's own 8 refuses the ninth node
-	// behind one NAT, and the ninth process on one machine.
+	// maxSubnetConns is how many connections one IPv4 address or IPv6 /56 may have. libp2p's own 8
+	// would refuse the ninth node behind one NAT, and the ninth process on one machine.
 	maxSubnetConns = 128
-	// subnetRate and subnetBurst bound new connections a second with one address, in both directions and failed attempts
-	// included. libp2p's own 0.2 and 16 would refuse our redialling of a lost peer after 16 s.
+	// subnetRate and subnetBurst bound new connections a second with one address, in both
+	// directions and including failed attempts. libp2p's own 0.2 and 16 would refuse our redialling
+	// of a lost peer after 16 s.
 	subnetRate  = 16
 	subnetBurst = 256
 )
 
-// streamLimits are the streams that one peer may have open to us, of each protocol. Kept streams are replaced while the
-// old one still closes, hence twice what is needed.
+// streamLimits are the streams of each protocol that one peer may have open to us. A kept stream
+// may be replaced while the old one is still closing, so the limits are twice what is needed.
 var streamLimits = map[protocol.ID]int{
 	mesh.DirectProtocol:     8, // one for each of three modes
 	mesh.RoomProtocol:       4, // one
@@ -50,8 +54,8 @@ var streamLimits = map[protocol.ID]int{
 	pubsub.FloodSubID:       4,
 }
 
-// newResourceManager bounds what all peers together, one peer, one protocol and one address can take. Memory and
-// file descriptors stay libp2p's: shares of what the machine has.
+// newResourceManager bounds what all peers together, one peer, one protocol and one address can
+// use. Memory and file descriptors keep libp2p's limits: shares of what the machine has.
 func newResourceManager() (network.ResourceManager, error) {
 	scaled := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&scaled)

@@ -14,7 +14,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// ListenError reports an address that the node was told to listen on and cannot.
+// ListenError reports an address that the node was told to listen on but cannot.
 type ListenError struct {
 	Addr string
 	Err  error
@@ -33,10 +33,11 @@ func (e *ListenError) Error() string {
 	return fmt.Sprintf("node: listen on %s: %v%s", e.Addr, e.Err, way)
 }
 
-// Unwrap returns Err; errors.Is(err, syscall.EADDRINUSE) tells a port that is in use.
+// Unwrap returns Err. errors.Is(err, syscall.EADDRINUSE) reports whether the port is in use.
 func (e *ListenError) Unwrap() error { return e.Err }
 
-// defaultListen is where a node listens that was not told. IPv6 comes last and may fail.
+// defaultListen are the addresses that a node listens on unless it is given others. IPv6 comes last
+// and may fail.
 var defaultListen = []string{
 	"/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1",
 	"/ip6/::/tcp/0", "/ip6/::/udp/0/quic-v1",
@@ -45,15 +46,16 @@ var defaultListen = []string{
 // ports are the ports that a node listens on, by protocol: "tcp" and "udp".
 type ports map[string]int
 
-// listener opens the listening sockets of a host, one port for each protocol where that can be.
+// listener opens the listening sockets of a host, with one port for each protocol where possible.
 type listener struct {
 	network network.Network
 	log     *slog.Logger
 	kept    ports // from the last start
-	chosen  ports // in this one
+	chosen  ports // in this start
 }
 
-// listen opens all addresses. Those that were given must open; of the defaults, one is enough.
+// listen opens all addresses. If addresses were given, each must open; of the defaults, one is
+// enough.
 func (l *listener) listen(given []string) error {
 	addrs, must := given, true
 	if len(addrs) == 0 {
@@ -80,7 +82,7 @@ func (l *listener) listen(given []string) error {
 	return nil
 }
 
-// open listens on one address. For port 0 it tries the ports that it would rather have first.
+// open listens on one address. For port 0 it tries the preferred ports first.
 func (l *listener) open(a ma.Multiaddr) error {
 	proto, given := portOf(a)
 	if given != 0 {
@@ -97,8 +99,8 @@ func (l *listener) open(a ma.Multiaddr) error {
 	return l.try(a, 0)
 }
 
-// wanted are the ports to try for a protocol: what another address of this start has, what the last start had, and the
-// other protocol's, so that there is one number to tell a firewall.
+// wanted returns the ports to try for a protocol: the one that another address of this start has,
+// the one of the last start, and the other protocol's, so that a firewall needs only one number.
 func (l *listener) wanted(proto string) []int {
 	var want []int
 	for _, port := range []int{l.chosen[proto], l.kept[proto], l.chosen["tcp"], l.chosen["udp"]} {
@@ -128,8 +130,9 @@ func (l *listener) try(a ma.Multiaddr, port int) error {
 	return nil
 }
 
-// probe reports a port that another program listens on. libp2p would not notice: its TCP sockets share a port with
-// any other program of the same user that allows sharing, such as a second node.
+// probe returns an error if another program listens on the port. libp2p would not notice: its TCP
+// sockets share a port with any other program of the same user that allows sharing, such as a
+// second node.
 func probe(a ma.Multiaddr, port int) error {
 	if port == 0 {
 		return nil
@@ -150,7 +153,7 @@ func probe(a ma.Multiaddr, port int) error {
 	return sock.Close()
 }
 
-// inner is what is wrong, without the address, which is in ListenError.
+// inner returns the cause without the address, which is in ListenError.
 func inner(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err
@@ -158,7 +161,7 @@ func inner(err error) error {
 	return err
 }
 
-// add listens on one address. The swarm's own Listen would make a text of the error.
+// add listens on one address. The swarm's own Listen would turn the error into text.
 func (l *listener) add(a ma.Multiaddr) error {
 	if s, ok := l.network.(interface{ AddListenAddr(ma.Multiaddr) error }); ok {
 		return s.AddListenAddr(a)
@@ -194,7 +197,7 @@ func withPort(a ma.Multiaddr, port int) ma.Multiaddr {
 	return out
 }
 
-// newPort is the port of the listener that was not there before.
+// newPort returns the port of the listener that was not there before.
 func newPort(before, after []ma.Multiaddr, proto string) int {
 	for _, a := range after {
 		if p, port := portOf(a); p == proto && !ma.Contains(before, a) {

@@ -76,7 +76,7 @@ func TestThirtyMembersHearEachOtherOnceAndInOrder(t *testing.T) {
 					if _, err := rooms[i].PublishAsync(within(t), fmt.Appendf(nil, "%02d/%02d", i, k)); err != nil {
 						t.Error(err)
 					}
-					if k%5 == 4 { // a few signatures each: they are dear under -race
+					if k%5 == 4 { // a few signatures each: they are expensive under -race
 						time.Sleep(50 * time.Millisecond)
 					}
 				}
@@ -106,7 +106,8 @@ func TestThirtyMembersHearEachOtherOnceAndInOrder(t *testing.T) {
 func TestABurstPassesThroughAChain(t *testing.T) {
 	const burst, size = 1000, 200
 	synctest.Test(t, func(t *testing.T) {
-		s := newSim(t, 3, func(int) []node.Option { return []node.Option{node.WithoutDHT()} }) // which would connect them all
+		// A DHT would connect them all.
+		s := newSim(t, 3, func(int) []node.Option { return []node.Option{node.WithoutDHT()} })
 		s.Chain()
 		rooms := make([]*mesh.Room, 3)
 		for i, user := range []string{"alice", "bob", "carol"} {

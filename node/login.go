@@ -8,8 +8,9 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// SetUser says who the user of this node is, without logging in: enough to join rooms. The first of SetUser and Login counts;
-// another name afterwards is refused with [presence.ErrOtherUser], and a bad one with an [*identity.IDError].
+// SetUser sets the user of this node without logging in, which is enough to join rooms. The first
+// call of SetUser or Login decides the name. Another name afterwards is refused with
+// [presence.ErrOtherUser], and a bad one with an [*identity.IDError].
 func (n *Node) SetUser(user string) error {
 	_, done, err := n.enter(context.Background())
 	if err != nil {
@@ -23,12 +24,14 @@ func (n *Node) SetUser(user string) error {
 	return nil
 }
 
-// Login logs the user in: from then on others find this node by the name and can send to it outside rooms. It waits for
-// nobody: a node alone logs in. The newest log-in of a user counts; an earlier one on another device then ends with a
-// [LoggedOut] event. Login returns [presence.ErrLoggedIn] while logged in, and the errors of [Node.SetUser].
+// Login logs the user in: from then on others find this node by the name and can send to it outside
+// rooms. It waits for no other node: a node alone can log in. The newest log-in of a user counts;
+// an earlier one on another device then ends with a [LoggedOut] event. Login returns
+// [presence.ErrLoggedIn] while logged in, and the errors of [Node.SetUser].
 //
-// In app mode ([WithIssuers]) it needs a [LoginToken], and returns an [*identity.TokenError] that says why one is refused; then
-// [Node.UpdateLoginToken] with a good one logs in.
+// In app mode ([WithIssuers]) it needs a [LoginToken]. If the token is refused, it returns an
+// [*identity.TokenError] that says why; [Node.UpdateLoginToken] with a good token then logs the
+// user in.
 func (n *Node) Login(ctx context.Context, user string, opts ...LoginOption) error {
 	call, done, err := n.enter(ctx)
 	if err != nil {
@@ -53,7 +56,7 @@ func (n *Node) keepUser(user string) {
 	}
 }
 
-// Logout ends the log-in and tells connected peers, within 1 s. Rooms stay joined. It returns
+// Logout ends the log-in and informs connected peers, within 1 s. Rooms stay joined. It returns
 // [presence.ErrNotLoggedIn] if the node is not logged in.
 func (n *Node) Logout(ctx context.Context) error {
 	call, done, err := n.enter(ctx)
@@ -77,8 +80,9 @@ func (n *Node) logout(ctx context.Context) error {
 // User returns the user's name; empty before [Node.SetUser] or [Node.Login].
 func (n *Node) User() string { return n.Self().User }
 
-// LastUser returns the name that the user of the data directory had last, for programs that ask only once; empty without a
-// data directory and at the first start. It does not set it.
+// LastUser returns the user name last used with the data directory, for programs that ask for it
+// only once. It is empty without a data directory and at the first start. LastUser does not set the
+// user.
 func (n *Node) LastUser() string {
 	if n.dir == nil {
 		return ""
@@ -94,12 +98,14 @@ func (n *Node) Self() identity.Login {
 	return identity.Login{Key: n.keys.UserKey(), Peer: n.host.ID()}
 }
 
-// LoggedIn reports whether the node is logged in. In app mode that holds while its token has expired or was revoked, though others do not
-// count the log-in then, and sends outside rooms fail with [mesh.ErrNotLoggedIn]: see [Node.UpdateLoginToken].
+// LoggedIn reports whether the node is logged in. In app mode it stays true when the token has
+// expired or was revoked, although other nodes then do not count the log-in and sends outside rooms
+// fail with [mesh.ErrNotLoggedIn]: see [Node.UpdateLoginToken].
 func (n *Node) LoggedIn() bool { return n.presence.LoggedIn() }
 
-// Join enters a room as the user of [Node.Login] or [Node.SetUser], and returns when the room is ready: what is published from
-// then on is not lost. See [mesh.Mesh.Join] for options and errors; [mesh.ErrNoIdentity] says that there is no user yet.
+// Join enters a room as the user of [Node.Login] or [Node.SetUser], and returns when the room is
+// ready: nothing published from then on is lost. See [mesh.Mesh.Join] for options and errors. It
+// returns [mesh.ErrNoIdentity] if there is no user yet.
 func (n *Node) Join(ctx context.Context, room string, opts ...mesh.JoinOption) (*mesh.Room, error) {
 	call, done, err := n.enter(ctx)
 	if err != nil {
@@ -113,5 +119,5 @@ func (n *Node) Join(ctx context.Context, room string, opts ...mesh.JoinOption) (
 // Room returns the room of that name if this node is in it.
 func (n *Node) Room(name string) (*mesh.Room, bool) { return n.mesh.Room(name) }
 
-// Rooms returns the rooms that this node is in, in no order.
+// Rooms returns the rooms that this node is in, in no particular order.
 func (n *Node) Rooms() []*mesh.Room { return n.mesh.Rooms() }

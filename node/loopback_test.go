@@ -42,7 +42,7 @@ func start(t *testing.T, opts ...node.Option) *node.Node {
 	return n
 }
 
-// at is an address of n over TCP or QUIC.
+// at returns an address of n over TCP or QUIC.
 func at(t *testing.T, n *node.Node, proto string) string {
 	t.Helper()
 	for _, a := range n.Addrs() {
@@ -252,7 +252,8 @@ func TestANewThatFailsClosesWhatItHadOpened(t *testing.T) {
 	_, err := node.New(node.WithDataDir(dir), node.WithoutMDNS(),
 		node.WithListen("/ip4/127.0.0.1/tcp/"+free, "/ip4/127.0.0.1/udp/"+port+"/quic-v1"))
 	require.ErrorIs(t, err, syscall.EADDRINUSE)
-	start(t, node.WithDataDir(dir), node.WithListen("/ip4/127.0.0.1/tcp/"+free)) // the directory and the first socket are free
+	// The directory and the first socket are free.
+	start(t, node.WithDataDir(dir), node.WithListen("/ip4/127.0.0.1/tcp/"+free))
 }
 
 func freePort(t *testing.T) int {
@@ -271,7 +272,8 @@ func TestAUserKeyMakesTheSameUserOnAnotherDevice(t *testing.T) {
 }
 
 func TestTheConnectionIsFoundDeadWhenAPeerDoesNotAnswerItsHello(t *testing.T) {
-	// A libp2p host that is no Starling node: no hello, no event, and it may stay connected.
+	// A libp2p host that is not a Starling node: it sends no hello and causes no event, but may
+	// stay connected.
 	h, err := libp2p.New(libp2p.ListenAddrStrings(tcpLoop), libp2p.ResourceManager(&network.NullResourceManager{}))
 	require.NoError(t, err)
 	defer h.Close()

@@ -19,24 +19,26 @@ import (
 )
 
 const (
-	// lostPause is the least time between two starts of mDNS because a peer was lost: each start is a handful of multicast
-	// packets, and a LAN that falls apart loses many peers at once.
+	// lostPause is the least time between two starts of mDNS because a peer was lost: each start
+	// sends a handful of multicast packets, and a LAN that falls apart loses many peers at once.
 	lostPause = 10 * time.Second
 	// movedPause is the same for changes of the interfaces, which come in groups too.
 	movedPause = time.Second
 )
 
-// serviceName is what nodes of an app announce themselves as: 60 bits of a hash, since the name of a service may have 15
-// characters. Peers of another app that share them by chance are refused by hello.
+// serviceName returns the name under which nodes of an app announce themselves: 60 bits of a hash,
+// since a service name may have 15 characters. Peers of another app whose hash has the same bits by
+// chance are refused by hello.
 func serviceName(app identity.AppID) string {
 	sum := sha256.Sum256(append([]byte("starling/mdns/1\x00"), app[:]...))
 	text := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:])
 	return "_sl" + strings.ToLower(text[:12]) + "._udp"
 }
 
-// lan announces the node on the local network and looks for others, for as long as run runs. It starts mDNS anew when the
-// interfaces have changed, since go-libp2p's service keeps the addresses that it started with, and when a peer of the LAN
-// was lost, since the library below it does not tell of a peer again that it has told of in the last hour.
+// lan announces the node on the local network and looks for others, for as long as run runs. It
+// restarts mDNS when the interfaces have changed, since go-libp2p's service keeps the addresses
+// that it started with. It also restarts it when a peer of the LAN was lost, since the library
+// below reports a peer only once an hour.
 type lan struct {
 	host    host.Host
 	service string
@@ -47,7 +49,7 @@ type lan struct {
 	pace  pacer
 	poked task.Wake
 
-	open   mdns.Service // run's own
+	open   mdns.Service // only run uses it
 	failed string       // the last error, to log each once
 	starts int
 }
@@ -56,7 +58,7 @@ func newLAN(h host.Host, app identity.AppID, log *slog.Logger, found func(peer.A
 	return &lan{host: h, service: serviceName(app), log: log, found: found, poked: task.NewWake()}
 }
 
-// again asks for a new start, in the pause's time at the earliest.
+// again asks for a new start, at the earliest pause after the last one.
 func (l *lan) again(pause time.Duration) {
 	l.mu.Lock()
 	l.pace.ask(time.Now(), pause)
@@ -64,7 +66,7 @@ func (l *lan) again(pause time.Duration) {
 	l.poked.Set()
 }
 
-// run serves until ctx ends, and has stopped mDNS when it returns.
+// run serves until ctx ends. When it returns, mDNS has stopped.
 func (l *lan) run(ctx context.Context) {
 	defer l.stop()
 	l.again(0)
@@ -132,13 +134,13 @@ func onlyLoopback(h host.Host) bool {
 	return true
 }
 
-// pacer puts starts that are asked for apart.
+// pacer keeps a minimum time between requested starts.
 type pacer struct {
 	last time.Time // when something was last due
-	at   time.Time // when it will be; zero: nobody asked
+	at   time.Time // when it is next due; zero: not asked for
 }
 
-// ask makes it due pause after the last time, or earlier if that was asked for before.
+// ask makes a start due pause after the last one, or earlier if that was asked for before.
 func (p *pacer) ask(now time.Time, pause time.Duration) {
 	at := now
 	if !p.last.IsZero() {
@@ -157,7 +159,7 @@ func (p *pacer) due(now time.Time) bool {
 	return true
 }
 
-// wait is how long until something is due, and an hour when nothing is.
+// wait returns how long until a start is due, and an hour if none was asked for.
 func (p *pacer) wait(now time.Time) time.Duration {
 	if p.at.IsZero() {
 		return time.Hour

@@ -15,7 +15,7 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// town is bob, alice, and strangers who take her name. Bob is connected to everybody who has come.
+// town is bob, alice, and strangers who take her name. Bob is connected to everyone who has come.
 type town struct {
 	*sim
 	bob *node.Node
@@ -37,7 +37,8 @@ func newTown(t *testing.T, hosts int, each func(i int) []node.Option) *town {
 	return s
 }
 
-// comes has the user of a host log in as alice and connect to bob, and enter the room if bob is in it.
+// comes logs the user of a host in as alice, connects it to bob, and enters the room if bob is in
+// it.
 func (s *town) comes(i int) *node.Node {
 	s.t.Helper()
 	n := s.nodes[i]
@@ -61,7 +62,7 @@ func (s *town) enters(i int) *mesh.Room {
 	return s.in[i]
 }
 
-// goes ends a node, and with it what it had of the network.
+// goes closes a node, and with it all its connections.
 func (s *town) goes(i int) {
 	s.t.Helper()
 	require.NoError(s.t, s.nodes[i].Close())
@@ -71,7 +72,7 @@ func (s *town) goes(i int) {
 	s.settle()
 }
 
-// got is all that somebody was sent since the last look, in the room and out of it.
+// got returns everything that a host was sent since the last call, in the room and outside it.
 func (s *town) got(i int) (texts []string) {
 	s.t.Helper()
 	from := []recver{s.nodes[i]}
@@ -88,8 +89,8 @@ func (s *town) got(i int) (texts []string) {
 	return texts
 }
 
-// refuses checks that bob's send to the bare name goes nowhere, in the room and out of it, and that the error names
-// how to write to each of them.
+// refuses checks that bob's send to the bare name fails, in the room and outside it, and that the
+// error names how to write to each of them.
 func (s *town) refuses(pinned identity.PublicKey, to ...identity.Login) {
 	s.t.Helper()
 	sends := map[string]func() error{"outside": func() error {
@@ -133,10 +134,10 @@ func (s *town) says(user, text string) {
 	require.NoError(s.t, err)
 }
 
-// ways are how bob and alice may write to each other.
+// ways are the ways in which bob and alice may write to each other.
 var ways = map[string]bool{"outside rooms": false, "in a room": true}
 
-// write sends from one host to a user, in the room or out of it.
+// write sends from one host to a user, in the room or outside it.
 func (s *town) write(i int, inRoom bool, user, text string) {
 	s.t.Helper()
 	var err error
@@ -148,7 +149,7 @@ func (s *town) write(i int, inRoom bool, user, text string) {
 	require.NoError(s.t, err)
 }
 
-// scenes runs a story where they write outside rooms, and in one.
+// scenes runs a story once with messages outside rooms, and once with messages in a room.
 func scenes(t *testing.T, hosts int, play func(t *testing.T, s *town, inRoom bool)) {
 	for way, inRoom := range ways {
 		t.Run(way, func(t *testing.T) {
@@ -215,7 +216,7 @@ func TestAPipelinedSendPinsTheNameToo(t *testing.T) {
 		if inRoom {
 			send = s.in[bobs].SendAsync
 		}
-		_, err := send(within(t), "alice", []byte("hi")) // of which nobody asks for the result
+		_, err := send(within(t), "alice", []byte("hi")) // nobody asks for its result
 		require.NoError(t, err)
 		require.Equal(t, []string{"hi"}, s.got(alices))
 		s.goes(alices)
@@ -351,7 +352,8 @@ func TestTheStrangerWhoCameFirstAndWasAnsweredHasTheName(t *testing.T) {
 	})
 }
 
-// What somebody has written is answered by name as well, in a chat of lines: it is not for the next one of that name.
+// A message is answered by name as well, in a chat of lines: the answer must not reach the next
+// user of that name.
 func TestTheNameOfOneWhoHasWrittenIsNotAnothersMeanwhile(t *testing.T) {
 	scenes(t, 3, func(t *testing.T, s *town, inRoom bool) {
 		her := s.comes(alices).Self()
@@ -389,7 +391,7 @@ func TestAliceOnAnotherDeviceIsAliceStill(t *testing.T) {
 				s.settle()
 				s.write(bobs, inRoom, her.Address().String(), "hello")
 				s.comes(strangers)
-				s.comes(others) // her other device: the one before is out
+				s.comes(others) // her other device: the one before is logged out
 				s.write(bobs, inRoom, "alice", "on the phone?")
 				require.Equal(t, []string{"on the phone?"}, s.got(others))
 				require.Empty(t, s.got(strangers))
@@ -452,7 +454,7 @@ func TestWithTokensANameIsTheUserWhateverTheKey(t *testing.T) {
 			return r
 		}
 		room := join(0)
-		for i := range 2 { // alice on one device, and then on another, whose keys have nothing to do with the first
+		for i := range 2 { // alice on one device, then on another whose keys are unrelated
 			alice := b.enter(s, 1+i, "alice", time.Hour)
 			hers := join(1 + i)
 			s.settle()

@@ -23,20 +23,22 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// ErrClosed says that the node is closed, or was closed while the call waited. It is a net.ErrClosed.
+// ErrClosed says that the node is closed, or was closed while the call waited. It is a
+// net.ErrClosed.
 var ErrClosed = fmt.Errorf("node: %w", net.ErrClosed)
 
-// ErrOtherDevice reports a host and a data directory with different device keys.
+// ErrOtherDevice reports that a host and a data directory have different device keys.
 var ErrOtherDevice = errors.New("the host has another key than the data directory")
 
-// farewell bounds how long Close takes to log out. Leaving rooms, which goes on beside it, takes 1 s at most too.
+// farewell bounds how long Close takes to log out. Leaving rooms runs at the same time, and takes
+// at most 1 s too.
 const farewell = time.Second
 
-// historyFile is what WithHistoryStore keeps in the data directory.
+// historyFile is the file of WithHistoryStore in the data directory.
 const historyFile = "history.db"
 
-// Node is one embedded node. Make one with [New]. Its methods are safe for concurrent use, but for Recv and Events, of
-// which one goroutine at a time may read.
+// Node is one embedded node. Make one with [New]. Its methods are safe for concurrent use, except
+// that only one goroutine at a time may read with Recv or Events.
 type Node struct {
 	cfg      config
 	log      *slog.Logger
@@ -52,7 +54,7 @@ type Node struct {
 	queue    *events.Queue
 	lan      *lan // nil: no mDNS
 	dialer   *dialer
-	retries  chan struct{} // a token for each attempt of Connect but the first
+	retries  chan struct{} // holds a token for each retry of Connect under way
 
 	ctx   context.Context // ends when Close has said goodbye
 	stop  context.CancelFunc
@@ -61,11 +63,11 @@ type Node struct {
 	tasks task.Group     // every goroutine and every call that Close waits for
 
 	mu    sync.Mutex
-	peers map[peer.ID]Peer // who is up, as the events have told
+	peers map[peer.ID]Peer // the connected peers, as the events have reported them
 }
 
-// New starts a node: it opens the data directory, listens, and looks for peers from then on. It waits for nobody. The
-// node is nobody yet: see [Node.Login] and [Node.SetUser].
+// New starts a node: it opens the data directory, listens, and looks for peers from then on. It
+// waits for no other node. The node has no user yet: see [Node.Login] and [Node.SetUser].
 func New(opts ...Option) (*Node, error) {
 	cfg := defaultConfig()
 	for _, o := range opts {
@@ -158,7 +160,8 @@ func (n *Node) openHost() (err error) {
 	return nil
 }
 
-// openLayers puts presence and mesh on the host, before it listens: a connection must find their handlers.
+// openLayers puts presence and mesh on the host before it listens, so that every connection finds
+// their handlers.
 func (n *Node) openLayers() (err error) {
 	n.dialer = newDialer(n)
 	if n.pins = identity.NewPins(); n.dir != nil {
@@ -252,9 +255,9 @@ func (n *Node) start() {
 	n.tasks.Go(func() { n.watch(n.ctx) })
 }
 
-// Close leaves all rooms, logs out, closes the node and returns when all its goroutines have ended and all calls have
-// returned; within 2 s. A host given by [WithHost] stays open. Close may be called again, from any goroutine; every call returns
-// the same result.
+// Close leaves all rooms, logs out, closes the node and returns within 2 s, when all its goroutines
+// have ended and all calls have returned. A host given by [WithHost] stays open. Close may be
+// called again, from any goroutine; every call returns the same result.
 func (n *Node) Close() error { return n.close() }
 
 func (n *Node) shutdown() error {
@@ -276,8 +279,8 @@ func (n *Node) shutdown() error {
 	return err
 }
 
-// closeAll closes what New has opened, last first, and waits for the node's own goroutines before the data directory, into
-// which they write.
+// closeAll closes what New has opened, last first. Before the data directory it waits for the
+// node's own goroutines, which write to it.
 func (n *Node) closeAll() error {
 	var errs []error
 	for i := len(n.undo) - 1; i >= 0; i-- {
@@ -290,8 +293,8 @@ func (n *Node) closeAll() error {
 	return errors.Join(errs...)
 }
 
-// enter begins a call: it counts it among what Close waits for and gives it a context that ends with ctx and with the node. It
-// fails once closing has begun. The caller calls done.
+// enter begins a call. Close waits for the call, whose context ends with ctx and with the node.
+// enter fails once closing has begun. The caller must call done.
 func (n *Node) enter(ctx context.Context) (call context.Context, done func(), err error) {
 	if !n.tasks.Enter() {
 		return nil, nil, ErrClosed
@@ -305,7 +308,7 @@ func (n *Node) enter(ctx context.Context) (call context.Context, done func(), er
 	}, nil
 }
 
-// ended tells a call that Close has cut short from one that its caller has.
+// ended adds ErrClosed to the error of a call that Close has cut short, and not its caller.
 func ended(call context.Context, err error) error {
 	if err != nil && errors.Is(context.Cause(call), ErrClosed) && !errors.Is(err, net.ErrClosed) {
 		return errors.Join(ErrClosed, err)
@@ -316,26 +319,26 @@ func ended(call context.Context, err error) error {
 // ID returns the node's peer ID.
 func (n *Node) ID() peer.ID { return n.host.ID() }
 
-// Host returns the libp2p host, for what this package does not offer. It is closed with the node, unless it was given by
-// [WithHost].
+// Host returns the libp2p host, for what this package does not offer. It is closed with the node,
+// unless it was given by [WithHost].
 func (n *Node) Host() host.Host { return n.host }
 
-// Addrs returns the addresses to give to others, each with /p2p/ and the peer ID at the end. Those of interfaces that have
-// just changed may be missing for some seconds.
+// Addrs returns the addresses to give to others, each ending in /p2p/ and the peer ID. Addresses of
+// interfaces that have just changed may be missing for some seconds.
 func (n *Node) Addrs() []ma.Multiaddr {
 	addrs, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()})
 	if err != nil {
-		return nil // only a peer ID of no peer fails
+		return nil // fails only for an invalid peer ID
 	}
 	return addrs
 }
 
-// Recv returns the next event of the node, and waits for one until ctx ends. Events are queued since New. After the last
-// one it returns [ErrClosed].
+// Recv returns the next event of the node, and waits for one until ctx ends. Events are queued
+// since New. After the last one it returns [ErrClosed].
 func (n *Node) Recv(ctx context.Context) (Event, error) { return n.queue.Recv(ctx) }
 
-// Events ranges over [Node.Recv]. It ends silently when the node is closed, and otherwise yields one error, last. Breaking out
-// of the loop leaves the stream open.
+// Events ranges over [Node.Recv]. It ends silently when the node is closed; otherwise the last pair
+// has an error. Breaking out of the loop leaves the stream open.
 func (n *Node) Events(ctx context.Context) iter.Seq2[Event, error] {
 	return n.queue.All(ctx, func(err error) bool { return errors.Is(err, ErrClosed) })
 }
@@ -350,7 +353,8 @@ type Stats struct {
 	DialsFailed uint64
 }
 
-// Stats returns a snapshot. Each number is read by itself: they need not add up while the node works.
+// Stats returns a snapshot. Each number is read separately, so they need not add up while the node
+// works.
 func (n *Node) Stats() Stats {
 	s := Stats{Mesh: n.mesh.Stats(), Connections: len(n.host.Network().Conns())}
 	n.mu.Lock()

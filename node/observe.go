@@ -13,8 +13,8 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// observe turns what presence sees into events of the node, and into peers to redial. It is called without locks and
-// does not block.
+// observe turns what presence sees into events of the node and into peers to redial. It is called
+// without locks and does not block.
 func (n *Node) observe(ev presence.Event) {
 	switch ev := ev.(type) {
 	case presence.PeerUp:
@@ -89,7 +89,7 @@ func (n *Node) peerDown(p peer.ID) {
 	}
 }
 
-// displaced ends what this user has here, since the same user is on another device by now.
+// displaced makes this node leave its rooms, since the same user has logged in on another device.
 func (n *Node) displaced(by identity.Login) {
 	user := n.User()
 	n.tasks.Go(func() { n.mesh.EvictAll(mesh.ErrReplaced) })
@@ -97,7 +97,7 @@ func (n *Node) displaced(by identity.Login) {
 	n.log.Info("logged out: the user is on another device", "user", user, "peer", by.Peer)
 }
 
-// public is what the events show of a peer.
+// public returns a peer as the events show it.
 func public(p peer.ID, s identity.Session) Peer {
 	login, ok := s.Login()
 	if !ok {
@@ -106,7 +106,8 @@ func public(p peer.ID, s identity.Session) Peer {
 	return Peer{Login: login, LoggedIn: s.Statement.LoggedInAt(time.Now())}
 }
 
-// addrsOf are the addresses to dial a connected peer at again: where we reached it, then what it says itself.
+// addrsOf returns the addresses to dial a connected peer at again: those at which this node reached
+// it, then those that it names itself.
 func (n *Node) addrsOf(p peer.ID, s identity.Session) []ma.Multiaddr {
 	var reached []ma.Multiaddr
 	for _, c := range n.host.Network().ConnsToPeer(p) {

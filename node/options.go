@@ -15,8 +15,8 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// config is what the options of New record. Its defaults stand in defaultConfig, its checks in validate; a test
-// fails for a field that has not both.
+// config is what the options of New record. Its defaults are in defaultConfig, its checks in
+// validate; a test fails for a field that lacks either.
 type config struct {
 	app         string
 	dataDir     string
@@ -63,7 +63,7 @@ func defaultConfig() config {
 	}
 }
 
-// validate reports all mistakes at once. Each says of which package it is.
+// validate reports all mistakes at once. Each error names its package.
 func (c *config) validate() error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
@@ -115,113 +115,130 @@ func (c *config) validate() error {
 // Option is a setting for the lifetime of a [Node].
 type Option func(*config)
 
-// WithApp names the app. Nodes of different apps never see each other's users, rooms or messages. The default
-// is "starling"; New rejects a name outside [a-zA-Z0-9_@.-]{1,128} with an [*identity.IDError].
+// WithApp names the app. Nodes of different apps never see each other's users, rooms or messages.
+// The default is "starling"; New rejects a name outside [a-zA-Z0-9_@.-]{1,128} with an
+// [*identity.IDError].
 func WithApp(name string) Option { return func(c *config) { c.app = name } }
 
-// WithDataDir keeps keys, listen ports, pins and the addresses of peers in a directory, so that the next start is
-// the same user at the same address. New makes the directory (0700) if it is missing. It fails with
-// [identity.ErrInUse] while another node holds it, and with an [*identity.KeyError] for a key file that it cannot
-// read. The default, "", keeps all of it in memory: every start is somebody new.
+// WithDataDir keeps keys, listen ports, pins and the addresses of peers in a directory, so that the
+// next start has the same user and the same ports. New makes the directory (0700) if it is missing.
+// It fails with [identity.ErrInUse] while another node holds it, and with an [*identity.KeyError]
+// for a key file that it cannot read. The default, "", keeps everything in memory: every start is a
+// new user on a new device.
 func WithDataDir(path string) Option { return func(c *config) { c.dataDir = path } }
 
-// WithListen sets the addresses to listen on, such as "/ip4/0.0.0.0/tcp/4001" or "/ip4/127.0.0.1/udp/0/quic-v1". Port 0
-// is the port kept from the last start, if there is a data directory, or else any free one. A given port that is
-// in use makes New fail with a [*ListenError]. The default is TCP and QUIC on all interfaces, port 0, over IPv6
-// as far as the machine has it. Several calls add up.
+// WithListen sets the addresses to listen on, such as "/ip4/0.0.0.0/tcp/4001" or
+// "/ip4/127.0.0.1/udp/0/quic-v1". Port 0 is the port kept from the last start, if there is a data
+// directory, or else any free one. If a given port is in use, New fails with a [*ListenError]. The
+// default is TCP and QUIC on all interfaces, port 0, over IPv4, and over IPv6 as far as the machine
+// has it. Several calls add up.
 func WithListen(multiaddrs ...string) Option {
 	return func(c *config) { c.listen = append(c.listen, multiaddrs...) }
 }
 
-// WithPeers gives peers to connect to at once and for ever, by multiaddr with a peer ID:
-// "/ip4/192.0.2.7/tcp/4001/p2p/12D3…". Several addresses of one peer are several arguments. Several calls add up.
+// WithPeers adds peers to connect to at once and for ever, by multiaddr with a peer ID:
+// "/ip4/192.0.2.7/tcp/4001/p2p/12D3…". Several addresses of one peer are several arguments. Several
+// calls add up.
 func WithPeers(multiaddrs ...string) Option {
 	return func(c *config) { c.peers = append(c.peers, multiaddrs...) }
 }
 
-// WithoutDHT leaves the node out of the app's directory: its own log-ins are not stored for others, and only users are found whom
-// connected peers know. The default is to be in the directory of the local network, which every node there holds a part of.
+// WithoutDHT leaves the node out of the app's directory: its own log-ins are not stored for others,
+// and it finds only users that connected peers know. The default is to take part in the directory
+// of the local network, of which every node there holds a part.
 func WithoutDHT() Option { return func(c *config) { c.dht = false } }
 
-// WithWAN makes the node part of the app's directory on the internet as well: with a public address it holds a part of it, and otherwise it asks
-// and stores only. It is entered by way of the peers that are given or were met. The default is the local network alone.
+// WithWAN makes the node take part in the app's directory on the internet as well. With a public
+// address it holds a part of it; otherwise it only asks and stores. It enters the directory through
+// peers that were given or met. The default is the local network alone.
 func WithWAN() Option { return func(c *config) { c.wan = true } }
 
-// WithoutMDNS keeps the node from announcing itself and looking for others on the local network. By default it
-// does both, unless every address that it listens on is loopback.
+// WithoutMDNS keeps the node from announcing itself and looking for others on the local network. By
+// default it does both, unless every address that it listens on is loopback.
 func WithoutMDNS() Option { return func(c *config) { c.mdns = false } }
 
-// WithPortMapping asks the router, by UPnP or NAT-PMP, to let connections from the internet in. The default does
-// not ask: it makes this node reachable for everybody.
+// WithPortMapping asks the router, by UPnP or NAT-PMP, to let connections from the internet in. The
+// default does not ask, since it makes the node reachable from everywhere.
 func WithPortMapping() Option { return func(c *config) { c.portMapping = true } }
 
-// WithConnections sets the connection manager's watermarks: above high, connections are closed until low are
-// left; those to given peers and to members of joined rooms are kept. The default is 160 and 224. New rejects a low that
-// is not below high, and a high above 1024.
+// WithConnections sets the connection manager's watermarks. Above high, it closes connections until
+// low are left, but keeps those to given peers and to members of joined rooms. The default is 160
+// and 224. New rejects a low that is not below high, a low below 1, and a high above 1024.
 func WithConnections(low, high int) Option {
 	return func(c *config) { c.connsLow, c.connsHigh = low, high }
 }
 
-// WithHost runs the node on a libp2p host that the caller made and closes, after the node. It must have an
-// Ed25519 key, which is then the device key; a data directory must hold the same key. What else New sets up on a host of its own
-// (transports, dial order, limits, connection manager) is the caller's to choose.
+// WithHost runs the node on a libp2p host that the caller made and closes, after the node. It must
+// have an Ed25519 key, which is then the device key; a data directory must have the same key. The
+// caller chooses everything else that New sets up on a host of its own: transports, dial order,
+// limits, connection manager.
 func WithHost(h host.Host) Option { return func(c *config) { c.host = h } }
 
-// WithUserKey sets the user key, in the form that [identity.ExportUserKey] gives, instead of the one in the
-// data directory. The default is the data directory's, or else the device key.
+// WithUserKey sets the user key, in the form that [identity.ExportUserKey] returns, instead of the
+// one in the data directory. The default is the data directory's, or else the device key.
 func WithUserKey(pemText []byte) Option { return func(c *config) { c.userKey = pemText } }
 
-// WithIssuers makes it app mode: users are whom one of these issuers vouches for, by a token that [Node.Login] and
-// [mesh.WithToken] take. The app is then another than one of the same name with other issuers, or with none. The default is open mode,
-// in which everybody chooses a name.
+// WithIssuers selects app mode: a user is valid if one of these issuers vouches for it with a
+// token, given to [Node.Login] and [mesh.WithToken]. An app of the same name with other issuers, or
+// with none, is another app. The default is open mode, in which every user chooses a name.
 func WithIssuers(issuers identity.Issuers) Option { return func(c *config) { c.issuers = issuers } }
 
-// WithIssuersFile is [WithIssuers] with the issuers in a file: a JSON Web Key Set, as `starling issuer new` writes it. New fails with
-// an [*identity.IssuersError] for a file that it cannot use.
+// WithIssuersFile is [WithIssuers] with the issuers in a file: a JSON Web Key Set, as `starling
+// issuer new` writes it. New fails with an [*identity.IssuersError] for a file that it cannot use.
 func WithIssuersFile(path string) Option { return func(c *config) { c.issuersFile = path } }
 
-// WithLeeway sets by how much the clocks of issuers and nodes may differ: a token counts that much before it begins and after it
-// expires. The default is 120 s; New rejects less than 0 and more than 10 min. It is one value per app, equal on all its nodes.
+// WithLeeway sets by how much the clocks of issuers and nodes may differ: a token counts that long
+// before it begins and after it expires. The default is 120 s; New rejects less than 0 and more
+// than 10 min. It is one value per app, equal on all its nodes.
 func WithLeeway(d time.Duration) Option { return func(c *config) { c.leeway = d } }
 
-// WithLogger sets where the node logs. The default discards everything. Info is per lifetime, Warn is degraded and
-// going on, Debug is per message and peer: what a peer does wrong is Debug, so that no peer can fill a disk.
+// WithLogger sets where the node logs. The default discards everything. Info is for the lifetime of
+// the node, Warn for degraded service, Debug for single messages and peers. Whatever a peer does
+// wrong is Debug, so that no peer can fill a disk.
 func WithLogger(log *slog.Logger) Option { return func(c *config) { c.log = log } }
 
-// WithSendTimeout sets how long a send to one user waits for its answer when its context has no deadline. The
-// default is 12 s. New rejects 0 and less.
+// WithSendTimeout sets how long a send to one user waits for its answer when its context has no
+// deadline. The default is 12 s. New rejects 0 and less.
 func WithSendTimeout(d time.Duration) Option { return func(c *config) { c.sendTimeout = d } }
 
-// WithGrace sets how long a member that fell silent stays in a room before it counts as dropped: see [mesh.WithGrace]. It is one value per
-// app. The default is 10 s; 0 drops it at once. New rejects a negative one.
+// WithGrace sets how long a member that fell silent stays in a room before it counts as dropped:
+// see [mesh.WithGrace]. It is one value per app. The default is 10 s; 0 drops the member at once.
+// New rejects a negative one.
 func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } }
 
-// WithLargeRoom sets from how many members on a room tells its size instead of who joins and leaves: see [mesh.WithLargeRoom]. The
-// default is 500. New rejects less than 2.
+// WithLargeRoom sets from how many members on a room reports its size instead of each join and
+// leave: see [mesh.WithLargeRoom]. The default is 500. New rejects less than 2.
 func WithLargeRoom(members int) Option { return func(c *config) { c.large = members } }
 
-// WithMeshDegree sets to how many neighbours a member passes on what it hears in rooms in which not all are connected to each other: see
-// [mesh.WithMeshDegree]. The default is [mesh.MinMeshDegree], 3. New rejects what is not in that to [mesh.MaxMeshDegree], 6.
+// WithMeshDegree sets to how many neighbours a member passes messages on, in rooms whose members
+// are not all connected to each other: see [mesh.WithMeshDegree]. The default is
+// [mesh.MinMeshDegree], 3. New rejects less than that and more than [mesh.MaxMeshDegree], 6.
 func WithMeshDegree(d int) Option { return func(c *config) { c.degree = d } }
 
-// WithQueue sets how many events, and how many bytes of payload, wait for the reader of each stream: the node's
-// and every room's. The default is 8192 events and 16 MiB. New rejects limits that do not hold one message.
+// WithQueue sets how many events, and how many bytes of payload, wait for the reader of each
+// stream: the node's and every room's. The default is 8192 events and 16 MiB. New rejects limits
+// that cannot hold one message.
 func WithQueue(limits mesh.QueueLimits) Option { return func(c *config) { c.queue = limits } }
 
-// WithMaxMessage sets the most that a message may hold, in bytes, sent or received. The default, and the most that
-// New accepts, is [mesh.MaxMessage], 65,536. It is one value per app, equal on all its nodes.
+// WithMaxMessage sets the largest message, in bytes, sent or received. The default, and the most
+// that New accepts, is [mesh.MaxMessage], 65,536. It is one value per app, equal on all its nodes.
 func WithMaxMessage(n int) Option { return func(c *config) { c.maxMessage = n } }
 
-// WithRetention sets what every room keeps of its broadcasts for members that missed some: [mesh.DefaultRetention] where a field
-// is zero. New rejects one that does not hold an envelope of 256 KiB, or is negative.
+// WithRetention sets what every room keeps of its broadcasts for members that missed some:
+// [mesh.DefaultRetention] where a field is zero. New rejects a retention that cannot hold an
+// envelope of 256 KiB, or that is negative.
 func WithRetention(r mesh.Retention) Option { return func(c *config) { c.retention = r.Filled() } }
 
-// WithHistoryStore keeps what rooms retain ([WithRetention]) in the file history.db of the data directory, up to
-// [mesh.DefaultStoreLimit] for all rooms, so that after a restart this node gives others what they missed: its own broadcasts too, such as those
-// that nobody had acknowledged when it died. Its own program gets of it what it joins with [mesh.WithHistory] or [mesh.WithResume] for. See
-// [mesh.Store] for what a crash can lose. The file holds what was said in rooms as it is: not encrypted, for its owner alone (0600). A damaged
-// one is set aside as history.db.damaged, with a warning, and begun anew; New fails with a [*mesh.StoreError] for one that it cannot use, such as one of
-// another version. The default keeps rooms in memory. New rejects it without [WithDataDir].
+// WithHistoryStore keeps what rooms retain ([WithRetention]) in the file history.db of the data
+// directory, up to [mesh.DefaultStoreLimit] for all rooms. So this node can send others, after a
+// restart, the broadcasts that they missed. That includes its own, such as those that nobody had
+// acknowledged when it crashed. Its own program receives stored broadcasts only if it joins with
+// [mesh.WithHistory] or [mesh.WithResume]. See [mesh.Store] for what a crash can lose.
+//
+// The file holds what was said in rooms unencrypted, readable only by its owner (0600). A damaged
+// file is set aside as history.db.damaged, with a warning, and a new one begun. New fails with a
+// [*mesh.StoreError] for a file that it cannot use, such as one of another version. The default
+// keeps rooms in memory. New rejects this option without [WithDataDir].
 func WithHistoryStore() Option { return func(c *config) { c.keepHistory = true } }
 
 // AddrError reports a multiaddr that cannot be used where it was given.
@@ -235,7 +252,7 @@ func (e *AddrError) Error() string { return fmt.Sprintf("node: address %q: %v", 
 // Unwrap returns Err.
 func (e *AddrError) Unwrap() error { return e.Err }
 
-// parsePeer reads the address of a peer, which must say who the peer is.
+// parsePeer reads the address of a peer, which must include its peer ID.
 func parsePeer(s string) (peer.AddrInfo, error) {
 	info, err := peer.AddrInfoFromString(s)
 	switch {

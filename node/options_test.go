@@ -16,8 +16,8 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// fieldRules says of every field of config what makes New refuse it and whether its zero value is its default. A new
-// field fails the test below until it is here.
+// fieldRules says for every field of config what makes New refuse it, and whether its zero value is
+// its default. The test below fails for a new field until it is listed here.
 var fieldRules = map[string]struct {
 	bad         func(*config) // nil: nothing can be checked before New runs, for the reason in free
 	free        string

@@ -12,16 +12,18 @@ import (
 )
 
 const (
-	// lanStep separates the dials to the private TCP addresses of one peer: enough for the first to finish on a LAN, little
-	// enough for the right one of many (bridges, virtual machines) to have its turn soon.
+	// lanStep separates the dials to the private TCP addresses of one peer. It is long enough for
+	// the first dial to finish on a LAN, and short enough for the right address of many (bridges,
+	// virtual machines) to be tried soon.
 	lanStep = 10 * time.Millisecond
-	// lanFallback is how long QUIC waits for TCP on private addresses. A TCP connection with TLS takes 5 ms there.
+	// lanFallback is how long QUIC waits for TCP on private addresses. A TCP connection with TLS
+	// takes 5 ms there.
 	lanFallback = 150 * time.Millisecond
 )
 
-// rankDials orders the addresses of a peer for dialling: on private and loopback addresses TCP first, since it carries
-// twice as much there and tells of a killed process in milliseconds where QUIC needs half a minute; on public ones
-// libp2p's own order, which is QUIC first.
+// rankDials orders the addresses of a peer for dialling. On private and loopback addresses TCP
+// comes first, since it carries twice as much there and reveals a killed process in milliseconds,
+// while QUIC needs half a minute. On public ones it keeps libp2p's own order, QUIC first.
 func rankDials(addrs []ma.Multiaddr) []network.AddrDelay {
 	var private, rest []ma.Multiaddr
 	public := false
@@ -63,7 +65,7 @@ func rankPrivate(addrs []ma.Multiaddr) []network.AddrDelay {
 	return ranked
 }
 
-// classOf is TCP before the rest, and IPv4 before IPv6: what a LAN is sure to carry.
+// classOf ranks TCP before the rest, and IPv4 before IPv6: a LAN is most likely to carry those.
 func classOf(a ma.Multiaddr) int {
 	class := 0
 	if !isTCP(a) {

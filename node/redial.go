@@ -10,49 +10,57 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// reason is why a node wants a connection to a peer; several can hold at once.
+// reason is why a node wants a connection to a peer; it can have several at once.
 type reason uint8
 
 const (
-	given     reason = 1 << iota // by the program: for ever
-	inRoom                       // it was connected and is a member of a joined room, or was dropped there lately: while it is
-	onLAN                        // it announced itself on the local network
-	connected                    // it was connected and speaks for our app
-	kept                         // it is remembered from an earlier run
+	given reason = 1 << iota // the program gave it: for ever
+	// inRoom: it was connected and is a member of a joined room, or was recently dropped from one.
+	inRoom
+	onLAN     // it announced itself on the local network
+	connected // it was connected and belongs to our app
+	kept      // it is remembered from an earlier run
 )
 
 const (
-	// maxTargets bounds what the redialer knows, since anybody on the LAN can announce peers. Given ones are never evicted.
+	// maxTargets bounds what the redialer knows, since any peer on the LAN can announce peers.
+	// Given ones are never evicted.
 	maxTargets = 2048
 	// maxDialling bounds the dials under way at once.
 	maxDialling = 16
 	// maxKept is how many remembered peers are tried again: those seen last.
 	maxKept = 64
 
-	// A lost peer is dialled at once and then every second; after quickTries with doubling pauses, and after roomTries one that
-	// a room wants: so a network that was parted for a minute or two comes together as soon as it can.
+	// A lost peer is dialled at once, then every second, and after quickTries with doubling pauses.
+	// For a peer that a room wants, the pauses double only after roomTries: so a network that was
+	// split for a minute or two comes together as soon as it can.
 	quickPause = time.Second
 	quickTries = 10
 	roomTries  = 60
-	// keptPause is the first pause for a peer that is only remembered, which doubles too: most are simply not there.
+	// keptPause is the first pause for a peer that is only remembered. It doubles too: most such
+	// peers are simply not there.
 	keptPause = 5 * time.Second
-	// wantedPause bounds the pauses for given peers and room members, slowPause those for others.
+	// wantedPause bounds the pauses for given peers and room members, slowPause the pauses for
+	// others.
 	wantedPause = 30 * time.Second
 	slowPause   = 5 * time.Minute
-	// giveUp is when a peer that was lost or announced, and never came back, is not dialled any more.
+	// giveUp is how long a peer that was lost or announced is dialled without coming back.
 	giveUp = 10 * time.Minute
-	// A peer that hello refuses is left alone for a while: the longer, the less likely it is to change.
+	// A peer that hello refuses is left alone for a while: longer if the reason is less likely to
+	// change.
 	foreignPause = 10 * time.Minute // it is of another app
 	refusedPause = 30 * time.Second // anything else, such as clocks that disagree
-	// lostTogether is how far apart the losses of peers may be that one cause explains, such as a cable: some connections end at
-	// once, and those over which nothing is sent after 9 s (keepAlive and writeTimeout).
+	// lostTogether is the longest time between losses of peers that may have one cause, such as a
+	// cable: some connections end at once, and those over which nothing is sent end after 9 s
+	// (keepAlive and writeTimeout).
 	lostTogether = 10 * time.Second
-	// yield is how long the peer with the higher ID waits before it dials one that both have just heard of on the LAN, so
-	// that they do not end up with two connections.
+	// yield is how long the peer with the higher ID waits before it dials one that both have just
+	// heard of on the LAN, so that they do not end up with two connections.
 	yield = 300 * time.Millisecond
 )
 
-// redialer decides when to dial whom. It is a plain state machine: the caller brings the time and does the dialling.
+// redialer decides which peers to dial, and when. It is a plain state machine: the caller supplies
+// the time and does the dialling.
 type redialer struct {
 	self     peer.ID
 	jitter   func() float64 // in [0,1)
@@ -60,7 +68,7 @@ type redialer struct {
 	dialling int
 }
 
-// target is a peer that a connection is wanted to.
+// target is a peer to which a connection is wanted.
 type target struct {
 	addrs    []ma.Multiaddr
 	why      reason
@@ -71,7 +79,7 @@ type target struct {
 	since    time.Time // when it was last known to be there
 	lost     time.Time // when its last connection ended; zero: it has had none, or has one
 	refused  time.Time // not to be dialled before
-	told     Failure   // of a given one: why it failed, as the program has been told; empty: it has not
+	told     Failure   // why a given peer failed, as reported to the program; empty: not reported
 }
 
 // attempt is a dial to be made.
@@ -85,7 +93,8 @@ func newRedialer(self peer.ID) *redialer {
 	return &redialer{self: self, jitter: rand.Float64, targets: make(map[peer.ID]*target)}
 }
 
-// want adds a reason to keep a connection to p, and addresses to dial it at. A peer that is not connected is due at once.
+// want adds a reason to keep a connection to p, and addresses to dial it at. A new peer is due at
+// once.
 func (r *redialer) want(now time.Time, p peer.ID, addrs []ma.Multiaddr, why reason) {
 	if p == r.self {
 		return
@@ -123,7 +132,8 @@ func (r *redialer) unwant(p peer.ID, why reason) {
 	r.drop(p, t)
 }
 
-// rooms says whom joined rooms want. Only who was connected before is dialled for them.
+// rooms sets which peers joined rooms want. Only peers that were connected before are dialled for
+// them.
 func (r *redialer) rooms(now time.Time, wanted map[peer.ID]bool) {
 	for p, t := range r.targets {
 		switch {
@@ -135,13 +145,13 @@ func (r *redialer) rooms(now time.Time, wanted map[peer.ID]bool) {
 	}
 }
 
-// wants reports whether one of the given reasons holds for p.
+// wants reports whether p is wanted for one of the given reasons.
 func (r *redialer) wants(p peer.ID, why reason) bool {
 	t := r.targets[p]
 	return t != nil && t.why&why != 0
 }
 
-// link says whether p is connected. One that was and is no longer is due at once.
+// link sets whether p is connected. A peer that has lost its connection is due at once.
 func (r *redialer) link(now time.Time, p peer.ID, up bool) {
 	t := r.targets[p]
 	if t == nil || t.up == up {
@@ -163,7 +173,8 @@ func (r *redialer) link(now time.Time, p peer.ID, up bool) {
 	t.next = later(now, t.refused)
 }
 
-// backWith makes those due whose pauses have grown since they were lost together with a peer that is back.
+// backWith makes those peers due whose pauses have grown since they were lost together with a peer
+// that is back.
 func (r *redialer) backWith(now, lost time.Time) {
 	for _, t := range r.targets {
 		if !t.up && t.failures > quickTries && !t.lost.IsZero() && t.lost.Sub(lost).Abs() <= lostTogether && now.After(t.refused) {
@@ -181,7 +192,7 @@ func (r *redialer) anyUp() bool {
 	return false
 }
 
-// dialled says how an attempt ended.
+// dialled records how an attempt ended.
 func (r *redialer) dialled(now time.Time, p peer.ID, ok bool) {
 	t := r.targets[p]
 	if t == nil || !t.dialling {
@@ -192,7 +203,7 @@ func (r *redialer) dialled(now time.Time, p peer.ID, ok bool) {
 	if ok {
 		t.failures = 0
 		t.since = now
-		// Until the connection shows, or if it is gone already, the next one waits as after a failure.
+		// If no connection shows, or it is gone already, the next attempt waits as after a failure.
 		t.next = now.Add(quickPause)
 		return
 	}
@@ -204,7 +215,7 @@ func (r *redialer) dialled(now time.Time, p peer.ID, ok bool) {
 	r.drop(p, t)
 }
 
-// refuse says that no hello with p is possible, for now.
+// refuse records that no hello with p is possible for now.
 func (r *redialer) refuse(now time.Time, p peer.ID, pause time.Duration) {
 	t := r.targets[p]
 	if t == nil {
@@ -215,7 +226,7 @@ func (r *redialer) refuse(now time.Time, p peer.ID, pause time.Duration) {
 	t.why &= given | onLAN
 }
 
-// failed notes why a given peer is not there, and reports whether that is news.
+// failed records why a given peer could not be connected to, and reports whether that is new.
 func (r *redialer) failed(p peer.ID, why Failure) bool {
 	t := r.targets[p]
 	if t == nil || t.why&given == 0 || t.told == why {
@@ -225,14 +236,14 @@ func (r *redialer) failed(p peer.ID, why Failure) bool {
 	return true
 }
 
-// met says that a peer has proved who it is.
+// met records that a peer has proved who it is.
 func (r *redialer) met(p peer.ID) {
 	if t := r.targets[p]; t != nil {
 		t.told = ""
 	}
 }
 
-// wake makes everybody due who is not connected: the node has slept, or is on another network.
+// wake makes every peer due that is not connected: the node has slept, or is on another network.
 func (r *redialer) wake(now time.Time) {
 	for _, t := range r.targets {
 		if !t.up && now.After(t.refused) {
@@ -241,8 +252,9 @@ func (r *redialer) wake(now time.Time) {
 	}
 }
 
-// due returns the attempts to make now, and when to ask again; zero: when something has changed. While crowded, only given
-// peers and room members are dialled: the connection manager has let the others go on purpose.
+// due returns the attempts to make now, and when to call it again (zero: when something has
+// changed). While crowded, only given peers and room members are dialled: the connection manager
+// has closed the others on purpose.
 func (r *redialer) due(now time.Time, crowded bool) (start []attempt, next time.Time) {
 	var ready []peer.ID
 	for p, t := range r.targets {
@@ -281,7 +293,8 @@ func rank(why reason) int {
 	return 8
 }
 
-// pause is how long to wait after a failure, give or take a quarter, so that two nodes do not meet in step for ever.
+// pause returns how long to wait after a failure. It varies by a quarter, so that two nodes do not
+// dial in step for ever.
 func (r *redialer) pause(t *target) time.Duration {
 	first, free, most := quickPause, quickTries, slowPause
 	switch {
@@ -301,14 +314,14 @@ func (r *redialer) pause(t *target) time.Duration {
 	return d - d/4 + time.Duration(r.jitter()*float64(d/2))
 }
 
-// drop forgets a target that nothing speaks for, unless it is remembered as one that was refused.
+// drop forgets a target that has no reason left, unless it must be remembered as refused.
 func (r *redialer) drop(p peer.ID, t *target) {
 	if t.why == 0 && !t.dialling && t.refused.IsZero() {
 		delete(r.targets, p)
 	}
 }
 
-// evict makes room for a target with the given reason, at the price of one that matters no more than it.
+// evict makes room for a target with the given reason by dropping one that matters no more.
 func (r *redialer) evict(why reason) bool {
 	var worst peer.ID
 	for p, t := range r.targets {
@@ -330,7 +343,7 @@ func (r *redialer) evict(why reason) bool {
 // maxTargetAddrs bounds the addresses of one peer: as many as are remembered.
 const maxTargetAddrs = 16
 
-// merge puts new addresses in front of those that were known.
+// merge puts new addresses in front of the known ones.
 func merge(fresh, old []ma.Multiaddr) []ma.Multiaddr {
 	out := make([]ma.Multiaddr, 0, len(fresh)+len(old))
 	for _, a := range append(slices.Clone(fresh), old...) {

@@ -25,7 +25,7 @@ type script struct {
 
 func newScript() *script {
 	r := newRedialer("me")
-	r.jitter = func() float64 { return 0.5 } // pauses as they are
+	r.jitter = func() float64 { return 0.5 } // pauses without variation
 	return &script{redialer: r, now: t0}
 }
 

@@ -13,17 +13,22 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// Send sends data to a user, outside rooms, and returns when the user's node has put it into its program's event queue. The
-// user is given as "alice", or as "alice#fingerprint" to name one user key exactly. Both must be logged in. Send waits until
-// ctx ends, or for the send timeout (see [WithSendTimeout]) if ctx has no deadline.
+// Send sends data to a user, outside rooms, and returns when the user's node has put it into its
+// program's event queue. The user is given as "alice", or as "alice#fingerprint" to name one user
+// key exactly. Both must be logged in. Send waits until ctx ends, or for the send timeout (see
+// [WithSendTimeout]) if ctx has no deadline.
 //
-// Refused here, with no traffic: [*identity.IDError] and [*identity.AddressError] for a bad user, [mesh.ErrEmpty],
-// [*mesh.SizeError], [mesh.ErrNotText], [mesh.ErrSelf], [mesh.ErrNotLoggedIn], [ErrClosed].
-// Nobody to send to: [presence.ErrNotFound], or a [*presence.ConflictError] if the name alone does not say who is meant:
-// it is pinned to a key that is not there, while somebody else of that name is, or it is not pinned and several have it,
-// or have written to this node under it.
-// Certainly not sent, since the user's device cannot be reached: [mesh.ErrUnreachable]. Refused by the receiver: [*mesh.RefusedError]. Unknown, since no answer came:
-// [mesh.ErrUnconfirmed].
+// Errors:
+//   - Refused here, with no traffic: [*identity.IDError] and [*identity.AddressError] for a bad
+//     user, [mesh.ErrEmpty], [*mesh.SizeError], [mesh.ErrNotText], [mesh.ErrSelf],
+//     [mesh.ErrNotLoggedIn], [ErrClosed].
+//   - No receiver: [presence.ErrNotFound], or a [*presence.ConflictError] if the name alone does
+//     not say which user is meant. Then either the name is pinned to a key that is not there, while
+//     another user of that name is; or it is not pinned, and several users have it or have written
+//     to this node under it.
+//   - Certainly not sent, since the user's device cannot be reached: [mesh.ErrUnreachable].
+//   - Refused by the receiver: [*mesh.RefusedError].
+//   - Unknown, since no answer came: [mesh.ErrUnconfirmed].
 func (n *Node) Send(ctx context.Context, user string, data []byte, opts ...mesh.SendOption) (mesh.Receipt, error) {
 	call, done, err := n.enter(ctx)
 	if err != nil {
@@ -41,8 +46,8 @@ func (n *Node) Send(ctx context.Context, user string, data []byte, opts ...mesh.
 	}
 	receipt, err := n.mesh.Send(call, to, data, opts...)
 	if err != nil && movedOn(err) && call.Err() == nil {
-		// The log-in that we knew is gone. It may be on another device by now; nothing was delivered, so
-		// this is safe to repeat.
+		// The log-in that we knew is gone, and may be on another device now. Nothing was delivered,
+		// so it is safe to repeat the send.
 		if again, e := n.find(call, user); e == nil && again.Peer != to.Peer {
 			to = again
 			receipt, err = n.mesh.Send(call, to, data, opts...)
@@ -59,9 +64,10 @@ func (n *Node) SendText(ctx context.Context, user, text string, opts ...mesh.Sen
 	return n.Send(ctx, user, []byte(text), append(slices.Clip(opts), mesh.AsText())...)
 }
 
-// SendAsync is [Node.Send] for callers that pipeline: it finds the user, which takes no time while the user is connected,
-// queues the message and returns. Messages of one caller to one user keep their order. The result comes later, once, by the
-// handle; ctx bounds all of it. What fails before the message is queued is the error here.
+// SendAsync is [Node.Send] for callers that pipeline: it finds the user, which takes no time while
+// the user is connected, queues the message and returns. Messages of one caller to one user keep
+// their order. The handle reports the result later, once. ctx bounds all of it. If something fails
+// before the message is queued, SendAsync returns that error itself.
 func (n *Node) SendAsync(ctx context.Context, user string, data []byte, opts ...mesh.SendOption) (*mesh.Pending, error) {
 	call, done, err := n.enter(ctx)
 	if err != nil {
@@ -107,7 +113,8 @@ func (n *Node) resolve(ctx context.Context, user string, data []byte, opts []mes
 	return to, err
 }
 
-// checkPayload refuses before any traffic what the mesh would refuse after the user was found.
+// checkPayload refuses, before any traffic, payloads that the mesh would refuse only after the user
+// was found.
 func (n *Node) checkPayload(data []byte, opts []mesh.SendOption) error {
 	switch {
 	case len(data) == 0:
@@ -123,7 +130,8 @@ func (n *Node) checkPayload(data []byte, opts []mesh.SendOption) error {
 	return nil
 }
 
-// movedOn reports errors that a user gives who is at another device by now, and after which nothing was delivered.
+// movedOn reports whether err is one that a user may cause by having moved to another device, and
+// after which nothing was delivered.
 func movedOn(err error) bool {
 	if refused, ok := errors.AsType[*mesh.RefusedError](err); ok {
 		return refused.Reason == mesh.NotLoggedIn || refused.Reason == mesh.WrongUser
@@ -143,9 +151,9 @@ func (n *Node) find(ctx context.Context, user string) (identity.Login, error) {
 	return found.Login, nil
 }
 
-// Pinned returns the key that a user's name means here, and whether the name is pinned to one. A name is pinned by the
-// first message to the one user who has it, and by the answer to what a key has written under it; in rooms too. In app
-// mode none is.
+// Pinned returns the key that a user's name means here, and whether the name is pinned to a key.
+// The first message to the only user of a name pins it, and so does an answer to a message from one
+// of its keys, in rooms too. In app mode no name is pinned.
 func (n *Node) Pinned(user string) (identity.PublicKey, bool) {
 	if n.tokens != nil {
 		return identity.PublicKey{}, false
@@ -153,8 +161,9 @@ func (n *Node) Pinned(user string) (identity.PublicKey, bool) {
 	return n.pins.Lookup(user)
 }
 
-// Find looks a logged-in user up, among connected peers, those met before, and by asking connected peers, and connects to
-// the user's node to confirm it. It returns [presence.ErrNotFound] or a [*presence.ConflictError].
+// Find looks a logged-in user up among connected peers, peers met before and the app's directory,
+// and by asking connected peers. It then connects to the user's node to confirm the result. It
+// returns [presence.ErrNotFound], [presence.ErrUnreachable] or a [*presence.ConflictError].
 func (n *Node) Find(ctx context.Context, user string) (presence.Found, error) {
 	call, done, err := n.enter(ctx)
 	if err != nil {
@@ -169,11 +178,12 @@ func (n *Node) Find(ctx context.Context, user string) (presence.Found, error) {
 	return found, ended(call, err)
 }
 
-// Online returns the log-ins of the nodes that are connected to this one, sorted by name, key and peer. Its own is not among
-// them.
+// Online returns the log-ins of the nodes that are connected to this one, sorted by name, key and
+// peer. Its own is not among them.
 func (n *Node) Online() []identity.Login { return n.presence.Online() }
 
-// takeDirect is the mesh's inbox: messages outside rooms become events of the node. It does not block.
+// takeDirect is the mesh's inbox: messages outside rooms become events of the node. It does not
+// block.
 func (n *Node) takeDirect(msg *mesh.DirectMessage, size int) bool {
 	n.presence.Heard(msg.From)
 	return n.queue.PushDirect(msg, size)

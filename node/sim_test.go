@@ -94,7 +94,8 @@ func TestSendsArePipelinedInOrder(t *testing.T) {
 
 func TestAUserIsFoundThroughANeighbour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSim(t, 3, func(int) []node.Option { return []node.Option{node.WithoutDHT()} }) // which would connect them all
+		// A DHT would connect them all.
+		s := newSim(t, 3, func(int) []node.Option { return []node.Option{node.WithoutDHT()} })
 		s.Chain()
 		alice, _, carol := s.login(0, "alice"), s.login(1, "bob"), s.login(2, "carol")
 		s.settle()
@@ -152,7 +153,8 @@ func TestAnotherKeyUnderOnesNameIsAConflictOnce(t *testing.T) {
 	})
 }
 
-// displaced checks that exactly one of two nodes is logged in, and that the other was told and is out of its room.
+// displaced checks that exactly one of two nodes is logged in, and that the other received the
+// event and has left its room.
 func displaced(t *testing.T, nodes []*node.Node, rooms []*mesh.Room) (winner, loser int) {
 	t.Helper()
 	if nodes[0].LoggedIn() == nodes[1].LoggedIn() {

@@ -8,14 +8,17 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// Status says whether a user is online, and how that is known. The user is given as "alice", or as "alice#fingerprint" to name one user
-// key exactly; it may be this node's own. It answers within 5 s, and without a round trip for a connected user who was heard of in the last
-// 5 s. Being in a room is not being online: that is who is logged in.
+// Status reports whether a user is online, and how that is known. The user is given as "alice", or
+// as "alice#fingerprint" to name one user key exactly; it may be this node's own. Status answers
+// within 5 s, and without a round trip for a connected user who was heard from in the last 5 s. A
+// user is online by being logged in, not by being in a room.
 //
-// [presence.Offline] always rests on evidence; what cannot be told is [presence.Unreachable]. The directory on this side of a network
-// that is split is evidence too: a user on the other side is unreachable for 10 min, as long as nodes mourn whom they have lost, and offline
-// after that; a node that started after the split mourns nobody. It needs a log-in here
-// ([presence.ErrNotLoggedIn]). Other errors are those of [Node.Find] for a bad or ambiguous name, [ErrClosed], and that of ctx.
+// [presence.Offline] always rests on evidence; without any the answer is [presence.Unreachable]. In
+// a split network, the directory on this side counts as evidence too. For 10 min after the split,
+// nodes remember the users that they have lost, and report one on the other side as unreachable;
+// after that as offline. A node that started after the split has lost nobody. Status needs a log-in
+// here ([presence.ErrNotLoggedIn]). Other errors are those of [Node.Find] for a bad or ambiguous
+// name, [ErrClosed], and the error of ctx.
 func (n *Node) Status(ctx context.Context, user string) (presence.Status, error) {
 	call, done, err := n.enter(ctx)
 	if err != nil {
@@ -30,8 +33,9 @@ func (n *Node) Status(ctx context.Context, user string) (presence.Status, error)
 	return s, ended(call, err)
 }
 
-// Watch ranges over the status of a user: as it is now, and every change, until ctx ends or the node is closed, which the last pair says.
-// An online user's device pushes its changes: a log-out shows at once, a crash within 10 s. See [presence.Directory.Watch].
+// Watch ranges over the status of a user: first the current one, then every change, until ctx ends,
+// the node is closed or [Node.Status] fails. The last pair has the error. An online user's device
+// pushes its changes: a log-out shows at once, a crash within 10 s. See [presence.Directory.Watch].
 func (n *Node) Watch(ctx context.Context, user string) iter.Seq2[presence.Status, error] {
 	return func(yield func(presence.Status, error) bool) {
 		call, done, err := n.enter(ctx)

@@ -21,7 +21,8 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// recordless answers requests in the directory: right, but that what it says it has stored is missing.
+// recordless answers requests in the directory correctly, except that it leaves out the record that
+// it has stored.
 func recordless(puts *atomic.Int64) network.StreamHandler {
 	return func(s network.Stream) {
 		defer s.Close()
@@ -50,7 +51,8 @@ func recordless(puts *atomic.Int64) network.StreamHandler {
 	}
 }
 
-// A libp2p host that connects and says no hello gets the log-ins of every node to keep, since it offers the protocol for that.
+// A libp2p host that connects without a hello is given the log-ins of every node to keep, since it
+// offers the protocol for that.
 func TestAStrangerInTheDirectoryDoesNotEndTheProcess(t *testing.T) {
 	for _, mode := range []string{"open", "app"} {
 		t.Run(mode, func(t *testing.T) {

@@ -9,10 +9,11 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// probeTimeout is what a peer has to answer after the node has slept.
+// probeTimeout is how long a peer has to answer after this node has slept.
 const probeTimeout = 2 * time.Second
 
-// watch looks around every 2 s until ctx ends: at the clocks, the interfaces, the rooms and the own addresses.
+// watch looks every 2 s, until ctx ends, at the clocks, the interfaces, the rooms and the node's
+// own addresses.
 func (n *Node) watch(ctx context.Context) {
 	var (
 		w       watch
@@ -36,8 +37,8 @@ func (n *Node) watch(ctx context.Context) {
 	}
 }
 
-// revive brings the node back after sleep or a change of network: connections that are dead without knowing it are closed,
-// everybody who was lost is dialled at once, and the LAN hears of us again.
+// revive brings the node back after sleep or a change of network: it closes dead connections that
+// have not been noticed, dials every lost peer at once, and announces the node on the LAN again.
 func (n *Node) revive(ctx context.Context, c change) {
 	n.log.Info("looking for peers again", "slept", c.slept, "busy", c.busy, "moved", c.moved)
 	if n.lan != nil {
@@ -46,15 +47,16 @@ func (n *Node) revive(ctx context.Context, c change) {
 	n.dialer.with(func(core *redialer) { core.wake(time.Now()) })
 	n.presence.Refresh()
 	if c.busy && !c.moved {
-		return // who is as busy does not answer in time, and is not dead for that; the transports find those who are
+		// A busy peer does not answer in time, but is not dead. The transports find the dead ones.
+		return
 	}
 	for _, conn := range n.host.Network().Conns() {
 		n.tasks.Spawn(func() { n.probe(ctx, conn) }) // the watch is a task itself
 	}
 }
 
-// probe closes a connection over which the peer does not answer. The others of the same peer are none of its business: of two that have crossed, one may
-// be dead and the other not.
+// probe closes a connection over which the peer does not answer. It leaves other connections of the
+// same peer alone: of two that have crossed, one may be dead and the other not.
 func (n *Node) probe(ctx context.Context, conn network.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -68,9 +70,9 @@ func (n *Node) probe(ctx context.Context, conn network.Conn) {
 	}
 }
 
-// tendRooms protects the connections to members of joined rooms, and has them redialled when they are lost, also when the room has
-// given them up. Protected is who is a
-// member since the last time, and is updated.
+// tendRooms protects the connections to members of joined rooms, and has lost members redialled,
+// even after the room has given them up. protected holds the members of the last call, and is
+// updated.
 func (n *Node) tendRooms(protected map[peer.ID]bool) {
 	now, members, wanted := time.Now(), make(map[peer.ID]bool), make(map[peer.ID]bool)
 	for _, r := range n.mesh.Rooms() {
@@ -101,7 +103,7 @@ func (n *Node) tendRooms(protected map[peer.ID]bool) {
 	}
 }
 
-// tellAddrs makes an event of other addresses than before, and returns those of now.
+// tellAddrs queues an event if the addresses differ from before, and returns the current ones.
 func (n *Node) tellAddrs(before []string) []string {
 	now := n.shown()
 	if !slices.Equal(before, now) {

@@ -39,7 +39,7 @@ func (b *backend) options(int) []node.Option {
 	return []node.Option{node.WithApp("acme"), node.WithIssuers(b.issuers)}
 }
 
-// token is for the user to log in on n and to be in the room ops.
+// token returns a token for the user to log in on n and to be in the room ops.
 func (b *backend) token(n *node.Node, user string, life time.Duration) string {
 	b.t.Helper()
 	now := time.Now()

@@ -10,10 +10,12 @@ import (
 const (
 	// watchEvery is how often the node looks at its interfaces, its clocks and its rooms.
 	watchEvery = 2 * time.Second
-	// sleptFor is by how much the wall clock must outrun the monotonic one, which stands still in sleep on most systems, or
-	// a look must come late, as after SIGSTOP or where the monotonic clock goes on, to count as having slept.
+	// A look counts as having slept if the wall clock is ahead of the monotonic one by more than
+	// sleptFor, or if the look is late by more than that. On most systems the monotonic clock
+	// stands still in sleep. A look is late after SIGSTOP, or where that clock goes on.
 	sleptFor = 5 * time.Second
-	// busyFor is up to how late a look may be, the clocks being at one, and the machine only busy.
+	// busyFor is how long after the last look a late one may come, with the clocks in step, to
+	// count as only a busy machine.
 	busyFor = time.Minute
 )
 
@@ -27,8 +29,8 @@ type look struct {
 // change is what has happened since the last look.
 type change struct {
 	slept bool
-	busy  bool // or the machine was busy
-	moved bool // other interface addresses
+	busy  bool // the machine may not have slept, but been busy
+	moved bool // the interfaces have other addresses
 }
 
 // watch notices that the machine has slept or is on another network.
@@ -52,13 +54,14 @@ func (w *watch) step(now look) change {
 	}
 }
 
-// lookAround asks the system. The wall clock is read without its monotonic part, which time.Time prefers.
+// lookAround asks the system. It strips the monotonic reading, which time.Time prefers, from the
+// wall clock.
 func lookAround(start time.Time) look {
 	now := time.Now()
 	l := look{mono: now.Sub(start), wall: now.Round(0)}
 	addrs, err := manet.InterfaceMultiaddrs() // works where net.InterfaceAddrs may not, as on Android
 	if err != nil {
-		return l // as if there were none: the next look tells
+		return l // as if there were none: the next look will show
 	}
 	for _, a := range addrs {
 		l.interfaces = append(l.interfaces, a.String())

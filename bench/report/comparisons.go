@@ -2,7 +2,7 @@ package main
 
 import "fmt"
 
-// comparison is a ratio worth a line, and what it should be.
+// comparison is a ratio worth a line, and its target.
 type comparison struct {
 	what, than       string
 	name, base, unit string

@@ -1,5 +1,5 @@
-// Command report reads the output of go test -bench, one file for each round, and prints the median of every
-// figure, and the ratios between what was measured in the same round.
+// Command report reads the output of go test -bench, one file for each round. It prints the median
+// of every figure, and the ratios between figures of the same round.
 //
 //	go run ./report round1.txt round2.txt round3.txt
 package main
@@ -15,10 +15,10 @@ import (
 	"text/tabwriter"
 )
 
-// round is the figures of one run: by benchmark, by unit.
+// round is the figures of one run: by benchmark, then by unit.
 type round map[string]map[string]float64
 
-// results are rounds, and the benchmarks and units in the order in which they first came.
+// results are the rounds, and the benchmarks and units in the order in which they first appeared.
 type results struct {
 	rounds []round
 	names  []string
@@ -83,8 +83,8 @@ type figure struct {
 	unit  string
 }
 
-// parse takes a line of go test -bench: name-procs, iterations, and pairs of value and unit. Other lines are
-// not ok.
+// parse reads a line of go test -bench: name-procs, iterations, and pairs of value and unit. For
+// other lines ok is false.
 func parse(line string) (name string, figures []figure, ok bool, err error) {
 	fields := strings.Fields(line)
 	if len(fields) < 2 || !strings.HasPrefix(fields[0], "Benchmark") {
@@ -121,7 +121,7 @@ func spreadOf(values []float64) spread {
 	return spread{(values[(n-1)/2] + values[n/2]) / 2, values[0], values[n-1]}
 }
 
-// of gives the spread of a figure over the rounds; not ok if no round has it.
+// of returns the spread of a figure over the rounds; ok is false if no round has it.
 func (res *results) of(name, unit string) (spread, bool) {
 	var values []float64
 	for _, r := range res.rounds {
@@ -135,7 +135,8 @@ func (res *results) of(name, unit string) (spread, bool) {
 	return spreadOf(values), true
 }
 
-// ratio gives the spread of a figure of one benchmark over the same figure of another, round by round.
+// ratio returns the spread of a figure of one benchmark over the same figure of another, round by
+// round.
 func (res *results) ratio(name, base, unit string) (spread, bool) {
 	var values []float64
 	for _, r := range res.rounds {

@@ -14,7 +14,7 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// chatFlags are what the command line says of a chat.
+// chatFlags are the flags of the chat command.
 type chatFlags struct {
 	user, app, data      string
 	rooms, peers, listen []string
@@ -66,7 +66,7 @@ standard input and at /quit it waits for the results of what was sent; Ctrl-C do
                                                      from a script: one JSON object a line comes back`,
 		Args: noArguments,
 		RunE: a.action(func(cmd *cobra.Command, _ []string) error {
-			if !cmd.Flags().Changed("user") && f.token == "" { // which says who the user is
+			if !cmd.Flags().Changed("user") && f.token == "" { // the token says who the user is
 				f.user = defaultUser()
 			}
 			return a.chat(cmd.Context(), f)
@@ -91,7 +91,7 @@ standard input and at /quit it waits for the results of what was sent; Ctrl-C do
 	return cmd
 }
 
-// check refuses what cannot be, all of it at once. Addresses are for node.New to judge.
+// check refuses impossible flags, all at once. Addresses are left to node.New.
 func (f *chatFlags) check() error {
 	var errs []error
 	add := func(err error, format string, args ...any) {
@@ -135,7 +135,7 @@ func (f *chatFlags) check() error {
 	return nil
 }
 
-// chat runs the command: checks, opens the node, and talks until the end.
+// chat runs the command: it checks the flags, opens the node, and talks until the end.
 func (a *app) chat(ctx context.Context, f chatFlags) error {
 	var v view = newTextView(a.stdout)
 	switch {
@@ -164,7 +164,8 @@ func (a *app) chat(ctx context.Context, f chatFlags) error {
 	return err
 }
 
-// underKeeper runs the whole command in a process of its own, if that is not what this one is, and makes its end this one's.
+// underKeeper runs the whole command in a child process, unless this process already is one, and
+// ends as the child ended.
 func (a *app) underKeeper(ctx context.Context, f chatFlags) (done bool, err error) {
 	if !a.whole || a.kept || f.check() != nil {
 		return false, nil
@@ -172,7 +173,7 @@ func (a *app) underKeeper(ctx context.Context, f chatFlags) (done bool, err erro
 	code, err := a.keep(ctx)
 	switch {
 	case code == 0 && err != nil:
-		return false, nil // without one, then
+		return false, nil // run without a keeper, then
 	case err != nil:
 		return true, &codedError{code, err}
 	case code != exitOK:
@@ -181,8 +182,9 @@ func (a *app) underKeeper(ctx context.Context, f chatFlags) (done bool, err erro
 	return true, nil
 }
 
-// onScreen makes the rest of the command mind that a screen has the terminal, until the function that it returns
-// has run: what would be written across the screen waits, and what ends the process gives the terminal back.
+// onScreen adapts the rest of the command to a screen that has the terminal, until the function
+// that it returns has run: output that would be written across the screen waits, and before the
+// process ends, the terminal is restored.
 func (a *app) onScreen(ctx context.Context, s *screen) (done func()) {
 	held, stderr := new(heldBack), a.stderr
 	a.stderr = held
@@ -266,7 +268,7 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 	return reason, err
 }
 
-// revokeFrom gives the node a list of revocations.
+// revokeFrom passes the list of revocations in a file to the node.
 func revokeFrom(n *node.Node, path string) error {
 	list, err := readList(path)
 	if err != nil {
@@ -278,7 +280,7 @@ func revokeFrom(n *node.Node, path string) error {
 	return nil
 }
 
-// wrongAddrs are the addresses of the command line that New refused.
+// wrongAddrs returns the addresses of the command line that New refused.
 func wrongAddrs(err error) (wrong []error) {
 	switch e := err.(type) {
 	case *node.AddrError:

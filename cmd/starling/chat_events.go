@@ -49,7 +49,7 @@ Other codes: line, usage, data_dir_in_use, key, listen, room, token, issuers, fa
 The chat ends at the end of standard input: to only listen, keep it open, as in
   sleep infinity | starling chat --json`
 
-// head opens every object of the chat's own.
+// head is the first part of every object of the chat's own.
 type head struct {
 	Type string    `json:"type"`
 	Time time.Time `json:"time"`
@@ -58,12 +58,12 @@ type head struct {
 
 func newHead(typ, room string) head { return head{typ, time.Now(), room} }
 
-// ready says who this is. It is the first that a chat tells.
+// ready says who this is. It is the first object of a chat.
 type ready struct {
 	head
 	identity.Login
 	Addrs []string `json:"addrs"`
-	MDNS  bool     `json:"mdns"` // others on this network find this one by themselves
+	MDNS  bool     `json:"mdns"` // others on this network find this node by themselves
 	App   string   `json:"app"`
 	Data  string   `json:"data,omitempty"`
 	Rooms []string `json:"rooms"`
@@ -78,7 +78,7 @@ type entered struct {
 	Members []mesh.Member `json:"members"`
 }
 
-// exited says that a room has been left.
+// exited says that the user has left a room.
 type exited struct{ head }
 
 // sent is the result of one message.
@@ -88,16 +88,17 @@ type sent struct {
 	ID   uint64 `json:"id,string,omitempty"`
 	OK   bool   `json:"ok"`
 	To   string `json:"to,omitempty"`  // a user; empty: all in the room
-	Key  string `json:"key,omitempty"` // the fingerprint of whom To meant; empty: nobody was sent to
-	// Neighbours is how many members a message to a room was handed to for; the others get it from them.
+	Key  string `json:"key,omitempty"` // the fingerprint of the user that To meant; empty: not sent to anyone
+	// Neighbours is how many members a message to a room was handed to; the others get it from
+	// them.
 	Neighbours *int   `json:"neighbours,omitempty"`
 	RTT        millis `json:"rtt_ms,omitempty"`
 	Relayed    bool   `json:"relayed,omitempty"`
 	Error      string `json:"error,omitempty"`
 	Detail     string `json:"detail,omitempty"`
 
-	login  identity.Login     // whose node it was sent to; zero: none
-	pinned identity.PublicKey // that the name in To is pinned to by now; zero: none
+	login  identity.Login     // the log-in that it was sent to; zero: none
+	pinned identity.PublicKey // the key that the name in To is pinned to now; zero: none
 }
 
 // who answers /who.
@@ -107,7 +108,7 @@ type who struct {
 	Online  []identity.Login `json:"online"`
 }
 
-// renewed says that a newer token is in use, for a room or, without one, for the log-in.
+// renewed says that a newer token is in use: for a room or, if Room is empty, for the log-in.
 type renewed struct {
 	head
 	Line    int       `json:"line,omitempty"`
@@ -119,13 +120,13 @@ type help struct {
 	Lines []string `json:"lines"`
 }
 
-// waiting says that the chat has been told to end, and what it still waits for.
+// waiting says that the chat was asked to end, and for how many messages it still waits.
 type waiting struct {
 	head
 	Messages int `json:"messages"`
 }
 
-// trouble is what went wrong, other than a send.
+// trouble reports an error other than a failed send.
 type trouble struct {
 	head
 	Line   int    `json:"line,omitempty"`
@@ -133,7 +134,7 @@ type trouble struct {
 	Detail string `json:"detail"`
 }
 
-// bye is the last that a chat tells.
+// bye is the last object of a chat.
 type bye struct {
 	head
 	Reason string `json:"reason"`

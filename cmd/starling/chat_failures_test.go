@@ -44,7 +44,7 @@ func TestEverySendThatFailsSaysHow(t *testing.T) {
 	require.True(t, alice.expect("sent", nil).OK)
 	require.Empty(t, bob.seen("message"), "something was sent that was refused")
 
-	// The largest message that is allowed does pass, each way.
+	// The largest allowed message does get through, each way.
 	for line, typ := range map[string]string{"": "message", "/to bob ": "direct_message", "/msg bob ": "direct_message"} {
 		alice.say(line + big)
 		require.Equal(t, big, bob.expect(typ, nil).Text)
@@ -132,8 +132,9 @@ func TestALogInElsewhereEndsTheChatWithACodeOfItsOwn(t *testing.T) {
 	require.Equal(t, "displaced", desk.expect("bye", nil).Reason)
 	require.Equal(t, "starling: the same user has logged in on another device\n", desk.errOut.String())
 
-	// The old device has said goodbye to bob by now. That the new one is there he learns from its hello, which is on
-	// its way beside that: until then nobody of that name is within his reach, and he is told so.
+	// The old device has said goodbye to bob by now. He learns from the new one's hello, which is
+	// on its way meanwhile, that it is there. Until then no user of that name is within his reach,
+	// and the chat says so.
 	bob.expect("peer_up", func(ev event) bool { return ev.Node.Peer == phone.seen("ready")[0].Peer })
 	bob.say("/msg alice which one are you?")
 	require.Equal(t, "which one are you?", phone.expect("direct_message", nil).Text)

@@ -43,7 +43,7 @@ func TestJSONIsOneObjectALineInAFormThatStays(t *testing.T) {
 	}, "\n")+"\n", got)
 }
 
-// brokenWriter fails as a pipe does whose reader has gone.
+// brokenWriter fails like a pipe whose reader is gone.
 type brokenWriter struct{}
 
 var errBroken = errors.New("broken pipe")

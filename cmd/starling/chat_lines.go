@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// input is one line that was typed, taken apart.
+// input is one typed line, parsed.
 type input struct {
 	line int    // the number of the line, from 1
 	verb string // "say", "to", "msg", "who", "status", "join", "leave", "token", "help", "quit"; "" for an empty line
@@ -44,7 +44,7 @@ func chatHelp() []string {
 	return lines
 }
 
-// parseLine takes one typed line apart.
+// parseLine parses one typed line.
 func parseLine(line string) (input, error) {
 	if strings.TrimSpace(line) == "" {
 		return input{}, nil
@@ -95,8 +95,8 @@ func parseLine(line string) (input, error) {
 	return in, nil
 }
 
-// maxLine bounds a typed line, in bytes: room for the largest message, a command and a name. What the mesh
-// takes is smaller, and it says so itself.
+// maxLine bounds a typed line, in bytes: enough for the largest message, a command and a name. The
+// mesh accepts less, and reports that itself.
 const maxLine = 128 << 10
 
 var errLineTooLong = fmt.Errorf("a line of more than %d bytes", maxLine)
@@ -106,8 +106,8 @@ type lineReader struct{ r *bufio.Reader }
 
 func newLineReader(r io.Reader) *lineReader { return &lineReader{bufio.NewReaderSize(r, 4<<10)} }
 
-// next returns the next line without its end, and errLineTooLong in place of one that is too long. A last
-// line without an end counts. At the end of the input it returns io.EOF.
+// next returns the next line without its end. For a line that is too long it returns
+// errLineTooLong. A last line without an end counts. At the end of the input it returns io.EOF.
 func (l *lineReader) next() (string, error) {
 	var line []byte
 	long, any := false, false
@@ -137,7 +137,7 @@ func (l *lineReader) next() (string, error) {
 // typed is a line of standard input, or its end.
 type typed struct {
 	text string
-	room string // that it was typed in; "": the current one
+	room string // the room that it was typed in; "": the current one
 	err  error  // of this line
 	end  error  // of the input: io.EOF, or a failure to read
 }
@@ -145,7 +145,7 @@ type typed struct {
 // readLines reads in until it ends, or until ctx has ended and one more line has come.
 func readLines(ctx context.Context, in io.Reader) <-chan typed {
 	lines := make(chan typed)
-	go func() { // ends with the input: a read of a terminal cannot be called back
+	go func() { // ends with the input: a read of a terminal cannot be interrupted
 		r := newLineReader(in)
 		for {
 			var l typed

@@ -17,7 +17,7 @@ func TestTypedLinesAreTakenApart(t *testing.T) {
 		"//etc is a directory": {verb: "say", text: "/etc is a directory"},
 		"/to bob psst":         {verb: "to", name: "bob", text: "psst"},
 		"/to bob  two  spaces": {verb: "to", name: "bob", text: " two  spaces"},
-		"/to bob":              {verb: "to", name: "bob"}, // the mesh says what it thinks of an empty text
+		"/to bob":              {verb: "to", name: "bob"}, // the mesh judges an empty text
 		"/msg bob#abcd hi":     {verb: "msg", name: "bob#abcd", text: "hi"},
 		"/join ops ":           {verb: "join", name: "ops"},
 		"/who":                 {verb: "who"},

@@ -40,11 +40,12 @@ type chat struct {
 	pass  *pass // nil: open mode
 	view  view
 	sends *sends
-	rooms []*mesh.Room // entered, in that order
+	rooms []*mesh.Room // entered, in this order
 	here  *mesh.Room   // the current one; nil: none
 
-	ended  chan endedRoom // by a room whose events have ended
-	failed chan error     // by whoever finds that the chat cannot go on; holds the first
+	ended chan endedRoom // rooms whose events have ended
+	// failed holds the first error after which the chat cannot go on.
+	failed chan error
 	pumps  sync.WaitGroup
 	stop   context.CancelFunc // ends the pumps
 	ctx    context.Context    // of pumps and of messages under way: it outlives the typed lines
@@ -61,9 +62,9 @@ func newChat(n *node.Node, v view) *chat {
 	return c
 }
 
-// run logs in, enters the rooms that about names, and does what the typed lines say, until one of them says
-// quit, they end, ctx ends, or the chat cannot go on. Close must follow. Input begins to read the lines, until its
-// context has ended.
+// run logs in, enters the rooms that about names, and executes the typed lines until one of them is
+// /quit, the lines end, ctx ends, or the chat cannot go on. Close must follow. input begins to read
+// the lines, until its context has ended.
 func (c *chat) run(ctx context.Context, user string, about ready, input func(context.Context) <-chan typed) (reason string, err error) {
 	if err := c.node.Login(ctx, user, c.pass.loginOptions()...); err != nil {
 		return c.verdict(ctx, err)
@@ -101,7 +102,7 @@ func (c *chat) run(ctx context.Context, user string, about ready, input func(con
 	}
 }
 
-// verdict says why a chat ended that ended by err.
+// verdict returns why a chat ended that ended with err.
 func (c *chat) verdict(ctx context.Context, err error) (string, error) {
 	switch {
 	case ctx.Err() != nil:
@@ -112,7 +113,7 @@ func (c *chat) verdict(ctx context.Context, err error) (string, error) {
 	return byeFailed, err
 }
 
-// next waits for a typed line, and meanwhile sees to rooms that end by themselves.
+// next waits for a typed line, and meanwhile handles rooms that end by themselves.
 func (c *chat) next(ctx context.Context, lines <-chan typed) (typed, error) {
 	for {
 		select {
@@ -120,7 +121,7 @@ func (c *chat) next(ctx context.Context, lines <-chan typed) (typed, error) {
 			return l, l.end
 		case e := <-c.ended:
 			if !slices.Contains(c.rooms, e.room) {
-				continue // by our own leave
+				continue // we left it ourselves
 			}
 			c.forget(e.room)
 			c.show(trouble{newHead("error", e.room.Name()), 0, "room", endWords(e.room.Name(), e.err)})
@@ -134,7 +135,8 @@ func (c *chat) next(ctx context.Context, lines <-chan typed) (typed, error) {
 
 var errQuit = errors.New("quit")
 
-// obey does what a typed line says. The error ends the chat; what is wrong with the line is only shown.
+// obey executes a typed line. An error that it returns ends the chat; mistakes in the line are only
+// shown.
 func (c *chat) obey(ctx context.Context, l typed, n int) error {
 	wrong := func(err error) {
 		c.show(trouble{newHead("error", ""), n, "line", plain(err)})
@@ -175,7 +177,7 @@ func (c *chat) obey(ctx context.Context, l typed, n int) error {
 			wrong(errNoRoom)
 			return nil
 		}
-		c.sends.settle(ctx) // what was typed before it has its result before it
+		c.sends.settle(ctx) // lines typed before show their results before this one
 		return c.leave(ctx, c.here)
 	case "token":
 		if err := c.useToken(in.name, n); err != nil {
@@ -189,7 +191,8 @@ func (c *chat) obey(ctx context.Context, l typed, n int) error {
 	return nil
 }
 
-// settle waits for the results of all that was sent, and tells why it waits if that takes a while.
+// settle waits for the results of everything that was sent. If that takes a while, it shows why it
+// waits.
 func (c *chat) settle(ctx context.Context) bool {
 	soon, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -222,8 +225,8 @@ func (c *chat) join(ctx context.Context, name string) error {
 	return nil
 }
 
-// goTo makes a room the current one. If it is none of those entered there is no current one then, so that what is
-// meant for it goes nowhere else.
+// goTo makes a room the current one. If the room was not entered, there is no current room then, so
+// that what is meant for it goes nowhere else.
 func (c *chat) goTo(name string) {
 	c.here = nil
 	for _, r := range c.rooms {
@@ -257,7 +260,7 @@ func (c *chat) forget(r *mesh.Room) {
 	}
 }
 
-// enteredNow says that a room is ready, and who is in it.
+// enteredNow returns an event that says that a room is ready, and who is in it.
 func (c *chat) enteredNow(r *mesh.Room) entered {
 	ev := entered{head: newHead("entered", r.Name()), Members: c.members(r)}
 	self := c.node.Self()
@@ -269,10 +272,10 @@ func (c *chat) enteredNow(r *mesh.Room) entered {
 	return ev
 }
 
-// background runs f on a goroutine of the chat. If it panics, the terminal is given back first.
+// background runs f on a goroutine of the chat. If f panics, the terminal is restored first.
 func (c *chat) background(f func()) { c.pumps.Go(func() { rescued(c.view, f) }) }
 
-// members are the others in a room.
+// members returns the other members of a room.
 func (c *chat) members(r *mesh.Room) []mesh.Member {
 	self := c.node.Self()
 	others := []mesh.Member{}
@@ -297,7 +300,7 @@ func (c *chat) who() {
 	c.show(w)
 }
 
-// pump shows what one stream of events brings, until it ends. Room is nil for the node's own.
+// pump shows the events of one stream, until it ends. room is nil for the node's own stream.
 func (c *chat) pump(recv func(context.Context) (mesh.Event, error), room *mesh.Room) {
 	for {
 		ev, err := recv(c.ctx)
@@ -324,7 +327,7 @@ func (c *chat) pump(recv func(context.Context) (mesh.Event, error), room *mesh.R
 	}
 }
 
-// show tells the user. Without an output there is nobody to talk to.
+// show shows an event to the user. If output fails, the chat ends.
 func (c *chat) show(event any) {
 	if err := c.view.show(event); err != nil {
 		c.fail(fmt.Errorf("standard output: %w", err))
@@ -338,8 +341,8 @@ func (c *chat) fail(err error) {
 	}
 }
 
-// close leaves the rooms, logs out and closes the node, and returns when all goroutines but the reader of
-// lines have ended.
+// close leaves the rooms, logs out and closes the node. It returns when all goroutines but the
+// reader of lines have ended.
 func (c *chat) close() error {
 	err := c.node.Close()
 	c.stop()

@@ -12,7 +12,7 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// ends waits for the result of a line, whichever came before it.
+// ends waits for the result of a line, whether earlier or later lines have theirs.
 func (k *talker) ends(line int) (got event) {
 	k.t.Helper()
 	require.Eventually(k.t, func() bool {
@@ -27,7 +27,7 @@ func (k *talker) ends(line int) (got event) {
 	return got
 }
 
-// sees waits until a chat shows another as a member, and as connected.
+// sees waits until the chat shows the other as a member, and as connected.
 func (k *talker) sees(other *talker) {
 	k.t.Helper()
 	key := other.seen("ready")[0].Key

@@ -12,8 +12,8 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// outcomes gives every way in which a send can fail its code, for programs, and its words. The first that
-// matches counts: what is certain stands before what caused it. Empty words: the error's own.
+// outcomes maps every way in which a send can fail to its code, for programs, and its words. The
+// first match counts: what is certain comes before what caused it. Empty words: the error's own.
 var outcomes = []struct {
 	is          func(error) bool
 	code, words string
@@ -40,7 +40,7 @@ var outcomes = []struct {
 	{is(context.Canceled), "closed", "closing"},
 }
 
-// errNoRoom answers a text that is for a room when there is none.
+// errNoRoom is the answer to a text for the current room when there is none.
 var errNoRoom = errors.New("you are in no room: /join ROOM")
 
 // outcome returns the code and the words of a failed send.
@@ -53,7 +53,8 @@ func outcome(err error) (code, words string) {
 	return "failed", plain(err)
 }
 
-// whoElse says whom a name may mean as well, if that is why a send failed, and so how to write to them.
+// whoElse says which other users a name may mean, if that is why a send failed, and how to write to
+// them. Otherwise it returns "".
 func whoElse(err error) string {
 	if conflict, ok := errors.AsType[*identity.ConflictError](err); ok {
 		return plain(conflict)
@@ -82,7 +83,7 @@ func (s sent) result(err error) sent {
 	return s
 }
 
-// took is how long a delivery took, and how it went.
+// took says how long a delivery took, and whether it went by a relay.
 func (s sent) took() string {
 	if s.Relayed {
 		return fmt.Sprintf("%v ms, by a relay", s.RTT)
@@ -90,7 +91,7 @@ func (s sent) took() string {
 	return fmt.Sprintf("%v ms", s.RTT)
 }
 
-// String puts a result into words.
+// String returns the result in words.
 func (s sent) String() string {
 	to := s.To
 	if to == "" {

@@ -8,8 +8,9 @@ import (
 	"unicode/utf8"
 )
 
-// safeText makes what a peer sent fit for a terminal: no byte of it moves the cursor, changes colours or
-// reverses the direction of the line, and a second line of it cannot be taken for a message of its own.
+// safeText makes text from a peer safe for a terminal: no byte of it moves the cursor, changes
+// colours or reverses the direction of the line, and its second line cannot be taken for a message
+// of its own.
 func safeText(s string) string {
 	var b strings.Builder
 	for len(s) > 0 {
@@ -19,7 +20,7 @@ func safeText(s string) string {
 			fmt.Fprintf(&b, `\x%02x`, s[0])
 		case r == '\n':
 			b.WriteString("\n    | ")
-		case r == '\t', r == '\u200c', r == '\u200d', unicode.IsGraphic(r): // the joiners make emoji and scripts
+		case r == '\t', r == '\u200c', r == '\u200d', unicode.IsGraphic(r): // emoji and scripts need the joiners
 			b.WriteRune(r)
 		default:
 			q := strconv.QuoteRuneToASCII(r)
@@ -30,7 +31,7 @@ func safeText(s string) string {
 	return b.String()
 }
 
-// binarySummary shows binary to people: its size and its first bytes.
+// binarySummary describes binary data to people: its size and its first bytes.
 func binarySummary(data []byte) string {
 	const shown = 16
 	s := fmt.Sprintf("[%s of binary: % x", count(len(data), "byte"), data[:min(shown, len(data))])

@@ -7,8 +7,8 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// say hands a message to the mesh, to be told of when it has a result. It returns false when ctx ended
-// before there was room for it.
+// say hands a message to the mesh. Its result is shown later. It returns false if ctx ended before
+// there was room for the message.
 func (c *chat) say(ctx context.Context, in input) bool {
 	s := sent{Line: in.line}
 	room, text := c.here, []byte(in.text)
@@ -46,14 +46,15 @@ func (c *chat) say(ctx context.Context, in input) bool {
 	return c.sends.send(ctx, target, start)
 }
 
-// nameAlone is an address without the key. What is typed for a name keeps its order, with the key or without.
+// nameAlone returns an address without its key. Messages typed for a name keep their order, with
+// the key or without.
 func nameAlone(address string) string {
 	name, _, _ := strings.Cut(address, "#")
 	return name
 }
 
-// direct sends to one user, and waits for the answer before the next message to that user is sent: a chat
-// has no need to pipeline, and so a repeat of the one cannot overtake the other.
+// direct sends to one user, and waits for the answer before it sends the next message to that user.
+// A chat has no need to pipeline, and so a repeat of one message cannot overtake the next.
 func (c *chat) direct(s sent, send func() (mesh.Receipt, error)) func() func() {
 	return func() func() {
 		receipt, err := send()

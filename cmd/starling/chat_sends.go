@@ -5,27 +5,27 @@ import (
 	"sync"
 )
 
-// maxSends is how many messages may be under way before the chat stops reading standard input: enough for
-// a script that pipelines, little enough that the end of the chat has little to wait for.
+// maxSends is how many messages may be under way before the chat stops reading standard input:
+// enough for a script that pipelines, and few enough for the chat to end soon.
 const maxSends = 256
 
-// sends are the messages under way. Those to one target are sent in the order typed; those to different
-// targets do not wait for each other, since finding a user may take seconds.
+// sends are the messages under way. Messages to one target are sent in the order typed. Messages to
+// different targets do not wait for each other, since finding a user may take seconds.
 type sends struct {
-	rescue func(func())  // runs what may panic
+	rescue func(func())  // runs a function that may panic
 	slots  chan struct{} // holds one for each message that has no result yet
 	tasks  sync.WaitGroup
 
 	mu    sync.Mutex
-	lanes map[string][]func() // what waits behind a running start, by target
+	lanes map[string][]func() // the functions waiting behind a running start, by target
 }
 
 func newSends(rescue func(func())) *sends {
 	return &sends{rescue: rescue, slots: make(chan struct{}, maxSends), lanes: make(map[string][]func())}
 }
 
-// send takes a message: start hands it to the mesh, and finish, if start returns one, waits for its result.
-// It blocks while maxSends are under way, and reports false when ctx ended first.
+// send takes a message: start hands it to the mesh, and finish, if start returns one, waits for its
+// result. It blocks while maxSends are under way, and reports false if ctx ended first.
 func (s *sends) send(ctx context.Context, target string, start func() (finish func())) bool {
 	select {
 	case s.slots <- struct{}{}:
@@ -46,7 +46,7 @@ func (s *sends) send(ctx context.Context, target string, start func() (finish fu
 	return true
 }
 
-// inLane runs f after everything that the lane was given before.
+// inLane runs f after everything that was put into the lane before.
 func (s *sends) inLane(lane string, f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -62,7 +62,7 @@ func (s *sends) inLane(lane string, f func()) {
 	})
 }
 
-// next takes the lane's next, and closes the lane when there is none.
+// next returns the lane's next function. If there is none, it closes the lane and returns nil.
 func (s *sends) next(lane string) func() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,5 +97,5 @@ func (s *sends) settle(ctx context.Context) bool {
 	return true
 }
 
-// wait returns when every goroutine has ended, which the results of all messages bound.
+// wait returns when every goroutine has ended, at the latest when all messages have results.
 func (s *sends) wait() { s.tasks.Wait() }

@@ -23,7 +23,8 @@ type status struct {
 	Detail string          `json:"detail,omitempty"`
 }
 
-// status asks after a user, behind what is typed next. It reports false when ctx ended before there was room for it.
+// status asks for the status of a user while typing goes on. It reports false if ctx ended before
+// there was room for the question.
 func (c *chat) status(ctx context.Context, in input) bool {
 	return c.sends.send(ctx, "status "+in.name, func() func() {
 		s, err := c.node.Status(c.ctx, in.name)

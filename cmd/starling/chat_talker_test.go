@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// patience bounds every wait of these tests. It is only used up by a test that fails.
+// patience bounds every wait of these tests. Only a test that fails uses it up.
 const patience = 30 * time.Second
 
 // event is one line of a chat's standard output.
@@ -42,7 +42,7 @@ type event struct {
 	raw                   string
 }
 
-// talker is a running chat, in this process or in one of its own.
+// talker is a running chat, in this process or in its own.
 type talker struct {
 	t      *testing.T
 	name   string
@@ -66,7 +66,7 @@ var ways = map[string]func(t *testing.T, args ...string) *talker{
 	"in a process of its own": chatProcess,
 }
 
-// loopback are the flags of every chat in these tests: nothing leaves the machine.
+// loopback returns the flags of every chat in these tests: nothing leaves the machine.
 func loopback(args ...string) []string {
 	return append([]string{"chat", "--json", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"}, args...)
 }
@@ -150,7 +150,7 @@ func (k *talker) String() string {
 
 func (k *talker) finish() { close(k.done) }
 
-// readEvents takes standard output, of which every line must be one JSON object.
+// readEvents reads standard output, of which every line must be one JSON object.
 func (k *talker) readEvents(out io.Reader) {
 	lines := bufio.NewReader(out)
 	for {
@@ -212,7 +212,7 @@ func (k *talker) eventually(typ string) event {
 	}
 }
 
-// expect waits for the next event of that type that matches, and passes over others.
+// expect waits for the next event of that type that matches, and skips others.
 func (k *talker) expect(typ string, match func(event) bool) event {
 	k.t.Helper()
 	late := time.After(patience)
@@ -251,7 +251,7 @@ func (k *talker) seen(typ string) (events []event) {
 	return events
 }
 
-// first is the first event of all.
+// first returns the first event of all.
 func (k *talker) first() event {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -266,7 +266,7 @@ func (k *talker) ended() int {
 	case <-time.After(patience):
 		require.FailNow(k.t, k.String()+" has not ended")
 	}
-	<-k.silent // a process can end before its last words are read
+	<-k.silent // a process can end before its last output is read
 	return k.code
 }
 

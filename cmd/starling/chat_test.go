@@ -99,7 +99,7 @@ func TestTextGoesToTheCurrentRoomOnly(t *testing.T) {
 	require.Equal(t, "ops", alice.result(2).Room)
 	require.Equal(t, "in the lobby", bob.expect("message", nil).Text, "what was said in ops came through")
 
-	// Leaving goes back to the room before, and leaving the last leaves none.
+	// After leaving, the room entered before is current again; after leaving the last, none is.
 	alice.say("/leave")
 	require.Equal(t, "lobby", alice.expect("exited", nil).Room)
 	require.Equal(t, "lobby", bob.expect("member_left", member("alice")).Room)
@@ -116,7 +116,7 @@ func TestTextGoesToTheCurrentRoomOnly(t *testing.T) {
 	require.Equal(t, "you are in no room: /join ROOM", alice.expect("error", nil).Detail)
 	require.Empty(t, alice.expect("who", nil).Room)
 
-	// Outside rooms they still reach each other, and a room can be entered again.
+	// They still reach each other outside rooms, and can enter a room again.
 	alice.say("/msg bob still here", "/join lobby")
 	require.Equal(t, "lobby", bob.expect("member_joined", member("alice")).Room)
 	require.True(t, alice.result(12).OK)

@@ -14,7 +14,7 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// textLocked puts an event into words, or into "" when people need not hear of it.
+// textLocked puts an event into words, or returns "" if people need not see it.
 func (v *textView) textLocked(event any) string {
 	switch ev := event.(type) {
 	case ready:
@@ -102,7 +102,7 @@ func (v *textView) textLocked(event any) string {
 	return ""
 }
 
-// conflictLocked says who has a name, and to whom of them the name alone goes.
+// conflictLocked says who has a name, and to which of them the name alone goes.
 func (v *textView) conflictLocked(ev *node.IdentityConflict) string {
 	switch other := ev.Other.Address(); {
 	case ev.User == v.me.User:
@@ -119,7 +119,7 @@ func (v *textView) conflictLocked(ev *node.IdentityConflict) string {
 	}
 }
 
-// failedWords says why a --peer is not there, and what to do about it.
+// failedWords says why a --peer is not connected, and what to do about it.
 func failedWords(ev *node.PeerFailed) string {
 	at := "--peer " + strings.Join(ev.Addrs, "\n  --peer ")
 	switch ev.Reason {
@@ -135,7 +135,7 @@ func failedWords(ev *node.PeerFailed) string {
 	return fmt.Sprintf("! no talking to this peer: %s. Trying on:\n  %s", safeText(ev.Detail), at)
 }
 
-// roomLocked is in front of what happens in a room, once there is more than one to confuse.
+// roomLocked returns the prefix of what happens in a room, once there is more than one.
 func (v *textView) roomLocked(room string) string {
 	if v.rooms < 2 {
 		return ""
@@ -164,7 +164,7 @@ func (v *textView) readyLocked(ev ready) string {
 	return b.String()
 }
 
-// addrsLocked tells of addresses that have not been told of.
+// addrsLocked reports addresses that have not been reported before.
 func (v *textView) addrsLocked(addrs []string) string {
 	var lines []string
 	for _, a := range addrs {
@@ -176,7 +176,8 @@ func (v *textView) addrsLocked(addrs []string) string {
 	return strings.Join(lines, "\n")
 }
 
-// shareable are the addresses to give to others: those of loopback only if there are no others.
+// shareable returns the addresses to give to others: loopback addresses only if there are no
+// others.
 func shareable(addrs []string) []string {
 	var far []string
 	for _, s := range addrs {
@@ -200,7 +201,7 @@ func (v *textView) enteredLocked(ev entered) string {
 	return fmt.Sprintf("* you are in %s, with %s", ev.Room, v.namesLocked(others))
 }
 
-// memberLocked does not tell of members again who were named on entering.
+// memberLocked skips members that were named on entering.
 func (v *textView) memberLocked(ev *mesh.MemberJoined) string {
 	key := ev.Room + "/" + ev.Member.Key.String()
 	if v.were[key] {
@@ -214,7 +215,7 @@ func (v *textView) memberLocked(ev *mesh.MemberJoined) string {
 	return fmt.Sprintf("* %s has joined %s%s", v.nameLocked(ev.Member.Login), ev.Room, as)
 }
 
-// plainRole is a role worth showing: that of everybody is not.
+// plainRole returns a role if it is worth showing. The role that everybody has is not.
 func plainRole(role string) string {
 	if role == "member" {
 		return ""
@@ -222,7 +223,7 @@ func plainRole(role string) string {
 	return role
 }
 
-// clock writes a time of day, and which day if it is not today.
+// clock writes a time of day, and the date if it is not today.
 func (v *textView) clock(at time.Time) string {
 	at, now := at.In(v.zone), v.now().In(v.zone)
 	if at.YearDay() != now.YearDay() || at.Year() != now.Year() {

@@ -142,7 +142,8 @@ func TestResultsSayWhatIsCertainAndWhatIsNot(t *testing.T) {
 }
 
 func TestCertaintyComesBeforeTheCause(t *testing.T) {
-	// A closing mesh ends what it has written as unknown, and what it has not as not sent: neither is "closed".
+	// A closing mesh ends messages that it has written as unknown, and the others as not sent:
+	// neither is "closed".
 	for want, err := range map[string]error{
 		"unknown":  errors.Join(mesh.ErrUnconfirmed, mesh.ErrClosed),
 		"not_sent": errors.Join(mesh.ErrUnreachable, mesh.ErrClosed),

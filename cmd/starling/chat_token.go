@@ -15,14 +15,16 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// pass is the token of a chat in app mode; nil in open mode. It is good for the log-in, and for the rooms that it names.
+// pass is the token of a chat in app mode; nil in open mode. It is valid for the log-in and for the
+// rooms that it names.
 type pass struct {
 	mu   sync.Mutex
-	file string // where a newer one is looked for; empty: nowhere
+	file string // where to look for a newer token; empty: nowhere
 	text string
 }
 
-// readPass reads the token that --token names: a file, or the first line of standard input.
+// readPass reads the token that --token names: from a file, or from the first line of standard
+// input.
 func (a *app) readPass(file string) (*pass, error) {
 	if file != "-" {
 		p := &pass{file: file}
@@ -35,7 +37,7 @@ func (a *app) readPass(file string) (*pass, error) {
 	return &pass{text: text}, nil
 }
 
-// firstLine reads one line, and nothing behind it: that is for the chat.
+// firstLine reads one line and nothing after it: the rest is for the chat.
 func firstLine(in io.Reader, most int) (string, error) {
 	var line []byte
 	for one := make([]byte, 1); len(line) < most; {
@@ -79,7 +81,7 @@ func readTokenFile(file string) (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-// source is where a newer token is looked for; empty: nowhere.
+// source is where to look for a newer token; empty: nowhere.
 func (p *pass) source() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,7 +94,8 @@ func (p *pass) token() string {
 	return p.text
 }
 
-// claimed is what a token says of itself, which the node then checks: whose it is, and until when.
+// claimed returns what a token says of itself, before the node checks it: its user and when it
+// expires.
 func claimed(token string) (user string, expires time.Time) {
 	shown, err := peekToken(token)
 	if err != nil {
@@ -120,10 +123,12 @@ func (p *pass) joinOptions() []mesh.JoinOption {
 	return []mesh.JoinOption{mesh.WithToken(p.token())}
 }
 
-// renewEvery is how often the file is looked into for a newer token, once the one in use is about to end.
+// renewEvery is how often the file is checked for a newer token when the one in use is about to
+// expire.
 const renewEvery = time.Second
 
-// renew puts a newer token in the place of one that is about to end, as soon as the file has it. Room is nil for the log-in.
+// renew replaces a token that is about to expire as soon as its file has a newer one. room is nil
+// for the log-in.
 func (c *chat) renew(ending *mesh.TokenExpiring, room *mesh.Room) {
 	if c.pass == nil || c.pass.source() == "" {
 		return
@@ -161,8 +166,8 @@ var (
 	errNoTokenFile = errors.New("the token came from standard input: /token FILE says where a newer one is")
 )
 
-// useToken puts the token of a file into the place of the one in use: for the log-in, and for every room. Without a file
-// it is looked for where the last one came from.
+// useToken replaces the token in use with the one in a file, for the log-in and for every room.
+// Without a file it reads the one that the last token came from.
 func (c *chat) useToken(file string, line int) error {
 	if c.pass == nil {
 		return errNoTokens
@@ -183,7 +188,7 @@ func (c *chat) useToken(file string, line int) error {
 			c.show(trouble{newHead("error", room), line, "token", tokenWords(err)})
 			return
 		}
-		c.pass.set(file, text) // it is good for something
+		c.pass.set(file, text) // it is valid for something
 		c.show(renewed{newHead("token", room), line, expires})
 	}
 	tell("", c.node.UpdateLoginToken(text))

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// chatter is somebody with keys and a token in a file.
+// chatter is a user with keys, and with a token in a file.
 type chatter struct{ data, peer, user, file string }
 
 func (a *acme) chatter(user string) *chatter {
@@ -45,7 +45,7 @@ func TestAChatWithATokenIsWhoTheTokenSays(t *testing.T) {
 	two.say(strings.TrimSpace(string(token)), "the line behind the token")
 	require.Equal(t, "bob", two.ready().User)
 	require.True(t, two.result(1).OK)
-	one.expect("member_joined", member("bob")) // their hello is over
+	one.expect("member_joined", member("bob")) // they have exchanged hellos
 	two.say("/msg alice hello")
 	require.True(t, two.result(2).OK)
 	require.Equal(t, "hello", one.expect("direct_message", nil).Text)
@@ -70,7 +70,7 @@ func TestANewerTokenIsTakenFromItsFile(t *testing.T) {
 	for n := 1; time.Since(begun) < 6*time.Second; n++ { // past the end of the first token
 		two.say("are you there?")
 		require.Equal(t, "are you there?", one.expect("message", nil).Text)
-		time.Sleep(100 * time.Millisecond) // what is waited for is the time itself
+		time.Sleep(100 * time.Millisecond) // the test waits for the time itself
 	}
 	require.Empty(t, one.seen("error"))
 	require.Empty(t, two.seen("member_left"))

@@ -14,7 +14,7 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// view is what a chat tells its user through: text for people or JSON for programs. Show may be called
+// view shows the chat to its user: as text for people or as JSON for programs. show may be called
 // from any goroutine, and writes each event whole.
 type view interface{ show(event any) error }
 
@@ -37,14 +37,16 @@ func (v *jsonView) show(event any) error {
 
 // textView writes lines for people.
 type textView struct {
-	mu     sync.Mutex
-	out    io.Writer
-	rooms  int // entered: with more than one, the lines say which
-	me     identity.Login
-	keys   map[string]identity.PublicKey // whose key each name alone stands for: that of its pin, or the first that was seen; zero: nobody's
-	were   map[string]bool               // members who were in a room before us, as room/key
-	addrs  map[string]bool               // told of already
-	missed map[peer.ID]bool              // given by --peer, and not connected to
+	mu    sync.Mutex
+	out   io.Writer
+	rooms int // entered: with more than one, each line names its room
+	me    identity.Login
+	// keys has the key that each name alone stands for: the pinned one, or the first seen; zero:
+	// none.
+	keys   map[string]identity.PublicKey
+	were   map[string]bool  // members who were in a room before us, as room/key
+	addrs  map[string]bool  // reported already
+	missed map[peer.ID]bool // given by --peer, and not connected
 	now    func() time.Time
 	zone   *time.Location
 }
@@ -67,19 +69,20 @@ func (v *textView) show(event any) error {
 	return err
 }
 
-// maxNames bounds the names whose first key is remembered: peers choose them. Past it names show with their
-// key, so that none can be taken for another.
+// maxNames bounds the names whose first key is remembered, since peers choose them. Beyond it names
+// are shown with their key, so that none can be taken for another.
 const maxNames = 4096
 
-// meansLocked says which key a name alone stands for from now on: that of its pin, or the zero key if two have the name and
-// it is pinned to neither.
+// meansLocked sets which key a name alone stands for from now on: the pinned one, or the zero key
+// if two users have the name and it is pinned to neither.
 func (v *textView) meansLocked(user string, key identity.PublicKey) {
 	if _, known := v.keys[user]; known || !key.IsZero() || len(v.keys) < maxNames {
 		v.keys[user] = key
 	}
 }
 
-// nameLocked is how a user is shown: by name, and with the key when another one had that name before.
+// nameLocked is how a user is shown: by name, and with the key if another user had that name
+// before.
 func (v *textView) nameLocked(l identity.Login) string {
 	first, known := v.keys[l.User]
 	if !known && len(v.keys) < maxNames {

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// defaultUser is the system's user, as far as an ID can carry the name.
+// defaultUser returns the system's user name, changed to be a valid ID.
 func defaultUser() string {
 	name := os.Getenv("USER")
 	if u, err := user.Current(); err == nil && u.Username != "" {
@@ -18,8 +18,9 @@ func defaultUser() string {
 	return sanitizeUser(name)
 }
 
-// sanitizeUser makes a user ID, [a-zA-Z0-9_@.-]{1,128}, of a system's user name. A domain in front
-// (WORK\alice on Windows) is dropped, and every other character that an ID cannot have becomes a dash.
+// sanitizeUser turns a system's user name into a user ID, [a-zA-Z0-9_@.-]{1,128}. A domain in front
+// (WORK\alice on Windows) is dropped, and every other character that an ID cannot have becomes a
+// dash.
 func sanitizeUser(name string) string {
 	name = name[strings.LastIndexByte(name, '\\')+1:]
 	id := strings.Map(func(r rune) rune {
@@ -36,7 +37,7 @@ func sanitizeUser(name string) string {
 	return id
 }
 
-// defaultDir is where the keys are when nobody says otherwise.
+// defaultDir is where the keys are unless --data says otherwise.
 func defaultDir() (string, error) {
 	config, err := os.UserConfigDir()
 	if err != nil {

@@ -46,14 +46,14 @@ It ends with 0 if every step did what it should, and with 1 otherwise, after at 
 	return cmd
 }
 
-// step is one thing that the demo shows. Run does it, verifies it, and returns how long the thing itself
-// took, without its preparation and the checks behind it.
+// step is one thing that the demo shows. run does it, verifies it, and returns how long the thing
+// itself took, without its preparation and the checks after it.
 type step struct {
 	name string
 	run  func(ctx context.Context) (took time.Duration, detail string, err error)
 }
 
-// outcome of a step, as it is told.
+// stepResult is the outcome of a step, as it is shown.
 type stepResult struct {
 	Step   string `json:"step"`
 	OK     bool   `json:"ok"`
@@ -62,7 +62,7 @@ type stepResult struct {
 	Error  string `json:"error,omitempty"`
 }
 
-// runDemo runs every step, also those after one that failed, and tells each.
+// runDemo runs every step, also those after one that failed, and shows each.
 func runDemo(ctx context.Context, steps []step, tell func(any) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, demoTime, fmt.Errorf("the demo took more than %v", demoTime))
 	defer cancel()
@@ -97,13 +97,13 @@ func runStep(ctx context.Context, s step) stepResult {
 	return stepResult{Step: s.name, OK: true, Ms: toMillis(took), Detail: detail}
 }
 
-// summary ends a demo in which every step did what it should.
+// summary ends a demo in which every step succeeded.
 type summary struct {
 	steps int
 	took  time.Duration
 }
 
-// tellJSON writes one object per step, and no summary: the exit code is one.
+// tellJSON writes one object per step, and no summary: the exit code serves as one.
 func tellJSON(out io.Writer) func(any) error {
 	return func(v any) error {
 		r, ok := v.(stepResult)

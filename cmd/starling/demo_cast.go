@@ -22,7 +22,7 @@ const (
 // cast is who takes part in a demo.
 type cast struct {
 	log    *slog.Logger
-	ctx    context.Context // ends with the demo: of the watches
+	ctx    context.Context // of the watches; ends with the demo
 	stop   context.CancelFunc
 	bobKey []byte // the user key that bob has on both of his devices
 	alice  *player
@@ -30,10 +30,10 @@ type cast struct {
 	carol  *player
 	laptop *player // bob's second device
 
-	vouched []*player // of an app with an issuer: other nodes than those
+	vouched []*player // nodes of an app with an issuer, separate from those above
 }
 
-// player is one node of the demo, with all that its streams of events brought.
+// player is one node of the demo, with everything that its streams of events have delivered.
 type player struct {
 	*node.Node
 	name   string
@@ -71,7 +71,7 @@ func (p *player) connect(ctx context.Context, others ...*player) error {
 	return nil
 }
 
-// awaitLogin waits until p has been told, and has verified, that o is logged in.
+// awaitLogin waits until p has received and verified o's log-in.
 func (p *player) awaitLogin(ctx context.Context, o *player) error {
 	want := node.Peer{Login: o.Self(), LoggedIn: true}
 	_, err := p.outer.await(ctx, 0, "log-in of "+o.name, func(ev mesh.Event) bool {

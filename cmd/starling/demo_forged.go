@@ -31,16 +31,16 @@ func (c *cast) forgedRefused(ctx context.Context) (took time.Duration, detail st
 		return 0, "", err
 	}
 
-	// Genuine messages of alice, until the forger overhears one: her node sends it what is said in the room
-	// once it has heard that the forger is on the topic.
+	// Genuine messages from alice, until the forger overhears one: her node sends it the room's
+	// messages once it knows that the forger is on the topic.
 	marks := []int{c.bob.inRoom.mark(), c.carol.inRoom.mark()}
 	genuine, sealed, said, err := c.overheard(ctx, mallory)
 	if err != nil {
 		return 0, "", err
 	}
 
-	// Three messages that alice never sent: the next of her feed under a wrong signature, her own with a bit
-	// turned over, her own with a byte more. And her own again, unchanged.
+	// Three messages that alice never sent: the next of her feed under a wrong signature, her own
+	// with one bit flipped, her own with one byte more. And her own again, unchanged.
 	begin := time.Now()
 	forged, err := mallory.next(genuine, sealed, "forged: send money")
 	if err != nil {
@@ -54,7 +54,7 @@ func (c *cast) forgedRefused(ctx context.Context) (took time.Duration, detail st
 			return 0, "", fmt.Errorf("forger: %w", err)
 		}
 	}
-	// They did arrive: each receiver has counted three that it refused.
+	// They did arrive: each receiver has counted three refusals.
 	for i, p := range receivers {
 		if err := until(ctx, func() bool { return p.Stats().Mesh.EnvelopesRejected >= before[i].EnvelopesRejected+3 }); err != nil {
 			return 0, "", fmt.Errorf("%s has not seen the forged messages: %d refused", p.name,
@@ -63,7 +63,7 @@ func (c *cast) forgedRefused(ctx context.Context) (took time.Duration, detail st
 	}
 	took = time.Since(begin)
 
-	// And the genuine one that comes next is not held up by what claimed its place.
+	// The genuine message that comes next is not held up by the one that claimed its place.
 	const last = "genuine, after the forged ones"
 	if _, err := c.alice.room.PublishText(ctx, last); err != nil {
 		return 0, "", err
@@ -87,7 +87,8 @@ func (c *cast) forgedRefused(ctx context.Context) (took time.Duration, detail st
 	return took, "three messages in alice's name and a replay: none delivered, and her next one was", nil
 }
 
-// overheard has alice talk until the forger has heard something, and returns that and all that she said.
+// overheard makes alice publish until the forger has heard a message. It returns that message and
+// all that she said.
 func (c *cast) overheard(ctx context.Context, mallory *forger) (e *wire.Envelope, sealed []byte, said []string, err error) {
 	device := c.alice.Self().Peer
 	for ctx.Err() == nil {

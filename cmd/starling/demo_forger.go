@@ -21,8 +21,8 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// forger is a peer that plays by none of our rules: a bare libp2p host on a room's topic, which hears all
-// that is published there and publishes whatever bytes it likes.
+// forger is a peer that follows none of our rules: a bare libp2p host on a room's topic, which
+// hears everything published there and publishes whatever bytes it likes.
 type forger struct {
 	host  host.Host
 	key   ed25519.PrivateKey
@@ -56,8 +56,8 @@ func newForger(ctx context.Context, app identity.AppID, room string, peers [][]m
 	if err != nil {
 		return nil, err
 	}
-	// The topic as docs/PROTOCOL.md has it. Who knows the app and the room can compute it: it is no secret
-	// that keeps a forger out.
+	// The topic as in docs/PROTOCOL.md. Anyone who knows the app and the room can compute it: it is
+	// no secret that keeps a forger out.
 	tag := app.RoomTag(room, "")
 	name := "/starling/room/1/" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(tag[:]))
 	if f.topic, err = ps.Join(name); err != nil {
@@ -89,7 +89,8 @@ func (f *forger) listening(ctx context.Context, n int) error {
 	return nil
 }
 
-// overhear waits for the next envelope on the topic for which match says so, and returns it with its bytes.
+// overhear waits for the next envelope on the topic that match accepts, and returns it with its
+// bytes.
 func (f *forger) overhear(ctx context.Context, match func(*wire.Envelope) bool) (*wire.Envelope, []byte, error) {
 	for {
 		msg, err := f.sub.Next(ctx)
@@ -103,10 +104,10 @@ func (f *forger) overhear(ctx context.Context, match func(*wire.Envelope) bool) 
 	}
 }
 
-// publish puts bytes on the topic, to every member directly.
+// publish sends bytes on the topic, to every member directly.
 func (f *forger) publish(ctx context.Context, data []byte) error { return f.topic.Publish(ctx, data) }
 
-// next forges the envelope that would follow e in its author's feed: right in everything but the
+// next forges the envelope that would follow e in its author's feed. All of it is right except the
 // signature, which only the author's key could make.
 func (f *forger) next(e *wire.Envelope, sealed []byte, text string) ([]byte, error) {
 	forged := proto.CloneOf(e)

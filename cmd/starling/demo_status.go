@@ -9,7 +9,8 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// status has alice watch carol, who logs out and in again, and checks what each answer rests on.
+// status makes alice watch carol, who logs out and in again, and checks the evidence of each
+// answer.
 func (c *cast) status(ctx context.Context) (took time.Duration, detail string, err error) {
 	next, stop := iter.Pull2(c.alice.Watch(ctx, "carol"))
 	defer stop()

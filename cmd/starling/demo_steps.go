@@ -116,7 +116,8 @@ func (c *cast) broadcastBinary(ctx context.Context) (time.Duration, string, erro
 	return took, fmt.Sprintf("%s with NULs and invalid UTF-8 arrived unchanged, twice", count(len(data), "byte")), err
 }
 
-// broadcast has alice publish a message, and checks that bob and carol get exactly that, and alice nothing.
+// broadcast makes alice publish a message, and checks that bob and carol receive exactly that, and
+// alice nothing.
 func (c *cast) broadcast(ctx context.Context, data string, kind mesh.Kind) (time.Duration, error) {
 	marks := map[*player]int{}
 	for _, p := range []*player{c.alice, c.bob, c.carol} {
@@ -147,7 +148,7 @@ func (c *cast) broadcast(ctx context.Context, data string, kind mesh.Kind) (time
 	return last.Sub(begin), nil
 }
 
-// first returns the first of some events that is of one type.
+// first returns the first event of one type.
 func first[T mesh.Event](events []mesh.Event) (T, bool) {
 	for _, ev := range events {
 		if t, ok := ev.(T); ok {
@@ -173,7 +174,7 @@ func (c *cast) toOneMember(ctx context.Context) (took time.Duration, detail stri
 	if string(got.Data) != "psst" || got.From != c.alice.Self() || got.Room != demoRoom {
 		return 0, "", fmt.Errorf("bob got %q from %s in room %q", got.Data, got.From, got.Room)
 	}
-	// What alice sends to carol afterwards comes behind all that she could have sent before.
+	// A message from alice to carol comes after any that she could have sent her before.
 	if _, err := c.alice.room.SendText(ctx, "carol", "you did not get the last one"); err != nil {
 		return 0, "", err
 	}
@@ -188,7 +189,7 @@ func (c *cast) toOneMember(ctx context.Context) (took time.Duration, detail stri
 }
 
 func (c *cast) outsideRoom(ctx context.Context) (took time.Duration, detail string, err error) {
-	// A room without carol: there she is nobody.
+	// A room without carol: in it she is not a member.
 	aside, err := c.alice.Join(ctx, sideRoom)
 	if err != nil {
 		return 0, "", err
@@ -240,7 +241,8 @@ func (c *cast) duplicateLogIn(ctx context.Context) (took time.Duration, detail s
 	if _, err := c.bob.SendText(ctx, "alice", "still here?"); !errors.Is(err, mesh.ErrNotLoggedIn) {
 		return 0, "", fmt.Errorf("a send from the device that is out ended with: %v", err)
 	}
-	// Alice hears of both devices, in any order; then the new one gets what is for bob, and the old one nothing.
+	// Alice learns of both devices, in any order. Then the new one receives what is for bob, and
+	// the old one nothing.
 	if err := c.alice.awaitLogin(ctx, c.laptop); err != nil {
 		return 0, "", err
 	}

@@ -69,7 +69,7 @@ func TestADemoThatHangsEnds(t *testing.T) {
 		err := runDemo(t.Context(), []step{hang, hang, hang, hang, hang, hang, hang, hang}, tellText(&out))
 		require.EqualError(t, err, "the demo took more than 1m0s")
 		require.Equal(t, demoTime, time.Since(begin))
-		// The last one runs into both limits at once.
+		// The last step runs into both limits at once.
 		require.InDelta(t, 6, strings.Count(out.String(), "FAIL  hang"), 1)
 	})
 }

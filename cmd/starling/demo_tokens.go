@@ -83,7 +83,7 @@ func (c *cast) tokens(ctx context.Context) (took time.Duration, detail string, e
 		time.Since(begin).Round(time.Millisecond/10)), nil
 }
 
-// revokeDemo tells one node that a token is revoked.
+// revokeDemo gives one node the revocation of a token.
 func revokeDemo(issuer *identity.Issuer, at *player, jti string) error {
 	var none *identity.Revocations
 	next := none.Next(time.Now())

@@ -10,8 +10,8 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// watch keeps all that one stream of events brought, so that a step can ask for what must have come and
-// for what must not.
+// watch keeps every event of one stream, so that a step can ask for those that must have come and
+// those that must not.
 type watch struct {
 	name string
 	done chan struct{} // closed when the stream has ended
@@ -21,7 +21,7 @@ type watch struct {
 	change chan struct{} // closed and replaced at every event
 }
 
-// newWatch reads recv in the background until it fails, which the end of ctx makes it do.
+// newWatch reads recv in the background until it fails, at the latest when ctx ends.
 func newWatch(ctx context.Context, name string, recv func(context.Context) (mesh.Event, error)) *watch {
 	w := &watch{name: name, done: make(chan struct{}), change: make(chan struct{})}
 	go func() {
@@ -41,21 +41,21 @@ func newWatch(ctx context.Context, name string, recv func(context.Context) (mesh
 	return w
 }
 
-// mark returns how many events have come: what after looks behind.
+// mark returns how many events have come so far, for use with after.
 func (w *watch) mark() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.seen)
 }
 
-// after returns the events that came behind a mark.
+// after returns the events that came after a mark.
 func (w *watch) after(mark int) []mesh.Event {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.seen[mark:])
 }
 
-// await returns the first event behind mark of which match says so, and waits for it.
+// await waits for the first event after mark that match accepts, and returns it.
 func (w *watch) await(ctx context.Context, mark int, what string, match func(mesh.Event) bool) (mesh.Event, error) {
 	for {
 		w.mu.Lock()
@@ -90,7 +90,7 @@ func awaitFor[T mesh.Event](ctx context.Context, w *watch, mark int, what string
 	return ev.(T), nil
 }
 
-// until waits for what only a look can tell: a counter, or the state of a library.
+// until polls for something that sends no event: a counter, or the state of a library.
 func until(ctx context.Context, ready func() bool) error {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()

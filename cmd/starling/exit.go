@@ -12,14 +12,14 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// The exit codes, as `starling help exit-codes` tells them.
+// The exit codes, as `starling help exit-codes` describes them.
 const (
 	exitOK        = 0
 	exitFailed    = 1
 	exitUsage     = 2
 	exitDisplaced = 3
-	exitCrashed   = 70  // as sysexits.h has it for internal errors
-	exitSignal    = 128 // and the number of the signal
+	exitCrashed   = 70  // the code of sysexits.h for internal errors
+	exitSignal    = 128 // plus the number of the signal
 )
 
 // topics are commands that only have a help.
@@ -62,7 +62,7 @@ func usage(err error) error { return &codedError{exitUsage, err} }
 
 func usagef(format string, args ...any) error { return usage(fmt.Errorf(format, args...)) }
 
-// toldError is an error that the user has already been told of.
+// toldError is an error that has already been shown to the user.
 type toldError struct{ err error }
 
 func (e *toldError) Error() string { return e.err.Error() }
@@ -83,7 +83,8 @@ func (e *signalError) exitCode() int {
 // advise adds to an error, on a line of its own, what to do about it.
 func advise(err error, advice string) error { return fmt.Errorf("%w\n%s", err, advice) }
 
-// adviseInUse is advise for a data directory that another process uses. It leaves other errors alone.
+// adviseInUse is advise for a data directory that another process uses. It leaves other errors
+// alone.
 func adviseInUse(err error, advice string) error {
 	if errors.Is(err, identity.ErrInUse) {
 		return advise(err, advice)
@@ -91,10 +92,11 @@ func adviseInUse(err error, advice string) error {
 	return err
 }
 
-// packageNames are what errors of our packages begin with, at each layer. Which layer it was helps a programmer, and nobody else.
+// packageNames matches the prefixes of our packages' errors, at each layer. Which layer it was
+// helps only a programmer.
 var packageNames = regexp.MustCompile(`(?m)(^|: |\()(?:(?:node|mesh|presence|identity): )+`)
 
-// plain is an error as people are told it.
+// plain returns the text of an error as people see it.
 func plain(err error) string { return packageNames.ReplaceAllString(err.Error(), "$1") }
 
 func exitCode(err error) int {

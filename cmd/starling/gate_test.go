@@ -16,7 +16,8 @@ func TestNothingIsDrawnOnATerminalThatWasGivenBack(t *testing.T) {
 	_, err = g.Write([]byte("before"))
 	require.NoError(t, err)
 
-	// A terminal that takes nothing holds up what is being written, and not who gives it back.
+	// A terminal that takes no output blocks the write under way, but not the call that restores
+	// the terminal.
 	stuck := make(chan error)
 	go func() {
 		_, err := g.Write(make([]byte, 1<<20)) // more than a pipe holds

@@ -13,7 +13,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// maxKeyText bounds what is read as an exported key, in bytes. One has about 200.
+// maxKeyText bounds what is read as an exported key, in bytes. A key has about 200.
 const maxKeyText = 16 << 10
 
 func (a *app) idCommand() *cobra.Command {
@@ -40,7 +40,7 @@ which then is the same user, with a peer ID of its own.`,
 	return cmd
 }
 
-// shownID is what `starling id` tells.
+// shownID is the output of `starling id`.
 type shownID struct {
 	Key  string `json:"key"`
 	Peer string `json:"peer"`
@@ -65,7 +65,8 @@ func (a *app) showID(dir string, asJSON bool) error {
 	return err
 }
 
-// readID makes keys if there are none. It also answers while a chat runs with the directory.
+// readID reads the keys, and makes them if there are none. It also works while a chat runs with the
+// directory.
 func readID(dir string) (shownID, error) {
 	keys, err := identity.ReadKeys(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -166,7 +167,7 @@ func (a *app) readKeyText(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(in, maxKeyText))
 }
 
-// writeNew writes a secret to a file that did not exist.
+// writeNew writes a secret to a new file.
 func writeNew(path string, text []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
@@ -179,7 +180,7 @@ func writeNew(path string, text []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// dataDir is dir, or the default.
+// dataDir returns dir, or the default.
 func dataDir(dir string) (string, error) {
 	if dir != "" {
 		return dir, nil

@@ -31,7 +31,7 @@ func TestIDIsToldWhileAChatHoldsTheDirectory(t *testing.T) {
 	require.Equal(t, free, runHere("id", "--data", dir))
 	require.Equal(t, asJSON, runHere("id", "--json", "--data", dir))
 
-	// Without keys there is nothing to tell, and to make them the directory is needed.
+	// Without keys there is nothing to show, and making them needs the directory.
 	require.NoError(t, os.Remove(filepath.Join(dir, "device.key")))
 	held := runHere("id", "--data", dir)
 	require.Equal(t, exitFailed, held.code)

@@ -17,7 +17,7 @@ import (
 
 // The files of an issuer's directory.
 const (
-	issuerKeyFile = "issuer.key"   // the first key, which is the root's
+	issuerKeyFile = "issuer.key"   // the first key, which is the root
 	issuersFile   = "issuers.json" // the public keys, for every node of the app
 )
 
@@ -36,7 +36,7 @@ them without asking anybody. See "starling token" for issuing them.`,
 	return cmd
 }
 
-// shownIssuer is what `starling issuer new` tells.
+// shownIssuer is the output of `starling issuer new`.
 type shownIssuer struct {
 	Kid     string `json:"kid"`
 	Key     string `json:"key"`     // file
@@ -87,7 +87,7 @@ func addIssuerDir(cmd *cobra.Command, dir *string) {
 	cmd.Flags().StringVar(dir, "dir", "", "the `DIR` of the issuer (default: starling/issuer in your configuration directory)")
 }
 
-// issuerDir is dir, or the default.
+// issuerDir returns dir, or the default.
 func issuerDir(dir string) (string, error) {
 	if dir != "" {
 		return dir, nil
@@ -137,7 +137,7 @@ func newIssuerKey(dir string, add bool) (shownIssuer, error) {
 	return made, replaceFile(made.Issuers, issuers.Marshal(), 0o644)
 }
 
-// replaceFile writes a file so that whoever reads it finds the old one or the new one, whole.
+// replaceFile writes a file so that a reader always finds either the old or the new one, whole.
 func replaceFile(path string, text []byte, perm fs.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
 	if err != nil {
@@ -166,7 +166,7 @@ type openedIssuer struct {
 	list      string // file with the revocations
 }
 
-// openIssuer reads the directory, and which of its keys signs.
+// openIssuer reads the directory, and determines which of its keys signs.
 func openIssuer(dir, keyFile, app string) (*openedIssuer, error) {
 	if err := identity.CheckApp(app); err != nil {
 		return nil, badID("--app", err)
@@ -207,7 +207,7 @@ func openIssuer(dir, keyFile, app string) (*openedIssuer, error) {
 	return o, err
 }
 
-// badID is wrong usage: a flag with a value that is not an ID.
+// badID returns a usage error for a flag whose value is not an ID.
 func badID(flag string, err error) error {
 	if id, ok := errors.AsType[*identity.IDError](err); ok {
 		return usagef("%s %q: %w", flag, id.Value, id.Err)

@@ -15,7 +15,7 @@ func beKept(chan<- os.Signal) *kept { return nil }
 
 func (k *kept) exit(code int) { os.Exit(code) }
 
-// keep is not possible here: the process has the screen itself.
+// keep is not possible here: the process uses the screen itself.
 func (a *app) keep(context.Context) (code int, err error) {
 	return 0, errors.New("no keepers on this system")
 }

@@ -15,11 +15,13 @@ import (
 	"github.com/charmbracelet/x/term"
 )
 
-// A chat that has the screen runs in a process of its own, and the one that was started waits for it as its keeper. A panic on a
-// goroutine of a library, or a kill -9, leaves no chance to give the terminal back: the keeper does so, before the shell goes on.
+// A chat that uses the screen runs in a child process, and the parent waits for it as its keeper.
+// If a goroutine of a library panics, or the child is killed with -9, the child cannot restore the
+// terminal. The keeper then does, before the shell goes on.
 //
-// Both are of one process group, so that job control holds for both. The kept process inherits two pipes: one on which it writes its
-// exit code as its last act, so that its silence is a crash, and one whose end tells it that the keeper is gone.
+// Both are in one process group, so that job control applies to both. The child inherits two pipes.
+// On one it writes its exit code as its last act, so that silence means a crash. The other ends
+// when the keeper is gone.
 
 // keptMark is in the environment of a process that has a keeper.
 const keptMark = "STARLING_KEPT"
@@ -30,10 +32,11 @@ const (
 	lifelineFD = 4
 )
 
-// kept is the side of the process that has a keeper; nil: it has none.
+// kept is the child's side of the keeper; nil: it has none.
 type kept struct{ report *os.File }
 
-// beKept finds out whether this process has a keeper. When the keeper is gone, signals gets a hang-up.
+// beKept finds out whether this process has a keeper. When the keeper is gone, signals receives a
+// SIGHUP.
 func beKept(signals chan<- os.Signal) *kept {
 	if os.Getenv(keptMark) == "" {
 		return nil
@@ -45,7 +48,8 @@ func beKept(signals chan<- os.Signal) *kept {
 	syscall.CloseOnExec(lifelineFD)
 	go func() { // ends with the process
 		_, _ = io.Copy(io.Discard, lifeline)
-		signal.Ignore(syscall.SIGTTOU) // the shell has the terminal by now, which is to be given back all the same
+		// The shell has the terminal now, and it must be restored all the same.
+		signal.Ignore(syscall.SIGTTOU)
 		select {
 		case signals <- syscall.SIGHUP:
 		default:
@@ -54,7 +58,7 @@ func beKept(signals chan<- os.Signal) *kept {
 	return k
 }
 
-// exit ends the process, and says that it was meant to.
+// exit ends the process, and reports to the keeper that this is intended.
 func (k *kept) exit(code int) {
 	if k != nil {
 		_, _ = k.report.Write([]byte{byte(code)})
@@ -62,7 +66,8 @@ func (k *kept) exit(code int) {
 	os.Exit(code)
 }
 
-// keep runs this command line again in a process that has the screen, and waits for it. Signals that come meanwhile are for that process.
+// keep runs this command line again in a child process that uses the screen, and waits for it.
+// Signals that arrive meanwhile are passed on to the child.
 func (a *app) keep(ctx context.Context) (code int, err error) {
 	in, out := a.stdin.(*os.File), a.stdout.(*os.File)
 	before, err := term.GetState(in.Fd())
@@ -99,7 +104,8 @@ func (a *app) keep(ctx context.Context) (code int, err error) {
 	}
 	relay := func(s os.Signal) { _ = cmd.Process.Signal(s) }
 	a.relay.Store(&relay)
-	if sig, ok := errors.AsType[*signalError](context.Cause(ctx)); ok { // it came before there was somebody to pass it on to
+	// The signal came before it could be passed on.
+	if sig, ok := errors.AsType[*signalError](context.Cause(ctx)); ok {
 		relay(sig.signal)
 	}
 	err = cmd.Wait()

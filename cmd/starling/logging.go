@@ -15,7 +15,7 @@ var levels = map[string]slog.Level{
 	"off":   slog.LevelError + 1,
 }
 
-// logger writes what --log-level asks for to standard error.
+// logger returns a logger that writes to standard error at --log-level.
 func (a *app) logger() (*slog.Logger, error) {
 	level, ok := levels[a.logLevel]
 	if !ok {
@@ -28,9 +28,10 @@ func (a *app) logger() (*slog.Logger, error) {
 	return log, nil
 }
 
-// hushLibraries makes --log-level hold for what libraries write to standard error by themselves, too: much of it
-// is of the usual, such as a listener that closes, and would stand between the lines of a chat. The standard
-// library's log counts as info. libp2p is heard at debug, unless its own GOLOG_LOG_LEVEL says otherwise.
+// hushLibraries applies --log-level also to what libraries write to standard error by themselves.
+// Much of it is routine, such as a listener that closes, and would appear between the lines of a
+// chat. The standard library's log counts as info. libp2p's log is shown at debug, unless its own
+// GOLOG_LOG_LEVEL says otherwise.
 func hushLibraries(log *slog.Logger, level slog.Level) {
 	slog.SetDefault(log)
 	switch {

@@ -1,12 +1,13 @@
-// Command starling is a mesh node for people: a chat, a demonstration, and the keys and tokens behind them.
+// Command starling is a mesh node for people: a chat, a demonstration, and the keys and tokens
+// behind them.
 //
 //	starling demo          three nodes in one process, every promise checked
-//	starling chat          talk with whoever else runs it on this network
+//	starling chat          talk with others who run it on this network
 //	starling id            who this machine is to the others
 //	starling issuer        the keys of an app that says itself who its users are
 //	starling token         its tokens: issue, show, verify, revoke
 //
-// Everything that a program would want of it is in package node; here are flags, signals and output.
+// Everything that a program needs is in package node; here are flags, signals and output.
 package main
 
 import (
@@ -18,8 +19,8 @@ import (
 func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	// A reader that has gone (starling chat | head) shall be an error of the write, so that rooms are
-	// still left properly, and not a signal that kills the process on the spot.
+	// If the reader is gone (starling chat | head), the write must return an error, so that rooms
+	// are still left properly. Otherwise a signal would kill the process at once.
 	signal.Ignore(syscall.SIGPIPE)
 	keeper := beKept(signals)
 	keeper.exit(run(os.Args[1:], system{

@@ -12,7 +12,7 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// beStarling makes the test binary the command, so that tests can start it as a process of its own.
+// beStarling makes the test binary run as the command, so that tests can start it as a process.
 const beStarling = "STARLING_TEST_BE_STARLING"
 
 func TestMain(m *testing.M) {
@@ -37,10 +37,11 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// crashWhenTold ends this process in the way that a word in the pipe "crash" of its home says, which nothing in it can prevent.
+// crashWhenTold ends this process in the way that the pipe "crash" in its home says. Nothing in the
+// process can prevent it.
 var crashWhenTold = func() {}
 
-// starling returns the command as a process, in a home of its own.
+// starling returns the command as a process, with a home of its own.
 func starling(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	exe, err := os.Executable()
@@ -53,7 +54,7 @@ func starling(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// ran is what a run of the command gave.
+// ran is the result of a run of the command.
 type ran struct {
 	code        int
 	out, errOut string

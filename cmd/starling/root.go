@@ -14,17 +14,17 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// system is what a process gets from the one that started it. Tests give their own.
+// system is what a process gets from its parent. Tests set it themselves.
 type system struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	signals        chan os.Signal // nil: none ever come
-	exit           func(code int) // ends the process from a second signal; must not return
-	whole          bool           // the process is ours: what libraries log by themselves may be redirected
-	kept           bool           // another process waits for this one, to give the terminal back
+	exit           func(code int) // ends the process on a second signal; must not return
+	whole          bool           // the process is ours: logs of libraries may be redirected
+	kept           bool           // another process waits for this one, to restore the terminal
 }
 
-// closeTime is how long after a first signal the process may still be there.
+// closeTime is how long the process may go on after a first signal.
 const closeTime = 2 * time.Second
 
 // run runs the command line args and returns its exit code.
@@ -40,7 +40,7 @@ func run(args []string, sys system) int {
 	root.SetErr(sys.stderr)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !app.running {
-		err = usage(err) // all that cobra refuses by itself: commands, flags and arguments
+		err = usage(err) // cobra refuses by itself only commands, flags and arguments
 	}
 	return app.report(ctx, cmd, err)
 }
@@ -50,18 +50,18 @@ type app struct {
 	system
 	logLevel string
 	running  bool                            // a command's own code has begun
-	rescue   atomic.Pointer[func()]          // gives the terminal back; nil: it has not been taken
-	relay    atomic.Pointer[func(os.Signal)] // takes the signals; nil: they are ours
+	rescue   atomic.Pointer[func()]          // restores the terminal; nil: it has not been taken
+	relay    atomic.Pointer[func(os.Signal)] // takes the signals; nil: this process handles them
 }
 
-// restoreTerminal gives the terminal back if a command has taken it.
+// restoreTerminal restores the terminal if a command has taken it.
 func (a *app) restoreTerminal() {
 	if f := a.rescue.Load(); f != nil {
 		(*f)()
 	}
 }
 
-// interrupt does what Ctrl-C does where the terminal makes no signal of it.
+// interrupt does what Ctrl-C does, for a terminal that does not turn it into a signal.
 func (a *app) interrupt() {
 	select {
 	case a.signals <- os.Interrupt:
@@ -69,7 +69,7 @@ func (a *app) interrupt() {
 	}
 }
 
-// action makes a command's RunE of f, which gets no arguments of its own unless the command takes some.
+// action turns f into a command's RunE. f gets no arguments unless the command takes some.
 func (a *app) action(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		a.running = true
@@ -103,7 +103,8 @@ server anywhere. Two machines on one network that run "starling chat" find each 
 	return root
 }
 
-// helpCommand is cobra's own, but a topic that does not exist is wrong usage and not a success.
+// helpCommand is like cobra's own, except that a topic that does not exist is wrong usage and not a
+// success.
 func (a *app) helpCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:                   "help [COMMAND]",
@@ -121,7 +122,8 @@ func (a *app) helpCommand() *cobra.Command {
 	}
 }
 
-// subcommandsOnly refuses the arguments of a command that has subcommands: the first is a mistyped one.
+// subcommandsOnly refuses the arguments of a command that has subcommands: the first is a mistyped
+// one.
 func subcommandsOnly(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -137,7 +139,7 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	return fmt.Errorf("%q takes no arguments, and got %q", cmd.CommandPath(), args[0])
 }
 
-// report tells what went wrong on standard error, and returns the exit code.
+// report writes what went wrong to standard error, and returns the exit code.
 func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 	var sig *signalError
 	if errors.As(context.Cause(ctx), &sig) && (err == nil || errors.Is(err, context.Canceled) || errors.As(err, &sig)) {
@@ -157,13 +159,13 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 	return code
 }
 
-// echoTime is how soon a signal that comes again is the same one: a terminal that hangs up tells every process of the group, and
-// the keeper of a chat passes on what it was told.
+// echoTime is how soon a repeated signal counts as the same one: a terminal that hangs up signals
+// every process of the group, and the keeper of a chat passes on what it receives.
 const echoTime = 200 * time.Millisecond
 
-// withSignals returns a context that ends at the first signal, with a *signalError as its cause. Whatever
-// still runs 2 s later, or at a second signal, is ended with the process, after a call of last. Signals are not ours
-// while there is somebody in relay.
+// withSignals returns a context that ends at the first signal, with a *signalError as its cause. If
+// something still runs 2 s later, or when a second signal comes, it calls last and ends the
+// process. While relay is set, signals are passed to it instead.
 func withSignals(sys system, last func(), relay *atomic.Pointer[func(os.Signal)]) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	done := make(chan struct{})

@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// signalled returns a context under withSignals, and what ends the process from outside.
+// signalled returns a context under withSignals, and the channels of the signals and of the
+// process's end.
 func signalled(t *testing.T) (ctx context.Context, signals chan<- os.Signal, ended <-chan int, errOut *strings.Builder) {
 	t.Helper()
 	s, codes := make(chan os.Signal, 2), make(chan int, 1)

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// flagError adds to a flag that does not exist the one that was probably meant.
+// flagError adds to the error for an unknown flag the one that was probably meant.
 func flagError(cmd *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
@@ -37,8 +37,8 @@ func suggestCommand(parent *cobra.Command, typed string) string {
 	return ""
 }
 
-// nearest returns the candidate that typed is at most two slips away from, or begins; or nothing. Of two
-// that are as near, the one with the same first letter is meant.
+// nearest returns the candidate that typed is at most two slips away from, or that begins with
+// typed; or "". Of two that are as near, it returns the one with the same first letter.
 func nearest(typed string, candidates []string) string {
 	best, distance := "", 3
 	for _, c := range candidates {
@@ -54,7 +54,7 @@ func nearest(typed string, candidates []string) string {
 	return best
 }
 
-// slips is the number of letters to insert, delete, replace or swap with the next to make b of a.
+// slips is the number of letters to insert, delete, replace or swap with the next to turn a into b.
 func slips(a, b string) int {
 	d := make([][]int, len(a)+1)
 	for i := range d {

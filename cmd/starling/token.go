@@ -36,10 +36,12 @@ ordinary JSON Web Token: a backend issues it with any library, or by these comma
 	return cmd
 }
 
-// maxTokenText bounds what is read as a token, in bytes: one that is too large is still told to be so.
+// maxTokenText bounds what is read as a token, in bytes: a token above identity.MaxToken is still
+// read, so that the error can say so.
 const maxTokenText = 4 * identity.MaxToken
 
-// readToken reads the token that an argument means: itself, the file of that name, or - for standard input.
+// readToken reads the token that an argument names: the argument itself, the file of that name, or
+// - for standard input.
 func (a *app) readToken(arg string) (string, error) {
 	in := a.stdin
 	if arg != "-" {
@@ -64,7 +66,7 @@ func (a *app) readToken(arg string) (string, error) {
 	return string(bytes.TrimSpace(text)), nil
 }
 
-// bareError is an error of the file system without the path.
+// bareError returns an error of the file system without its path.
 func bareError(err error) error {
 	if inner, ok := errors.AsType[*fs.PathError](err); ok {
 		return inner.Err
@@ -120,11 +122,11 @@ func (a *app) showTokenCommand() *cobra.Command {
 	return cmd
 }
 
-// peekedToken is what is written in a token that nobody has checked.
+// peekedToken is the content of a token that nobody has checked.
 type peekedToken struct {
 	Header   json.RawMessage `json:"header"`
 	Claims   json.RawMessage `json:"claims"`
-	Verified bool            `json:"verified"` // false
+	Verified bool            `json:"verified"` // always false
 }
 
 func peekToken(token string) (shown peekedToken, err error) {
@@ -142,7 +144,7 @@ func peekToken(token string) (shown peekedToken, err error) {
 	return shown, nil
 }
 
-// shownGrant is what the commands tell of a token.
+// shownGrant is what the commands show of a token.
 type shownGrant struct {
 	User    string            `json:"user"`
 	Device  string            `json:"device"` // fingerprint

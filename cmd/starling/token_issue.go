@@ -12,7 +12,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// issueFlags are what the command line says of a token to issue.
+// issueFlags are the flags of a token to issue.
 type issueFlags struct {
 	dir, key, app    string
 	user, device, id string
@@ -53,7 +53,7 @@ is for all of it. Keep lives short: a token can be revoked, but that reaches onl
 	return cmd
 }
 
-// claims refuses what cannot be, all of it at once.
+// claims refuses impossible flags, all at once.
 func (f *issueFlags) claims() (identity.Claims, error) {
 	var errs []error
 	c := identity.Claims{User: f.user, Login: f.login || len(f.rooms) == 0, ID: f.id}
@@ -92,7 +92,7 @@ func (f *issueFlags) claims() (identity.Claims, error) {
 	return c, nil
 }
 
-// issuedToken is what `starling token issue --json` tells.
+// issuedToken is the output of `starling token issue --json`.
 type issuedToken struct {
 	Token string `json:"token"`
 	shownGrant

@@ -17,7 +17,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// revokeFlags are what the command line says of what to take back.
+// revokeFlags are the flags of what to revoke.
 type revokeFlags struct {
 	dir, key, app       string
 	users, ids, forgive []string
@@ -55,12 +55,12 @@ There is one list per app, of at most 64 KiB. Tokens that have expired drop out 
 	return cmd
 }
 
-// shownList is what `starling token revoke` tells.
+// shownList is the output of `starling token revoke`.
 type shownList struct {
 	File    string                `json:"file"`
 	Version uint64                `json:"version,string"`
-	Users   map[string]time.Time  `json:"users"`  // what was issued before is revoked
-	Tokens  map[string]*time.Time `json:"tokens"` // by jti; when it expires, or null
+	Users   map[string]time.Time  `json:"users"`  // what was issued before this time is revoked
+	Tokens  map[string]*time.Time `json:"tokens"` // by jti: when it expires, or null
 }
 
 func (a *app) revoke(args []string, f revokeFlags) error {
@@ -109,8 +109,8 @@ func (a *app) revoke(args []string, f revokeFlags) error {
 // lockPatience is how long to wait for another command that is changing the list.
 const lockPatience = 5 * time.Second
 
-// lockFile keeps others from changing a file until unlock: who reads, changes and writes it at the same time would undo what
-// the other has done.
+// lockFile keeps other commands from changing a file until unlock: two that read, change and write
+// it at the same time would undo each other's changes.
 func lockFile(path string) (unlock func(), err error) {
 	lock := path + ".lock"
 	for deadline := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
@@ -150,7 +150,8 @@ func (a *app) addTo(next *identity.Revocations, issuer *openedIssuer, args []str
 		if err := identity.CheckUser(user); err != nil {
 			return badID("--user", err)
 		}
-		next.Users[user] = now.Truncate(time.Second).Add(time.Second) // tokens say when they were issued in whole seconds
+		// Tokens have whole seconds as the time of issue.
+		next.Users[user] = now.Truncate(time.Second).Add(time.Second)
 	}
 	for _, id := range f.ids {
 		if _, there := next.Tokens[id]; !there {

@@ -39,7 +39,8 @@ func newAcme(t *testing.T) *acme {
 	return a
 }
 
-// deviceOf makes the keys in a data directory, and returns the peer ID and the fingerprint of the device key.
+// deviceOf makes the keys in a data directory, and returns the peer ID and the fingerprint of the
+// device key.
 func deviceOf(t *testing.T, data string) (peer, device string) {
 	t.Helper()
 	got := runHere("id", "--data", data, "--json")
@@ -51,7 +52,7 @@ func deviceOf(t *testing.T, data string) (peer, device string) {
 	return id.Peer, key.Fingerprint()
 }
 
-// issue returns a token for alice on the device, or what the flags say instead.
+// issue returns a token for alice on the device, or for what the flags say instead.
 func (a *acme) issue(flags ...string) string {
 	a.t.Helper()
 	got := runHere(append([]string{"token", "issue", "--dir", a.dir, "--user", "alice", "--device", a.peer}, flags...)...)

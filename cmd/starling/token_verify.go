@@ -14,7 +14,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// verifyFlags are what the command line says of a token to verify.
+// verifyFlags are the flags of a token to verify.
 type verifyFlags struct {
 	issuers, revocations, app string
 	user, device, room        string
@@ -48,7 +48,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	return cmd
 }
 
-// verdict is what `starling token verify --json` tells.
+// verdict is the output of `starling token verify --json`.
 type verdict struct {
 	OK     bool        `json:"ok"`
 	Grant  *shownGrant `json:"grant,omitempty"`
@@ -84,7 +84,7 @@ func (a *app) verify(arg string, f verifyFlags) error {
 	return err
 }
 
-// judge returns what judges tokens by the flags.
+// judge returns a function that checks tokens according to the flags.
 func (f *verifyFlags) judge() (func(token string) (*identity.Grant, error), error) {
 	for _, id := range []struct {
 		flag string
@@ -127,7 +127,7 @@ func (f *verifyFlags) judge() (func(token string) (*identity.Grant, error), erro
 		if f.user != "" && g.Login {
 			return authority.Login(token, user, shower, now)
 		}
-		if f.user != "" { // for rooms only: any of them tells who may show it
+		if f.user != "" { // for rooms only: any of them shows whether this user may use it
 			for room := range g.Rooms {
 				return authority.Room(token, user, shower, room, now)
 			}

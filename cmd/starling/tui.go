@@ -37,15 +37,16 @@ type screen struct {
 	lines  chan typed
 	events chan any
 	ended  chan struct{} // closed when the program has ended; err is set
-	over   chan struct{} // closed when the chat has nothing more to tell
+	over   chan struct{} // closed when the chat has no more events
 	err    error
 	tasks  sync.WaitGroup
-	began  bool // of run's goroutine
+	began  bool // used only by run's goroutine
 	mu     sync.Mutex
 	live   bool // the terminal is ours
 }
 
-// newScreen takes a terminal. Interrupt is what Ctrl-C does: on this terminal it is a key like others.
+// newScreen takes a terminal. interrupt is what Ctrl-C does: on this terminal it is a key like any
+// other.
 func newScreen(in, out *os.File, interrupt func()) *screen {
 	s := &screen{in: in, out: out, gate: &gate{file: out}, lines: make(chan typed, maxLines), events: make(chan any, 256),
 		ended: make(chan struct{}), over: make(chan struct{})}
@@ -64,7 +65,7 @@ func (s *screen) give(l typed) bool {
 	}
 }
 
-// show brings an event to the screen. The first takes the terminal, and bye gives it back.
+// show brings an event to the screen. The first event takes the terminal, and bye restores it.
 func (s *screen) show(event any) error {
 	switch ev := event.(type) {
 	case ready:
@@ -74,12 +75,14 @@ func (s *screen) show(event any) error {
 	}
 	select {
 	case s.events <- event:
-	case <-s.ended: // its error comes where the lines are read
+	// Its error is reported where the lines are read.
+	case <-s.ended:
 	}
 	return nil
 }
 
-// follow keeps the screen told of who of those on it is online. It must come before the first event.
+// follow keeps the screen informed which of the users on it are online. It must be called before
+// the first event.
 func (s *screen) follow(c *chat) {
 	a := newAsker(c.node.Status, func(st standing) { _ = s.show(st) })
 	s.model.attend, s.model.stir = a.look, a.stir
@@ -102,7 +105,8 @@ func (s *screen) start() {
 	s.tasks.Go(s.forward)
 }
 
-// forward hands events to the program, those that have come meanwhile together: one picture shows them all.
+// forward hands events to the program. Events that arrive meanwhile go together: one picture shows
+// them all.
 func (s *screen) forward() {
 	for {
 		var batch happened
@@ -135,7 +139,7 @@ func (s *screen) leave() {
 	}
 }
 
-// finish gives the terminal back, and says the last words on it.
+// finish restores the terminal, and writes the last words on it.
 func (s *screen) finish(ev bye) error {
 	if s.began {
 		s.program.Quit()
@@ -157,8 +161,8 @@ func (s *screen) setLive(live bool) {
 	s.live = live
 }
 
-// rescue gives the terminal back at once, before the process ends by other ways than finish. It takes no more
-// than a moment, whatever the program is doing.
+// rescue restores the terminal at once, before the process ends by other ways than finish. It takes
+// only a moment, whatever the program is doing.
 func (s *screen) rescue() {
 	s.mu.Lock()
 	live := s.live
@@ -179,19 +183,20 @@ func (s *screen) rescue() {
 	_, _ = io.WriteString(s.out, resetTerminal)
 }
 
-// resetTerminal ends bracketed paste, key reports, colours and the alternate screen, and shows the cursor. Ending
-// what has not begun does nothing.
+// resetTerminal ends bracketed paste, key reports, colours and the alternate screen, and shows the
+// cursor. Ending what has not begun does nothing.
 const resetTerminal = "\x1b[?2004l\x1b[>4m\x1b[=0;1u\x1b[0m\x1b[?1049l\x1b[?25h\r"
 
-// gate is the terminal as the program that draws on it has it: it can be shut. A program that is slow to end would otherwise end the
-// alternate screen once more, which moves the cursor back, after a trace has been written.
+// gate is the terminal as the program that draws on it sees it. It can be shut: a program that is
+// slow to end would otherwise end the alternate screen once more after a trace has been written,
+// and that moves the cursor back.
 type gate struct {
 	file   *os.File
 	closed atomic.Bool
 	mu     sync.Mutex // held while something is written
 }
 
-// Write drops what comes too late.
+// Write drops what comes after the gate was shut.
 func (g *gate) Write(b []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -205,7 +210,8 @@ func (g *gate) Read(b []byte) (int, error) { return g.file.Read(b) }
 func (g *gate) Close() error               { return g.file.Close() }
 func (g *gate) Fd() uintptr                { return g.file.Fd() }
 
-// shut lets nothing more through, and waits for what is being written: not longer than the given time, since a terminal can be stopped.
+// shut lets nothing more through, and waits for a write under way. It waits no longer than
+// patience, since a terminal can be stopped.
 func (g *gate) shut(patience time.Duration) {
 	g.closed.Store(true)
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
@@ -218,7 +224,7 @@ func (g *gate) shut(patience time.Duration) {
 
 var _ term.File = (*gate)(nil)
 
-// rescued runs f, and gives the terminal back before a panic ends the process.
+// rescued runs f, and restores the terminal before a panic ends the process.
 func rescued(v view, f func()) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -231,7 +237,8 @@ func rescued(v view, f func()) {
 	f()
 }
 
-// heldBack keeps what is written to standard error while the terminal shows something else: the last of it.
+// heldBack keeps the last of what is written to standard error while the terminal shows something
+// else.
 type heldBack struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

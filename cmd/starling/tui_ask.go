@@ -12,26 +12,29 @@ import (
 )
 
 const (
-	// askEvery is how often an online user is asked after who is on the screen. A device that was heard of meanwhile costs no
-	// round trip, and who comes or goes is asked after at once.
+	// askEvery is how often an online user on the screen is asked about. If the user's device was
+	// heard of meanwhile, this costs no round trip. Users who come or go are asked about at once.
 	askEvery = 5 * time.Second
-	// askSeldom bounds the pauses for a user who is not online, which double from askEvery: each look may take 5 s, dials and
-	// the directory.
+	// askSeldom bounds the pauses for a user who is not online. They double from askEvery: each
+	// question may take 5 s, dials and the directory.
 	askSeldom = time.Minute
-	// askAgain is the least time between two looks at one user: a peer that comes and goes must not keep this node busy.
+	// askAgain is the least time between two questions about one user: a peer that comes and goes
+	// must not keep this node busy.
 	askAgain = 500 * time.Millisecond
-	// maxAsking bounds the looks under way, and maxAsked the users on a screen who are asked after.
+	// maxAsking bounds the questions under way, and maxAsked the users on a screen who are asked
+	// about.
 	maxAsking = 4
 	maxAsked  = 128
 )
 
-// curiosity decides when to ask after whom. It is a plain state machine: the caller brings the time and does the asking.
+// curiosity decides when to ask about which users. It is a plain state machine: the caller supplies
+// the time and does the asking.
 type curiosity struct {
 	users  map[string]*curious
 	asking int
 }
 
-// curious is what is known of the asking after one user.
+// curious is the state of the questions about one user.
 type curious struct {
 	wanted bool // on the screen
 	asking bool
@@ -40,7 +43,7 @@ type curious struct {
 	pause  time.Duration
 }
 
-// look says who is on the screen: they are asked after, and nobody else any more.
+// look sets which users are on the screen. Only they are asked about from then on.
 func (c *curiosity) look(now time.Time, users []string) {
 	for _, u := range c.users {
 		u.wanted = false
@@ -56,14 +59,15 @@ func (c *curiosity) look(now time.Time, users []string) {
 	maps.DeleteFunc(c.users, func(_ string, u *curious) bool { return !u.wanted && !u.asking })
 }
 
-// stir says that there was news of a user.
+// stir reports news of a user.
 func (c *curiosity) stir(now time.Time, user string) {
 	if u := c.users[user]; u != nil {
 		u.next, u.pause = later(now, u.asked.Add(askAgain)), 0
 	}
 }
 
-// due returns whom to ask after now, the longest due first, and when to look again; zero: when something has changed.
+// due returns the users to ask about now, the longest due first, and when to call it again (zero:
+// when something has changed).
 func (c *curiosity) due(now time.Time) (ask []string, next time.Time) {
 	var ready []string
 	for name, u := range c.users {
@@ -80,13 +84,13 @@ func (c *curiosity) due(now time.Time) (ask []string, next time.Time) {
 	for _, name := range ask {
 		u := c.users[name]
 		u.asking, u.asked = true, now
-		u.next = time.Time{} // set by stir: there was news while the question was under way
+		u.next = time.Time{} // if stir sets it, there was news while the question was under way
 		c.asking++
 	}
 	return ask, next
 }
 
-// answered says what came of it.
+// answered records the answer to a question.
 func (c *curiosity) answered(now time.Time, user string, online bool) {
 	u := c.users[user]
 	u.asking = false
@@ -112,18 +116,18 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// standing is whether a user on the screen is online, and when that was so.
+// standing is whether a user on the screen is online, and as of when.
 type standing struct {
 	user string // name#key
 	presence.Status
 	at time.Time
 }
 
-// asker keeps the screen told of who is online: it is the thin loop around a [curiosity].
+// asker keeps the screen informed of who is online: it is the thin loop around a [curiosity].
 type asker struct {
 	ask  func(ctx context.Context, user string) (presence.Status, error)
 	tell func(standing)
-	wake task.Wake // there may be something due
+	wake task.Wake // something may be due
 
 	mu   sync.Mutex
 	core curiosity
@@ -133,7 +137,7 @@ func newAsker(ask func(context.Context, string) (presence.Status, error), tell f
 	return &asker{ask: ask, tell: tell, wake: task.NewWake(), core: curiosity{users: make(map[string]*curious)}}
 }
 
-// with runs f on the state machine and has the loop look again. It does not block.
+// with runs f on the state machine and makes the loop look again. It does not block.
 func (a *asker) with(f func(core *curiosity, now time.Time)) {
 	a.mu.Lock()
 	f(&a.core, time.Now())
@@ -149,7 +153,7 @@ func (a *asker) stir(user string) {
 	a.with(func(core *curiosity, now time.Time) { core.stir(now, user) })
 }
 
-// run asks until ctx ends, and waits for what is under way. Rescue runs each goroutine.
+// run asks until ctx ends, and waits for the questions under way. rescue runs each goroutine.
 func (a *asker) run(ctx context.Context, rescue func(func())) {
 	var asking sync.WaitGroup
 	defer asking.Wait()

@@ -15,7 +15,7 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// asked is a fake of a node that is asked after users.
+// asked is a fake of a node that is asked about users.
 type asked struct {
 	mu    sync.Mutex
 	begun time.Time
@@ -49,14 +49,14 @@ func (a *asked) status(ctx context.Context, user string) (presence.Status, error
 	return presence.Status{User: user, State: state}, nil
 }
 
-// times are when a user was asked after.
+// times returns when a user was asked about.
 func (a *asked) times(user string) []time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.when[user])
 }
 
-// users is how many were asked after.
+// users returns how many users were asked about.
 func (a *asked) users() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -91,7 +91,7 @@ func asking(t *testing.T, a *asked) (run *asker, told func() []standing) {
 	}
 }
 
-// elapse lets time go by, and what is due then be done.
+// elapse lets time pass, and whatever is due then happen.
 func elapse(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -135,7 +135,7 @@ func TestNewsOfAUserIsLookedIntoAtOnceButNotWithoutBound(t *testing.T) {
 		run.stir("bob")
 		elapse(50 * time.Millisecond)
 		for range 10 {
-			run.stir("bob") // while it is asked after
+			run.stir("bob") // while a question about him is under way
 		}
 		run.stir("nobody")
 		elapse(2 * time.Second)

@@ -7,17 +7,18 @@ import (
 	"github.com/charmbracelet/x/ansi"
 )
 
-// maxCluster is how many runes may share one place on the screen: more than the longest emoji has, few
-// enough that nobody's pile of accents covers the lines above.
+// maxCluster is how many runes may share one place on the screen: more than the longest emoji has,
+// and few enough that no pile of accents covers the lines above.
 const maxCluster = 12
 
-// cells measures and cuts texts as the terminal shows them: in columns, of which a wide rune takes two and a
-// combining one none. Terminals differ in how they take emoji of several runes apart.
+// cells measures and cuts texts as the terminal shows them: in columns, of which a wide rune takes
+// two and a combining one none. Terminals differ in how they split emoji of several runes.
 type cells struct{ method ansi.Method }
 
 func (c cells) width(s string) int { return c.method.StringWidth(s) }
 
-// first is the first of what the terminal shows in one place, with its width; n bytes of s are behind it.
+// first returns the first cluster that the terminal shows in one place, its width, and the number n
+// of bytes of s that it stands for.
 func (c cells) first(s string) (cluster string, width, n int) {
 	cluster, width = ansi.FirstGraphemeCluster(s, c.method)
 	n = len(cluster)
@@ -38,15 +39,16 @@ func (c cells) first(s string) (cluster string, width, n int) {
 	return cluster, width, n
 }
 
-// unjoined takes an emoji of several runes apart. Terminals that do not say how wide they draw it do so in different ways, and what is behind
-// it on the line would stand in the wrong place; how wide its parts are they agree on.
+// unjoined splits an emoji of several runes into its parts. Terminals that do not report how wide
+// they draw it differ, and what follows on the line would be in the wrong place. On the width of
+// the parts they agree.
 func unjoined(cluster string) string {
 	first, _ := utf8.DecodeRuneInString(cluster)
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\u200d' && first >= '\u2190', // a joiner; between letters it makes another letter
-			r == '\ufe0f',                          // which asks for an emoji in place of a sign
-			r >= '\U0001f3fb' && r <= '\U0001f3ff': // tones of skin
+			r == '\ufe0f',                          // asks for an emoji in place of a sign
+			r >= '\U0001f3fb' && r <= '\U0001f3ff': // skin tones
 			return -1
 		}
 		return r
@@ -64,14 +66,14 @@ func (c cells) cut(s string, width int) string {
 	return c.method.Truncate(s, width, "…")
 }
 
-// fit makes a text exactly as wide.
+// fit makes a text exactly as wide as width.
 func (c cells) fit(s string, width int) string {
 	s = c.cut(s, width)
 	return s + strings.Repeat(" ", max(0, width-c.width(s)))
 }
 
-// wrap breaks a plain text into lines, at spaces where it can: the first of the width first, the others of
-// the width rest.
+// wrap breaks a plain text into lines, at spaces where possible. The first line is at most first
+// wide, the others at most rest.
 func (c cells) wrap(text string, first, rest int) []string {
 	first, rest = max(first, 2), max(rest, 2)
 	var lines []string
@@ -117,7 +119,7 @@ func (c cells) wrap(text string, first, rest int) []string {
 				continue
 			}
 			if wordWidth+width > limit() {
-				place() // a word longer than the line is broken where it must
+				place() // a word longer than a line is broken anywhere
 				end()
 			}
 			word.WriteString(cluster)

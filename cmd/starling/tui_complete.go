@@ -7,9 +7,9 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// completion is what Tab goes through.
+// completion is the state of Tab.
 type completion struct {
-	list   []candidate // while it does
+	list   []candidate // while Tab goes through it
 	at     int
 	hidden bool // by Esc, until the next key
 }
@@ -44,7 +44,7 @@ func (t *tui) tab(by int) {
 	t.here.line.set(c.list[c.at].line)
 }
 
-// popup is what could come next, while a command is typed or Tab goes through names.
+// popup returns what could come next, while a command is typed or Tab goes through names.
 func (t *tui) popup() (list []candidate, picked int) {
 	if t.complete.list != nil {
 		return t.complete.list, t.complete.at
@@ -59,14 +59,14 @@ func (t *tui) popup() (list []candidate, picked int) {
 	list = t.candidates()
 	if len(list) == 1 && strings.TrimSpace(list[0].line) == strings.TrimSpace(line.text) && !strings.HasSuffix(line.text, " ") {
 		if !strings.Contains(line.text, " ") {
-			return list, -1 // a whole command: show what belongs after it
+			return list, -1 // a whole command: show its arguments
 		}
 		return nil, -1
 	}
 	return list, -1
 }
 
-// candidates are the ways in which the line could go on: commands, rooms or names.
+// candidates returns the ways in which the line could go on: commands, rooms or names.
 func (t *tui) candidates() (list []candidate) {
 	line := t.here.line
 	if line.at != len(line.text) {
@@ -107,7 +107,7 @@ func (t *tui) candidates() (list []candidate) {
 	return list
 }
 
-// arguments are what may stand first behind a command.
+// arguments returns the possible first arguments of a command.
 func (t *tui) arguments(verb, prefix string) []candidate {
 	i := slices.IndexFunc(verbs, func(v verbInfo) bool { return v.verb == verb })
 	if i < 0 {
@@ -138,7 +138,7 @@ func (t *tui) arguments(verb, prefix string) []candidate {
 	return nil
 }
 
-// names are the users that begin so, each once, by name.
+// names returns the users whose names begin with prefix, each once, by name.
 func (t *tui) names(prefix string, members []seat, more ...identity.Login) (list []candidate) {
 	logins := slices.Clone(more)
 	for _, m := range members {

@@ -6,7 +6,7 @@ import (
 	"charm.land/lipgloss/v2"
 )
 
-// drawnFor is what the lines of an entry depend on besides itself.
+// drawnFor is what the lines of an entry depend on, besides the entry.
 type drawnFor struct{ width, look int }
 
 // indent is in front of the second and later lines of an entry: as wide as the time.
@@ -76,7 +76,7 @@ func (t *tui) drawNew(e *entry, width int) []string {
 	return t.drawMark(e, lines, lastWidth, width)
 }
 
-// drawTable sets terms beside what they mean or, where that is too narrow, above it.
+// drawTable puts terms beside their meanings or, where that is too narrow, above them.
 func (t *tui) drawTable(rows []row, width int) (lines []string) {
 	terms := 0
 	for _, r := range rows {
@@ -101,7 +101,7 @@ func (t *tui) drawTable(rows []row, width int) (lines []string) {
 	return lines
 }
 
-// drawMark adds how far the message has come: behind it, or below it when there is a reason to tell.
+// drawMark adds how far the message has come: after it, or below it if there is a reason to show.
 func (t *tui) drawMark(e *entry, lines []string, lastWidth, width int) []string {
 	th := t.theme
 	var sign string
@@ -143,7 +143,7 @@ func (t *tui) drawReason(lines []string, reason string, style lipgloss.Style, wi
 	return lines
 }
 
-// drawnLines is how many lines a conversation has at the present width.
+// drawnLines returns how many lines a conversation has at the present width.
 func (t *tui) drawnLines(k *talk) (n int) {
 	for _, e := range k.entries {
 		n += len(t.draw(e, t.middle()))
@@ -151,7 +151,8 @@ func (t *tui) drawnLines(k *talk) (n int) {
 	return n
 }
 
-// body is what is seen of a conversation: height lines, the newest at the bottom unless it is scrolled back.
+// body returns the visible part of a conversation: height lines, the newest at the bottom unless it
+// is scrolled back.
 func (t *tui) body(k *talk, width, height int) []string {
 	var seen []string // last first
 	skip := k.up

@@ -13,7 +13,8 @@ type editor struct {
 
 func (e *editor) set(text string) { e.text, e.at = text, len(text) }
 
-// insert puts a text in at the cursor. It reports false, and does nothing, if the line got too long.
+// insert puts a text in at the cursor. If the line would get too long, it does nothing and returns
+// false.
 func (e *editor) insert(text string) bool {
 	text = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(text)
 	if len(e.text)+len(text) > maxLine {
@@ -24,7 +25,8 @@ func (e *editor) insert(text string) bool {
 	return true
 }
 
-// before is where what stands in front of the cursor begins, after where what is behind it ends.
+// before returns the start of the cluster in front of the cursor. after returns the end of the one
+// behind it.
 func (e *editor) before(c cells) int {
 	at := 0
 	for at < e.at {
@@ -45,7 +47,7 @@ func (e *editor) after(c cells) int {
 	return e.at + n
 }
 
-// wordBefore is where the word in front of the cursor begins.
+// wordBefore returns the start of the word in front of the cursor.
 func (e *editor) wordBefore() int {
 	s := strings.TrimRightFunc(e.text[:e.at], unicode.IsSpace)
 	return strings.LastIndexFunc(s, unicode.IsSpace) + 1
@@ -60,13 +62,13 @@ func (e *editor) wordAfter() int {
 	return len(e.text)
 }
 
-// cutTo deletes from the cursor to there.
+// cutTo deletes the text between the cursor and there.
 func (e *editor) cutTo(there int) {
 	from, to := min(e.at, there), max(e.at, there)
 	e.text, e.at = e.text[:from]+e.text[to:], from
 }
 
-// press does what a key says, and reports whether it is one of an editor's.
+// press applies a key, and reports whether it is one of the editor's.
 func (e *editor) press(key string, c cells) bool {
 	switch key {
 	case "left", "ctrl+b":
@@ -101,7 +103,7 @@ func (e *editor) press(key string, c cells) bool {
 	return true
 }
 
-// view shows the part of the line around the cursor, and at which column of it the cursor is.
+// view returns the part of the line around the cursor, and the cursor's column in it.
 func (e *editor) view(c cells, width int) (shown string, cursor int) {
 	type piece struct {
 		text  string
@@ -129,7 +131,8 @@ func (e *editor) view(c cells, width int) (shown string, cursor int) {
 		at += n
 	}
 	skip := 0
-	if total >= width && col > width*3/4 { // not in jumps: the cursor stays, and the line moves under it
+	// The line does not jump: the cursor stays, and the line moves under it.
+	if total >= width && col > width*3/4 {
 		skip = min(col-width*3/4, total-width+1)
 	}
 	var b strings.Builder

@@ -18,7 +18,7 @@ func (t *tui) take(event any) {
 			t.enter[name] = true
 			t.openRoom(name)
 		}
-		t.words.textLocked(ev) // which remembers the key and the addresses
+		t.words.textLocked(ev) // also remembers the key and the addresses
 		t.tell(nil, t.greeting(ev), false)
 	case entered:
 		t.entered(ev)
@@ -77,7 +77,7 @@ func (t *tui) take(event any) {
 	case standing:
 		t.learn(ev)
 	case *node.IdentityConflict:
-		t.means(ev.User, ev.Pinned) // so that the name alone is never the other one's
+		t.means(ev.User, ev.Pinned) // so that the name alone never means the other user
 		t.tellRoom("", t.words.textLocked(ev))
 	default:
 		room := ""
@@ -88,7 +88,7 @@ func (t *tui) take(event any) {
 	}
 }
 
-// greeting says who this is. What the line chat says of the keys stands at the bottom of the screen.
+// greeting says who this is. The bottom of the screen shows what the line chat says of the keys.
 func (t *tui) greeting(ev ready) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "you are %s, key %s", ev.User, ev.Key.Fingerprint())
@@ -106,8 +106,8 @@ func (t *tui) greeting(ev ready) string {
 	return b.String()
 }
 
-// tellRoom tells of a room in it, and of what is in none where the user looks. Of a room that has been left
-// nothing is told any more.
+// tellRoom shows words in the conversation of a room, or in the one that the user sees if room is
+// empty. If the room has been left, it shows nothing.
 func (t *tui) tellRoom(room, words string) {
 	var k *talk
 	if room != "" {
@@ -128,7 +128,7 @@ func (t *tui) entered(ev entered) {
 	}
 	t.tellRoom(ev.Room, t.words.textLocked(ev))
 	if !t.enter[ev.Room] {
-		t.show(k) // since the user has just asked for it
+		t.show(k) // the user has just asked for it
 	}
 	delete(t.enter, ev.Room)
 }
@@ -154,7 +154,7 @@ func (t *tui) direct(ev *mesh.DirectMessage) {
 	t.add(t.hold(k, ev.From), e)
 }
 
-// result marks the message that has one.
+// result marks the message that has the result.
 func (t *tui) result(ev sent) {
 	if !ev.pinned.IsZero() {
 		t.means(nameAlone(ev.To), ev.pinned)
@@ -166,7 +166,7 @@ func (t *tui) result(ev sent) {
 	}
 	delete(t.sent, ev.Line)
 	e, k := s.entry, t.settle(s.talk, ev)
-	e.lines = nil // draw anew
+	e.lines = nil // draw again
 	switch {
 	case ev.OK && ev.To == "":
 		e.mark = markSent
@@ -192,8 +192,8 @@ func (t *tui) result(ev sent) {
 	}
 }
 
-// trouble shows what went wrong. A room that has ended by itself stays to be read, without members, and is marked in the
-// list until it is looked at.
+// trouble shows what went wrong. A room that has ended by itself can still be read. It has no
+// members, and is marked in the list until the user looks at it.
 func (t *tui) trouble(ev trouble) {
 	if k := t.room(ev.Room); k != nil && ev.Code == "room" {
 		k.joined, k.members = false, nil

@@ -101,7 +101,7 @@ func (t *tui) press(msg tea.KeyPressMsg) tea.Cmd {
 	return nil
 }
 
-// typed puts a text where the cursor is.
+// typed inserts a text at the cursor.
 func (t *tui) typed(text string) {
 	t.complete = completion{}
 	if !t.here.line.insert(text) {
@@ -126,7 +126,7 @@ func (t *tui) recall(by int) {
 	t.here.line.set(t.history[at])
 }
 
-// scroll goes back by lines, or forward if there are less than none.
+// scroll goes back by that many lines, or forward if by is negative.
 func (t *tui) scroll(by int) {
 	k := t.here
 	k.up = min(max(0, k.up+by), max(0, t.drawnLines(k)-t.bodyHeight()))
@@ -137,7 +137,7 @@ func (t *tui) scroll(by int) {
 
 func (t *tui) page() int { return max(1, t.bodyHeight()-2) }
 
-// submit does what the line says, by handing it to the session unless it is about the screen alone.
+// submit executes the line: it hands it to the session unless it concerns only the screen.
 func (t *tui) submit() {
 	k := t.here
 	line := k.line.text
@@ -172,7 +172,7 @@ func (t *tui) remember(line string) {
 
 var errBusy = fmt.Errorf("%d lines wait to be seen to: try again in a moment", maxLines)
 
-// obey does what a typed line says, in the conversation that it was typed in.
+// obey executes a typed line, in the conversation that it was typed in.
 func (t *tui) obey(k *talk, in input, line string) error {
 	switch in.verb {
 	case "say":
@@ -207,7 +207,7 @@ func (t *tui) obey(k *talk, in input, line string) error {
 			return errNoRoom
 		}
 		if k.direct() || !k.joined && !t.enter[k.room] {
-			t.drop(k) // nothing that the session would have to leave
+			t.drop(k) // the session has nothing to leave
 			return nil
 		}
 	case "help":
@@ -219,7 +219,8 @@ func (t *tui) obey(k *talk, in input, line string) error {
 	return t.give(k, line)
 }
 
-// whisper sends a message to the user of a conversation, where it is shown, wherever it was typed.
+// whisper sends a message to the user of the conversation to, and shows it there, wherever it was
+// typed.
 func (t *tui) whisper(from, to *talk, text string) error {
 	err := t.message(from, to, "", text, "/msg "+t.addressOf(to)+" "+text)
 	if err == nil {

@@ -12,13 +12,13 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// seat is a member of a room under the name that is shown.
+// seat is a member of a room, with the name that is shown.
 type seat struct {
 	mesh.Member
 	name string
 }
 
-// enter adds a member, in the order of names, or brings it up to date.
+// enter adds a member, in the order of names, or updates it.
 func (t *talk) enter(m mesh.Member, name string) {
 	s := seat{m, name}
 	if i := t.seatOf(m.Login); i >= 0 {
@@ -45,7 +45,7 @@ func (t *talk) seatOf(l identity.Login) int {
 // maxStandings bounds what is remembered of users who are no longer on the screen.
 const maxStandings = 512
 
-// lookAround tells the asker who is on the screen, if that has changed.
+// lookAround informs the asker which users are on the screen, if that has changed.
 func (t *tui) lookAround() {
 	var users []string
 	add := func(l identity.Login) {
@@ -84,14 +84,15 @@ func (t *tui) learn(s standing) {
 	t.standings[s.user] = s
 }
 
-// news has a user asked after who has just come or gone.
+// news makes the asker ask about a user who has just come or gone.
 func (t *tui) news(p node.Peer) {
 	if p.User != "" {
 		t.stir(p.Address().String())
 	}
 }
 
-// standing is what is known of whether a user is online. Until there is an answer a connection is one.
+// standing returns what is known of whether a user is online. Until the asker has an answer, a
+// connection counts as online.
 func (t *tui) standing(l identity.Login) (s standing, known bool) {
 	if l.User == "" {
 		return s, false
@@ -107,7 +108,7 @@ func (t *tui) standing(l identity.Login) (s standing, known bool) {
 	return s, false
 }
 
-// dot says whether a user is online, by shape and by colour.
+// dot shows whether a user is online, by shape and by colour.
 func (t *tui) dot(l identity.Login) string {
 	s, known := t.standing(l)
 	switch {
@@ -121,11 +122,11 @@ func (t *tui) dot(l identity.Login) string {
 	return t.theme.warn.Render("?")
 }
 
-// evidence is how the standing of a user is known, in a word or two.
+// evidence says how the standing of a user is known, in a word or two.
 func (t *tui) evidence(l identity.Login, s standing) string {
 	switch {
 	case s.State == presence.Online && (s.Source == presence.Connected || t.connected(l)):
-		return "connected" // also where it had to be asked: the words shall not change each time
+		return "connected" // also when it had to ask: the words must not change each time
 	case s.State == presence.Online:
 		return "answered"
 	case s.State == presence.Offline && s.Source == presence.Stored:
@@ -138,7 +139,8 @@ func (t *tui) evidence(l identity.Login, s standing) string {
 	return "not found"
 }
 
-// memberList lists who is in the room, or says what is known of the one user.
+// memberList lists the members of the room, or says what is known of the user of a direct
+// conversation.
 func (t *tui) memberList(width, height int) []string {
 	th, k := t.theme, t.here
 	switch {
@@ -166,7 +168,7 @@ func (t *tui) memberList(width, height int) []string {
 	return pad(rows, height)
 }
 
-// how is how the standing of a member is known; of one that is connected there is nothing to tell.
+// how says how the standing of a member is known; "" if the member is connected.
 func (t *tui) how(l identity.Login) string {
 	s, known := t.standing(l)
 	if !known {
@@ -178,7 +180,8 @@ func (t *tui) how(l identity.Login) string {
 	return ""
 }
 
-// memberRows show a member on one line or, where its role and how its standing is known do not fit behind its name, on two.
+// memberRows shows a member on one line. If the role or the evidence does not fit after the name,
+// it uses two.
 func (t *tui) memberRows(dot, name, role, how string, width int) []string {
 	first, below := " "+dot+" "+name, ""
 	role = safeText(role)

@@ -15,23 +15,23 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// happened brings what the session tells to the screen.
+// happened brings events of the session to the screen.
 type happened []any
 
 // leaving says that the session has begun to end.
 type leaving struct{}
 
-// tui is the chat as a screen: events and key presses in, lines for the session and a picture out. It starts
-// no goroutine, asks nobody, and knows no clock but now.
+// tui is the chat as a screen: events and key presses go in, lines for the session and a picture
+// come out. It starts no goroutine, asks nobody, and knows no clock but now.
 type tui struct {
-	send      func(typed) bool // gives the session a line, and reports false when it can take no more now
+	send      func(typed) bool // passes a line to the session; false: it can take no more now
 	interrupt func()           // what Ctrl-C means
-	attend    func([]string)   // says who is on the screen, as name#key, to be asked after
-	stir      func(string)     // says that there was news of one of them
+	attend    func([]string)   // sets who is on the screen, as name#key, to be asked about
+	stir      func(string)     // reports that there was news of one of them
 	now       func() time.Time
 	zone      *time.Location
 
-	words *textView // what is told in words is told in the words of the line chat
+	words *textView // puts events into the words of the line chat
 	me    ready
 	talks []*talk
 	home  *talk           // shown when there is no other; not listed
@@ -40,13 +40,13 @@ type tui struct {
 	clock int             // for talk.active
 	peers map[peer.ID]node.Peer
 	sent  map[int]sending // by line
-	lines int             // given to the session so far, as it counts them
+	lines int             // passed to the session so far, as it counts them
 
-	looked    []string            // who is on the screen, as told by attend
+	looked    []string            // who is on the screen, as passed to attend
 	standings map[string]standing // whether they are online, by name#key
 
-	expiring  map[string]time.Time // tokens that are about to end, by room; "": of the log-in
-	uncounted bool                 // others do not count the log-in, for its token
+	expiring  map[string]time.Time // tokens that are about to expire, by room; "": of the log-in
+	uncounted bool                 // others do not count the log-in, because of its token
 
 	history  []string // typed lines, oldest first
 	recalled int      // which of them is shown; len(history): none
@@ -57,7 +57,7 @@ type tui struct {
 	cells         cells
 	dark          bool
 	theme         theme
-	look          int // grows when entries must be drawn anew
+	look          int // grows when entries must be drawn again
 	closing       bool
 }
 
@@ -106,7 +106,7 @@ func (t *tui) update(msg tea.Msg) tea.Cmd {
 			t.look++
 		}
 	case tea.ModeReportMsg:
-		// The renderer goes by the same report: both must agree on how wide an emoji is.
+		// The renderer uses the same report: both must agree on how wide an emoji is.
 		if msg.Mode == ansi.ModeUnicodeCore && (msg.Value == ansi.ModeReset || msg.Value == ansi.ModeSet || msg.Value == ansi.ModePermanentlySet) {
 			t.cells.method = ansi.GraphemeWidth
 			t.look++
@@ -129,7 +129,7 @@ func (t *tui) room(name string) *talk {
 	return nil
 }
 
-// openRoom is room, and makes the conversation if there is none.
+// openRoom is like room, but makes the conversation if there is none.
 func (t *tui) openRoom(name string) *talk {
 	if k := t.room(name); k != nil {
 		return k
@@ -173,7 +173,8 @@ func (t *tui) trim() {
 	}
 }
 
-// drop takes a conversation off the list, and shows the one that was active last in its place.
+// drop takes a conversation off the list. If it was shown, the one that was active last takes its
+// place.
 func (t *tui) drop(k *talk) {
 	t.talks = slices.DeleteFunc(t.talks, func(o *talk) bool { return o == k })
 	if t.here != k {
@@ -230,7 +231,7 @@ func (t *tui) add(k *talk, e *entry) {
 	}
 }
 
-// tell shows words of the chat itself, in a conversation or, without one, in the one that is shown.
+// tell shows the chat's own words in a conversation; if k is nil, in the one that is shown.
 func (t *tui) tell(k *talk, text string, alarm bool) {
 	if k == nil {
 		k = t.here

@@ -8,9 +8,9 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// A direct conversation is with one key, for ever: that of the messages in it or, of one that was opened by a name, that of
-// the one user of the name who was there. If nobody was, what is typed goes to the name, of which the node judges, until a
-// message has shown whose conversation it is.
+// A direct conversation is with one key, for ever: the key of its messages or, if it was opened by
+// a name, the key of the one user of the name who was there. If nobody was, what is typed goes to
+// the name, and the node decides what that means, until a message has shown which key it is.
 
 // user returns the conversation with a user by the name typed, and makes one if there is none.
 func (t *tui) user(name string) *talk {
@@ -27,7 +27,7 @@ func (t *tui) user(name string) *talk {
 	return t.open(k)
 }
 
-// exactly reports whether an address names a user with the key.
+// exactly reports whether an address with a key names the user.
 func exactly(address string, l identity.Login) bool {
 	addr, err := identity.ParseAddress(address)
 	return err == nil && addr.Fingerprint != "" && addr.Matches(l.User, l.Key)
@@ -43,7 +43,7 @@ func (t *tui) titled(name string) *talk {
 	return nil
 }
 
-// with returns the conversation that is held with a user, or nil.
+// with returns the conversation with a user, or nil.
 func (t *tui) with(l identity.Login) *talk {
 	for _, k := range t.talks {
 		if k.direct() && t.same(k.login, l) {
@@ -58,7 +58,7 @@ func (t *tui) same(a, b identity.Login) bool {
 	return a.User == b.User && a.User != "" && (a.Key == b.Key || t.me.vouched)
 }
 
-// called is what a conversation with a user is called.
+// called returns the name of a conversation with a user.
 func (t *tui) called(l identity.Login) string {
 	if t.me.vouched {
 		return l.User
@@ -66,8 +66,9 @@ func (t *tui) called(l identity.Login) string {
 	return t.words.nameLocked(l)
 }
 
-// addressOf is what reaches the user of a conversation and nobody else of that name. The first message to somebody whose
-// name was typed goes by that name while it is hers alone, which pins it.
+// addressOf returns the address that reaches the user of a conversation and no other user of that
+// name. The first message to a user whose name was typed goes to the name while only one user has
+// it, which pins it.
 func (t *tui) addressOf(k *talk) string {
 	l := k.login
 	if l.User == "" {
@@ -83,8 +84,8 @@ func (t *tui) addressOf(k *talk) string {
 	return l.Address().String()
 }
 
-// hold notes that a conversation is with a user, or where that user is now. If it was opened by the name and there is one
-// with that user already, the two become one.
+// hold notes that a conversation is with a user, or where that user is now. If it was opened by the
+// name and there is already one with that user, the two become one.
 func (t *tui) hold(k *talk, l identity.Login) *talk {
 	if o := t.with(l); o != nil && o != k {
 		t.merge(k, o)
@@ -94,7 +95,7 @@ func (t *tui) hold(k *talk, l identity.Login) *talk {
 	return k
 }
 
-// merge puts what was said in one conversation into another, and closes it.
+// merge moves what was said in one conversation into another, and closes it.
 func (t *tui) merge(k, into *talk) {
 	for line, s := range t.sent {
 		if s.talk == k {
@@ -117,22 +118,23 @@ func (t *tui) merge(k, into *talk) {
 	t.drop(k)
 }
 
-// settle finds out, from how a message ended, whom a conversation that was opened by a name is with. Of a name that is
-// pinned [tui.means] has seen to it.
+// settle finds out, from how a message ended, whom a conversation is with that was opened by a
+// name. If the name is pinned, [tui.means] has done that.
 func (t *tui) settle(k *talk, ev sent) *talk {
 	if !k.direct() || k.login.User != "" {
 		return k
 	}
 	switch {
 	case ev.Error == "conflict" || ev.Error == "ambiguous":
-		k.seen, k.user = identity.Login{}, k.typed // the node knows of more than are here
+		k.seen, k.user = identity.Login{}, k.typed // the node knows of more users than are here
 	case ev.OK && ev.login.User != "":
 		return t.hold(k, ev.login)
 	}
 	return k
 }
 
-// means notes which key a name alone stands for: see [textView.meansLocked]. All who have the name are shown by it.
+// means notes which key a name alone stands for: see [textView.meansLocked]. It renames all users
+// of the name accordingly.
 func (t *tui) means(user string, key identity.PublicKey) {
 	was, known := t.words.keys[user]
 	t.words.meansLocked(user, key)
@@ -152,7 +154,7 @@ func (t *tui) means(user string, key identity.PublicKey) {
 	}
 }
 
-// rename shows the members of a name as they are called now.
+// rename updates how members of that name are shown.
 func (t *talk) rename(user string, name func(identity.Login) string) {
 	for _, s := range slices.Clone(t.members) {
 		if s.User == user {
@@ -162,7 +164,7 @@ func (t *talk) rename(user string, name func(identity.Login) string) {
 	}
 }
 
-// known notes at which device a user is with whom there is a conversation.
+// known notes which device a user with a conversation is on.
 func (t *tui) known(p node.Peer) {
 	for _, k := range t.talks {
 		if k.direct() && p.User != "" && k.login.User == p.User && k.login.Key == p.Key {
@@ -171,7 +173,7 @@ func (t *tui) known(p node.Peer) {
 	}
 }
 
-// whom returns whom a conversation is with, as far as is known.
+// whom returns the user that a conversation is with, as far as is known.
 func (t *tui) whom(k *talk) identity.Login {
 	switch {
 	case k.login.User != "":
@@ -182,7 +184,8 @@ func (t *tui) whom(k *talk) identity.Login {
 	return t.there(k.user)
 }
 
-// there returns who is there and is shown by a name, or has the key of an address; zero: nobody.
+// there returns the user who is there and is shown by a name, or has the key of an address; zero:
+// nobody.
 func (t *tui) there(name string) identity.Login {
 	fits := func(l identity.Login) bool { return l.User != "" && (t.called(l) == name || exactly(name, l)) }
 	for _, p := range t.peers {

@@ -12,19 +12,19 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// imposter is somebody else who calls himself bob.
+// imposter is another user who calls himself bob.
 var imposter = person("bob", 9)
 
-// ended is how the message of the line typed last ended, which the node has sent to one who has the name.
+// ended sends the screen the result of the last typed message, which the node has sent to login.
 func (d *desk) ended(to string, login identity.Login, pinned identity.PublicKey, err error) {
 	s := sent{head: newHead("sent", ""), Line: len(d.given), To: to, RTT: 0.8, login: login, pinned: pinned}
 	d.happens(s.result(err))
 }
 
-// last is what was given to the session last.
+// last returns the last line that the session was given.
 func (d *desk) last() string { return d.given[len(d.given)-1].text }
 
-// direct are the conversations with users, by name.
+// direct returns the conversations with users, by name.
 func (d *desk) direct() (names []string) {
 	for _, k := range d.ui.talks {
 		if k.direct() {
@@ -37,10 +37,10 @@ func (d *desk) direct() (names []string) {
 func comes(who identity.Login) any { return &node.PeerUp{Peer: node.Peer{Login: who, LoggedIn: true}} }
 func goes(who identity.Login) any  { return &node.PeerDown{Peer: node.Peer{Login: who}} }
 
-// taken says that the imposter has a name that is pinned to bob.
+// taken is the event that the imposter uses a name that is pinned to bob.
 func taken() any { return &node.IdentityConflict{User: "bob", Pinned: bob.Key, Other: imposter} }
 
-// contested says that two have the name, and nobody has been answered.
+// contested is the event that two users have the name, and neither has been answered.
 func contested() any { return &node.IdentityConflict{User: "bob", Other: imposter, Rival: &bob} }
 
 func TestAnOpenConversationStaysWithItsKey(t *testing.T) {

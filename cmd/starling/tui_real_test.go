@@ -16,7 +16,7 @@ import (
 // realDesk is a desk whose session is a real one, on loopback.
 type realDesk struct {
 	*desk
-	mu    sync.Mutex // of the desk
+	mu    sync.Mutex // guards the desk
 	lines chan typed
 	addr  string
 }
@@ -56,7 +56,7 @@ func sitDown(t *testing.T, user string, opts ...node.Option) *realDesk {
 	return r
 }
 
-// do has the one in front of the screen do something.
+// do runs f as the user in front of the screen.
 func (r *realDesk) do(f func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -85,7 +85,7 @@ func (r *realDesk) says(text, mark string) {
 	}, patience, 5*time.Millisecond, "%q is not marked with %s", text, mark)
 }
 
-// texts are what a chat was sent alone.
+// texts returns the direct messages that a chat has received.
 func (k *talker) texts() (all []string) {
 	for _, ev := range k.seen("direct_message") {
 		all = append(all, ev.Text)

@@ -7,7 +7,7 @@ import (
 	"charm.land/lipgloss/v2"
 )
 
-// theme is how the parts of the screen look. Colours are brought down to what the terminal has.
+// theme is how the parts of the screen look. Colours are reduced to what the terminal has.
 type theme struct {
 	dim, rule, text, strong            lipgloss.Style
 	bar, barDim, barGood, barBad       lipgloss.Style // the line at the top

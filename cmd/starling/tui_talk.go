@@ -6,11 +6,12 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-// What is kept of a conversation to scroll back in. Peers fill it: it is bounded in bytes, too.
+// What is kept of a conversation to scroll back in. Peers fill it, so it is bounded in bytes, too.
 const (
 	maxEntries    = 2000
 	maxEntryBytes = 4 << 20
-	// maxDirect is how many direct conversations are kept: anybody can begin one. The one quiet for longest goes.
+	// maxDirect is how many direct conversations are kept, since anybody can begin one. The one
+	// that was quiet for longest is dropped.
 	maxDirect = 64
 )
 
@@ -26,15 +27,15 @@ const (
 	markFailed                // it has not arrived
 )
 
-// entry is one thing that was said in a conversation, or told there.
+// entry is one line of a conversation: said in it, or by the chat itself.
 type entry struct {
 	at    time.Time
-	from  string // who said it, as shown; "" for what the chat tells
+	from  string // who said it, as shown; "" for the chat itself
 	self  bool
-	aside string // for a message to one member of a room, to whom: "you" or a name
+	aside string // for a message to one member of a room, its receiver: "you" or a name
 	text  string // fit for a terminal
-	table []row  // told: in place of a text
-	alarm bool   // told, and something is wrong
+	table []row  // the chat itself: in place of a text
+	alarm bool   // the chat itself, and something is wrong
 	mark  mark
 	note  string // of the mark: the time it took, or the reason
 
@@ -47,15 +48,15 @@ type row struct{ term, means string }
 
 // talk is one conversation: a room, or one user.
 type talk struct {
-	room    string         // "" for a direct one
-	user    string         // of a direct one: the name as shown, or as it was typed
-	login   identity.Login // of a direct one, once a message has shown whose it is: the key never changes after that
-	seen    identity.Login // of one opened by a name: the one of that name who was there; zero: nobody was, or the name meant several
-	typed   string         // of one opened by a name: that name
+	room    string         // "" if direct
+	user    string         // direct: the name as shown, or as it was typed
+	login   identity.Login // direct: its user, once a message has shown that; then the key never changes
+	seen    identity.Login // opened by a name: the user of it who was there; zero: none, or several
+	typed   string         // opened by a name: that name
 	named   bool           // a message has gone to that name
-	joined  bool           // of a room
-	members []seat         // of a room: the others, by name
-	role    string         // of a room: the user's own, in app mode
+	joined  bool           // room: the user is in it
+	members []seat         // room: the others, by name
+	role    string         // room: the user's own, in app mode
 
 	entries []*entry
 	bytes   int
@@ -77,7 +78,7 @@ func (t *talk) name() string {
 	return "#" + t.room
 }
 
-// add puts an entry at the end, and lets the oldest go when there are too many.
+// add puts an entry at the end, and drops the oldest when there are too many.
 func (t *talk) add(e *entry) {
 	t.entries = append(t.entries, e)
 	t.bytes += len(e.text)

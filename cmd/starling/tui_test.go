@@ -45,10 +45,10 @@ type desk struct {
 	t           *testing.T
 	ui          *tui
 	given       []typed  // to the session
-	attended    []string // who is asked after
+	attended    []string // the users to ask about
 	stirred     []string
 	interrupted int
-	full        bool // the session takes no more
+	full        bool // the session accepts no more
 }
 
 // sit starts a chat of that size with some rooms.
@@ -110,7 +110,7 @@ var (
 
 func ctrl(r rune) tea.KeyPressMsg { return tea.KeyPressMsg{Code: r, Mod: tea.ModCtrl} }
 
-// screen is what is seen, without its colours.
+// screen returns what is seen, without its colours.
 func (d *desk) screen() string {
 	var b strings.Builder
 	for line := range strings.Lines(ansi.Strip(d.ui.View().Content)) {
@@ -160,7 +160,7 @@ func joined(room string, who identity.Login) []any {
 	}
 }
 
-// is tells whether a user is online.
+// is makes the asker report the status of a user.
 func (d *desk) is(who identity.Login, state presence.State, source presence.Source, age time.Duration) {
 	s := standing{who.Address().String(), presence.Status{User: who.User, State: state, Login: who, Source: source, Age: age}, d.ui.now()}
 	if source == presence.Nothing || source == presence.Stored && state == presence.Offline {
@@ -169,14 +169,14 @@ func (d *desk) is(who identity.Login, state presence.State, source presence.Sour
 	d.happens(s)
 }
 
-// guarded makes the lobby one of an app whose tokens give roles.
+// guarded makes the lobby a room of an app whose tokens give roles.
 func (d *desk) guarded() {
 	d.happens(entered{newHead("entered", "lobby"), "host", []mesh.Member{{Login: bob, Role: "moderator"}, {Login: carol, Role: "member"}}})
 	d.happens(&node.PeerUp{Peer: node.Peer{Login: bob, LoggedIn: true}}, &node.PeerUp{Peer: node.Peer{Login: carol, LoggedIn: true}})
 	d.happens(&mesh.MemberJoined{Header: mesh.Header{Room: "lobby"}, Member: mesh.Member{Login: person("dave", 4), Role: "moderator"}})
 }
 
-// result is how the message of the line typed last ended.
+// result sends the screen the result of the last typed message.
 func (d *desk) result(to string, err error) {
 	room := ""
 	if to == "" {
@@ -186,7 +186,7 @@ func (d *desk) result(to string, err error) {
 	d.happens(s.result(err))
 }
 
-// scenes are screens with how they came about.
+// scenes are screens, and what leads to them.
 var scenes = []struct {
 	name string
 	play func(d *desk)
@@ -362,7 +362,7 @@ func TestScreensFollowASizeThatChanges(t *testing.T) {
 				d.ui.View()
 			}
 			d.size(80, 24)
-			d.matches(s.name) // as if nothing had been
+			d.matches(s.name) // as if nothing had happened
 		})
 	}
 }
@@ -560,7 +560,7 @@ func TestCtrlCAsksTheSessionToEndAndSaysSo(t *testing.T) {
 
 func TestWhatPeersSendIsKeptWithinBounds(t *testing.T) {
 	d := sit(t, 80, 24, "lobby")
-	d.types("/join none\n") // fails; it is still alice's turn
+	d.types("/join none\n") // fails; alice can still type
 	big := strings.Repeat("x ", 30000)
 	for range 2 * maxEntryBytes / len(big) {
 		d.happens(message("lobby", bob, big))
@@ -607,11 +607,11 @@ func TestAnUnknownErrorIsAFailureWithItsWords(t *testing.T) {
 	require.Contains(t, d.screen(), `✗ not sent: the \x1b[31mdisk is full`)
 }
 
-// panicOnScreen takes the terminal, and goes on in a way that ends it by a panic.
+// panicOnScreen takes the terminal, and then goes on in a way that ends in a panic.
 func panicOnScreen(how func(s *screen)) {
 	s := newScreen(os.Stdin, os.Stdout, func() {})
 	_ = s.show(ready{head: newHead("ready", ""), Login: alice, Rooms: []string{"lobby"}})
-	for range s.lines { // the first line typed: the terminal is the screen's by then
+	for range s.lines { // the first typed line: the screen has the terminal by then
 		break
 	}
 	how(s)
@@ -638,7 +638,7 @@ func TestTheScreenSaysHowMuchRoomItNeeds(t *testing.T) {
 	require.Contains(t, d.screen(), "#lobby ›")
 }
 
-// luminance is what the contrast of the Web Content Accessibility Guidelines goes by.
+// luminance is the basis of contrast in the Web Content Accessibility Guidelines.
 func luminance(c color.Color) float64 {
 	part := func(v uint32) float64 {
 		f := float64(v) / 0xffff

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// requireTmux makes the tests that need a terminal fail, rather than skip, where there is no tmux.
+// requireTmux makes the tests that need a terminal fail, rather than skip, if there is no tmux.
 const requireTmux = "STARLING_REQUIRE_TMUX"
 
 func init() {
@@ -33,7 +33,7 @@ func init() {
 	}
 }
 
-// terminals are panes of a tmux server that this test alone uses.
+// terminals are panes of a tmux server that only this test uses.
 type terminals struct {
 	t      *testing.T
 	socket string
@@ -52,7 +52,7 @@ func newTerminals(t *testing.T) *terminals {
 	require.NoError(t, err)
 	ts := &terminals{t: t, socket: filepath.Join(dir, "s"), home: t.TempDir()}
 	t.Cleanup(func() {
-		_ = ts.command("kill-server").Run() // there is none when no pane has been opened
+		_ = ts.command("kill-server").Run() // fails if no pane was opened, since there is no server then
 		os.RemoveAll(dir)
 	})
 	return ts
@@ -239,7 +239,7 @@ func TestTheTerminalIsRestoredWhateverEndsTheChat(t *testing.T) {
 		p.until("the last word after "+sig.String(), `^Bye\.$`)
 		p.clean(exitSignal + int(sig))
 	}
-	// A panic that our own code catches gives the terminal back without help, too.
+	// A panic that our own code catches also restores the terminal without a keeper.
 	for be, words := range map[string]string{
 		"panic in a goroutine": `^panic: on purpose`,
 		"panic in the screen":  `^Caught panic:`,
@@ -302,14 +302,14 @@ func TestAChatEndsWithItsKeeperAndStopsWithIt(t *testing.T) {
 	p.types("ne")
 	p.until("it", `half a line`)
 
-	p.signal(syscall.SIGKILL) // the keeper; what it kept leaves the rooms by itself
+	p.signal(syscall.SIGKILL) // kills the keeper; the child leaves the rooms by itself
 	p.until("its shell again", `^Bye\.$`)
 	p.press("Enter")
 	p.until("a prompt", `^ready> *$`)
 	require.Equal(t, "0 1", p.ask("#{alternate_on} #{cursor_flag}"))
 }
 
-// erasing are the sequences that clear a whole screen, or all of it behind the cursor.
+// erasing matches the sequences that clear a whole screen, or all of it after the cursor.
 var erasing = regexp.MustCompile("\x1b\\[[0-3]?J|\x1bc")
 
 func TestALineThatChangesIsAllThatIsDrawn(t *testing.T) {
@@ -321,7 +321,7 @@ func TestALineThatChangesIsAllThatIsDrawn(t *testing.T) {
 	p.until("bob", `● bob`)
 	written := filepath.Join(ts.home, "written")
 	ts.do("pipe-pane", "-t", "alice", "exec cat >>"+written)
-	so := func() string { // all that the chat has written to its terminal
+	so := func() string { // everything that the chat has written to its terminal
 		text, err := os.ReadFile(written)
 		require.NoError(t, err)
 		return string(text)
@@ -348,7 +348,8 @@ func TestALineThatChangesIsAllThatIsDrawn(t *testing.T) {
 	require.Less(t, most, 400, "more than the line that changed was drawn")
 	require.NotRegexp(t, erasing, so())
 
-	// Also when the text scrolls, which moves every line of it: still no more than what it shows anew.
+	// The same when the text scrolls, which moves every line: the chat still writes no more than
+	// what is new.
 	for range 60 {
 		bob.say("fill")
 	}

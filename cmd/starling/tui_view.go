@@ -8,7 +8,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 )
 
-// Where there is no room for all, the columns go first: the members, then the conversations.
+// Where there is not enough room, columns are left out: first the members, then the conversations.
 const (
 	widthForMembers = 66
 	widthForTalks   = 48
@@ -16,7 +16,7 @@ const (
 	minHeight       = 6
 )
 
-// sides are the widths of the columns, 0 if not shown.
+// sides returns the widths of the columns, 0 if not shown.
 func (t *tui) sides() (left, right int) {
 	side := min(max(16, t.width/7), 28)
 	if t.width >= widthForTalks {
@@ -28,7 +28,8 @@ func (t *tui) sides() (left, right int) {
 	return left, right
 }
 
-// middle is the width of what is said: between the columns, their lines, and a space at either side.
+// middle returns the width of what is said: between the columns, their lines, and a space at either
+// side.
 func (t *tui) middle() int {
 	left, right := t.sides()
 	w := t.width - 2
@@ -41,7 +42,7 @@ func (t *tui) middle() int {
 	return max(w, 4)
 }
 
-// bodyHeight is what the lines at the top and the three at the bottom leave.
+// bodyHeight returns the height that the line at the top and the three at the bottom leave.
 func (t *tui) bodyHeight() int { return max(1, t.height-4) }
 
 // View draws the screen.
@@ -61,7 +62,7 @@ func (t *tui) View() tea.View {
 	return v
 }
 
-// tooSmall says what the screen needs, as far as there is room to.
+// tooSmall says what size the screen needs, as far as there is room for it.
 func (t *tui) tooSmall() string {
 	lines := t.cells.wrap(fmt.Sprintf("starling needs %d × %d, this is %d × %d", minWidth, minHeight, t.width, t.height), t.width, t.width)
 	lines = lines[:min(len(lines), t.height)]
@@ -82,7 +83,7 @@ func (t *tui) title() string {
 	return t.here.name() + " · starling"
 }
 
-// top says where one is and how the connection is.
+// top shows the current conversation and the state of the connection.
 func (t *tui) top() string {
 	th, k := t.theme, t.here
 	about := ""
@@ -116,7 +117,8 @@ func (t *tui) top() string {
 		warning = th.barBad.Render("! " + w + "  ")
 	}
 	right := warning + th.barDim.Render(t.me.User+"  ") + state + th.barDim.Render(" ")
-	// What does not fit goes in the order of what it tells: the user's name, what is known of the room, the state, the warning.
+	// What does not fit is left out in this order: the user's name, what is known of the room, the
+	// state, the warning.
 	const gap = 2
 	fits := func() bool { return t.cells.width(left)+gap+t.cells.width(right) <= t.width }
 	if !fits() {
@@ -140,7 +142,7 @@ func (t *tui) top() string {
 	return left + th.bar.Render(strings.Repeat(" ", max(0, room-t.cells.width(left)))) + right
 }
 
-// tokenWarning says what is wrong with the token of what is shown, or of the log-in.
+// tokenWarning says what is wrong with the token of the room that is shown, or of the log-in.
 func (t *tui) tokenWarning() string {
 	if t.uncounted {
 		return "log-in not counted"
@@ -182,7 +184,7 @@ func (t *tui) columns() []string {
 	return rows
 }
 
-// talkList lists the conversations. When they are more than fit the one shown stays in sight.
+// talkList lists the conversations. If they do not all fit, the one shown stays in sight.
 func (t *tui) talkList(width, height int) []string {
 	th := t.theme
 	var rows []string
@@ -242,7 +244,7 @@ func pad(rows []string, height int) []string {
 	return append(rows, make([]string, height-len(rows))...)
 }
 
-// popupRows are what could come next, to be shown below what is said and who is there.
+// popupRows are what could come next, shown below what is said and who is there.
 func (t *tui) popupRows() (rows []string) {
 	list, picked := t.popup()
 	if len(list) == 0 {
@@ -278,7 +280,7 @@ func (t *tui) popupRows() (rows []string) {
 	return rows
 }
 
-// divider is above what is typed, and says when something newer is out of sight.
+// divider is above the typed line, and says when something newer is out of sight.
 func (t *tui) divider() string {
 	th, k := t.theme, t.here
 	left, right := t.sides()
@@ -305,7 +307,8 @@ func (t *tui) divider() string {
 	return th.rule.Render(string(line[:at])) + th.here.Render(words) + th.rule.Render(string(line[end:]))
 }
 
-// typing is the line being typed behind the name of where it goes, and the column of the cursor.
+// typing returns the line being typed, after the name of its receiver, and the column of the
+// cursor.
 func (t *tui) typing() (row string, cursor int) {
 	k := t.here
 	to := k.name()

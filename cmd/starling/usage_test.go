@@ -13,7 +13,7 @@ func TestWrongUsageIsToldExactlyAndEndsWith2(t *testing.T) {
 	for _, c := range []struct {
 		args []string
 		want string // of standard error, without the last line
-		help string // the command of which the last line names the help
+		help string // the command whose help the last line names
 	}{
 		{[]string{"chta"}, `unknown command "chta" for "starling", did you mean "chat"?`, "starling"},
 		{[]string{"frobnicate"}, `unknown command "frobnicate" for "starling"`, "starling"},

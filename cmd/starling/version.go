@@ -9,14 +9,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is the release that this tree is on the way to.
+// version is the release that this tree leads to.
 const version = "0.1.0-dev"
 
-// build is what `starling version` tells.
+// build is the output of `starling version`.
 type build struct {
 	Version  string `json:"version"`
-	Revision string `json:"revision,omitempty"` // the commit, when built in a repository
-	Modified bool   `json:"modified,omitempty"` // with changes on top of it
+	Revision string `json:"revision,omitempty"` // the commit, if built in a repository
+	Modified bool   `json:"modified,omitempty"` // with uncommitted changes
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
 }

@@ -1,10 +1,10 @@
-// Embed answers: how does a program get a node of its own, and what does it do with it?
+// Embed answers: how does a program get a node of its own, and what can it do with it?
 //
 //	go run ./examples/embed
 //
-// Here two nodes are in one process and on loopback only, so that it shows something anywhere, and ends by
-// itself. A program has one node. Without WithListen and WithoutMDNS it finds the others on its network, and
-// with WithDataDir it is the same user after a restart.
+// Here two nodes run in one process and on loopback only, so that the example shows something
+// anywhere and ends by itself. A real program has one node. Without WithListen and WithoutMDNS it
+// finds the others on its network; with WithDataDir it is the same user after a restart.
 package main
 
 import (

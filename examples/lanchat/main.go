@@ -3,9 +3,9 @@
 //	go run ./examples/lanchat -user alice     on one machine
 //	go run ./examples/lanchat -user bob       on another
 //
-// They find each other by mDNS, with no address and no server given. Lines typed go to everybody in the
-// room; the end of standard input ends it. For machines that mDNS does not reach there is -peer. The keys are
-// made anew at every start; "starling chat" keeps them and can do more.
+// They find each other by mDNS, with no address and no server given. Typed lines go to everybody in
+// the room; the end of standard input ends the program. -peer is for machines that mDNS does not
+// reach. Every start makes new keys; "starling chat" keeps them and can do more.
 package main
 
 import (
@@ -51,7 +51,7 @@ func chat(ctx context.Context, user, roomName string, opts []node.Option) error 
 	if err != nil {
 		return err
 	}
-	defer n.Close() // leaves the room, so that the others hear of it
+	defer n.Close() // leaves the room, so that the others see it leave
 	if err := n.SetUser(user); err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func chat(ctx context.Context, user, roomName string, opts []node.Option) error 
 		}
 		switch ev := ev.(type) {
 		case *mesh.Message:
-			fmt.Printf("%s: %q\n", ev.From, ev.Data) // quoted: it may hold anything
+			fmt.Printf("%s: %q\n", ev.From, ev.Data) // quoted: it may contain anything
 		case *mesh.MemberJoined:
 			fmt.Printf("* %s is here\n", ev.Member)
 		case *mesh.MemberLeft:
@@ -77,7 +77,8 @@ func chat(ctx context.Context, user, roomName string, opts []node.Option) error 
 	return nil
 }
 
-// say publishes what is typed, and leaves at the end of it, which ends the events too.
+// say publishes the typed lines. At the end of the input it leaves the room, which ends the events
+// too.
 func say(ctx context.Context, room *mesh.Room) {
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {

@@ -1,8 +1,9 @@
-// Presence answers: how does a program know whether somebody is online?
+// Presence answers: how does a program know whether a user is online?
 //
 //	go run ./examples/presence
 //
-// It runs two nodes. Alice asks after bob once, then watches him: what his device pushes shows his log-out at once.
+// It runs two nodes. Alice asks for bob's status once, then watches it: his device pushes changes,
+// so his log-out shows at once.
 package main
 
 import (
@@ -42,7 +43,7 @@ func run(ctx context.Context) error {
 	if err := bob.Login(ctx, "bob"); err != nil {
 		return err
 	}
-	for len(alice.Online()) == 0 { // until his log-in has arrived: every event may be it
+	for len(alice.Online()) == 0 { // until his log-in has arrived, which any event may report
 		if _, err := alice.Recv(ctx); err != nil {
 			return err
 		}
@@ -54,7 +55,7 @@ func run(ctx context.Context) error {
 	fmt.Printf("bob is %s\n", s.State)
 
 	asked := false
-	for s, err := range alice.Watch(ctx, "bob") { // at first as it is, then every change
+	for s, err := range alice.Watch(ctx, "bob") { // first the current status, then every change
 		if err != nil {
 			return err
 		}
@@ -70,7 +71,7 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-// start makes a node that keeps to this machine.
+// start makes a node that is reachable only on this machine.
 func start() (*node.Node, error) {
 	return node.New(node.WithApp("example.presence"), node.WithListen("/ip4/127.0.0.1/tcp/0"), node.WithoutMDNS())
 }

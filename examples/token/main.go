@@ -1,10 +1,10 @@
-// Token answers: how does an app with a backend of its own say who its users are?
+// Token answers: how does an app with its own backend say who its users are?
 //
 //	go run ./examples/token
 //
-// The backend knows its users and issues tokens. Nodes get theirs from it and nothing else: what they say to each
-// other does not pass through it, and each checks the others' tokens by itself. Here all are in one process and on
-// loopback, so that it shows something anywhere, and ends by itself.
+// The backend knows its users and issues tokens. Nodes need it for nothing else: their messages do
+// not pass through it, and each node checks the others' tokens by itself. Here everything runs in
+// one process and on loopback, so that the example shows something anywhere and ends by itself.
 package main
 
 import (
@@ -29,21 +29,21 @@ import (
 
 const app = "example.token"
 
-// backend is the only one with the issuer key.
+// backend alone has the issuer key.
 type backend struct {
 	issuer    *identity.Issuer
 	passwords map[string]string
 }
 
 func newBackend() *backend {
-	_, key, err := ed25519.GenerateKey(rand.Reader) // or identity.ReadKey of a file that `starling issuer new` has made
+	_, key, err := ed25519.GenerateKey(rand.Reader) // or identity.ReadKey of a file made by `starling issuer new`
 	check(err)
 	issuer, err := identity.NewIssuer(app, key)
 	check(err)
 	return &backend{issuer, map[string]string{"alice": "sesame", "bob": "swordfish"}}
 }
 
-// ServeHTTP gives a token to whoever knows the password, for the device that asks.
+// ServeHTTP issues a token to a client that knows the password, for the device that asks.
 func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	user, password := r.PostFormValue("user"), r.PostFormValue("password")
 	if want, ok := b.passwords[user]; !ok || password != want {
@@ -61,7 +61,7 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	token, err := b.issuer.Issue(identity.Claims{
 		User: user, Device: device, Login: true, Rooms: map[string]string{"ops": role},
-		Expires: time.Now().Add(20 * time.Second), // an hour would do; so the renewing is seen at once
+		Expires: time.Now().Add(20 * time.Second), // an hour would do; this shows the renewal at once
 	})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -70,7 +70,7 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(token)
 }
 
-// dismiss takes back what a user has been given.
+// dismiss revokes everything that was issued to a user.
 func (b *backend) dismiss(user string) []byte {
 	var before *identity.Revocations // a backend keeps its list
 	next := before.Next(time.Now())
@@ -86,7 +86,7 @@ type client struct {
 	user, password, backend string
 }
 
-// token asks the backend.
+// token asks the backend for a token.
 func (c *client) token(ctx context.Context) string {
 	form := url.Values{"user": {c.user}, "password": {c.password}, "device": {string(c.DeviceKey().JWK())}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.backend, strings.NewReader(form.Encode()))
@@ -145,10 +145,10 @@ func main() {
 
 	mallory := start("bob", "", node.WithPeers(alice.Addrs()[0].String()))
 	defer mallory.Close()
-	err = mallory.Login(ctx, "bob", node.LoginToken(bob.token(ctx))) // seen by all, and of no use to anybody else
+	err = mallory.Login(ctx, "bob", node.LoginToken(bob.token(ctx))) // all nodes see it, but no other device can use it
 	fmt.Println("mallory with bob's token: bound to another device:", errors.Is(err, identity.ErrTokenDevice))
 
-	for ev, err := range bob.Events(ctx) { // a program does this all the time, and the same for its rooms
+	for ev, err := range bob.Events(ctx) { // a real program does this all the time, and the same for its rooms
 		check(err)
 		if _, ok := ev.(*node.TokenExpiring); ok {
 			check(bob.UpdateLoginToken(bob.token(ctx)))
@@ -158,7 +158,7 @@ func main() {
 	}
 	_, err = bobsRoom.PublishText(ctx, "hello")
 	check(err)
-	_, err = alice.SendText(ctx, "bob", "psst") // to the one bob whom the backend knows
+	_, err = alice.SendText(ctx, "bob", "psst") // to the one bob that the backend knows
 	check(err)
 
 	for ev, err := range room.Events(ctx) {
@@ -166,7 +166,7 @@ func main() {
 		switch ev := ev.(type) {
 		case *mesh.Message:
 			fmt.Printf("%s says to all: %s\n", ev.From, ev.Data)
-			_, err := mallory.Revoke(issuing.dismiss("bob")) // any node will do: they tell each other
+			_, err := mallory.Revoke(issuing.dismiss("bob")) // any node will do: they pass it on
 			check(err)
 		case *mesh.MemberLeft:
 			fmt.Printf("%s is out\n", ev.Member)
