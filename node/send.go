@@ -152,8 +152,12 @@ func (n *Node) find(ctx context.Context, user string) (identity.Login, error) {
 }
 
 // Pinned returns the key that a user's name means here, and whether the name is pinned to a key.
-// The first message to the only user of a name pins it, and so does an answer to a message from one
-// of its keys, in rooms too. In app mode no name is pinned.
+//
+// Outside rooms, [Node.Find] or a send to the name alone pins it to the only key that has it. In a
+// room, a message to the name alone does so when it has arrived or may have. In both, so does a
+// message to a key that has written to this node under the name. Until then, the name alone means
+// nobody else; this lasts until the node is closed, while pins are kept in the data directory. In
+// app mode no name is pinned.
 func (n *Node) Pinned(user string) (identity.PublicKey, bool) {
 	if n.tokens != nil {
 		return identity.PublicKey{}, false
@@ -163,7 +167,8 @@ func (n *Node) Pinned(user string) (identity.PublicKey, bool) {
 
 // Find looks a logged-in user up among connected peers, peers met before and the app's directory,
 // and by asking connected peers. It then connects to the user's node to confirm the result. It
-// returns [presence.ErrNotFound], [presence.ErrUnreachable] or a [*presence.ConflictError].
+// returns [presence.ErrNotFound], [presence.ErrUnreachable] or a [*presence.ConflictError]. A name
+// alone is then pinned to the key that was found: see [Node.Pinned].
 func (n *Node) Find(ctx context.Context, user string) (presence.Found, error) {
 	call, done, err := n.enter(ctx)
 	if err != nil {

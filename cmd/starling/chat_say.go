@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 
+	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 )
 
@@ -38,12 +40,32 @@ func (c *chat) say(ctx context.Context, in input) bool {
 		}
 	case "to":
 		target, s.Room, s.To = "room "+room.Name()+" "+nameAlone(in.name), room.Name(), in.name
-		start = c.direct(s, func() (mesh.Receipt, error) { return room.Send(c.ctx, in.name, text, mesh.AsText()) })
+		var there []identity.Login
+		for _, m := range room.Members() {
+			there = append(there, m.Login)
+		}
+		to := c.meant(in.name, there)
+		start = c.direct(s, func() (mesh.Receipt, error) { return room.Send(c.ctx, to, text, mesh.AsText()) })
 	case "msg":
 		target, s.To = "user "+nameAlone(in.name), in.name
-		start = c.direct(s, func() (mesh.Receipt, error) { return c.node.Send(c.ctx, in.name, text, mesh.AsText()) })
+		to := c.meant(in.name, c.node.Online())
+		start = c.direct(s, func() (mesh.Receipt, error) { return c.node.Send(c.ctx, to, text, mesh.AsText()) })
 	}
 	return c.sends.send(ctx, target, start)
+}
+
+// meant returns what to send to for a name that was typed. A name alone means the user that it is
+// shown for: unless that user is there, the key goes with it, so that it cannot reach another key.
+func (c *chat) meant(name string, there []identity.Login) string {
+	v, ok := c.view.(*textView)
+	if !ok {
+		return name // programs see the keys
+	}
+	shown, ok := v.shown(name)
+	if !ok || slices.ContainsFunc(there, func(l identity.Login) bool { return l.User == name && l.Key == shown.Key }) {
+		return name
+	}
+	return shown.Address().String()
 }
 
 // nameAlone returns an address without its key. Messages typed for a name keep their order, with

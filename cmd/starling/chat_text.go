@@ -144,7 +144,7 @@ func (v *textView) roomLocked(room string) string {
 }
 
 func (v *textView) readyLocked(ev ready) string {
-	v.me = ev.Login
+	v.me, v.vouched = ev.Login, ev.vouched
 	v.keys[ev.User] = ev.Key
 	var b strings.Builder
 	fmt.Fprintf(&b, "You are %s, key %s, peer %s.\n", ev.User, ev.Key.Fingerprint(), ev.Peer)

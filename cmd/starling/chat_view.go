@@ -37,10 +37,11 @@ func (v *jsonView) show(event any) error {
 
 // textView writes lines for people.
 type textView struct {
-	mu    sync.Mutex
-	out   io.Writer
-	rooms int // entered: with more than one, each line names its room
-	me    identity.Login
+	mu      sync.Mutex
+	out     io.Writer
+	rooms   int // entered: with more than one, each line names its room
+	me      identity.Login
+	vouched bool // in app mode a name is one user, whatever the key
 	// keys has the key that each name alone stands for: the pinned one, or the first seen; zero:
 	// none.
 	keys   map[string]identity.PublicKey
@@ -79,6 +80,14 @@ func (v *textView) meansLocked(user string, key identity.PublicKey) {
 	if _, known := v.keys[user]; known || !key.IsZero() || len(v.keys) < maxNames {
 		v.keys[user] = key
 	}
+}
+
+// shown returns the user that a name alone is shown for, if that is one key.
+func (v *textView) shown(name string) (l identity.Login, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	key := v.keys[name]
+	return identity.Login{User: name, Key: key}, !v.vouched && !key.IsZero()
 }
 
 // nameLocked is how a user is shown: by name, and with the key if another user had that name

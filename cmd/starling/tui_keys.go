@@ -187,7 +187,7 @@ func (t *tui) obey(k *talk, in input, line string) error {
 		if k.direct() {
 			return fmt.Errorf("/to is for rooms, and this is none: /msg %s TEXT", in.name)
 		}
-		return t.message(k, k, in.name, in.text, line)
+		return t.message(k, k, in.name, in.text, "/to "+t.meant(in.name)+" "+in.text)
 	case "msg":
 		to := t.user(in.name)
 		if strings.TrimSpace(in.text) != "" {

@@ -77,11 +77,21 @@ func (t *tui) addressOf(k *talk) string {
 	byName := k.login.User == "" && !k.named && t.same(k.seen, t.there(k.user))
 	switch {
 	case l.User == "" || byName:
-		return k.user
+		return t.meant(k.user)
 	case t.me.vouched:
 		return l.User
 	}
 	return l.Address().String()
+}
+
+// meant returns what to send to for a name. A name alone means the user that it is shown for: if
+// nobody is there under it, the key goes with it, so that it cannot reach another key.
+func (t *tui) meant(name string) string {
+	shown, ok := t.words.shown(name)
+	if !ok || t.me.vouched || t.there(name).User != "" {
+		return name
+	}
+	return shown.Address().String()
 }
 
 // hold notes that a conversation is with a user, or where that user is now. If it was opened by the

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"testing"
 
 	tea "charm.land/bubbletea/v2"
@@ -241,4 +242,36 @@ func TestWithTokensAConversationIsWithTheUser(t *testing.T) {
 	require.Equal(t, "/msg bob fine", d.last())
 	d.ended("bob", phone, identity.PublicKey{}, nil)
 	require.NotContains(t, d.screen(), "to bob#")
+}
+
+// Bob speaks in the room and leaves, and a stranger called bob comes, who is shown with the key.
+func TestANameAloneMeansTheUserThatItIsShownFor(t *testing.T) {
+	d := sit(t, 120, 30, "lobby")
+	d.happens(comes(bob))
+	d.happens(joined("lobby", bob)...)
+	d.happens(message("lobby", bob, "hi all"))
+	d.types("/to bob hi\n")
+	require.Equal(t, "/to bob hi", d.last(), "bob is there")
+	d.happens(goes(bob), &mesh.MemberLeft{Header: mesh.Header{Room: "lobby"}, Member: mesh.Member{Login: bob}})
+	d.happens(comes(imposter))
+	d.happens(joined("lobby", imposter)...)
+	d.types("/to bob a secret\n")
+	require.Equal(t, "/to "+bob.Address().String()+" a secret", d.last())
+	d.types("/msg bob a secret\n")
+	require.Equal(t, "/msg "+bob.Address().String()+" a secret", d.last())
+}
+
+func TestInLinesANameAloneMeansTheUserThatItIsShownFor(t *testing.T) {
+	v := newTextView(io.Discard)
+	c := &chat{view: v}
+	require.Equal(t, "bob", c.meant("bob", []identity.Login{imposter}), "nobody was shown as bob")
+	require.NoError(t, v.show(message("lobby", bob, "hi all")))
+	require.Equal(t, "bob", c.meant("bob", []identity.Login{bob}))
+	require.Equal(t, bob.Address().String(), c.meant("bob", []identity.Login{imposter}))
+	require.Equal(t, bob.Address().String(), c.meant("bob", nil))
+	require.Equal(t, imposter.Address().String(), c.meant(imposter.Address().String(), nil), "with a key it is complete")
+	v.vouched = true
+	require.Equal(t, "bob", c.meant("bob", nil), "in app mode the name is the user")
+	c.view = &jsonView{out: io.Discard}
+	require.Equal(t, "bob", c.meant("bob", []identity.Login{imposter}), "programs see the keys")
 }

@@ -169,9 +169,9 @@ func TestFaultsAreToldReadably(t *testing.T) {
 	}{
 		{"allowed", of("mesh", "fmt", module+"/identity", "github.com/libp2p/go-libp2p"), nil},
 		{"up", of("identity", module+"/node"), []string{"identity imports node: it may import only internal/wire"}},
-		{"sideways", of("mesh", module+"/presence"), []string{"mesh imports presence: it may import only identity, internal/wire, internal/events"}},
+		{"sideways", of("mesh", module+"/presence"), []string{"mesh imports presence: it may import only identity, internal/wire, internal/events, internal/task"}},
 		{"from the bottom", of("internal/wire", module+"/identity"), []string{"internal/wire imports identity: it may import nothing of this module"}},
-		{"test code", of("node", module+"/internal/meshtest"), []string{"node imports internal/meshtest: it may import only mesh, presence, identity, internal/wire, internal/events"}},
+		{"test code", of("node", module+"/internal/meshtest"), []string{"node imports internal/meshtest: it may import only mesh, presence, identity, internal/wire, internal/events, internal/task"}},
 		{"internal in an example", of("examples/embed", module+"/internal/wire"), []string{"examples/embed imports internal/wire: it may import only node, mesh, presence, identity"}},
 		{"no row", of("util"), []string{"util has no row in the table of internal/archtest: add one that says what it may import"}},
 		{"a row is no prefix", of("node2"), []string{"node2 has no row in the table of internal/archtest: add one that says what it may import"}},
