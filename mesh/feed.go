@@ -69,8 +69,9 @@ type feed struct {
 	queued, notBefore time.Time
 
 	beginning
-	guessed bool      // the baseline is the word of neighbours that cannot be sure, or what came first
-	claimed time.Time // when one of them first said so
+	regretted uint64    // the lowest item reported lost because the baseline was a guess; 0: none
+	guessed   bool      // the baseline is the word of neighbours that cannot be sure, or what came first
+	claimed   time.Time // when one of them first said so
 	// supposed is when the baseline was set to what neighbours said; zero: it is from what came.
 	supposed time.Time
 	repair   repair

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"math/rand/v2"
@@ -307,7 +308,7 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 			f.least = lowest(f.least, first)
 		}
 		j.lack(now, f)
-		return f.regret(first, sure)
+		return f.regret(first, last, sure)
 	}
 	if first == 0 || first > max(last, 2) && !sure || f.broken {
 		return arrival{}
@@ -323,18 +324,21 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 	return arrival{}
 }
 
-// regret returns what a feed that began with a guess has skipped, once a neighbour that is sure
-// says where it begins.
-func (f *feed) regret(first uint64, sure bool) arrival {
-	if !f.guessed || !sure || first == 0 || f.entry == nil || f.broken {
+// regret returns what a feed that began with a guess has skipped, once a neighbour has something
+// from before that for this node, or is sure where the feed begins. It has its say once for each
+// item. A neighbour that cannot be sure may itself learn later of a still earlier beginning.
+func (f *feed) regret(first, last uint64, sure bool) arrival {
+	if !f.guessed || first == 0 || !sure && first > last || f.entry == nil || f.broken {
 		return arrival{}
 	}
-	f.guessed = false
+	f.guessed = !sure
 	first = max(first, 2) // the first item is the author's roster entry, which is known
-	if first >= f.floor {
+	skipped := cmp.Or(f.regretted, f.floor)
+	if first >= skipped {
 		return arrival{}
 	}
-	return arrival{feed: f, lost: span{first, f.floor - 1}}
+	f.regretted = first
+	return arrival{feed: f, lost: span{first, skipped - 1}}
 }
 
 // unwanted reports whether an envelope, while nothing of its feed has been delivered, was certainly
@@ -669,7 +673,10 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed
 		if n, ok := latest[f.tag]; ok {
 			first = min(first, n)
 		}
-		return first, first > f.floor || f.floor <= 1 || !cutoff.Before(j.since)
+		if f.regretted > 0 && !cutoff.After(j.since) {
+			first = min(first, f.regretted) // what is for this node is for that member as well
+		}
+		return first, first > f.floor || f.floor <= 1 || !f.guessed && !cutoff.Before(j.since)
 	}
 }
 
