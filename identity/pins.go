@@ -88,7 +88,8 @@ func (p *Pins) Heard(from Login) {
 	}
 }
 
-// claimed makes room for one more name of a peer: the one under which it has not written for longest is dropped.
+// claimed makes room for one more name of a peer: it drops the one under which the peer has not
+// written for longest.
 func (p *Pins) claimed(by peer.ID) {
 	var names []string
 	for _, name := range p.writers.Keys() { // the oldest first

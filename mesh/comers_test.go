@@ -276,7 +276,10 @@ func TestMembersThatComeAndGoAreToldNothingOldAndMissNothing(t *testing.T) {
 	} {
 		t.Run(c.String(), func(t *testing.T) {
 			if c.members > 6 && os.Getenv("STARLING_RUNS") == "" {
-				t.Skip("takes a minute: set STARLING_RUNS to how many schedules to run")
+				if c.links != "all" {
+					t.Skip("known to fail, see the known limits of docs/design/014-stays.md: set STARLING_RUNS to how many schedules to run")
+				}
+				t.Skip("takes a minute, and CI runs it: set STARLING_RUNS to how many schedules to run")
 			}
 			var all faults
 			n := runs(t, 1)

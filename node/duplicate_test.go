@@ -12,8 +12,8 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// Two dials have crossed, and one of the two connections ends while a hello is under way on it. The peer is connected all the time by the
-// other one, so it is found and online.
+// Two dials have crossed, and one of the two connections ends while a hello is under way on it. The
+// peer stays connected by the other one, so it is found and online.
 func TestAPeerIsThereThoughOneOfTwoConnectionsEndsAmidAHello(t *testing.T) {
 	calls := map[string]func(t *testing.T, a *node.Node) error{
 		"send": func(t *testing.T, a *node.Node) error {

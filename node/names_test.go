@@ -518,7 +518,8 @@ func TestAnAnswerByTheOtherWayPinsTheNameToo(t *testing.T) {
 	})
 }
 
-// A message that may have arrived pins the name as one that has: the next must not go to whoever takes the name.
+// A message that may have arrived pins the name as one that has: the next must not go to another
+// user who takes the name.
 func TestAMessageThatMayHaveArrivedPinsTheName(t *testing.T) {
 	scenes(t, 3, func(t *testing.T, s *town, inRoom bool) {
 		her := s.comes(alices).Self()

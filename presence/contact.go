@@ -85,8 +85,9 @@ func loggedIn(st *identity.Statement, now time.Time) bool {
 	return st != nil && st.LoggedInAt(now)
 }
 
-// failedLocked notes that a hello on a connection has failed, and reports whether that says something of the peer. It does not if the hello was
-// broken off before its time and there is another connection on which none has failed: of two that have crossed, the peer closes one.
+// failedLocked records that a hello on a connection has failed, and reports whether that counts
+// against the peer. It does not if the hello broke off before its time and there is another
+// connection on which none has failed: of two connections that crossed, one side closes one.
 func (c *contact) failedLocked(conn network.Conn, began time.Time) bool {
 	if l := c.conns[conn]; l != nil {
 		l.failed = true

@@ -38,8 +38,8 @@ func (n *Net) Ring(next int) {
 	n.connect(pairs)
 }
 
-// Cycles connects the hosts in as many random cycles as given. Each has two connections for each cycle, or fewer where two cycles share one, and
-// the rest stay connected when any one host is gone.
+// Cycles connects the hosts in the given number of random cycles. Each host has two connections for
+// each cycle, or fewer where two cycles share one. If any one host is gone, the rest is connected.
 func (n *Net) Cycles(cycles int) {
 	n.t.Helper()
 	count := n.Len()
