@@ -78,6 +78,7 @@ type feed struct {
 	ack      ack
 	used     time.Time // when something last happened
 	silent   bool      // that was so long ago that nobody has anything of it
+	ended    bool      // its author's goodbye has been delivered
 }
 
 // verdict says what became of an envelope.
@@ -113,6 +114,16 @@ func (f *feed) last() uint64 {
 		return f.stored
 	}
 	return f.next - 1
+}
+
+// position returns the last item that this node is not to be told of. The first item is the
+// author's roster entry: a node that knows the entry lacks nothing without the item, and in a quiet
+// room some never get it.
+func (f *feed) position() uint64 {
+	if f.next == 1 && f.entry != nil {
+		return 1
+	}
+	return f.last()
 }
 
 // begin sets the baseline: first is the first item to deliver; what lies before it is from before

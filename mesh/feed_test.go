@@ -62,6 +62,24 @@ func TestFeedRestoresOrder(t *testing.T) {
 	require.Zero(t, f.heldBytes)
 }
 
+func TestAFeedThatHasOnlyItsAuthorsEntryLacksNothingWithoutIt(t *testing.T) {
+	f := &feed{next: 1, floor: 1}
+	require.EqualValues(t, 0, f.position(), "the entry is not known")
+	f.entry = entry("u", "author", 1, 1, true)
+	require.EqualValues(t, 1, f.position())
+	e := chain(1, 2, 1)
+	f.take(epoch, e[1])
+	require.EqualValues(t, 3, f.position())
+
+	// Two members that know the entry have the same, whether the item has come or not.
+	with, without := newJournal(feedTag{}, DefaultRetention), newJournal(feedTag{}, DefaultRetention)
+	for _, j := range []*journal{with, without} {
+		j.open(epoch, f.entry).begin(1)
+	}
+	with.take(epoch, "", with.feeds[f.entry.tag()], e[0])
+	require.Equal(t, with.sum(), without.sum())
+}
+
 func TestFeedKnowsWhatIsMissingAndWhatIsLostWithIt(t *testing.T) {
 	e := chain(1, 2, 1, 4, 1)
 	f := &feed{next: 1}

@@ -93,7 +93,7 @@ func (r *Room) tellHeadsLocked(p peer.ID, feeds []*feed, ageMs uint64, firsts fu
 		n := min(len(feeds), maxPositions)
 		list := make([]*wire.Position, n)
 		for i, f := range feeds[:n] {
-			list[i] = &wire.Position{Feed: f.tag[:], Last: f.last()}
+			list[i] = &wire.Position{Feed: f.tag[:], Last: f.position()}
 			if firsts != nil {
 				first, sure := firsts(f)
 				list[i].First, list[i].Unsure = first, !sure
@@ -143,7 +143,7 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 			unknown = unknown || pos.First == 0
 		case f.next == 0:
 			unknown = unknown || pos.Last > f.stored
-		case f.peer() == p && f.last() >= pos.Last:
+		case f.peer() == p && f.position() >= pos.Last:
 			r.acknowledgeLocked(now, f, false) // it would not have said so if it had heard that we have it
 		}
 		if a := r.journal.claim(now, p, tag, pos.Last, pos.First, !pos.Unsure && !late); a.feed != nil {

@@ -116,6 +116,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		unsubscribed: make(map[peer.ID]time.Time),
 		waiting:      make(map[peer.ID]struct{}),
 		newcomers:    make(map[peer.ID]time.Time),
+		parted:       make(parted),
 	}
 	r.confirms.init()
 	r.carriage.init()
@@ -123,6 +124,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	_, _ = rand.Read(r.feed[:])
 	r.journal = newJournal(tagFeed(r.device, r.feed), m.cfg.retention)
 	r.journal.since = r.since
+	r.journal.meeting = r.meetingLocked
 	var err error
 	if r.journal.resume, err = positions(cfg.resume); err != nil {
 		return nil, err

@@ -69,7 +69,10 @@ type journal struct {
 	history bool               // the app wants broadcasts from before its stay
 	ring    ring
 	present func(*feed) bool // whether a feed is the one of a member's present stay
-	ready   bool             // the node has joined: feeds that nobody knew then begin later
+	// meeting reports whether a neighbour that may know more of a device was met less than meetWait
+	// ago.
+	meeting func(time.Time, peer.ID) bool
+	ready   bool // the node has joined: feeds that nobody knew then begin later
 	lacking map[*feed]struct{}
 	moved   map[*feed]time.Time // feeds that have got further since neighbours were told, and when to tell them
 	waiting map[*feed]struct{}  // feeds without a baseline of which something is known
@@ -80,7 +83,8 @@ type journal struct {
 
 func newJournal(self feedTag, limits Retention) *journal {
 	return &journal{
-		jitter: rand.N[time.Duration], self: self, present: func(*feed) bool { return true }, feeds: make(map[feedTag]*feed), ring: newRing(limits),
+		jitter: rand.N[time.Duration], self: self, present: func(*feed) bool { return true },
+		meeting: func(time.Time, peer.ID) bool { return false }, feeds: make(map[feedTag]*feed), ring: newRing(limits),
 		lacking: make(map[*feed]struct{}), moved: make(map[*feed]time.Time), waiting: make(map[*feed]struct{}), stays: newSuccession(),
 	}
 }
@@ -700,7 +704,7 @@ func (j *journal) sum() []byte {
 		var last [8]byte
 		for _, f := range j.positions() {
 			h.Write(f.tag[:])
-			binary.BigEndian.PutUint64(last[:], f.last())
+			binary.BigEndian.PutUint64(last[:], f.position())
 			h.Write(last[:])
 		}
 		j.digest = h.Sum(nil)

@@ -230,7 +230,7 @@ func (r *simRoom) tellHeads(p peer.ID, feeds []*feed, ageMs uint64, firsts func(
 	}
 	list := make([]simPosition, len(feeds))
 	for i, f := range feeds {
-		list[i] = simPosition{tag: f.tag, last: f.last()}
+		list[i] = simPosition{tag: f.tag, last: f.position()}
 		if firsts != nil {
 			first, sure := firsts(f)
 			list[i].first, list[i].unsure, list[i].ageMs = first, !sure, ageMs
@@ -265,7 +265,7 @@ func (r *simRoom) hearHeads(p peer.ID, list []simPosition) {
 			unknown = unknown || pos.first == 0
 		case f.next == 0:
 			unknown = true
-		case f.peer() == p && f.last() >= pos.last:
+		case f.peer() == p && f.position() >= pos.last:
 			r.acknowledge(now, f, false)
 		}
 		if r.w.trace != nil {

@@ -95,6 +95,7 @@ func (r *Room) adoptLocked(p peer.ID) {
 	} else {
 		now := time.Now()
 		r.neighbours[p] = &neighbour{met: now}
+		r.parted.back(now, p)
 		r.roster.bridged(now)
 		r.journal.retry(now)
 		r.armTimer()
@@ -102,11 +103,33 @@ func (r *Room) adoptLocked(p peer.ID) {
 	r.mesh.host.ConnManager().Protect(p, r.protection())
 }
 
+// meetingLocked reports whether a neighbour was met less than meetWait ago who may know more of a
+// member than is known here: not the member itself, unless others are missing who may come next.
+func (r *Room) meetingLocked(now time.Time, about peer.ID) bool {
+	for p, n := range r.neighbours {
+		if now.Sub(n.met) < meetWait && (p != about || r.apartLocked(now, about)) {
+			return true
+		}
+	}
+	return false
+}
+
+// apartLocked reports whether the connection to a neighbour other than that one has ended a moment
+// ago, and it has not said goodbye. It may have what nobody else here has.
+func (r *Room) apartLocked(now time.Time, but peer.ID) bool {
+	return r.parted.lately(now, func(p peer.ID) bool {
+		s := r.roster.devices[p]
+		return p != but && s != nil && (s.present || s.reason == Dropped)
+	})
+}
+
 // dismissLocked forgets a neighbour that is no longer in the room, or not connected.
 func (r *Room) dismissLocked(p peer.ID) {
+	now := time.Now()
 	delete(r.neighbours, p)
 	delete(r.unsubscribed, p)
-	r.journal.left(time.Now(), p)
+	r.parted.left(now, p)
+	r.journal.left(now, p)
 	r.window.forget(p)
 	r.signalMoved()
 	r.mesh.host.ConnManager().Unprotect(p, r.protection())

@@ -385,6 +385,7 @@ func (r *Room) deliverLocked(now time.Time, f *feed, ready []*envelope) {
 					continue // the member that said so may have left since
 				}
 				if entry, err := r.openOwnEntry(now, e, payload); err == nil {
+					f.ended = f.ended || !entry.joined
 					r.applyLocked(now, entry)
 				}
 			case wire.Kind_KIND_SUSPICION:

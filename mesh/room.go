@@ -62,6 +62,7 @@ type Room struct {
 	// unsubscribed are neighbours that greeted us but whose subscription GossipSub has not
 	// reported, and since when.
 	unsubscribed map[peer.ID]time.Time
+	parted       parted
 	newcomers    map[peer.ID]time.Time // connected members that GossipSub has not reported, and since when
 	waiting      map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
 	parked       parked

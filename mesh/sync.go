@@ -89,7 +89,7 @@ func (r *Room) repairLocked(now time.Time) {
 			idle = append(idle, p)
 		}
 	}
-	pulls, lost := r.journal.plan(now, idle, len(r.neighbours), r.roster.apart())
+	pulls, lost := r.journal.plan(now, idle, len(r.neighbours), r.roster.apart() || r.apartLocked(now, ""))
 	for _, a := range lost {
 		r.arrivedLocked(now, a)
 	}

@@ -98,6 +98,7 @@ func TestCost(t *testing.T) {
 				d(func(s mesh.Stats) uint64 { return s.BytesServed }), d(func(s mesh.Stats) uint64 { return s.EnvelopeCopies }),
 				d(func(s mesh.Stats) uint64 { return s.EnvelopesPublished }), d(func(s mesh.Stats) uint64 { return s.EnvelopeDuplicates }))
 			require.Equal(t, ours.messages*(n-1), ours.arrived)
+			require.Equal(t, ours.before.Pulls, ours.quiet.Pulls, "nothing is missing in an idle room")
 			require.Less(t, ours.perNode(ours.idle, ours.idle.bytes), 1000.0, "bytes a second of a member in an idle room")
 		})
 	}

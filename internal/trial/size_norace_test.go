@@ -14,3 +14,6 @@ const (
 	// nothing is asserted of it.
 	besideBare = true
 )
+
+// smallStorms are the seeds of short storms.
+var smallStorms = []uint64{12, 24, 26, 33, 36, 40, 48, 49}

@@ -15,3 +15,6 @@ const (
 	// nothing is asserted of it.
 	besideBare = false
 )
+
+// smallStorms are the seeds of short storms.
+var smallStorms = []uint64{12}
