@@ -31,7 +31,7 @@ func costSizes(t *testing.T) (sizes []int) {
 		sizes = append(sizes, n)
 	}
 	if len(sizes) == 0 {
-		return []int{8, 20}
+		return usualCosts
 	}
 	return sizes
 }

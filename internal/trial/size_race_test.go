@@ -18,3 +18,6 @@ const (
 
 // smallStorms are the seeds of short storms.
 var smallStorms = []uint64{12}
+
+// usualCosts are how many members the rooms have of which TestCost measures the cost.
+var usualCosts = []int{8}
