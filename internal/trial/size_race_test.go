@@ -17,7 +17,7 @@ const (
 )
 
 // smallStorms are the seeds of short storms.
-var smallStorms = []uint64{12}
+var smallStorms = []uint64{33}
 
 // usualCosts are how many members the rooms have of which TestCost measures the cost.
 var usualCosts = []int{8}
