@@ -43,6 +43,7 @@ type contact struct {
 // link is one connection to a contact.
 type link struct {
 	failed      bool // a hello on it has
+	greeted     bool // this node has opened a hello on it, or is about to
 	opened      time.Time
 	limited     bool
 	dialled     bool // by us
@@ -110,8 +111,8 @@ func (c *contact) settleLocked(err error) {
 	c.settled.Tell()
 }
 
-// connected adds a connection; with greet, this node opens the hello. It may be called again for a
-// connection that is known.
+// connected adds a connection; with greet, this node opens a hello on it, once. It may be called
+// again for a connection that is known.
 func (d *Directory) connected(conn network.Conn, greet bool) *contact {
 	p, stat := conn.RemotePeer(), conn.Stat()
 	if p == d.id {
@@ -138,7 +139,8 @@ func (d *Directory) connected(conn network.Conn, greet bool) *contact {
 		}
 		d.contacts[p] = c
 	}
-	if greet && !slices.Contains(c.fresh, conn) {
+	if l := c.conns[conn]; greet && !l.greeted {
+		l.greeted = true
 		c.fresh = append(c.fresh, conn)
 		c.final = nil
 		d.kickLocked(c)

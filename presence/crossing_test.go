@@ -2,6 +2,7 @@ package presence_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,5 +105,23 @@ func TestConnectDoesNotWaitForThePauseAfterFailedHellos(t *testing.T) {
 		_, err := a.Connect(t.Context(), r.net.Info(1))
 		require.NoError(t, err)
 		require.Less(t, time.Since(start), time.Second)
+	})
+}
+
+// Before a node searches, it takes in the connections that the host has not reported yet. It opens
+// no further hello on those that it knows: peers limit how many one node may open.
+func TestSearchesOpenNoFurtherHellos(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2)
+		defer r.close()
+		a, b := r.nodes[0], r.nodes[1]
+		r.meet(0, 1)
+		for i := range 100 {
+			_, err := a.find(fmt.Sprint("nobody", i))
+			require.ErrorIs(t, err, presence.ErrNotFound)
+			time.Sleep(200 * time.Millisecond)
+		}
+		require.Zero(t, a.Stats().HelloFailed)
+		require.Zero(t, b.Stats().Limited)
 	})
 }
