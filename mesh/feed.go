@@ -116,7 +116,7 @@ func (f *feed) last() uint64 {
 	return f.next - 1
 }
 
-// position returns the last item that this node is not to be told of. The first item is the
+// position returns the last item through which this node needs nothing more. The first item is the
 // author's roster entry: a node that knows the entry lacks nothing without the item, and in a quiet
 // room some never get it.
 func (f *feed) position() uint64 {
@@ -313,7 +313,9 @@ func (f *feed) baselineDue() time.Time {
 	if !f.gapSince.IsZero() {
 		due = earlier(due, f.gapSince.Add(baselineWait))
 	}
-	if !due.IsZero() && f.sure() == 0 {
+	if len(f.held) > 0 && f.held[0].First == f.stored+1 && f.sure() == 0 {
+		due = f.gapSince
+	} else if !due.IsZero() && f.sure() == 0 {
 		due = due.Add(sureWait)
 		if f.best() == 0 {
 			due = due.Add(sureWait) // the neighbours that were asked may be waiting themselves

@@ -78,6 +78,14 @@ func TestAFeedThatHasOnlyItsAuthorsEntryLacksNothingWithoutIt(t *testing.T) {
 	}
 	with.take(epoch, "", with.feeds[f.entry.tag()], e[0])
 	require.Equal(t, with.sum(), without.sum())
+
+	// A member that has no more than the entry says that nothing is for the other one, and is not
+	// asked for the item.
+	first, sure := without.firsts(after(time.Minute), time.Second, 0)(without.feeds[f.entry.tag()])
+	require.EqualValues(t, 2, first)
+	require.True(t, sure)
+	without.claim(after(time.Minute), "a", f.entry.tag(), 1, 2, true)
+	require.Empty(t, without.lacking)
 }
 
 func TestFeedKnowsWhatIsMissingAndWhatIsLostWithIt(t *testing.T) {

@@ -304,7 +304,9 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 		f.next, f.floor, f.guessed = first, first, !sure
 		j.changed(f)
 	}
-	if last >= max(f.next, first) {
+	// Item 1 is the author's entry. Where that is known, only the author is asked for it: others say
+	// 1 without having it.
+	if last >= max(f.next, first) && (last > 1 || f.entry == nil || f.peer() == from) {
 		f.repair.source(from, last)
 	}
 	if f.next > 0 {
@@ -673,7 +675,7 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed
 		latest = j.ring.latest(count)
 	}
 	return func(f *feed) (first uint64, sure bool) {
-		first = min(j.ring.since(f.tag, cutoff, f.floor, f.last()+1, f.began), f.last()+1)
+		first = min(j.ring.since(f.tag, cutoff, f.floor, f.position()+1, f.began), f.position()+1)
 		if n, ok := latest[f.tag]; ok {
 			first = min(first, n)
 		}

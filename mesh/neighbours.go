@@ -103,19 +103,22 @@ func (r *Room) adoptLocked(p peer.ID) {
 	r.mesh.host.ConnManager().Protect(p, r.protection())
 }
 
-// meetingLocked reports whether a neighbour was met less than meetWait ago who may know more of a
-// member than is known here: not the member itself, unless others are missing who may come next.
+// meetingLocked reports whether a member was met less than meetWait ago who may know more of
+// another than is known here: not that one itself, unless others are missing who may come next.
 func (r *Room) meetingLocked(now time.Time, about peer.ID) bool {
 	for p, n := range r.neighbours {
-		if now.Sub(n.met) < meetWait && (p != about || r.apartLocked(now, about)) {
+		if now.Sub(n.met) >= meetWait || p == about && !r.apartLocked(now, about) {
+			continue
+		}
+		if s := r.roster.devices[p]; s != nil && s.present {
 			return true
 		}
 	}
 	return false
 }
 
-// apartLocked reports whether the connection to a neighbour other than that one has ended a moment
-// ago, and it has not said goodbye. It may have what nobody else here has.
+// apartLocked reports whether a member other than that one has parted lately, and has not said
+// goodbye. It may have what nobody else here has.
 func (r *Room) apartLocked(now time.Time, but peer.ID) bool {
 	return r.parted.lately(now, func(p peer.ID) bool {
 		s := r.roster.devices[p]
@@ -128,7 +131,9 @@ func (r *Room) dismissLocked(p peer.ID) {
 	now := time.Now()
 	delete(r.neighbours, p)
 	delete(r.unsubscribed, p)
-	r.parted.left(now, p)
+	if s := r.roster.devices[p]; s != nil && s.present {
+		r.parted.left(now, p)
+	}
 	r.journal.left(now, p)
 	r.window.forget(p)
 	r.signalMoved()

@@ -8,40 +8,57 @@ import (
 )
 
 const (
-	// partedFor is how long a neighbour whose connection has ended is remembered, and maxParted is
-	// how many are: as long as members retain broadcasts by default.
+	// partedFor, the default retention, is how long a member is remembered whose connection has
+	// ended. maxParted bounds how many are: the latest.
 	partedFor = 10 * time.Minute
 	maxParted = 256
 )
 
-// parted are neighbours whose connections have ended and that have not come back, and when that
-// was, or when another of them came back since: what kept them away may be over for all. It is a
-// plain state machine: the caller passes the time and holds the lock.
-type parted map[peer.ID]time.Time
+// parted are members that were neighbours until their connections ended, and have not come back. It
+// is a plain state machine: the caller passes the time and holds the lock.
+type parted map[peer.ID]absence
 
-// left notes that the connection to a neighbour has ended.
+type absence struct {
+	ended time.Time // when the connection ended
+	since time.Time // the same, or when another parted member came back: what kept them away may be over for all
+}
+
+// left notes that the connection to a member has ended.
 func (ps parted) left(now time.Time, p peer.ID) {
-	maps.DeleteFunc(ps, func(_ peer.ID, at time.Time) bool { return now.Sub(at) >= partedFor })
-	if len(ps) < maxParted {
-		ps[p] = now
+	ps.forget(now)
+	if _, known := ps[p]; !known && len(ps) >= maxParted {
+		oldest := p
+		for other, at := range ps {
+			if oldest == p || at.ended.Before(ps[oldest].ended) {
+				oldest = other
+			}
+		}
+		delete(ps, oldest)
 	}
+	ps[p] = absence{now, now}
 }
 
 // back notes a new neighbour.
 func (ps parted) back(now time.Time, p peer.ID) {
+	ps.forget(now)
 	if _, ok := ps[p]; !ok {
 		return
 	}
 	delete(ps, p)
-	for other := range ps {
-		ps[other] = now
+	for other, at := range ps {
+		ps[other] = absence{at.ended, now}
 	}
 }
 
-// lately calls f for neighbours that parted less than apartWait ago, until it returns true.
+func (ps parted) forget(now time.Time) {
+	maps.DeleteFunc(ps, func(_ peer.ID, at absence) bool { return now.Sub(at.ended) >= partedFor })
+}
+
+// lately calls f for members that parted, or that another one came back after, less than apartWait
+// ago, until f returns true.
 func (ps parted) lately(now time.Time, f func(peer.ID) bool) bool {
 	for p, at := range ps {
-		if now.Sub(at) < apartWait && f(p) {
+		if now.Sub(at.since) < apartWait && f(p) {
 			return true
 		}
 	}

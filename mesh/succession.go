@@ -73,26 +73,31 @@ func (s *succession) over(f *feed) bool { return f.entry != nil && s.latest[f.pe
 
 // meetWait is how long a neighbour may take, once it is met, to say what it has of a stay whose end
 // has not come here: a round trip, and the time until another way into its part of the room is
-// found. Where members that were apart meet again, 0.3 s were measured.
+// found. Where members that were apart meet again, 0.3 s was measured.
 const meetWait = 600 * time.Millisecond
 
-// behind reports whether a feed has to wait for the feed of an earlier stay, of which something is
-// being fetched or may be for this node, but no longer than lackWait. It also waits for what
-// neighbours met just now may have of a stay that ended without a goodbye: up to meetWait for each,
-// and 2 * meetWait for all.
+// behind reports whether a feed has to wait for the feed of an earlier stay: for up to lackWait if
+// something of that is being fetched or may be for this node, and for up to 2*meetWait if it ended
+// without a goodbye and members that were met less than meetWait ago may have more of it.
 func (j *journal) behind(now time.Time, f *feed) bool {
 	if f.entry == nil || j.history {
 		return false
 	}
-	wait := time.Duration(0)
+	wait, unended := time.Duration(0), false
 	for _, g := range j.stays.feeds[f.peer()] {
 		switch {
 		case g == f || g.broken || g.entry.sequence >= f.entry.sequence || j.stays.old(g):
 		case j.unsettled(g):
 			wait = lackWait
-		case !g.ended && j.meeting(now, f.peer()):
-			wait = max(wait, 2*meetWait)
+		case !g.ended && !g.silent:
+			unended = true
 		}
+		if wait > 0 {
+			break
+		}
+	}
+	if wait == 0 && unended && j.meeting(now, f.peer()) {
+		wait = 2 * meetWait
 	}
 	if wait > 0 && f.queued.IsZero() {
 		f.queued = now

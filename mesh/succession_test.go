@@ -16,14 +16,18 @@ func TestALaterStayWaitsForWhatNeighboursJustMetMayHaveOfTheEarlierOne(t *testin
 	for name, c := range map[string]struct {
 		met    time.Duration // until when a neighbour counts as just met
 		ended  bool          // the goodbye of the earlier stay has been delivered
+		gossip bool          // the first item of the later stay comes by gossip, and nobody says anything
 		brings time.Duration // when one says that it has more of the earlier stay
 		begins time.Duration
 	}{
-		"nobody was met":                  {0, false, never, 0},
-		"the earlier stay has ended":      {meetWait, true, never, 0},
-		"those who were met have no more": {meetWait, false, never, meetWait},
-		"others are met all the time":     {never, false, never, 2 * meetWait},
-		"one has more":                    {meetWait, false, meetWait / 2, lackWait},
+		"nobody was met":                  {0, false, false, never, 0},
+		"the earlier stay has ended":      {meetWait, true, false, never, 0},
+		"those who were met have no more": {meetWait, false, false, never, meetWait},
+		"others are met all the time":     {never, false, false, never, 2 * meetWait},
+		"one has more":                    {meetWait, false, false, meetWait / 2, lackWait},
+		"nobody was met, by gossip":       {0, false, true, never, 0},
+		"no more, by gossip":              {meetWait, false, true, never, meetWait},
+		"all the time, by gossip":         {never, false, true, never, 2 * meetWait},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j := newJournal(feedTag{}, DefaultRetention)
@@ -37,7 +41,13 @@ func TestALaterStayWaitsForWhatNeighboursJustMetMayHaveOfTheEarlierOne(t *testin
 			earlier.begin(1)
 			earlier.ended = c.ended
 			later := j.open(now, entry("u", "author", 2, 2, true))
-			j.claim(now, "author", later.tag, 2, 1, true)
+			if c.gossip {
+				first := chain(1)[0]
+				first.tag = later.tag
+				j.take(now, "other", later, first)
+			} else {
+				j.claim(now, "author", later.tag, 2, 1, true)
+			}
 			for later.next == 0 {
 				require.Less(t, now.Sub(epoch), time.Minute)
 				if now = now.Add(10 * time.Millisecond); now.Sub(epoch) == c.brings {
@@ -68,10 +78,13 @@ func TestANeighbourIsPartedUntilItIsBackOrForLong(t *testing.T) {
 	require.False(t, any(after(time.Minute), "b"))
 	require.False(t, any(after(time.Minute+apartWait), ""))
 
-	ps.left(after(time.Minute+partedFor), "d")
-	require.NotContains(t, ps, peer.ID("b"), "it is forgotten")
+	ps.left(after(partedFor-1), "c")
+	ps.back(after(partedFor), "c")
+	require.NotContains(t, ps, peer.ID("b"), "it is forgotten, whoever comes back")
 	for i := range 2 * maxParted {
-		ps.left(after(time.Hour), peer.ID(fmt.Sprint(i)))
+		ps.left(after(time.Hour+time.Duration(i)), peer.ID(fmt.Sprint(i)))
 	}
 	require.Len(t, ps, maxParted)
+	require.NotContains(t, ps, peer.ID("0"))
+	require.Contains(t, ps, peer.ID(fmt.Sprint(2*maxParted-1)), "the latest are remembered")
 }
