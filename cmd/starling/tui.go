@@ -51,6 +51,10 @@ func newScreen(in, out *os.File, interrupt func()) *screen {
 	s := &screen{in: in, out: out, gate: &gate{file: out}, lines: make(chan typed, maxLines), events: make(chan any, 256),
 		ended: make(chan struct{}), over: make(chan struct{})}
 	s.model = newTUI(s.give, interrupt)
+	// The library reports the size later: the first screen would be drawn at another one.
+	if width, height, err := term.GetSize(out.Fd()); err == nil && width > 0 && height > 0 {
+		s.model.width, s.model.height = width, height
+	}
 	s.program = tea.NewProgram(s.model, tea.WithInput(in), tea.WithOutput(s.gate), tea.WithoutSignalHandler())
 	return s
 }
