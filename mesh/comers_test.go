@@ -277,7 +277,7 @@ func TestMembersThatComeAndGoAreToldNothingOldAndMissNothing(t *testing.T) {
 		t.Run(c.String(), func(t *testing.T) {
 			if c.members > 6 && os.Getenv("STARLING_RUNS") == "" {
 				if c.links != "all" {
-					t.Skip("known to fail, see the known limits of docs/design/014-stays.md: set STARLING_RUNS to how many schedules to run")
+					t.Skip("not mended, and CI does not run it: it fails in most runs in a chain, seldom in a ring, see the known limits of docs/design/014-stays.md. To see it fail, set STARLING_RUNS to how many schedules to run")
 				}
 				t.Skip("takes a minute, and CI runs it: set STARLING_RUNS to how many schedules to run")
 			}

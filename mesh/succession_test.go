@@ -64,19 +64,19 @@ func TestALaterStayWaitsForWhatNeighboursJustMetMayHaveOfTheEarlierOne(t *testin
 
 func TestANeighbourIsPartedUntilItIsBackOrForLong(t *testing.T) {
 	ps := make(parted)
-	any := func(now time.Time, but peer.ID) bool {
+	lately := func(now time.Time, but peer.ID) bool {
 		return ps.lately(now, func(p peer.ID) bool { return p != but })
 	}
 	ps.left(epoch, "a")
 	ps.left(epoch, "b")
-	require.True(t, any(after(apartWait-1), "a"))
-	require.False(t, any(after(apartWait), ""))
+	require.True(t, lately(after(apartWait-1), "a"))
+	require.False(t, lately(after(apartWait), ""))
 	ps.back(after(time.Minute), "c")
-	require.False(t, any(after(time.Minute), ""), "one that was never away says nothing of the others")
+	require.False(t, lately(after(time.Minute), ""), "one that was never away says nothing of the others")
 	ps.back(after(time.Minute), "a")
-	require.True(t, any(after(time.Minute), ""), "b may come back as well")
-	require.False(t, any(after(time.Minute), "b"))
-	require.False(t, any(after(time.Minute+apartWait), ""))
+	require.True(t, lately(after(time.Minute), ""), "b may come back as well")
+	require.False(t, lately(after(time.Minute), "b"))
+	require.False(t, lately(after(time.Minute+apartWait), ""))
 
 	ps.left(after(partedFor-1), "c")
 	ps.back(after(partedFor), "c")
