@@ -68,6 +68,8 @@ type feed struct {
 	// notBefore is when to look next whether that stay's feed has come.
 	queued, notBefore time.Time
 
+	clocks clocks // what neighbours said of its author's clock before they said who that is
+
 	beginning
 	regretted uint64    // the lowest item reported lost because the baseline was a guess; 0: none
 	guessed   bool      // the baseline is the word of neighbours that cannot be sure, or what came first
@@ -140,6 +142,10 @@ func (f *feed) begin(first uint64) {
 
 // untouched reports whether nothing has been delivered, or given up, since the baseline was set.
 func (f *feed) untouched() bool { return f.tip == nil && f.next == f.floor }
+
+// unheard reports whether nothing has been delivered, or given up, since the baseline was set, but
+// for the author's entry.
+func (f *feed) unheard() bool { return f.untouched() || f.floor <= 1 && f.next == 2 }
 
 // doubtful reports whether the baseline is only the word of neighbours and may still be corrected
 // by a neighbour that has something before it and says that the feed ends at last.

@@ -51,24 +51,11 @@ type transit struct {
 // before reports whether what the sender calls sent was certainly before a time here.
 func (t *transit) before(sent, at time.Time) bool { return t.known && sent.Add(t.fastest).Before(at) }
 
-// toldBefore reports whether an envelope with that time sent was published before a time here, by
-// the ages that neighbours stated.
-func (t *transit) toldBefore(sent, at time.Time) bool { return t.heard && sent.Add(t.told).Before(at) }
-
 // fetched takes an envelope's age as a neighbour stated it: the envelope was published at came.
 func (t *transit) fetched(sent, came time.Time) {
 	if took := came.Sub(sent); !t.heard || took < t.told {
 		t.heard, t.told = true, took
 	}
-}
-
-// published estimates when an envelope that came by gossip was published: as much earlier as it
-// took longer than others of its sender, or by the ages of fetched ones.
-func (t *transit) published(sent, came time.Time, late time.Duration) time.Time {
-	if t.heard {
-		late = max(late, came.Sub(sent)-t.told)
-	}
-	return came.Add(-min(late, maxGossipAge))
 }
 
 func (t *transit) late(sent, came time.Time) time.Duration {

@@ -89,6 +89,7 @@ func (r *Room) tellAckLocked(now time.Time, f *feed) {
 // tellHeadsLocked tells a neighbour how far this node has got with feeds and, if firsts is not nil,
 // where they begin for that neighbour: the answer to a Past with that age.
 func (r *Room) tellHeadsLocked(p peer.ID, feeds []*feed, ageMs uint64, firsts func(*feed) (uint64, bool)) {
+	now := time.Now()
 	for len(feeds) > 0 {
 		n := min(len(feeds), maxPositions)
 		list := make([]*wire.Position, n)
@@ -96,11 +97,37 @@ func (r *Room) tellHeadsLocked(p peer.ID, feeds []*feed, ageMs uint64, firsts fu
 			list[i] = &wire.Position{Feed: f.tag[:], Last: f.position()}
 			if firsts != nil {
 				first, sure := firsts(f)
-				list[i].First, list[i].Unsure = first, !sure
+				list[i].First, list[i].Unsure, list[i].ClockMs = first, !sure, r.clockLocked(now, p, f)
 			}
 		}
 		feeds = feeds[n:]
 		r.mesh.tell(p, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: list, AgeMs: ageMs}}})
+	}
+}
+
+// clockLocked returns what the clock of a feed's author shows, to say so to a peer; 0: it is not
+// known.
+func (r *Room) clockLocked(now time.Time, to peer.ID, f *feed) uint64 {
+	switch s := r.roster.devices[f.peer()]; {
+	case f.peer() == r.mesh.host.ID():
+		return uint64(max(now.UnixMilli(), 0))
+	case s == nil:
+		return 0
+	default:
+		return s.showsNow(now, to, now.Sub(r.since) > 2*maxUnderWay)
+	}
+}
+
+// hearClockLocked takes a neighbour's word of what the clock of a feed's author shows. It is kept
+// until the author is known.
+func (r *Room) hearClockLocked(now time.Time, from peer.ID, f *feed, ms uint64) {
+	if f == nil {
+		return
+	}
+	if s := r.roster.devices[f.peer()]; s != nil {
+		s.clocks.hear(now, from, ms)
+	} else {
+		f.clocks.hear(now, from, ms)
 	}
 }
 
@@ -138,6 +165,7 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 			continue
 		}
 		f := r.journal.feeds[tag]
+		r.hearClockLocked(now, p, f, pos.ClockMs)
 		switch {
 		case f == nil:
 			unknown = unknown || pos.First == 0
@@ -148,6 +176,9 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 		}
 		if a := r.journal.claim(now, p, tag, pos.Last, pos.First, !pos.Unsure && !late); a.feed != nil {
 			r.arrivedLocked(now, a)
+		}
+		if f == nil {
+			r.hearClockLocked(now, p, r.journal.feeds[tag], pos.ClockMs)
 		}
 	}
 	switch {

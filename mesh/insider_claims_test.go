@@ -180,6 +180,38 @@ func TestAFalseBeginningKeepsNothingFromANewcomer(t *testing.T) {
 	}
 }
 
+func TestAFalseClockKeepsNothingFromANewcomerWithAnotherNeighbour(t *testing.T) {
+	for name, ahead := range map[string]time.Duration{"10 s": 10 * time.Second, "1 h": time.Hour, "behind": -time.Hour, "100 years": 876_000 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 3, func(t *testing.T, f *flock) {
+				f.net.Connect(0, 1)
+				f.net.Connect(1, 2)
+				rooms := []*Room{f.join(0, "ops"), f.join(1, "ops")}
+				m := f.insider("ops", 2)
+				m.answers(func(s network.Stream, q *wire.SyncRequest) { _ = s.CloseWrite(); m.pause(time.Second) })
+				time.Sleep(time.Minute)
+				old := published(t, rooms[0], "u0", "old", 3)
+				time.Sleep(time.Second)
+				newcomer := f.join(2, "ops")
+				tag := rooms[0].own.tag()
+				lie := func() {
+					m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: []*wire.Position{
+						{Feed: tag[:], Last: 4, First: 5, ClockMs: uint64(time.Now().Add(ahead).UnixMilli())},
+					}}}})
+				}
+				lie()
+				var want []string
+				for i := range 20 {
+					want = append(want, published(t, rooms[0], "u0", fmt.Sprint("news ", i), 1)...)
+					time.Sleep(300 * time.Millisecond)
+					lie()
+				}
+				require.Equal(t, want, honest(t, newcomer, len(want)), "and nothing of %v", old)
+			})
+		})
+	}
+}
+
 func TestABeginningToldBeforeTheFeedBeginsKeepsNothingBack(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
 		f.net.Connect(0, 1) // member 2 gets what member 1 passes on

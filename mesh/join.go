@@ -125,6 +125,9 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	r.journal = newJournal(tagFeed(r.device, r.feed), m.cfg.retention)
 	r.journal.since = r.since
 	r.journal.meeting = r.meetingLocked
+	r.journal.early = func(f *feed, e *envelope) bool {
+		return r.journal.unwanted(f, e, r.past.since(r.since), r.roster.devices[e.peer])
+	}
 	var err error
 	if r.journal.resume, err = positions(cfg.resume); err != nil {
 		return nil, err

@@ -32,7 +32,8 @@ const (
 	hedgeWait = 800 * time.Millisecond
 	// lostWait is how long after it showed a gap is given up at the earliest, if nobody has what is
 	// missing: two heartbeats of GossipSub, in which others offer what they have. lackWait is the
-	// same if neighbours lack it as well but may still get it.
+	// same if neighbours lack it as well but may still get it, counted from when what lies behind
+	// the gap was published.
 	lostWait = 2500 * time.Millisecond
 	lackWait = 10 * time.Second
 	// apartWait is the same if a neighbour does not answer, or was lost a moment ago: it may have
@@ -69,6 +70,8 @@ type journal struct {
 	history bool               // the app wants broadcasts from before its stay
 	ring    ring
 	present func(*feed) bool // whether a feed is the one of a member's present stay
+	// early reports whether an envelope is certainly from before this node's time, see unwanted.
+	early func(*feed, *envelope) bool
 	// meeting reports whether a neighbour that may know more of a device was met less than meetWait
 	// ago.
 	meeting func(time.Time, peer.ID) bool
@@ -84,7 +87,8 @@ type journal struct {
 func newJournal(self feedTag, limits Retention) *journal {
 	return &journal{
 		jitter: rand.N[time.Duration], self: self, present: func(*feed) bool { return true },
-		meeting: func(time.Time, peer.ID) bool { return false }, feeds: make(map[feedTag]*feed), ring: newRing(limits),
+		early: func(*feed, *envelope) bool { return false }, meeting: func(time.Time, peer.ID) bool { return false },
+		feeds: make(map[feedTag]*feed), ring: newRing(limits),
 		lacking: make(map[*feed]struct{}), moved: make(map[*feed]time.Time), waiting: make(map[*feed]struct{}), stays: newSuccession(),
 	}
 }
@@ -350,30 +354,47 @@ func (f *feed) regret(first, last uint64, sure bool) arrival {
 // unwanted reports whether an envelope, while nothing of its feed has been delivered, was certainly
 // published before the time since, from which on the member wants broadcasts. It may have been
 // fetched, or offered by GossipSub, which does so for seconds. The author's clock shows it,
-// compared with the author's fresh envelopes here. So do the ages that neighbours state of fetched
-// envelopes, unless a neighbour that is sure says that something is for this node: an age could
-// hide what is wanted. Where a feed begins is answered more generously, so that nothing is missed.
+// compared with the author's fresh envelopes here. So does what neighbours say of that clock, or of
+// the ages of fetched envelopes, unless a neighbour that is sure says that something is for this
+// node: what they say could hide what is wanted. Where a feed begins is answered more generously,
+// so that nothing is missed.
 func (j *journal) unwanted(f *feed, e *envelope, since time.Time, author *seat) bool {
-	if _, resumed := j.resume[f.tag]; resumed || !f.untouched() {
+	if _, resumed := j.resume[f.tag]; resumed || !f.unheard() {
 		return false
 	}
 	sent := time.UnixMilli(e.SentMs)
 	if author != nil && author.transit.before(sent, since) {
 		return true
 	}
-	return f.claim == 0 && f.stored == 0 && (e.came.Before(since) || author != nil && author.transit.toldBefore(sent, since))
+	if f.claim != 0 || f.stored != 0 {
+		return false
+	}
+	if author != nil {
+		if published, ok := author.dated(sent); ok {
+			return published.Before(since)
+		}
+	}
+	return e.came.Before(since)
 }
 
 // uncertain reports whether an envelope that came by gossip may be from before this node's time: it
-// may be an old one that GossipSub has carried from one part of the room into another. Its author
-// would know, and so would a node that has fetched something of that author before.
-func (j *journal) uncertain(f *feed, via peer.ID, author *seat) bool {
-	return !j.history && f.next > 0 && f.untouched() && !f.sworn && f.claim == 0 && f.handed == 0 && !f.supposed.IsZero() &&
-		f.peer() != via && author != nil && !author.transit.heard
+// may be an old one that GossipSub has carried from one part of the room into another, and nobody
+// has said what its author's clock shows, or how old another envelope of that author was. The first
+// item alone is the author's entry, whose age does not matter.
+func (j *journal) uncertain(f *feed, via peer.ID, e *envelope, author *seat) bool {
+	if j.history || author == nil || f.peer() == via || !f.unheard() || f.sworn || f.claim != 0 || e.last() == 1 {
+		return false
+	}
+	if _, resumed := j.resume[f.tag]; resumed || f.next == 0 && (e.First > f.stored+1 || !j.ready || f.sure() != 0) {
+		return false // it waits for a baseline anyway
+	}
+	_, known := author.dated(time.UnixMilli(e.SentMs))
+	return !known
 }
 
 // promised notes that a neighbour has an envelope that must be fetched to learn its age.
 func (j *journal) promised(now time.Time, via peer.ID, f *feed, e *envelope) {
+	f.begin(e.First)
 	f.repair.source(via, e.last())
 	j.lack(now, f)
 }
@@ -384,12 +405,24 @@ func (j *journal) skip(now time.Time, f *feed, e *envelope) ([]*envelope, verdic
 	if f.broken || f.next == 0 || e.Next() <= f.next {
 		return nil, stale
 	}
-	f.next, f.floor = e.Next(), e.Next()
+	f.next, f.tip = j.passed(f, e.Next()), nil
+	f.floor = f.next
 	f.guessed, f.supposed = false, time.Time{} // all before it is older still: nobody can say any more that it is missed
 	f.repair.moved(f.next)
 	ready, v := f.settle(now)
 	j.changed(f)
 	return j.advanced(now, f, ready, v)
+}
+
+// passed returns the first item behind what is held of a feed and is from before this node's time;
+// at least first.
+func (j *journal) passed(f *feed, first uint64) uint64 {
+	for _, e := range f.held {
+		if e.Next() > first && j.early(f, e) {
+			first = e.Next()
+		}
+	}
+	return first
 }
 
 // becomeReady begins each feed where the neighbours said that it begins; feeds unknown until now
@@ -415,6 +448,7 @@ type arrival struct {
 }
 
 func (j *journal) suppose(now time.Time, f *feed) arrival {
+	f.none = j.passed(f, f.none) // when it came, its age may not have been known
 	ready, v := f.suppose(now)
 	f.supposed = now
 	delete(j.waiting, f)
@@ -526,14 +560,19 @@ func (j *journal) exhausted(now time.Time, f *feed, apart bool) (arrival, bool) 
 		j.lack(now, f)
 		return arrival{}, false
 	}
-	wait := lostWait
+	due := f.gapSince.Add(lostWait)
 	if !never {
-		wait = lackWait
+		// Others have known of the gap since what lies behind it was published. So members that
+		// lack it one after the other do not each wait for as long.
+		known := earlier(f.gapSince, f.held[0].came)
+		if at := known.Add(lackWait); at.After(due) {
+			due = at
+		}
 	}
 	if apart || silent {
-		wait = apartWait // a neighbour that does not answer may have it
+		due = f.gapSince.Add(apartWait) // a neighbour that does not answer may have it
 	}
-	if now.Before(f.gapSince.Add(wait)) {
+	if now.Before(due) {
 		p.askAt = now.Add(retryWait)
 		return arrival{}, false
 	}

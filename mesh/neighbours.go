@@ -174,6 +174,7 @@ func (r *Room) greetLocked(p peer.ID, why purpose) {
 		return
 	}
 	g := &wire.RoomFrame_Greeting{Entry: r.own.sealed, Digest: r.roster.sum(), Heads: r.journal.sum(), Reply: why != answer, Compare: why == compare}
+	g.ClockMs = uint64(max(time.Now().UnixMilli(), 0))
 	if n := r.neighbours[p]; n != nil {
 		n.greet(time.Now(), why)
 	}
@@ -378,6 +379,9 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 			r.unsubscribed[p] = now // until GossipSub says otherwise
 			r.adoptLocked(p)
 		}
+	}
+	if s.Peer == p {
+		s.clocks.hear(now, p, g.ClockMs)
 	}
 	if s.Peer == p && s.entry.feed == entry.feed {
 		r.claimLocked(now, s)

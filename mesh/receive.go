@@ -93,8 +93,7 @@ func (r *Room) receive(via peer.ID, e *envelope, how way) {
 	switch s := r.roster.devices[e.peer]; {
 	case s == nil:
 	case how == gossiped:
-		e.late = s.transit.late(time.UnixMilli(e.SentMs), now)
-		e.came = s.transit.published(time.UnixMilli(e.SentMs), e.came, e.late)
+		s.arrived(e, now)
 	default:
 		s.transit.fetched(time.UnixMilli(e.SentMs), e.came)
 	}
@@ -218,8 +217,7 @@ func (r *Room) claimLocked(now time.Time, s *seat) {
 	}
 	mine := r.parked.claim(s.Peer, s.entry.feed)
 	for _, e := range mine {
-		sent := time.UnixMilli(e.SentMs)
-		e.came = s.transit.published(sent, e.came, s.transit.late(sent, e.parked))
+		s.arrived(e, e.parked)
 	}
 	for _, e := range mine {
 		r.feedLocked(now, e.via, s.feed, e, gossiped)
@@ -235,16 +233,14 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 	if (f.next == 0 || via != f.peer() && f.untouched()) && time.UnixMilli(e.SentMs).Before(r.oldest(now)) {
 		// A replay: with no baseline, or one that only others have stated, only its time shows it.
 		r.mesh.stats.envelopesStale.Add(1)
-		ready, v := r.journal.skip(now, f, e)
-		r.readyLocked(now, f, ready, v)
+		r.passOverLocked(now, f, e)
 		return
 	}
-	if r.journal.unwanted(f, e, r.past.since(r.since), r.roster.devices[e.peer]) {
-		ready, v := r.journal.skip(now, f, e)
-		r.readyLocked(now, f, ready, v)
+	if r.journal.early(f, e) {
+		r.passOverLocked(now, f, e)
 		return
 	}
-	if how == gossiped && r.journal.uncertain(f, via, r.roster.devices[e.peer]) {
+	if how == gossiped && now.Sub(r.since) < maxUnderWay && r.journal.uncertain(f, via, e, r.roster.devices[e.peer]) {
 		r.noteLocked(r.roster.spoke(now, e.peer))
 		r.journal.promised(now, via, f, e)
 		r.armTimer()
@@ -276,8 +272,17 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 	r.readyLocked(now, f, ready, v)
 }
 
-// goodbyeLocked checks whether an envelope that waits behind a gap is a goodbye: that counts even
-// if the gap never closes.
+// passOverLocked passes over an envelope from before this node's time. If it is a goodbye, that counts.
+func (r *Room) passOverLocked(now time.Time, f *feed, e *envelope) {
+	ready, v := r.journal.skip(now, f, e)
+	r.readyLocked(now, f, ready, v)
+	if e.Count == 1 {
+		r.goodbyeLocked(now, e)
+	}
+}
+
+// goodbyeLocked checks whether an envelope that is not delivered is a goodbye: that counts even if
+// the gap before it never closes.
 func (r *Room) goodbyeLocked(now time.Time, e *envelope) {
 	if e.Scheme != 0 {
 		return

@@ -35,6 +35,7 @@ type seat struct {
 	reason  LeaveReason // of a tombstone
 	leftAt  time.Time
 	transit transit // of its envelopes
+	clocks  clocks
 
 	// goodbye is an entry that others passed on, while the feed that ends with it has not ended
 	// here.
@@ -171,6 +172,9 @@ func (r *roster) set(now time.Time, s *seat, e *rosterEntry) change {
 	was := s.present
 	if s.entry != nil {
 		delete(r.devices, s.entry.statement.Peer)
+		if s.entry.statement.Peer != e.statement.Peer {
+			s.transit, s.clocks = transit{}, clocks{} // another device has another clock
+		}
 	}
 	s.goodbye = nil
 	fresh := s.entry == nil || s.entry.feed != e.feed
@@ -178,6 +182,8 @@ func (r *roster) set(now time.Time, s *seat, e *rosterEntry) change {
 	r.devices[e.statement.Peer] = s
 	if f := r.journal.open(now, e); f != nil {
 		s.feed = f
+		s.clocks.merge(f.clocks)
+		f.clocks = clocks{}
 	} else if fresh {
 		s.feed = &feed{tag: e.tag(), entry: e, broken: true} // there are too many already
 	}

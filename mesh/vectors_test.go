@@ -277,6 +277,8 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("beat of a member that not all see; silence", "%s, or %s for each member; %d beats", minutes(beatEvery), s(memberBeat), silentBeats)
 	says("a later stay waits for what is being fetched of an earlier one; for neighbours just met; for each of them", "%s; %s; %d ms", s(lackWait), s(2*meetWait), meetWait.Milliseconds())
 	says("a member counts as parted; is remembered for that", "%s; %s", s(apartWait), minutes(partedFor))
+	says("clocks: a neighbour's word of one replaces its last", "when it gives an earlier time, or one more than %s later", s(clockSet))
+	says("an envelope that came by gossip is no older than; a member tells a clock by envelopes alone", "%s; after %s", s(maxUnderWay), s(2*maxUnderWay))
 	says("gap given up", "%s, or %s while a neighbour may yet come to have it, or %s while a neighbour does not answer or was just lost", s(lostWait), s(lackWait), s(apartWait))
 	says("what is missing is asked for", "after %d to %d ms", pullWait.Milliseconds(), pullWait.Milliseconds()*3/2)
 	says("sync: the next frame; serving one question; the whole answer", "%s; %s; %s", s(syncTimeout), s(serveTime), s(pullTime))

@@ -228,8 +228,8 @@ func TestRostersFollowFromTheDocumentAlone(t *testing.T) {
 	past, ok := parse(g.bytes(6))
 	require.True(t, ok)
 	require.Equal(t,
-		[]any{[]byte(v.Greeting.Entry), []byte(v.Greeting.Digest), v.Greeting.Reply, []byte(v.Greeting.Heads), v.Greeting.PastAgeMS, v.Greeting.PastCount, v.Greeting.Compare},
-		[]any{g.bytes(1), g.bytes(2), g.varint(4) == 1, g.bytes(5), past.varint(1), uint32(past.varint(2)), g.varint(8) == 1})
+		[]any{[]byte(v.Greeting.Entry), []byte(v.Greeting.Digest), v.Greeting.Reply, []byte(v.Greeting.Heads), v.Greeting.PastAgeMS, v.Greeting.PastCount, v.Greeting.Compare, v.Greeting.ClockMS},
+		[]any{g.bytes(1), g.bytes(2), g.varint(4) == 1, g.bytes(5), past.varint(1), uint32(past.varint(2)), g.varint(8) == 1, g.varint(9)})
 	require.Len(t, v.Greeting.Known, 2)
 	var names []byte
 	for i, sealed := range [][]byte{v.Part.Entries[0], v.Greeting.Entry} {
@@ -260,7 +260,7 @@ func positionsOf(t *testing.T, raw [][]byte) (list []Position) {
 	for _, b := range raw {
 		p, ok := parse(b)
 		require.True(t, ok)
-		list = append(list, Position{Tag: p.bytes(1), Last: p.varint(2), First: p.varint(3), Unsure: p.varint(4) == 1})
+		list = append(list, Position{Tag: p.bytes(1), Last: p.varint(2), First: p.varint(3), Unsure: p.varint(4) == 1, ClockMS: p.varint(5)})
 	}
 	return list
 }

@@ -331,10 +331,11 @@ func makeRoster(t *testing.T) Roster {
 	names := [][32]byte{sha256.Sum256(alices), sha256.Sum256(bobsSealed)}
 	out.Greeting = Greeting{
 		Entry: bobsSealed, Digest: digest[:], Reply: true, Heads: heads, PastAgeMS: 90_250, PastCount: 7, Known: []Hex{names[0][:8], names[1][:8]},
+		ClockMS: uint64(at.UnixMilli()),
 	}
 	out.Greeting.Frame = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{
 		Entry: bobsSealed, Digest: digest[:], Reply: true, Heads: heads, Past: &wire.Past{AgeMs: 90_250, Count: 7},
-		Known: slices.Concat(names[0][:8], names[1][:8]),
+		Known: slices.Concat(names[0][:8], names[1][:8]), ClockMs: out.Greeting.ClockMS,
 	}}})
 	out.Query = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Query_{Query: &wire.RoomFrame_Query{}}})
 	out.Absent = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Absent_{Absent: &wire.RoomFrame_Absent{}}})

@@ -22,7 +22,7 @@ func tagOf(device, feed []byte) Hex {
 func makeHeads() (list []Position, digest Hex) {
 	list = []Position{
 		{Tag: tagOf(public(alice.Device), feedA), Last: 4, First: 4},
-		{Tag: tagOf(public(bob.Device), feedB), Last: 41, First: 42, Unsure: true},
+		{Tag: tagOf(public(bob.Device), feedB), Last: 41, First: 42, Unsure: true, ClockMS: uint64(at.UnixMilli()) - 61_000},
 		{Tag: tagOf(public(carol.Device), feedC), Last: math.MaxUint64 - 1},
 	}
 	sum := sha256.Sum256(hashedHeads(list))
@@ -51,7 +51,7 @@ func makeSync(t *testing.T) Sync {
 	out.Heads.Hashed = hashedHeads(out.Heads.Positions)
 	positions := func(list []Position) (made []*wire.Position) {
 		for _, p := range list {
-			made = append(made, &wire.Position{Feed: p.Tag, Last: p.Last, First: p.First, Unsure: p.Unsure})
+			made = append(made, &wire.Position{Feed: p.Tag, Last: p.Last, First: p.First, Unsure: p.Unsure, ClockMs: p.ClockMS})
 		}
 		return made
 	}

@@ -291,6 +291,7 @@ type Greeting struct {
 	PastCount uint32 `json:"past_count"`
 	Known     []Hex  `json:"known"` // names of the entries in the digest
 	Compare   bool   `json:"compare"`
+	ClockMS   uint64 `json:"clock_ms,string"`
 }
 
 // RosterFrame is a frame of the room protocol.
@@ -333,7 +334,8 @@ type Position struct {
 	Last  uint64 `json:"last,string"`
 	First uint64 `json:"first,string"`
 
-	Unsure bool `json:"unsure,omitempty"`
+	Unsure  bool   `json:"unsure,omitempty"`
+	ClockMS uint64 `json:"clock_ms,string,omitempty"`
 }
 
 // SyncFrame is the request for what is missing.

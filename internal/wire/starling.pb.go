@@ -2411,10 +2411,11 @@ func (x *Receipt) GetSignature() []byte {
 // Position is a place in a feed. A feed is named by the first half of SHA-256(device key ‖ feed).
 type Position struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Feed          []byte                 `protobuf:"bytes,1,opt,name=feed,proto3" json:"feed,omitempty"`      // 16 bytes
-	Last          uint64                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`     // the sender has all items through this one, or will never have those it lacks
-	First         uint64                 `protobuf:"varint,3,opt,name=first,proto3" json:"first,omitempty"`   // answers Past: the first item that the other wants; 0: not said
-	Unsure        bool                   `protobuf:"varint,4,opt,name=unsure,proto3" json:"unsure,omitempty"` // and it may be an earlier one: the feed began before the sender's own time
+	Feed          []byte                 `protobuf:"bytes,1,opt,name=feed,proto3" json:"feed,omitempty"`                       // 16 bytes
+	Last          uint64                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`                      // the sender has all items through this one, or will never have those it lacks
+	First         uint64                 `protobuf:"varint,3,opt,name=first,proto3" json:"first,omitempty"`                    // answers Past: the first item that the other wants; 0: not said
+	Unsure        bool                   `protobuf:"varint,4,opt,name=unsure,proto3" json:"unsure,omitempty"`                  // and it may be an earlier one: the feed began before the sender's own time
+	ClockMs       uint64                 `protobuf:"varint,5,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"` // answers Past: what the clock of the feed's author shows, in milliseconds since 1970; 0: not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2475,6 +2476,13 @@ func (x *Position) GetUnsure() bool {
 		return x.Unsure
 	}
 	return false
+}
+
+func (x *Position) GetClockMs() uint64 {
+	if x != nil {
+		return x.ClockMs
+	}
+	return 0
 }
 
 // Past says how far back a member wants the broadcasts of a feed that is new to it. Ages, so that clocks need not agree.
@@ -2723,13 +2731,14 @@ func (x *SyncReply) GetMore() bool {
 // Greeting opens the exchange, and tells of every later change of the sender's own entry.
 type RoomFrame_Greeting struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entry         []byte                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`      // sealed RosterEntry of the sender
-	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`    // 32 bytes: hash of the sender's roster; equal digests need no Roster
-	Reply         bool                   `protobuf:"varint,4,opt,name=reply,proto3" json:"reply,omitempty"`     // the sender wants a Greeting (and Heads and a Roster, where digests differ) back
-	Heads         []byte                 `protobuf:"bytes,5,opt,name=heads,proto3" json:"heads,omitempty"`      // 32 bytes: hash of how far the sender has got with every feed; equal digests need no Heads
-	Past          *Past                  `protobuf:"bytes,6,opt,name=past,proto3" json:"past,omitempty"`        // what the sender wants of feeds that are new to it
-	Known         []byte                 `protobuf:"bytes,7,opt,name=known,proto3" json:"known,omitempty"`      // with reply: names of 8 bytes of the entries that need not be told
-	Compare       bool                   `protobuf:"varint,8,opt,name=compare,proto3" json:"compare,omitempty"` // with reply: no Roster, where digests differ; who sees that asks
+	Entry         []byte                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`                     // sealed RosterEntry of the sender
+	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`                   // 32 bytes: hash of the sender's roster; equal digests need no Roster
+	Reply         bool                   `protobuf:"varint,4,opt,name=reply,proto3" json:"reply,omitempty"`                    // the sender wants a Greeting (and Heads and a Roster, where digests differ) back
+	Heads         []byte                 `protobuf:"bytes,5,opt,name=heads,proto3" json:"heads,omitempty"`                     // 32 bytes: hash of how far the sender has got with every feed; equal digests need no Heads
+	Past          *Past                  `protobuf:"bytes,6,opt,name=past,proto3" json:"past,omitempty"`                       // what the sender wants of feeds that are new to it
+	Known         []byte                 `protobuf:"bytes,7,opt,name=known,proto3" json:"known,omitempty"`                     // with reply: names of 8 bytes of the entries that need not be told
+	Compare       bool                   `protobuf:"varint,8,opt,name=compare,proto3" json:"compare,omitempty"`                // with reply: no Roster, where digests differ; who sees that asks
+	ClockMs       uint64                 `protobuf:"varint,9,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"` // what the sender's clock shows, in milliseconds since 1970
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2811,6 +2820,13 @@ func (x *RoomFrame_Greeting) GetCompare() bool {
 		return x.Compare
 	}
 	return false
+}
+
+func (x *RoomFrame_Greeting) GetClockMs() uint64 {
+	if x != nil {
+		return x.ClockMs
+	}
+	return 0
 }
 
 // Roster is a part of what the sender knows; last marks the end.
@@ -3278,7 +3294,7 @@ const file_starling_proto_rawDesc = "" +
 	"\tMALFORMED\x10\x06\x12\x0f\n" +
 	"\vINCARNATION\x10\a\x12\x0f\n" +
 	"\vNO_IDENTITY\x10\b\x12\b\n" +
-	"\x04RATE\x10\t\"\x9a\a\n" +
+	"\x04RATE\x10\t\"\xb5\a\n" +
 	"\tRoomFrame\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\fR\x04room\x12=\n" +
 	"\bgreeting\x18\x02 \x01(\v2\x1f.starling.v1.RoomFrame.GreetingH\x00R\bgreeting\x127\n" +
@@ -3287,7 +3303,7 @@ const file_starling_proto_rawDesc = "" +
 	"\x06absent\x18\x05 \x01(\v2\x1d.starling.v1.RoomFrame.AbsentH\x00R\x06absent\x124\n" +
 	"\x05heads\x18\x06 \x01(\v2\x1c.starling.v1.RoomFrame.HeadsH\x00R\x05heads\x121\n" +
 	"\x04beat\x18\b \x01(\v2\x1b.starling.v1.RoomFrame.BeatH\x00R\x04beat\x12=\n" +
-	"\breceipts\x18\a \x01(\v2\x1f.starling.v1.RoomFrame.ReceiptsH\x00R\breceipts\x1a\xc1\x01\n" +
+	"\breceipts\x18\a \x01(\v2\x1f.starling.v1.RoomFrame.ReceiptsH\x00R\breceipts\x1a\xdc\x01\n" +
 	"\bGreeting\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x14\n" +
@@ -3295,7 +3311,8 @@ const file_starling_proto_rawDesc = "" +
 	"\x05heads\x18\x05 \x01(\fR\x05heads\x12%\n" +
 	"\x04past\x18\x06 \x01(\v2\x11.starling.v1.PastR\x04past\x12\x14\n" +
 	"\x05known\x18\a \x01(\fR\x05known\x12\x18\n" +
-	"\acompare\x18\b \x01(\bR\acompareJ\x04\b\x03\x10\x04\x1a<\n" +
+	"\acompare\x18\b \x01(\bR\acompare\x12\x19\n" +
+	"\bclock_ms\x18\t \x01(\x04R\aclockMsJ\x04\b\x03\x10\x04\x1a<\n" +
 	"\x06Roster\x12\x18\n" +
 	"\aentries\x18\x01 \x03(\fR\aentries\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04lastJ\x04\b\x02\x10\x03\x1a\a\n" +
@@ -3313,12 +3330,13 @@ const file_starling_proto_rawDesc = "" +
 	"\x04body\"?\n" +
 	"\aReceipt\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\fR\x06device\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"`\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"{\n" +
 	"\bPosition\x12\x12\n" +
 	"\x04feed\x18\x01 \x01(\fR\x04feed\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x14\n" +
 	"\x05first\x18\x03 \x01(\x04R\x05first\x12\x16\n" +
-	"\x06unsure\x18\x04 \x01(\bR\x06unsure\"3\n" +
+	"\x06unsure\x18\x04 \x01(\bR\x06unsure\x12\x19\n" +
+	"\bclock_ms\x18\x05 \x01(\x04R\aclockMs\"3\n" +
 	"\x04Past\x12\x15\n" +
 	"\x06age_ms\x18\x01 \x01(\x04R\x05ageMs\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\"J\n" +
