@@ -389,6 +389,7 @@ type repair struct {
 	sources map[peer.ID]uint64   // neighbours that say how far they have it, if further than we
 	tried   map[peer.ID]struct{} // neighbours that could not help since the feed last moved
 	gone    int                  // of those, how many will never have it
+	waited  bool                 // one of those is in the room for long enough to have waited for it
 	failed  int                  // of those, how many did not answer
 	again   int                  // how often those that did not answer have been asked again
 	from    peer.ID              // the neighbour being asked; "": none
@@ -446,7 +447,7 @@ func (p *repair) moved(next uint64) {
 	}
 	clear(p.tried)
 	p.gone, p.failed, p.again = 0, 0, 0
-	p.hedged = 0
+	p.hedged, p.waited = 0, false
 }
 
 func (p *repair) try(from peer.ID) {

@@ -33,7 +33,7 @@ const (
 	// lostWait is how long after it showed a gap is given up at the earliest, if nobody has what is
 	// missing: two heartbeats of GossipSub, in which others offer what they have. lackWait is the
 	// same if neighbours lack it as well but may still get it, counted from when what lies behind
-	// the gap was published.
+	// the gap was published if one has given up what is missing.
 	lostWait = 2500 * time.Millisecond
 	lackWait = 10 * time.Second
 	// apartWait is the same if a neighbour does not answer, or was lost a moment ago: it may have
@@ -112,6 +112,7 @@ func (j *journal) open(now time.Time, e *rosterEntry) *feed {
 			j.digest = nil // the feed may have got somewhere already
 			f.entry = e
 			j.stays.known(f)
+			j.reconsider(now, f)
 		}
 		f.entry = e
 		j.ring.touch(tag)
@@ -543,10 +544,10 @@ func (j *journal) choose(f *feed, neighbours []peer.ID, all int) (from peer.ID, 
 // exhausted decides what to do if nobody can help.
 func (j *journal) exhausted(now time.Time, f *feed, apart bool) (arrival, bool) {
 	p := &f.repair
-	never := p.gone >= len(p.tried) // all that were asked: the word of one may be a lie
+	never, waited := p.gone >= len(p.tried), p.waited // all that were asked: the word of one may be a lie
 	failed, silent := p.failed > 0, p.hedged > 0
 	clear(p.tried)
-	p.gone, p.failed, p.hedged = 0, 0, 0
+	p.gone, p.failed, p.hedged, p.waited = 0, 0, 0, false
 	if !f.proven() {
 		if failed && p.again < maxAgain {
 			p.askAt = now.Add(retryWait << p.again)
@@ -562,9 +563,12 @@ func (j *journal) exhausted(now time.Time, f *feed, apart bool) (arrival, bool) 
 	}
 	due := f.gapSince.Add(lostWait)
 	if !never {
-		// Others have known of the gap since what lies behind it was published. So members that
-		// lack it one after the other do not each wait for as long.
-		known := earlier(f.gapSince, f.held[0].came)
+		known := f.gapSince
+		if waited {
+			// A neighbour has waited before it gave up, and passed on what lies behind the gap. So
+			// members in a row do not each wait for as long.
+			known = earlier(known, f.held[0].came)
+		}
 		if at := known.Add(lackWait); at.After(due) {
 			due = at
 		}
@@ -587,9 +591,9 @@ func (j *journal) giveUp(now time.Time, f *feed) arrival {
 
 // outcome is the result of a pull.
 type outcome struct {
-	gone map[feedTag]uint64 // what the neighbour will never have: each feed through this item
-	more bool               // it has more than fitted
-	slow bool               // it took so long that another neighbour may be faster
+	gone map[feedTag]span // what the neighbour will never have: through last; for it the feed begins with first
+	more bool             // it has more than fitted
+	slow bool             // it took so long that another neighbour may be faster
 	err  error
 }
 
@@ -606,8 +610,9 @@ func (j *journal) answered(now time.Time, p pull, o outcome) {
 			if o.err != nil {
 				f.repair.failed++
 			}
-			if o.gone[f.tag] >= f.next {
+			if g := o.gone[f.tag]; g.last >= f.next {
 				f.repair.gone++
+				f.repair.waited = f.repair.waited || g.first > 0 && g.first <= f.next
 			}
 		}
 		f.repair.askAt = now
@@ -756,10 +761,10 @@ func (j *journal) sum() []byte {
 // answer returns what is retained of a want, and the item gone through which the feed cannot be had
 // here: it was dropped, or is from before this node's time. Both are empty for a feed that has not
 // got so far.
-func (j *journal) answer(tag feedTag, s span, budget int) (list []kept, gone uint64, more bool) {
+func (j *journal) answer(tag feedTag, s span, budget int) (list []kept, gone span, more bool) {
 	f := j.feeds[tag]
 	if f == nil || f.broken || f.next == 0 && f.stored == 0 {
-		return nil, 0, false
+		return nil, span{}, false
 	}
 	list, more = j.ring.from(tag, s.first, s.last, budget)
 	end := f.last()
@@ -770,7 +775,7 @@ func (j *journal) answer(tag feedTag, s span, budget int) (list []kept, gone uin
 		end = min(end, list[0].first-1)
 	}
 	if end >= s.first {
-		gone = end
+		gone = span{f.floor, end}
 	}
 	return list, gone, more
 }

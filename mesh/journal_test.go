@@ -51,7 +51,48 @@ func TestAGapIsGivenUpEarlyOnlyWhenAllWhoWereAskedSayThatItIsGone(t *testing.T) 
 				for _, p := range pulls {
 					o := outcome{}
 					if int(p.from[0]-'a') < c.gone {
-						o.gone = map[feedTag]uint64{f.tag: 3}
+						o.gone = map[feedTag]span{f.tag: {1, 3}}
+					}
+					j.answered(now, p, o)
+				}
+				require.Less(t, now.Sub(epoch), time.Minute)
+			}
+		})
+	}
+}
+
+// What lies behind the gap was published a minute ago: the gap shows here because the neighbours
+// have only now met who has it.
+func TestAGapThatANeighbourHasGivenUpIsNotWaitedForAsLongAgain(t *testing.T) {
+	const old = time.Minute
+	for name, c := range map[string]struct {
+		gone []span // what three neighbours say
+		wait time.Duration
+	}{
+		"nobody has":                 {nil, lackWait},
+		"one has":                    {[]span{{1, 3}}, lostWait},
+		"one has, of part of it":     {[]span{{1, 2}}, lostWait},
+		"its time began at the gap":  {[]span{{2, 3}}, lostWait},
+		"its time began later":       {[]span{{3, 3}}, lackWait},
+		"two whose time began later": {[]span{{4, 3}, {4, 3}}, lackWait},
+		"it does not say":            {[]span{{0, 3}}, lackWait},
+		"of something before it":     {[]span{{1, 1}}, lackWait},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j, f, _ := desk(t)
+			f.held[0].came = epoch.Add(-old)
+			for now := epoch; ; now = now.Add(50 * time.Millisecond) {
+				pulls, lost := j.ask(now, "a", "b", "c")
+				if len(lost) > 0 {
+					require.Equal(t, span{2, 3}, lost[0].lost)
+					require.GreaterOrEqual(t, now.Sub(epoch), c.wait)
+					require.Less(t, now.Sub(epoch), c.wait+2*retryWait)
+					return
+				}
+				for _, p := range pulls {
+					o := outcome{}
+					if i := int(p.from[0] - 'a'); i < len(c.gone) {
+						o.gone = map[feedTag]span{f.tag: c.gone[i]}
 					}
 					j.answered(now, p, o)
 				}
@@ -254,7 +295,7 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 						continue
 					}
 					busy[a.p.from] = false
-					o := outcome{gone: make(map[feedTag]uint64)}
+					o := outcome{gone: make(map[feedTag]span)}
 					for _, w := range a.p.wants {
 						i := of[w.feed]
 						switch a.p.from {
@@ -265,7 +306,7 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 								}
 							}
 						case "gone":
-							o.gone[w.feed.tag] = 1 << 62
+							o.gone[w.feed.tag] = span{1, 1 << 62}
 						case "mute":
 							o.err, o.slow = errBadSync, true
 						case "liar":

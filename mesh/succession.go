@@ -105,6 +105,17 @@ func (j *journal) behind(now time.Time, f *feed) bool {
 	return wait > 0 && now.Sub(f.queued) < wait
 }
 
+// reconsider takes back the baseline of a feed that began before its author was known, if nothing of
+// it has been delivered and it turns out to be a stay that has to wait for an earlier one.
+func (j *journal) reconsider(now time.Time, f *feed) {
+	if _, resumed := j.resume[f.tag]; resumed || f.supposed.IsZero() || !f.untouched() || !j.behind(now, f) {
+		return
+	}
+	f.next, f.floor, f.supposed = 0, 0, time.Time{}
+	j.waiting[f] = struct{}{}
+	j.lack(now, f)
+}
+
 // beginningsLast returns positions of feeds that have begun here before those of others, which may
 // be of later stays.
 func (j *journal) beginningsLast(list []*wire.Position) []*wire.Position {

@@ -20,14 +20,14 @@ func TestALaterStayWaitsForWhatNeighboursJustMetMayHaveOfTheEarlierOne(t *testin
 		brings time.Duration // when one says that it has more of the earlier stay
 		begins time.Duration
 	}{
-		"nobody was met":                  {0, false, false, never, 0},
-		"the earlier stay has ended":      {meetWait, true, false, never, 0},
-		"those who were met have no more": {meetWait, false, false, never, meetWait},
-		"others are met all the time":     {never, false, false, never, 2 * meetWait},
-		"one has more":                    {meetWait, false, false, meetWait / 2, lackWait},
-		"nobody was met, by gossip":       {0, false, true, never, 0},
-		"no more, by gossip":              {meetWait, false, true, never, meetWait},
-		"all the time, by gossip":         {never, false, true, never, 2 * meetWait},
+		"nobody was met":                  {brings: never},
+		"the earlier stay has ended":      {met: meetWait, ended: true, brings: never},
+		"those who were met have no more": {met: meetWait, brings: never, begins: meetWait},
+		"others are met all the time":     {met: never, brings: never, begins: 2 * meetWait},
+		"one has more":                    {met: meetWait, brings: meetWait / 2, begins: lackWait},
+		"nobody was met, by gossip":       {gossip: true, brings: never},
+		"no more, by gossip":              {met: meetWait, gossip: true, brings: never, begins: meetWait},
+		"all the time, by gossip":         {met: never, gossip: true, brings: never, begins: 2 * meetWait},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j := newJournal(feedTag{}, DefaultRetention)
@@ -58,6 +58,54 @@ func TestALaterStayWaitsForWhatNeighboursJustMetMayHaveOfTheEarlierOne(t *testin
 			took := now.Sub(epoch)
 			require.GreaterOrEqual(t, took, c.begins)
 			require.Less(t, took, max(c.begins, baselineWait)+2*busyWait)
+		})
+	}
+}
+
+// Neighbours have said how far both stays have got before anybody has said whose the later one is,
+// and its baseline has been set.
+func TestAStayWhoseAuthorIsLearnedLaterWaitsForTheEarlierOneAllTheSame(t *testing.T) {
+	for _, told := range []bool{false, true} { // that there is more of the earlier stay
+		t.Run(fmt.Sprint(told), func(t *testing.T) {
+			j := newJournal(feedTag{}, DefaultRetention)
+			j.becomeReady(epoch)
+			earlier := j.open(epoch, entry("u", "author", 1, 1, true))
+			earlier.begin(2)
+			who := entry("u", "author", 2, 2, true)
+			j.claim(epoch, "other", who.tag(), 3, 1, true)
+			later := j.feeds[who.tag()]
+			now := epoch
+			for later.next == 0 {
+				now = now.Add(10 * time.Millisecond)
+				require.Less(t, now.Sub(epoch), time.Minute)
+				j.expire(now)
+			}
+			if told {
+				j.claim(now, "other", earlier.tag, 2, 1, true)
+			}
+			require.Same(t, later, j.open(now, who))
+			e := chain(1, 1, 1)
+			for i := range e {
+				e[i].tag = later.tag
+				ready, _ := j.take(now, "other", later, e[i])
+				require.Equal(t, told, len(ready) == 0)
+			}
+			if !told {
+				return
+			}
+			more := chain(1, 1)[1]
+			more.tag = earlier.tag
+			ready, _ := j.take(now, "other", earlier, more)
+			require.Len(t, ready, 1)
+			var out []arrival
+			for len(out) == 0 {
+				now = now.Add(10 * time.Millisecond)
+				out = j.expire(now)
+			}
+			require.Less(t, now.Sub(epoch), baselineWait+2*time.Second)
+			require.Same(t, later, out[0].feed)
+			require.Len(t, out[0].ready, 3)
+			require.Zero(t, out[0].lost)
 		})
 	}
 }

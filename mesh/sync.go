@@ -145,7 +145,7 @@ func (r *Room) exchange(p pull) (o outcome) {
 	if o.err = s.CloseWrite(); o.err != nil {
 		return o
 	}
-	o.gone = make(map[feedTag]uint64)
+	o.gone = make(map[feedTag]span)
 	asked := asked{wants: p.wants, reached: make(map[feedTag]uint64)}
 	in := wire.NewReader(s, maxSyncReply)
 	for size := 0; ; {
@@ -221,7 +221,7 @@ func (r *Room) takeReply(p pull, asked asked, reply *wire.SyncReply, o *outcome)
 		if len(g.Feed) != len(feedTag{}) {
 			return errBadSync
 		}
-		o.gone[feedTag(g.Feed)] = g.Last
+		o.gone[feedTag(g.Feed)] = span{g.First, g.Last}
 	}
 	o.more = o.more || reply.More
 	return nil
@@ -335,8 +335,8 @@ func (r *Room) part(wants []*wire.Want, budget *int) (*wire.SyncReply, []*wire.W
 			out.Entries = append(out.Entries, f.entry.sealed)
 			size += len(f.entry.sealed)
 		}
-		if gone > 0 {
-			out.Gone = append(out.Gone, &wire.Position{Feed: w.Feed, Last: gone})
+		if gone.last > 0 {
+			out.Gone = append(out.Gone, &wire.Position{Feed: w.Feed, Last: gone.last, First: gone.first})
 		}
 		for _, k := range list {
 			out.Envelopes = append(out.Envelopes, k.sealed)

@@ -248,7 +248,7 @@ func FuzzSyncReply(f *testing.F) {
 		fd := r.journal.feeds[entries[1].tag()]
 		fd.begin(1)
 		p := pull{from: "p", wants: []want{{fd, span{max(first, 1), last}}}}
-		o := outcome{gone: make(map[feedTag]uint64)}
+		o := outcome{gone: make(map[feedTag]span)}
 		a := asked{p.wants, make(map[feedTag]uint64)}
 		err := r.takeReply(p, a, &reply, &o)
 		r.mu.Lock()

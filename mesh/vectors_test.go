@@ -208,12 +208,12 @@ func TestHeadsAndAnswersAreJudgedAsInTheVectors(t *testing.T) {
 		take := func(raw []byte) (outcome, error) {
 			var reply wire.SyncReply
 			require.NoError(t, wire.NewReader(bytes.NewReader(raw), maxSyncReply).Next(&reply))
-			o := outcome{gone: make(map[feedTag]uint64)}
+			o := outcome{gone: make(map[feedTag]span)}
 			return o, r.takeReply(ask, asked{ask.wants, make(map[feedTag]uint64)}, &reply, &o)
 		}
 		o, err := take(v.Reply.Frame)
 		require.NoError(t, err)
-		require.Equal(t, map[feedTag]uint64{feedTag(v.Reply.Gone[0].Tag): v.Reply.Gone[0].Last}, o.gone)
+		require.Equal(t, map[feedTag]span{feedTag(v.Reply.Gone[0].Tag): {v.Reply.Gone[0].First, v.Reply.Gone[0].Last}}, o.gone)
 		for _, c := range v.BadReplies {
 			_, err := take(c.Bytes)
 			require.Error(t, err, c.Name)
