@@ -81,11 +81,11 @@ func TestARoomThatWasPartedIsWholeAgainWithinThreeSeconds(t *testing.T) {
 		{"three groups of 4", []int{4, 4, 4}, all, [][2]int{{3, 4}, {7, 8}}},
 	} {
 		for _, mode := range []string{"quiet", "busy", "at once"} {
+			if mode == "busy" && p.groups[0] > partedMost {
+				continue
+			}
 			t.Run(p.name+" "+mode, func(t *testing.T) {
 				var longest time.Duration
-				if mode == "busy" && (raceEnabled || p.groups[0] > 12) && os.Getenv("STARLING_RUNS") == "" {
-					t.Skip("takes up to a minute, and CI runs it: set STARLING_RUNS to how many schedules to run")
-				}
 				n := runs(t, 1)
 				for run := range n {
 					longest = max(longest, p.run(t, uint64(run+1), mode))

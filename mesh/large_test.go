@@ -11,10 +11,9 @@ import (
 )
 
 // A room fills, and is told member by member until it is large. It talks, and empties until it is
-// told member by member again. Nobody is connected to all. With STARLING_MULTITUDE=500 it is as
-// large as rooms must be by default to be large, and takes two minutes.
+// told member by member again. Nobody is connected to all.
 func TestALargeCrowdIsCountedAndHearsEverything(t *testing.T) {
-	limit := int(simNumber(t, "STARLING_MULTITUDE", multitude))
+	limit := multitude
 	leavers := limit/10 + 10
 	inBubble(t, limit, func(t *testing.T, f *flock) {
 		f.net.Random(10)

@@ -300,10 +300,6 @@ func TestLeavingAndJoiningAgainWorksAtOnce(t *testing.T) {
 // has returned, or after a program was told of the member, is for everybody. The others read only
 // at the end, so greetings overtake the broadcasts before them.
 func TestNothingIsLostAcrossAThousandJoins(t *testing.T) {
-	joins := 1000
-	if raceEnabled {
-		joins = 200
-	}
 	inBubble(t, 3, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
 		stayers := []*Room{f.join(0, "ops"), f.join(1, "ops")}
@@ -312,7 +308,7 @@ func TestNothingIsLostAcrossAThousandJoins(t *testing.T) {
 			require.NoError(t, err)
 		}
 		said := make([][]string, 2) // to each member that stays, by the others
-		for i := range joins {
+		for i := range manyJoins {
 			c := f.join(2, "ops")
 			require.NoError(t, c.WaitPeers(t.Context(), 2))
 			say(c, fmt.Sprint("here ", i))

@@ -14,8 +14,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 
+	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/node"
 )
+
+// crowd is how many nodes connect to each other at once.
+var crowd = meshtest.Sized(12, 32)
 
 // crowdRounds is how often the crowd of [TestACrowdThatConnectsAtOnceIsConnected] meets.
 // STARLING_ROUNDS sets another number.

@@ -21,6 +21,9 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
+// crowd is how many nodes the large simulations have.
+var crowd = meshtest.Sized(20, 50)
+
 // asks is the result of asking for the status of several users one after the other, and how long
 // each took in virtual time.
 type asks struct {
@@ -134,7 +137,7 @@ func (r *rig) lonely(keep ...int) {
 
 func TestStatusFromFewConnectionsOfUsersKnownOnlyToTheDirectory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = crowd
+		n := crowd
 		r, door := newCrowd(t)
 		defer r.close()
 		asker := r.nodes[0]
@@ -179,7 +182,7 @@ func TestStatusFromFewConnectionsOfUsersKnownOnlyToTheDirectory(t *testing.T) {
 
 func TestStatusOfUsersKnownOnlyToTheDirectory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = crowd
+		n := crowd
 		r, _ := newCrowd(t)
 		defer r.close()
 		all := upTo(1, n)

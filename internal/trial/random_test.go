@@ -91,7 +91,7 @@ func anything(s *schedule) (words []string) {
 // TestRandomSchedules runs whole nodes through random schedules: everything that must arrive does,
 // once and in order, and nothing is reported lost.
 func TestRandomSchedules(t *testing.T) {
-	for k := range uint64(random) {
+	for k := range random {
 		seed := seed + k
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
