@@ -30,16 +30,16 @@ const (
 func (d *Directory) Connect(ctx context.Context, info peer.AddrInfo) (identity.Session, error) {
 	for attempt := 0; ; attempt++ {
 		err := d.host.Connect(ctx, info)
-		dialled := err == nil
-		// The other side's dial may have got through instead.
-		if dialled || d.host.Network().Connectedness(info.ID) != network.NotConnected {
+		// If the dial failed, the other side's may have got through instead.
+		connected := err == nil || d.host.Network().Connectedness(info.ID) != network.NotConnected
+		if connected {
 			d.hurry(info.ID)
 			var s identity.Session
 			if s, err = d.Peer(ctx, info.ID); err == nil {
 				return s, nil
 			}
 		}
-		if !dialled || !errors.Is(err, ErrNotConnected) || !pauseCrossed(ctx, attempt) {
+		if !connected || !errors.Is(err, ErrNotConnected) || !pauseCrossed(ctx, attempt) {
 			if s, ok := d.known(info.ID); ok {
 				return s, nil
 			}

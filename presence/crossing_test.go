@@ -3,14 +3,18 @@ package presence_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/stretchr/testify/require"
 
+	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/presence"
 )
 
@@ -68,6 +72,43 @@ func TestAConnectionIsMadeAgainThatTheOtherSideGivesUp(t *testing.T) {
 		_, err := a.Connect(ctx, r.net.Info(1))
 		require.Error(t, err)
 	})
+}
+
+// The own dial fails while the other side's connection is there, which that side then gives up.
+func TestAConnectionIsMadeAgainThatTheOtherSideGivesUpAfterTheOwnDialHasFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failing := new(failingDial)
+		r := &rig{t: t, net: meshtest.New(t, meshtest.Options{Hosts: 2, Latency: 5 * time.Millisecond, Libp2p: func(i int) []libp2p.Option {
+			if i == 0 {
+				return []libp2p.Option{libp2p.ConnectionGater(failing)}
+			}
+			return nil
+		}})}
+		defer r.close()
+		for i := range 2 {
+			r.nodes = append(r.nodes, r.start(i, keysOf(t, r.net.HostKey(i)), testApp))
+		}
+		failing.until = func() { r.giveUp(1, 0, time.Millisecond) }
+		_, err := r.nodes[0].Connect(t.Context(), r.net.Info(1))
+		require.NoError(t, err)
+		require.True(t, failing.done.Load())
+		require.Equal(t, network.Connected, r.net.Host(0).Network().Connectedness(r.net.ID(1)))
+	})
+}
+
+// failingDial refuses the first dial after something has happened.
+type failingDial struct {
+	gate
+	until func()
+	done  atomic.Bool
+}
+
+func (f *failingDial) InterceptPeerDial(peer.ID) bool {
+	if f.done.Swap(true) {
+		return true
+	}
+	f.until()
+	return false
 }
 
 // The host reports connections from several goroutines at once: it may report the end of the first
