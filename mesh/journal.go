@@ -309,8 +309,8 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 		f.next, f.floor, f.guessed = first, first, !sure
 		j.changed(f)
 	}
-	// Item 1 is the author's entry. Where that is known, only the author is asked for it: others say
-	// 1 without having it.
+	// Item 1 is the author's entry. Where that is known, only the author is asked for it: others
+	// say 1 without having it.
 	if last >= max(f.next, first) && (last > 1 || f.entry == nil || f.peer() == from) {
 		f.repair.source(from, last)
 	}

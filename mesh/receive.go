@@ -272,7 +272,8 @@ func (r *Room) feedLocked(now time.Time, via peer.ID, f *feed, e *envelope, how 
 	r.readyLocked(now, f, ready, v)
 }
 
-// passOverLocked passes over an envelope from before this node's time. If it is a goodbye, that counts.
+// passOverLocked passes over an envelope from before this node's time. If it is a goodbye, that
+// counts.
 func (r *Room) passOverLocked(now time.Time, f *feed, e *envelope) {
 	ready, v := r.journal.skip(now, f, e)
 	r.readyLocked(now, f, ready, v)

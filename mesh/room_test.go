@@ -297,7 +297,7 @@ func TestLeavingAndJoiningAgainWorksAtOnce(t *testing.T) {
 }
 
 // A member joins and leaves, and after each join all publish at once. What is published after Join
-// has returned, or after a program was told of the member, is for everybody. The others read only
+// has returned, or after a program has heard of the member, is for everybody. The others read only
 // at the end, so greetings overtake the broadcasts before them.
 func TestNothingIsLostAcrossAThousandJoins(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {

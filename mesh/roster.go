@@ -372,10 +372,11 @@ func (r *roster) members() []*seat {
 	return out
 }
 
-// tells reports whether others are told of a seat: members, and those that recently said goodbye.
+// tells reports whether others learn of a seat from this node: members, and those that recently
+// said goodbye.
 func (s *seat) tells() bool { return s.present || !s.entry.joined }
 
-// names returns the names of all entries that others are told of, in no order.
+// names returns the names of all entries that others learn of, in no order.
 func (r *roster) names() []byte {
 	out := make([]byte, 0, len(entryName{})*len(r.seats))
 	for _, s := range r.seats {

@@ -105,8 +105,8 @@ func (j *journal) behind(now time.Time, f *feed) bool {
 	return wait > 0 && now.Sub(f.queued) < wait
 }
 
-// reconsider takes back the baseline of a feed that began before its author was known, if nothing of
-// it has been delivered and it turns out to be a stay that has to wait for an earlier one.
+// reconsider takes back the baseline of a feed that began before its author was known, if nothing
+// of it has been delivered and it turns out to be a stay that has to wait for an earlier one.
 func (j *journal) reconsider(now time.Time, f *feed) {
 	if _, resumed := j.resume[f.tag]; resumed || f.supposed.IsZero() || !f.untouched() || !j.behind(now, f) {
 		return

@@ -74,7 +74,8 @@ func TestAConnectionIsMadeAgainThatTheOtherSideGivesUp(t *testing.T) {
 	})
 }
 
-// The own dial fails while the other side's connection is there, which that side then gives up.
+// The node's own dial fails while the other side's connection is there, which that side then gives
+// up.
 func TestAConnectionIsMadeAgainThatTheOtherSideGivesUpAfterTheOwnDialHasFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failing := new(failingDial)

@@ -1,0 +1,96 @@
+package archtest
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+)
+
+// columns is the width of comments and pages. A tab counts as four.
+const columns = 100
+
+// phrases are what a reader has to take in twice, with what to write instead.
+var phrases = []struct{ never, write string }{
+	{`\b[Tt]ell(s|ing)? of\b|\b(is|are|was|were|be|been) told of\b`, "report, say"},
+	{`\b[Tt]he own\b`, "its own"},
+	{`\b[Aa]s a rule\b`, "usually"},
+	{`\b[Ww]hoever\b`, "a member that, any user who"},
+	{`\b[Ss]urely\b`, "certainly, or nothing"},
+}
+
+// proseOf calls f with each line of prose of a file: pages without tables and code, and comments of
+// Go without code.
+func proseOf(path, text string, f func(number int, line string)) {
+	code := false
+	for i, line := range strings.Split(text, "\n") {
+		if filepath.Ext(path) == ".go" {
+			if at := strings.Index(line, "//"); at >= 0 && strings.TrimSpace(line[:at]) == "" && !strings.HasPrefix(line[at:], "//go:") && !strings.HasPrefix(line[at:], "//\t") {
+				f(i+1, strings.ReplaceAll(line, "\t", "    "))
+			}
+			continue
+		}
+		if strings.HasPrefix(line, "```") {
+			code = !code
+		}
+		if !code && !strings.HasPrefix(line, "|") && !strings.HasPrefix(line, "    ") {
+			f(i+1, line)
+		}
+	}
+}
+
+// faultsOfText returns what is wrong with the prose of a file.
+func faultsOfText(path, text string) (out []string) {
+	proseOf(path, text, func(number int, line string) {
+		if n := utf8.RuneCountInString(line); n > columns && strings.ContainsAny(strings.TrimLeft(line, "/*- \t"), " ") {
+			out = append(out, fmt.Sprintf("%s:%d: %d columns, of %d", path, number, n, columns))
+		}
+		for _, p := range phrases {
+			if found := regexp.MustCompile(p.never).FindString(line); found != "" {
+				out = append(out, fmt.Sprintf("%s:%d: %q: write %s", path, number, found, p.write))
+			}
+		}
+	})
+	return out
+}
+
+func TestProseIsPlainAndKeepsWithinItsColumns(t *testing.T) {
+	files := 0
+	base := root(t)
+	require.NoError(t, filepath.WalkDir(base, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if ext := filepath.Ext(path); ext != ".go" && ext != ".md" || strings.HasSuffix(path, ".pb.go") {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		files++
+		name, err := filepath.Rel(base, path)
+		for _, fault := range faultsOfText(filepath.ToSlash(name), string(text)) {
+			t.Error(fault)
+		}
+		return err
+	}))
+	require.Greater(t, files, 100)
+}
+
+func TestFaultsOfProseAreFound(t *testing.T) {
+	long := strings.Repeat("word ", 21)
+	require.Equal(t, []string{"a.md:1: 105 columns, of 100"}, faultsOfText("a.md", long))
+	require.Equal(t, []string{"a.go:2: 108 columns, of 100"}, faultsOfText("a.go", "x\n// "+long))
+	require.Equal(t, []string{`a.md:1: "As a rule": write usually`}, faultsOfText("a.md", "As a rule it holds."))
+	require.Empty(t, faultsOfText("a.md", "| "+long+"\n```\n"+long+"\n```\n    "+long))
+	require.Empty(t, faultsOfText("a.go", "x := `"+long+"` // as a rule"))
+	require.Empty(t, faultsOfText("a.go", "//\t"+long))
+	require.Empty(t, faultsOfText("a.md", strings.Repeat("x", 120)), "a link cannot be broken")
+}
