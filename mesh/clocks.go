@@ -31,15 +31,16 @@ type clockWord struct {
 	add  time.Duration
 }
 
-// hear takes a neighbour's word that the clock shows ms milliseconds since 1970 now.
-func (c *clocks) hear(now time.Time, from peer.ID, ms uint64) {
+// hear takes a neighbour's word that the author's clock shows ms milliseconds since 1970 now. The
+// author is "" while it is not known.
+func (c *clocks) hear(now time.Time, author, from peer.ID, ms uint64) {
 	if ms == 0 || ms > math.MaxInt64/uint64(time.Millisecond) {
 		return // nothing said, or later than the year 2262
 	}
-	c.take(clockWord{from, now.Sub(time.UnixMilli(int64(ms)))})
+	c.take(author, clockWord{from, onItsWay(time.UnixMilli(int64(ms)), now)})
 }
 
-func (c *clocks) take(w clockWord) {
+func (c *clocks) take(author peer.ID, w clockWord) {
 	for i := range c {
 		switch old := c[i]; {
 		case old.from == "":
@@ -51,13 +52,25 @@ func (c *clocks) take(w clockWord) {
 		c[i] = w
 		return
 	}
+	if w.from == author {
+		c[maxClocks-1] = w // it knows best
+	}
+}
+
+// forget drops all words but the author's own.
+func (c *clocks) forget(author peer.ID) {
+	for i, w := range c {
+		if w.from != author {
+			c[i] = clockWord{}
+		}
+	}
 }
 
 // merge takes what others have been told.
-func (c *clocks) merge(other clocks) {
+func (c *clocks) merge(author peer.ID, other clocks) {
 	for _, w := range other {
 		if w.from != "" {
-			c.take(w)
+			c.take(author, w)
 		}
 	}
 }
@@ -103,15 +116,15 @@ func (s *seat) showsNow(now time.Time, to peer.ID, young bool) uint64 {
 }
 
 // arrived notes how long an envelope was on its way that came by gossip, and estimates when it was
-// published. If it would be older than gossip can be, the sender's clock was set, or what was said
-// of it is not true: that is forgotten.
-func (s *seat) arrived(e *envelope, at time.Time) {
+// published. If it would be older than gossip can be, and is news, the sender's clock was set, or
+// what others said of it is not true: that is forgotten.
+func (s *seat) arrived(e *envelope, at time.Time, news bool) {
 	sent := time.UnixMilli(e.SentMs)
 	e.late = s.transit.late(sent, at)
 	late := e.late
 	if published, ok := s.dated(sent); ok {
-		if late = max(late, at.Sub(published)); late > maxUnderWay {
-			s.clocks = clocks{}
+		if late = max(late, at.Sub(published)); late > maxUnderWay && news {
+			s.clocks.forget(s.Peer)
 		}
 	}
 	e.came = e.came.Add(-min(late, maxGossipAge))

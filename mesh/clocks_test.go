@@ -20,43 +20,55 @@ func TestOfThreeNeighboursTheOneThatGivesTheLatestTimeIsBelieved(t *testing.T) {
 		}
 		return d
 	}
+	add2 := func(c *clocks) time.Duration {
+		d, known := c.add("alice", "")
+		require.True(t, known)
+		return d
+	}
 	require.Equal(t, "unknown", add("alice", ""))
-	c.hear(epoch, "bob", 0)
-	c.hear(epoch, "bob", math.MaxUint64)
+	c.hear(epoch, "alice", "bob", 0)
+	c.hear(epoch, "alice", "bob", math.MaxUint64)
 	require.Equal(t, "unknown", add("alice", ""), "neither nothing nor nonsense is a word")
 
 	hour := after(time.Hour) // alice's clock is an hour ahead
-	c.hear(after(50*time.Millisecond), "bob", shows(hour))
+	c.hear(after(50*time.Millisecond), "alice", "bob", shows(hour))
 	require.Equal(t, 50*time.Millisecond-time.Hour, add("alice", ""))
-	c.hear(after(10*time.Millisecond), "bob", shows(hour))
+	c.hear(after(10*time.Millisecond), "alice", "bob", shows(hour))
 	require.Equal(t, 10*time.Millisecond-time.Hour, add("alice", ""), "the word that was faster")
-	c.hear(after(3*time.Second), "bob", shows(hour))
+	c.hear(after(3*time.Second), "alice", "bob", shows(hour))
 	require.Equal(t, 10*time.Millisecond-time.Hour, add("alice", ""), "not the one that was slower")
 	require.Equal(t, "unknown", add("alice", "bob"), "bob is not told what only bob says")
 
-	c.hear(epoch, "mallory", shows(after(2*time.Hour)))
+	c.hear(epoch, "alice", "mallory", shows(after(2*time.Hour)))
 	require.Equal(t, 10*time.Millisecond-time.Hour, add("alice", ""), "one neighbour cannot make broadcasts look older")
-	c.hear(epoch, "carol", shows(hour))
-	c.hear(epoch, "dave", shows(epoch))
+	c.hear(epoch, "alice", "carol", shows(hour))
+	c.hear(epoch, "alice", "dave", shows(epoch))
 	require.Equal(t, 10*time.Millisecond-time.Hour, add("alice", ""), "three are enough")
 	require.Equal(t, -time.Hour, add("alice", "bob"))
 
-	c.hear(after(time.Minute), "bob", shows(after(-time.Hour)))
+	c.hear(after(time.Minute), "alice", "bob", shows(after(-time.Hour)))
 	require.Equal(t, time.Hour+time.Minute, add("alice", ""), "her clock was set back")
 	require.Equal(t, -time.Hour, add("carol", ""), "an author's own word goes before all others")
 
 	var other clocks
-	other.merge(c)
+	other.merge("alice", c)
 	require.Equal(t, c, other)
+	other.hear(epoch, "alice", "alice", shows(after(5*time.Hour)))
+	require.Equal(t, -5*time.Hour, add2(&other), "there is always room for the author's own")
+	other.forget("alice")
+	require.Equal(t, -5*time.Hour, add2(&other))
+	c.forget("alice")
+	require.Equal(t, "unknown", add("alice", ""))
 }
 
 func TestASeatForgetsClocksThatCannotBe(t *testing.T) {
 	f := &feed{entry: entry("alice", "a", 1, 1, true)}
 	s := &seat{feed: f, entry: f.entry, Member: Member{Login: f.entry.statement.Login()}}
+	news := true
 	envelope := func(sent, came time.Time) *envelope {
 		e := chain(1, 1)[0]
 		e.SentMs, e.came = sent.UnixMilli(), came
-		s.arrived(e, came)
+		s.arrived(e, came, news)
 		return e
 	}
 	require.Zero(t, s.showsNow(epoch, "bob", true))
@@ -65,12 +77,16 @@ func TestASeatForgetsClocksThatCannotBe(t *testing.T) {
 	require.Equal(t, shows(epoch), s.showsNow(after(4*time.Second), "bob", true), "the fastest envelope, if all that came was young")
 	require.Zero(t, s.showsNow(after(4*time.Second), "bob", false))
 
-	s.clocks.hear(after(4*time.Second), "bob", shows(after(3900*time.Millisecond)))
+	s.clocks.hear(after(4*time.Second), "alice", "bob", shows(after(3900*time.Millisecond)))
 	require.Zero(t, s.showsNow(after(5*time.Second), "bob", false), "that is bob's own word")
 	require.Equal(t, shows(after(4900*time.Millisecond)), s.showsNow(after(5*time.Second), "carol", false))
 	require.Equal(t, after(100*time.Millisecond), envelope(epoch, after(4*time.Second)).came)
 	require.Equal(t, after(14*time.Second), envelope(epoch, after(20*time.Second)).came, "as old as neighbours may call it")
 	require.NotZero(t, s.clocks)
+	news = false
+	envelope(epoch, after(maxUnderWay+time.Second))
+	require.NotZero(t, s.clocks, "anybody can send an old one once more")
+	news = true
 	envelope(epoch, after(maxUnderWay+time.Second))
 	require.Zero(t, s.clocks, "nothing that came by gossip is as old as that")
 }
@@ -89,7 +105,7 @@ func TestWhatIsHeldIsJudgedByTheClockOnceThatIsKnown(t *testing.T) {
 		ready, _ := j.take(after(time.Second), "b", f, e)
 		require.Empty(t, ready)
 	}
-	alice.clocks.hear(after(time.Second), "b", shows(after(time.Second)))
+	alice.clocks.hear(after(time.Second), alice.Peer, "b", shows(after(time.Second)))
 	due := f.baselineDue()
 	a := j.expire(due)
 	require.Len(t, a, 1)

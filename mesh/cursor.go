@@ -229,9 +229,9 @@ func (r *Room) replayFrom(f *feed, first uint64) (out []Event, next uint64) {
 	list, gone, _ := r.journal.answer(f.tag, span{first: first}, replayPart)
 	r.mu.Unlock()
 	head := Header{Room: r.name, Time: time.Now()}
-	if gone.last >= first {
+	if gone >= first {
 		head.Type = TypeGapLost
-		return []Event{&GapLost{head, from, id, first, gone.last}}, gone.last + 1
+		return []Event{&GapLost{head, from, id, first, gone}}, gone + 1
 	}
 	head.Type, next = TypeMessage, first
 	for _, k := range list {

@@ -25,6 +25,7 @@ type envelope struct {
 	parked time.Time         // when it began to wait for its author
 	late   time.Duration     // see transit
 	via    peer.ID           // the neighbour that it came from; "" when it was parked
+	how    way               // in which it came
 	stored bool              // the store gave it: its author's presence is no news
 }
 

@@ -140,6 +140,9 @@ func (f *feed) begin(first uint64) {
 	}
 }
 
+// had reports whether this node had all of an envelope in an earlier stay.
+func (f *feed) had(e *envelope) bool { return e.Next() <= max(f.stored, f.handed)+1 }
+
 // untouched reports whether nothing has been delivered, or given up, since the baseline was set.
 func (f *feed) untouched() bool { return f.tip == nil && f.next == f.floor }
 
@@ -386,17 +389,13 @@ func (f *feed) missing(upTo uint64) (spans []span) {
 
 // repair is the state of fetching what is missing of a feed.
 type repair struct {
-	sources map[peer.ID]uint64   // neighbours that say how far they have it, if further than we
-	tried   map[peer.ID]struct{} // neighbours that could not help since the feed last moved
-	gone    int                  // of those, how many will never have it
-	waited  bool                 // one of those is in the room for long enough to have waited for it
-	failed  int                  // of those, how many did not answer
-	again   int                  // how often those that did not answer have been asked again
-	from    peer.ID              // the neighbour being asked; "": none
-	at      uint64               // next, when it was asked
-	asked   time.Time            // and when that was
-	hedged  int                  // how many of tried have not answered yet
-	askAt   time.Time            // when to ask the next one; zero: nothing is missing
+	sources map[peer.ID]uint64 // neighbours that say how far they have it, if further than we
+	tried   map[peer.ID]help   // neighbours that could not help since the feed last moved
+	again   int                // how often those that did not answer have been asked again
+	from    peer.ID            // the neighbour being asked; "": none
+	at      uint64             // next, when it was asked
+	asked   time.Time          // and when that was
+	askAt   time.Time          // when to ask the next one; zero: nothing is missing
 }
 
 // maxSources bounds how many neighbours' positions are remembered. Usually three are asked.
@@ -446,13 +445,32 @@ func (p *repair) moved(next uint64) {
 		}
 	}
 	clear(p.tried)
-	p.gone, p.failed, p.again = 0, 0, 0
-	p.hedged, p.waited = 0, false
+	p.again = 0
 }
 
-func (p *repair) try(from peer.ID) {
-	if p.tried == nil {
-		p.tried = make(map[peer.ID]struct{})
+// help is why a neighbour that was asked could not help.
+type help uint8
+
+const (
+	lacks  help = iota // it may yet get what is missing
+	gone               // it will never have it
+	failed             // it has not answered
+	silent             // it has not answered yet, and another one was asked as well
+)
+
+// count returns how many of those that were asked could not help for a reason.
+func (p *repair) count(why help) (n int) {
+	for _, h := range p.tried {
+		if h == why {
+			n++
+		}
 	}
-	p.tried[from] = struct{}{}
+	return n
+}
+
+func (p *repair) try(from peer.ID, h help) {
+	if p.tried == nil {
+		p.tried = make(map[peer.ID]help)
+	}
+	p.tried[from] = h
 }

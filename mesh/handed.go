@@ -34,7 +34,9 @@ func (h *handedRooms) keep(now time.Time, tag [32]byte, j *journal) {
 	room := handedRoom{make(map[feedTag]uint64), maps.Clone(j.stays.latest), now.Add(handedFor * j.ring.limits.Age)}
 	for t, f := range j.feeds {
 		if t != j.self && f.next > 0 {
-			room.feeds[t] = max(f.last(), f.handed)
+			if room.feeds[t] = f.handed; !f.untouched() {
+				room.feeds[t] = max(f.last(), f.handed)
+			}
 		}
 	}
 	for t, last := range j.stays.handed {

@@ -125,9 +125,9 @@ func (r *Room) hearClockLocked(now time.Time, from peer.ID, f *feed, ms uint64) 
 		return
 	}
 	if s := r.roster.devices[f.peer()]; s != nil {
-		s.clocks.hear(now, from, ms)
+		s.clocks.hear(now, s.Peer, from, ms)
 	} else {
-		f.clocks.hear(now, from, ms)
+		f.clocks.hear(now, "", from, ms)
 	}
 }
 

@@ -255,7 +255,7 @@ func TestANeighbourThatAnswersSlowlyIsNotAskedAgainWhileAnotherCan(t *testing.T)
 	})
 }
 
-func (r *Room) journalAnswer(tag feedTag, s span) ([]kept, span, bool) {
+func (r *Room) journalAnswer(tag feedTag, s span) ([]kept, uint64, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.journal.answer(tag, s, syncPart)

@@ -32,9 +32,11 @@ const (
 	hedgeWait = 800 * time.Millisecond
 	// lostWait is how long after it showed a gap is given up at the earliest, if nobody has what is
 	// missing: two heartbeats of GossipSub, in which others offer what they have. lackWait is the
-	// same if neighbours lack it as well but may still get it, counted from when what lies behind
-	// the gap was published if one has given up what is missing.
+	// same if neighbours lack it as well but may still get it. It counts from when what lies behind
+	// the gap was published if one of them will never have it, and then the gap is given up
+	// goneWait after it showed at the earliest.
 	lostWait = 2500 * time.Millisecond
+	goneWait = 5 * time.Second
 	lackWait = 10 * time.Second
 	// apartWait is the same if a neighbour does not answer, or was lost a moment ago: it may have
 	// what is missing, and be cut off.
@@ -112,7 +114,9 @@ func (j *journal) open(now time.Time, e *rosterEntry) *feed {
 			j.digest = nil // the feed may have got somewhere already
 			f.entry = e
 			j.stays.known(f)
-			j.reconsider(now, f)
+			for _, g := range j.stays.feeds[f.peer()] {
+				j.reconsider(now, g)
+			}
 		}
 		f.entry = e
 		j.ring.touch(tag)
@@ -220,7 +224,7 @@ func (j *journal) note(now time.Time, f *feed, wait time.Duration) {
 // take brings an envelope to its feed, which must be known, and returns what is ready for the app.
 // via is the neighbour that it came from.
 func (j *journal) take(now time.Time, via peer.ID, f *feed, e *envelope) ([]*envelope, verdict) {
-	if f.next == 0 && e.Next() <= max(f.stored, f.handed)+1 {
+	if f.next == 0 && f.had(e) {
 		return nil, stale
 	}
 	if f.next == 0 && e.First == f.stored+1 && j.ready && f.sure() == 0 && !j.behind(now, f) {
@@ -230,10 +234,10 @@ func (j *journal) take(now time.Time, via peer.ID, f *feed, e *envelope) ([]*env
 		f.next, f.floor = f.least, f.least
 		j.changed(f)
 	}
-	if e.First == 1 && f.began.IsZero() && j.ready {
+	ready, v := f.take(now, e)
+	if e.First == 1 && f.began.IsZero() && j.ready && v == taken {
 		f.began = e.came
 	}
-	ready, v := f.take(now, e)
 	if f.broken {
 		delete(j.waiting, f) // it has no beginning to wait for
 	}
@@ -386,8 +390,8 @@ func (j *journal) uncertain(f *feed, via peer.ID, e *envelope, author *seat) boo
 	if j.history || author == nil || f.peer() == via || !f.unheard() || f.sworn || f.claim != 0 || e.last() == 1 {
 		return false
 	}
-	if _, resumed := j.resume[f.tag]; resumed || f.next == 0 && (e.First > f.stored+1 || !j.ready || f.sure() != 0) {
-		return false // it waits for a baseline anyway
+	if _, resumed := j.resume[f.tag]; resumed || f.next == 0 && (e.First > f.stored+1 || !j.ready || f.sure() != 0 || f.had(e)) {
+		return false // it waits for a baseline anyway, or is of an earlier stay of this node
 	}
 	_, known := author.dated(time.UnixMilli(e.SentMs))
 	return !known
@@ -395,7 +399,7 @@ func (j *journal) uncertain(f *feed, via peer.ID, e *envelope, author *seat) boo
 
 // promised notes that a neighbour has an envelope that must be fetched to learn its age.
 func (j *journal) promised(now time.Time, via peer.ID, f *feed, e *envelope) {
-	f.begin(e.First)
+	f.begin(max(e.First, f.stored+1))
 	f.repair.source(via, e.last())
 	j.lack(now, f)
 }
@@ -451,7 +455,9 @@ type arrival struct {
 func (j *journal) suppose(now time.Time, f *feed) arrival {
 	f.none = j.passed(f, f.none) // when it came, its age may not have been known
 	ready, v := f.suppose(now)
-	f.supposed = now
+	if f.supposed = now; f.proven() {
+		f.gapSince = now // until now it was not known that something before it is missing
+	}
 	delete(j.waiting, f)
 	j.changed(f)
 	ready, v = j.advanced(now, f, ready, v)
@@ -470,15 +476,14 @@ type want struct {
 }
 
 // plan returns which neighbours to ask for what, and what is lost. neighbours are those that may be
-// asked now, in order of preference; all is how many there are. apart says that one was lost and
+// asked now, in order of preference; all is all of them. apart says that one was lost and
 // may come back.
-func (j *journal) plan(now time.Time, neighbours []peer.ID, all int, apart bool) (pulls []pull, lost []arrival) {
+func (j *journal) plan(now time.Time, neighbours, all []peer.ID, apart bool) (pulls []pull, lost []arrival) {
 	wants := make(map[peer.ID][]want)
 	for f := range j.lacking {
 		p := &f.repair
 		if f.stalled(now) {
-			p.try(p.from) // its answer is still welcome
-			p.hedged++
+			p.try(p.from, silent) // its answer is still welcome
 			p.from, p.askAt = "", now
 		}
 		if p.from != "" || now.Before(p.askAt) {
@@ -500,7 +505,7 @@ func (j *journal) plan(now time.Time, neighbours []peer.ID, all int, apart bool)
 			}
 		case busy:
 			p.askAt = now.Add(busyWait)
-		case all == 0:
+		case len(all) == 0:
 			p.askAt = now.Add(lackWait) // or when there is a neighbour
 		default:
 			if a, ok := j.exhausted(now, f, apart); ok {
@@ -516,40 +521,47 @@ func (j *journal) plan(now time.Time, neighbours []peer.ID, all int, apart bool)
 
 // choose returns the neighbour to ask next: one that said it has what is missing, then the author,
 // then any. busy says that there is one but it cannot be asked now.
-func (j *journal) choose(f *feed, neighbours []peer.ID, all int) (from peer.ID, busy bool) {
+func (j *journal) choose(f *feed, neighbours, all []peer.ID) (from peer.ID, busy bool) {
 	p := &f.repair
-	tried := func(id peer.ID) bool { _, ok := p.tried[id]; return ok }
-	best, enough := 0, enoughSources
+	enough := enoughSources
 	if f.proven() {
 		enough = allSources
 	}
-	for _, id := range neighbours {
-		if tried(id) {
-			continue
+	// rank returns how much a neighbour is worth asking; 0: it need not be asked.
+	rank := func(id peer.ID) (n int) {
+		if _, tried := p.tried[id]; tried {
+			return 0
 		}
-		rank := 1
-		if f.entry != nil && f.entry.statement.Peer == id {
-			rank = 2
+		n = 1
+		if f.peer() == id {
+			n = 2
 		}
 		if p.sources[id] >= f.next {
-			rank += 2
+			n += 2
 		}
-		if rank > best && (rank > 1 || len(p.tried) < enough) {
-			from, best = id, rank
+		if n == 1 && len(p.tried) >= enough {
+			return 0
+		}
+		return n
+	}
+	best := 0
+	for _, id := range neighbours {
+		if n := rank(id); n > best {
+			from, best = id, n
 		}
 	}
-	return from, from == "" && len(p.tried) < min(all, enough)
+	return from, from == "" && slices.ContainsFunc(all, func(id peer.ID) bool { return rank(id) > 0 })
 }
 
 // exhausted decides what to do if nobody can help.
 func (j *journal) exhausted(now time.Time, f *feed, apart bool) (arrival, bool) {
 	p := &f.repair
-	never, waited := p.gone >= len(p.tried), p.waited // all that were asked: the word of one may be a lie
-	failed, silent := p.failed > 0, p.hedged > 0
+	lost := p.count(gone)
+	never := lost == len(p.tried) // all that were asked: the word of one may be a lie
+	unanswered, pending := p.count(failed) > 0, p.count(silent) > 0
 	clear(p.tried)
-	p.gone, p.failed, p.hedged, p.waited = 0, 0, 0, false
 	if !f.proven() {
-		if failed && p.again < maxAgain {
+		if unanswered && p.again < maxAgain {
 			p.askAt = now.Add(retryWait << p.again)
 			p.again++
 			return arrival{}, false
@@ -561,19 +573,19 @@ func (j *journal) exhausted(now time.Time, f *feed, apart bool) (arrival, bool) 
 		j.lack(now, f)
 		return arrival{}, false
 	}
-	due := f.gapSince.Add(lostWait)
-	if !never {
-		known := f.gapSince
-		if waited {
-			// A neighbour has waited before it gave up, and passed on what lies behind the gap. So
-			// members in a row do not each wait for as long.
-			known = earlier(known, f.held[0].came)
-		}
-		if at := known.Add(lackWait); at.After(due) {
-			due = at
+	due := f.gapSince.Add(lackWait)
+	switch {
+	case never:
+		due = f.gapSince.Add(lostWait)
+	case lost > 0:
+		// Others have known of the gap since what lies behind it was published. So members that
+		// lack it one after the other do not each wait for as long.
+		due = earlier(f.gapSince, f.held[0].came).Add(lackWait)
+		if soon := f.gapSince.Add(goneWait); due.Before(soon) {
+			due = soon
 		}
 	}
-	if apart || silent {
+	if apart || pending {
 		due = f.gapSince.Add(apartWait) // a neighbour that does not answer may have it
 	}
 	if now.Before(due) {
@@ -591,10 +603,21 @@ func (j *journal) giveUp(now time.Time, f *feed) arrival {
 
 // outcome is the result of a pull.
 type outcome struct {
-	gone map[feedTag]span // what the neighbour will never have: through last; for it the feed begins with first
-	more bool             // it has more than fitted
-	slow bool             // it took so long that another neighbour may be faster
+	gone map[feedTag]uint64 // what the neighbour will never have: each feed through this item
+	more bool               // it has more than fitted
+	slow bool               // it took so long that another neighbour may be faster
 	err  error
+}
+
+// help returns why the neighbour could not help with a feed.
+func (o *outcome) help(f *feed) help {
+	switch {
+	case o.gone[f.tag] >= max(f.next, 1):
+		return gone
+	case o.err != nil:
+		return failed
+	}
+	return lacks
 }
 
 // answered notes that a pull has ended. What it brought has been taken before.
@@ -606,14 +629,7 @@ func (j *journal) answered(now time.Time, p pull, o outcome) {
 		}
 		f.repair.from = ""
 		if f.next == f.repair.at || o.err != nil || o.slow || !o.more && f.next <= w.span.last {
-			f.repair.try(p.from)
-			if o.err != nil {
-				f.repair.failed++
-			}
-			if g := o.gone[f.tag]; g.last >= f.next {
-				f.repair.gone++
-				f.repair.waited = f.repair.waited || g.first > 0 && g.first <= f.next
-			}
+			f.repair.try(p.from, o.help(f))
 		}
 		f.repair.askAt = now
 		j.lack(now, f)
@@ -622,9 +638,11 @@ func (j *journal) answered(now time.Time, p pull, o outcome) {
 
 // left notes that a neighbour has gone.
 func (j *journal) left(now time.Time, id peer.ID) {
-	for f := range j.lacking {
-		delete(f.repair.sources, id)
-		delete(f.repair.tried, id)
+	for _, feeds := range []map[*feed]struct{}{j.lacking, j.waiting} {
+		for f := range feeds {
+			delete(f.repair.sources, id)
+			delete(f.repair.tried, id)
+		}
 	}
 }
 
@@ -761,10 +779,10 @@ func (j *journal) sum() []byte {
 // answer returns what is retained of a want, and the item gone through which the feed cannot be had
 // here: it was dropped, or is from before this node's time. Both are empty for a feed that has not
 // got so far.
-func (j *journal) answer(tag feedTag, s span, budget int) (list []kept, gone span, more bool) {
+func (j *journal) answer(tag feedTag, s span, budget int) (list []kept, gone uint64, more bool) {
 	f := j.feeds[tag]
 	if f == nil || f.broken || f.next == 0 && f.stored == 0 {
-		return nil, span{}, false
+		return nil, 0, false
 	}
 	list, more = j.ring.from(tag, s.first, s.last, budget)
 	end := f.last()
@@ -775,7 +793,7 @@ func (j *journal) answer(tag feedTag, s span, budget int) (list []kept, gone spa
 		end = min(end, list[0].first-1)
 	}
 	if end >= s.first {
-		gone = span{f.floor, end}
+		gone = end
 	}
 	return list, gone, more
 }

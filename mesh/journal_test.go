@@ -29,7 +29,7 @@ func desk(t *testing.T) (*journal, *feed, []*envelope) {
 
 // ask plans, and returns whom to ask.
 func (j *journal) ask(now time.Time, neighbours ...peer.ID) (asked []pull, lost []arrival) {
-	return j.plan(now, neighbours, len(neighbours), false)
+	return j.plan(now, neighbours, neighbours, false)
 }
 
 func TestAGapIsGivenUpEarlyOnlyWhenAllWhoWereAskedSayThatItIsGone(t *testing.T) {
@@ -51,7 +51,7 @@ func TestAGapIsGivenUpEarlyOnlyWhenAllWhoWereAskedSayThatItIsGone(t *testing.T) 
 				for _, p := range pulls {
 					o := outcome{}
 					if int(p.from[0]-'a') < c.gone {
-						o.gone = map[feedTag]span{f.tag: {1, 3}}
+						o.gone = map[feedTag]uint64{f.tag: 3}
 					}
 					j.answered(now, p, o)
 				}
@@ -61,26 +61,25 @@ func TestAGapIsGivenUpEarlyOnlyWhenAllWhoWereAskedSayThatItIsGone(t *testing.T) 
 	}
 }
 
-// What lies behind the gap was published a minute ago: the gap shows here because the neighbours
-// have only now met who has it.
+// What lies behind the gap was published before it came here, because the neighbours have only now
+// met a member that has it.
 func TestAGapThatANeighbourHasGivenUpIsNotWaitedForAsLongAgain(t *testing.T) {
-	const old = time.Minute
 	for name, c := range map[string]struct {
-		gone []span // what three neighbours say
+		age  time.Duration // of what lies behind the gap
+		gone []uint64      // what three neighbours say
 		wait time.Duration
 	}{
-		"nobody has":                 {nil, lackWait},
-		"one has":                    {[]span{{1, 3}}, lostWait},
-		"one has, of part of it":     {[]span{{1, 2}}, lostWait},
-		"its time began at the gap":  {[]span{{2, 3}}, lostWait},
-		"its time began later":       {[]span{{3, 3}}, lackWait},
-		"two whose time began later": {[]span{{4, 3}, {4, 3}}, lackWait},
-		"it does not say":            {[]span{{0, 3}}, lackWait},
-		"of something before it":     {[]span{{1, 1}}, lackWait},
+		"nobody has":             {time.Minute, nil, lackWait},
+		"one has":                {time.Minute, []uint64{3}, goneWait},
+		"one has, of part of it": {time.Minute, []uint64{2}, goneWait},
+		"of something before it": {time.Minute, []uint64{1}, lackWait},
+		"all have":               {time.Minute, []uint64{3, 3, 3}, lostWait},
+		"it is not so old":       {3 * time.Second, []uint64{3}, lackWait - 3*time.Second},
+		"it is new":              {0, []uint64{3}, lackWait},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j, f, _ := desk(t)
-			f.held[0].came = epoch.Add(-old)
+			f.held[0].came = epoch.Add(-c.age)
 			for now := epoch; ; now = now.Add(50 * time.Millisecond) {
 				pulls, lost := j.ask(now, "a", "b", "c")
 				if len(lost) > 0 {
@@ -92,7 +91,7 @@ func TestAGapThatANeighbourHasGivenUpIsNotWaitedForAsLongAgain(t *testing.T) {
 				for _, p := range pulls {
 					o := outcome{}
 					if i := int(p.from[0] - 'a'); i < len(c.gone) {
-						o.gone = map[feedTag]span{f.tag: c.gone[i]}
+						o.gone = map[feedTag]uint64{f.tag: c.gone[i]}
 					}
 					j.answered(now, p, o)
 				}
@@ -100,6 +99,80 @@ func TestAGapThatANeighbourHasGivenUpIsNotWaitedForAsLongAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAGapIsNotGivenUpEarlyBecauseANeighbourHasLeft(t *testing.T) {
+	j, f, _ := desk(t)
+	now := epoch
+	for len(f.repair.tried) < 2 {
+		pulls, lost := j.ask(now, "a", "b")
+		require.Empty(t, lost)
+		for _, p := range pulls {
+			o := outcome{}
+			if p.from == "a" {
+				o.gone = map[feedTag]uint64{f.tag: 3}
+			}
+			j.answered(now, p, o)
+		}
+		now = now.Add(50 * time.Millisecond)
+	}
+	j.left(now, "a")
+	for lost := []arrival(nil); len(lost) == 0; now = now.Add(50 * time.Millisecond) {
+		var pulls []pull
+		pulls, lost = j.ask(now, "b")
+		for _, p := range pulls {
+			j.answered(now, p, outcome{})
+		}
+		require.Less(t, now.Sub(epoch), time.Minute)
+	}
+	require.GreaterOrEqual(t, now.Sub(epoch), lackWait, "b may yet get it")
+}
+
+func TestAGapIsNotGivenUpWhileWhoHasItIsBusy(t *testing.T) {
+	j, f, all := desk(t)
+	f.repair.source("busy", 4)
+	everybody := []peer.ID{"a", "b", "busy"}
+	now := epoch
+	for ; now.Sub(epoch) < apartWait; now = now.Add(50 * time.Millisecond) {
+		pulls, lost := j.plan(now, everybody[:2], everybody, false)
+		require.Empty(t, lost)
+		for _, p := range pulls {
+			j.answered(now, p, outcome{gone: map[feedTag]uint64{f.tag: 3}})
+			j.left(now, p.from) // it has gone, and its answer comes afterwards
+			f.repair.try(p.from, failed)
+		}
+	}
+	pulls, _ := j.plan(now.Add(busyWait), everybody, everybody, false)
+	require.Equal(t, peer.ID("busy"), pulls[0].from)
+	j.take(now, "busy", f, all[1])
+}
+
+// An envelope has waited long for the baseline of its feed. That something before it is missing
+// shows only when the baseline is set.
+func TestAGapIsAsOldAsTheBaselineThatShowsIt(t *testing.T) {
+	j, f := bobs(DefaultRetention)
+	j.becomeReady(epoch)
+	e := chain(1, 1, 1, 1)[3]
+	e.tag = f.tag
+	j.take(epoch, "b", f, e)
+	j.claim(epoch, "b", f.tag, 4, 2, true)
+	f.notBefore = after(lackWait) // it waits for an earlier stay
+	now := epoch
+	for f.next == 0 {
+		now = now.Add(50 * time.Millisecond)
+		require.Less(t, now.Sub(epoch), time.Minute)
+		j.expire(now)
+	}
+	shows := now
+	for lost := []arrival(nil); len(lost) == 0; now = now.Add(50 * time.Millisecond) {
+		var pulls []pull
+		pulls, lost = j.ask(now, "b")
+		for _, p := range pulls {
+			j.answered(now, p, outcome{gone: map[feedTag]uint64{f.tag: 3}})
+		}
+		require.Less(t, now.Sub(epoch), time.Minute)
+	}
+	require.GreaterOrEqual(t, now.Sub(shows), lostWait)
 }
 
 func TestWhoWasSlowIsPassedOverWhileThereIsAnother(t *testing.T) {
@@ -259,7 +332,7 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 					}
 				}
 				r.Shuffle(len(idle), func(a, b int) { idle[a], idle[b] = idle[b], idle[a] })
-				pulls, lost := j.plan(now, idle, len(neighbours), false)
+				pulls, lost := j.plan(now, idle, neighbours, false)
 				for _, a := range lost {
 					t.Fatalf("lost %v after %v", a.lost, now.Sub(epoch))
 				}
@@ -295,7 +368,7 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 						continue
 					}
 					busy[a.p.from] = false
-					o := outcome{gone: make(map[feedTag]span)}
+					o := outcome{gone: make(map[feedTag]uint64)}
 					for _, w := range a.p.wants {
 						i := of[w.feed]
 						switch a.p.from {
@@ -306,7 +379,7 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 								}
 							}
 						case "gone":
-							o.gone[w.feed.tag] = span{1, 1 << 62}
+							o.gone[w.feed.tag] = 1 << 62
 						case "mute":
 							o.err, o.slow = errBadSync, true
 						case "liar":

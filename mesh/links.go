@@ -120,9 +120,11 @@ func (m *Mesh) stopLinks() {
 	m.host.RemoveStreamHandler(RoomProtocol)
 	m.host.Network().StopNotify((*watcher)(m))
 	m.links.mu.Lock()
-	defer m.links.mu.Unlock()
-	for _, s := range m.links.in {
-		_ = s.Reset()
+	open := m.links.in
+	m.links.in = nil // no further one is admitted
+	m.links.mu.Unlock()
+	for _, s := range open {
+		_ = s.Reset() // it may wait for the connection's own writer
 	}
 }
 
@@ -310,16 +312,20 @@ func (m *Mesh) handleRoomStream(s network.Stream) {
 	}
 }
 
-// admitRoomStream keeps one stream of each peer, the newest.
+// admitRoomStream keeps one stream of each peer, the newest. It returns false once the mesh closes.
 func (m *Mesh) admitRoomStream(p peer.ID, s network.Stream) bool {
 	m.links.mu.Lock()
+	if m.links.in == nil {
+		m.links.mu.Unlock()
+		return false
+	}
 	old := m.links.in[p]
 	m.links.in[p] = s
 	m.links.mu.Unlock()
 	if old != nil {
 		_ = old.Reset()
 	}
-	return m.ctx.Err() == nil
+	return true
 }
 
 func (m *Mesh) dismissRoomStream(p peer.ID, s network.Stream) {

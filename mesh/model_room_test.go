@@ -468,7 +468,7 @@ func (r *simRoom) repair(now time.Time) {
 			r.hasTried(f, f.repair.from)
 		}
 	}
-	pulls, lost := r.journal.plan(now, idle, len(r.neighbours), r.roster.apart())
+	pulls, lost := r.journal.plan(now, idle, r.ids(), r.roster.apart())
 	for _, a := range sortedArrivals(lost) {
 		r.arrived(now, a)
 	}
@@ -491,14 +491,14 @@ type simPart struct {
 	entries []*rosterEntry
 	parcels []*simParcel
 	ages    []time.Duration
-	gone    map[feedTag]span
+	gone    map[feedTag]uint64
 	more    bool
 }
 
 // pull asks a neighbour and takes its answer, over links that may fail in the middle.
 func (r *simRoom) pull(p pull) {
 	w, i, j, start := r.w, r.dev.i, simIndex(p.from), r.w.now
-	o := outcome{gone: make(map[feedTag]span)}
+	o := outcome{gone: make(map[feedTag]uint64)}
 	end := func(at time.Time, failed bool) {
 		w.at(at, func() {
 			if failed {
@@ -572,7 +572,7 @@ func (r *simRoom) serve(asked []want) (parts []*simPart) {
 		wants = append(wants, open{w.feed.tag, w.span})
 	}
 	for len(wants) > 0 {
-		out, size := &simPart{gone: make(map[feedTag]span)}, 0
+		out, size := &simPart{gone: make(map[feedTag]uint64)}, 0
 		for len(wants) > 0 && size < r.w.part {
 			q := wants[0]
 			f := r.journal.feeds[q.tag]
@@ -580,7 +580,7 @@ func (r *simRoom) serve(asked []want) (parts []*simPart) {
 			if f != nil && f.entry != nil && len(list) > 0 {
 				out.entries = append(out.entries, f.entry)
 			}
-			if gone.last > 0 {
+			if gone > 0 {
 				out.gone[q.tag] = gone
 			}
 			for _, k := range list {

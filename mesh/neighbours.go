@@ -381,7 +381,7 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 		}
 	}
 	if s.Peer == p {
-		s.clocks.hear(now, p, g.ClockMs)
+		s.clocks.hear(now, p, p, g.ClockMs)
 	}
 	if s.Peer == p && s.entry.feed == entry.feed {
 		r.claimLocked(now, s)

@@ -217,13 +217,14 @@ func (o *outbox) take() *batch {
 
 // last appends the feed's last item, in a batch of its own, and refuses further ones with err.
 func (o *outbox) last(kind wire.Kind, payload []byte, err error) *batch {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	b := newBatch()
-	if o.closed != nil {
-		b.fail(o.closed)
+	o.mu.Lock()
+	if closed := o.closed; closed != nil {
+		o.mu.Unlock()
+		b.fail(closed)
 		return b
 	}
+	defer o.mu.Unlock()
 	o.closed = err
 	b.content, b.count = wire.AppendItem(nil, kind, payload), 1
 	o.queue = append(o.queue, b)

@@ -74,7 +74,7 @@ func (r *Room) receive(via peer.ID, e *envelope, how way) {
 	if r.leaving || e.tag == r.journal.self {
 		return
 	}
-	e.via = via
+	e.via, e.how = via, how
 	if how == gossiped {
 		r.mesh.stats.envelopesTaken.Add(1)
 	}
@@ -93,7 +93,7 @@ func (r *Room) receive(via peer.ID, e *envelope, how way) {
 	switch s := r.roster.devices[e.peer]; {
 	case s == nil:
 	case how == gossiped:
-		s.arrived(e, now)
+		s.arrived(e, now, e.Next() > f.next)
 	default:
 		s.transit.fetched(time.UnixMilli(e.SentMs), e.came)
 	}
@@ -217,10 +217,14 @@ func (r *Room) claimLocked(now time.Time, s *seat) {
 	}
 	mine := r.parked.claim(s.Peer, s.entry.feed)
 	for _, e := range mine {
-		s.arrived(e, e.parked)
+		if e.how == gossiped {
+			s.arrived(e, e.parked, e.Next() > s.feed.next)
+		} else {
+			s.transit.fetched(time.UnixMilli(e.SentMs), e.came)
+		}
 	}
 	for _, e := range mine {
-		r.feedLocked(now, e.via, s.feed, e, gossiped)
+		r.feedLocked(now, e.via, s.feed, e, e.how)
 	}
 }
 

@@ -182,7 +182,7 @@ func (r *roster) set(now time.Time, s *seat, e *rosterEntry) change {
 	r.devices[e.statement.Peer] = s
 	if f := r.journal.open(now, e); f != nil {
 		s.feed = f
-		s.clocks.merge(f.clocks)
+		s.clocks.merge(e.statement.Peer, f.clocks)
 		f.clocks = clocks{}
 	} else if fresh {
 		s.feed = &feed{tag: e.tag(), entry: e, broken: true} // there are too many already

@@ -105,13 +105,16 @@ func (j *journal) behind(now time.Time, f *feed) bool {
 	return wait > 0 && now.Sub(f.queued) < wait
 }
 
-// reconsider takes back the baseline of a feed that began before its author was known, if nothing
-// of it has been delivered and it turns out to be a stay that has to wait for an earlier one.
+// reconsider takes back the baseline of a feed that began before its author, or that of an earlier
+// stay, was known, if nothing of it has been delivered and it turns out to have to wait for that
+// earlier stay.
 func (j *journal) reconsider(now time.Time, f *feed) {
-	if _, resumed := j.resume[f.tag]; resumed || f.supposed.IsZero() || !f.untouched() || !j.behind(now, f) {
+	if _, resumed := j.resume[f.tag]; resumed || f.next == 0 || f.supposed.IsZero() || !f.untouched() || !j.behind(now, f) {
 		return
 	}
 	f.next, f.floor, f.supposed = 0, 0, time.Time{}
+	f.repair.moved(0)
+	f.repair.from = "" // what the present answer brings is held
 	j.waiting[f] = struct{}{}
 	j.lack(now, f)
 }

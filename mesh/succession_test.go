@@ -110,6 +110,57 @@ func TestAStayWhoseAuthorIsLearnedLaterWaitsForTheEarlierOneAllTheSame(t *testin
 	}
 }
 
+// The later stay has begun, but nothing of it has come, when the earlier one becomes known.
+func TestAStayWaitsForAnEarlierOneThatBecomesKnownLater(t *testing.T) {
+	j := newJournal(feedTag{}, DefaultRetention)
+	j.becomeReady(epoch)
+	who := entry("u", "author", 1, 1, true)
+	j.claim(epoch, "other", who.tag(), 3, 1, true)
+	later := j.open(epoch, entry("u", "author", 2, 2, true))
+	j.claim(epoch, "author", later.tag, 2, 1, true)
+	require.EqualValues(t, 1, later.next)
+	pulls := func(now time.Time) (n int) {
+		list, _ := j.ask(now, "other", "author")
+		for _, p := range list {
+			for _, w := range p.wants {
+				if w.feed == later {
+					n++
+				}
+			}
+		}
+		return n
+	}
+	require.Equal(t, 1, pulls(after(pullWait)), "it is being asked for")
+	earlier := j.open(after(pullWait), who)
+	require.Zero(t, later.next)
+	require.Empty(t, later.repair.from)
+	e := chain(1, 1)
+	for i := range e {
+		e[i].tag = later.tag
+		ready, _ := j.take(after(pullWait), "author", later, e[i])
+		require.Empty(t, ready)
+	}
+	now := after(pullWait)
+	for earlier.next == 0 {
+		now = now.Add(10 * time.Millisecond)
+		j.expire(now)
+	}
+	require.Zero(t, later.next)
+	for _, e := range chain(1, 1, 1) {
+		e.tag = earlier.tag
+		ready, _ := j.take(now, "other", earlier, e)
+		require.Len(t, ready, 1)
+	}
+	var out []arrival
+	for len(out) == 0 {
+		now = now.Add(10 * time.Millisecond)
+		require.Less(t, now.Sub(epoch), time.Minute)
+		out = j.expire(now)
+	}
+	require.Same(t, later, out[0].feed)
+	require.Len(t, out[0].ready, 2)
+}
+
 func TestANeighbourIsPartedUntilItIsBackOrForLong(t *testing.T) {
 	ps := make(parted)
 	lately := func(now time.Time, but peer.ID) bool {

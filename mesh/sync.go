@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -83,13 +85,9 @@ func (r *Room) repairLocked(now time.Time) {
 	if len(r.journal.lacking) == 0 {
 		return
 	}
-	idle := make([]peer.ID, 0, len(r.neighbours))
-	for p, n := range r.neighbours {
-		if !n.pulled {
-			idle = append(idle, p)
-		}
-	}
-	pulls, lost := r.journal.plan(now, idle, len(r.neighbours), r.roster.apart() || r.apartLocked(now, ""))
+	all := slices.Collect(maps.Keys(r.neighbours))
+	idle := slices.DeleteFunc(slices.Clone(all), func(p peer.ID) bool { return r.neighbours[p].pulled })
+	pulls, lost := r.journal.plan(now, idle, all, r.roster.apart() || r.apartLocked(now, ""))
 	for _, a := range lost {
 		r.arrivedLocked(now, a)
 	}
@@ -145,7 +143,7 @@ func (r *Room) exchange(p pull) (o outcome) {
 	if o.err = s.CloseWrite(); o.err != nil {
 		return o
 	}
-	o.gone = make(map[feedTag]span)
+	o.gone = make(map[feedTag]uint64)
 	asked := asked{wants: p.wants, reached: make(map[feedTag]uint64)}
 	in := wire.NewReader(s, maxSyncReply)
 	for size := 0; ; {
@@ -221,7 +219,7 @@ func (r *Room) takeReply(p pull, asked asked, reply *wire.SyncReply, o *outcome)
 		if len(g.Feed) != len(feedTag{}) {
 			return errBadSync
 		}
-		o.gone[feedTag(g.Feed)] = span{g.First, g.Last}
+		o.gone[feedTag(g.Feed)] = g.Last
 	}
 	o.more = o.more || reply.More
 	return nil
@@ -335,8 +333,8 @@ func (r *Room) part(wants []*wire.Want, budget *int) (*wire.SyncReply, []*wire.W
 			out.Entries = append(out.Entries, f.entry.sealed)
 			size += len(f.entry.sealed)
 		}
-		if gone.last > 0 {
-			out.Gone = append(out.Gone, &wire.Position{Feed: w.Feed, Last: gone.last, First: gone.first})
+		if gone > 0 {
+			out.Gone = append(out.Gone, &wire.Position{Feed: w.Feed, Last: gone})
 		}
 		for _, k := range list {
 			out.Envelopes = append(out.Envelopes, k.sealed)

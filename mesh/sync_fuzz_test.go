@@ -64,12 +64,12 @@ func (j *journal) unbounded(now time.Time) error {
 func (j *journal) step(now time.Time, neighbours []peer.ID) {
 	j.seek(now)
 	j.expire(now)
-	pulls, _ := j.plan(now, neighbours, len(neighbours), false)
+	pulls, _ := j.plan(now, neighbours, neighbours, false)
 	j.announce(now)
 	for _, p := range pulls {
 		j.answered(now, p, outcome{})
 	}
-	j.plan(now, nil, len(neighbours), false)
+	j.plan(now, nil, neighbours, false)
 }
 
 func FuzzHeads(f *testing.F) {
@@ -248,7 +248,7 @@ func FuzzSyncReply(f *testing.F) {
 		fd := r.journal.feeds[entries[1].tag()]
 		fd.begin(1)
 		p := pull{from: "p", wants: []want{{fd, span{max(first, 1), last}}}}
-		o := outcome{gone: make(map[feedTag]span)}
+		o := outcome{gone: make(map[feedTag]uint64)}
 		a := asked{p.wants, make(map[feedTag]uint64)}
 		err := r.takeReply(p, a, &reply, &o)
 		r.mu.Lock()

@@ -208,12 +208,12 @@ func TestHeadsAndAnswersAreJudgedAsInTheVectors(t *testing.T) {
 		take := func(raw []byte) (outcome, error) {
 			var reply wire.SyncReply
 			require.NoError(t, wire.NewReader(bytes.NewReader(raw), maxSyncReply).Next(&reply))
-			o := outcome{gone: make(map[feedTag]span)}
+			o := outcome{gone: make(map[feedTag]uint64)}
 			return o, r.takeReply(ask, asked{ask.wants, make(map[feedTag]uint64)}, &reply, &o)
 		}
 		o, err := take(v.Reply.Frame)
 		require.NoError(t, err)
-		require.Equal(t, map[feedTag]span{feedTag(v.Reply.Gone[0].Tag): {v.Reply.Gone[0].First, v.Reply.Gone[0].Last}}, o.gone)
+		require.Equal(t, map[feedTag]uint64{feedTag(v.Reply.Gone[0].Tag): v.Reply.Gone[0].Last}, o.gone)
 		for _, c := range v.BadReplies {
 			_, err := take(c.Bytes)
 			require.Error(t, err, c.Name)
@@ -279,7 +279,8 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("a member counts as parted; is remembered for that", "%s; %s", s(apartWait), minutes(partedFor))
 	says("clocks: a neighbour's word of one replaces its last", "when it gives an earlier time, or one more than %s later", s(clockSet))
 	says("an envelope that came by gossip is no older than; a member tells a clock by envelopes alone", "%s; after %s", s(maxUnderWay), s(2*maxUnderWay))
-	says("gap given up", "%s, or %s while a neighbour may yet come to have it, or %s while a neighbour does not answer or was just lost", s(lostWait), s(lackWait), s(apartWait))
+	says("gap given up", "%s, or %s while a neighbour may yet come to have it (%s at the earliest, see 9.8), or %s while a neighbour does not answer or was just lost",
+		s(lostWait), s(lackWait), s(goneWait), s(apartWait))
 	says("what is missing is asked for", "after %d to %d ms", pullWait.Milliseconds(), pullWait.Milliseconds()*3/2)
 	says("sync: the next frame; serving one question; the whole answer", "%s; %s; %s", s(syncTimeout), s(serveTime), s(pullTime))
 	says("a feed is quiet, and neighbours are told", "after %d ms; its author again after 1 s and 4 s", quietWait.Milliseconds())

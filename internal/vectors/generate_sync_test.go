@@ -86,7 +86,7 @@ func makeSync(t *testing.T) Sync {
 	out.Request.Frame = frame(t, request)
 	alices := wire.Seal(wire.DomainRoster, alice.Device, marshal(t, entry(t)))
 	out.Reply = SyncAnswer{
-		Entries: []Hex{alices}, Envelopes: feed, AgesMS: []uint64{61_000, 0}, Gone: []Position{{Tag: bobs, Last: 9, First: 7}}, More: true,
+		Entries: []Hex{alices}, Envelopes: feed, AgesMS: []uint64{61_000, 0}, Gone: []Position{{Tag: bobs, Last: 9}}, More: true,
 	}
 	reply := func(alter func(*wire.SyncReply)) Hex {
 		m := &wire.SyncReply{

@@ -2413,7 +2413,7 @@ type Position struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Feed          []byte                 `protobuf:"bytes,1,opt,name=feed,proto3" json:"feed,omitempty"`                       // 16 bytes
 	Last          uint64                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`                      // the sender has all items through this one, or will never have those it lacks
-	First         uint64                 `protobuf:"varint,3,opt,name=first,proto3" json:"first,omitempty"`                    // answers Past: the first item that the other wants; in gone: that the sender wants; 0: not said
+	First         uint64                 `protobuf:"varint,3,opt,name=first,proto3" json:"first,omitempty"`                    // answers Past: the first item that the other wants; 0: not said
 	Unsure        bool                   `protobuf:"varint,4,opt,name=unsure,proto3" json:"unsure,omitempty"`                  // and it may be an earlier one: the feed began before the sender's own time
 	ClockMs       uint64                 `protobuf:"varint,5,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"` // answers Past: what the clock of the feed's author shows, in milliseconds since 1970; 0: not known
 	unknownFields protoimpl.UnknownFields
