@@ -32,6 +32,25 @@ func (j *journal) ask(now time.Time, neighbours ...peer.ID) (asked []pull, lost 
 	return j.plan(now, neighbours, neighbours, false)
 }
 
+// givenUp asks neighbours, who answer as they say, until a gap is given up. It returns when that
+// is.
+func (j *journal) givenUp(t *testing.T, now time.Time, say func(peer.ID) outcome, neighbours ...peer.ID) time.Time {
+	t.Helper()
+	for until := now.Add(time.Minute); now.Before(until); now = now.Add(50 * time.Millisecond) {
+		pulls, lost := j.ask(now, neighbours...)
+		if len(lost) > 0 {
+			require.Equal(t, span{2, 3}, lost[0].lost)
+			require.Empty(t, j.lacking)
+			return now
+		}
+		for _, p := range pulls {
+			j.answered(now, p, say(p.from))
+		}
+	}
+	require.FailNow(t, "the gap is not given up")
+	return now
+}
+
 func TestAGapIsGivenUpEarlyOnlyWhenAllWhoWereAskedSayThatItIsGone(t *testing.T) {
 	for name, c := range map[string]struct {
 		gone int // how many of three say so
@@ -39,24 +58,15 @@ func TestAGapIsGivenUpEarlyOnlyWhenAllWhoWereAskedSayThatItIsGone(t *testing.T) 
 	}{"all": {3, lostWait}, "a liar": {1, lackWait}, "two liars": {2, lackWait}, "none": {0, lackWait}} {
 		t.Run(name, func(t *testing.T) {
 			j, f, _ := desk(t)
-			for now := epoch; ; now = now.Add(50 * time.Millisecond) {
-				pulls, lost := j.ask(now, "a", "b", "c")
-				if len(lost) > 0 {
-					require.Equal(t, span{2, 3}, lost[0].lost)
-					require.GreaterOrEqual(t, now.Sub(epoch), c.wait)
-					require.Less(t, now.Sub(epoch), c.wait+2*retryWait)
-					require.Empty(t, j.lacking)
-					return
+			took := j.givenUp(t, epoch, func(p peer.ID) outcome {
+				o := outcome{}
+				if int(p[0]-'a') < c.gone {
+					o.gone = map[feedTag]uint64{f.tag: 3}
 				}
-				for _, p := range pulls {
-					o := outcome{}
-					if int(p.from[0]-'a') < c.gone {
-						o.gone = map[feedTag]uint64{f.tag: 3}
-					}
-					j.answered(now, p, o)
-				}
-				require.Less(t, now.Sub(epoch), time.Minute)
-			}
+				return o
+			}, "a", "b", "c").Sub(epoch)
+			require.GreaterOrEqual(t, took, c.wait)
+			require.Less(t, took, c.wait+2*retryWait)
 		})
 	}
 }
@@ -80,23 +90,15 @@ func TestAGapThatANeighbourHasGivenUpIsNotWaitedForAsLongAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			j, f, _ := desk(t)
 			f.held[0].came = epoch.Add(-c.age)
-			for now := epoch; ; now = now.Add(50 * time.Millisecond) {
-				pulls, lost := j.ask(now, "a", "b", "c")
-				if len(lost) > 0 {
-					require.Equal(t, span{2, 3}, lost[0].lost)
-					require.GreaterOrEqual(t, now.Sub(epoch), c.wait)
-					require.Less(t, now.Sub(epoch), c.wait+2*retryWait)
-					return
+			took := j.givenUp(t, epoch, func(p peer.ID) outcome {
+				o := outcome{}
+				if i := int(p[0] - 'a'); i < len(c.gone) {
+					o.gone = map[feedTag]uint64{f.tag: c.gone[i]}
 				}
-				for _, p := range pulls {
-					o := outcome{}
-					if i := int(p.from[0] - 'a'); i < len(c.gone) {
-						o.gone = map[feedTag]uint64{f.tag: c.gone[i]}
-					}
-					j.answered(now, p, o)
-				}
-				require.Less(t, now.Sub(epoch), time.Minute)
-			}
+				return o
+			}, "a", "b", "c").Sub(epoch)
+			require.GreaterOrEqual(t, took, c.wait)
+			require.Less(t, took, c.wait+2*retryWait)
 		})
 	}
 }
@@ -117,15 +119,8 @@ func TestAGapIsNotGivenUpEarlyBecauseANeighbourHasLeft(t *testing.T) {
 		now = now.Add(50 * time.Millisecond)
 	}
 	j.left(now, "a")
-	for lost := []arrival(nil); len(lost) == 0; now = now.Add(50 * time.Millisecond) {
-		var pulls []pull
-		pulls, lost = j.ask(now, "b")
-		for _, p := range pulls {
-			j.answered(now, p, outcome{})
-		}
-		require.Less(t, now.Sub(epoch), time.Minute)
-	}
-	require.GreaterOrEqual(t, now.Sub(epoch), lackWait, "b may yet get it")
+	end := j.givenUp(t, now, func(peer.ID) outcome { return outcome{} }, "b")
+	require.GreaterOrEqual(t, end.Sub(epoch), lackWait, "b may yet get it")
 }
 
 func TestAGapIsNotGivenUpWhileWhoHasItIsBusy(t *testing.T) {
@@ -163,16 +158,8 @@ func TestAGapIsAsOldAsTheBaselineThatShowsIt(t *testing.T) {
 		require.Less(t, now.Sub(epoch), time.Minute)
 		j.expire(now)
 	}
-	shows := now
-	for lost := []arrival(nil); len(lost) == 0; now = now.Add(50 * time.Millisecond) {
-		var pulls []pull
-		pulls, lost = j.ask(now, "b")
-		for _, p := range pulls {
-			j.answered(now, p, outcome{gone: map[feedTag]uint64{f.tag: 3}})
-		}
-		require.Less(t, now.Sub(epoch), time.Minute)
-	}
-	require.GreaterOrEqual(t, now.Sub(shows), lostWait)
+	end := j.givenUp(t, now, func(peer.ID) outcome { return outcome{gone: map[feedTag]uint64{f.tag: 3}} }, "b")
+	require.GreaterOrEqual(t, end.Sub(now), lostWait)
 }
 
 func TestWhoWasSlowIsPassedOverWhileThereIsAnother(t *testing.T) {

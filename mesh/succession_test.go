@@ -62,6 +62,22 @@ func TestALaterStayWaitsForWhatNeighboursJustMetMayHaveOfTheEarlierOne(t *testin
 	}
 }
 
+// expireUntil lets time pass until something is true, and returns when that is and what has
+// arrived.
+func (j *journal) expireUntil(t *testing.T, now time.Time, done func(arrived []arrival) bool) (at time.Time, arrived []arrival) {
+	t.Helper()
+	for until := now.Add(time.Minute); !done(arrived); {
+		now = now.Add(10 * time.Millisecond)
+		require.True(t, now.Before(until), "it does not come to that")
+		arrived = append(arrived, j.expire(now)...)
+	}
+	return now, arrived
+}
+
+// begun reports whether a feed has a baseline, anything whether something has arrived.
+func (f *feed) begun([]arrival) bool  { return f.next > 0 }
+func anything(arrived []arrival) bool { return len(arrived) > 0 }
+
 // Neighbours have said how far both stays have got before anybody has said whose the later one is,
 // and its baseline has been set.
 func TestAStayWhoseAuthorIsLearnedLaterWaitsForTheEarlierOneAllTheSame(t *testing.T) {
@@ -74,12 +90,7 @@ func TestAStayWhoseAuthorIsLearnedLaterWaitsForTheEarlierOneAllTheSame(t *testin
 			who := entry("u", "author", 2, 2, true)
 			j.claim(epoch, "other", who.tag(), 3, 1, true)
 			later := j.feeds[who.tag()]
-			now := epoch
-			for later.next == 0 {
-				now = now.Add(10 * time.Millisecond)
-				require.Less(t, now.Sub(epoch), time.Minute)
-				j.expire(now)
-			}
+			now, _ := j.expireUntil(t, epoch, later.begun)
 			if told {
 				j.claim(now, "other", earlier.tag, 2, 1, true)
 			}
@@ -97,11 +108,7 @@ func TestAStayWhoseAuthorIsLearnedLaterWaitsForTheEarlierOneAllTheSame(t *testin
 			more.tag = earlier.tag
 			ready, _ := j.take(now, "other", earlier, more)
 			require.Len(t, ready, 1)
-			var out []arrival
-			for len(out) == 0 {
-				now = now.Add(10 * time.Millisecond)
-				out = j.expire(now)
-			}
+			now, out := j.expireUntil(t, now, anything)
 			require.Less(t, now.Sub(epoch), baselineWait+2*time.Second)
 			require.Same(t, later, out[0].feed)
 			require.Len(t, out[0].ready, 3)
@@ -140,23 +147,14 @@ func TestAStayWaitsForAnEarlierOneThatBecomesKnownLater(t *testing.T) {
 		ready, _ := j.take(after(pullWait), "author", later, e[i])
 		require.Empty(t, ready)
 	}
-	now := after(pullWait)
-	for earlier.next == 0 {
-		now = now.Add(10 * time.Millisecond)
-		j.expire(now)
-	}
+	now, _ := j.expireUntil(t, after(pullWait), earlier.begun)
 	require.Zero(t, later.next)
 	for _, e := range chain(1, 1, 1) {
 		e.tag = earlier.tag
 		ready, _ := j.take(now, "other", earlier, e)
 		require.Len(t, ready, 1)
 	}
-	var out []arrival
-	for len(out) == 0 {
-		now = now.Add(10 * time.Millisecond)
-		require.Less(t, now.Sub(epoch), time.Minute)
-		out = j.expire(now)
-	}
+	_, out := j.expireUntil(t, now, anything)
 	require.Same(t, later, out[0].feed)
 	require.Len(t, out[0].ready, 2)
 }
