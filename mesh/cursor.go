@@ -214,11 +214,12 @@ func (r *Room) replayed() (feeds []*feed) {
 	return feeds
 }
 
-// unread returns the first item of a feed behind a cursor.
+// unread returns the first item of a feed behind a cursor. Item 1 is the author's entry, which no
+// ring retains and no reader misses.
 func (r *Room) unread(f *feed, c *Cursor) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return max(c.places[cursorKey{f.peer(), f.entry.feed}].last+1, f.floor)
+	return max(c.places[cursorKey{f.peer(), f.entry.feed}].last+1, f.floor, 2)
 }
 
 // replayFrom returns the next events of a feed from item first on, and the item that follows them:

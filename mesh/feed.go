@@ -17,7 +17,7 @@ const (
 	baselineWait = 500 * time.Millisecond
 	// sureWait is how much longer it waits while no neighbour that can be sure has said so, and
 	// again while none has said anything.
-	sureWait = 2500 * time.Millisecond
+	sureWait = time.Second
 	// baselineDoubt is how long others may correct a baseline that neighbours have said, while
 	// nothing has been delivered. In that time a member has compared rosters with another one.
 	baselineDoubt = digestEvery + digestEvery/2
@@ -138,6 +138,31 @@ func (f *feed) begin(first uint64) {
 			f.tip = f.end
 		}
 	}
+}
+
+// reach returns the last item that a neighbour can have from this node: position, or the last that
+// is held behind a gap. To the author it is position, which acknowledges what comes before.
+func (f *feed) reach(p peer.ID) uint64 {
+	if n := len(f.held); n > 0 && f.next > 0 && f.peer() != p {
+		return f.held[n-1].last()
+	}
+	return f.position()
+}
+
+// heldSince returns the first item behind position that was published at cutoff or later, as far as
+// is held. What is missing before it may have been as well.
+func (f *feed) heldSince(cutoff time.Time) uint64 {
+	next := f.position() + 1
+	if f.next == 0 {
+		return next
+	}
+	for _, e := range f.held {
+		if !e.came.Before(cutoff) {
+			break
+		}
+		next = e.Next()
+	}
+	return next
 }
 
 // had reports whether this node had all of an envelope in an earlier stay.

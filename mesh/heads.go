@@ -94,10 +94,10 @@ func (r *Room) tellHeadsLocked(p peer.ID, feeds []*feed, ageMs uint64, firsts fu
 		n := min(len(feeds), maxPositions)
 		list := make([]*wire.Position, n)
 		for i, f := range feeds[:n] {
-			list[i] = &wire.Position{Feed: f.tag[:], Last: f.position()}
+			list[i] = &wire.Position{Feed: f.tag[:], Last: f.reach(p)}
 			if firsts != nil {
 				first, sure := firsts(f)
-				list[i].First, list[i].Unsure, list[i].ClockMs = first, !sure, r.clockLocked(now, p, f)
+				list[i].First, list[i].Unsure, list[i].ClockMs = min(first, list[i].Last+1), !sure, r.clockLocked(now, p, f)
 			}
 		}
 		feeds = feeds[n:]

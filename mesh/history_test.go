@@ -5,7 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/internal/wire"
 )
 
 func TestAQuestionThatWasLateIsKnownByItsAnswer(t *testing.T) {
@@ -28,6 +31,27 @@ func TestAQuestionThatWasLateIsKnownByItsAnswer(t *testing.T) {
 	}
 	asked, _ := pastAsked((past{}).ask(math.MaxInt64/2, maxTransitSlack))
 	require.Positive(t, asked)
+}
+
+// What is published while the question travels must be in the answer, also to a newcomer.
+func TestTheQuestionOfANewcomerAllowsForItsWay(t *testing.T) {
+	inBubble(t, 1, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		member := f.insider("ops", 0)
+		asked := make(chan time.Duration, 100)
+		member.host.SetStreamHandler(RoomProtocol, func(s network.Stream) {
+			r := wire.NewReader(s, maxRoomFrame)
+			for frame := new(wire.RoomFrame); r.Next(frame) == nil; frame = new(wire.RoomFrame) {
+				if past := frame.GetGreeting().GetPast(); past != nil {
+					age, _ := pastAsked(past)
+					asked <- age
+				}
+			}
+		})
+		f.join(0, "ops")
+		require.NotEmpty(t, asked)
+		require.Equal(t, transitSlack, <-asked)
+	})
 }
 
 // First a member that joined later than this one says where a feed begins, and then one that was

@@ -216,6 +216,9 @@ func (j *journal) take(now time.Time, via peer.ID, f *feed, e *envelope) ([]*env
 	if via != "" && (v == full || len(f.held) > 0) {
 		f.repair.source(via, e.last())
 	}
+	if v == taken && len(ready) == 0 && f.next > 0 && e.how == repaired {
+		j.moved[f] = now.Add(fetchedWait) // others need not wait for it until this node need not
+	}
 	return j.advanced(now, f, ready, v)
 }
 
@@ -511,7 +514,10 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed
 		latest = j.ring.latest(count)
 	}
 	return func(f *feed) (first uint64, sure bool) {
-		first = min(j.ring.since(f.tag, cutoff, f.floor, f.position()+1, f.began), f.position()+1)
+		first = j.ring.since(f.tag, cutoff, f.floor, f.position()+1, f.began)
+		if first > f.position() {
+			first = f.heldSince(cutoff)
+		}
 		if n, ok := latest[f.tag]; ok {
 			first = min(first, n)
 		}
@@ -570,4 +576,30 @@ func (j *journal) answer(tag feedTag, s span, budget int) (list []kept, gone uin
 		gone = end
 	}
 	return list, gone, more
+}
+
+// serve is answer with what is held behind a gap. So members that all lack the same wait for it at
+// the same time, and not one after the other.
+func (j *journal) serve(tag feedTag, s span, budget int) (list []kept, gone uint64, more bool) {
+	list, gone, more = j.answer(tag, s, budget)
+	f := j.feeds[tag]
+	if more || f == nil || f.broken || f.next == 0 || f.entry == nil {
+		return list, gone, more
+	}
+	for _, k := range list {
+		budget -= len(k.sealed)
+	}
+	for _, e := range f.held {
+		switch {
+		case e.Next() <= s.first:
+			continue
+		case s.last > 0 && e.First > s.last:
+			return list, gone, false
+		case len(list) > 0 && budget < e.size:
+			return list, gone, true
+		}
+		budget -= e.size
+		list = append(list, kept{first: e.First, count: e.Count, sealed: e.sealed, at: e.came})
+	}
+	return list, gone, false
 }

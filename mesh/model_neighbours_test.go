@@ -230,10 +230,10 @@ func (r *simRoom) tellHeads(p peer.ID, feeds []*feed, ageMs uint64, firsts func(
 	}
 	list := make([]simPosition, len(feeds))
 	for i, f := range feeds {
-		list[i] = simPosition{tag: f.tag, last: f.position()}
+		list[i] = simPosition{tag: f.tag, last: f.reach(p)}
 		if firsts != nil {
 			first, sure := firsts(f)
-			list[i].first, list[i].unsure, list[i].ageMs = first, !sure, ageMs
+			list[i].first, list[i].unsure, list[i].ageMs = min(first, list[i].last+1), !sure, ageMs
 		}
 	}
 	r.w.tell(r.dev.i, simIndex(p), list)
@@ -289,14 +289,10 @@ func (r *simRoom) hearHeads(p peer.ID, list []simPosition) {
 }
 
 func (r *simRoom) slack(p peer.ID) time.Duration {
-	n := r.neighbours[p]
-	switch {
-	case !r.journal.ready:
-		return 0
-	case n == nil:
-		return transitSlack
+	if n := r.neighbours[p]; n != nil {
+		return transitSlack + n.slack
 	}
-	return transitSlack + n.slack
+	return transitSlack
 }
 
 func (r *simRoom) late(n *neighbour, ageMs uint64) bool {

@@ -576,7 +576,7 @@ func (r *simRoom) serve(asked []want) (parts []*simPart) {
 		for len(wants) > 0 && size < r.w.part {
 			q := wants[0]
 			f := r.journal.feeds[q.tag]
-			list, gone, more := r.journal.answer(q.tag, q.span, r.w.part-size)
+			list, gone, more := r.journal.serve(q.tag, q.span, r.w.part-size)
 			if f != nil && f.entry != nil && len(list) > 0 {
 				out.entries = append(out.entries, f.entry)
 			}

@@ -189,14 +189,10 @@ func (r *Room) greetLocked(p peer.ID, why purpose) {
 
 // slackLocked returns how long a question to a neighbour may take on its way.
 func (r *Room) slackLocked(p peer.ID) time.Duration {
-	n := r.neighbours[p]
-	switch {
-	case !r.journal.ready:
-		return 0
-	case n == nil:
-		return transitSlack
+	if n := r.neighbours[p]; n != nil {
+		return transitSlack + n.slack
 	}
-	return transitSlack + n.slack
+	return transitSlack
 }
 
 // introduce greets a member that is not a neighbour, before the first message to it alone.

@@ -23,9 +23,11 @@ const (
 	// pulseQuiet is the silence after which a neighbour is sent a beat every pulseAgain. After a
 	// pause of the link the transport repairs what was lost when something new passes, and
 	// otherwise only after as long again. So a neighbour that was paused for 8 s keeps its
-	// connection.
+	// connection. Who hears a neighbour again goes on for pulseStill, since the neighbour may not
+	// hear it yet: the transport repairs each direction by what passes in that direction.
 	pulseQuiet = 4500 * time.Millisecond
 	pulseAgain = 250 * time.Millisecond
+	pulseStill = time.Second
 )
 
 // pulses tells living neighbours from dead ones. It is a plain state machine: the caller passes the
@@ -41,6 +43,7 @@ type pulse struct {
 	heard time.Time // when it was last heard, or when listening began
 	spoke time.Time // when it last said something
 	beats bool      // it beats, so its silence means something
+	often time.Time // until when to send it a beat every pulseAgain
 }
 
 func (ps *pulses) of(p peer.ID, now time.Time) *pulse {
@@ -96,13 +99,16 @@ func (ps *pulses) look(now time.Time, neighbours map[peer.ID][32]byte) (beat, de
 		if late {
 			pl.heard = now
 		}
-		wait := pulseEvery
 		switch silence := now.Sub(pl.heard); {
 		case pl.beats && silence >= pulseMissed:
 			dead = append(dead, p)
 			delete(ps.peers, p)
 			continue
 		case pl.beats && silence >= pulseQuiet:
+			pl.often = now.Add(pulseStill)
+		}
+		wait := pulseEvery
+		if now.Before(pl.often) {
 			wait, next = pulseAgain, pulseAgain
 		}
 		if now.Sub(pl.said) >= wait {

@@ -200,3 +200,65 @@ func TestWhatNobodyRetainsIsReportedLostAndTheRestArrives(t *testing.T) {
 		require.InDelta(t, 6, len(got), 1, "a minute is retained")
 	}, WithRetention(Retention{Age: time.Minute}))
 }
+
+// What is held behind a gap is told and given to neighbours, so that they wait at the same time.
+func TestWhatIsHeldBehindAGapIsThereForOthers(t *testing.T) {
+	j := newJournal(feedTag{}, DefaultRetention)
+	j.becomeReady(epoch)
+	f := j.open(epoch, entry("alice", "a", 1, 1, true))
+	e := chain(1, 3, 2, 2, 1) // items 1, 2 to 4, 5 and 6, 7 and 8, 9
+	for i := range e {
+		e[i].sealed, e[i].came = []byte{byte(i)}, after(time.Duration(i)*time.Second)
+	}
+	for _, i := range []int{0, 1, 3, 4} {
+		e[i].how = repaired
+		j.take(after(10*time.Second), "b", f, e[i])
+	}
+	require.EqualValues(t, 4, f.reach("a"), "to the author it would be an acknowledgement")
+	require.EqualValues(t, 9, f.reach("b"))
+	require.Equal(t, []*feed{f}, j.announce(after(10*time.Second+fetchedWait)))
+
+	sealed := func(list []kept) (out []byte) {
+		for _, k := range list {
+			out = append(out, k.sealed...)
+		}
+		return out
+	}
+	for _, c := range []struct {
+		span   span
+		budget int
+		want   []byte
+		gone   uint64
+		more   bool
+	}{
+		{span{2, 0}, 1000, []byte{1, 3, 4}, 0, false},
+		{span{5, 0}, 1000, []byte{3, 4}, 0, false},
+		{span{5, 6}, 1000, nil, 0, false},
+		{span{5, 7}, 1000, []byte{3}, 0, false},
+		{span{8, 8}, 1000, []byte{3}, 0, false},
+		{span{5, 0}, 250, []byte{3}, 0, true},
+		{span{5, 0}, 1, []byte{3}, 0, true},
+	} {
+		list, gone, more := j.serve(f.tag, c.span, c.budget)
+		require.Equal(t, c.want, sealed(list), c)
+		require.Equal(t, c.gone, gone, c)
+		require.Equal(t, c.more, more, c)
+	}
+	list, _, _ := j.answer(f.tag, span{5, 0}, 1000)
+	require.Empty(t, list, "it is not yet for the app")
+
+	for age, want := range map[time.Duration]uint64{
+		9500 * time.Millisecond: 2, // published half a second after item 1
+		8500 * time.Millisecond: 5, // items 5 and 6 are missing here, and may be younger
+		6500 * time.Millisecond: 9,
+		5500 * time.Millisecond: 10,
+	} {
+		first, _ := j.firsts(after(10*time.Second), age, 0)(f)
+		require.Equal(t, want, first, age)
+	}
+
+	a := j.giveUp(after(20*time.Second), f)
+	require.Equal(t, span{5, 6}, a.lost)
+	require.Equal(t, []uint64{7, 9}, firsts(a.ready))
+	require.EqualValues(t, 9, f.reach("b"))
+}

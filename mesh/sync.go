@@ -327,7 +327,7 @@ func (r *Room) part(wants []*wire.Want, budget *int) (*wire.SyncReply, []*wire.W
 		}
 		tag := feedTag(w.Feed)
 		f := r.journal.feeds[tag]
-		list, gone, more := r.journal.answer(tag, span{w.First, w.Last}, syncPart-size)
+		list, gone, more := r.journal.serve(tag, span{w.First, w.Last}, syncPart-size)
 		if _, ok := named[tag]; !ok && f != nil && f.entry != nil && len(list) > 0 {
 			named[tag] = struct{}{}
 			out.Entries = append(out.Entries, f.entry.sealed)

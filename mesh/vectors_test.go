@@ -272,8 +272,8 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("after the grace: the last moment of a neighbour; a reprieve leaves", "%s; %s", s(lastWord), s(reprieve))
 	says("a dropped member is asked for, by the word of a new neighbour; of another", "within %d ms; after %d ms to %s", doubtSpread.Milliseconds(), doubtWait.Milliseconds(), s(2*doubtWait))
 	says("a dropped member is asked for again", "after %s, doubled each time up to %s", s(doubtAgain), minutes(doubtEvery))
-	says("a Beat when nothing else was sent; more often to a neighbour that is silent; the silence of one that has sent Beats ends its connection", "%s; every %d ms after %s; %s",
-		s(pulseEvery), pulseAgain.Milliseconds(), s(pulseQuiet), s(pulseMissed))
+	says("a Beat when nothing else was sent; more often to a neighbour that is silent, and on; the silence of one that has sent Beats ends its connection", "%s; every %d ms after %s, %s longer; %s",
+		s(pulseEvery), pulseAgain.Milliseconds(), s(pulseQuiet), s(pulseStill), s(pulseMissed))
 	says("beat of a member that not all see; silence", "%s, or %s for each member; %d beats", minutes(beatEvery), s(memberBeat), silentBeats)
 	says("a later stay waits for what is being fetched of an earlier one; for neighbours just met; for each of them", "%s; %s; %d ms", s(lackWait), s(2*meetWait), meetWait.Milliseconds())
 	says("a member counts as parted; is remembered for that", "%s; %s", s(apartWait), minutes(partedFor))

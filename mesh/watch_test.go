@@ -167,6 +167,28 @@ func TestAMemberAtTheEndOfAChainWhosePauseEndsWithinTheGraceNeverLeaves(t *testi
 	})
 }
 
+// The member has just sent something when its neighbour is heard again, so it sends nothing then,
+// and the neighbour does not hear it: all that it sent was lost.
+func TestAMemberThatHearsAgainBeforeItIsHeardIsNotGivenUp(t *testing.T) {
+	for phase := range 50 { // of the beats
+		t.Run(fmt.Sprint(phase), func(t *testing.T) {
+			inBubble(t, 2, func(t *testing.T, f *flock) {
+				f.net.ConnectAll()
+				rooms := f.joinAll("ops")
+				time.Sleep(30*time.Second + time.Duration(phase)*50*time.Millisecond)
+				drain(t, rooms)
+				f.net.Pause(1)
+				time.Sleep(7400 * time.Millisecond)
+				f.at[1].tell(f.net.Host(0).ID(), &wire.RoomFrame{Room: rooms[1].tag[:], Body: &wire.RoomFrame_Beat_{Beat: &wire.RoomFrame_Beat{}}})
+				time.Sleep(time.Millisecond)
+				f.net.Resume(1)
+				time.Sleep(time.Minute)
+				require.Zero(t, f.at[0].Stats().NeighboursSilent+f.at[1].Stats().NeighboursSilent, "connections closed")
+			})
+		})
+	}
+}
+
 // accuse makes a member accuse others.
 func (f *flock) accuse(by *Room, others ...*Room) {
 	f.t.Helper()

@@ -37,10 +37,14 @@ func (l *life) foreruns(other *life) bool {
 	return !l.rec.entered.IsZero() && l.rec.entered.Before(other.started)
 }
 
-// due returns which messages of another process a process must have.
+// due returns which messages of another process a process must have: those of a member that it
+// knows, from when its own room is ready.
 func (l *life) due(from *life) (first, last int) {
 	l.mu.Lock()
 	told := l.rec.told[from.id.user] // zero, which is a failure in itself, means all
+	if !told.IsZero() && told.Before(l.rec.entered) {
+		told = l.rec.entered
+	}
 	l.mu.Unlock()
 	if l.foreruns(from) {
 		told = time.Time{}
