@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -89,6 +90,11 @@ func (c *clocks) add(author, but peer.ID) (most time.Duration, known bool) {
 		}
 	}
 	return most, known
+}
+
+// from reports whether a neighbour's word is among them.
+func (c *clocks) from(p peer.ID) bool {
+	return slices.ContainsFunc(c[:], func(w clockWord) bool { return w.from == p && p != "" })
 }
 
 // dated returns when an envelope was published that its sender calls sent at a time, by what

@@ -71,6 +71,7 @@ type feed struct {
 	clocks clocks // what neighbours said of its author's clock before they said who that is
 
 	beginning
+	claimant  peer.ID   // the neighbour whose claim counts
 	regretted uint64    // the lowest item reported lost because the baseline was a guess; 0: none
 	guessed   bool      // the baseline is the word of neighbours that cannot be sure, or what came first
 	claimed   time.Time // when one of them first said so

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/internal/wire"
@@ -135,4 +136,54 @@ func TestWhatIsSurelyFromBeforeIsPassedOver(t *testing.T) {
 	ready, _ := j.take(after(8*time.Second), "b", f, e[2])
 	require.Len(t, ready, 1, "the rest follows, and nothing is told as lost")
 	require.False(t, j.unwanted(f, e[3], since, alice), "nor passed over from then on")
+}
+
+// The neighbour has had the item late, takes it for younger than it is, and says that it is for this
+// node. But it knows the author's clock.
+func TestWhoSaysThatSomethingOldIsForThisNodeIsJudgedByItsWordOfTheClock(t *testing.T) {
+	const way = 60 * time.Millisecond
+	since, now := after(10*time.Second), after(11*time.Second)
+	shows := func(alice *seat, by peer.ID) {
+		alice.clocks.hear(now, alice.Peer, by, uint64(now.Add(-way).UnixMilli())) // it was on its way for so long
+	}
+	for _, c := range []struct {
+		name       string
+		claim      peer.ID
+		words      []peer.ID
+		old, young bool
+	}{
+		{"nobody knows her clock", "b", nil, false, false},
+		{"another neighbour does: it may lie", "b", []peer.ID{"c"}, false, false},
+		{"the neighbour does", "b", []peer.ID{"b"}, true, false},
+		{"both do", "b", []peer.ID{"c", "b"}, true, false},
+		{"she says so herself", "a", []peer.ID{"a"}, false, false},
+	} {
+		e := chain(1, 3, 2, 2)
+		j := newJournal(feedTag{}, DefaultRetention)
+		j.becomeReady(since)
+		f := j.open(since, entry("alice", "a", 1, 1, true))
+		alice := &seat{feed: f}
+		alice.Peer = "a"
+		for _, by := range c.words {
+			shows(alice, by)
+		}
+		j.early = func(f *feed, e *envelope) bool { return j.unwanted(f, e, since, alice) }
+		for i := range e {
+			e[i].SentMs, e[i].came = since.Add(time.Duration(i-2)*time.Second).UnixMilli(), now
+		}
+		j.claim(now, c.claim, f.tag, 8, 2, true)
+		require.Equal(t, c.old, j.early(f, e[1]), c.name)
+		require.Equal(t, c.young, j.early(f, e[3]), c.name)
+		if f.next == 0 {
+			j.take(now, "c", f, e[1])
+			due := j.expire(f.baselineDue())
+			require.Len(t, due, 1, c.name)
+			if c.old {
+				require.Empty(t, due[0].ready, c.name)
+				require.Equal(t, e[1].Next(), f.next, c.name)
+			} else {
+				require.Equal(t, []uint64{2}, firsts(due[0].ready), c.name)
+			}
+		}
+	}
 }

@@ -296,7 +296,10 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 	if first == 0 || first > max(last, 2) && !sure || f.broken {
 		return arrival{}
 	}
-	f.hear(first, last, sure, f.peer() == from)
+	before := f.beginning.claim
+	if f.hear(first, last, sure, f.peer() == from); f.beginning.claim != before {
+		f.claimant = from
+	}
 	if f.claimed.IsZero() {
 		f.claimed = now
 	}
@@ -329,8 +332,9 @@ func (f *feed) regret(first, last uint64, sure bool) arrival {
 // fetched, or offered by GossipSub, which does so for seconds. The author's clock shows it,
 // compared with the author's fresh envelopes here. So does what neighbours say of that clock, or of
 // the ages of fetched envelopes, unless a neighbour that is sure says that something is for this
-// node: what they say could hide what is wanted. Where a feed begins is answered more generously,
-// so that nothing is missed.
+// node: what they say could hide what is wanted. But what that neighbour says of the clock counts:
+// it may have had the envelope so late that it takes it for younger. Where a feed begins is
+// answered more generously, so that nothing is missed.
 func (j *journal) unwanted(f *feed, e *envelope, since time.Time, author *seat) bool {
 	if _, resumed := j.resume[f.tag]; resumed || !f.unheard() {
 		return false
@@ -339,7 +343,7 @@ func (j *journal) unwanted(f *feed, e *envelope, since time.Time, author *seat) 
 	if author != nil && author.transit.before(sent, since) {
 		return true
 	}
-	if f.claim != 0 || f.stored != 0 {
+	if f.stored != 0 || f.claim != 0 && (f.sworn || author == nil || !author.clocks.from(f.claimant)) {
 		return false
 	}
 	if author != nil {
@@ -422,6 +426,9 @@ type arrival struct {
 
 func (j *journal) suppose(now time.Time, f *feed) arrival {
 	f.none = j.passed(f, f.none) // when it came, its age may not have been known
+	if f.claim > 0 {
+		f.claim = j.passed(f, f.claim)
+	}
 	ready, v := f.suppose(now)
 	if f.supposed = now; f.proven() {
 		f.gapSince = now // until now it was not known that something before it is missing
