@@ -138,8 +138,8 @@ func TestWhatIsSurelyFromBeforeIsPassedOver(t *testing.T) {
 	require.False(t, j.unwanted(f, e[3], since, alice), "nor passed over from then on")
 }
 
-// The neighbour has had the item late, takes it for younger than it is, and says that it is for this
-// node. But it knows the author's clock.
+// The neighbour has had the item late, takes it for younger than it is, and says that it is for
+// this node. But it knows the author's clock.
 func TestWhoSaysThatSomethingOldIsForThisNodeIsJudgedByItsWordOfTheClock(t *testing.T) {
 	const way = 60 * time.Millisecond
 	since, now := after(10*time.Second), after(11*time.Second)
