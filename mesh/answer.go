@@ -1,0 +1,121 @@
+package mesh
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"time"
+)
+
+// announce returns the feeds that have been quiet for a moment and whose positions neighbours have
+// not been told.
+func (j *journal) announce(now time.Time) (quiet []*feed) {
+	for f, at := range j.moved {
+		if !now.Before(at) {
+			quiet = append(quiet, f)
+			delete(j.moved, f)
+		}
+	}
+	return quiet
+}
+
+// firsts answers a Past: where each feed begins for a member that wants what is no older than age,
+// and the last count messages. The answer is unsure if this node's own time begins later than the
+// member's.
+func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*feed) (first uint64, sure bool) {
+	cutoff := now.Add(-min(age, j.ring.limits.Age+time.Minute))
+	var latest map[feedTag]uint64
+	if count > 0 {
+		latest = j.ring.latest(count)
+	}
+	return func(f *feed) (first uint64, sure bool) {
+		first = j.ring.since(f.tag, cutoff, f.floor, f.position()+1, f.began)
+		if first > f.position() {
+			first = f.heldSince(cutoff)
+		}
+		if n, ok := latest[f.tag]; ok {
+			first = min(first, n)
+		}
+		if f.regretted > 0 && !cutoff.After(j.since) {
+			first = min(first, f.regretted) // what is for this node is for that member as well
+		}
+		return first, first > f.floor || f.floor <= 1 || !f.guessed && !cutoff.Before(j.since)
+	}
+}
+
+// positions returns the feeds that have a baseline, in the order of their tags. A feed that others
+// have only mentioned is left out: otherwise one member's invention would spread.
+func (j *journal) positions() []*feed {
+	out := make([]*feed, 0, len(j.feeds))
+	for _, f := range j.feeds {
+		if f.entry != nil && (f.next > 0 || f.stored > 0) && !f.broken && !f.silent {
+			out = append(out, f)
+		}
+	}
+	slices.SortFunc(out, func(a, b *feed) int { return bytes.Compare(a.tag[:], b.tag[:]) })
+	return out
+}
+
+// sum returns a hash by which two members see whether they have the same of every feed.
+func (j *journal) sum() []byte {
+	if j.digest == nil {
+		h := sha256.New()
+		var last [8]byte
+		for _, f := range j.positions() {
+			h.Write(f.tag[:])
+			binary.BigEndian.PutUint64(last[:], f.position())
+			h.Write(last[:])
+		}
+		j.digest = h.Sum(nil)
+	}
+	return j.digest
+}
+
+// answer returns what is retained of a want, and the item gone through which the feed cannot be had
+// here: it was dropped, or is from before this node's time. Both are empty for a feed that has not
+// got so far.
+func (j *journal) answer(tag feedTag, s span, budget int) (list []kept, gone uint64, more bool) {
+	f := j.feeds[tag]
+	if f == nil || f.broken || f.next == 0 && f.stored == 0 {
+		return nil, 0, false
+	}
+	list, more = j.ring.from(tag, s.first, s.last, budget)
+	end := f.last()
+	if s.last > 0 {
+		end = min(end, s.last)
+	}
+	if len(list) > 0 {
+		end = min(end, list[0].first-1)
+	}
+	if end >= s.first {
+		gone = end
+	}
+	return list, gone, more
+}
+
+// serve is answer with what is held behind a gap. So members that all lack the same wait for it at
+// the same time, and not one after the other.
+func (j *journal) serve(tag feedTag, s span, budget int) (list []kept, gone uint64, more bool) {
+	list, gone, more = j.answer(tag, s, budget)
+	f := j.feeds[tag]
+	if more || f == nil || f.broken || f.next == 0 || f.entry == nil {
+		return list, gone, more
+	}
+	for _, k := range list {
+		budget -= len(k.sealed)
+	}
+	for _, e := range f.held {
+		switch {
+		case e.Next() <= s.first:
+			continue
+		case s.last > 0 && e.First > s.last:
+			return list, gone, false
+		case len(list) > 0 && budget < e.size:
+			return list, gone, true
+		}
+		budget -= e.size
+		list = append(list, kept{first: e.First, count: e.Count, sealed: e.sealed, at: e.came})
+	}
+	return list, gone, false
+}

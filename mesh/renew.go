@@ -1,0 +1,64 @@
+package mesh
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// renew announces the node's entry again if its statement has changed. The feed goes on, and the
+// sequence rises by only one: it must not win over a join of the same user elsewhere in the
+// meantime.
+func (r *Room) renew() {
+	st := r.mesh.who.Self()
+	r.mu.Lock()
+	old, leaving := r.own, r.leaving
+	r.mu.Unlock()
+	if st == nil || leaving || st.User != old.statement.User || bytes.Equal(st.Sealed(), old.statement.Sealed()) {
+		return
+	}
+	if err := r.reissue(st, old.token); err != nil {
+		r.mesh.log.Warn("roster entry not renewed", "room", r.name, "err", err)
+	}
+}
+
+// reissue signs the node's entry again and announces it.
+func (r *Room) reissue(st *identity.Statement, token string) error {
+	now := time.Now()
+	grant, err := r.door.admit(token, st, now)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	if r.leaving {
+		defer r.mu.Unlock()
+		return r.reasonLocked()
+	}
+	entry, err := r.signEntry(st, true, r.own.sequence+1, token)
+	if err != nil {
+		r.mu.Unlock()
+		return err
+	}
+	entry.grant = grant
+	r.own = entry
+	r.roster.apply(now, entry)
+	r.mu.Unlock()
+	r.armTimer()
+	_, err = r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, entry.sealed, noID, accept{})
+	return err
+}
+
+// UpdateToken shows the members another token before the present one ends. If it is refused, with
+// an *identity.TokenError, nothing changes: the stay goes on until the old token ends. In open mode
+// it returns [ErrNoTokens].
+func (r *Room) UpdateToken(token string) error {
+	if r.door.authority == nil {
+		return ErrNoTokens
+	}
+	r.mu.Lock()
+	st := r.own.statement
+	r.mu.Unlock()
+	return r.reissue(st, token)
+}
