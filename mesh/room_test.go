@@ -2,9 +2,7 @@ package mesh
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"strings"
@@ -13,114 +11,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
-	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/internal/wire"
 )
-
-// flock is simulated hosts with a mesh each, whose users are u0, u1 and so on.
-type flock struct {
-	t   *testing.T
-	net *meshtest.Net
-	all *hellos
-	at  []*station
-}
-
-// inBubble runs f with n stations on a simulated network. f connects them.
-func inBubble(t *testing.T, n int, f func(*testing.T, *flock), opts ...Option) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		fl := &flock{t: t, net: meshtest.New(t, meshtest.Options{Hosts: n, Latency: 5 * time.Millisecond}), all: newHellos()}
-		for i := range n {
-			fl.at = append(fl.at, fl.all.station(t, fl.net.Host(i), fmt.Sprintf("u%d", i), opts...))
-		}
-		f(t, fl)
-	})
-}
-
-// join enters the room with station i.
-func (f *flock) join(i int, room string, opts ...JoinOption) *Room {
-	f.t.Helper()
-	r, err := f.at[i].Join(f.t.Context(), room, opts...)
-	require.NoError(f.t, err)
-	return r
-}
-
-// joinAll enters the room with every station at once, and waits until each knows all.
-func (f *flock) joinAll(room string) []*Room {
-	f.t.Helper()
-	rooms := make([]*Room, len(f.at))
-	errs := make(chan error, len(f.at))
-	for i, s := range f.at {
-		go func() {
-			var err error
-			rooms[i], err = s.Join(f.t.Context(), room)
-			errs <- err
-		}()
-	}
-	for range f.at {
-		require.NoError(f.t, <-errs)
-	}
-	for i, r := range rooms {
-		ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
-		require.NoError(f.t, r.WaitPeers(ctx, len(f.at)-1), "station %d", i)
-		cancel()
-	}
-	return rooms
-}
-
-// line is an event in short: "u1:hello", "u1>hello" for one to this member alone, "+u1", "-u1
-// quit", "lagged 3", "lost u1 2-3".
-func line(ev Event) string {
-	switch ev := ev.(type) {
-	case *Message:
-		return ev.From.User + ":" + string(ev.Data)
-	case *DirectMessage:
-		return ev.From.User + ">" + string(ev.Data)
-	case *MemberJoined:
-		return "+" + ev.Member.User
-	case *MemberLeft:
-		return "-" + ev.Member.User + " " + string(ev.Reason)
-	case *RoomSize:
-		if ev.Large {
-			return fmt.Sprintf("large %d", ev.Members)
-		}
-		return fmt.Sprintf("small %d", ev.Members)
-	case *Lagged:
-		return fmt.Sprintf("lagged %d", ev.Missed)
-	case *GapLost:
-		return fmt.Sprintf("lost %s %d-%d", ev.From.User, ev.First, ev.Last)
-	}
-	return fmt.Sprintf("%T", ev)
-}
-
-// read reads n events.
-func read(t *testing.T, r *Room, n int) (got []string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	for range n {
-		ev, err := r.Recv(ctx)
-		require.NoError(t, err, "after %q", got)
-		got = append(got, line(ev))
-	}
-	return got
-}
-
-// quiet checks that nothing more comes within d.
-func quiet(t *testing.T, r *Room, d time.Duration) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	defer cancel()
-	ev, err := r.Recv(ctx)
-	if err == nil {
-		t.Fatalf("an event nobody sent: %s", line(ev))
-	}
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-}
 
 func TestFirstMemberMakesTheRoomAndPublishesAlone(t *testing.T) {
 	inBubble(t, 1, func(t *testing.T, f *flock) {
@@ -133,13 +28,6 @@ func TestFirstMemberMakesTheRoomAndPublishesAlone(t *testing.T) {
 		require.Equal(t, []string{"u0"}, users(r))
 		quiet(t, r, time.Second)
 	})
-}
-
-func users(r *Room) (names []string) {
-	for _, m := range r.Members() {
-		names = append(names, m.User)
-	}
-	return names
 }
 
 func TestWhatIsPublishedAfterJoinReturnedArrivesBothWays(t *testing.T) {
@@ -271,126 +159,6 @@ func TestMembersSeeEachOtherComeAndGoWithTheirInfo(t *testing.T) {
 	})
 }
 
-func TestLeavingAndJoiningAgainWorksAtOnce(t *testing.T) {
-	inBubble(t, 3, func(t *testing.T, f *flock) {
-		f.net.ConnectAll()
-		a, b := f.join(0, "ops"), f.join(1, "ops")
-		f.join(2, "ops")
-		read(t, a, 2)
-		for i := range 5 {
-			require.NoError(t, b.Leave(t.Context()))
-			b = f.join(1, "ops")
-			_, err := a.PublishText(t.Context(), fmt.Sprint(i))
-			require.NoError(t, err)
-			_, err = b.PublishText(t.Context(), fmt.Sprint(i))
-			require.NoError(t, err)
-			require.Equal(t, []string{"+u0", "+u2"}, sorted(read(t, b, 2)))
-			require.Equal(t, []string{fmt.Sprintf("u0:%d", i)}, read(t, b, 1))
-			// The new greeting may overtake the goodbye: then b was never away.
-			want := fmt.Sprintf("u1:%d", i)
-			if got := read(t, a, 1)[0]; got != want {
-				require.Equal(t, "-u1 quit", got)
-				require.Equal(t, []string{"+u1", want}, read(t, a, 2))
-			}
-		}
-	})
-}
-
-// A member joins and leaves, and after each join all publish at once. What is published after Join
-// has returned, or after a program has heard of the member, is for everybody. The others read only
-// at the end, so greetings overtake the broadcasts before them.
-func TestNothingIsLostAcrossAThousandJoins(t *testing.T) {
-	inBubble(t, 3, func(t *testing.T, f *flock) {
-		f.net.ConnectAll()
-		stayers := []*Room{f.join(0, "ops"), f.join(1, "ops")}
-		say := func(r *Room, text string) {
-			_, err := r.PublishAsync(t.Context(), []byte(text), AsText())
-			require.NoError(t, err)
-		}
-		said := make([][]string, 2) // to each member that stays, by the others
-		for i := range manyJoins {
-			c := f.join(2, "ops")
-			require.NoError(t, c.WaitPeers(t.Context(), 2))
-			say(c, fmt.Sprint("here ", i))
-			for j, r := range stayers {
-				say(r, fmt.Sprintf("welcome %d", i))
-				said[j] = append(said[j], fmt.Sprint("u2:here ", i))
-				said[1-j] = append(said[1-j], fmt.Sprintf("u%d:welcome %d", j, i))
-			}
-			got := messages(t, c, 2)
-			require.ElementsMatch(t, []string{fmt.Sprint("u0:welcome ", i), fmt.Sprint("u1:welcome ", i)}, got)
-			require.NoError(t, c.Leave(t.Context()))
-		}
-		for j, r := range stayers {
-			bySender := func(lines []string) map[string][]string {
-				out := make(map[string][]string)
-				for _, l := range lines {
-					user, _, _ := strings.Cut(l, ":")
-					out[user] = append(out[user], l)
-				}
-				return out
-			}
-			require.Equal(t, bySender(said[j]), bySender(messages(t, r, len(said[j]))))
-		}
-	})
-}
-
-func sorted(s []string) []string {
-	slices.Sort(s)
-	return s
-}
-
-func TestJoinTakesAFewRoundTripsAndWaitsForNobodyWhoIsNotThere(t *testing.T) {
-	inBubble(t, 3, func(t *testing.T, f *flock) {
-		f.net.ConnectAll()
-		timed := func(i int, room string) time.Duration {
-			start := time.Now()
-			f.join(i, room)
-			return time.Since(start)
-		}
-		const roundTrip = 10 * time.Millisecond
-		require.LessOrEqual(t, timed(0, "ops"), 3*roundTrip, "connected peers say that they are not in it")
-		require.LessOrEqual(t, timed(1, "ops"), 6*roundTrip, "one is")
-
-		// A peer that does not know the protocol, and one that never answers.
-		bare := f.net.NewHost(nil)
-		f.net.Connect(2, bare)
-		require.LessOrEqual(t, timed(2, "ops"), 6*roundTrip)
-		f.net.Host(bare).SetStreamHandler(RoomProtocol, func(s network.Stream) { _, _ = io.Copy(io.Discard, s) })
-		f.net.Connect(0, bare)
-		require.Equal(t, joinWait, timed(0, "other"))
-	})
-}
-
-func TestWhatIsPublishedOnSeeingAMemberReachesIt(t *testing.T) {
-	for seed := range 20 {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			inBubble(t, 2, func(t *testing.T, f *flock) {
-				f.net.ConnectAll()
-				a := f.join(0, "ops")
-				// Its greeting comes over another stream than its subscription, and earlier.
-				go func() {
-					time.Sleep(time.Duration(seed) * time.Millisecond)
-					b, err := f.at[1].Join(context.Background(), "ops")
-					if err == nil {
-						<-b.ctx.Done()
-					}
-				}()
-				require.NoError(t, a.WaitPeers(t.Context(), 1))
-				p, err := a.PublishText(t.Context(), "welcome")
-				require.NoError(t, err)
-				require.Equal(t, 1, p.Neighbours)
-				require.NoError(t, a.Leave(t.Context()))
-				var b *Room
-				for b == nil {
-					b, _ = f.at[1].Room("ops")
-				}
-				require.Equal(t, []string{"+u0", "u0:welcome", "-u0 quit"}, read(t, b, 3))
-			})
-		})
-	}
-}
-
 func TestRoomsDoNotMix(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
@@ -508,65 +276,6 @@ func TestASlowReaderIsToldWhatItMissedAndStallsNobody(t *testing.T) {
 	}, WithQueue(QueueLimits{Events: 8, Bytes: 1 << 20}))
 }
 
-func TestTheSameUserJoiningElsewhereLaterTakesTheSeat(t *testing.T) {
-	inBubble(t, 3, func(t *testing.T, f *flock) {
-		f.net.ConnectAll()
-		// u2's device becomes a second device of u0.
-		f.at[2].who.keys = &identity.Keys{Device: f.at[2].who.keys.Device, User: f.at[0].who.keys.User}
-		f.at[2].who.be(t, "u0", true)
-
-		first, witness := f.join(0, "ops"), f.join(1, "ops")
-		read(t, witness, 1)
-		time.Sleep(time.Second)
-		second := f.join(2, "ops")
-		for {
-			_, err := first.Recv(t.Context())
-			if err != nil {
-				require.ErrorIs(t, err, ErrReplaced)
-				break
-			}
-		}
-		_, err := first.PublishText(t.Context(), "still here")
-		require.ErrorIs(t, err, ErrReplaced)
-		_, err = second.PublishText(t.Context(), "me now")
-		require.NoError(t, err)
-		require.Equal(t, []string{"u0:me now"}, read(t, witness, 1), "no leave, no second join")
-		require.Equal(t, f.at[2].host.ID(), witness.Members()[0].Peer)
-		quiet(t, witness, 20*time.Second)
-	})
-}
-
-func TestTwoDevicesThatJoinAtOnceEndAsOne(t *testing.T) {
-	for seed := range 10 {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			inBubble(t, 3, func(t *testing.T, f *flock) {
-				f.net.ConnectAll()
-				f.at[2].who.keys = &identity.Keys{Device: f.at[2].who.keys.Device, User: f.at[0].who.keys.User}
-				f.at[2].who.be(t, "u0", true)
-				witness := f.join(1, "ops")
-				ended := make(chan int, 3)
-				for _, i := range []int{0, 2} {
-					go func() {
-						time.Sleep(time.Duration(seed*i) * time.Millisecond)
-						r, err := f.at[i].Join(t.Context(), "ops")
-						for err == nil {
-							_, err = r.Recv(t.Context())
-						}
-						if errors.Is(err, ErrReplaced) {
-							ended <- i
-						}
-					}()
-				}
-				loser := <-ended
-				time.Sleep(30 * time.Second)
-				require.Empty(t, ended, "only one has lost")
-				require.Len(t, witness.Members(), 2)
-				require.NotEqual(t, f.at[loser].host.ID(), witness.Members()[0].Peer)
-			})
-		})
-	}
-}
-
 func TestAMemberThatFallsSilentIsDroppedAfterTheGraceAndOneThatReturnsIsNot(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
@@ -594,13 +303,6 @@ func TestAMemberThatFallsSilentIsDroppedAfterTheGraceAndOneThatReturnsIsNot(t *t
 		require.NoError(t, err)
 		require.Equal(t, []string{"u1:again"}, read(t, a, 1))
 	})
-}
-
-func disconnect(t *testing.T, f *flock, i, j int) {
-	t.Helper()
-	require.NoError(t, f.net.Host(i).Network().ClosePeer(f.net.ID(j)))
-	require.NoError(t, f.net.Host(j).Network().ClosePeer(f.net.ID(i)))
-	synctest.Wait()
 }
 
 func TestSendTextLeavesTheOptionsOfItsCallerAlone(t *testing.T) {

@@ -2,20 +2,12 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"fmt"
-	"image/color"
-	"math"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
-	"charm.land/lipgloss/v2"
-	"github.com/charmbracelet/x/ansi"
-	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
@@ -23,168 +15,6 @@ import (
 	"github.com/starling-mesh/starling/node"
 	"github.com/starling-mesh/starling/presence"
 )
-
-var update = flag.Bool("update", false, "write the screens of testdata anew")
-
-// sizes are the screens that are kept in testdata.
-var sizes = []struct{ width, height int }{{80, 24}, {200, 60}, {40, 12}}
-
-// person is a login that is the same in each run.
-func person(user string, key byte) identity.Login {
-	return identity.Login{User: user, Key: identity.PublicKey{key}, Peer: peer.ID(fmt.Sprintf("peer %d", key))}
-}
-
-var (
-	alice = person("alice", 1)
-	bob   = person("bob", 2)
-	carol = person("carol", 3)
-)
-
-// desk is a screen without a terminal, with alice in front of it.
-type desk struct {
-	t           *testing.T
-	ui          *tui
-	given       []typed  // to the session
-	attended    []string // the users to ask about
-	stirred     []string
-	interrupted int
-	full        bool // the session accepts no more
-}
-
-// sit starts a chat of that size with some rooms.
-func sit(t *testing.T, width, height int, rooms ...string) *desk {
-	t.Helper()
-	d := &desk{t: t}
-	d.ui = newTUI(func(l typed) bool {
-		if !d.full {
-			d.given = append(d.given, l)
-		}
-		return !d.full
-	}, func() { d.interrupted++ })
-	d.ui.attend = func(users []string) { d.attended = users }
-	d.ui.stir = func(user string) { d.stirred = append(d.stirred, user) }
-	clock := time.Date(2026, 3, 2, 12, 4, 0, 0, time.UTC)
-	d.ui.now, d.ui.zone = func() time.Time { return clock }, time.UTC
-	d.ui.words.now, d.ui.words.zone = d.ui.now, time.UTC
-	d.size(width, height)
-	d.happens(ready{head: newHead("ready", ""), Login: alice, Addrs: []string{"/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWAlice"}, Rooms: rooms, MDNS: true})
-	for _, r := range rooms {
-		d.happens(entered{head: newHead("entered", r), Members: []mesh.Member{}})
-	}
-	return d
-}
-
-func (d *desk) size(width, height int) {
-	d.ui.Update(tea.WindowSizeMsg{Width: width, Height: height})
-}
-
-func (d *desk) happens(events ...any) { d.ui.Update(happened(events)) }
-
-// types presses a key for each rune of a text; "\n" is Enter.
-func (d *desk) types(text string) {
-	for _, r := range text {
-		if r == '\n' {
-			d.press(tea.KeyPressMsg{Code: tea.KeyEnter})
-			continue
-		}
-		d.press(tea.KeyPressMsg{Code: r, Text: string(r)})
-	}
-}
-
-func (d *desk) press(keys ...tea.KeyPressMsg) {
-	for _, k := range keys {
-		d.ui.Update(k)
-	}
-}
-
-var (
-	tab    = tea.KeyPressMsg{Code: tea.KeyTab}
-	up     = tea.KeyPressMsg{Code: tea.KeyUp}
-	down   = tea.KeyPressMsg{Code: tea.KeyDown}
-	pgUp   = tea.KeyPressMsg{Code: tea.KeyPgUp}
-	pgDown = tea.KeyPressMsg{Code: tea.KeyPgDown}
-	left   = tea.KeyPressMsg{Code: tea.KeyLeft}
-	erase  = tea.KeyPressMsg{Code: tea.KeyBackspace}
-	escape = tea.KeyPressMsg{Code: tea.KeyEscape}
-)
-
-func ctrl(r rune) tea.KeyPressMsg { return tea.KeyPressMsg{Code: r, Mod: tea.ModCtrl} }
-
-// screen returns what is seen, without its colours.
-func (d *desk) screen() string {
-	var b strings.Builder
-	for line := range strings.Lines(ansi.Strip(d.ui.View().Content)) {
-		b.WriteString(strings.TrimRight(line, " \n") + "\n")
-	}
-	return b.String()
-}
-
-// whole checks that the screen has exactly its size.
-func (d *desk) whole() {
-	d.t.Helper()
-	lines := strings.Split(d.ui.View().Content, "\n")
-	require.Len(d.t, lines, d.ui.height)
-	for i, l := range lines {
-		require.LessOrEqual(d.t, d.ui.cells.width(l), d.ui.width, "line %d: %q", i+1, l)
-	}
-}
-
-// matches compares the screen with the one in testdata.
-func (d *desk) matches(name string) {
-	d.t.Helper()
-	d.whole()
-	path := filepath.Join("testdata", "screens", fmt.Sprintf("%s-%dx%d.txt", name, d.ui.width, d.ui.height))
-	got := d.screen()
-	if *update {
-		require.NoError(d.t, os.MkdirAll(filepath.Dir(path), 0o755))
-		require.NoError(d.t, os.WriteFile(path, []byte(got), 0o644))
-		return
-	}
-	want, err := os.ReadFile(path)
-	require.NoError(d.t, err, "go test -run Screens -update writes it")
-	require.Equal(d.t, string(want), got, path)
-}
-
-func message(room string, from identity.Login, text string) *mesh.Message {
-	return &mesh.Message{Header: mesh.Header{Room: room}, From: from, Kind: mesh.Text, Data: []byte(text)}
-}
-
-func whisper(room string, from identity.Login, text string) *mesh.DirectMessage {
-	return &mesh.DirectMessage{Header: mesh.Header{Room: room}, From: from, Kind: mesh.Text, Data: []byte(text)}
-}
-
-func joined(room string, who identity.Login) []any {
-	return []any{
-		&node.PeerUp{Peer: node.Peer{Login: who, LoggedIn: true}},
-		&mesh.MemberJoined{Header: mesh.Header{Room: room}, Member: mesh.Member{Login: who}},
-	}
-}
-
-// is makes the asker report the status of a user.
-func (d *desk) is(who identity.Login, state presence.State, source presence.Source, age time.Duration) {
-	s := standing{who.Address().String(), presence.Status{User: who.User, State: state, Login: who, Source: source, Age: age}, d.ui.now()}
-	if source == presence.Nothing || source == presence.Stored && state == presence.Offline {
-		s.Login = identity.Login{}
-	}
-	d.happens(s)
-}
-
-// guarded makes the lobby a room of an app whose tokens give roles.
-func (d *desk) guarded() {
-	d.happens(entered{newHead("entered", "lobby"), "host", []mesh.Member{{Login: bob, Role: "moderator"}, {Login: carol, Role: "member"}}})
-	d.happens(&node.PeerUp{Peer: node.Peer{Login: bob, LoggedIn: true}}, &node.PeerUp{Peer: node.Peer{Login: carol, LoggedIn: true}})
-	d.happens(&mesh.MemberJoined{Header: mesh.Header{Room: "lobby"}, Member: mesh.Member{Login: person("dave", 4), Role: "moderator"}})
-}
-
-// result sends the screen the result of the last typed message.
-func (d *desk) result(to string, err error) {
-	room := ""
-	if to == "" {
-		room = d.given[len(d.given)-1].room
-	}
-	s := sent{head: newHead("sent", room), Line: len(d.given), To: to, RTT: 0.8}
-	d.happens(s.result(err))
-}
 
 // scenes are screens, and what leads to them.
 var scenes = []struct {
@@ -544,9 +374,6 @@ func TestEditingGoesByWhatIsShownInOnePlace(t *testing.T) {
 	require.Contains(t, d.screen(), `end\x1b[2J\u202e`)
 }
 
-// cursor is the column of the cursor behind the prompt.
-func (d *desk) cursor() int { return d.ui.View().Cursor.X - len(" #lobby > ") }
-
 func TestCtrlCAsksTheSessionToEndAndSaysSo(t *testing.T) {
 	d := sit(t, 80, 24, "lobby")
 	require.NotContains(t, d.screen(), "leaving…")
@@ -588,94 +415,9 @@ func TestARoomThatWasLeftIsNotOpenedByWhatComesLate(t *testing.T) {
 	require.NotContains(t, d.screen(), "late")
 }
 
-func TestTheLookFollowsTheTerminalsBackground(t *testing.T) {
-	d := sit(t, 80, 24, "lobby")
-	d.happens(message("lobby", bob, "hi"))
-	dark, words := d.ui.View().Content, d.screen()
-	d.ui.Update(tea.BackgroundColorMsg{Color: color.White})
-	light := d.ui.View().Content
-	require.NotEqual(t, dark, light)
-	require.Equal(t, words, d.screen())
-	d.ui.Update(tea.BackgroundColorMsg{Color: color.Black})
-	require.Equal(t, dark, d.ui.View().Content)
-}
-
 func TestAnUnknownErrorIsAFailureWithItsWords(t *testing.T) {
 	d := sit(t, 80, 24, "lobby")
 	d.types("hello\n")
 	d.result("", errors.New("the \x1b[31mdisk is full"))
 	require.Contains(t, d.screen(), `✗ not sent: the \x1b[31mdisk is full`)
-}
-
-// panicOnScreen takes the terminal, and then goes on in a way that ends in a panic.
-func panicOnScreen(how func(s *screen)) {
-	s := newScreen(os.Stdin, os.Stdout, func() {})
-	_ = s.show(ready{head: newHead("ready", ""), Login: alice, Rooms: []string{"lobby"}})
-	for range s.lines { // the first typed line: the screen has the terminal by then
-		break
-	}
-	how(s)
-	fmt.Fprintln(os.Stderr, (<-s.lines).end)
-	os.Exit(exitFailed)
-}
-
-func TestEmojiAreDrawnAsTheTerminalDoesOrTakenApart(t *testing.T) {
-	d := sit(t, 80, 24, "lobby")
-	family, thumb, heart, letters := "👩\u200d👩\u200d👧", "👍🏽", "❤\ufe0f", "क\u094d\u200dष"
-	d.happens(message("lobby", bob, family+thumb+heart+letters+"."))
-	require.Contains(t, d.screen(), "👩👩👧👍❤"+letters+".", "a joiner in letters stays")
-	d.ui.Update(tea.ModeReportMsg{Mode: ansi.ModeUnicodeCore, Value: ansi.ModeSet})
-	require.Contains(t, d.screen(), family+thumb+heart+letters+".")
-	d.whole()
-	d.types(family)
-	require.Equal(t, 2, d.cursor())
-}
-
-func TestTheScreenSaysHowMuchRoomItNeeds(t *testing.T) {
-	d := sit(t, 20, 5, "lobby")
-	require.Equal(t, "starling needs 24 ×\n6, this is 20 × 5\n", d.screen())
-	d.size(24, 6)
-	require.Contains(t, d.screen(), "#lobby ›")
-}
-
-// luminance is the basis of contrast in the Web Content Accessibility Guidelines.
-func luminance(c color.Color) float64 {
-	part := func(v uint32) float64 {
-		f := float64(v) / 0xffff
-		if f <= 0.03928 {
-			return f / 12.92
-		}
-		return math.Pow((f+0.055)/1.055, 2.4)
-	}
-	r, g, b, _ := c.RGBA()
-	return 0.2126*part(r) + 0.7152*part(g) + 0.0722*part(b)
-}
-
-func TestEveryTextStandsOutFromWhatIsBehindIt(t *testing.T) {
-	for _, dark := range []bool{true, false} {
-		th := newTheme(dark)
-		terminal := color.Color(color.White)
-		if dark {
-			terminal = color.RGBA{0x1e, 0x1e, 0x2e, 0xff} // lighter than most
-		}
-		styles := map[string]lipgloss.Style{
-			"dim": th.dim, "title": th.title, "self": th.self, "good": th.good, "warn": th.warn, "bad": th.bad, "key": th.key, "here": th.here,
-			"bar": th.bar, "barDim": th.barDim, "barGood": th.barGood, "barBad": th.barBad,
-			"unread": th.unread, "popup": th.popup, "popupDim": th.popupDim, "picked": th.picked, "pickedDim": th.pickedDim,
-		}
-		for i, s := range th.names {
-			styles[fmt.Sprint("name ", i)] = s
-		}
-		for name, s := range styles {
-			back := terminal
-			if _, none := s.GetBackground().(lipgloss.NoColor); !none {
-				back = s.GetBackground()
-			}
-			a, b := luminance(s.GetForeground()), luminance(back)
-			contrast := (max(a, b) + 0.05) / (min(a, b) + 0.05)
-			if contrast < 4.5 {
-				t.Errorf("%s, dark %v: a contrast of %.1f, want 4.5", name, dark, contrast)
-			}
-		}
-	}
 }

@@ -1,0 +1,134 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/internal/meshtest"
+)
+
+// flock is simulated hosts with a mesh each, whose users are u0, u1 and so on.
+type flock struct {
+	t   *testing.T
+	net *meshtest.Net
+	all *hellos
+	at  []*station
+}
+
+// inBubble runs f with n stations on a simulated network. f connects them.
+func inBubble(t *testing.T, n int, f func(*testing.T, *flock), opts ...Option) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		fl := &flock{t: t, net: meshtest.New(t, meshtest.Options{Hosts: n, Latency: 5 * time.Millisecond}), all: newHellos()}
+		for i := range n {
+			fl.at = append(fl.at, fl.all.station(t, fl.net.Host(i), fmt.Sprintf("u%d", i), opts...))
+		}
+		f(t, fl)
+	})
+}
+
+// join enters the room with station i.
+func (f *flock) join(i int, room string, opts ...JoinOption) *Room {
+	f.t.Helper()
+	r, err := f.at[i].Join(f.t.Context(), room, opts...)
+	require.NoError(f.t, err)
+	return r
+}
+
+// joinAll enters the room with every station at once, and waits until each knows all.
+func (f *flock) joinAll(room string) []*Room {
+	f.t.Helper()
+	rooms := make([]*Room, len(f.at))
+	errs := make(chan error, len(f.at))
+	for i, s := range f.at {
+		go func() {
+			var err error
+			rooms[i], err = s.Join(f.t.Context(), room)
+			errs <- err
+		}()
+	}
+	for range f.at {
+		require.NoError(f.t, <-errs)
+	}
+	for i, r := range rooms {
+		ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
+		require.NoError(f.t, r.WaitPeers(ctx, len(f.at)-1), "station %d", i)
+		cancel()
+	}
+	return rooms
+}
+
+// line is an event in short: "u1:hello", "u1>hello" for one to this member alone, "+u1", "-u1
+// quit", "lagged 3", "lost u1 2-3".
+func line(ev Event) string {
+	switch ev := ev.(type) {
+	case *Message:
+		return ev.From.User + ":" + string(ev.Data)
+	case *DirectMessage:
+		return ev.From.User + ">" + string(ev.Data)
+	case *MemberJoined:
+		return "+" + ev.Member.User
+	case *MemberLeft:
+		return "-" + ev.Member.User + " " + string(ev.Reason)
+	case *RoomSize:
+		if ev.Large {
+			return fmt.Sprintf("large %d", ev.Members)
+		}
+		return fmt.Sprintf("small %d", ev.Members)
+	case *Lagged:
+		return fmt.Sprintf("lagged %d", ev.Missed)
+	case *GapLost:
+		return fmt.Sprintf("lost %s %d-%d", ev.From.User, ev.First, ev.Last)
+	}
+	return fmt.Sprintf("%T", ev)
+}
+
+// read reads n events.
+func read(t *testing.T, r *Room, n int) (got []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for range n {
+		ev, err := r.Recv(ctx)
+		require.NoError(t, err, "after %q", got)
+		got = append(got, line(ev))
+	}
+	return got
+}
+
+// quiet checks that nothing more comes within d.
+func quiet(t *testing.T, r *Room, d time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	ev, err := r.Recv(ctx)
+	if err == nil {
+		t.Fatalf("an event nobody sent: %s", line(ev))
+	}
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+func users(r *Room) (names []string) {
+	for _, m := range r.Members() {
+		names = append(names, m.User)
+	}
+	return names
+}
+
+func sorted(s []string) []string {
+	slices.Sort(s)
+	return s
+}
+
+func disconnect(t *testing.T, f *flock, i, j int) {
+	t.Helper()
+	require.NoError(t, f.net.Host(i).Network().ClosePeer(f.net.ID(j)))
+	require.NoError(t, f.net.Host(j).Network().ClosePeer(f.net.ID(i)))
+	synctest.Wait()
+}
