@@ -342,6 +342,8 @@ func (r *Room) awaitNewcomers() bool {
 		case <-changed:
 		case <-timer.C:
 		case <-r.ctx.Done():
+			timer.Stop()
+			return false
 		}
 		timer.Stop()
 	}
@@ -389,6 +391,8 @@ func (r *Room) awaitWindow() bool {
 		case <-r.acknowledged:
 		case <-timer.C:
 		case <-r.ctx.Done():
+			timer.Stop()
+			return false
 		}
 		timer.Stop()
 	}

@@ -126,6 +126,34 @@ func TestEveryPublishHasOneResultWhateverEndsIt(t *testing.T) {
 	})
 }
 
+// A loop that goes round although its room has ended shows in virtual time: the bubble stands
+// still.
+func TestARoomThatEndsEndsTheWaitsOfItsPublisher(t *testing.T) {
+	for name, hold := range map[string]func(*Room){
+		"for a newcomer": func(r *Room) { r.newcomers["p"] = time.Now() },
+		"for acknowledgements": func(r *Room) {
+			r.window.peers = map[peer.ID]*peerWindow{"p": {limit: 1, heard: time.Now()}}
+			r.window.published(time.Now(), r.head.last+1)
+			require.Positive(t, r.window.blocked(time.Now()))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 1, func(t *testing.T, f *flock) {
+				r := f.join(0, "ops")
+				r.mu.Lock()
+				hold(r)
+				r.mu.Unlock()
+				p, err := r.PublishAsync(t.Context(), []byte("held"))
+				require.NoError(t, err)
+				synctest.Wait()
+				r.end(ErrReplaced)
+				_, err = p.Wait(t.Context())
+				require.ErrorIs(t, err, ErrReplaced)
+			})
+		})
+	}
+}
+
 func TestAPausedMemberDoesNotHoldUpTheOthers(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
