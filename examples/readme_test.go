@@ -24,7 +24,7 @@ func TestTheGoOfTheReadmeIsCompiledSomewhere(t *testing.T) {
 		}
 		return lines
 	}
-	compiled := source("embed/main.go", "../node/example_test.go")
+	compiled := source("hello/main.go", "embed/main.go", "../node/example_test.go")
 	readme, err := os.ReadFile("../README.md")
 	require.NoError(t, err)
 	found := blocks.FindAllStringSubmatch(string(readme), -1)
@@ -34,7 +34,7 @@ func TestTheGoOfTheReadmeIsCompiledSomewhere(t *testing.T) {
 		for line := range strings.Lines(block[1]) {
 			want = append(want, strings.TrimSpace(line))
 		}
-		require.True(t, contains(compiled, want), "neither examples/embed nor an example of package node has this:\n%s", block[1])
+		require.True(t, contains(compiled, want), "neither examples/hello nor examples/embed nor an example of package node has this:\n%s", block[1])
 	}
 }
 

@@ -3,6 +3,8 @@
 package netlab
 
 import (
+	"context"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -123,6 +125,28 @@ func TestTwoPeopleWhoNameOnlyThemselvesTalkWithinSeconds(t *testing.T) {
 	bob.until("the answer", isMessage("alice", "there is"))
 	t.Logf("heard %v after the start of the second chat", heard.Round(time.Millisecond))
 	require.Less(t, heard, 10*time.Second)
+}
+
+// The first program of the README, on two machines that know nothing of each other.
+func TestTwoProgramsOfTheReadmeGreetEachOther(t *testing.T) {
+	lab := New(t)
+	hello := filepath.Join(t.TempDir(), "hello")
+	require.NoError(t, run("go", "build", "-race=false", "-o", hello, "github.com/starling-mesh/starling/examples/hello"))
+	alice := lab.Node("alice").Start([]string{hello, "alice"})
+	bob := lab.Node("bob").Start([]string{hello, "bob"})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, p := range []*Process{alice, bob} {
+		line, err := p.Line(ctx, 0)
+		require.NoError(t, err, p.Stderr())
+		require.Equal(t, map[*Process]string{alice: "bob: hello", bob: "alice: hello"}[p], line)
+	}
+	for _, p := range []*Process{alice, bob} {
+		require.NoError(t, p.Interrupt())
+		code, err := p.Wait(ctx)
+		require.NoError(t, err)
+		require.Zero(t, code, p.Stderr())
+	}
 }
 
 func TestRestartedChatIsTheSameUser(t *testing.T) {
