@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -18,17 +19,60 @@ import (
 // As JSON every event is one object that starts with the header's fields. 64-bit numbers are
 // strings, times are RFC 3339 with nanoseconds, binary data is base64 (standard, padded) under
 // "data", and text is under "text".
-type Event = events.Event
+type Event interface{ Head() *Header }
 
 // Header opens every event.
-type Header = events.Header
+type Header struct {
+	// Type names the event in JSON, such as "message".
+	Type string `json:"type"`
+	// Seq numbers the events of one stream from 1. A gap in it means that events were dropped.
+	Seq uint64 `json:"seq,string"`
+	// Time is when the event was queued, by this node's clock.
+	Time time.Time `json:"time"`
+	// Room is empty for events of the node.
+	Room string `json:"room,omitempty"`
+}
 
-// Lagged says how many broadcasts were dropped just before the next event, because the program read
-// this stream too slowly.
-type Lagged = events.Lagged
+// Head returns the header itself, so that a struct that embeds a Header is an Event.
+func (h *Header) Head() *Header { return h }
 
-// QueueLimits bound the events that wait for a reader, in number and in bytes of payload.
-type QueueLimits = events.Limits
+// Lagged reports that Missed broadcasts were dropped just before the event that follows it, because
+// the program read this stream too slowly.
+type Lagged struct {
+	Header
+	Missed int `json:"missed"`
+}
+
+// QueueLimits bound the events that wait for a reader. A zero field stands for its default.
+type QueueLimits struct {
+	// Events is how many broadcasts and direct messages may wait. The default is 8192: thousands
+	// can arrive at once while the reader is briefly busy.
+	Events int
+	// Bytes bounds their payloads, in bytes. The default is 16 MiB: 256 messages of the largest
+	// size.
+	Bytes int
+}
+
+// DefaultQueue is what zero [QueueLimits] stand for.
+var DefaultQueue = QueueLimits{Events: 8192, Bytes: 16 << 20}
+
+// Filled returns the limits with the defaults in place of zeros.
+func (l QueueLimits) Filled() QueueLimits {
+	return QueueLimits{cmp.Or(l.Events, DefaultQueue.Events), cmp.Or(l.Bytes, DefaultQueue.Bytes)}
+}
+
+// newQueue returns the empty stream of a room.
+func newQueue(room string, l QueueLimits) *events.Queue[Event] {
+	return events.NewQueue(events.Kind[Event]{
+		Stamp: func(ev Event, seq uint64, at time.Time) {
+			h := ev.Head()
+			h.Seq, h.Time, h.Room = seq, at, room
+		},
+		Lagged: func(seq uint64, at time.Time, missed int) Event {
+			return &Lagged{Header{TypeLagged, seq, at, room}, missed}
+		},
+	}, l.Events, l.Bytes)
+}
 
 // The Type of each event of this package.
 const (
@@ -38,6 +82,7 @@ const (
 	TypeMemberLeft    = "member_left"
 	TypeRoomSize      = "room_size"
 	TypeGapLost       = "gap_lost"
+	TypeLagged        = "lagged"
 	TypeTokenExpiring = "token_expiring"
 )
 

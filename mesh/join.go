@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/identity"
-	"github.com/starling-mesh/starling/internal/events"
 	"github.com/starling-mesh/starling/internal/task"
 	"github.com/starling-mesh/starling/internal/wire"
 )
@@ -107,7 +106,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		device:       identity.PublicKey(m.key.Public().(ed25519.PublicKey)),
 		since:        time.Now(),
 		outbox:       newOutbox(),
-		queue:        events.NewQueue(name, m.cfg.queue),
+		queue:        newQueue(name, m.cfg.queue),
 		rearm:        task.NewWake(),
 		acknowledged: task.NewWake(),
 		past:         cfg.past,

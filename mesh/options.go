@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
-	"github.com/starling-mesh/starling/internal/events"
 )
 
 // MaxMessage is the greatest size of a message, in bytes, and the default of [WithMaxMessage].
@@ -22,7 +21,7 @@ type config struct {
 	grace       time.Duration
 	large       int
 	degree      int
-	queue       events.Limits
+	queue       QueueLimits
 	maxMessage  int
 	heartbeat   time.Duration
 	retention   Retention
@@ -39,7 +38,7 @@ func defaultConfig() config {
 		grace:       10 * time.Second,
 		large:       500,
 		degree:      MinMeshDegree,
-		queue:       events.Limits{Events: 8192, Bytes: 16 << 20},
+		queue:       DefaultQueue,
 		maxMessage:  MaxMessage,
 		heartbeat:   time.Second,
 		retention:   DefaultRetention,
@@ -123,9 +122,9 @@ func WithMeshDegree(d int) Option { return func(c *config) { c.degree = d } }
 
 // WithQueue sets how many events, and how many bytes of payload, wait for the reader of a room.
 // Beyond that, the oldest broadcasts are dropped (see [Lagged]) and direct messages are refused to
-// their senders. The default is 8192 events and 16 MiB. New rejects limits that do not hold one
+// their senders. See [QueueLimits] for the defaults. New rejects limits that do not hold one
 // message.
-func WithQueue(limits QueueLimits) Option { return func(c *config) { c.queue = limits } }
+func WithQueue(limits QueueLimits) Option { return func(c *config) { c.queue = limits.Filled() } }
 
 // WithMaxMessage sets the greatest size of a message, in bytes, sent or received. The default, and
 // the most that New accepts, is [MaxMessage]. All nodes of an app must have the same value.

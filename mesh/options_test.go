@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/starling-mesh/starling/internal/events"
 )
 
 // wrong sets each field of config to something that New must refuse.
@@ -20,7 +18,7 @@ var wrong = map[string]func(*config){
 	"grace":       func(c *config) { c.grace = -1 },
 	"large":       func(c *config) { c.large = 1 },
 	"degree":      func(c *config) { c.degree = MaxMeshDegree + 1 },
-	"queue":       func(c *config) { c.queue = events.Limits{Events: 1, Bytes: 100} },
+	"queue":       func(c *config) { c.queue = QueueLimits{Events: 1, Bytes: 100} },
 	"maxMessage":  func(c *config) { c.maxMessage = MaxMessage + 1 },
 	"retention":   func(c *config) { c.retention.Bytes = 1000 },
 	"pins":        func(c *config) { c.pins = nil },
@@ -63,15 +61,25 @@ func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 func TestAllWrongOptionsAreReportedTogether(t *testing.T) {
 	all := newHellos()
 	h := tcpHost(t)
-	_, err := New(h, all.identityOf(t, h), WithSendTimeout(-time.Second), WithMaxMessage(0), WithHeartbeat(time.Millisecond), WithLogger(nil), WithInbox(nil), WithGrace(-1), WithLargeRoom(1), WithQueue(QueueLimits{}), WithRetention(Retention{Age: -1}))
+	_, err := New(h, all.identityOf(t, h), WithSendTimeout(-time.Second), WithMaxMessage(0), WithHeartbeat(time.Millisecond), WithLogger(nil), WithInbox(nil), WithGrace(-1), WithLargeRoom(1), WithQueue(QueueLimits{Events: -1}), WithRetention(Retention{Age: -1}))
 	if err == nil {
 		t.Fatal("New took them")
 	}
-	for _, want := range []string{"mesh: options", "send timeout -1s", "message limit of 0", "heartbeat 1ms", "no logger", "no inbox", "grace -1ns", "large room of 1", "queue of 0 events", "retention of 131072 messages, 33554432 bytes and -1ns"} {
+	for _, want := range []string{"mesh: options", "send timeout -1s", "message limit of 0", "heartbeat 1ms", "no logger", "no inbox", "grace -1ns", "large room of 1", "queue of -1 events", "retention of 131072 messages, 33554432 bytes and -1ns"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
 	}
+}
+
+func TestZeroQueueLimitsStandForTheDefaults(t *testing.T) {
+	var c config
+	WithQueue(QueueLimits{Events: 1})(&c)
+	require.Equal(t, QueueLimits{1, DefaultQueue.Bytes}, c.queue)
+	WithQueue(QueueLimits{Bytes: 1 << 20})(&c)
+	require.Equal(t, QueueLimits{DefaultQueue.Events, 1 << 20}, c.queue)
+	WithQueue(QueueLimits{})(&c)
+	require.Equal(t, DefaultQueue, c.queue)
 }
 
 func TestOptionsRecordWhatTheySay(t *testing.T) {
@@ -85,7 +93,7 @@ func TestOptionsRecordWhatTheySay(t *testing.T) {
 		t.Error(err)
 	}
 	if c.sendTimeout != time.Second || c.maxMessage != 10 || c.heartbeat != time.Minute || c.log != log || !c.inbox(nil, 0) ||
-		c.grace != 0 || c.large != 7 || c.degree != 5 || c.retention != (Retention{DefaultRetention.Messages, DefaultRetention.Bytes, time.Hour}) || c.queue != (events.Limits{Events: 1, Bytes: 10}) {
+		c.grace != 0 || c.large != 7 || c.degree != 5 || c.retention != (Retention{DefaultRetention.Messages, DefaultRetention.Bytes, time.Hour}) || c.queue != (QueueLimits{Events: 1, Bytes: 10}) {
 		t.Errorf("recorded: %+v", c)
 	}
 }

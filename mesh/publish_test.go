@@ -140,6 +140,7 @@ func TestARoomThatEndsEndsTheWaitsOfItsPublisher(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, 1, func(t *testing.T, f *flock) {
 				r := f.join(0, "ops")
+				synctest.Wait() // its entry is published
 				r.mu.Lock()
 				hold(r)
 				r.mu.Unlock()

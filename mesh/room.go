@@ -38,7 +38,7 @@ type Room struct {
 	peers *pubsub.TopicEventHandler
 
 	outbox       *outbox
-	queue        *events.Queue
+	queue        *events.Queue[Event]
 	ctx          context.Context // ends with the stay
 	stop         context.CancelFunc
 	door         *door

@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/identity"
-	"github.com/starling-mesh/starling/internal/events"
 	"github.com/starling-mesh/starling/internal/task"
 	"github.com/starling-mesh/starling/internal/vectors"
 	"github.com/starling-mesh/starling/internal/wire"
@@ -209,7 +208,7 @@ func FuzzSyncReply(f *testing.F) {
 	room := func() *Room { // as newRoom makes it, with nothing that runs beside
 		r := &Room{
 			mesh: &Mesh{host: idHost{id: keys[0].PeerID()}, app: app, cfg: defaultConfig(), log: slog.New(slog.DiscardHandler)},
-			tag:  tag, own: entries[0], queue: events.NewQueue("ops", events.Limits{}), rearm: task.NewWake(),
+			tag:  tag, own: entries[0], queue: newQueue("ops", DefaultQueue), rearm: task.NewWake(),
 			owing: make(map[*feed]struct{}), neighbours: make(map[peer.ID]*neighbour), newcomers: make(map[peer.ID]time.Time),
 			door: newDoor("ops", tag, identity.NewVerifier(app), nil), since: time.Now(),
 		}

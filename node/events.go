@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/json"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -18,10 +19,23 @@ import (
 //
 // Every event marshals to one JSON object, described in docs/EVENTS.md. Field names and values stay
 // the same from version to version; new fields and new types may be added.
-type Event = events.Event
+type Event = mesh.Event
 
-// Header is the first part of every event.
-type Header = events.Header
+// Header is the first part of every event: see [mesh.Header].
+type Header = mesh.Header
+
+// newQueue returns the empty stream of a node.
+func newQueue(l mesh.QueueLimits) *events.Queue[Event] {
+	return events.NewQueue(events.Kind[Event]{
+		Stamp: func(ev Event, seq uint64, at time.Time) {
+			h := ev.Head()
+			h.Seq, h.Time, h.Room = seq, at, ""
+		},
+		Lagged: func(seq uint64, at time.Time, missed int) Event {
+			return &mesh.Lagged{Header: Header{Type: mesh.TypeLagged, Seq: seq, Time: at}, Missed: missed}
+		},
+	}, l.Events, l.Bytes)
+}
 
 // The Type of each event of this package.
 const (

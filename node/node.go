@@ -51,7 +51,7 @@ type Node struct {
 	presence *presence.Directory
 	store    *mesh.Store // nil: rooms are kept in memory
 	mesh     *mesh.Mesh
-	queue    *events.Queue
+	queue    *events.Queue[Event]
 	lan      *lan // nil: no mDNS
 	dialer   *dialer
 	retries  chan struct{} // holds a token for each retry of Connect under way
@@ -79,7 +79,7 @@ func New(opts ...Option) (*Node, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	n := &Node{
 		cfg: cfg, log: cfg.log,
-		queue: events.NewQueue("", cfg.queue),
+		queue: newQueue(cfg.queue),
 		ctx:   ctx, stop: stop,
 		retries: make(chan struct{}, connectRetries),
 		peers:   make(map[peer.ID]Peer),

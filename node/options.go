@@ -57,7 +57,7 @@ func defaultConfig() config {
 		grace:       10 * time.Second,
 		large:       500,
 		degree:      mesh.MinMeshDegree,
-		queue:       mesh.QueueLimits{Events: 8192, Bytes: 16 << 20},
+		queue:       mesh.DefaultQueue,
 		maxMessage:  mesh.MaxMessage,
 		retention:   mesh.DefaultRetention,
 	}
@@ -216,9 +216,9 @@ func WithLargeRoom(members int) Option { return func(c *config) { c.large = memb
 func WithMeshDegree(d int) Option { return func(c *config) { c.degree = d } }
 
 // WithQueue sets how many events, and how many bytes of payload, wait for the reader of each
-// stream: the node's and every room's. The default is 8192 events and 16 MiB. New rejects limits
+// stream: the node's and every room's. See [mesh.QueueLimits] for the defaults. New rejects limits
 // that cannot hold one message.
-func WithQueue(limits mesh.QueueLimits) Option { return func(c *config) { c.queue = limits } }
+func WithQueue(limits mesh.QueueLimits) Option { return func(c *config) { c.queue = limits.Filled() } }
 
 // WithMaxMessage sets the largest message, in bytes, sent or received. The default, and the most
 // that New accepts, is [mesh.MaxMessage], 65,536. It is one value per app, equal on all its nodes.

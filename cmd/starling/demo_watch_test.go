@@ -14,7 +14,9 @@ import (
 
 func TestAWatchFindsWhatCameAndWhatComesOfOneType(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := events.NewQueue("ops", events.Limits{})
+		q := events.NewQueue(events.Kind[mesh.Event]{
+			Stamp: func(ev mesh.Event, seq uint64, at time.Time) { ev.Head().Seq, ev.Head().Time = seq, at },
+		}, 100, 1<<20)
 		w := newWatch(t.Context(), "bob", q.Recv)
 		text := func(want string) func(*mesh.Message) bool {
 			return func(m *mesh.Message) bool { return string(m.Data) == want }

@@ -1,3 +1,16 @@
+// Package events is the ordered stream of events that a program reads.
+//
+//	q := events.NewQueue(events.Kind[Event]{Stamp: stamp, Lagged: lagged}, 8192, 16<<20)
+//	q.PushNotice(&Joined{User: "bob"})
+//	ev, err := q.Recv(ctx) // stamped with number 1
+//
+// # Order and bounds
+//
+// A queue has one reader at a time and any number of writers, none of which ever waits. It is
+// bounded in events and in bytes. When it is full, the oldest broadcast is dropped and the reader
+// finds what [Kind].Lagged returns in its place. A direct message is refused instead, so that its
+// sender learns of it. Notices (membership, state) are kept. Every event takes the next sequence
+// number when it is queued, so a dropped one leaves a gap.
 package events
 
 import (
@@ -10,23 +23,18 @@ import (
 	"github.com/starling-mesh/starling/internal/task"
 )
 
-// Limits bounds a queue. A zero field takes its default.
-type Limits struct {
-	// Events is how many broadcasts and direct messages may wait. The default is 8192: thousands
-	// can arrive at once while the reader is briefly busy.
-	Events int
-	// Bytes bounds their payloads, in bytes. The default is 16 MiB: 256 messages of the largest
-	// size.
-	Bytes int
+// Kind is how a queue marks the events of a stream.
+type Kind[E any] struct {
+	// Stamp writes into an event which number of the stream it is, and when it was queued. It is
+	// called under the queue's lock.
+	Stamp func(ev E, seq uint64, at time.Time)
+	// Lagged returns the event that reports missed broadcasts, the last of which had number seq.
+	Lagged func(seq uint64, at time.Time, missed int) E
 }
 
-const (
-	defaultEvents = 8192
-	defaultBytes  = 16 << 20
-	// maxNotices ends a stream whose reader has left this many notices unread. Notices may not be
-	// dropped, and a peer that joins and leaves for ever must not fill the memory.
-	maxNotices = 65536
-)
+// maxNotices ends a stream whose reader has left this many notices unread. Notices may not be
+// dropped, and a peer that joins and leaves for ever must not fill the memory.
+const maxNotices = 65536
 
 // ErrOverrun ends a stream whose reader left more notices unread than may be kept.
 var ErrOverrun = errors.New("event stream was not read: too many unread membership events")
@@ -41,25 +49,26 @@ const (
 
 // entry is a queued event. Entries form a list in order, since notices may come before the oldest
 // broadcast.
-type entry struct {
-	ev         Event
+type entry[E any] struct {
+	ev         E
+	seq        uint64
 	size       int
 	class      class
 	before     int // broadcasts dropped between the previous entry and this one
-	prev, next *entry
-	later      *entry // the next broadcast
+	prev, next *entry[E]
+	later      *entry[E] // the next broadcast
 }
 
 // Queue is a bounded stream of events. Its methods may be called from any goroutine, but Recv and
 // All from only one at a time.
-type Queue struct {
-	room   string
-	limits Limits
+type Queue[E any] struct {
+	kind                Kind[E]
+	maxEvents, maxBytes int
 
 	mu               sync.Mutex
-	head, tail       *entry
-	oldest, youngest *entry // of the broadcasts, linked by later
-	free             *entry // spare entries, linked by next
+	head, tail       *entry[E]
+	oldest, youngest *entry[E] // of the broadcasts, linked by later
+	free             *entry[E] // spare entries, linked by next
 	seq              uint64
 	count, bytes     int   // of the broadcasts and direct messages waiting
 	notices          int   // waiting
@@ -69,22 +78,17 @@ type Queue struct {
 	wake task.Wake // there may be something to read
 }
 
-// NewQueue returns an empty queue. Its events carry room, which may be empty.
-func NewQueue(room string, limits Limits) *Queue {
-	if limits.Events <= 0 {
-		limits.Events = defaultEvents
-	}
-	if limits.Bytes <= 0 {
-		limits.Bytes = defaultBytes
-	}
-	return &Queue{room: room, limits: limits, wake: task.NewWake()}
+// NewQueue returns an empty queue, in which so many broadcasts and direct messages may wait, with
+// payloads of so many bytes. Both bounds must be positive.
+func NewQueue[E any](kind Kind[E], maxEvents, maxBytes int) *Queue[E] {
+	return &Queue[E]{kind: kind, maxEvents: maxEvents, maxBytes: maxBytes, wake: task.NewWake()}
 }
 
 // PushBroadcast queues an event whose payload has size bytes. When the queue is full, it drops the
 // oldest broadcasts to make room. It returns how many it dropped, and whether the new one is in the
 // queue: it is dropped itself when direct messages fill the queue, and nothing is accepted after
 // the end.
-func (q *Queue) PushBroadcast(ev Event, size int) (dropped int, queued bool) {
+func (q *Queue[E]) PushBroadcast(ev E, size int) (dropped int, queued bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.end != nil {
@@ -107,7 +111,7 @@ func (q *Queue) PushBroadcast(ev Event, size int) (dropped int, queued bool) {
 
 // PushDirect queues an event whose payload has size bytes. It returns false when the queue is full
 // or ended.
-func (q *Queue) PushDirect(ev Event, size int) bool {
+func (q *Queue[E]) PushDirect(ev E, size int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.end != nil || q.fullLocked(size) {
@@ -118,7 +122,7 @@ func (q *Queue) PushDirect(ev Event, size int) bool {
 }
 
 // PushNotice queues an event that may not be dropped.
-func (q *Queue) PushNotice(ev Event) {
+func (q *Queue[E]) PushNotice(ev E) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.end != nil {
@@ -133,22 +137,21 @@ func (q *Queue) PushNotice(ev Event) {
 
 // fullLocked admits a first message whatever its size, so that a small bound cannot block every
 // message.
-func (q *Queue) fullLocked(size int) bool {
-	return q.count >= q.limits.Events || q.count > 0 && q.bytes+size > q.limits.Bytes
+func (q *Queue[E]) fullLocked(size int) bool {
+	return q.count >= q.maxEvents || q.count > 0 && q.bytes+size > q.maxBytes
 }
 
-func (q *Queue) pushLocked(ev Event, size int, c class) {
+func (q *Queue[E]) pushLocked(ev E, size int, c class) {
 	q.seq++
-	h := ev.Head()
-	h.Seq, h.Time, h.Room = q.seq, time.Now(), q.room
+	q.kind.Stamp(ev, q.seq, time.Now())
 
 	e := q.free
 	if e == nil {
-		e = new(entry)
+		e = new(entry[E])
 	} else {
 		q.free = e.next
 	}
-	*e = entry{ev: ev, size: size, class: c, before: q.after, prev: q.tail}
+	*e = entry[E]{ev: ev, seq: q.seq, size: size, class: c, before: q.after, prev: q.tail}
 	q.after = 0
 	if q.tail == nil {
 		q.head = e
@@ -175,7 +178,7 @@ func (q *Queue) pushLocked(ev Event, size int, c class) {
 }
 
 // evictLocked drops the oldest broadcast and adds it to the count kept with the next entry.
-func (q *Queue) evictLocked() {
+func (q *Queue[E]) evictLocked() {
 	e := q.oldest
 	missed := e.before + 1
 	if e.next != nil {
@@ -187,7 +190,7 @@ func (q *Queue) evictLocked() {
 }
 
 // removeLocked unlinks e, which must be the oldest broadcast or no broadcast.
-func (q *Queue) removeLocked(e *entry) {
+func (q *Queue[E]) removeLocked(e *entry[E]) {
 	if e.prev == nil {
 		q.head = e.next
 	} else {
@@ -208,23 +211,23 @@ func (q *Queue) removeLocked(e *entry) {
 	case notice:
 		q.notices--
 	}
-	*e = entry{next: q.free}
+	*e = entry[E]{next: q.free}
 	q.free = e
 }
 
-func (q *Queue) signal() {
+func (q *Queue[E]) signal() {
 	q.wake.Set()
 }
 
 // End ends the stream: Recv returns what is queued and from then on err. Only the first call
 // counts.
-func (q *Queue) End(err error) {
+func (q *Queue[E]) End(err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.endLocked(err)
 }
 
-func (q *Queue) endLocked(err error) {
+func (q *Queue[E]) endLocked(err error) {
 	if q.end == nil {
 		q.end = err
 		q.signal()
@@ -233,47 +236,47 @@ func (q *Queue) endLocked(err error) {
 
 // Recv returns the next event. It waits for one until ctx ends. After the last event of a stream
 // that has ended, it returns the reason.
-func (q *Queue) Recv(ctx context.Context) (Event, error) {
+func (q *Queue[E]) Recv(ctx context.Context) (ev E, err error) {
 	for {
-		ev, err := q.take()
-		if ev != nil || err != nil {
+		ev, ok, err := q.take()
+		if ok || err != nil {
 			return ev, err
 		}
 		select {
 		case <-q.wake:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ev, ctx.Err()
 		}
 	}
 }
 
 // take returns the next event or the reason of the end; it returns neither when the reader has to
 // wait.
-func (q *Queue) take() (Event, error) {
+func (q *Queue[E]) take() (ev E, ok bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	e := q.head
 	if e == nil {
 		if q.after > 0 {
-			return q.laggedLocked(&q.after, q.seq), nil
+			return q.laggedLocked(&q.after, q.seq), true, nil
 		}
 		if q.end != nil {
 			q.signal() // for the next call, which may come from another goroutine
 		}
-		return nil, q.end
+		return ev, false, q.end
 	}
 	if e.before > 0 {
-		return q.laggedLocked(&e.before, e.ev.Head().Seq-1), nil
+		return q.laggedLocked(&e.before, e.seq-1), true, nil
 	}
-	ev := e.ev
+	ev = e.ev
 	q.removeLocked(e)
-	return ev, nil
+	return ev, true, nil
 }
 
-// laggedLocked returns a Lagged with the number of the last dropped event, so that numbers only
+// laggedLocked reports what was dropped, with the number of the last of it, so that numbers only
 // rise.
-func (q *Queue) laggedLocked(missed *int, seq uint64) *Lagged {
-	ev := &Lagged{Header{Type: "lagged", Seq: seq, Time: time.Now(), Room: q.room}, *missed}
+func (q *Queue[E]) laggedLocked(missed *int, seq uint64) E {
+	ev := q.kind.Lagged(seq, time.Now(), *missed)
 	*missed = 0
 	return ev
 }
@@ -281,13 +284,13 @@ func (q *Queue) laggedLocked(missed *int, seq uint64) *Lagged {
 // All ranges over Recv. If the stream ends with an error for which quiet returns true, the loop
 // ends without yielding it; otherwise the error is yielded last. Breaking out of the loop leaves
 // the stream open.
-func (q *Queue) All(ctx context.Context, quiet func(error) bool) iter.Seq2[Event, error] {
-	return func(yield func(Event, error) bool) {
+func (q *Queue[E]) All(ctx context.Context, quiet func(error) bool) iter.Seq2[E, error] {
+	return func(yield func(E, error) bool) {
 		for {
 			ev, err := q.Recv(ctx)
 			if err != nil {
 				if !quiet(err) {
-					yield(nil, err)
+					yield(ev, err)
 				}
 				return
 			}

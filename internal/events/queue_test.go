@@ -1,50 +1,60 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
+// note is an event. Missed, if not zero, is how many were dropped before it.
 type note struct {
-	Header
-	N int
+	seq    uint64
+	N      int
+	Missed int
 }
 
 func n(i int) *note { return &note{N: i} }
 
+// newQueue returns a queue with some bounds; 0: so much that no test reaches it.
+func newQueue(maxEvents, maxBytes int) *Queue[*note] {
+	return NewQueue(Kind[*note]{
+		Stamp:  func(ev *note, seq uint64, _ time.Time) { ev.seq = seq },
+		Lagged: func(seq uint64, _ time.Time, missed int) *note { return &note{seq: seq, Missed: missed} },
+	}, cmp.Or(maxEvents, math.MaxInt), cmp.Or(maxBytes, math.MaxInt))
+}
+
 // drain reads what is queued. It returns the number of each event, and the negative count of a
 // Lagged.
-func drain(t testing.TB, q *Queue) (got []int) {
+func drain(t testing.TB, q *Queue[*note]) (got []int) {
 	t.Helper()
 	last := uint64(0)
 	for {
-		ev, err := q.take()
-		if ev == nil {
-			_ = err
+		ev, ok, _ := q.take()
+		if !ok {
 			return got
 		}
-		require.Greater(t, ev.Head().Seq, last, "numbers rise")
-		last = ev.Head().Seq
-		switch ev := ev.(type) {
-		case *note:
-			got = append(got, ev.N)
-		case *Lagged:
-			require.Equal(t, "lagged", ev.Type)
+		require.Greater(t, ev.seq, last, "numbers rise")
+		last = ev.seq
+		if ev.Missed > 0 {
 			got = append(got, -ev.Missed)
+		} else {
+			got = append(got, ev.N)
 		}
 	}
 }
 
 func TestQueueDropsOldestBroadcastsAndSaysHowManyInTheirPlace(t *testing.T) {
-	q := NewQueue("ops", Limits{Events: 3})
+	q := newQueue(3, 0)
 	q.PushNotice(n(1))
 	for i := 2; i <= 7; i++ {
 		q.PushBroadcast(n(i), 1)
@@ -55,7 +65,7 @@ func TestQueueDropsOldestBroadcastsAndSaysHowManyInTheirPlace(t *testing.T) {
 }
 
 func TestQueueBoundsBytesAndAdmitsAFirstMessageOfAnySize(t *testing.T) {
-	q := NewQueue("", Limits{Bytes: 10})
+	q := newQueue(0, 10)
 	dropped, queued := q.PushBroadcast(n(1), 100)
 	require.Zero(t, dropped)
 	require.True(t, queued)
@@ -67,7 +77,7 @@ func TestQueueBoundsBytesAndAdmitsAFirstMessageOfAnySize(t *testing.T) {
 }
 
 func TestQueueRefusesDirectsWhenFullAndDropsABroadcastForNoDirect(t *testing.T) {
-	q := NewQueue("", Limits{Events: 2})
+	q := newQueue(2, 0)
 	require.True(t, q.PushDirect(n(1), 1))
 	require.True(t, q.PushDirect(n(2), 1))
 	require.False(t, q.PushDirect(n(3), 1))
@@ -79,17 +89,17 @@ func TestQueueRefusesDirectsWhenFullAndDropsABroadcastForNoDirect(t *testing.T) 
 }
 
 func TestQueueTellsOfDropsAtItsVeryEnd(t *testing.T) {
-	q := NewQueue("", Limits{Events: 1})
+	q := newQueue(1, 0)
 	require.True(t, q.PushDirect(n(1), 1))
 	q.PushBroadcast(n(2), 1)
 	q.End(errors.New("over"))
 	ctx := context.Background()
 	ev, err := q.Recv(ctx)
 	require.NoError(t, err)
-	require.Equal(t, 1, ev.(*note).N)
+	require.Equal(t, 1, ev.N)
 	ev, err = q.Recv(ctx)
 	require.NoError(t, err)
-	require.Equal(t, 1, ev.(*Lagged).Missed)
+	require.Equal(t, 1, ev.Missed)
 	for range 2 {
 		_, err = q.Recv(ctx)
 		require.EqualError(t, err, "over")
@@ -98,7 +108,7 @@ func TestQueueTellsOfDropsAtItsVeryEnd(t *testing.T) {
 }
 
 func TestQueueEndsAReaderThatLeavesNoticesUnread(t *testing.T) {
-	q := NewQueue("", Limits{})
+	q := newQueue(0, 0)
 	for i := range maxNotices + 1 {
 		q.PushNotice(n(i))
 	}
@@ -109,15 +119,15 @@ func TestQueueEndsAReaderThatLeavesNoticesUnread(t *testing.T) {
 
 func TestRecvWaitsForAnEventAndForItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := NewQueue("ops", Limits{})
-		got := make(chan Event)
+		q := newQueue(0, 0)
+		got := make(chan *note)
 		go func() {
 			ev, _ := q.Recv(t.Context())
 			got <- ev
 		}()
 		synctest.Wait()
 		q.PushNotice(n(1))
-		require.Equal(t, "ops", (<-got).Head().Room)
+		require.EqualValues(t, 1, (<-got).seq)
 
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -129,7 +139,7 @@ func TestRecvWaitsForAnEventAndForItsContext(t *testing.T) {
 func TestAllEndsSilentlyOrWithTheError(t *testing.T) {
 	over := errors.New("over")
 	for _, quiet := range []bool{true, false} {
-		q := NewQueue("", Limits{})
+		q := newQueue(0, 0)
 		q.PushNotice(n(1))
 		q.End(over)
 		var got []error
@@ -151,7 +161,7 @@ func TestQueueAgreesWithAModel(t *testing.T) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 1))
 			limit := 1 + r.IntN(6)
-			q := NewQueue("", Limits{Events: limit})
+			q := newQueue(limit, 0)
 			pushed, missed := 0, 0
 			var got, keep []int // keep: notices and accepted direct messages
 			read := func() {
@@ -201,7 +211,7 @@ func TestQueueAgreesWithAModel(t *testing.T) {
 }
 
 func TestQueueIsSafeForManyWriters(t *testing.T) {
-	q := NewQueue("", Limits{})
+	q := newQueue(0, 0)
 	var wg sync.WaitGroup
 	for w := range 4 {
 		wg.Go(func() {
@@ -218,7 +228,7 @@ func TestQueueIsSafeForManyWriters(t *testing.T) {
 }
 
 func BenchmarkQueue(b *testing.B) {
-	q := NewQueue("", Limits{})
+	q := newQueue(0, 0)
 	ev := n(1)
 	b.ReportAllocs()
 	for b.Loop() {
