@@ -99,6 +99,7 @@ type sent struct {
 
 	login  identity.Login     // the log-in that it was sent to; zero: none
 	pinned identity.PublicKey // the key that the name in To is pinned to now; zero: none
+	reason mesh.Reason        // why the receiver refused it; zero: it did not
 }
 
 // who answers /who.

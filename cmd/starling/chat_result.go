@@ -80,6 +80,9 @@ func (s sent) result(err error) sent {
 	if err != nil {
 		s.Error, s.Detail = outcome(err)
 	}
+	if refused, ok := errors.AsType[*mesh.RefusedError](err); ok {
+		s.reason = refused.Reason
+	}
 	return s
 }
 

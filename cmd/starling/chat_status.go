@@ -55,9 +55,9 @@ var statusWords = map[presence.Source]string{
 	presence.Goodbye:   "logged out %s ago",
 }
 
-func (v *textView) statusLocked(ev status) string {
+func (w *wording) status(ev status) line {
 	if !ev.OK {
-		return "! " + safeText(ev.Detail)
+		return alarm("%s", safeText(ev.Detail))
 	}
 	age := (time.Duration(*ev.AgeMS) * time.Millisecond).Round(100 * time.Millisecond)
 	words, known := statusWords[ev.Source]
@@ -71,5 +71,5 @@ func (v *textView) statusLocked(ev status) string {
 	case ev.Source == presence.Connected, ev.Source == presence.Goodbye:
 		words = fmt.Sprintf(words, age)
 	}
-	return fmt.Sprintf("  %s is %s (%s)", ev.User, ev.State, words)
+	return note("%s is %s (%s)", ev.User, ev.State, words)
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
@@ -14,138 +15,191 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// textLocked puts an event into words, or returns "" if people need not see it.
-func (v *textView) textLocked(event any) string {
+// tone is what kind of line the chat says.
+type tone uint8
+
+const (
+	speech  tone = iota // what somebody says, or what was asked for
+	aside               // the result of what was typed
+	novelty             // what has happened
+	warning             // what the user should look at
+)
+
+// line is what the chat says of an event. The zero value says nothing. The text may go on over
+// several lines.
+type line struct {
+	tone tone
+	text string
+}
+
+func plainly(format string, args ...any) line { return line{speech, fmt.Sprintf(format, args...)} }
+func note(format string, args ...any) line    { return line{aside, fmt.Sprintf(format, args...)} }
+func news(format string, args ...any) line    { return line{novelty, fmt.Sprintf(format, args...)} }
+func alarm(format string, args ...any) line   { return line{warning, fmt.Sprintf(format, args...)} }
+
+// String returns the line as the line chat prints it: its first characters show its tone.
+func (l line) String() string {
+	if l.tone == speech {
+		return l.text
+	}
+	return map[tone]string{aside: "  ", novelty: "* ", warning: "! "}[l.tone] + strings.ReplaceAll(l.text, "\n", "\n  ")
+}
+
+// wording puts events into words, and remembers what it needs to do so: who is called what, and
+// what has been said already. It has no lock.
+type wording struct {
+	rooms   int // entered: with more than one, each line names its room
+	me      identity.Login
+	vouched bool // in app mode a name is one user, whatever the key
+	// keys has the key that each name alone stands for: the pinned one, or the first seen; zero:
+	// none.
+	keys   map[string]identity.PublicKey
+	were   map[string]bool  // members who were in a room before us, as room/key
+	addrs  map[string]bool  // reported already
+	missed map[peer.ID]bool // given by --peer, and not connected
+	now    func() time.Time
+	zone   *time.Location
+}
+
+func newWording() *wording {
+	return &wording{
+		keys: make(map[string]identity.PublicKey), were: make(map[string]bool), addrs: make(map[string]bool),
+		missed: make(map[peer.ID]bool), now: time.Now, zone: time.Local,
+	}
+}
+
+// say puts an event into words. The line is empty if people need not see the event.
+func (w *wording) say(event any) line {
 	switch ev := event.(type) {
 	case ready:
-		return v.readyLocked(ev)
+		return w.ready(ev)
 	case entered:
-		return v.enteredLocked(ev)
+		return w.entered(ev)
 	case exited:
-		v.rooms--
-		return "* you have left " + ev.Room
+		w.rooms--
+		return news("you have left %s", ev.Room)
 	case sent:
 		if !ev.pinned.IsZero() {
-			v.meansLocked(nameAlone(ev.To), ev.pinned)
+			w.means(nameAlone(ev.To), ev.pinned)
 		}
-		return "  " + ev.String()
+		return note("%s", ev)
 	case who:
-		return v.whoLocked(ev)
+		return w.who(ev)
 	case status:
-		return v.statusLocked(ev)
+		return w.status(ev)
 	case help:
-		return strings.Join(ev.Lines, "\n")
+		return line{text: strings.Join(ev.Lines, "\n")}
 	case waiting:
-		return fmt.Sprintf("  waiting for the results of %s; Ctrl-C ends it", count(ev.Messages, "message"))
+		return note("waiting for the results of %s; Ctrl-C ends it", count(ev.Messages, "message"))
 	case trouble:
-		return "! " + safeText(ev.Detail)
+		return alarm("%s", safeText(ev.Detail))
 	case bye:
-		return v.byeLocked(ev)
+		return w.bye(ev)
 	case *mesh.Message:
-		return fmt.Sprintf("%s%s: %s", v.roomLocked(ev.Room), v.nameLocked(ev.From), payload(ev.Kind, ev.Data))
+		return plainly("%s%s: %s", w.inRoom(ev.Room), w.name(ev.From), payload(ev.Kind, ev.Data))
 	case *mesh.DirectMessage:
-		room := v.roomLocked(ev.Room)
+		room := w.inRoom(ev.Room)
 		if ev.Room == "" {
 			room = "[no room] "
 		}
-		return fmt.Sprintf("%s%s to you: %s", room, v.nameLocked(ev.From), payload(ev.Kind, ev.Data))
+		return plainly("%s%s to you: %s", room, w.name(ev.From), payload(ev.Kind, ev.Data))
 	case *mesh.MemberJoined:
-		return v.memberLocked(ev)
+		return w.member(ev)
 	case *mesh.MemberLeft:
-		return fmt.Sprintf("* %s %s %s", v.nameLocked(ev.Member.Login), leftWords(ev.Reason), ev.Room)
+		return news("%s %s %s", w.name(ev.Member.Login), leftWords(ev.Reason), ev.Room)
 	case *mesh.RoomSize:
 		if ev.Large {
-			return fmt.Sprintf("* %s has %s: who joins and leaves is not told any more", ev.Room, count(ev.Members, "member"))
+			return news("%s has %s: who joins and leaves is not told any more", ev.Room, count(ev.Members, "member"))
 		}
-		return fmt.Sprintf("* %s has %s: who joins and leaves is told again", ev.Room, count(ev.Members, "member"))
+		return news("%s has %s: who joins and leaves is told again", ev.Room, count(ev.Members, "member"))
 	case *mesh.GapLost:
-		return fmt.Sprintf("! %s of %s in %s could not be recovered",
-			count(int(ev.Last-ev.First+1), "message"), v.nameLocked(ev.From), ev.Room)
+		return alarm("%s of %s in %s could not be recovered",
+			count(int(ev.Last-ev.First+1), "message"), w.name(ev.From), ev.Room)
 	case *mesh.Lagged:
-		return fmt.Sprintf("! %s in %s went by unseen: this terminal was too slow", count(ev.Missed, "message"), ev.Room)
+		return alarm("%s in %s went by unseen: this terminal was too slow", count(ev.Missed, "message"), ev.Room)
 	case *node.PeerFailed:
-		v.missed[ev.Peer] = true
+		w.missed[ev.Peer] = true
 		return failedWords(ev)
 	case *node.PeerUp:
-		if !v.missed[ev.Peer.Peer] {
-			return ""
+		if !w.missed[ev.Peer.Peer] {
+			return line{}
 		}
-		delete(v.missed, ev.Peer.Peer)
-		return fmt.Sprintf("* connected to --peer %s: it is %s", ev.Peer.Peer, cmp.Or(v.nameLocked(ev.Peer.Login), "nobody yet"))
+		delete(w.missed, ev.Peer.Peer)
+		return news("connected to --peer %s: it is %s", ev.Peer.Peer, cmp.Or(w.name(ev.Peer.Login), "nobody yet"))
 	case *node.IdentityConflict:
-		v.meansLocked(ev.User, ev.Pinned)
-		return v.conflictLocked(ev)
+		w.means(ev.User, ev.Pinned)
+		return w.conflict(ev)
 	case *node.DuplicateDevice:
-		return fmt.Sprintf("! two nodes run with one device key (%s): a data directory was copied. They cut each other off; give one of them\n"+
-			"  another directory, and carry the user over with \"starling id export\".", ev.Peer)
+		return alarm("two nodes run with one device key (%s): a data directory was copied. They cut each other off; give one of them\n"+
+			"another directory, and carry the user over with \"starling id export\".", ev.Peer)
 	case *mesh.TokenExpiring:
 		what := "log-in"
 		if ev.Room != "" {
 			what = "stay in " + ev.Room
 		}
-		return fmt.Sprintf("! your token ends at %s, and your %s with it", v.clock(ev.Expires), what)
+		return alarm("your token ends at %s, and your %s with it", w.clock(ev.Expires), what)
 	case renewed:
 		what := "your log-in"
 		if ev.Room != "" {
 			what = ev.Room
 		}
-		return fmt.Sprintf("* a newer token for %s is in use, until %s", what, v.clock(ev.Expires))
+		return news("a newer token for %s is in use, until %s", what, w.clock(ev.Expires))
 	case *node.TokenEnded:
-		return "! others no longer count your log-in. Your token: " + safeText(ev.Reason)
+		return alarm("others no longer count your log-in. Your token: %s", safeText(ev.Reason))
 	case *node.AddrsChanged:
-		return v.addrsLocked(shareable(ev.Addrs))
+		return w.addresses(shareable(ev.Addrs))
 	case *node.LoggedOut:
 		if ev.Reason == node.Duplicate && ev.By != nil {
-			return fmt.Sprintf("! %s has logged in on another device (%s): this one is out.", ev.User, ev.By.Peer)
+			return alarm("%s has logged in on another device (%s): this one is out.", ev.User, ev.By.Peer)
 		}
 	}
-	return ""
+	return line{}
 }
 
-// conflictLocked says who has a name, and to which of them the name alone goes.
-func (v *textView) conflictLocked(ev *node.IdentityConflict) string {
+// conflict says who has a name, and to which of them the name alone goes.
+func (w *wording) conflict(ev *node.IdentityConflict) line {
 	switch other := ev.Other.Address(); {
-	case ev.User == v.me.User:
-		return fmt.Sprintf("! somebody else is called %s, as you are, with the key %s: /msg %s TEXT goes there.\n"+
-			"  Others tell you apart by your key, %s.", ev.User, ev.Other.Key.Fingerprint(), other, v.me.Key.Fingerprint())
+	case ev.User == w.me.User:
+		return alarm("somebody else is called %s, as you are, with the key %s: /msg %s TEXT goes there.\n"+
+			"Others tell you apart by your key, %s.", ev.User, ev.Other.Key.Fingerprint(), other, w.me.Key.Fingerprint())
 	case !ev.Pinned.IsZero():
-		return fmt.Sprintf("! somebody else is called %s too, with the key %s. /msg %s goes to the key that you know (%s), and\n"+
-			"  /msg %s to the other one.", ev.User, ev.Other.Key.Fingerprint(), ev.User, ev.Pinned.Fingerprint(), other)
+		return alarm("somebody else is called %s too, with the key %s. /msg %s goes to the key that you know (%s), and\n"+
+			"/msg %s to the other one.", ev.User, ev.Other.Key.Fingerprint(), ev.User, ev.Pinned.Fingerprint(), other)
 	case ev.Rival == nil:
-		return ""
+		return line{}
 	default:
-		return fmt.Sprintf("! two users are called %s, and the name alone is neither of them while both are here: write to one of them by\n"+
-			"  /msg %s TEXT or\n  /msg %s TEXT", ev.User, ev.Rival.Address(), other)
+		return alarm("two users are called %s, and the name alone is neither of them while both are here: write to one of them by\n"+
+			"/msg %s TEXT or\n/msg %s TEXT", ev.User, ev.Rival.Address(), other)
 	}
 }
 
 // failedWords says why a --peer is not connected, and what to do about it.
-func failedWords(ev *node.PeerFailed) string {
-	at := "--peer " + strings.Join(ev.Addrs, "\n  --peer ")
+func failedWords(ev *node.PeerFailed) line {
+	at := "--peer " + strings.Join(ev.Addrs, "\n--peer ")
 	switch ev.Reason {
 	case node.NobodyThere:
-		return fmt.Sprintf("! nobody answers (%s), trying on:\n  %s", safeText(ev.Detail), at)
+		return alarm("nobody answers (%s), trying on:\n%s", safeText(ev.Detail), at)
 	case node.OtherPeer:
-		return fmt.Sprintf("! another peer is at this address (%s). Ask for the right one:\n  %s", safeText(ev.Detail), at)
+		return alarm("another peer is at this address (%s). Ask for the right one:\n%s", safeText(ev.Detail), at)
 	case node.OtherApp:
-		return fmt.Sprintf("! that is a node of another app: both sides need the same --app, and the same --issuers if there are any:\n  %s", at)
+		return alarm("that is a node of another app: both sides need the same --app, and the same --issuers if there are any:\n%s", at)
 	case node.ItIsUs:
-		return fmt.Sprintf("! this address is your own:\n  %s", at)
+		return alarm("this address is your own:\n%s", at)
 	}
-	return fmt.Sprintf("! no talking to this peer: %s. Trying on:\n  %s", safeText(ev.Detail), at)
+	return alarm("no talking to this peer: %s. Trying on:\n%s", safeText(ev.Detail), at)
 }
 
-// roomLocked returns the prefix of what happens in a room, once there is more than one.
-func (v *textView) roomLocked(room string) string {
-	if v.rooms < 2 {
+// inRoom returns the prefix of what happens in a room, once there is more than one.
+func (w *wording) inRoom(room string) string {
+	if w.rooms < 2 {
 		return ""
 	}
 	return "[" + room + "] "
 }
 
-func (v *textView) readyLocked(ev ready) string {
-	v.me, v.vouched = ev.Login, ev.vouched
-	v.keys[ev.User] = ev.Key
+func (w *wording) ready(ev ready) line {
+	w.me, w.vouched = ev.Login, ev.vouched
+	w.keys[ev.User] = ev.Key
 	var b strings.Builder
 	fmt.Fprintf(&b, "You are %s, key %s, peer %s.\n", ev.User, ev.Key.Fingerprint(), ev.Peer)
 	if ev.Data == "" {
@@ -158,22 +212,25 @@ func (v *textView) readyLocked(ev ready) string {
 	b.WriteString(how + "\n")
 	for _, a := range ev.Addrs {
 		fmt.Fprintf(&b, "  --peer %s\n", a)
-		v.addrs[a] = true
+		w.addrs[a] = true
 	}
 	b.WriteString("What you type goes to the room; /help lists the rest; Ctrl-C leaves.")
-	return b.String()
+	return line{text: b.String()}
 }
 
-// addrsLocked reports addresses that have not been reported before.
-func (v *textView) addrsLocked(addrs []string) string {
-	var lines []string
+// addresses reports addresses that have not been reported before.
+func (w *wording) addresses(addrs []string) line {
+	var fresh []string
 	for _, a := range addrs {
-		if !v.addrs[a] {
-			v.addrs[a] = true
-			lines = append(lines, "* you can also be reached with --peer "+a)
+		if !w.addrs[a] {
+			w.addrs[a] = true
+			fresh = append(fresh, "--peer "+a)
 		}
 	}
-	return strings.Join(lines, "\n")
+	if len(fresh) == 0 {
+		return line{}
+	}
+	return news("you can also be reached with %s", strings.Join(fresh, "\n"))
 }
 
 // shareable returns the addresses to give to others: loopback addresses only if there are no
@@ -191,28 +248,28 @@ func shareable(addrs []string) []string {
 	return far
 }
 
-func (v *textView) enteredLocked(ev entered) string {
-	v.rooms++
+func (w *wording) entered(ev entered) line {
+	w.rooms++
 	var others []identity.Login
 	for _, m := range ev.Members {
 		others = append(others, m.Login)
-		v.were[ev.Room+"/"+m.Key.String()] = true
+		w.were[ev.Room+"/"+m.Key.String()] = true
 	}
-	return fmt.Sprintf("* you are in %s, with %s", ev.Room, v.namesLocked(others))
+	return news("you are in %s, with %s", ev.Room, w.names(others))
 }
 
-// memberLocked skips members that were named on entering.
-func (v *textView) memberLocked(ev *mesh.MemberJoined) string {
+// member skips members that were named on entering.
+func (w *wording) member(ev *mesh.MemberJoined) line {
 	key := ev.Room + "/" + ev.Member.Key.String()
-	if v.were[key] {
-		delete(v.were, key)
-		return ""
+	if w.were[key] {
+		delete(w.were, key)
+		return line{}
 	}
 	as := ""
 	if role := plainRole(ev.Member.Role); role != "" {
 		as = " as " + safeText(role)
 	}
-	return fmt.Sprintf("* %s has joined %s%s", v.nameLocked(ev.Member.Login), ev.Room, as)
+	return news("%s has joined %s%s", w.name(ev.Member.Login), ev.Room, as)
 }
 
 // plainRole returns a role if it is worth showing. The role that everybody has is not.
@@ -224,8 +281,8 @@ func plainRole(role string) string {
 }
 
 // clock writes a time of day, and the date if it is not today.
-func (v *textView) clock(at time.Time) string {
-	at, now := at.In(v.zone), v.now().In(v.zone)
+func (w *wording) clock(at time.Time) string {
+	at, now := at.In(w.zone), w.now().In(w.zone)
 	if at.YearDay() != now.YearDay() || at.Year() != now.Year() {
 		return at.Format("15:04 on 2 January 2006")
 	}
@@ -244,25 +301,25 @@ func leftWords(r mesh.LeaveReason) string {
 	return fmt.Sprintf("is out (%s) of", r)
 }
 
-func (v *textView) whoLocked(ev who) string {
+func (w *wording) who(ev who) line {
 	var b strings.Builder
 	if ev.Room != "" {
 		var members []identity.Login
 		for _, m := range ev.Members {
 			members = append(members, m.Login)
 		}
-		fmt.Fprintf(&b, "  in %s, with you: %s\n", ev.Room, v.namesLocked(members))
+		fmt.Fprintf(&b, "in %s, with you: %s\n", ev.Room, w.names(members))
 	}
-	fmt.Fprintf(&b, "  online: %s", v.namesLocked(ev.Online))
-	return b.String()
+	fmt.Fprintf(&b, "online: %s", w.names(ev.Online))
+	return note("%s", &b)
 }
 
-func (v *textView) byeLocked(ev bye) string {
+func (w *wording) bye(ev bye) line {
 	switch ev.Reason {
 	case byeDisplaced:
-		return "Bye. The chat goes on where you logged in last."
+		return plainly("Bye. The chat goes on where you logged in last.")
 	case byeFailed:
-		return ""
+		return line{}
 	}
-	return "Bye."
+	return plainly("Bye.")
 }

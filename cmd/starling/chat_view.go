@@ -6,9 +6,6 @@ import (
 	"io"
 	"strings"
 	"sync"
-	"time"
-
-	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
@@ -37,36 +34,28 @@ func (v *jsonView) show(event any) error {
 
 // textView writes lines for people.
 type textView struct {
-	mu      sync.Mutex
-	out     io.Writer
-	rooms   int // entered: with more than one, each line names its room
-	me      identity.Login
-	vouched bool // in app mode a name is one user, whatever the key
-	// keys has the key that each name alone stands for: the pinned one, or the first seen; zero:
-	// none.
-	keys   map[string]identity.PublicKey
-	were   map[string]bool  // members who were in a room before us, as room/key
-	addrs  map[string]bool  // reported already
-	missed map[peer.ID]bool // given by --peer, and not connected
-	now    func() time.Time
-	zone   *time.Location
+	mu    sync.Mutex
+	out   io.Writer
+	words *wording
 }
 
-func newTextView(out io.Writer) *textView {
-	return &textView{
-		out: out, keys: make(map[string]identity.PublicKey), were: make(map[string]bool), addrs: make(map[string]bool),
-		missed: make(map[peer.ID]bool), now: time.Now, zone: time.Local,
-	}
+func newTextView(out io.Writer) *textView { return &textView{out: out, words: newWording()} }
+
+// shown is [wording.shown], for other goroutines.
+func (v *textView) shown(name string) (l identity.Login, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.words.shown(name)
 }
 
 func (v *textView) show(event any) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	text := v.textLocked(event)
-	if text == "" {
+	said := v.words.say(event)
+	if said.text == "" {
 		return nil
 	}
-	_, err := io.WriteString(v.out, text+"\n")
+	_, err := fmt.Fprintln(v.out, said)
 	return err
 }
 
@@ -74,28 +63,26 @@ func (v *textView) show(event any) error {
 // are shown with their key, so that none can be taken for another.
 const maxNames = 4096
 
-// meansLocked sets which key a name alone stands for from now on: the pinned one, or the zero key
+// means sets which key a name alone stands for from now on: the pinned one, or the zero key
 // if two users have the name and it is pinned to neither.
-func (v *textView) meansLocked(user string, key identity.PublicKey) {
-	if _, known := v.keys[user]; known || !key.IsZero() || len(v.keys) < maxNames {
-		v.keys[user] = key
+func (w *wording) means(user string, key identity.PublicKey) {
+	if _, known := w.keys[user]; known || !key.IsZero() || len(w.keys) < maxNames {
+		w.keys[user] = key
 	}
 }
 
 // shown returns the user that a name alone is shown for, if that is one key.
-func (v *textView) shown(name string) (l identity.Login, ok bool) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	key := v.keys[name]
-	return identity.Login{User: name, Key: key}, !v.vouched && !key.IsZero()
+func (w *wording) shown(name string) (l identity.Login, ok bool) {
+	key := w.keys[name]
+	return identity.Login{User: name, Key: key}, !w.vouched && !key.IsZero()
 }
 
-// nameLocked is how a user is shown: by name, and with the key if another user had that name
+// name is how a user is shown: by name, and with the key if another user had that name
 // before.
-func (v *textView) nameLocked(l identity.Login) string {
-	first, known := v.keys[l.User]
-	if !known && len(v.keys) < maxNames {
-		v.keys[l.User], first = l.Key, l.Key
+func (w *wording) name(l identity.Login) string {
+	first, known := w.keys[l.User]
+	if !known && len(w.keys) < maxNames {
+		w.keys[l.User], first = l.Key, l.Key
 	}
 	if first != l.Key {
 		return l.Address().String()
@@ -103,10 +90,10 @@ func (v *textView) nameLocked(l identity.Login) string {
 	return l.User
 }
 
-func (v *textView) namesLocked(logins []identity.Login) string {
+func (w *wording) names(logins []identity.Login) string {
 	names := make([]string, len(logins))
 	for i, l := range logins {
-		names[i] = v.nameLocked(l)
+		names[i] = w.name(l)
 	}
 	if len(names) == 0 {
 		return "nobody else"

@@ -49,15 +49,15 @@ func TestAnExportedKeyMakesAnotherDirectoryTheSameUserOnAnotherDevice(t *testing
 	}
 	second := runHere("id", "import", file, "--data", two)
 	require.Equal(t, exitOK, second.code, second.errOut)
-	require.Equal(t, line(first.out, 0), line(second.out, 0), "the same user key")
-	require.NotEqual(t, line(first.out, 1), line(second.out, 1), "another peer ID")
+	require.Equal(t, lineOf(first.out, 0), lineOf(second.out, 0), "the same user key")
+	require.NotEqual(t, lineOf(first.out, 1), lineOf(second.out, 1), "another peer ID")
 
 	// Through pipes it is the same.
 	exported := runHere("id", "export", "--data", one)
 	require.Equal(t, exitOK, exported.code)
 	require.Equal(t, exported.out, runHere("id", "export", "-", "--data", one).out)
 	three := t.TempDir()
-	require.Equal(t, line(first.out, 0), line(runWith(exported.out, "id", "import", "-", "--data", three).out, 0))
+	require.Equal(t, lineOf(first.out, 0), lineOf(runWith(exported.out, "id", "import", "-", "--data", three).out, 0))
 }
 
 func TestAKeyIsNeitherOverwrittenNorLostByAccident(t *testing.T) {
@@ -77,7 +77,7 @@ func TestAKeyIsNeitherOverwrittenNorLostByAccident(t *testing.T) {
 
 	forced := runHere("id", "import", file, "--force", "--data", two)
 	require.Equal(t, exitOK, forced.code, forced.errOut)
-	require.Equal(t, line(first.out, 0), line(forced.out, 0))
+	require.Equal(t, lineOf(first.out, 0), lineOf(forced.out, 0))
 }
 
 func TestKeysThatCannotBeUsedAreNamed(t *testing.T) {
@@ -103,4 +103,4 @@ func TestKeysThatCannotBeUsedAreNamed(t *testing.T) {
 }
 
 // line returns one line of a text.
-func line(text string, n int) string { return strings.Split(text, "\n")[n] }
+func lineOf(text string, n int) string { return strings.Split(text, "\n")[n] }

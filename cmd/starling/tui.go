@@ -151,8 +151,8 @@ func (s *screen) finish(ev bye) error {
 	}
 	close(s.over)
 	s.tasks.Wait()
-	if words := s.model.words.textLocked(ev); words != "" && s.began {
-		if _, err := fmt.Fprintln(s.out, words); err != nil {
+	if said := s.model.words.say(ev); said.text != "" && s.began {
+		if _, err := fmt.Fprintln(s.out, said); err != nil {
 			return err
 		}
 	}

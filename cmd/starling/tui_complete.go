@@ -145,7 +145,7 @@ func (t *tui) names(prefix string, members []seat, more ...identity.Login) (list
 		logins = append(logins, m.Login)
 	}
 	for _, l := range logins {
-		name := t.words.nameLocked(l)
+		name := t.words.name(l)
 		if l.User == t.me.User && l.Key == t.me.Key || !hasPrefixFold(name, prefix) ||
 			slices.ContainsFunc(list, func(c candidate) bool { return c.shown == name }) {
 			continue

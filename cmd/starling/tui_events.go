@@ -18,7 +18,7 @@ func (t *tui) take(event any) {
 			t.enter[name] = true
 			t.openRoom(name)
 		}
-		t.words.textLocked(ev) // also remembers the key and the addresses
+		t.words.say(ev) // also remembers the key and the addresses
 		t.tell(nil, t.greeting(ev), false)
 	case entered:
 		t.entered(ev)
@@ -26,7 +26,7 @@ func (t *tui) take(event any) {
 		if k := t.room(ev.Room); k != nil {
 			t.drop(k)
 		}
-		t.tellRoom("", t.words.textLocked(ev))
+		t.tellRoom("", t.words.say(ev))
 	case sent:
 		t.result(ev)
 	case help:
@@ -37,36 +37,36 @@ func (t *tui) take(event any) {
 		t.closing = true
 	case *mesh.TokenExpiring:
 		t.expiring[ev.Room] = ev.Expires
-		t.tellRoom(ev.Room, t.words.textLocked(ev))
+		t.tellRoom(ev.Room, t.words.say(ev))
 	case *node.TokenEnded:
 		delete(t.expiring, "")
 		t.uncounted = true
-		t.tellRoom("", t.words.textLocked(ev))
+		t.tellRoom("", t.words.say(ev))
 	case renewed:
 		delete(t.expiring, ev.Room)
 		t.uncounted = t.uncounted && ev.Room != ""
-		t.tellRoom(ev.Room, t.words.textLocked(ev))
+		t.tellRoom(ev.Room, t.words.say(ev))
 	case *mesh.Message:
 		if k := t.room(ev.Room); k != nil {
-			t.add(k, &entry{from: t.words.nameLocked(ev.From), text: payload(ev.Kind, ev.Data)})
+			t.add(k, &entry{from: t.words.name(ev.From), text: payload(ev.Kind, ev.Data)})
 		}
 	case *mesh.DirectMessage:
 		t.direct(ev)
 	case *mesh.MemberJoined:
 		if k := t.room(ev.Room); k != nil {
-			k.enter(ev.Member, t.words.nameLocked(ev.Member.Login))
+			k.enter(ev.Member, t.words.name(ev.Member.Login))
 		}
-		t.tellRoom(ev.Room, t.words.textLocked(ev))
+		t.tellRoom(ev.Room, t.words.say(ev))
 	case *mesh.MemberLeft:
 		if k := t.room(ev.Room); k != nil {
 			k.exit(ev.Member)
 		}
-		t.tellRoom(ev.Room, t.words.textLocked(ev))
+		t.tellRoom(ev.Room, t.words.say(ev))
 	case *node.PeerUp:
 		t.peers[ev.Peer.Peer] = ev.Peer
 		t.known(ev.Peer)
 		t.news(ev.Peer)
-		t.tellRoom("", t.words.textLocked(ev))
+		t.tellRoom("", t.words.say(ev))
 	case *node.PeerChanged:
 		t.peers[ev.Peer.Peer] = ev.Peer
 		t.known(ev.Peer)
@@ -78,13 +78,13 @@ func (t *tui) take(event any) {
 		t.learn(ev)
 	case *node.IdentityConflict:
 		t.means(ev.User, ev.Pinned) // so that the name alone never means the other user
-		t.tellRoom("", t.words.textLocked(ev))
+		t.tellRoom("", t.words.say(ev))
 	default:
 		room := ""
 		if ev, ok := event.(mesh.Event); ok {
 			room = ev.Head().Room
 		}
-		t.tellRoom(room, t.words.textLocked(event))
+		t.tellRoom(room, t.words.say(event))
 	}
 }
 
@@ -108,25 +108,23 @@ func (t *tui) greeting(ev ready) string {
 
 // tellRoom shows words in the conversation of a room, or in the one that the user sees if room is
 // empty. If the room has been left, it shows nothing.
-func (t *tui) tellRoom(room, words string) {
+func (t *tui) tellRoom(room string, said line) {
 	var k *talk
 	if room != "" {
 		if k = t.room(room); k == nil {
 			return
 		}
 	}
-	alarm := strings.HasPrefix(words, "!")
-	words = strings.ReplaceAll(strings.TrimPrefix(words, "  "), "\n  ", "\n") // the screen indents by itself
-	t.tell(k, strings.TrimPrefix(strings.TrimPrefix(words, "! "), "* "), alarm)
+	t.tell(k, said.text, said.tone == warning)
 }
 
 func (t *tui) entered(ev entered) {
 	k := t.openRoom(ev.Room)
 	k.joined, k.members, k.role = true, nil, plainRole(ev.Role)
 	for _, m := range ev.Members {
-		k.enter(m, t.words.nameLocked(m.Login))
+		k.enter(m, t.words.name(m.Login))
 	}
-	t.tellRoom(ev.Room, t.words.textLocked(ev))
+	t.tellRoom(ev.Room, t.words.say(ev))
 	if !t.enter[ev.Room] {
 		t.show(k) // the user has just asked for it
 	}
@@ -135,7 +133,7 @@ func (t *tui) entered(ev entered) {
 
 // direct shows a message to this user alone: in its room, or in the conversation with its sender.
 func (t *tui) direct(ev *mesh.DirectMessage) {
-	name := t.words.nameLocked(ev.From)
+	name := t.words.name(ev.From)
 	e := &entry{from: name, text: payload(ev.Kind, ev.Data)}
 	if ev.Room != "" {
 		e.aside = "you"
@@ -182,8 +180,8 @@ func (t *tui) result(ev sent) {
 		e.mark, e.note = markUnknown, ev.Detail
 	default:
 		e.mark, e.note = markFailed, ev.Detail
-		if ev.Error == "refused" {
-			e.note = "refused: " + strings.TrimPrefix(ev.Detail, "refused by the receiver: ")
+		if ev.reason != 0 {
+			e.note = "refused: " + ev.reason.String()
 		}
 	}
 	e.note = safeText(e.note)
@@ -200,5 +198,5 @@ func (t *tui) trouble(ev trouble) {
 		k.failed = k != t.here
 		delete(t.expiring, ev.Room)
 	}
-	t.tellRoom(ev.Room, t.words.textLocked(ev))
+	t.tellRoom(ev.Room, t.words.say(ev))
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -31,7 +30,7 @@ type tui struct {
 	now       func() time.Time
 	zone      *time.Location
 
-	words *textView // puts events into the words of the line chat
+	words *wording // puts events into the words of the line chat
 	me    ready
 	talks []*talk
 	home  *talk           // shown when there is no other; not listed
@@ -75,7 +74,7 @@ func newTUI(send func(typed) bool, interrupt func()) *tui {
 	return &tui{
 		home: home, here: home, enter: make(map[string]bool),
 		send: send, interrupt: interrupt, attend: func([]string) {}, stir: func(string) {}, now: time.Now, zone: time.Local,
-		words: newTextView(io.Discard), peers: make(map[peer.ID]node.Peer), sent: make(map[int]sending), standings: make(map[string]standing), expiring: make(map[string]time.Time),
+		words: newWording(), peers: make(map[peer.ID]node.Peer), sent: make(map[int]sending), standings: make(map[string]standing), expiring: make(map[string]time.Time),
 		width: 80, height: 24, cells: cells{ansi.WcWidth}, dark: true, theme: newTheme(true),
 	}
 }

@@ -63,7 +63,7 @@ func (t *tui) called(l identity.Login) string {
 	if t.me.vouched {
 		return l.User
 	}
-	return t.words.nameLocked(l)
+	return t.words.name(l)
 }
 
 // addressOf returns the address that reaches the user of a conversation and no other user of that
@@ -143,11 +143,11 @@ func (t *tui) settle(k *talk, ev sent) *talk {
 	return k
 }
 
-// means notes which key a name alone stands for: see [textView.meansLocked]. It renames all users
+// means notes which key a name alone stands for: see [wording.means]. It renames all users
 // of the name accordingly.
 func (t *tui) means(user string, key identity.PublicKey) {
 	was, known := t.words.keys[user]
-	t.words.meansLocked(user, key)
+	t.words.means(user, key)
 	for _, k := range slices.Clone(t.talks) {
 		switch {
 		case k.login.User == "" && k.typed == user && !key.IsZero() && user != t.me.User:
@@ -160,7 +160,7 @@ func (t *tui) means(user string, key identity.PublicKey) {
 		case k.seen.User == user:
 			k.user = t.called(k.seen)
 		}
-		k.rename(user, t.words.nameLocked)
+		k.rename(user, t.words.name)
 	}
 }
 

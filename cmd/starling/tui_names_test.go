@@ -270,7 +270,7 @@ func TestInLinesANameAloneMeansTheUserThatItIsShownFor(t *testing.T) {
 	require.Equal(t, bob.Address().String(), c.meant("bob", []identity.Login{imposter}))
 	require.Equal(t, bob.Address().String(), c.meant("bob", nil))
 	require.Equal(t, imposter.Address().String(), c.meant(imposter.Address().String(), nil), "with a key it is complete")
-	v.vouched = true
+	v.words.vouched = true
 	require.Equal(t, "bob", c.meant("bob", nil), "in app mode the name is the user")
 	c.view = &jsonView{out: io.Discard}
 	require.Equal(t, "bob", c.meant("bob", []identity.Login{imposter}), "programs see the keys")
