@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -171,6 +172,7 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 	if r.neighbours[p] == nil {
 		return nil // not asked for
 	}
+	before := r.roster.sum()
 	for _, entry := range entries {
 		if r.leaving {
 			return nil
@@ -182,9 +184,15 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 		r.claimLocked(now, s)
 	}
 	r.armTimer()
-	if n := r.neighbours[p]; n != nil && part.Last {
+	n := r.neighbours[p]
+	if n == nil {
+		return nil
+	}
+	n.news = n.news || !bytes.Equal(before, r.roster.sum())
+	if part.Last {
 		n.agreed = true
-		n.told()
+		n.told(n.news)
+		n.news = false
 		r.inquiriesLocked(now)
 		delete(r.waiting, p)
 		r.broadcastLocked()

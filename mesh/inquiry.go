@@ -10,9 +10,11 @@ import (
 const (
 	// askEvery is how often one neighbour is asked for its roster, at most. While the two rosters
 	// go on to differ, for instance because one node does not believe that a member is there, that
-	// time doubles up to maxGap. compareEvery is how often a neighbour that asks for our heads is
-	// asked for its own.
+	// time doubles up to maxGap, or up to newsGap if the last answer had something new: then more
+	// may follow. compareEvery is how often a neighbour that asks for our heads is asked for its
+	// own.
 	askEvery     = 250 * time.Millisecond
+	newsGap      = 2 * askEvery
 	maxGap       = 5 * time.Second
 	compareEvery = time.Second
 	// maxAsking is how many neighbours are asked at a time. In a crowd they would otherwise all
@@ -101,8 +103,14 @@ func (q *inquiry) wonder() {
 	}
 }
 
-// told notes that the neighbour has sent everything that it knows and we did not.
-func (q *inquiry) told() { q.pending = false }
+// told notes that the neighbour has sent everything that it knows and we did not, and whether
+// anything of that is news.
+func (q *inquiry) told(news bool) {
+	q.pending = false
+	if news {
+		q.gap = min(q.gap, newsGap)
+	}
+}
 
 // neighbours are the neighbours in one room.
 type neighbours map[peer.ID]*neighbour

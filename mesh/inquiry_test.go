@@ -34,7 +34,7 @@ func TestFewAreAskedAtATime(t *testing.T) {
 	require.Empty(t, greet)
 	require.Equal(t, epoch.Add(askPatience), due, "one that does not answer holds up nobody for longer")
 
-	ns["0"].told()
+	ns["0"].told(false)
 	greet, _ = ns.next(after(time.Millisecond), slices.Values(ids), limit)
 	require.Equal(t, ids[limit:limit+1], greet)
 	ns[greet[0]].greet(after(time.Millisecond), ask)
@@ -56,16 +56,23 @@ func TestFewAreAskedAtATime(t *testing.T) {
 }
 
 func TestWhoGoesOnToDifferIsAskedMoreAndMoreSeldom(t *testing.T) {
-	n := new(neighbour)
-	now, asked := epoch, 0
-	for now.Before(after(time.Minute)) {
-		if n.inquire(now, false); n.want == ask {
-			n.greet(now, ask)
-			n.told()
-			asked++
+	// within returns how often a neighbour is asked in a minute.
+	within := func(n *neighbour, news func(asked int) bool) (asked int, now time.Time) {
+		for now = epoch; now.Before(after(time.Minute)); now = now.Add(10 * time.Millisecond) {
+			if n.inquire(now, false); n.want == ask {
+				n.greet(now, ask)
+				n.told(news(asked))
+				asked++
+			}
 		}
-		now = now.Add(10 * time.Millisecond)
+		return asked, now
 	}
+	asked, _ := within(new(neighbour), func(int) bool { return true })
+	require.Equal(t, 121, asked, "after 0.25 s, and then every 0.5 s: each answer has something new")
+	asked, _ = within(new(neighbour), func(asked int) bool { return asked%20 == 9 })
+	require.Equal(t, 18, asked, "news at the tenth time: 0.5, 1, 2, 4 and 5 s again")
+	n := new(neighbour)
+	asked, now := within(n, func(int) bool { return false })
 	require.Equal(t, 16, asked, "after 0.25, 0.5, 1, 2, 4 and then every 5 s")
 	n.hear(now, true, true, true)
 	n.inquire(n.asked.Add(askEvery), false)

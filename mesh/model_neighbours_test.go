@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"bytes"
 	"slices"
 	"time"
 
@@ -206,6 +207,7 @@ func (r *simRoom) hearRoster(p peer.ID, part simRoster) {
 	if r.neighbours[p] == nil {
 		return
 	}
+	before := r.roster.sum()
 	for _, entry := range part.entries {
 		if r.leaving {
 			return
@@ -218,7 +220,7 @@ func (r *simRoom) hearRoster(p peer.ID, part simRoster) {
 	r.arm()
 	if n := r.neighbours[p]; n != nil && part.last {
 		n.agreed = true
-		n.told()
+		n.told(!bytes.Equal(before, r.roster.sum()))
 		r.inquiries(now)
 		delete(r.waiting, p)
 	}

@@ -22,6 +22,7 @@ type neighbour struct {
 	met    time.Time     // since when it has been a neighbour
 	agreed bool          // it has answered our greeting with its roster
 	acked  uint64        // how much of this node's own feed it has
+	news   bool          // the roster that it is sending has something new
 	slack  time.Duration // how much more than transitSlack a question to it may take on its way
 	pulled bool          // it is being asked for broadcasts
 	// doubted says that GossipSub no longer knows its subscription, and that it was asked whether

@@ -284,7 +284,8 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("what is missing is asked for", "after %d to %d ms", pullWait.Milliseconds(), pullWait.Milliseconds()*3/2)
 	says("sync: the next frame; serving one question; the whole answer", "%s; %s; %s", s(syncTimeout), s(serveTime), s(pullTime))
 	says("a feed is quiet, and neighbours are told", "after %d ms; its author again after 1 s and 4 s", quietWait.Milliseconds())
-	says(fmt.Sprintf("a neighbour is asked for its roster again; waited for, as one of %d", maxAsking), "after %d ms to %s; %d ms", askEvery.Milliseconds(), s(maxGap), askPatience.Milliseconds())
+	says(fmt.Sprintf("a neighbour is asked for its roster again; after an answer with something new; waited for, as one of %d", maxAsking), "after %d ms to %s; %d ms at most; %d ms",
+		askEvery.Milliseconds(), s(maxGap), newsGap.Milliseconds(), askPatience.Milliseconds())
 	says("a baseline waits for neighbours; for one who is sure; for one who says anything; may be corrected; is refuted by gossip", "%d ms; %s; %s; %s; after %s", baselineWait.Milliseconds(), s(baselineWait+sureWait), s(baselineWait+2*sureWait), s(baselineDoubt), s(baselineProof))
 	says("retention", "%s, unless the app says otherwise", minutes(DefaultRetention.Age))
 	says("GossipSub: heartbeat, seen messages", "%s, %s", s(defaultConfig().heartbeat), s(seenLife))
