@@ -353,7 +353,7 @@ func (r *Room) askAgainLocked(hash [sha256.Size]byte, s *confirming) bool {
 	for h := range missing {
 		ask.Missing = append(ask.Missing, h[:])
 	}
-	if len(missing) > closeRoom {
+	if len(missing) > closeRoom && len(s.asks) > 1 { // the last time nobody is to stand in between
 		ask.Collectors = r.collectorsLocked()
 	}
 	payload, err := proto.Marshal(ask)

@@ -369,6 +369,26 @@ func TestCollectorsThatSwallowReceiptsAreGoneAround(t *testing.T) {
 	})
 }
 
+// Whoever the author names swallows the others' receipts. The last question names nobody.
+func TestIfNobodyPassesReceiptsOnAllAreConfirmedAllTheSame(t *testing.T) {
+	inBubble(t, 32, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		for i := 1; i < 32; i++ {
+			f.swallow(i)
+		}
+		settle()
+		start := time.Now()
+		c, err := rooms[0].PublishConfirmed(t.Context(), []byte("this way"), AsText())
+		require.NoError(t, err)
+		confirmed(t, c, rooms)
+		require.Less(t, time.Since(start), secondAsk+time.Second)
+		for _, s := range f.at {
+			s.EvictAll(ErrLeft)
+		}
+	})
+}
+
 func TestMembersThatDieAreUnknownAndKeepNobodyElseUnknown(t *testing.T) {
 	inBubble(t, 24, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
