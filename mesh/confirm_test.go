@@ -369,7 +369,7 @@ func TestCollectorsThatSwallowReceiptsAreGoneAround(t *testing.T) {
 	})
 }
 
-// Whoever the author names swallows the others' receipts. The last question names nobody.
+// Any member that the author names swallows the receipts of others. The last question names nobody.
 func TestIfNobodyPassesReceiptsOnAllAreConfirmedAllTheSame(t *testing.T) {
 	inBubble(t, 32, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
