@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -29,16 +30,18 @@ var (
 	// ErrRefused says that the receiver got the message and refused it; [RefusedError] says why.
 	ErrRefused = errors.New("refused by the receiver")
 
-	ErrEmpty       = errors.New("mesh: empty message")
-	ErrRate        = errors.New("mesh: faster than the room takes it")
-	ErrSelf        = errors.New("mesh: message to oneself")
-	ErrNotText     = errors.New("mesh: text is not valid UTF-8")
-	ErrNotMember   = errors.New("mesh: no such member in the room")
-	ErrNotLoggedIn = errors.New("mesh: not logged in")
-	ErrNoIdentity  = errors.New("mesh: no identity yet: set a user, or log in, first")
-	ErrNoTokens    = errors.New("mesh: no tokens in open mode")
-	ErrJoined      = errors.New("mesh: already joined")
-	ErrLeft        = errors.New("mesh: room left")
+	ErrEmpty      = errors.New("mesh: empty message")
+	ErrRate       = errors.New("mesh: faster than the room takes it")
+	ErrSelf       = errors.New("mesh: message to oneself")
+	ErrNotText    = errors.New("mesh: text is not valid UTF-8")
+	ErrNotMember  = errors.New("mesh: no such member in the room")
+	ErrNoIdentity = errors.New("mesh: no identity yet: set a user, or log in, first")
+	ErrNoTokens   = errors.New("mesh: no tokens in open mode")
+	ErrJoined     = errors.New("mesh: already joined")
+	ErrLeft       = errors.New("mesh: room left")
+
+	// ErrNotLoggedIn is [identity.ErrNotLoggedIn].
+	ErrNotLoggedIn = identity.ErrNotLoggedIn
 )
 
 // SizeError reports a message over the limit. Nothing was sent.

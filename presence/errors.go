@@ -16,8 +16,8 @@ var (
 	ErrClosed = fmt.Errorf("presence: %w", net.ErrClosed)
 	// ErrLoggedIn reports a log-in while logged in. Nothing was changed.
 	ErrLoggedIn = errors.New("presence: already logged in")
-	// ErrNotLoggedIn reports a log-out while not logged in.
-	ErrNotLoggedIn = errors.New("presence: not logged in")
+	// ErrNotLoggedIn is [identity.ErrNotLoggedIn].
+	ErrNotLoggedIn = identity.ErrNotLoggedIn
 	// ErrOpenMode reports a token in an app without issuers that could have signed it: see
 	// [WithAuthority].
 	ErrOpenMode = errors.New("presence: a token in open mode: the issuers of the app are needed to judge it")
