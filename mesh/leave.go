@@ -53,7 +53,7 @@ func (r *Room) sayGoodbye(ctx context.Context, entry *rosterEntry, reason error)
 
 // goodbyeWait is how long a member that leaves waits for its neighbours to acknowledge its goodbye.
 // What was handed to a connection that closes right afterwards may be lost.
-const goodbyeWait = 200 * time.Millisecond
+const goodbyeWait = 500 * time.Millisecond
 
 // awaitAcks waits for at most goodbyeWait until all neighbours, or in a large room the first
 // fastAcks of them, have this node's feed through last.
