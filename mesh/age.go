@@ -22,7 +22,10 @@ func (j *journal) unwanted(f *feed, e *envelope, since time.Time, author *seat) 
 	if author != nil && author.transit.before(sent, since) {
 		return true
 	}
-	if f.stored != 0 || f.claim != 0 && (f.sworn || author == nil || !author.clocks.from(f.claimant)) {
+	if f.sworn && e.how == repaired && e.via == f.peer() {
+		return e.came.Before(since) // nobody knows its age better than the author
+	}
+	if f.stored != 0 || f.claim != 0 && (f.sworn || author == nil || f.vouched(e, &author.clocks)) {
 		return false
 	}
 	if author != nil {

@@ -292,9 +292,8 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 	if first == 0 || first > max(last, 2) && !sure || f.broken {
 		return arrival{}
 	}
-	before := f.beginning.claim
-	if f.hear(first, last, sure, f.peer() == from); f.beginning.claim != before {
-		f.claimant = from
+	if f.hear(first, last, sure, f.peer() == from); sure && first <= last {
+		f.vouch(from, first)
 	}
 	if f.claimed.IsZero() {
 		f.claimed = now

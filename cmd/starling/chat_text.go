@@ -42,7 +42,13 @@ func (l line) String() string {
 	if l.tone == speech {
 		return l.text
 	}
-	return map[tone]string{aside: "  ", novelty: "* ", warning: "! "}[l.tone] + strings.ReplaceAll(l.text, "\n", "\n  ")
+	lines := strings.Split(l.text, "\n")
+	for i, more := range lines[1:] {
+		if !strings.HasPrefix(more, " ") { // what a peer has sent is indented already
+			lines[i+1] = "  " + more
+		}
+	}
+	return map[tone]string{aside: "  ", novelty: "* ", warning: "! "}[l.tone] + strings.Join(lines, "\n")
 }
 
 // wording puts events into words, and remembers what it needs to do so: who is called what, and

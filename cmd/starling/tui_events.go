@@ -180,7 +180,7 @@ func (t *tui) result(ev sent) {
 		e.mark, e.note = markUnknown, ev.Detail
 	default:
 		e.mark, e.note = markFailed, ev.Detail
-		if ev.reason != 0 {
+		if ev.Error == "refused" && ev.reason != 0 {
 			e.note = "refused: " + ev.reason.String()
 		}
 	}
