@@ -346,7 +346,10 @@ func TestDueIsWhatWasSaidToMembers(t *testing.T) {
 		require.Equal(t, c.first, first, c.name)
 		require.Equal(t, 10, last, c.name)
 	}
-	other.rec.told["bob"] = at(26)
+	other.rec.told["bob"], other.rec.entered = at(26), at(24)
 	first, _ := other.due(second)
 	require.Equal(t, 6, first, "what was given to it when the other was told of it, and later")
+	other.rec.entered = at(28)
+	first, _ = other.due(second)
+	require.Equal(t, 8, first, "but nothing from before the other's room was ready")
 }
