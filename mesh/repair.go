@@ -76,9 +76,9 @@ func (p *repair) source(from peer.ID, last uint64) {
 	if p.sources == nil {
 		p.sources = make(map[peer.ID]uint64)
 	}
-	if len(p.sources) >= maxSources {
-		for old := range p.sources {
-			if _, tried := p.tried[old]; tried {
+	if _, tried := p.tried[from]; len(p.sources) >= maxSources && !tried {
+		for old, n := range p.sources {
+			if _, tried := p.tried[old]; tried && n <= last {
 				delete(p.sources, old) // it could not help after all
 				break
 			}
