@@ -192,27 +192,6 @@ func TestWhoSaysThatSomethingOldIsForThisNodeIsJudgedByItsWordOfTheClock(t *test
 	}
 }
 
-// One neighbour names a late beginning and says that all before it is old; another one that is sure
-// corrects the beginning.
-func TestWhoCorrectsABeginningIsBelievedThatSomethingIsForThisNode(t *testing.T) {
-	e := chain(1, 3, 4, 2)
-	j := newJournal(feedTag{}, DefaultRetention)
-	j.becomeReady(epoch)
-	f := j.open(epoch, entry("alice", "a", 1, 1, true))
-	alice := &seat{feed: f}
-	alice.Peer = "a"
-	alice.clocks.hear(after(time.Second), "a", "b", uint64(after(time.Hour).UnixMilli()))
-	j.early = func(f *feed, e *envelope) bool { return j.unwanted(f, e, epoch, alice) }
-	e[1].SentMs = after(2 * time.Second).UnixMilli()
-	j.claim(after(time.Second), "b", f.tag, 10, 9, true)
-	j.expire(f.baselineDue())
-	require.EqualValues(t, 9, f.next)
-	require.True(t, j.early(f, e[1]))
-	j.claim(after(3*time.Second), "d", f.tag, 10, 2, true)
-	require.EqualValues(t, 2, f.next)
-	require.False(t, j.early(f, e[1]), "d has said nothing of her clock")
-}
-
 func TestANewcomerGetsNothingThatWasPublishedJustBeforeItJoined(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()

@@ -275,10 +275,6 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 	}
 	if f.next > 0 && first > 0 && first <= last && first < f.next && f.doubtful(now, last) {
 		f.next, f.floor, f.guessed = first, first, !sure
-		if sure {
-			f.vouch(from, first)
-			f.claim = lowest(f.claim, first)
-		}
 		j.changed(f)
 	}
 	// Item 1 is the author's entry. Where that is known, only the author is asked for it: others
