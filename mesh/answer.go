@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
@@ -96,34 +95,27 @@ func (j *journal) answer(tag feedTag, s span, budget int) (list []kept, gone uin
 }
 
 // serve is answer with what is held behind a gap. So members that all lack the same wait for it at
-// the same time, and not one after the other. What a feed goes on with from the store, behind a
-// hole, is both retained and held.
+// the same time, and not one after the other.
 func (j *journal) serve(tag feedTag, s span, budget int) (list []kept, gone uint64, more bool) {
 	list, gone, more = j.answer(tag, s, budget)
 	f := j.feeds[tag]
-	if f == nil || f.broken || f.next == 0 || f.entry == nil || len(f.held) == 0 || more && len(list) == 0 {
+	if more || f == nil || f.broken || f.next == 0 || f.entry == nil {
 		return list, gone, more
 	}
-	end := s.last
-	if more {
-		end = list[len(list)-1].first // what lies behind is asked for again
+	for _, k := range list {
+		budget -= len(k.sealed)
 	}
 	for _, e := range f.held {
-		if e.Next() > s.first && (end == 0 || e.First <= end) {
-			list = append(list, kept{first: e.First, count: e.Count, sealed: e.sealed, at: e.came})
-		}
-	}
-	slices.SortStableFunc(list, func(a, b kept) int { return cmp.Compare(a.first, b.first) })
-	out, last := list[:0], uint64(0)
-	for i, k := range list {
 		switch {
-		case k.first <= last:
+		case e.Next() <= s.first:
 			continue
-		case i > 0 && budget < len(k.sealed):
-			return out, gone, true
+		case s.last > 0 && e.First > s.last:
+			return list, gone, false
+		case len(list) > 0 && budget < e.size:
+			return list, gone, true
 		}
-		budget -= len(k.sealed)
-		out, last = append(out, k), k.last()
+		budget -= e.size
+		list = append(list, kept{first: e.First, count: e.Count, sealed: e.sealed, at: e.came})
 	}
-	return out, gone, more
+	return list, gone, false
 }

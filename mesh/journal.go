@@ -292,8 +292,9 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 	if first == 0 || first > max(last, 2) && !sure || f.broken {
 		return arrival{}
 	}
-	if f.hear(first, last, sure, f.peer() == from); sure && first <= last {
-		f.vouch(from, first)
+	before := f.beginning.claim
+	if f.hear(first, last, sure, f.peer() == from); f.beginning.claim != before {
+		f.claimant = from
 	}
 	if f.claimed.IsZero() {
 		f.claimed = now
