@@ -298,7 +298,7 @@ func TestMembersThatComeAndGoAreToldNothingOldAndMissNothing(t *testing.T) {
 // In a long chain each of them lacks the same, and must not wait for it after the others: the last
 // would learn of it too late, as one did in these schedules.
 func TestMembersOfALongChainWaitAtTheSameTime(t *testing.T) {
-	for _, seed := range []uint64{27, 39} {
+	for _, seed := range []uint64{39, 61} {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			c := comers{16, "chain", 0, carriedOver, settleTime}
 			for _, f := range c.run(t, seed, time.Minute).found {
