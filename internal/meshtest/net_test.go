@@ -340,3 +340,17 @@ func TestClosingTwiceIsHarmless(t *testing.T) {
 		require.False(t, n.Connected(0, 1))
 	})
 }
+
+// A host of libp2p closes connections that come faster than it accepts them.
+func TestManyHostsConnectToEachAtOnce(t *testing.T) {
+	for range 5 {
+		synctest.Test(t, func(t *testing.T) {
+			n := meshtest.New(t, meshtest.Options{Hosts: 32, Latency: 5 * time.Millisecond})
+			n.ConnectAll()
+			time.Sleep(time.Second)
+			for i := range n.Len() {
+				require.Len(t, n.Host(i).Network().Peers(), n.Len()-1, "host %d", i)
+			}
+		})
+	}
+}
