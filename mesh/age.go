@@ -22,7 +22,10 @@ func (j *journal) unwanted(f *feed, e *envelope, since time.Time, author *seat) 
 	if author != nil && author.transit.before(sent, since) {
 		return true
 	}
-	if f.stored != 0 || f.claim != 0 && (f.sworn || author == nil || !author.clocks.from(f.claimant)) {
+	if f.sworn && e.how == repaired && e.via == f.peer() {
+		return before(e.came, since) // nobody knows its age better than the author
+	}
+	if f.stored != 0 || f.claim != 0 && (f.sworn || author == nil || f.vouched(e, &author.clocks)) {
 		return false
 	}
 	if author != nil {
@@ -30,8 +33,12 @@ func (j *journal) unwanted(f *feed, e *envelope, since time.Time, author *seat) 
 			return published.Before(since)
 		}
 	}
-	return e.came.Before(since)
+	return before(e.came, since)
 }
+
+// before reports whether t is before since by the monotonic clock and by the wall clock. The first
+// stands still while the machine sleeps, and the second may be set.
+func before(t, since time.Time) bool { return t.Before(since) && t.Round(0).Before(since.Round(0)) }
 
 // uncertain reports whether an envelope that came by gossip may be from before this node's time: it
 // may be an old one that GossipSub has carried from one part of the room into another, and nobody

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
@@ -95,27 +96,34 @@ func (j *journal) answer(tag feedTag, s span, budget int) (list []kept, gone uin
 }
 
 // serve is answer with what is held behind a gap. So members that all lack the same wait for it at
-// the same time, and not one after the other.
+// the same time, and not one after the other. What a feed goes on with from the store, behind a
+// hole, is both retained and held.
 func (j *journal) serve(tag feedTag, s span, budget int) (list []kept, gone uint64, more bool) {
 	list, gone, more = j.answer(tag, s, budget)
 	f := j.feeds[tag]
-	if more || f == nil || f.broken || f.next == 0 || f.entry == nil {
+	if f == nil || f.broken || f.next == 0 || f.entry == nil || len(f.held) == 0 || more && len(list) == 0 {
 		return list, gone, more
 	}
-	for _, k := range list {
-		budget -= len(k.sealed)
+	end := s.last
+	if more {
+		end = list[len(list)-1].first // what lies behind is asked for again
 	}
 	for _, e := range f.held {
-		switch {
-		case e.Next() <= s.first:
-			continue
-		case s.last > 0 && e.First > s.last:
-			return list, gone, false
-		case len(list) > 0 && budget < e.size:
-			return list, gone, true
+		if e.Next() > s.first && (end == 0 || e.First <= end) {
+			list = append(list, kept{first: e.First, count: e.Count, sealed: e.sealed, at: e.came})
 		}
-		budget -= e.size
-		list = append(list, kept{first: e.First, count: e.Count, sealed: e.sealed, at: e.came})
 	}
-	return list, gone, false
+	slices.SortStableFunc(list, func(a, b kept) int { return cmp.Compare(a.first, b.first) })
+	out, last := list[:0], uint64(0)
+	for i, k := range list {
+		switch {
+		case k.first <= last:
+			continue
+		case i > 0 && budget < len(k.sealed):
+			return out, gone, true
+		}
+		budget -= len(k.sealed)
+		out, last = append(out, k), k.last()
+	}
+	return out, gone, more
 }

@@ -71,7 +71,7 @@ type feed struct {
 	clocks clocks // what neighbours said of its author's clock before they said who that is
 
 	beginning
-	claimant  peer.ID   // the neighbour whose claim counts
+	claims    []vow     // of neighbours that are sure that something is for this node
 	regretted uint64    // the lowest item reported lost because the baseline was a guess; 0: none
 	guessed   bool      // the baseline is the word of neighbours that cannot be sure, or what came first
 	claimed   time.Time // when one of them first said so
@@ -139,6 +139,34 @@ func (f *feed) begin(first uint64) {
 			f.tip = f.end
 		}
 	}
+}
+
+// vow is the word of a neighbour that is sure that a feed has something for this node, from an item
+// on. "" stands for several neighbours.
+type vow struct {
+	from  peer.ID
+	first uint64
+}
+
+// vouch notes the word of a neighbour. Beyond maxSources neighbours they count together.
+func (f *feed) vouch(from peer.ID, first uint64) {
+	i := slices.IndexFunc(f.claims, func(v vow) bool { return v.from == from })
+	switch {
+	case i >= 0:
+	case len(f.claims) < maxSources:
+		f.claims = append(f.claims, vow{from, first})
+		return
+	default:
+		i = len(f.claims) - 1
+		f.claims[i].from = ""
+	}
+	f.claims[i].first = min(f.claims[i].first, first)
+}
+
+// vouched reports whether a neighbour that has said nothing of the author's clock is sure that an
+// envelope is for this node. What a neighbour says of the clock counts against its own word.
+func (f *feed) vouched(e *envelope, c *clocks) bool {
+	return slices.ContainsFunc(f.claims, func(v vow) bool { return v.first <= e.last() && !c.from(v.from) })
 }
 
 // reach returns the last item that a neighbour can have from this node: position, or the last that

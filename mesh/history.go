@@ -52,8 +52,8 @@ func WithHistory(h History) JoinOption { return func(c *joinConfig) { c.past = h
 
 // transitSlack is how much longer a question may take on its way than the previous one to that
 // neighbour. What was published while the question travelled is, when it arrives, younger than the
-// stay was when it asked. A stay that is ready repeats a question that took longer: a newcomer must
-// not get what was published before.
+// stay was when it asked. A stay that is ready repeats a question that took longer. What the answer
+// has from before the stay is passed over by its age.
 const (
 	transitSlack    = 50 * time.Millisecond
 	maxTransitSlack = 30 * time.Second
@@ -77,7 +77,7 @@ func (p past) late(asked, joined, ready time.Duration) time.Duration {
 		return 0
 	}
 	before := joined + p.age - asked // the answer certainly has what was published from this long after joining began
-	if asked-p.age < ready {
+	if asked-p.age-transitSlack < ready {
 		before -= ready // asked while joining: the newcomer has no claim to what was published until then
 	}
 	return max(before, 0)

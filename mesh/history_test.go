@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,7 +149,7 @@ func TestWhoSaysThatSomethingOldIsForThisNodeIsJudgedByItsWordOfTheClock(t *test
 	}
 	for _, c := range []struct {
 		name       string
-		claim      peer.ID
+		claim      string // by whom
 		words      []peer.ID
 		old, young bool
 	}{
@@ -156,6 +157,7 @@ func TestWhoSaysThatSomethingOldIsForThisNodeIsJudgedByItsWordOfTheClock(t *test
 		{"another neighbour does: it may lie", "b", []peer.ID{"c"}, false, false},
 		{"the neighbour does", "b", []peer.ID{"b"}, true, false},
 		{"both do", "b", []peer.ID{"c", "b"}, true, false},
+		{"the neighbour does, and another that does not is as sure", "b d", []peer.ID{"b"}, false, false},
 		{"she says so herself", "a", []peer.ID{"a"}, false, false},
 	} {
 		e := chain(1, 3, 2, 2)
@@ -171,7 +173,9 @@ func TestWhoSaysThatSomethingOldIsForThisNodeIsJudgedByItsWordOfTheClock(t *test
 		for i := range e {
 			e[i].SentMs, e[i].came = since.Add(time.Duration(i-2)*time.Second).UnixMilli(), now
 		}
-		j.claim(now, c.claim, f.tag, 8, 2, true)
+		for _, by := range strings.Fields(c.claim) {
+			j.claim(now, peer.ID(by), f.tag, 8, 2, true)
+		}
 		require.Equal(t, c.old, j.early(f, e[1]), c.name)
 		require.Equal(t, c.young, j.early(f, e[3]), c.name)
 		if f.next == 0 {
@@ -186,4 +190,20 @@ func TestWhoSaysThatSomethingOldIsForThisNodeIsJudgedByItsWordOfTheClock(t *test
 			}
 		}
 	}
+}
+
+func TestANewcomerGetsNothingThatWasPublishedJustBeforeItJoined(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		first := f.join(0, "ops")
+		time.Sleep(5 * time.Second)
+		_, err := first.PublishText(t.Context(), "before")
+		require.NoError(t, err)
+		time.Sleep(20 * time.Millisecond) // the way, by which ages come out too young, takes 5 ms
+		newcomer := f.join(1, "ops")
+		require.Equal(t, []string{"+u0"}, read(t, newcomer, 1))
+		_, err = first.PublishText(t.Context(), "after")
+		require.NoError(t, err)
+		require.Equal(t, []string{"u0:after"}, read(t, newcomer, 1))
+	})
 }

@@ -109,6 +109,9 @@ func (q *inquiry) told(news bool) {
 	q.pending = false
 	if news {
 		q.gap = min(q.gap, newsGap)
+		if at := q.asked.Add(q.gap); at.Before(q.wantAt) {
+			q.wantAt = at
+		}
 	}
 }
 

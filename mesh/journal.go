@@ -39,6 +39,7 @@ type journal struct {
 	// ago.
 	meeting func(time.Time, peer.ID) bool
 	ready   bool // the node has joined: feeds that nobody knew then begin later
+	readyAt time.Time
 	lacking map[*feed]struct{}
 	moved   map[*feed]time.Time // feeds that have got further since neighbours were told, and when to tell them
 	waiting map[*feed]struct{}  // feeds without a baseline of which something is known
@@ -188,8 +189,11 @@ func (j *journal) take(now time.Time, via peer.ID, f *feed, e *envelope) ([]*env
 	if f.next == 0 && f.had(e) {
 		return nil, stale
 	}
-	if f.next == 0 && e.First == f.stored+1 && j.ready && f.sure() == 0 && !j.behind(now, f) {
+	if j.anchor(now, f); f.next == 0 && e.First == f.stored+1 && j.ready && f.sure() == 0 && !j.behind(now, f) {
 		f.begin(e.First)
+	}
+	if f.next > 0 && e.how == gossiped && j.ready && now.Sub(j.readyAt) >= baselineProof {
+		j.stays.lasted(f)
 	}
 	if f.refuted(now, e) {
 		f.next, f.floor = f.least, f.least
@@ -273,6 +277,7 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 	if first > 0 && !j.history {
 		first = max(first, f.stored+1, f.handed+1) // what the store has is from before this stay
 	}
+	j.anchor(now, f)
 	if f.next > 0 && first > 0 && first <= last && first < f.next && f.doubtful(now, last) {
 		f.next, f.floor, f.guessed = first, first, !sure
 		j.changed(f)
@@ -292,9 +297,8 @@ func (j *journal) claim(now time.Time, from peer.ID, tag feedTag, last, first ui
 	if first == 0 || first > max(last, 2) && !sure || f.broken {
 		return arrival{}
 	}
-	before := f.beginning.claim
-	if f.hear(first, last, sure, f.peer() == from); f.beginning.claim != before {
-		f.claimant = from
+	if f.hear(first, last, sure, f.peer() == from); sure && first <= last {
+		f.vouch(from, first)
 	}
 	if f.claimed.IsZero() {
 		f.claimed = now
@@ -326,7 +330,7 @@ func (f *feed) regret(first, last uint64, sure bool) arrival {
 // becomeReady begins each feed where the neighbours said that it begins; feeds unknown until now
 // begin at their first item. It returns the feeds that have something ready.
 func (j *journal) becomeReady(now time.Time) (out []arrival) {
-	j.ready = true
+	j.ready, j.readyAt = true, now
 	for f := range j.waiting {
 		if j.stays.old(f) && !j.history {
 			f.beginning = beginning{none: f.told() + 1} // it has ended
@@ -346,6 +350,9 @@ type arrival struct {
 }
 
 func (j *journal) suppose(now time.Time, f *feed) arrival {
+	if j.certain(f) {
+		f.claim = f.stored + 1
+	}
 	f.none = j.passed(f, f.none) // when it came, its age may not have been known
 	if f.claim > 0 {
 		f.claim = j.passed(f, f.claim)

@@ -258,7 +258,7 @@ func (r *simRoom) receive(via peer.ID, e *envelope, how way) {
 	if r.leaving || e.tag == r.journal.self {
 		return
 	}
-	e.via = via
+	e.via, e.how = via, how
 	if e.First == 1 {
 		r.apply(now, r.parcel(e).entry)
 	}
@@ -316,7 +316,7 @@ func (r *simRoom) claim(now time.Time, s *seat) {
 		s.transit.late(time.UnixMilli(e.SentMs), e.came)
 	}
 	for _, e := range mine {
-		r.feedIt(now, e.via, s.feed, e, gossiped)
+		r.feedIt(now, e.via, s.feed, e, e.how)
 	}
 }
 

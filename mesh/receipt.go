@@ -68,6 +68,7 @@ type carried struct {
 	born       time.Time
 	via        peer.ID // the neighbour that the envelope, or the author's last question, came from
 	collectors []deviceHint
+	few        bool          // the author has asked for a few that are missing
 	own        *wire.Receipt // nil: not delivered
 	asks       int
 	passed     map[deviceHint]struct{} // devices whose receipts went on since the author last asked
@@ -205,6 +206,7 @@ func (r *Room) askedLocked(now time.Time, f *feed, e *envelope, payload []byte) 
 		return
 	}
 	n.asks++
+	n.few = len(ask.Missing) <= closeRoom
 	n.via, n.collectors = e.via, hints(ask.Collectors)
 	missing := hints(ask.Missing)
 	for _, h := range missing {
@@ -244,8 +246,8 @@ func (r *Room) queueLocked(now time.Time, n *carried, receipt *wire.Receipt, to 
 	switch {
 	case r.roster.present <= closeRoom:
 		delay = 0
-	case to == n.author && !r.gathersLocked(n) && len(n.collectors) == 0 && n.asks > 0:
-		delay = 0 // few are missing
+	case to == n.author && !r.gathersLocked(n) && len(n.collectors) == 0 && n.few:
+		delay = 0
 	case to == n.author:
 		delay = gatherDelay
 	case r.neighbours[n.author] != nil:

@@ -76,6 +76,14 @@ func (p *repair) source(from peer.ID, last uint64) {
 	if p.sources == nil {
 		p.sources = make(map[peer.ID]uint64)
 	}
+	if _, tried := p.tried[from]; len(p.sources) >= maxSources && !tried {
+		for old, n := range p.sources {
+			if _, tried := p.tried[old]; tried && n <= last {
+				delete(p.sources, old) // it could not help after all
+				break
+			}
+		}
+	}
 	if len(p.sources) < maxSources {
 		p.sources[from] = last
 	}

@@ -1,11 +1,13 @@
 package mesh
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 )
 
@@ -208,7 +210,7 @@ func TestWhatIsHeldBehindAGapIsThereForOthers(t *testing.T) {
 	f := j.open(epoch, entry("alice", "a", 1, 1, true))
 	e := chain(1, 3, 2, 2, 1) // items 1, 2 to 4, 5 and 6, 7 and 8, 9
 	for i := range e {
-		e[i].sealed, e[i].came = []byte{byte(i)}, after(time.Duration(i)*time.Second)
+		e[i].sealed, e[i].came = bytes.Repeat([]byte{byte(i)}, 100), after(time.Duration(i)*time.Second)
 	}
 	for _, i := range []int{0, 1, 3, 4} {
 		e[i].how = repaired
@@ -220,7 +222,7 @@ func TestWhatIsHeldBehindAGapIsThereForOthers(t *testing.T) {
 
 	sealed := func(list []kept) (out []byte) {
 		for _, k := range list {
-			out = append(out, k.sealed...)
+			out = append(out, k.sealed[0])
 		}
 		return out
 	}
@@ -236,7 +238,7 @@ func TestWhatIsHeldBehindAGapIsThereForOthers(t *testing.T) {
 		{span{5, 6}, 1000, nil, 0, false},
 		{span{5, 7}, 1000, []byte{3}, 0, false},
 		{span{8, 8}, 1000, []byte{3}, 0, false},
-		{span{5, 0}, 250, []byte{3}, 0, true},
+		{span{5, 0}, 150, []byte{3}, 0, true},
 		{span{5, 0}, 1, []byte{3}, 0, true},
 	} {
 		list, gone, more := j.serve(f.tag, c.span, c.budget)
@@ -246,6 +248,13 @@ func TestWhatIsHeldBehindAGapIsThereForOthers(t *testing.T) {
 	}
 	list, _, _ := j.answer(f.tag, span{5, 0}, 1000)
 	require.Empty(t, list, "it is not yet for the app")
+
+	// What the store gave is in the ring also behind a hole, and what waits for the hole is held.
+	for _, i := range []int{1, 4} {
+		j.ring.put(f.tag, f.entry.statement.Subject(), kept{first: e[i].First, count: e[i].Count, sealed: e[i].sealed, at: e[i].came})
+	}
+	list, _, _ = j.serve(f.tag, span{2, 0}, 1000)
+	require.Equal(t, []byte{1, 3, 4}, sealed(list), "each once, rising")
 
 	for age, want := range map[time.Duration]uint64{
 		9500 * time.Millisecond: 2, // published half a second after item 1
@@ -261,4 +270,18 @@ func TestWhatIsHeldBehindAGapIsThereForOthers(t *testing.T) {
 	require.Equal(t, span{5, 6}, a.lost)
 	require.Equal(t, []uint64{7, 9}, firsts(a.ready))
 	require.EqualValues(t, 9, f.reach("b"))
+}
+
+func TestASourceThatCouldNotHelpGivesWayToAnother(t *testing.T) {
+	var p repair
+	for i := range maxSources {
+		p.source(peer.ID(fmt.Sprint(i)), 9)
+	}
+	p.source("late", 9)
+	require.NotContains(t, p.sources, peer.ID("late"), "there are enough")
+	p.try("3", lacks)
+	p.source("late", 9)
+	require.Contains(t, p.sources, peer.ID("late"))
+	require.NotContains(t, p.sources, peer.ID("3"))
+	require.Len(t, p.sources, maxSources)
 }

@@ -17,6 +17,7 @@ type succession struct {
 	feeds  map[peer.ID][]*feed  // feeds with a known author
 	latest map[peer.ID]stayMark // the last stay of which a message was handed up
 	before map[peer.ID]stayMark // the last stay that was known when this node's own was ready
+	lively map[peer.ID]stayMark // the last stay that certainly lasted into this node's own
 	handed map[feedTag]uint64   // how far feeds were handed up in earlier stays of this process
 }
 
@@ -31,7 +32,24 @@ type stayMark struct {
 func (m stayMark) later(f *feed) bool { return m.tag != f.tag && m.sequence > f.entry.sequence }
 
 func newSuccession() succession {
-	return succession{feeds: make(map[peer.ID][]*feed), latest: make(map[peer.ID]stayMark), before: make(map[peer.ID]stayMark)}
+	return succession{feeds: make(map[peer.ID][]*feed), latest: make(map[peer.ID]stayMark), before: make(map[peer.ID]stayMark), lively: make(map[peer.ID]stayMark)}
+}
+
+// lasted notes that the author of a feed has published after this node's own stay was ready.
+func (s *succession) lasted(f *feed) {
+	if p := f.peer(); p != "" && f.entry.sequence > s.lively[p].sequence {
+		s.lively[p] = stayMark{f.tag, f.entry.sequence}
+	}
+}
+
+// within reports whether a feed is of a stay that began after this node's own was ready, since an
+// earlier stay of the same device lasted until then: all of it is for this node.
+func (s *succession) within(f *feed) bool {
+	if f.entry == nil {
+		return false
+	}
+	m := s.lively[f.peer()]
+	return m.sequence > 0 && m.tag != f.tag && m.sequence < f.entry.sequence
 }
 
 // known notes that the author of a feed is known.
@@ -103,6 +121,26 @@ func (j *journal) behind(now time.Time, f *feed) bool {
 		f.queued = now
 	}
 	return wait > 0 && now.Sub(f.queued) < wait
+}
+
+// certain reports whether a feed without a baseline begins for this node at its first item.
+func (j *journal) certain(f *feed) bool {
+	_, resumed := j.resume[f.tag]
+	return f.next == 0 && j.ready && !resumed && !j.history && !f.broken && j.stays.within(f)
+}
+
+// anchor begins a feed that is certain, if it need not wait for an earlier stay. If something of it
+// is held, it begins when that has waited for the neighbours.
+func (j *journal) anchor(now time.Time, f *feed) {
+	if !j.certain(f) {
+		return
+	}
+	if f.claim = f.stored + 1; len(f.held) == 0 && !j.behind(now, f) {
+		f.begin(f.claim)
+		f.supposed = now
+		delete(j.waiting, f)
+		j.changed(f)
+	}
 }
 
 // reconsider takes back the baseline of a feed that began before its author, or that of an earlier

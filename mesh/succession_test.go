@@ -62,6 +62,70 @@ func TestALaterStayWaitsForWhatNeighboursJustMetMayHaveOfTheEarlierOne(t *testin
 	}
 }
 
+// A device was heard in this node's own stay, and has come back while this node was cut off. The
+// first neighbour to be met again has joined later, and has only the end of the device's new stay.
+func TestAStayThatBeganDuringThisNodesOwnBeginsAtItsFirstItem(t *testing.T) {
+	late := epoch.Add(time.Minute)
+	for name, c := range map[string]struct {
+		heard   time.Time // when something of the earlier stay came
+		how     way
+		history bool
+		certain bool
+	}{
+		"heard long after joining":           {heard: late, certain: true},
+		"heard at once: it may be older":     {heard: epoch.Add(time.Second)},
+		"only fetched":                       {heard: late, how: repaired},
+		"the app wants what was before":      {heard: late, history: true},
+		"heard as soon as nothing old comes": {heard: epoch.Add(baselineProof), certain: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := newJournal(feedTag{}, DefaultRetention)
+			j.history = c.history
+			j.becomeReady(epoch)
+			earlier := j.open(epoch, entry("u", "author", 1, 1, true))
+			e := chain(1)[0]
+			e.tag, e.how = earlier.tag, c.how
+			ready, _ := j.take(c.heard, "author", earlier, e)
+			require.Len(t, ready, 1)
+			now := late.Add(time.Second)
+			later := j.open(now, entry("u", "author", 2, 2, true))
+			j.claim(now, "other", later.tag, 40, 35, false)
+			if c.certain {
+				require.EqualValues(t, 1, later.next)
+				require.Equal(t, []span{{1, 40}}, later.missing(later.repair.upTo()))
+				return
+			}
+			require.Zero(t, later.next)
+			j.expireUntil(t, now, later.begun)
+			require.EqualValues(t, 35, later.next)
+		})
+	}
+}
+
+// Something of the later stay is held meanwhile, since it waits for the earlier one.
+func TestAStayThatBeganDuringThisNodesOwnGoesOnWithWhatItHolds(t *testing.T) {
+	j := newJournal(feedTag{}, DefaultRetention)
+	j.becomeReady(epoch)
+	now := epoch.Add(time.Minute)
+	met := now.Add(meetWait)
+	j.meeting = func(at time.Time, _ peer.ID) bool { return at.Before(met) }
+	earlier := j.open(epoch, entry("u", "author", 1, 1, true))
+	e := chain(1)[0]
+	e.tag = earlier.tag
+	j.take(now, "author", earlier, e)
+	later := j.open(now, entry("u", "author", 2, 2, true))
+	all := chain(1, 1, 1)
+	for _, e := range all {
+		e.tag = later.tag
+		ready, v := j.take(now, "other", later, e)
+		require.Empty(t, ready)
+		require.Equal(t, taken, v)
+	}
+	_, out := j.expireUntil(t, now, anything)
+	require.Len(t, out[0].ready, 3)
+	require.Zero(t, out[0].lost)
+}
+
 // expireUntil lets time pass until something is true, and returns when that is and what has
 // arrived.
 func (j *journal) expireUntil(t *testing.T, now time.Time, done func(arrived []arrival) bool) (at time.Time, arrived []arrival) {
