@@ -145,7 +145,7 @@ func (c comers) stay(f *flock, i, number int, rng *rand.Rand, end time.Time) *st
 		f.t.Errorf("join %d of u%d: %v", number, i, err)
 		return s
 	}
-	s.ready, s.feed = time.Now(), r.feed
+	s.ready, s.feed = time.Now(), r.id
 	var reader sync.WaitGroup
 	reader.Go(func() {
 		for ev, err := range r.Events(context.Background()) {

@@ -32,10 +32,10 @@ func (f *flock) crowdIn(room string) []*Room {
 			if o == r {
 				continue
 			}
-			s := r.applyLocked(now, o.own)
-			s.feed.begin(o.head.last + 1)
+			s := r.stay.apply(now, o.stay.own)
+			s.feed.begin(o.stay.head.last + 1)
 		}
-		r.journal.digest = nil
+		r.stay.journal.digest = nil
 		r.mu.Unlock()
 	}
 	return rooms
@@ -260,8 +260,8 @@ func TestConfirmedBroadcastsShareAnEnvelope(t *testing.T) {
 		synctest.Wait()
 		rooms[0].mu.Lock()
 		defer rooms[0].mu.Unlock()
-		require.Empty(t, rooms[0].confirms.open)
-		require.Empty(t, rooms[0].confirms.sent)
+		require.Empty(t, rooms[0].stay.confirms.open)
+		require.Empty(t, rooms[0].stay.confirms.sent)
 	})
 }
 
@@ -306,7 +306,7 @@ func TestALargerRoomIsRefused(t *testing.T) {
 		r := f.join(0, "ops")
 		for i := range MaxConfirmed {
 			r.mu.Lock()
-			r.roster.apply(time.Now(), entry(fmt.Sprint("x", i), fmt.Sprint("device ", i), 1, 1, true))
+			r.stay.roster.apply(time.Now(), entry(fmt.Sprint("x", i), fmt.Sprint("device ", i), 1, 1, true))
 			r.mu.Unlock()
 		}
 		settle()
@@ -438,14 +438,12 @@ func TestReceiptsComeThroughLoss(t *testing.T) {
 // A caller that has its result may look at the counters at once.
 func TestAReceiptIsCountedBeforeItsBroadcastEnds(t *testing.T) {
 	r := &Room{mesh: new(Mesh)}
-	r.confirms.init()
+	r.stay = &Stay{world: (*world)(r)}
+	r.stay.confirms.init()
 	var device identity.PublicKey
-	p := &PendingConfirmation{
-		room: r, done: make(chan struct{}), members: map[identity.PublicKey]int{device: 0}, open: 1,
-		sentAt: time.Now(), publication: Publication{batch: newBatch()}, result: Confirmation{Members: make([]Confirmed, 1)},
-	}
-	r.confirms.sent[[32]byte{}] = &confirming{pending: []*PendingConfirmation{p}}
-	close(p.done) // so that the call stops, by a panic, where it returns the result
-	require.Panics(t, func() { r.confirmedLocked(time.Now(), [32]byte{}, []*wire.Receipt{{Device: device[:]}}) })
-	require.EqualValues(t, 1, r.mesh.Stats().ReceiptsTaken)
+	p := &Poll{members: map[identity.PublicKey]int{device: 0}, open: 1, sentAt: time.Now(), asked: make([]Asked, 1)}
+	p.end = func(int, error) { require.EqualValues(t, 1, r.mesh.Stats().ReceiptsTaken) }
+	r.stay.confirms.sent[[32]byte{}] = &confirming{pending: []*Poll{p}}
+	r.stay.confirmed(time.Now(), [32]byte{}, []*wire.Receipt{{Device: device[:]}})
+	require.True(t, p.Ended())
 }

@@ -203,31 +203,26 @@ func (r *Room) Replay(c *Cursor) iter.Seq[Event] {
 }
 
 // replayed returns the feeds whose messages the app gets.
-func (r *Room) replayed() (feeds []*feed) {
+func (r *Room) replayed() []*feed {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, f := range r.journal.feeds {
-		if f.next > 0 && f.entry != nil && f.peer() != r.mesh.host.ID() {
-			feeds = append(feeds, f)
-		}
-	}
-	return feeds
+	return r.stay.Unread()
 }
 
-// unread returns the first item of a feed behind a cursor. Item 1 is the author's entry, which no
-// ring retains and no reader misses.
+// unread returns the first item of a feed behind a cursor.
 func (r *Room) unread(f *feed, c *Cursor) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return max(c.places[cursorKey{f.peer(), f.entry.feed}].last+1, f.floor, 2)
+	from, id := f.Author()
+	return f.First(c.places[cursorKey{from.Peer, id}].last)
 }
 
 // replayFrom returns the next events of a feed from item first on, and the item that follows them:
 // first if there are none.
 func (r *Room) replayFrom(f *feed, first uint64) (out []Event, next uint64) {
 	r.mu.Lock()
-	from, id := f.entry.statement.Login(), f.entry.feed
-	list, gone, _ := r.journal.answer(f.tag, span{first: first}, replayPart)
+	from, id := f.Author()
+	list, gone := r.stay.Retained(f, first, replayPart)
 	r.mu.Unlock()
 	head := Header{Room: r.name, Time: time.Now()}
 	if gone >= first {

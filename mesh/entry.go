@@ -6,8 +6,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -75,7 +75,9 @@ func (e *rosterEntry) newer(o *rosterEntry) bool {
 // door decides which users are let into a room.
 type door struct {
 	room      string
+	app       identity.AppID
 	tag       [32]byte
+	log       *slog.Logger
 	verifier  *identity.Verifier
 	authority *identity.Authority // nil: open mode
 	opened    *lru.Cache[[sha256.Size]byte, *rosterEntry]
@@ -85,12 +87,12 @@ type door struct {
 // member the same entries, and checking a signature costs as much as hashing 60 KiB.
 const doorCache = 1024
 
-func newDoor(room string, tag [32]byte, verifier *identity.Verifier, authority *identity.Authority) *door {
+func newDoor(room string, app identity.AppID, tag [32]byte, log *slog.Logger, verifier *identity.Verifier, authority *identity.Authority) *door {
 	opened, err := lru.New[[sha256.Size]byte, *rosterEntry](doorCache)
 	if err != nil {
 		panic("mesh: " + err.Error()) // only a size below 1 fails
 	}
-	return &door{room: room, tag: tag, verifier: verifier, authority: authority, opened: opened}
+	return &door{room: room, app: app, tag: tag, log: log, verifier: verifier, authority: authority, opened: opened}
 }
 
 // open verifies a sealed roster entry. A goodbye needs no token, since only the device itself can
@@ -174,6 +176,21 @@ func (d *door) verify(sealed []byte, now time.Time) (*rosterEntry, error) {
 	}, nil
 }
 
+// openEnvelope checks all of an envelope that its bytes alone can show.
+func (d *door) openEnvelope(now time.Time, sealed []byte) (*envelope, error) {
+	e, err := wire.OpenEnvelope(sealed)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case [32]byte(e.App) != d.app:
+		return nil, errors.New("envelope of another app")
+	case [32]byte(e.Room) != d.tag:
+		return nil, errors.New("envelope of another room")
+	}
+	return newEnvelope(now, e, sealed)
+}
+
 // admit checks the token with which a user on a device would be in the room. In open mode no token
 // is needed.
 func (d *door) admit(token string, st *identity.Statement, now time.Time) (*identity.Grant, error) {
@@ -203,29 +220,4 @@ func (d *door) until(e *rosterEntry) time.Time {
 func checkAddrs(addrs [][]byte) [][]byte {
 	addrs = addrs[:min(len(addrs), maxAddrs)]
 	return slices.DeleteFunc(addrs, func(a []byte) bool { return len(a) > maxAddrSize })
-}
-
-// entrySequence is the highest sequence of a roster entry that this node has signed, over all its
-// rooms and stays. Rooms sign concurrently.
-type entrySequence struct{ highest atomic.Uint64 }
-
-// next returns the sequence of a new stay: above all that were signed, as far as others would
-// believe it.
-func (s *entrySequence) next(now time.Time) uint64 {
-	return s.raise(func(highest uint64) uint64 { return identity.NextSequence(highest, now) })
-}
-
-// signed notes a sequence that was chosen without next: one above that of the stay's last entry.
-func (s *entrySequence) signed(sequence uint64) { s.raise(func(uint64) uint64 { return sequence }) }
-
-// raise sets the highest sequence to choose(highest), if that is higher, and returns
-// choose(highest). If another room comes in between, choose is called again.
-func (s *entrySequence) raise(choose func(highest uint64) uint64) uint64 {
-	for {
-		highest := s.highest.Load()
-		n := choose(highest)
-		if n <= highest || s.highest.CompareAndSwap(highest, n) {
-			return n
-		}
-	}
 }

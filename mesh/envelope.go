@@ -29,7 +29,7 @@ type envelope struct {
 	stored bool              // the store gave it: its author's presence is no news
 }
 
-func newEnvelope(e *wire.Envelope, sealed []byte) (*envelope, error) {
+func newEnvelope(now time.Time, e *wire.Envelope, sealed []byte) (*envelope, error) {
 	pub, err := crypto.UnmarshalEd25519PublicKey(e.Device)
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func newEnvelope(e *wire.Envelope, sealed []byte) (*envelope, error) {
 		hash:     sha256.Sum256(sealed),
 		sealed:   sealed,
 		size:     len(sealed),
-		came:     time.Now(),
+		came:     now,
 	}, nil
 }
 
@@ -69,9 +69,6 @@ func (h head) previous() []byte {
 	}
 	return h.hash[:]
 }
-
-// ownEnvelope marks this node's own envelope on its way through GossipSub by its first sequence.
-type ownEnvelope uint64
 
 // last is the sequence of the envelope's last item.
 func (e *envelope) last() uint64 { return e.Next() - 1 }

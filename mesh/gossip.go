@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base32"
-	"errors"
 	"io"
 	"log/slog"
 	"strings"
@@ -18,7 +17,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/internal/task"
-	"github.com/starling-mesh/starling/internal/wire"
 )
 
 const topicPrefix = "/starling/room/1/"
@@ -367,18 +365,3 @@ func (t *tracer) DeliverMessage(*pubsub.Message)           {}
 func (t *tracer) ThrottlePeer(peer.ID)                     {}
 
 var _ pubsub.RawTracer = (*tracer)(nil)
-
-// openEnvelope checks all that the bytes alone can show. A room's validator and tests call it.
-func (r *Room) openEnvelope(sealed []byte) (*envelope, error) {
-	e, err := wire.OpenEnvelope(sealed)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case [32]byte(e.App) != r.mesh.app:
-		return nil, errors.New("envelope of another app")
-	case [32]byte(e.Room) != r.tag:
-		return nil, errors.New("envelope of another room")
-	}
-	return newEnvelope(e, sealed)
-}

@@ -30,23 +30,9 @@ type handedRoom struct {
 }
 
 // keep remembers how far a stay that ends has got.
-func (h *handedRooms) keep(now time.Time, tag [32]byte, j *journal) {
-	room := handedRoom{make(map[feedTag]uint64), maps.Clone(j.stays.latest), now.Add(handedFor * j.ring.limits.Age)}
-	for t, f := range j.feeds {
-		if t != j.self && f.next > 0 {
-			if room.feeds[t] = f.handed; !f.untouched() {
-				room.feeds[t] = max(f.last(), f.handed)
-			}
-		}
-	}
-	for t, last := range j.stays.handed {
-		if _, known := room.feeds[t]; !known && len(room.feeds) < maxFeeds {
-			room.feeds[t] = last
-		}
-	}
-	if len(room.latest) > maxFeeds {
-		clear(room.latest)
-	}
+func (h *handedRooms) keep(now time.Time, tag [32]byte, st *Stay) {
+	feeds, latest := st.Handed()
+	room := handedRoom{feeds, latest, now.Add(handedFor * st.Retention.Age)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.rooms == nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
+	"log/slog"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -79,10 +80,10 @@ func (a *attacker) publish(sealed []byte) {
 func captured(t *testing.T, r *Room, text string) []byte {
 	t.Helper()
 	r.mu.Lock()
-	h := r.head
+	h := r.stay.head
 	r.mu.Unlock()
 	sealed, err := wire.SealEnvelope(r.mesh.key, &wire.Envelope{
-		App: r.mesh.app[:], Room: r.tag[:], Device: r.device[:], Feed: r.feed[:],
+		App: r.mesh.app[:], Room: r.tag[:], Device: r.device[:], Feed: r.id[:],
 		First: h.last + 1, Count: 1, Previous: h.previous(), SentMs: time.Now().UnixMilli(),
 		Content: wire.AppendItem(nil, wire.Kind_KIND_TEXT, []byte(text)),
 	})
@@ -95,7 +96,7 @@ func captured(t *testing.T, r *Room, text string) []byte {
 func (r *Room) pretend(h head) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.head = h
+	r.stay.head = h
 }
 
 func TestForgeriesAreNeverDeliveredAndDoNotBlockTheGenuineMessage(t *testing.T) {
@@ -184,7 +185,7 @@ func TestOldMessagesAreNotReplayedToAMemberWithoutABaseline(t *testing.T) {
 		disconnect(t, f, 0, 1)
 		late := f.join(1, "ops") // learns of u0 from the attacker alone
 		frame, err := wire.AppendFrame(nil, &wire.RoomFrame{Room: a.tag[:], Body: &wire.RoomFrame_Roster_{
-			Roster: &wire.RoomFrame_Roster{Entries: [][]byte{r.own.sealed}, Last: true},
+			Roster: &wire.RoomFrame_Roster{Entries: [][]byte{r.stay.own.sealed}, Last: true},
 		}})
 		require.NoError(t, err)
 		s, err := a.host.NewStream(t.Context(), f.at[1].host.ID(), RoomProtocol)
@@ -241,7 +242,7 @@ func TestAMemberThatTellsDifferentThingsIsEvicted(t *testing.T) {
 		a := f.attack("ops")
 		read(t, rooms[1], 1)
 		r := rooms[0]
-		before := r.head
+		before := r.stay.head
 		a.publish(captured(t, r, "yes"))
 		after := captured(t, r, "so") // names "yes" as the one before
 		r.pretend(before)
@@ -274,12 +275,12 @@ func TestStrangersCannotFillTheMemory(t *testing.T) {
 		time.Sleep(time.Second)
 		r := rooms[1]
 		r.mu.Lock()
-		parked := len(r.parked.list)
+		parked := len(r.stay.parked.list)
 		r.mu.Unlock()
 		require.Equal(t, maxParked, parked)
 		time.Sleep(parkedLife + time.Second)
 		r.mu.Lock()
-		parked, size := len(r.parked.list), r.parked.bytes
+		parked, size := len(r.stay.parked.list), r.stay.parked.bytes
 		r.mu.Unlock()
 		require.Zero(t, parked)
 		require.Zero(t, size)
@@ -329,7 +330,7 @@ func TestBadRosterEntriesAndFramesAreRefused(t *testing.T) {
 		keep := func(*wire.RosterEntry) {}
 		good := a.entryOf("mallory", keep)
 		for name, frame := range map[string][]byte{
-			"another's entry":       greet(rooms[0].own.sealed),
+			"another's entry":       greet(rooms[0].stay.own.sealed),
 			"an altered entry":      greet(append(bytes.Clone(good[:len(good)-1]), good[len(good)-1]^1)),
 			"an entry without feed": greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Feed = nil })),
 			"of another room":       greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Room = make([]byte, 32) })),
@@ -393,7 +394,7 @@ func FuzzRosterEntry(f *testing.F) {
 	}
 	f.Add(wire.Seal(wire.DomainRoster, keys.Device, body))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		e, err := newDoor("", tag, identity.NewVerifier(app), nil).open(in, epoch)
+		e, err := newDoor("", app, tag, slog.New(slog.DiscardHandler), identity.NewVerifier(app), nil).open(in, epoch)
 		if err == nil && (len(e.info) > maxInfo || len(e.addrs) > maxAddrs || e.statement == nil) {
 			t.Fatalf("accepted %+v", e)
 		}

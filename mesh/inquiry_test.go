@@ -105,7 +105,7 @@ func TestRostersAreTakenFromAPeersBudget(t *testing.T) {
 		again := func() (frames, dropped uint64) {
 			before := r.mesh.Stats()
 			r.mu.Lock()
-			r.answerLocked(p, &wire.RoomFrame_Greeting{Reply: true, Digest: make([]byte, 32), Heads: r.journal.sum()})
+			r.stay.answer(time.Now(), p, &wire.RoomFrame_Greeting{Reply: true, Digest: make([]byte, 32), Heads: r.stay.journal.sum()})
 			r.mu.Unlock()
 			s := r.mesh.Stats()
 			return s.RoomFrames - before.RoomFrames, s.RoomFramesDropped - before.RoomFramesDropped
@@ -141,7 +141,7 @@ func TestManyWhoJoinEachOtherOverLongLinksAgree(t *testing.T) {
 				require.Less(t, time.Since(start), joinWait, "station %d", i)
 				r.mu.Lock()
 				defer r.mu.Unlock()
-				for p, n := range r.neighbours {
+				for p, n := range r.stay.neighbours {
 					require.True(t, n.agreed, "station %d with %s", i, p)
 				}
 			})
@@ -166,7 +166,7 @@ func TestSilentNeighboursDoNotKeepAMemberFromAskingOthers(t *testing.T) {
 		r := f.join(0, "ops")
 		require.Len(t, r.Members(), 24)
 		r.mu.Lock()
-		require.True(t, r.neighbours[f.net.ID(1)].agreed)
+		require.True(t, r.stay.neighbours[f.net.ID(1)].agreed)
 		r.mu.Unlock()
 		f.net.Heal()
 	})
@@ -191,7 +191,7 @@ func TestAForkWithoutABaselineIsNotSought(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		for i, r := range rooms {
 			r.mu.Lock()
-			require.Empty(t, r.journal.waiting, "station %d", i)
+			require.Empty(t, r.stay.journal.waiting, "station %d", i)
 			r.mu.Unlock()
 		}
 		require.Less(t, frames(), 2*usual+50)

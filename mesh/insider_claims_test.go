@@ -121,9 +121,9 @@ func TestClaimsThatNothingProvesCostNoMessage(t *testing.T) {
 		for round, last := range []uint64{0, 1, 1 << 40, math.MaxUint64 - 1, 7} {
 			for _, s := range f.at {
 				for _, r := range rooms {
-					m.claim(s.host.ID(), r.own.tag(), last, 0)
-					m.claim(s.host.ID(), r.own.tag(), last, min(last, 1))
-					m.claim(s.host.ID(), r.own.tag(), last, last+1)
+					m.claim(s.host.ID(), r.stay.own.tag(), last, 0)
+					m.claim(s.host.ID(), r.stay.own.tag(), last, min(last, 1))
+					m.claim(s.host.ID(), r.stay.own.tag(), last, last+1)
 				}
 				m.claim(s.host.ID(), m.own(), last, 0)
 			}
@@ -140,13 +140,13 @@ func TestClaimsThatNothingProvesCostNoMessage(t *testing.T) {
 		var digests [][]byte
 		for _, r := range rooms {
 			r.mu.Lock()
-			require.LessOrEqual(t, len(r.journal.feeds), maxFeeds)
-			require.Empty(t, r.journal.lacking, "nobody asks on for what nobody has")
-			require.Empty(t, r.journal.waiting)
-			for _, p := range r.journal.positions() {
+			require.LessOrEqual(t, len(r.stay.journal.feeds), maxFeeds)
+			require.Empty(t, r.stay.journal.lacking, "nobody asks on for what nobody has")
+			require.Empty(t, r.stay.journal.waiting)
+			for _, p := range r.stay.journal.positions() {
 				require.NotNil(t, p.entry, "what one member makes up does not go around")
 			}
-			digests = append(digests, r.journal.sum())
+			digests = append(digests, r.stay.journal.sum())
 			r.mu.Unlock()
 		}
 		require.Equal(t, digests[0], digests[1], "all agree on what there is")
@@ -166,9 +166,9 @@ func TestAFalseBeginningKeepsNothingFromANewcomer(t *testing.T) {
 				newcomer := f.join(2, "ops") // it hears about the others' feeds from mallory alone, and a second later from member 1
 				m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{Entry: m.entry}}})
 				m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Roster_{
-					Roster: &wire.RoomFrame_Roster{Entries: [][]byte{rooms[0].own.sealed}, Last: true},
+					Roster: &wire.RoomFrame_Roster{Entries: [][]byte{rooms[0].stay.own.sealed}, Last: true},
 				}})
-				m.claim(f.at[2].host.ID(), rooms[0].own.tag(), first, first)
+				m.claim(f.at[2].host.ID(), rooms[0].stay.own.tag(), first, first)
 				time.Sleep(time.Second)
 				want := published(t, rooms[0], "u0", "for all", 10)
 				f.net.Connect(1, 2)
@@ -193,7 +193,7 @@ func TestAFalseClockKeepsNothingFromANewcomerWithAnotherNeighbour(t *testing.T) 
 				old := published(t, rooms[0], "u0", "old", 3)
 				time.Sleep(time.Second)
 				newcomer := f.join(2, "ops")
-				tag := rooms[0].own.tag()
+				tag := rooms[0].stay.own.tag()
 				lie := func() {
 					m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: []*wire.Position{
 						{Feed: tag[:], Last: 4, First: 5, ClockMs: uint64(time.Now().Add(ahead).UnixMilli())},
@@ -223,7 +223,7 @@ func TestABeginningToldBeforeTheFeedBeginsKeepsNothingBack(t *testing.T) {
 		time.Sleep(time.Second)
 		again, err := f.at[0].newRoom("ops", joinConfig{})
 		require.NoError(t, err)
-		m.claim(f.at[2].host.ID(), again.own.tag(), 1<<40, 1<<40) // by a guess at what cannot be guessed
+		m.claim(f.at[2].host.ID(), again.stay.own.tag(), 1<<40, 1<<40) // by a guess at what cannot be guessed
 		time.Sleep(2 * baselineWait)
 		require.NoError(t, again.start())
 		require.NoError(t, again.awaitReady(t.Context()))
@@ -250,7 +250,7 @@ func TestAMemberThatJumpsAheadLosesItsOwnAlone(t *testing.T) {
 		chat(t, rooms, "and on", 5)
 		for _, r := range rooms {
 			r.mu.Lock()
-			require.Empty(t, r.journal.lacking)
+			require.Empty(t, r.stay.journal.lacking)
 			r.mu.Unlock()
 		}
 	})
@@ -264,7 +264,7 @@ func TestAnOldStayIsNotReplayedToANewcomerByRepair(t *testing.T) {
 		f.join(1, "ops")
 		published(t, old, "u0", "long ago", 3)
 		time.Sleep(time.Second)
-		tag, entry := old.own.tag(), old.own.sealed
+		tag, entry := old.stay.own.tag(), old.stay.own.sealed
 		list, _, _ := old.journalAnswer(tag, span{1, 0})
 		require.NotEmpty(t, list)
 		last := list[len(list)-1].last()
@@ -398,9 +398,9 @@ func TestAFloodOfStrangersJunkLosesNothing(t *testing.T) {
 	t.Logf("%d envelopes dropped, %d fetched", s.EnvelopesDropped, s.EnvelopesPulled)
 	rooms[1].mu.Lock()
 	defer rooms[1].mu.Unlock()
-	require.LessOrEqual(t, len(rooms[1].parked.list), maxParked)
-	require.LessOrEqual(t, rooms[1].parked.bytes, maxParkedBytes)
-	require.Len(t, rooms[1].journal.feeds, 2, "strangers have no feeds")
+	require.LessOrEqual(t, len(rooms[1].stay.parked.list), maxParked)
+	require.LessOrEqual(t, rooms[1].stay.parked.bytes, maxParkedBytes)
+	require.Len(t, rooms[1].stay.journal.feeds, 2, "strangers have no feeds")
 }
 
 func TestAFloodOfAMemberPushesOutNobodyElse(t *testing.T) {

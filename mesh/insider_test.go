@@ -196,7 +196,7 @@ func TestWhateverANeighbourAnswersTheNextOneIsAskedAndNothingIsLost(t *testing.T
 				want := published(t, author, "u0", "missed", 20)
 				time.Sleep(time.Second)
 				author.mu.Lock()
-				tag, last := author.own.tag(), author.head.last
+				tag, last := author.stay.own.tag(), author.stay.head.last
 				author.mu.Unlock()
 				m.claim(f.at[2].host.ID(), tag, last, 0)
 				time.Sleep(500 * time.Millisecond)
@@ -234,7 +234,7 @@ func TestANeighbourThatAnswersSlowlyIsNotAskedAgainWhileAnotherCan(t *testing.T)
 			time.Sleep(50 * time.Millisecond)
 		}
 		author.mu.Lock()
-		tag, last := author.own.tag(), author.head.last
+		tag, last := author.stay.own.tag(), author.stay.head.last
 		author.mu.Unlock()
 		m.answers(func(s network.Stream, q *wire.SyncRequest) { // one genuine envelope in all the time there is
 			list, _, _ := author.journalAnswer(tag, span{q.Wants[0].First, 0})
@@ -258,14 +258,14 @@ func TestANeighbourThatAnswersSlowlyIsNotAskedAgainWhileAnotherCan(t *testing.T)
 func (r *Room) journalAnswer(tag feedTag, s span) ([]kept, uint64, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.journal.answer(tag, s, syncPart)
+	return r.stay.journal.answer(tag, s, SyncPart)
 }
 
 func TestWhoAsksEndlesslyAndReadsNothingKeepsNobodyElseWaiting(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, f *flock) {
 		f.net.Connect(0, 1)
 		rooms := f.joinAll("ops")
-		tag := rooms[0].own.tag()
+		tag := rooms[0].stay.own.tag()
 		for range 100 {
 			_, err := rooms[0].PublishAsync(t.Context(), make([]byte, 60<<10))
 			require.NoError(t, err)
@@ -306,8 +306,8 @@ func TestWhoAsksEndlesslyAndReadsNothingKeepsNobodyElseWaiting(t *testing.T) {
 
 		sealed := captured(t, rooms[0], "never sent")
 		rooms[0].mu.Lock()
-		rooms[0].journal.publish(time.Now(), rooms[0].journal.feeds[tag], rooms[0].head.last, 1, sealed)
-		rooms[0].armTimer()
+		rooms[0].stay.journal.publish(time.Now(), rooms[0].stay.journal.feeds[tag], rooms[0].stay.head.last, 1, sealed)
+		rooms[0].rearm.Set()
 		rooms[0].mu.Unlock()
 		start := time.Now()
 		require.Equal(t, "u0:never sent", messages(t, rooms[1], 101)[100])

@@ -6,10 +6,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
-	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/identity"
@@ -104,44 +104,16 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	r := &Room{
 		mesh: m, name: name, tag: m.app.RoomTag(name, cfg.secret), info: cfg.info,
 		device:       identity.PublicKey(m.key.Public().(ed25519.PublicKey)),
-		since:        time.Now(),
 		outbox:       newOutbox(),
 		queue:        newQueue(name, m.cfg.queue),
 		rearm:        task.NewWake(),
 		acknowledged: task.NewWake(),
-		past:         cfg.past,
-		owing:        make(map[*feed]struct{}),
-		neighbours:   make(neighbours),
-		unsubscribed: make(map[peer.ID]time.Time),
-		waiting:      make(map[peer.ID]struct{}),
-		newcomers:    make(map[peer.ID]time.Time),
-		parted:       make(parted),
 	}
-	r.confirms.init()
-	r.carriage.init()
-	r.door = newDoor(name, r.tag, m.verifier, m.cfg.authority)
-	_, _ = rand.Read(r.feed[:])
-	r.journal = newJournal(tagFeed(r.device, r.feed), m.cfg.retention)
-	r.journal.since = r.since
-	r.journal.meeting = r.meetingLocked
-	r.journal.early = func(f *feed, e *envelope) bool {
-		return r.journal.unwanted(f, e, r.past.since(r.since), r.roster.devices[e.peer])
-	}
-	var err error
-	if r.journal.resume, err = positions(cfg.resume); err != nil {
+	r.door = newDoor(name, m.app, r.tag, m.log, m.verifier, m.cfg.authority)
+	_, _ = rand.Read(r.id[:])
+	resume, err := positions(cfg.resume)
+	if err != nil {
 		return nil, err
-	}
-	r.journal.history = cfg.past != past{}
-	if !r.journal.history && cfg.resume == nil {
-		r.journal.stays.handed, r.journal.stays.latest = m.handed.of(now, r.tag)
-	}
-	r.roster = newRoster(r.door, r.journal, m.host.ID(), m.cfg.grace)
-	r.roster.linked = func(p peer.ID) bool { return r.neighbours[p] != nil }
-	r.roster.signs = func(p peer.ID) time.Time {
-		if r.neighbours[p] == nil {
-			return time.Time{}
-		}
-		return m.pulses.spokeAt(p)
 	}
 	grant, err := r.door.admit(cfg.token, st, now)
 	if err != nil {
@@ -152,13 +124,13 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		return nil, err
 	}
 	own.grant = grant
-	r.own = own
-	r.nextDigest = now.Add(digestEvery)
+	r.stay = newStay(now, r.config(now, cfg, resume), (*world)(r))
 	if m.cfg.store != nil {
-		r.journal.ring.changes = m.cfg.store.changes()
-		r.restore(now, cfg.kept)
+		if bad := r.stay.Restore(now, cfg.kept); bad > 0 {
+			m.log.Warn("damaged broadcasts in the history", "room", name, "path", m.cfg.store.path, "envelopes", bad)
+		}
 	}
-	r.roster.apply(now, own)
+	r.stay.Enter(now, own)
 	r.ctx, r.stop = context.WithCancel(m.ctx)
 
 	m.mu.Lock()
@@ -170,6 +142,20 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	m.rooms[name], m.tags[r.tag] = r, r
 	m.cfg.store.attach(r)
 	return r, nil
+}
+
+// config returns what the stay is made of.
+func (r *Room) config(now time.Time, cfg joinConfig, resume map[feedTag]uint64) Config {
+	m := r.mesh
+	c := Config{
+		Room: r.name, Tag: r.tag, Self: m.host.ID(), Key: m.key, Feed: r.id, Door: r.door, Past: cfg.past, Resume: resume,
+		Grace: m.cfg.grace, Large: m.cfg.large, Retention: m.cfg.retention, Stored: m.cfg.store != nil,
+		Rand: mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64())), Log: m.log,
+	}
+	if cfg.past == (past{}) && cfg.resume == nil {
+		c.Handed, c.Latest = m.handed.of(now, r.tag)
+	}
+	return c
 }
 
 // signEntry signs this node's roster entry.
@@ -185,7 +171,7 @@ func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, t
 	}
 	addrs = checkAddrs(addrs)
 	body, err := proto.Marshal(&wire.RosterEntry{
-		Statement: st.Sealed(), Room: r.tag[:], Feed: r.feed[:], Sequence: sequence, State: state, Info: r.info, Addrs: addrs,
+		Statement: st.Sealed(), Room: r.tag[:], Feed: r.id[:], Sequence: sequence, State: state, Info: r.info, Addrs: addrs,
 		Token: token,
 	})
 	if err != nil {
@@ -193,7 +179,7 @@ func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, t
 	}
 	sealed := wire.Seal(wire.DomainRoster, r.mesh.key, body)
 	return &rosterEntry{
-		sealed: sealed, name: nameEntry(sealed), statement: st, feed: r.feed, sequence: sequence, joined: joined, info: r.info, addrs: addrs, token: token,
+		sealed: sealed, name: nameEntry(sealed), statement: st, feed: r.id, sequence: sequence, joined: joined, info: r.info, addrs: addrs, token: token,
 	}, nil
 }
 
@@ -214,7 +200,7 @@ func (r *Room) start() error {
 	if r.sub, err = r.topic.Subscribe(pubsub.WithBufferSize(gossipQueue)); err != nil {
 		return err
 	}
-	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, r.own.sealed, noID, accept{}); err != nil {
+	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, r.stay.Own().sealed, noID, accept{}); err != nil {
 		return err
 	}
 	for _, loop := range []func(){r.echoLoop, r.peerLoop, r.publishLoop, r.timerLoop} {
@@ -258,29 +244,7 @@ func (r *Room) begin() {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, a := range r.journal.recall(now, r.past.count, len(r.neighbours) == 0) {
-		r.arrivedLocked(now, a)
-	}
-	r.readyAt = now
-	r.succeedLocked()
-	for _, a := range r.journal.becomeReady(now) {
-		r.arrivedLocked(now, a)
-	}
-	r.armTimer()
-}
-
-// succeedLocked notes which members are there now that this stay is ready: any stays that they had
-// before have ended.
-func (r *Room) succeedLocked() {
-	for p, s := range r.roster.devices {
-		switch {
-		case p == r.mesh.host.ID():
-		case s.present && s.feed != nil:
-			r.journal.stays.ended(p, stayMark{s.feed.tag, s.entry.sequence})
-		case !s.entry.joined:
-			r.journal.stays.ended(p, stayMark{feedTag{}, s.entry.sequence})
-		}
-	}
+	r.stay.Begin(now)
 }
 
 // agreed reports whether every connected peer has either sent its roster or said that it is not in
@@ -289,10 +253,5 @@ func (r *Room) agreed() bool {
 	peers := r.topic.ListPeers()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, p := range peers {
-		if n := r.neighbours[p]; n == nil || !n.agreed {
-			return false
-		}
-	}
-	return len(r.waiting) == 0
+	return r.stay.Agreed(peers)
 }

@@ -368,7 +368,7 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 						case "gone":
 							o.gone[w.feed.tag] = 1 << 62
 						case "mute":
-							o.err, o.slow = errBadSync, true
+							o.err, o.slow = ErrBadSync, true
 						case "liar":
 							o.more = true
 						}

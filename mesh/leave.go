@@ -2,12 +2,10 @@ package mesh
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -18,12 +16,10 @@ func (r *Room) Leave(ctx context.Context) error { return r.depart(ctx, ErrLeft) 
 
 func (r *Room) depart(ctx context.Context, reason error) error {
 	r.mu.Lock()
-	again := r.leaving
-	r.leaving = true
-	r.passAllLocked()
-	own := r.own
+	first := r.stay.Leave()
+	own := r.stay.Own()
 	r.mu.Unlock()
-	if again {
+	if !first {
 		<-r.ctx.Done()
 		return nil
 	}
@@ -38,7 +34,7 @@ func (r *Room) sayGoodbye(ctx context.Context, entry *rosterEntry, reason error)
 	ctx, cancel := context.WithTimeout(ctx, leaveWait)
 	defer cancel()
 	b := r.outbox.last(wire.Kind_KIND_ROSTER, entry.sealed, reason)
-	r.signalMoved() // the goodbye does not wait for acknowledgements
+	r.acknowledged.Set() // the goodbye does not wait for acknowledgements
 	select {
 	case <-b.sealed:
 	case <-ctx.Done():
@@ -62,7 +58,7 @@ func (r *Room) awaitAcks(ctx context.Context, last uint64) {
 	defer cancel()
 	for {
 		r.mu.Lock()
-		acked, all, changed := r.ackersLocked(last), len(r.neighbours), r.changed.Next()
+		acked, all, changed := r.stay.Ackers(last), r.stay.NeighbourCount(), r.changed.Next()
 		r.mu.Unlock()
 		if acked >= min(all, fastAcks) {
 			return
@@ -103,12 +99,13 @@ func (r *Room) end(reason error) {
 	r.finish.Do(func() {
 		m := r.mesh
 		r.mu.Lock()
-		r.leaving, r.why = true, reason
-		neighbours := slices.Collect(maps.Keys(r.neighbours))
+		r.why = reason
+		r.stay.End()
+		neighbours := slices.Collect(r.stay.Neighbours())
 		unacked := r.unacked
 		r.unacked = nil
-		r.endConfirmsLocked(reason)
-		m.handed.keep(time.Now(), r.tag, r.journal)
+		r.stay.EndPolls(reason)
+		m.handed.keep(time.Now(), r.tag, r.stay)
 		r.mu.Unlock()
 		m.mu.Lock()
 		delete(m.rooms, r.name)
@@ -164,13 +161,6 @@ func (r *Room) reasonLocked() error {
 		return ErrClosed
 	}
 	return ErrLeft
-}
-
-// replacedLocked ends the stay because the same user has joined from elsewhere.
-func (r *Room) replacedLocked(by identity.Login) {
-	r.why = ErrReplaced
-	r.mesh.log.Info("replaced in a room", "room", r.name, "peer", by.Peer)
-	r.mesh.tasks.Go(func() { r.end(ErrReplaced) })
 }
 
 // stopRooms leaves all rooms at once.

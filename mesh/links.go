@@ -210,7 +210,7 @@ func (m *Mesh) muted(p peer.ID) {
 		m.links.mute[p] = struct{}{}
 		m.links.mu.Unlock()
 	}
-	m.eachRoom(func(r *Room) { r.answered(p) })
+	m.eachRoom(func(r *Room) { r.absent(p) })
 }
 
 func (m *Mesh) isMute(p peer.ID) bool {
@@ -228,15 +228,7 @@ func (m *Mesh) greetAgain(ctx context.Context, p peer.ID, l *link) {
 		return
 	}
 	m.forgetLink(p, l)
-	m.eachRoom(func(r *Room) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.neighbours[p] != nil {
-			r.greetLocked(p, ask)
-		} else if _, ok := r.waiting[p]; ok {
-			r.queryLocked(p)
-		}
-	})
+	m.eachRoom(func(r *Room) { r.again(p) })
 }
 
 func (m *Mesh) forgetLink(p peer.ID, l *link) {

@@ -37,7 +37,7 @@ func TestTheEndOfAConnectionDoesNotOutrunTheBeginOfTheNext(t *testing.T) {
 		r := rooms[0]
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		require.NotNil(t, r.neighbours[p], "a connected neighbour")
-		require.True(t, r.roster.devices[p].lost.IsZero())
+		require.NotNil(t, r.stay.neighbours[p], "a connected neighbour")
+		require.True(t, r.stay.roster.devices[p].lost.IsZero())
 	})
 }

@@ -311,7 +311,7 @@ func (r *simRoom) acknowledge(now time.Time, f *feed, single bool) {
 	if r.neighbours[f.entry.statement.Peer] == nil {
 		return
 	}
-	if f.ack.owe(now, len(r.neighbours), single) {
+	if f.ack.owe(now, r.w.rng, len(r.neighbours), single) {
 		r.tellAck(now, f)
 	} else if _, ok := r.owing[f]; !ok {
 		r.owing[f] = struct{}{}

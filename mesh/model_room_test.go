@@ -441,13 +441,13 @@ func (r *simRoom) expire() time.Duration {
 	inquiries := r.inquiries(now)
 	r.announce(now)
 	if !now.Before(r.nextSweep) {
-		r.nextSweep = now.Add(renewCheck)
+		r.nextSweep = now.Add(TickEvery)
 		r.journal.sweep(now)
 	}
 	due := earlier(earlier(earlier(r.roster.due(), r.parked.due()), r.nextDigest), inquiries)
 	due = earlier(due, r.payAcks(now))
 	due = earlier(earlier(due, r.journal.due()), r.remind.due())
-	return min(max(due.Sub(now), 0), renewCheck)
+	return min(max(due.Sub(now), 0), TickEvery)
 }
 
 // ids returns all neighbours, in random order.

@@ -297,10 +297,6 @@ func checkPayload(kind Kind, data []byte, limit int) error {
 	return nil
 }
 
-// newcomerWait bounds how long broadcasts wait for a member whose subscription GossipSub has not
-// reported. It comes over another stream than the roster, usually within a millisecond of it.
-const newcomerWait = 500 * time.Millisecond
-
 // publishLoop sends one batch after the other until the room ends.
 func (r *Room) publishLoop() {
 	for {
@@ -318,21 +314,12 @@ func (r *Room) publishLoop() {
 	}
 }
 
-// awaitNewcomers waits until GossipSub knows every connected member that the roster knows. What is
-// published before would not reach that member, and a program that sees a member join may expect
-// that it does. It reports false when the room ends first.
+// awaitNewcomers waits until GossipSub knows every connected member that the roster knows. It
+// reports false when the room ends first.
 func (r *Room) awaitNewcomers() bool {
 	for {
 		r.mu.Lock()
-		var wait time.Duration
-		for p, since := range r.newcomers {
-			if left := newcomerWait - time.Since(since); left > 0 {
-				wait = max(wait, left)
-			} else {
-				delete(r.newcomers, p)
-			}
-		}
-		changed := r.changed.Next()
+		wait, changed := r.stay.AwaitNewcomers(time.Now()), r.changed.Next()
 		r.mu.Unlock()
 		if wait == 0 {
 			return r.ctx.Err() == nil
@@ -378,10 +365,7 @@ func (r *Room) awaitFlow(ctx context.Context, limit int) bool {
 func (r *Room) awaitWindow() bool {
 	for {
 		r.mu.Lock()
-		wait := r.window.blocked(time.Now())
-		if r.leaving || len(r.neighbours) > closeRoom {
-			wait = 0 // in large rooms acknowledgements come late, so that there are few
-		}
+		wait := r.stay.AwaitWindow(time.Now())
 		r.mu.Unlock()
 		if wait == 0 {
 			return r.ctx.Err() == nil
@@ -406,16 +390,12 @@ func (r *Room) signalMoved() {
 // seal makes a batch the feed's next envelope and publishes it. One goroutine at a time calls it.
 func (r *Room) seal(b *batch) {
 	r.mu.Lock()
-	head := r.head
-	b.neighbours = len(r.neighbours)
-	var receipts *wire.ReceiptsWanted
-	if len(b.confirm) > 0 {
-		receipts = &wire.ReceiptsWanted{Collectors: r.collectorsLocked()}
-	}
+	head, neighbours, receipts := r.stay.Next(len(b.confirm) > 0)
+	b.neighbours = neighbours
 	r.mu.Unlock()
 
 	sealed, err := wire.SealEnvelope(r.mesh.key, &wire.Envelope{
-		App: r.mesh.app[:], Room: r.tag[:], Device: r.device[:], Feed: r.feed[:],
+		App: r.mesh.app[:], Room: r.tag[:], Device: r.device[:], Feed: r.id[:],
 		First: head.last + 1, Count: b.count, Previous: head.previous(),
 		SentMs: time.Now().UnixMilli(), Content: b.content, Receipts: receipts,
 	})
@@ -426,7 +406,7 @@ func (r *Room) seal(b *batch) {
 		b.fail(fmt.Errorf("mesh: room %s: %w", r.name, err))
 		return
 	}
-	b.feed, b.first, b.content = r.feed, head.last+1, nil
+	b.feed, b.first, b.content = r.id, head.last+1, nil
 	b.deadline = time.Now().Add(r.mesh.cfg.sendTimeout)
 	// Kept first: whatever becomes of it on the way, neighbours that learn of it can fetch it from
 	// here.
@@ -445,30 +425,19 @@ func (r *Room) seal(b *batch) {
 // retain notes a sealed batch as the end of the node's own feed, and reports whether nobody is
 // there to acknowledge it.
 func (r *Room) retain(b *batch, h head, sealed []byte) (alone bool) {
+	polls := make([]*Poll, len(b.confirm))
+	for i, p := range b.confirm {
+		polls[i] = p.poll
+	}
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.head = h
-	if len(b.confirm) > 0 {
-		r.awaitReceiptsLocked(now, h, b)
+	alone = r.stay.Published(now, h, b.count, sealed, b.deadline, polls)
+	if len(polls) > 0 {
+		r.stay.EndPolls(r.why)
 	}
-	r.window.published(now, h.last)
-	f := r.journal.feeds[r.own.tag()]
-	f.tip = &r.head.hash
-	r.journal.publish(now, f, b.first, b.count, sealed)
-	r.armTimer()
-	if r.roster.present <= 1 && len(r.neighbours) == 0 {
-		return true
+	if !alone {
+		r.unacked = append(r.unacked, b)
 	}
-	r.unacked = append(r.unacked, b)
-	return false
-}
-
-// overdueLocked ends broadcasts that no neighbour has acknowledged in time.
-func (r *Room) overdueLocked(now time.Time) {
-	for len(r.unacked) > 0 && !now.Before(r.unacked[0].deadline) {
-		r.unacked[0].end(&sendError{outcome: ErrUnconfirmed, cause: fmt.Errorf("room %s: no neighbour has acknowledged it", r.name)})
-		r.unacked[0] = nil
-		r.unacked = r.unacked[1:]
-	}
+	return alone
 }

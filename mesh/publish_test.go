@@ -130,11 +130,11 @@ func TestEveryPublishHasOneResultWhateverEndsIt(t *testing.T) {
 // still.
 func TestARoomThatEndsEndsTheWaitsOfItsPublisher(t *testing.T) {
 	for name, hold := range map[string]func(*Room){
-		"for a newcomer": func(r *Room) { r.newcomers["p"] = time.Now() },
+		"for a newcomer": func(r *Room) { r.stay.newcomers["p"] = time.Now() },
 		"for acknowledgements": func(r *Room) {
-			r.window.peers = map[peer.ID]*peerWindow{"p": {limit: 1, heard: time.Now()}}
-			r.window.published(time.Now(), r.head.last+1)
-			require.Positive(t, r.window.blocked(time.Now()))
+			r.stay.window.peers = map[peer.ID]*peerWindow{"p": {limit: 1, heard: time.Now()}}
+			r.stay.window.published(time.Now(), r.stay.head.last+1)
+			require.Positive(t, r.stay.window.blocked(time.Now()))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -137,7 +137,7 @@ func (m *Mesh) pulseLoop() {
 		m.eachRoom(func(r *Room) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			for p := range r.neighbours {
+			for p := range r.stay.Neighbours() {
 				neighbours[p] = r.tag
 			}
 		})

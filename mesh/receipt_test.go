@@ -9,10 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 
-	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -29,7 +27,7 @@ func awaited(t *testing.T, f *flock) (rooms []*Room, p *PendingConfirmation, has
 	time.Sleep(100 * time.Millisecond)
 	rooms[0].mu.Lock()
 	defer rooms[0].mu.Unlock()
-	for h, s := range rooms[0].confirms.sent {
+	for h, s := range rooms[0].stay.confirms.sent {
 		hash, last = h, s.last
 	}
 	require.NotZero(t, last)
@@ -48,7 +46,7 @@ func receiptFrame(tag feedTag, hash [sha256.Size]byte, last uint64, list ...*wir
 func TestReceiptsThatProveNothingCountForNothing(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
 		rooms, p, hash, last := awaited(t, f)
-		a, tag, bad, victim := rooms[0], rooms[0].own.tag(), f.at[1], f.at[2]
+		a, tag, bad, victim := rooms[0], rooms[0].stay.own.tag(), f.at[1], f.at[2]
 		own := receiptBody(a.tag, tag, last, hash)
 		device := victim.key.Public().(ed25519.PublicKey)
 		other := sha256.Sum256([]byte("another envelope"))
@@ -101,8 +99,8 @@ func TestReceiptsThatProveNothingCountForNothing(t *testing.T) {
 func TestAGenuineReceiptCountsWhoeverBringsIt(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
 		rooms, p, hash, last := awaited(t, f)
-		good := receiptOf(f.at[2], receiptBody(rooms[0].tag, rooms[0].own.tag(), last, hash))
-		require.NoError(t, rooms[0].hearReceipts(f.at[1].host.ID(), receiptFrame(rooms[0].own.tag(), hash, last, good, good)))
+		good := receiptOf(f.at[2], receiptBody(rooms[0].tag, rooms[0].stay.own.tag(), last, hash))
+		require.NoError(t, rooms[0].hearReceipts(f.at[1].host.ID(), receiptFrame(rooms[0].stay.own.tag(), hash, last, good, good)))
 		c, err := p.Result()
 		require.NoError(t, err)
 		confirmed(t, c, rooms)
@@ -110,7 +108,7 @@ func TestAGenuineReceiptCountsWhoeverBringsIt(t *testing.T) {
 		p, err = rooms[0].PublishConfirmedAsync(deadline(t, 3*time.Second), []byte("another"), AsText())
 		require.NoError(t, err)
 		time.Sleep(100 * time.Millisecond)
-		require.NoError(t, rooms[0].hearReceipts(f.at[1].host.ID(), receiptFrame(rooms[0].own.tag(), hash, last, good)))
+		require.NoError(t, rooms[0].hearReceipts(f.at[1].host.ID(), receiptFrame(rooms[0].stay.own.tag(), hash, last, good)))
 		c, err = p.Result()
 		require.NoError(t, err)
 		confirmed(t, c, rooms, "u2")
@@ -122,7 +120,7 @@ func TestAForgedReceiptEndsTheStreamItCameOver(t *testing.T) {
 		rooms, p, hash, last := awaited(t, f)
 		forged := &wire.Receipt{Device: f.at[2].key.Public().(ed25519.PublicKey), Signature: make([]byte, 64)}
 		f.at[1].tell(f.at[0].host.ID(), &wire.RoomFrame{Room: rooms[0].tag[:], Body: &wire.RoomFrame_Receipts_{
-			Receipts: receiptFrame(rooms[0].own.tag(), hash, last, forged),
+			Receipts: receiptFrame(rooms[0].stay.own.tag(), hash, last, forged),
 		}})
 		time.Sleep(time.Second)
 		require.EqualValues(t, 1, f.at[0].Stats().RoomViolations)
@@ -141,11 +139,11 @@ func TestAFloodOfReceiptsIsNeitherKeptNorPassedOn(t *testing.T) {
 		p, err := rooms[0].PublishConfirmedAsync(deadline(t, 3*time.Second), []byte("to the end"), AsText())
 		require.NoError(t, err)
 		time.Sleep(100 * time.Millisecond)
-		relay, tag := rooms[1], rooms[0].own.tag()
+		relay, tag := rooms[1], rooms[0].stay.own.tag()
 		relay.mu.Lock()
-		require.Len(t, relay.carriage.byHash, 1)
+		require.Len(t, relay.stay.carriage.byHash, 1)
 		var n *carried
-		for _, n = range relay.carriage.byHash {
+		for _, n = range relay.stay.carriage.byHash {
 		}
 		passed := len(n.passed)
 		relay.mu.Unlock()
@@ -161,9 +159,9 @@ func TestAFloodOfReceiptsIsNeitherKeptNorPassedOn(t *testing.T) {
 			require.NoError(t, relay.hearReceipts(f.at[2].host.ID(), receiptFrame(tag, n.hash, n.last, receiptOf(f.at[2], body))))
 		}
 		relay.mu.Lock()
-		require.Len(t, relay.carriage.byHash, 1)
+		require.Len(t, relay.stay.carriage.byHash, 1)
 		require.Len(t, n.passed, passed)
-		for _, nb := range relay.neighbours {
+		for _, nb := range relay.stay.neighbours {
 			require.LessOrEqual(t, len(nb.early), maxEarly)
 		}
 		require.Empty(t, n.out)
@@ -187,10 +185,10 @@ func TestReceiptsThatOvertakeTheirEnvelopeWaitForIt(t *testing.T) {
 		require.NoError(t, err)
 		synctest.Wait()
 		rooms[0].mu.Lock()
-		tag := rooms[0].own.tag()
+		tag := rooms[0].stay.own.tag()
 		var hash [sha256.Size]byte
 		var last uint64
-		for h, s := range rooms[0].confirms.sent {
+		for h, s := range rooms[0].stay.confirms.sent {
 			hash, last = h, s.last
 		}
 		rooms[0].mu.Unlock()
@@ -220,27 +218,27 @@ func TestWhatAnAuthorMakesOthersCarryIsBounded(t *testing.T) {
 					Envelope: &wire.Envelope{First: uint64(from+i) + 1, Count: 1, Receipts: &wire.ReceiptsWanted{}},
 					hash:     sha256.Sum256(fmt.Append(nil, tag, from+i)),
 				}
-				r.carryLocked(time.Now(), fd, e)
-				r.carryLocked(time.Now(), fd, e)
+				r.stay.carry(time.Now(), fd, e)
+				r.stay.carry(time.Now(), fd, e)
 			}
 		}
 		envelopes(1, 0, 10)
 		envelopes(2, 0, 3*maxCarriedOfFeed)
-		require.Len(t, r.carriage.byFeed[feedTag{2}], maxCarriedOfFeed)
-		require.Len(t, r.carriage.byFeed[feedTag{1}], 10, "nobody pushes out the others")
+		require.Len(t, r.stay.carriage.byFeed[feedTag{2}], maxCarriedOfFeed)
+		require.Len(t, r.stay.carriage.byFeed[feedTag{1}], 10, "nobody pushes out the others")
 		for tag := byte(3); tag < 50; tag++ {
 			envelopes(tag, 0, maxCarriedOfFeed)
 		}
-		require.LessOrEqual(t, len(r.carriage.byHash), maxCarried)
-		require.Len(t, r.carriage.byFeed[feedTag{1}], 10)
-		r.carryLocked(time.Now(), &feed{tag: feedTag{60}}, &envelope{
+		require.LessOrEqual(t, len(r.stay.carriage.byHash), maxCarried)
+		require.Len(t, r.stay.carriage.byFeed[feedTag{1}], 10)
+		r.stay.carry(time.Now(), &feed{tag: feedTag{60}}, &envelope{
 			Envelope: &wire.Envelope{First: 1, Count: 1, Receipts: &wire.ReceiptsWanted{Collectors: make([][]byte, maxCollectors+1)}}, hash: [32]byte{1},
 		})
-		require.Nil(t, r.carriage.byHash[[32]byte{1}], "too many collectors")
-		r.passDueLocked(time.Now().Add(carryLife))
-		require.Empty(t, r.carriage.byHash)
-		require.Empty(t, r.carriage.byFeed)
-		require.Empty(t, r.carriage.waiting)
+		require.Nil(t, r.stay.carriage.byHash[[32]byte{1}], "too many collectors")
+		r.stay.passDue(time.Now().Add(carryLife))
+		require.Empty(t, r.stay.carriage.byHash)
+		require.Empty(t, r.stay.carriage.byFeed)
+		require.Empty(t, r.stay.carriage.waiting)
 	})
 }
 
@@ -254,14 +252,14 @@ func TestAnAuthorsQuestionsAreBounded(t *testing.T) {
 		sent := f.at[1].Stats().ReceiptFramesSent
 		rooms[1].mu.Lock()
 		var n *carried
-		for _, n = range rooms[1].carriage.byHash {
+		for _, n = range rooms[1].stay.carriage.byHash {
 		}
 		rooms[1].mu.Unlock()
-		p := &PendingConfirmation{room: rooms[0], done: make(chan struct{}), members: make(map[identity.PublicKey]int)}
-		require.NoError(t, rooms[0].askMembers(p)) // as if it had never been confirmed
+		p, err := rooms[0].askMembers(time.Now()) // as if it had never been confirmed
+		require.NoError(t, err)
 		rooms[0].mu.Lock()
 		for range 10 {
-			require.True(t, rooms[0].askAgainLocked(n.hash, &confirming{last: n.last, pending: []*PendingConfirmation{p}}))
+			require.True(t, rooms[0].stay.askAgain(&confirming{last: n.last, hash: n.hash, pending: []*Poll{p.poll}}))
 		}
 		rooms[0].mu.Unlock()
 		settle()
@@ -277,7 +275,7 @@ func TestAReceiptSignsWhatTheProtocolSays(t *testing.T) {
 		_, err := rooms[0].PublishConfirmed(t.Context(), []byte("sign here"), AsText())
 		require.NoError(t, err)
 		rooms[0].mu.Lock()
-		kept, _, _ := rooms[0].journal.answer(rooms[0].own.tag(), span{rooms[0].head.last, 0}, 1)
+		kept, _, _ := rooms[0].stay.journal.answer(rooms[0].stay.own.tag(), span{rooms[0].stay.head.last, 0}, 1)
 		rooms[0].mu.Unlock()
 		require.Len(t, kept, 1)
 		e, err := wire.ParseEnvelope(kept[0].sealed)
@@ -291,7 +289,7 @@ func TestAReceiptSignsWhatTheProtocolSays(t *testing.T) {
 		signed = append(signed, hash[:]...)
 		rooms[1].mu.Lock()
 		defer rooms[1].mu.Unlock()
-		own := rooms[1].carriage.byHash[hash].own
+		own := rooms[1].stay.carriage.byHash[hash].own
 		require.True(t, ed25519.Verify(own.Device, signed, own.Signature))
 		require.Equal(t, []byte(f.at[1].key.Public().(ed25519.PublicKey)), own.Device)
 	})
@@ -301,12 +299,12 @@ func FuzzReceiptAsk(f *testing.F) {
 	f.Add([]byte{0x0a, 0x20})
 	f.Add(append([]byte{0x0a, 0x20}, bytes.Repeat([]byte{7}, 32)...))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		r := &Room{neighbours: make(map[peer.ID]*neighbour)}
-		r.carriage.init()
-		n := &carried{hash: [32]byte(bytes.Repeat([]byte{7}, 32)), passed: make(map[deviceHint]struct{}), out: make(map[peer.ID][]*wire.Receipt)}
-		r.carriage.byHash[n.hash] = n
+		r := &Room{stay: new(Stay)}
+		r.stay.carriage.init()
+		n := &carried{hash: [32]byte(bytes.Repeat([]byte{7}, 32)), passed: make(map[deviceHint]struct{})}
+		r.stay.carriage.byHash[n.hash] = n
 		for range maxAsks + 1 {
-			r.askedLocked(time.Time{}, new(feed), new(envelope), in)
+			r.stay.asked(time.Time{}, new(feed), new(envelope), in)
 		}
 		if n.asks > maxAsks || len(n.collectors) > maxCollectors {
 			t.Fatalf("%d asks, %d collectors", n.asks, len(n.collectors))

@@ -14,7 +14,7 @@ import (
 func (r *Room) renew() {
 	st := r.mesh.who.Self()
 	r.mu.Lock()
-	old, leaving := r.own, r.leaving
+	old, leaving := r.stay.Own(), r.stay.Leaving()
 	r.mu.Unlock()
 	if st == nil || leaving || st.User != old.statement.User || bytes.Equal(st.Sealed(), old.statement.Sealed()) {
 		return
@@ -32,20 +32,18 @@ func (r *Room) reissue(st *identity.Statement, token string) error {
 		return err
 	}
 	r.mu.Lock()
-	if r.leaving {
+	if r.stay.Leaving() {
 		defer r.mu.Unlock()
 		return r.reasonLocked()
 	}
-	entry, err := r.signEntry(st, true, r.own.sequence+1, token)
+	entry, err := r.signEntry(st, true, r.stay.Own().sequence+1, token)
 	if err != nil {
 		r.mu.Unlock()
 		return err
 	}
 	entry.grant = grant
-	r.own = entry
-	r.roster.apply(now, entry)
+	r.stay.Renew(now, entry)
 	r.mu.Unlock()
-	r.armTimer()
 	_, err = r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, entry.sealed, noID, accept{})
 	return err
 }
@@ -58,7 +56,17 @@ func (r *Room) UpdateToken(token string) error {
 		return ErrNoTokens
 	}
 	r.mu.Lock()
-	st := r.own.statement
+	st := r.stay.Own().statement
 	r.mu.Unlock()
 	return r.reissue(st, token)
+}
+
+// refute answers accusations: it signs the node's entry again.
+func (r *Room) refute() {
+	r.mu.Lock()
+	own := r.stay.Own()
+	r.mu.Unlock()
+	if err := r.reissue(own.statement, own.token); err != nil {
+		r.mesh.log.Debug("accusation not refuted", "room", r.name, "err", err)
+	}
 }

@@ -278,14 +278,6 @@ func (j *journal) giveUp(now time.Time, f *feed) arrival {
 	return arrival{feed: f, lost: lost, ready: ready, verdict: v}
 }
 
-// outcome is the result of a pull.
-type outcome struct {
-	gone map[feedTag]uint64 // what the neighbour will never have: each feed through this item
-	more bool               // it has more than fitted
-	slow bool               // it took so long that another neighbour may be faster
-	err  error
-}
-
 // help returns why the neighbour could not help with a feed.
 func (o *outcome) help(f *feed) help {
 	switch {

@@ -107,8 +107,8 @@ func TestTheLossOfALastMessageIsNoticed(t *testing.T) {
 		r := rooms[0]
 		sealed := captured(t, r, "never sent") // sealed and kept, and the node fails before it is sent
 		r.mu.Lock()
-		r.journal.publish(time.Now(), r.journal.feeds[r.own.tag()], r.head.last, 1, sealed)
-		r.armTimer()
+		r.stay.journal.publish(time.Now(), r.stay.journal.feeds[r.stay.own.tag()], r.stay.head.last, 1, sealed)
+		r.rearm.Set()
 		r.mu.Unlock()
 		start := time.Now()
 		require.Equal(t, []string{"u0:never sent"}, messages(t, rooms[1], 1))

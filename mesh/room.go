@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"iter"
 	"sync"
-	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
-	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
@@ -30,8 +28,7 @@ type Room struct {
 	name   string
 	tag    [32]byte
 	device identity.PublicKey
-	feed   FeedID // of this node's own broadcasts
-	since  time.Time
+	id     FeedID // of this node's own broadcasts
 
 	topic *pubsub.Topic
 	sub   *pubsub.Subscription
@@ -42,43 +39,17 @@ type Room struct {
 	ctx          context.Context // ends with the stay
 	stop         context.CancelFunc
 	door         *door
-	past         past
 	rearm        task.Wake // the timer loop must look again
 	acknowledged task.Wake // the window may have opened
 	finish       sync.Once
 
-	mu         sync.Mutex
-	own        *rosterEntry    // this node's
-	warned     *identity.Grant // the grant whose end the app has been told is coming
-	info       []byte
-	head       head // of this node's own feed
-	roster     *roster
-	journal    *journal
-	unacked    []*batch           // sealed, and no neighbour has acknowledged them
-	window     window             // how much of this node's own feed is under way
-	owing      map[*feed]struct{} // feeds whose authors are to be told soon how far they have arrived
-	remind     reminder
-	neighbours neighbours
-	// unsubscribed are neighbours that greeted us but whose subscription GossipSub has not
-	// reported, and since when.
-	unsubscribed map[peer.ID]time.Time
-	parted       parted
-	newcomers    map[peer.ID]time.Time // connected members that GossipSub has not reported, and since when
-	waiting      map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
-	parked       parked
-	confirms     confirms  // own broadcasts whose receipts are awaited
-	carriage     carriage  // receipts on their way to other authors
-	rumour       bool      // the roster has changed since neighbours were last told its digest
-	widen        bool      // and at nextDigest several are to be told
-	readyAt      time.Time // when every feed that neighbours knew had its beginning; zero: not yet
-	nextDigest   time.Time // when to compare rosters and feeds with neighbours
-	nextSweep    time.Time // when to forget past feeds
-	minded       time.Time // when all members were last looked at
-	echoed       uint64    // the last item of this node's own feed that GossipSub's loop has taken
-	leaving      bool
-	large        bool         // members cause no events
-	why          error        // the stay ended; nil: it has not
-	changed      task.Changes // members or neighbours have changed
+	mu      sync.Mutex
+	stay    *Stay
+	info    []byte
+	unacked []*batch     // sealed, and no neighbour has acknowledged them
+	echoed  uint64       // the last item of this node's own feed that GossipSub's loop has taken
+	why     error        // the stay ended; nil: it has not
+	changed task.Changes // members or neighbours have changed
 }
 
 // Name is the name passed to Join.
@@ -89,32 +60,15 @@ func (r *Room) Name() string { return r.name }
 func (r *Room) Members() []Member {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	seats := r.roster.members()
-	out := make([]Member, len(seats))
-	for i, s := range seats {
-		out[i] = s.public()
-	}
-	return out
+	return r.stay.Members()
 }
 
 // Missing returns the members that were dropped in the last 10 min and may come back: they fell
 // silent and said no goodbye. They are in no order. The caller owns the result.
-func (r *Room) Missing() (out []Member) {
+func (r *Room) Missing() []Member {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, s := range r.roster.seats {
-		if !s.present && s.reason == Dropped && s.Peer != r.mesh.host.ID() {
-			out = append(out, s.public())
-		}
-	}
-	return out
-}
-
-// public returns a copy of the member that the app may keep.
-func (s *seat) public() Member {
-	m := s.Member
-	m.Info = append([]byte(nil), m.Info...)
-	return m
+	return r.stay.Missing()
 }
 
 // WaitPeers waits until at least n other members are in the room. It returns ctx's error, or why
@@ -122,7 +76,7 @@ func (s *seat) public() Member {
 func (r *Room) WaitPeers(ctx context.Context, n int) error {
 	for {
 		r.mu.Lock()
-		others, changed := r.roster.present-1, r.changed.Next()
+		others, changed := r.stay.Present()-1, r.changed.Next()
 		r.mu.Unlock()
 		if others >= n {
 			return nil

@@ -108,20 +108,20 @@ func (r *Room) member(address string, to *whom) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.leaving {
+	if r.stay.Leaving() {
 		return r.reasonLocked()
 	}
 	if own {
 		return ErrSelf
 	}
 	var found, others []identity.Login
-	for _, s := range r.roster.seats {
+	for m := range r.stay.Logins() {
 		switch {
-		case !s.present || !addr.Matches(s.User, s.Key) || again && s.Key != to.Key:
-		case !key.IsZero() && s.Key != key:
-			others = append(others, s.Login)
+		case !addr.Matches(m.User, m.Key) || again && m.Key != to.Key:
+		case !key.IsZero() && m.Key != key:
+			others = append(others, m)
 		default:
-			found = append(found, s.Login)
+			found = append(found, m)
 		}
 	}
 	switch {
@@ -154,12 +154,7 @@ func conflict(user string, pinned identity.PublicKey, found []identity.Login) er
 func (r *Room) takeDirect(from identity.Login, msg *DirectMessage, size int, first bool) wire.DirectFrame_Reason {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := r.roster.devices[from.Peer]
-	if r.leaving || s == nil || s.User != from.User || s.Key != from.Key {
-		return wire.DirectFrame_NOT_MEMBER
-	}
-	r.noteLocked(r.roster.alive(time.Now(), from.Peer))
-	if !s.present || r.door.holds(s.entry, time.Now()) != nil {
+	if !r.stay.HearDirect(time.Now(), from) {
 		return wire.DirectFrame_NOT_MEMBER
 	}
 	if first {

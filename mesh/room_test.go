@@ -323,8 +323,8 @@ func TestWhatALaterVersionSealedIsLostOnlyAsFarAsItIsMissed(t *testing.T) {
 		sealed := func(floor, first uint64, count uint32) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			of := &feed{entry: rooms[1].own, next: floor, floor: floor}
-			r.deliverLocked(time.Now(), of, []*envelope{{Envelope: &wire.Envelope{Scheme: 9, First: first, Count: count}}})
+			of := &feed{entry: rooms[1].stay.own, next: floor, floor: floor}
+			r.stay.deliver(time.Now(), of, []*envelope{{Envelope: &wire.Envelope{Scheme: 9, First: first, Count: count}}})
 		}
 		sealed(1, 1, 1) // where the author's entry is, which is known
 		sealed(6, 4, 2) // from before this node's time

@@ -254,24 +254,11 @@ func surveyRoom(now time.Time, b *bolt.Bucket) (*storedRoom, error) {
 	})
 }
 
-// storedFeed is what the file has of a feed.
-type storedFeed struct {
-	tag     feedTag
-	through uint64 // the last item that was delivered, or is from before the node's time, or was lost
-	floor   uint64 // the first item that was for the app; 0: none was
-	began   time.Time
-	used    time.Time
-	ahead   bool      // the clock has been set back since, by more than clocks may differ
-	end     *[32]byte // the hash of the envelope that ends with through; nil: not known
-	entry   []byte    // sealed
-	list    []kept    // by rising first
-}
-
 const recordSize = 4*8 + 32
 
-// record is the feed without its envelopes: through, floor, began and used in milliseconds, end,
+// record returns a feed without its envelopes: through, floor, began and used in milliseconds, end,
 // entry.
-func (f *storedFeed) record(now time.Time) []byte {
+func record(f *storedFeed, now time.Time) []byte {
 	out := make([]byte, 0, recordSize+len(f.entry))
 	out = binary.BigEndian.AppendUint64(out, f.through)
 	out = binary.BigEndian.AppendUint64(out, f.floor)

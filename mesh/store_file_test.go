@@ -39,7 +39,7 @@ func TestTheFileKeepsWithinTheRetention(t *testing.T) {
 		time.Sleep(time.Minute) // nothing was said for twice the age
 		require.NoError(t, rooms[1].Flush(t.Context()))
 		for _, f := range k.stored(1, rooms[1]) {
-			require.True(t, len(f.list) == 0 || f.tag == rooms[1].own.tag(), "nobody speaks of the feed any more")
+			require.True(t, len(f.list) == 0 || f.tag == rooms[1].stay.own.tag(), "nobody speaks of the feed any more")
 		}
 	}, WithRetention(Retention{Messages: 10, Age: time.Minute}))
 }
@@ -58,8 +58,8 @@ func TestAgesGoOnWhileNoProcessRuns(t *testing.T) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		var old *shelf
-		for tag, sh := range r.journal.ring.shelves {
-			if tag != r.journal.self {
+		for tag, sh := range r.stay.journal.ring.shelves {
+			if tag != r.stay.journal.self {
 				require.Nil(t, old)
 				old = sh
 			}
@@ -126,7 +126,7 @@ func TestWhatAWrongClockHidesStaysInTheFile(t *testing.T) {
 				k.die(0)
 				db, err := bolt.Open(k.files[0], 0o600, nil)
 				require.NoError(t, err)
-				old := r.own.tag()
+				old := r.stay.own.tag()
 				require.NoError(t, db.Update(func(tx *bolt.Tx) error {
 					b := tx.Bucket(roomsBucket).Bucket(r.tag[:]).Bucket(feedsBucket)
 					record := append([]byte{}, b.Get(old[:])...)
@@ -312,12 +312,12 @@ func TestBroadcastsUnderATokenThatHasEndedAreNotTakenFromTheFile(t *testing.T) {
 				r := g.join(0, life)
 				published(t, r, "u0", "m", 3)
 				require.NoError(t, r.Leave(t.Context()))
-				old := r.own.tag()
+				old := r.stay.own.tag()
 				time.Sleep(life/60 + 4*time.Minute) // beyond the leeway, and within what is retained
 				r = g.join(0, time.Hour)
 				require.NoError(t, r.Flush(t.Context()))
 				r.mu.Lock()
-				f := r.journal.feeds[old]
+				f := r.stay.journal.feeds[old]
 				r.mu.Unlock()
 				require.Equal(t, life == time.Hour, f != nil)
 			})

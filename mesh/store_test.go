@@ -289,9 +289,9 @@ func TestWhatTheStoreHasIsStaleWhenItComesAgain(t *testing.T) {
 		again := k.join(1, "ops")
 		for _, f := range k.stored(1, again) {
 			for _, kept := range f.list {
-				e, err := again.openEnvelope(kept.sealed)
+				e, err := again.door.openEnvelope(time.Now(), kept.sealed)
 				require.NoError(t, err)
-				again.receive(k.net.ID(0), e, gossiped)
+				again.receive(time.Now(), k.net.ID(0), e, gossiped)
 			}
 		}
 		unsaid(t, again, 20*time.Second)
@@ -341,7 +341,7 @@ func TestAHoleInTheFileIsToldAsLost(t *testing.T) {
 				n++
 			}
 		}
-		tag := a.own.tag()
+		tag := a.stay.own.tag()
 		k.die(0)
 		k.die(1)
 		db, err := bolt.Open(k.files[1], 0o600, nil)

@@ -3,7 +3,6 @@ package mesh
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"maps"
@@ -12,8 +11,6 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-
-	"github.com/starling-mesh/starling/internal/task"
 )
 
 const (
@@ -64,25 +61,6 @@ func (s *Store) flush(ctx context.Context, m *Mesh) error {
 	}
 }
 
-// changes are the feeds of a room whose present state is not in the store. What waits to be written
-// is in the ring and nowhere else. So it is bounded, and what the ring has dropped meanwhile is not
-// written. The zero value is for a room without a store.
-type changes struct {
-	dirty map[feedTag]struct{}
-	wake  task.Wake
-}
-
-func (s *Store) changes() changes { return changes{make(map[feedTag]struct{}), s.wake} }
-
-// touch notes that a feed has changed.
-func (c *changes) touch(tag feedTag) {
-	if c.dirty == nil {
-		return
-	}
-	c.dirty[tag] = struct{}{}
-	c.wake.Set()
-}
-
 // roomChange is what to write about a room.
 type roomChange struct {
 	tag   [32]byte
@@ -103,75 +81,16 @@ type feedChange struct {
 // left something over.
 func (r *Room) unsaved(now time.Time, budget *int64) (feeds []feedChange, cut bool) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	j := r.journal
-	for tag := range j.ring.dirty {
-		c, all := j.change(now, tag, budget)
-		if all {
-			delete(j.ring.dirty, tag)
+	list, cut := r.stay.Unsaved(now, storeOverhead, budget)
+	r.mu.Unlock()
+	for _, c := range list {
+		f := feedChange{tag: c.tag, lowest: c.lowest, add: c.add}
+		if c.feed != nil {
+			f.record = record(c.feed, now)
 		}
-		cut = cut || !all
-		if c.record != nil || all {
-			feeds = append(feeds, c)
-		}
+		feeds = append(feeds, f)
 	}
 	return feeds, cut
-}
-
-// change returns what is to be written about a feed, as far as the budget goes, and whether that is
-// all of it. Its record describes what the file will contain after the write.
-func (j *journal) change(now time.Time, tag feedTag, budget *int64) (c feedChange, all bool) {
-	c.tag = tag
-	f := j.feeds[tag]
-	if f == nil || f.entry == nil || f.broken || f.silent || f.last() == 0 {
-		return c, true
-	}
-	stored := storedFeed{through: f.last(), floor: f.floor, began: f.began, used: f.used, end: f.tip, entry: f.entry.sealed}
-	if f.next == 0 {
-		stored.end = f.end
-	}
-	c.lowest, all = math.MaxUint64, true
-	if sh := j.ring.shelves[tag]; sh != nil && len(sh.list) > 0 {
-		c.lowest = sh.list[0].first
-		if left := sh.save(&c, budget); left >= 0 {
-			all = false
-			stored.through, stored.end = sh.list[left].first-1, nil
-			if left > 0 && sh.list[left-1].last() == stored.through {
-				end := sha256.Sum256(sh.list[left-1].sealed)
-				stored.end = &end
-			}
-		}
-	}
-	if stored.through > 0 {
-		c.record = stored.record(now)
-	}
-	return c, all
-}
-
-// save takes what is not in the store, oldest first, and returns the index of the first envelope
-// that the budget does not hold; -1: none.
-func (sh *shelf) save(c *feedChange, budget *int64) (left int) {
-	start := len(sh.list)
-	for n := sh.unsaved; n > 0; {
-		if start--; !sh.list[start].saved {
-			n--
-		}
-	}
-	for i := start; i < len(sh.list); i++ {
-		k := &sh.list[i]
-		if k.saved {
-			continue
-		}
-		size := int64(len(k.sealed) + storeOverhead)
-		if size > *budget {
-			return i
-		}
-		*budget -= size
-		k.saved = true
-		sh.unsaved--
-		c.add = append(c.add, *k)
-	}
-	return -1
 }
 
 // run writes what rooms retain, until the mesh ends.
@@ -180,7 +99,7 @@ func (s *Store) run(m *Mesh) {
 		m.log.Warn("history was damaged and set aside", "path", s.aside)
 	}
 	s.tidy(m.cfg.retention.Age)
-	tidy := time.NewTicker(renewCheck)
+	tidy := time.NewTicker(TickEvery)
 	defer tidy.Stop()
 	pause := time.NewTimer(storeEvery)
 	defer pause.Stop()

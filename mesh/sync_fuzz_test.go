@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -126,20 +127,20 @@ func FuzzHeads(f *testing.F) {
 func FuzzSyncRequest(f *testing.F) {
 	v, body := syncVectors(f)
 	f.Add(body(v.Request.Frame))
-	room := &Room{journal: newJournal(feedTag{}, DefaultRetention)}
+	room := &Room{stay: &Stay{journal: newJournal(feedTag{}, DefaultRetention)}}
 	e := entry("u", "d", 1, 1, true)
 	fd := &feed{tag: feedTag(v.Request.Wants[0].Tag), entry: e, next: 1, floor: 1}
-	room.journal.feeds[fd.tag] = fd
+	room.stay.journal.feeds[fd.tag] = fd
 	for _, one := range chain(1, 7, 100, 1, 1) {
 		one.tag, one.sealed = fd.tag, make([]byte, 200<<10)
-		room.journal.take(epoch, "", fd, one)
+		room.stay.journal.take(epoch, "", fd, one)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var q wire.SyncRequest
 		if len(raw) > maxSyncRequest || proto.Unmarshal(raw, &q) != nil || len(q.Wants) > maxWants+maxSpans {
 			return
 		}
-		wants, budget, frames := q.Wants, syncAnswer, 0
+		wants, budget, frames := q.Wants, SyncAnswer, 0
 		for len(wants) > 0 && budget > 0 {
 			var part *wire.SyncReply
 			left := len(wants)
@@ -155,7 +156,7 @@ func FuzzSyncRequest(f *testing.F) {
 			}
 			frames++
 		}
-		if budget < -(syncPart + wire.MaxEnvelope + maxEntry) {
+		if budget < -(SyncPart + wire.MaxEnvelope + maxEntry) {
 			t.Fatalf("%d bytes over", -budget)
 		}
 	})
@@ -206,18 +207,21 @@ func FuzzSyncReply(f *testing.F) {
 	}
 	author, feedID := keys[1], entries[1].feed
 	room := func() *Room { // as newRoom makes it, with nothing that runs beside
+		log := slog.New(slog.DiscardHandler)
 		r := &Room{
-			mesh: &Mesh{host: idHost{id: keys[0].PeerID()}, app: app, cfg: defaultConfig(), log: slog.New(slog.DiscardHandler)},
-			tag:  tag, own: entries[0], queue: newQueue("ops", DefaultQueue), rearm: task.NewWake(),
-			owing: make(map[*feed]struct{}), neighbours: make(map[peer.ID]*neighbour), newcomers: make(map[peer.ID]time.Time),
-			door: newDoor("ops", tag, identity.NewVerifier(app), nil), since: time.Now(),
+			mesh: &Mesh{host: idHost{id: keys[0].PeerID()}, app: app, cfg: defaultConfig(), log: log},
+			tag:  tag, queue: newQueue("ops", DefaultQueue), rearm: task.NewWake(),
+			door: newDoor("ops", app, tag, log, identity.NewVerifier(app), nil),
 		}
-		r.journal = newJournal(r.own.tag(), DefaultRetention)
-		r.roster = newRoster(r.door, r.journal, keys[0].PeerID(), time.Second)
+		r.stay = newStay(time.Now(), Config{
+			Tag: tag, Self: keys[0].PeerID(), Key: keys[0].Device, Feed: entries[0].feed, Door: r.door, Grace: time.Second, Large: 500,
+			Retention: DefaultRetention, Rand: rand.New(rand.NewPCG(1, 1)), Log: log,
+		}, (*world)(r))
 		for _, e := range entries {
-			r.roster.apply(time.Now(), e)
+			r.stay.Enter(time.Now(), e)
 		}
-		r.journal.ready = true
+		r.stay.own = entries[0]
+		r.stay.journal.ready = true
 		return r
 	}
 	f.Fuzz(func(t *testing.T, raw []byte, first, last uint64) {
@@ -244,19 +248,18 @@ func FuzzSyncReply(f *testing.F) {
 				reply.Envelopes[i] = again
 			}
 		}
-		fd := r.journal.feeds[entries[1].tag()]
+		fd := r.stay.journal.feeds[entries[1].tag()]
 		fd.begin(1)
 		p := pull{from: "p", wants: []want{{fd, span{max(first, 1), last}}}}
-		o := outcome{gone: make(map[feedTag]uint64)}
-		a := asked{p.wants, make(map[feedTag]uint64)}
-		err := r.takeReply(p, a, &reply, &o)
+		o := newOutcome(p)
+		err := r.takeReply(p.from, &reply, &o)
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if err := r.journal.unbounded(time.Now().Add(-time.Hour)); err != nil {
+		if err := r.stay.journal.unbounded(time.Now().Add(-time.Hour)); err != nil {
 			t.Fatal(err)
 		}
-		if len(o.gone) > maxWants+maxSpans || len(r.parked.list) > maxParked {
-			t.Fatalf("%d gone, %d parked", len(o.gone), len(r.parked.list))
+		if len(o.gone) > maxWants+maxSpans || len(r.stay.parked.list) > maxParked {
+			t.Fatalf("%d gone, %d parked", len(o.gone), len(r.stay.parked.list))
 		}
 		if fd.next == 0 || fd.next < fd.floor {
 			t.Fatalf("the feed went back to %d", fd.next)

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,16 +35,16 @@ func TestTopicsAreThoseOfTheVectors(t *testing.T) {
 func TestRoomsJudgeTheEnvelopesOfTheVectors(t *testing.T) {
 	var v vectors.Envelopes
 	vectors.Read(t, "envelope", &v)
-	room := &Room{mesh: &Mesh{app: identity.AppID(v.App)}, tag: [32]byte(v.Room)}
+	door := &door{app: identity.AppID(v.App), tag: [32]byte(v.Room)}
 	for _, e := range append(append(v.Feed, v.Accepted...), v.Forks...) {
-		got, err := room.openEnvelope(e.Sealed.Sealed)
+		got, err := door.openEnvelope(epoch, e.Sealed.Sealed)
 		require.NoError(t, err, e.Name)
 		require.Equal(t, FeedID(e.Feed), got.feed, e.Name)
 		require.Equal(t, [32]byte(e.Hash), got.hash, e.Name)
 		require.Equal(t, string(e.MessageID), messageID(&pb.Message{Topic: &v.Topic, Data: e.Sealed.Sealed}), e.Name)
 	}
 	for _, c := range v.Refused {
-		_, err := room.openEnvelope(c.Sealed)
+		_, err := door.openEnvelope(epoch, c.Sealed)
 		require.Error(t, err, "%s: accepted", c.Name)
 	}
 }
@@ -51,9 +52,9 @@ func TestRoomsJudgeTheEnvelopesOfTheVectors(t *testing.T) {
 func TestFeedsTakeAndForkAsInTheVectors(t *testing.T) {
 	var v vectors.Envelopes
 	vectors.Read(t, "envelope", &v)
-	room := &Room{mesh: &Mesh{app: identity.AppID(v.App)}, tag: [32]byte(v.Room)}
+	door := &door{app: identity.AppID(v.App), tag: [32]byte(v.Room)}
 	open := func(e vectors.Envelope) *envelope {
-		got, err := room.openEnvelope(e.Sealed.Sealed)
+		got, err := door.openEnvelope(epoch, e.Sealed.Sealed)
 		require.NoError(t, err)
 		return got
 	}
@@ -77,7 +78,7 @@ func TestRostersAreThoseOfTheVectors(t *testing.T) {
 	vectors.Read(t, "roster", &v)
 	now, verifier := time.UnixMilli(v.AtMS), identity.NewVerifier(identity.AppID(v.App))
 	open := func(sealed []byte) (*rosterEntry, error) {
-		return newDoor("", [32]byte(v.Room), verifier, nil).open(sealed, now)
+		return newDoor("", identity.AppID(v.App), [32]byte(v.Room), slog.New(slog.DiscardHandler), verifier, nil).open(sealed, now)
 	}
 	for _, e := range v.Accepted {
 		got, err := open(e.Sealed.Sealed)
@@ -142,7 +143,7 @@ func TestRoomsSignTheRosterEntryOfTheVectors(t *testing.T) {
 	require.NoError(t, err)
 	room := &Room{
 		mesh: &Mesh{host: hostAt{addrs: addrs}, key: ed25519.NewKeyFromSeed(names.Keys[0].Seed)},
-		tag:  [32]byte(v.Room), feed: FeedID(want.Feed), info: want.Info,
+		tag:  [32]byte(v.Room), id: FeedID(want.Feed), info: want.Info,
 	}
 	got, err := room.signEntry(st, true, want.Sequence, "")
 	require.NoError(t, err)
@@ -208,8 +209,9 @@ func TestHeadsAndAnswersAreJudgedAsInTheVectors(t *testing.T) {
 		take := func(raw []byte) (outcome, error) {
 			var reply wire.SyncReply
 			require.NoError(t, wire.NewReader(bytes.NewReader(raw), maxSyncReply).Next(&reply))
-			o := outcome{gone: make(map[feedTag]uint64)}
-			return o, r.takeReply(ask, asked{ask.wants, make(map[feedTag]uint64)}, &reply, &o)
+			o := newOutcome(ask)
+			err := r.takeReply(ask.from, &reply, &o)
+			return o, err
 		}
 		o, err := take(v.Reply.Frame)
 		require.NoError(t, err)
@@ -245,7 +247,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("parked in a room", "%d envelopes, %d MiB", maxParked, maxParkedBytes>>20)
 	says("held behind a gap in one feed", "%d envelopes, %d MiB", maxHeld, maxHeldBytes>>20)
 	says("frame: sync question; answer", "%s; %s", comma(maxSyncRequest), comma(maxSyncReply))
-	says("wants of a question; bytes of an answer", "%d; %d MiB, and the asker takes %d MiB", maxWants+maxSpans, syncAnswer>>20, 2*syncAnswer>>20)
+	says("wants of a question; bytes of an answer", "%d; %d MiB, and the asker takes %d MiB", maxWants+maxSpans, SyncAnswer>>20, 2*SyncAnswer>>20)
 	says("sync questions at once", "1 of a neighbour, %d of all", maxAskers)
 	says("sync answers to one neighbour", "%d MiB/s after %d MiB", serveRate>>20, serveBurst>>20)
 	says("positions in Heads", "%s", comma(maxPositions))

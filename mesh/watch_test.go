@@ -194,7 +194,7 @@ func (f *flock) accuse(by *Room, others ...*Room) {
 	f.t.Helper()
 	for _, o := range others {
 		o.mu.Lock()
-		own := o.own
+		own := o.stay.own
 		o.mu.Unlock()
 		payload, err := proto.Marshal(&wire.Suspicion{Device: own.statement.Device[:], Feed: own.feed[:], Sequence: own.sequence})
 		require.NoError(f.t, err)
@@ -451,13 +451,13 @@ func TestMalformedSuspicionsAreRefused(t *testing.T) {
 		f.net.ConnectAll()
 		rooms := f.joinAll("ops")
 		read(t, rooms[1], 1)
-		device, feed := rooms[1].device[:], rooms[1].feed[:]
+		device, feed := rooms[1].device[:], rooms[1].id[:]
 		good := &wire.Suspicion{Device: device, Feed: feed, Sequence: 7}
 		raw, err := proto.Marshal(good)
 		require.NoError(t, err)
 		a, ok := openSuspicion(raw)
 		require.True(t, ok)
-		require.Equal(t, accusation{device: f.net.ID(1), feed: rooms[1].feed, sequence: 7}, a)
+		require.Equal(t, accusation{device: f.net.ID(1), feed: rooms[1].id, sequence: 7}, a)
 		n := uint64(0)
 		for name, s := range map[string]*wire.Suspicion{
 			"nothing":          {},

@@ -134,8 +134,8 @@ func TestWindowsLearnOfWhatNeighboursHave(t *testing.T) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			u := make(map[peer.ID]uint64)
-			for p, pw := range r.window.peers {
-				u[p] = r.window.sum - pw.sum
+			for p, pw := range r.stay.window.peers {
+				u[p] = r.stay.window.sum - pw.sum
 			}
 			return u
 		}
@@ -163,7 +163,7 @@ func TestAPublisherIsNotFasterThanItsReceivers(t *testing.T) {
 		_, err := rooms[0].PublishText(t.Context(), "x")
 		require.NoError(t, err)
 		rooms[0].mu.Lock()
-		known = len(rooms[0].window.peers) > 0
+		known = len(rooms[0].stay.window.peers) > 0
 		rooms[0].mu.Unlock()
 	}
 	rooms[1].mu.Lock() // bob takes nothing
@@ -183,7 +183,7 @@ func TestAPublisherIsNotFasterThanItsReceivers(t *testing.T) {
 			break // nothing can be said about later
 		}
 		rooms[0].mu.Lock()
-		limit := rooms[0].window.peers[bob.host.ID()].limit
+		limit := rooms[0].stay.window.peers[bob.host.ID()].limit
 		rooms[0].mu.Unlock()
 		if n > limit {
 			t.Errorf("%d envelopes published to a neighbour that takes none, want %d at most", n, limit)

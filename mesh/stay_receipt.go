@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -19,10 +18,12 @@ import (
 )
 
 const (
+	// MaxPolled is how many members, this one included, a room may have for a confirmed broadcast.
+	MaxPolled = 256
 	// maxReceipts bounds the receipts in one frame: those of the largest room that confirms.
-	maxReceipts = MaxConfirmed
-	// maxCollectors bounds how many members gather receipts. It is the square root of MaxConfirmed,
-	// so that a collector gathers from as many members as there are collectors.
+	maxReceipts = MaxPolled
+	// maxCollectors bounds how many members gather receipts. It is the square root of MaxPolled, so
+	// that a collector gathers from as many members as there are collectors.
 	maxCollectors = 16
 	// gatherDelay is how long receipts are gathered that go to the author next, and relayDelay
 	// those that go elsewhere. gatherDelay covers the round trip of a member that is one step
@@ -72,8 +73,24 @@ type carried struct {
 	own        *wire.Receipt // nil: not delivered
 	asks       int
 	passed     map[deviceHint]struct{} // devices whose receipts went on since the author last asked
-	out        map[peer.ID][]*wire.Receipt
+	out        []bundle
 	due        time.Time // when out is sent
+}
+
+// bundle is receipts that wait to go to a neighbour together.
+type bundle struct {
+	to   peer.ID
+	list []*wire.Receipt
+}
+
+// bundle returns what waits to go to a neighbour.
+func (n *carried) bundle(to peer.ID) *bundle {
+	i := slices.IndexFunc(n.out, func(b bundle) bool { return b.to == to })
+	if i < 0 {
+		i = len(n.out)
+		n.out = append(n.out, bundle{to: to})
+	}
+	return &n.out[i]
 }
 
 // early holds receipts that have overtaken their envelope.
@@ -98,18 +115,15 @@ func (n *neighbour) keepEarly(hash [sha256.Size]byte, q *wire.RoomFrame_Receipts
 	}
 }
 
-// takeEarlyLocked takes the receipts that have overtaken an envelope that has just come.
-func (r *Room) takeEarlyLocked(hash [sha256.Size]byte) {
-	for p, n := range r.neighbours {
+// takeEarly takes the receipts that have overtaken an envelope that has just come.
+func (st *Stay) takeEarly(hash [sha256.Size]byte) {
+	for _, p := range st.order {
+		n := st.neighbours[p]
 		n.early = slices.DeleteFunc(n.early, func(e early) bool {
 			if e.hash != hash {
 				return false
 			}
-			r.mesh.tasks.Go(func() {
-				if err := r.hearReceipts(p, e.frame); err != nil {
-					r.mesh.violation(p, err)
-				}
-			})
+			st.world.Rehear(p, e.frame)
 			return true
 		})
 	}
@@ -129,21 +143,21 @@ func (c *carriage) init() {
 	c.waiting = make(map[*carried]struct{})
 }
 
-// carryLocked notes an envelope whose author wants receipts.
-func (r *Room) carryLocked(now time.Time, f *feed, e *envelope) {
-	c := &r.carriage
+// carry notes an envelope whose author wants receipts.
+func (st *Stay) carry(now time.Time, f *feed, e *envelope) {
+	c := &st.carriage
 	if c.byHash[e.hash] != nil || len(e.Receipts.Collectors) > maxCollectors || f.broken {
 		return
 	}
 	n := &carried{
 		tag: f.tag, author: f.peer(), last: e.last(), hash: e.hash, born: now, via: e.via, collectors: hints(e.Receipts.Collectors),
-		passed: make(map[deviceHint]struct{}), out: make(map[peer.ID][]*wire.Receipt),
+		passed: make(map[deviceHint]struct{}),
 	}
 	c.byHash[e.hash] = n
-	r.takeEarlyLocked(e.hash)
+	st.takeEarly(e.hash)
 	c.byFeed[f.tag] = append(c.byFeed[f.tag], n)
 	if len(c.byFeed[f.tag]) > maxCarriedOfFeed {
-		r.dropCarriedLocked(f.tag)
+		st.dropCarried(f.tag)
 	} else if len(c.byHash) > maxCarried {
 		most := f.tag
 		for tag, list := range c.byFeed {
@@ -151,7 +165,7 @@ func (r *Room) carryLocked(now time.Time, f *feed, e *envelope) {
 				most = tag
 			}
 		}
-		r.dropCarriedLocked(most)
+		st.dropCarried(most)
 	}
 }
 
@@ -165,9 +179,9 @@ func hints(raw [][]byte) (out []deviceHint) {
 	return out
 }
 
-// dropCarriedLocked drops a feed's oldest envelope.
-func (r *Room) dropCarriedLocked(tag feedTag) {
-	c := &r.carriage
+// dropCarried drops a feed's oldest envelope.
+func (st *Stay) dropCarried(tag feedTag) {
+	c := &st.carriage
 	list := c.byFeed[tag]
 	n := list[0]
 	list[0] = nil
@@ -175,33 +189,33 @@ func (r *Room) dropCarriedLocked(tag feedTag) {
 		delete(c.byFeed, tag)
 	}
 	delete(c.byHash, n.hash)
-	r.passLocked(n)
+	st.pass(n)
 }
 
-// confirmLocked signs this node's receipt of an envelope that has just been delivered whole, and
-// sends it off.
-func (r *Room) confirmLocked(now time.Time, e *envelope) {
-	n := r.carriage.byHash[e.hash]
+// confirm signs this node's receipt of an envelope that has just been delivered whole, and sends it
+// off.
+func (st *Stay) confirm(now time.Time, e *envelope) {
+	n := st.carriage.byHash[e.hash]
 	if n == nil || n.own != nil {
 		return
 	}
 	n.own = &wire.Receipt{
-		Device:    r.device[:],
-		Signature: wire.Sign(wire.DomainReceipt, r.mesh.key, receiptBody(r.tag, n.tag, n.last, n.hash)),
+		Device:    st.device[:],
+		Signature: wire.Sign(wire.DomainReceipt, st.Key, receiptBody(st.Tag, n.tag, n.last, n.hash)),
 	}
-	r.forwardLocked(now, n, n.own, "")
+	st.forward(now, n, n.own, "")
 }
 
-// askedLocked takes an author's question for receipts that have not come. The receipts asked for
-// are sent again, and by another way too if the author is not a neighbour: a node on the first way
-// may keep them back.
-func (r *Room) askedLocked(now time.Time, f *feed, e *envelope, payload []byte) {
+// asked takes an author's question for receipts that have not come. The receipts asked for are sent
+// again, and by another way too if the author is not a neighbour: a node on the first way may keep
+// them back.
+func (st *Stay) asked(now time.Time, f *feed, e *envelope, payload []byte) {
 	var ask wire.ReceiptAsk
 	if proto.Unmarshal(payload, &ask) != nil || len(ask.Envelope) != sha256.Size ||
-		len(ask.Missing) > MaxConfirmed || len(ask.Collectors) > maxCollectors {
+		len(ask.Missing) > MaxPolled || len(ask.Collectors) > maxCollectors {
 		return
 	}
-	n := r.carriage.byHash[[sha256.Size]byte(ask.Envelope)]
+	n := st.carriage.byHash[[sha256.Size]byte(ask.Envelope)]
 	if n == nil || n.tag != f.tag || n.asks >= maxAsks {
 		return
 	}
@@ -212,133 +226,136 @@ func (r *Room) askedLocked(now time.Time, f *feed, e *envelope, payload []byte) 
 	for _, h := range missing {
 		delete(n.passed, h)
 	}
-	if n.own == nil || !slices.Contains(missing, hint(r.device[:])) {
+	if n.own == nil || !slices.Contains(missing, hint(st.device[:])) {
 		return
 	}
-	r.forwardLocked(now, n, n.own, "")
-	if r.neighbours[n.author] != nil {
+	st.forward(now, n, n.own, "")
+	if st.neighbours[n.author] != nil {
 		return
 	}
 	others := n.asks
-	for p := range r.neighbours { // in random order
-		if _, used := n.out[p]; !used && p != n.via && others > 0 {
+	for p := range st.shuffled() {
+		used := slices.ContainsFunc(n.out, func(b bundle) bool { return b.to == p })
+		if !used && p != n.via && others > 0 {
 			others--
-			r.queueLocked(now, n, n.own, p)
+			st.queue(now, n, n.own, p)
 		}
 	}
 }
 
-// forwardLocked sends a receipt one step nearer to the author, unless it has done so before.
-func (r *Room) forwardLocked(now time.Time, n *carried, receipt *wire.Receipt, from peer.ID) {
+// forward sends a receipt one step nearer to the author, unless it has done so before.
+func (st *Stay) forward(now time.Time, n *carried, receipt *wire.Receipt, from peer.ID) {
 	if _, again := n.passed[hint(receipt.Device)]; again {
 		return
 	}
 	n.passed[hint(receipt.Device)] = struct{}{}
-	if to := r.hopLocked(n, from); to != "" {
-		r.queueLocked(now, n, receipt, to)
+	if to := st.hop(n, from); to != "" {
+		st.queue(now, n, receipt, to)
 	}
 }
 
-// queueLocked adds a receipt to those that wait to go to a neighbour together.
-func (r *Room) queueLocked(now time.Time, n *carried, receipt *wire.Receipt, to peer.ID) {
-	n.out[to] = append(n.out[to], receipt)
+// queue adds a receipt to those that wait to go to a neighbour together.
+func (st *Stay) queue(now time.Time, n *carried, receipt *wire.Receipt, to peer.ID) {
+	out := n.bundle(to)
+	out.list = append(out.list, receipt)
 	delay := relayDelay
 	switch {
-	case r.roster.present <= closeRoom:
+	case st.roster.present <= closeRoom:
 		delay = 0
-	case to == n.author && !r.gathersLocked(n) && len(n.collectors) == 0 && n.few:
+	case to == n.author && !st.gathers(n) && len(n.collectors) == 0 && n.few:
 		delay = 0
 	case to == n.author:
 		delay = gatherDelay
-	case r.neighbours[n.author] != nil:
+	case st.neighbours[n.author] != nil:
 		delay = 0 // a collector waits for it
 	}
-	if delay == 0 || len(n.out[to]) >= maxReceipts {
-		r.passLocked(n)
+	if delay == 0 || len(out.list) >= maxReceipts {
+		st.pass(n)
 		return
 	}
 	if n.due.IsZero() {
 		n.due = now.Add(delay)
-		r.carriage.waiting[n] = struct{}{}
-		r.armTimer()
+		st.carriage.waiting[n] = struct{}{}
+		st.world.Wake(ForTimer)
 	}
 }
 
-// passLocked sends on what has been gathered of an envelope's receipts.
-func (r *Room) passLocked(n *carried) {
-	for to, list := range n.out {
-		r.mesh.tell(to, &wire.RoomFrame{Room: r.tag[:], Body: &wire.RoomFrame_Receipts_{Receipts: &wire.RoomFrame_Receipts{
-			Feed: n.tag[:], Last: n.last, Envelope: n.hash[:], List: list,
+// pass sends on what has been gathered of an envelope's receipts.
+func (st *Stay) pass(n *carried) {
+	for _, b := range n.out {
+		st.world.Tell(b.to, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Receipts_{Receipts: &wire.RoomFrame_Receipts{
+			Feed: n.tag[:], Last: n.last, Envelope: n.hash[:], List: b.list,
 		}}})
-		r.mesh.stats.receiptFramesSent.Add(1)
+		st.world.Count(CountReceiptFramesSent, 1)
 	}
 	clear(n.out)
+	n.out = n.out[:0]
 	n.due = time.Time{}
-	delete(r.carriage.waiting, n)
+	delete(st.carriage.waiting, n)
 }
 
-// passAllLocked sends on everything that has been gathered.
-func (r *Room) passAllLocked() {
-	for n := range r.carriage.waiting {
-		r.passLocked(n)
+// passAll sends on everything that has been gathered.
+func (st *Stay) passAll() {
+	for n := range st.carriage.waiting {
+		st.pass(n)
 	}
 }
 
-// passDueLocked sends on what has been gathered long enough, forgets old envelopes, and returns
-// when there is something to do next.
-func (r *Room) passDueLocked(now time.Time) (due time.Time) {
-	for n := range r.carriage.waiting {
+// passDue sends on what has been gathered long enough, forgets old envelopes, and returns when
+// there is something to do next.
+func (st *Stay) passDue(now time.Time) (due time.Time) {
+	for n := range st.carriage.waiting {
 		if !now.Before(n.due) {
-			r.passLocked(n)
+			st.pass(n)
 		} else {
 			due = earlier(due, n.due)
 		}
 	}
-	if now.Sub(r.carriage.swept) >= carryLife/4 {
-		r.carriage.swept = now
-		for tag, list := range r.carriage.byFeed {
+	if now.Sub(st.carriage.swept) >= carryLife/4 {
+		st.carriage.swept = now
+		for tag, list := range st.carriage.byFeed {
 			for range list {
-				if list := r.carriage.byFeed[tag]; now.Sub(list[0].born) < carryLife {
+				if list := st.carriage.byFeed[tag]; now.Sub(list[0].born) < carryLife {
 					break
 				}
-				r.dropCarriedLocked(tag)
+				st.dropCarried(tag)
 			}
 		}
 	}
 	return due
 }
 
-// gathersLocked reports whether this node is one of an envelope's collectors.
-func (r *Room) gathersLocked(n *carried) bool {
-	return slices.Contains(n.collectors, hint(r.device[:]))
+// gathers reports whether this node is one of an envelope's collectors.
+func (st *Stay) gathers(n *carried) bool {
+	return slices.Contains(n.collectors, hint(st.device[:]))
 }
 
-// hopLocked chooses the neighbour that a receipt goes to next; "" if there is none. from is the
-// neighbour that it came from.
+// hop chooses the neighbour that a receipt goes to next; "" if there is none. from is the neighbour
+// that it came from.
 //
 // The author's neighbours send to a collector. If they know none, they send to the neighbour whose
 // key comes first in an order that the envelope's hash gives, which does the same; a node that
 // comes first itself sends to the author. All others send back along the way that the envelope
 // came.
-func (r *Room) hopLocked(n *carried, from peer.ID) peer.ID {
-	if r.neighbours[n.author] == nil {
-		if n.via != from && r.neighbours[n.via] != nil {
+func (st *Stay) hop(n *carried, from peer.ID) peer.ID {
+	if st.neighbours[n.author] == nil {
+		if n.via != from && st.neighbours[n.via] != nil {
 			return n.via
 		}
-		for p := range r.neighbours { // in random order
+		for p := range st.shuffled() {
 			if p != from {
 				return p
 			}
 		}
 		return ""
 	}
-	if len(n.collectors) == 0 || r.gathersLocked(n) {
+	if len(n.collectors) == 0 || st.gathers(n) {
 		return n.author
 	}
 	var collectors []peer.ID
-	first, rank := n.author, n.rank(r.device[:])
-	for p := range r.neighbours {
-		s := r.roster.devices[p]
+	first, rank := n.author, n.rank(st.device[:])
+	for _, p := range st.order {
+		s := st.roster.devices[p]
 		if s == nil || p == from || p == n.author {
 			continue
 		}
@@ -351,7 +368,7 @@ func (r *Room) hopLocked(n *carried, from peer.ID) peer.ID {
 	}
 	if len(collectors) > 0 {
 		slices.Sort(collectors)
-		return collectors[binary.BigEndian.Uint32(r.device[:])%uint32(len(collectors))]
+		return collectors[binary.BigEndian.Uint32(st.device[:])%uint32(len(collectors))]
 	}
 	return first
 }
@@ -362,10 +379,8 @@ func (n *carried) rank(device []byte) uint64 {
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// hearReceipts takes receipts from a neighbour: of this node's own broadcasts, or to be passed on.
-// A false signature is a breach of the protocol: every node that passes receipts on has verified
-// them.
-func (r *Room) hearReceipts(p peer.ID, q *wire.RoomFrame_Receipts) error {
+// CheckReceipts returns an error for a frame that is malformed, which is a breach of the protocol.
+func CheckReceipts(q *wire.RoomFrame_Receipts) error {
 	if len(q.Feed) != len(feedTag{}) || len(q.Envelope) != sha256.Size || q.Last == 0 || q.Last == math.MaxUint64 ||
 		len(q.List) == 0 || len(q.List) > maxReceipts {
 		return errBadReceipts
@@ -375,53 +390,53 @@ func (r *Room) hearReceipts(p peer.ID, q *wire.RoomFrame_Receipts) error {
 			return errBadReceipts
 		}
 	}
-	r.mesh.stats.receiptFramesTaken.Add(1)
-	tag, hash := feedTag(q.Feed), [sha256.Size]byte(q.Envelope)
-	wanted := r.wanted(p, tag, hash, q)
-	if len(wanted) == 0 {
-		return nil
-	}
-	body := receiptBody(r.tag, tag, q.Last, hash)
-	for _, receipt := range wanted {
+	return nil
+}
+
+// CheckSignatures verifies some of the receipts of a frame. A false signature is a breach of the
+// protocol: every node that passes receipts on has verified them.
+func CheckSignatures(room [32]byte, q *wire.RoomFrame_Receipts, some []*wire.Receipt) error {
+	body := receiptBody(room, feedTag(q.Feed), q.Last, [sha256.Size]byte(q.Envelope))
+	for _, receipt := range some {
 		if !wire.Check(wire.DomainReceipt, receipt.Device, body, receipt.Signature) {
 			return wire.ErrSignature
-		}
-	}
-	now := time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if tag == r.own.tag() {
-		r.confirmedLocked(now, hash, wanted)
-		return nil
-	}
-	if n := r.carriage.byHash[hash]; n != nil && !r.leaving {
-		for _, receipt := range wanted {
-			r.forwardLocked(now, n, receipt, p)
 		}
 	}
 	return nil
 }
 
-// wanted returns the receipts whose signatures are worth checking: each of a member, and not had
-// before.
-func (r *Room) wanted(p peer.ID, tag feedTag, hash [sha256.Size]byte, q *wire.RoomFrame_Receipts) (out []*wire.Receipt) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	n := r.neighbours[p]
+// HearReceipts takes those receipts of a neighbour's frame that [Stay.Wanted] returned, once they
+// are verified: of this node's own broadcasts, or to be passed on.
+func (st *Stay) HearReceipts(now time.Time, p peer.ID, q *wire.RoomFrame_Receipts, wanted []*wire.Receipt) {
+	hash := [sha256.Size]byte(q.Envelope)
+	if feedTag(q.Feed) == st.own.tag() {
+		st.confirmed(now, hash, wanted)
+	} else if n := st.carriage.byHash[hash]; n != nil && !st.leaving {
+		for _, receipt := range wanted {
+			st.forward(now, n, receipt, p)
+		}
+	}
+}
+
+// Wanted returns the receipts of a checked frame whose signatures are worth checking: each of a
+// member, and not had before.
+func (st *Stay) Wanted(p peer.ID, q *wire.RoomFrame_Receipts) (out []*wire.Receipt) {
+	tag, hash := feedTag(q.Feed), [sha256.Size]byte(q.Envelope)
+	n := st.neighbours[p]
 	if n == nil {
 		return nil
 	}
 	want := func(*wire.Receipt) bool { return false }
-	if tag == r.own.tag() {
-		if s := r.confirms.sent[hash]; s != nil && s.last == q.Last {
+	if tag == st.own.tag() {
+		if s := st.confirms.sent[hash]; s != nil && s.last == q.Last {
 			want = func(receipt *wire.Receipt) bool { return s.awaits(identity.PublicKey(receipt.Device)) }
 		}
-	} else if c := r.carriage.byHash[hash]; c != nil && c.tag == tag && c.last == q.Last {
+	} else if c := st.carriage.byHash[hash]; c != nil && c.tag == tag && c.last == q.Last {
 		want = func(receipt *wire.Receipt) bool {
 			_, passed := c.passed[hint(receipt.Device)]
-			return !passed && len(c.passed) < maxReceipts && r.knowsLocked(receipt.Device)
+			return !passed && len(c.passed) < maxReceipts && st.knows(receipt.Device)
 		}
-	} else if f := r.journal.feeds[tag]; c == nil && f != nil && q.Last >= f.next {
+	} else if f := st.journal.feeds[tag]; c == nil && f != nil && q.Last >= f.next {
 		n.keepEarly(hash, q)
 	}
 	had := make(map[deviceHint]struct{}, len(q.List))
@@ -434,30 +449,30 @@ func (r *Room) wanted(p peer.ID, tag feedTag, hash [sha256.Size]byte, q *wire.Ro
 	return out
 }
 
-// knowsLocked reports whether a device is, or recently was, a member's.
-func (r *Room) knowsLocked(device []byte) bool {
+// knows reports whether a device is, or recently was, a member's.
+func (st *Stay) knows(device []byte) bool {
 	pub, err := crypto.UnmarshalEd25519PublicKey(device)
 	if err != nil {
 		return false
 	}
 	id, err := peer.IDFromPublicKey(pub)
-	s := r.roster.devices[id]
+	s := st.roster.devices[id]
 	return err == nil && s != nil && bytes.Equal(s.entry.statement.Device[:], device)
 }
 
-// collectorsLocked chooses the members that gather the receipts of the next envelope: the square
-// root of the members, if more than closeRoom could send theirs to this node directly.
-func (r *Room) collectorsLocked() (out [][]byte) {
-	if len(r.neighbours) <= closeRoom {
+// collectors chooses the members that gather the receipts of the next envelope: the square root of
+// the members, if more than closeRoom could send theirs to this node directly.
+func (st *Stay) collectors() (out [][]byte) {
+	if len(st.neighbours) <= closeRoom {
 		return nil
 	}
 	var members [][]byte
-	for p := range r.neighbours {
-		if s := r.roster.devices[p]; s != nil && s.present && s.suspected.IsZero() {
+	for _, p := range st.order {
+		if s := st.roster.devices[p]; s != nil && s.present && s.suspected.IsZero() {
 			members = append(members, s.entry.statement.Device[:len(deviceHint{})])
 		}
 	}
-	rand.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+	st.Rand.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
 	n := int(math.Ceil(math.Sqrt(float64(len(members)))))
 	return members[:min(n, maxCollectors, len(members))]
 }

@@ -1,0 +1,152 @@
+package mesh
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+var errBadTag = errors.New("room tag of the wrong length")
+
+// peerLoop takes what GossipSub reports about who is subscribed.
+func (r *Room) peerLoop() {
+	for {
+		ev, err := r.peers.NextPeerEvent(r.ctx)
+		if err != nil {
+			return
+		}
+		r.mu.Lock()
+		switch ev.Type {
+		case pubsub.PeerJoin:
+			r.mesh.topics.found(ev.Peer, topicName(r.tag))
+			r.stay.Subscribed(time.Now(), ev.Peer)
+		case pubsub.PeerLeave:
+			r.stay.Unsubscribed(time.Now(), ev.Peer)
+		}
+		r.mu.Unlock()
+	}
+}
+
+// askAround asks every connected peer whether it is in the room.
+func (r *Room) askAround() {
+	peers := r.mesh.host.Network().Peers()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stay.AskAround(slices.DeleteFunc(peers, r.mesh.isMute))
+}
+
+// absent notes that a peer is not in the room, or cannot be.
+func (r *Room) absent(p peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stay.Absent(time.Now(), p)
+}
+
+// introduce greets a member that is not a neighbour, before the first message to it alone.
+func (r *Room) introduce(p peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stay.Introduce(time.Now(), p)
+}
+
+// again asks a peer once more: what was sent to it last may be lost.
+func (r *Room) again(p peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stay.Again(time.Now(), p)
+}
+
+// connected and disconnected are called for notices of the host's network.
+func (r *Room) connected(p peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stay.Connected(time.Now(), p)
+}
+
+func (r *Room) disconnected(p peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stay.Disconnected(time.Now(), p)
+}
+
+// hear takes a frame from a peer. Signatures are verified without the room's lock. An error is a
+// breach of the protocol.
+func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
+	switch body := frame.Body.(type) {
+	case *wire.RoomFrame_Greeting_:
+		return r.hearGreeting(p, body.Greeting)
+	case *wire.RoomFrame_Roster_:
+		return r.hearRoster(p, body.Roster)
+	case *wire.RoomFrame_Heads_:
+		return r.hearHeads(p, body.Heads)
+	case *wire.RoomFrame_Query_:
+		r.hearQuery(p)
+		return nil
+	case *wire.RoomFrame_Receipts_:
+		return r.hearReceipts(p, body.Receipts)
+	case *wire.RoomFrame_Absent_:
+		r.absent(p)
+		return nil
+	default:
+		return nil // from a later version
+	}
+}
+
+func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
+	entry, err := r.door.openGreeting(time.Now(), p, g)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stay.HearGreeting(time.Now(), p, g, entry)
+	return nil
+}
+
+func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
+	entries, err := r.door.openRoster(time.Now(), p, part)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stay.HearRoster(time.Now(), p, entries, part.Last)
+	return nil
+}
+
+func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stay.HearHeads(time.Now(), p, h)
+}
+
+func (r *Room) hearQuery(p peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stay.HearQuery(time.Now(), p)
+}
+
+func (r *Room) hearReceipts(p peer.ID, q *wire.RoomFrame_Receipts) error {
+	if err := CheckReceipts(q); err != nil {
+		return err
+	}
+	r.mesh.stats.receiptFramesTaken.Add(1)
+	r.mu.Lock()
+	wanted := r.stay.Wanted(p, q)
+	r.mu.Unlock()
+	if len(wanted) == 0 {
+		return nil
+	}
+	if err := CheckSignatures(r.tag, q, wanted); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stay.HearReceipts(time.Now(), p, q, wanted)
+	return nil
+}

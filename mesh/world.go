@@ -1,0 +1,195 @@
+package mesh
+
+import (
+	"encoding/hex"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// world is what a room's stay sees of its node. The stay calls it with the room's lock held.
+type world Room
+
+func (w *world) Tell(p peer.ID, frame *wire.RoomFrame) { w.mesh.tell(p, frame) }
+
+func (w *world) Allow(p peer.ID, bytes int) bool {
+	return w.mesh.links.budget(p).rosters.AllowN(time.Now(), min(bytes, rosterBurst))
+}
+
+func (w *world) Say(kind wire.Kind, payload []byte) { w.outbox.push(kind, payload) }
+
+func (w *world) AskReceipts(payload []byte) bool {
+	_, full, _ := w.outbox.tryAdd(wire.Kind_KIND_ASK, payload, wire.ItemSize(wire.Kind_KIND_ASK, len(payload)), noID, nil)
+	return full == nil
+}
+
+func (w *world) Deliver(from identity.Login, e *envelope, list []Item) (whole bool) {
+	whole = true
+	sent := time.UnixMilli(e.SentMs)
+	messages := make([]Message, len(list))
+	for i, item := range list {
+		msg := &messages[i]
+		*msg = Message{Header: Header{Type: TypeMessage}, From: from, Data: item.Data, Sent: sent, Feed: e.feed, Number: item.Number}
+		if item.Kind == wire.Kind_KIND_TEXT {
+			msg.Kind = Text
+		}
+		dropped, queued := w.queue.PushBroadcast(msg, len(item.Data))
+		w.mesh.stats.messagesMissed.Add(uint64(dropped))
+		whole = whole && queued
+	}
+	return whole
+}
+
+func (w *world) Notice(n Notice) {
+	r := (*Room)(w)
+	switch n := n.(type) {
+	case Joined:
+		r.queue.PushNotice(&MemberJoined{Header{Type: TypeMemberJoined}, n.Member})
+	case Left:
+		r.queue.PushNotice(&MemberLeft{Header{Type: TypeMemberLeft}, n.Member, n.Reason})
+	case Size:
+		r.queue.PushNotice(&RoomSize{Header{Type: TypeRoomSize}, n.Members, n.Large})
+	case Lost:
+		r.queue.PushNotice(&GapLost{Header{Type: TypeGapLost}, n.From, n.Feed, n.First, n.Last})
+	case Expiring:
+		r.queue.PushNotice(&TokenExpiring{Header{Type: TypeTokenExpiring}, n.At})
+	case Replaced:
+		r.mesh.log.Info("replaced in a room", "room", r.name, "peer", n.By.Peer)
+		r.overLocked(ErrReplaced)
+	case Lapsed:
+		r.overLocked(n.Err)
+	}
+}
+
+// overLocked ends the stay soon.
+func (r *Room) overLocked(why error) {
+	r.why = why
+	r.mesh.tasks.Go(func() { r.end(why) })
+}
+
+func (w *world) Pull(p pull) { w.mesh.tasks.Go(func() { (*Room)(w).pull(p) }) }
+
+func (w *world) Rehear(p peer.ID, frame *wire.RoomFrame_Receipts) {
+	w.mesh.tasks.Go(func() {
+		if err := (*Room)(w).hearReceipts(p, frame); err != nil {
+			w.mesh.violation(p, err)
+		}
+	})
+}
+
+func (w *world) Refute() { w.mesh.tasks.Go((*Room)(w).refute) }
+
+func (w *world) Link(p peer.ID) Link {
+	switch w.mesh.host.Network().Connectedness(p) {
+	case network.NotConnected:
+		return Apart
+	case network.Connected:
+		return Linked
+	}
+	return Limited
+}
+
+func (w *world) Spoke(p peer.ID) time.Time { return w.mesh.pulses.spokeAt(p) }
+
+func (w *world) Keep(p peer.ID, keep bool) {
+	if tag := (*Room)(w).protection(); keep {
+		w.mesh.host.ConnManager().Protect(p, tag)
+	} else {
+		w.mesh.host.ConnManager().Unprotect(p, tag)
+	}
+}
+
+// protection returns the tag under which the connection manager keeps neighbours of this room.
+func (r *Room) protection() string { return "starling/room/" + hex.EncodeToString(r.tag[:8]) }
+
+func (w *world) Unreported(p peer.ID) { w.mesh.topics.lose(p, topicName(w.tag)) }
+
+func (w *world) Know(e *rosterEntry) {
+	w.mesh.learnAddrs(e)
+	w.mesh.observe(e.statement)
+}
+
+// learnAddrs remembers the addresses at which a member says that it listens, for messages to it
+// alone.
+func (m *Mesh) learnAddrs(e *rosterEntry) {
+	addrs := make([]ma.Multiaddr, 0, len(e.addrs))
+	for _, raw := range e.addrs {
+		if a, err := ma.NewMultiaddrBytes(raw); err == nil {
+			addrs = append(addrs, a)
+		}
+	}
+	if len(addrs) > 0 && e.statement.Peer != m.host.ID() {
+		m.host.Peerstore().AddAddrs(e.statement.Peer, addrs, peerstore.RecentlyConnectedAddrTTL)
+	}
+}
+
+func (w *world) Ended(last uint64, acked int) {
+	for len(w.unacked) > 0 && w.unacked[0].last() <= last {
+		b := w.unacked[0]
+		w.unacked[0] = nil
+		w.unacked = w.unacked[1:]
+		if b.acked = acked; acked > 0 {
+			b.end(nil)
+		} else {
+			b.end(&sendError{outcome: ErrUnconfirmed, cause: fmt.Errorf("room %s: no neighbour has acknowledged it", w.name)})
+		}
+	}
+}
+
+func (w *world) Wake(who Waiter) {
+	switch who {
+	case ForTimer:
+		w.rearm.Set()
+	case ForPublisher:
+		w.acknowledged.Set()
+	case ForMembers:
+		w.changed.Tell()
+	case ForStore:
+		w.mesh.cfg.store.again()
+	}
+}
+
+func (w *world) Count(c Counter, n int) { w.mesh.stats.ofStay(c).Add(uint64(n)) }
+
+// ofStay returns what counts something of a stay.
+func (c *counters) ofStay(of Counter) *atomic.Uint64 {
+	switch of {
+	case CountMessagesTaken:
+		return &c.messagesTaken
+	case CountMessagesLost:
+		return &c.messagesLost
+	case CountEnvelopesTaken:
+		return &c.envelopesTaken
+	case CountEnvelopesStale:
+		return &c.envelopesStale
+	case CountEnvelopesLapsed:
+		return &c.envelopesLapsed
+	case CountEnvelopesSetBack:
+		return &c.envelopesSetBack
+	case CountEnvelopesUnclaimed:
+		return &c.envelopesUnclaimed
+	case CountReceiptsTaken:
+		return &c.receiptsTaken
+	case CountReceiptFramesSent:
+		return &c.receiptFramesSent
+	case CountRoomFramesDropped:
+		return &c.roomFramesDropped
+	case CountRoomViolations:
+		return &c.roomViolations
+	case CountForks:
+		return &c.forks
+	case CountSuspicions:
+		return &c.suspicions
+	case CountRefutations:
+		return &c.refutations
+	}
+	panic(fmt.Sprintf("mesh: counter %d", of))
+}
