@@ -3,6 +3,7 @@ package mesh
 import (
 	"bytes"
 	"cmp"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -70,6 +71,25 @@ func (e *rosterEntry) role(room string) string {
 // ties, so that every member computes the same.
 func (e *rosterEntry) newer(o *rosterEntry) bool {
 	return cmp.Or(cmp.Compare(e.sequence, o.sequence), cmp.Compare(e.statement.Peer, o.statement.Peer)) > 0
+}
+
+// SignEntry returns an entry of this node's own, in a room, sealed by its device key.
+func SignEntry(key ed25519.PrivateKey, room [32]byte, e rosterEntry) (*rosterEntry, error) {
+	state := wire.RosterEntry_LEFT
+	if e.joined {
+		state = wire.RosterEntry_JOINED
+	}
+	e.addrs = checkAddrs(e.addrs)
+	body, err := proto.Marshal(&wire.RosterEntry{
+		Statement: e.statement.Sealed(), Room: room[:], Feed: e.feed[:], Sequence: e.sequence, State: state, Info: e.info, Addrs: e.addrs,
+		Token: e.token,
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.sealed = wire.Seal(wire.DomainRoster, key, body)
+	e.name = nameEntry(e.sealed)
+	return &e, nil
 }
 
 // door decides which users are let into a room.

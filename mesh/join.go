@@ -10,7 +10,6 @@ import (
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/task"
@@ -161,26 +160,13 @@ func (r *Room) config(now time.Time, cfg joinConfig, resume map[feedTag]uint64) 
 // signEntry signs this node's roster entry.
 func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, token string) (*rosterEntry, error) {
 	r.mesh.entries.signed(sequence)
-	state := wire.RosterEntry_LEFT
-	if joined {
-		state = wire.RosterEntry_JOINED
-	}
 	var addrs [][]byte
 	for _, a := range r.mesh.host.Addrs() {
 		addrs = append(addrs, a.Bytes())
 	}
-	addrs = checkAddrs(addrs)
-	body, err := proto.Marshal(&wire.RosterEntry{
-		Statement: st.Sealed(), Room: r.tag[:], Feed: r.id[:], Sequence: sequence, State: state, Info: r.info, Addrs: addrs,
-		Token: token,
+	return SignEntry(r.mesh.key, r.tag, rosterEntry{
+		statement: st, feed: r.id, sequence: sequence, joined: joined, info: r.info, addrs: addrs, token: token,
 	})
-	if err != nil {
-		return nil, err
-	}
-	sealed := wire.Seal(wire.DomainRoster, r.mesh.key, body)
-	return &rosterEntry{
-		sealed: sealed, name: nameEntry(sealed), statement: st, feed: r.id, sequence: sequence, joined: joined, info: r.info, addrs: addrs, token: token,
-	}, nil
 }
 
 // start subscribes and announces.
