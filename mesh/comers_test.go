@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/internal/meshtest"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // said is a broadcast of a member that comes and goes.
@@ -87,7 +88,7 @@ const (
 	// soonTold is settle if all are connected. settleTime is settle if the neighbours of a member
 	// may wait for what they lack themselves before they give it up.
 	soonTold   = 5 * time.Second
-	settleTime = apartWait + 10*time.Second
+	settleTime = stay.ApartWait + 10*time.Second
 	// underWay is how old a message may be that was under way at the moment of joining: some round
 	// trips, and the repair of lost packets.
 	underWay = time.Second

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // MaxConfirmed is how many members, this one included, a room may have for a confirmed broadcast.
@@ -47,7 +48,7 @@ type PendingConfirmation struct {
 	done        chan struct{}
 
 	// Guarded by the room's mutex.
-	poll   *Poll
+	poll   *stay.Poll
 	result Confirmation // once poll has ended
 	err    error
 }

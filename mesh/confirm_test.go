@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"testing"
@@ -9,11 +10,12 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/meshtest"
-	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // crowdIn joins a room with every station, and makes all know each other without the traffic for
@@ -32,10 +34,8 @@ func (f *flock) crowdIn(room string) []*Room {
 			if o == r {
 				continue
 			}
-			s := r.stay.apply(now, o.stay.own)
-			s.feed.begin(o.stay.head.last + 1)
+			r.stay.Meet(now, o.stay.Own(), o.inside().Head.Last)
 		}
-		r.stay.journal.digest = nil
 		r.mu.Unlock()
 	}
 	return rooms
@@ -135,7 +135,7 @@ func TestACrowdConfirmsInFewFrames(t *testing.T) {
 				for i, r := range rooms[1:] {
 					require.True(t, has(r, "everybody"), i)
 				}
-				require.Less(t, time.Since(start), secondAsk)
+				require.Less(t, time.Since(start), stay.SecondAsk)
 				require.LessOrEqual(t, f.at[0].Stats().ReceiptFramesTaken-before, c.frames)
 			})
 		})
@@ -214,7 +214,7 @@ func TestNobodyIsWaitedForWhoHasLeft(t *testing.T) {
 		require.NoError(t, err)
 		confirmed(t, c, rooms, "u2")
 		require.False(t, has(rooms[2], "too late"))
-		require.InDelta(t, lateReceipts, time.Since(start), float64(50*time.Millisecond))
+		require.InDelta(t, stay.LateReceipts, time.Since(start), float64(50*time.Millisecond))
 		require.NoError(t, <-gone)
 	})
 }
@@ -258,10 +258,9 @@ func TestConfirmedBroadcastsShareAnEnvelope(t *testing.T) {
 		}
 		require.Less(t, f.at[0].Stats().ReceiptFramesTaken, uint64(500))
 		synctest.Wait()
-		rooms[0].mu.Lock()
-		defer rooms[0].mu.Unlock()
-		require.Empty(t, rooms[0].stay.confirms.open)
-		require.Empty(t, rooms[0].stay.confirms.sent)
+		in := rooms[0].inside()
+		require.Zero(t, in.Polls)
+		require.Empty(t, in.Awaited)
 	})
 }
 
@@ -301,12 +300,20 @@ func TestWhoIsAloneHasNobodyToWaitFor(t *testing.T) {
 	})
 }
 
+// madeUp is a roster entry of a user that nobody is.
+func madeUp(user string) *stay.Entry {
+	key := identity.PublicKey(sha256.Sum256([]byte(user)))
+	return &stay.Entry{
+		Statement: &identity.Statement{User: user, UserKey: key, Device: key, Peer: peer.ID("device of " + user)}, Feed: stay.FeedID{1}, Sequence: 1, Joined: true,
+	}
+}
+
 func TestALargerRoomIsRefused(t *testing.T) {
 	inBubble(t, 1, func(t *testing.T, f *flock) {
 		r := f.join(0, "ops")
 		for i := range MaxConfirmed {
 			r.mu.Lock()
-			r.stay.roster.apply(time.Now(), entry(fmt.Sprint("x", i), fmt.Sprint("device ", i), 1, 1, true))
+			r.stay.Meet(time.Now(), madeUp(fmt.Sprint("x", i)), 0)
 			r.mu.Unlock()
 		}
 		settle()
@@ -344,8 +351,8 @@ func TestReceiptsFindAWayAroundAMemberThatSwallowsThem(t *testing.T) {
 		c, err := rooms[0].PublishConfirmed(t.Context(), []byte("this way"), AsText())
 		require.NoError(t, err)
 		confirmed(t, c, rooms)
-		require.Greater(t, time.Since(start), firstAsk, "the shortest way is by the one that swallows")
-		require.Less(t, time.Since(start), firstAsk+time.Second)
+		require.Greater(t, time.Since(start), stay.FirstAsk, "the shortest way is by the one that swallows")
+		require.Less(t, time.Since(start), stay.FirstAsk+time.Second)
 	})
 }
 
@@ -362,7 +369,7 @@ func TestCollectorsThatSwallowReceiptsAreGoneAround(t *testing.T) {
 		require.NoError(t, err)
 		t.Log(time.Since(start), f.at[0].Stats().ReceiptFramesTaken)
 		confirmed(t, c, rooms)
-		require.Less(t, time.Since(start), secondAsk+time.Second)
+		require.Less(t, time.Since(start), stay.SecondAsk+time.Second)
 		for _, s := range f.at {
 			s.EvictAll(ErrLeft)
 		}
@@ -382,7 +389,7 @@ func TestIfNobodyPassesReceiptsOnAllAreConfirmedAllTheSame(t *testing.T) {
 		c, err := rooms[0].PublishConfirmed(t.Context(), []byte("this way"), AsText())
 		require.NoError(t, err)
 		confirmed(t, c, rooms)
-		require.Less(t, time.Since(start), secondAsk+time.Second)
+		require.Less(t, time.Since(start), stay.SecondAsk+time.Second)
 		for _, s := range f.at {
 			s.EvictAll(ErrLeft)
 		}
@@ -433,17 +440,4 @@ func TestReceiptsComeThroughLoss(t *testing.T) {
 			})
 		})
 	}
-}
-
-// A caller that has its result may look at the counters at once.
-func TestAReceiptIsCountedBeforeItsBroadcastEnds(t *testing.T) {
-	r := &Room{mesh: new(Mesh)}
-	r.stay = &Stay{world: (*world)(r)}
-	r.stay.confirms.init()
-	var device identity.PublicKey
-	p := &Poll{members: map[identity.PublicKey]int{device: 0}, open: 1, sentAt: time.Now(), asked: make([]Asked, 1)}
-	p.end = func(int, error) { require.EqualValues(t, 1, r.mesh.Stats().ReceiptsTaken) }
-	r.stay.confirms.sent[[32]byte{}] = &confirming{pending: []*Poll{p}}
-	r.stay.confirmed(time.Now(), [32]byte{}, []*wire.Receipt{{Device: device[:]}})
-	require.True(t, p.Ended())
 }

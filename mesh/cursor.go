@@ -16,6 +16,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // Cursor says how far a reader has got with the broadcasts of a room: a place in each feed. The
@@ -54,7 +55,7 @@ type place struct {
 }
 
 // maxCursor is how many feeds a cursor remembers.
-const maxCursor = maxMembers
+const maxCursor = stay.MaxMembers
 
 // Add notes that an event has been dealt with, and reports whether it was new. Events other than
 // [Message] and [GapLost] are always new, and do not move the cursor.
@@ -153,13 +154,13 @@ func WithResume(c Cursor) JoinOption {
 			return
 		}
 		j.resume = places
-		j.past = past{age: max(time.Since(c.at), 0)}
+		j.past = stay.Past{Age: max(time.Since(c.at), 0)}
 	}
 }
 
 // positions returns the cursor's places by the tags that feeds have among members.
-func positions(places map[cursorKey]place) (map[feedTag]uint64, error) {
-	out := make(map[feedTag]uint64, len(places))
+func positions(places map[cursorKey]place) (map[stay.FeedTag]uint64, error) {
+	out := make(map[stay.FeedTag]uint64, len(places))
 	for k, p := range places {
 		key, err := k.peer.ExtractPublicKey()
 		if err != nil {
@@ -169,7 +170,7 @@ func positions(places map[cursorKey]place) (map[feedTag]uint64, error) {
 		if err != nil || len(raw) != len(identity.PublicKey{}) {
 			return nil, errCursor
 		}
-		out[tagFeed(identity.PublicKey(raw), k.feed)] = p.last
+		out[stay.TagFeed(identity.PublicKey(raw), stay.FeedID(k.feed))] = p.last
 	}
 	return out, nil
 }
@@ -203,23 +204,23 @@ func (r *Room) Replay(c *Cursor) iter.Seq[Event] {
 }
 
 // replayed returns the feeds whose messages the app gets.
-func (r *Room) replayed() []*feed {
+func (r *Room) replayed() []*stay.Feed {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.stay.Unread()
 }
 
 // unread returns the first item of a feed behind a cursor.
-func (r *Room) unread(f *feed, c *Cursor) uint64 {
+func (r *Room) unread(f *stay.Feed, c *Cursor) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	from, id := f.Author()
-	return f.First(c.places[cursorKey{from.Peer, id}].last)
+	return f.First(c.places[cursorKey{from.Peer, FeedID(id)}].last)
 }
 
 // replayFrom returns the next events of a feed from item first on, and the item that follows them:
 // first if there are none.
-func (r *Room) replayFrom(f *feed, first uint64) (out []Event, next uint64) {
+func (r *Room) replayFrom(f *stay.Feed, first uint64) (out []Event, next uint64) {
 	r.mu.Lock()
 	from, id := f.Author()
 	list, gone := r.stay.Retained(f, first, replayPart)
@@ -227,12 +228,12 @@ func (r *Room) replayFrom(f *feed, first uint64) (out []Event, next uint64) {
 	head := Header{Room: r.name, Time: time.Now()}
 	if gone >= first {
 		head.Type = TypeGapLost
-		return []Event{&GapLost{head, from, id, first, gone}}, gone + 1
+		return []Event{&GapLost{head, from, FeedID(id), first, gone}}, gone + 1
 	}
 	head.Type, next = TypeMessage, first
 	for _, k := range list {
-		next = k.last() + 1
-		e, err := wire.ParseEnvelope(k.sealed)
+		next = k.Last() + 1
+		e, err := wire.ParseEnvelope(k.Sealed)
 		if err != nil || e.Scheme != 0 {
 			continue
 		}
@@ -246,7 +247,7 @@ func (r *Room) replayFrom(f *feed, first uint64) (out []Event, next uint64) {
 			if number < first || kind != wire.Kind_KIND_TEXT && kind != wire.Kind_KIND_BINARY {
 				continue
 			}
-			msg := &Message{Header: head, From: from, Data: payload, Sent: time.UnixMilli(e.SentMs), Feed: id, Number: number}
+			msg := &Message{Header: head, From: from, Data: payload, Sent: time.UnixMilli(e.SentMs), Feed: FeedID(id), Number: number}
 			if kind == wire.Kind_KIND_TEXT {
 				msg.Kind = Text
 			}

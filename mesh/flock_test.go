@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/internal/meshtest"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // flock is simulated hosts with a mesh each, whose users are u0, u1 and so on.
@@ -131,4 +132,11 @@ func disconnect(t *testing.T, f *flock, i, j int) {
 	require.NoError(t, f.net.Host(i).Network().ClosePeer(f.net.ID(j)))
 	require.NoError(t, f.net.Host(j).Network().ClosePeer(f.net.ID(i)))
 	synctest.Wait()
+}
+
+// inside returns what a room's stay holds.
+func (r *Room) inside() stay.Inside {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stay.Inspect()
 }

@@ -6,6 +6,7 @@ import (
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 const (
@@ -22,13 +23,13 @@ const (
 // forward is GossipSub's last validator of a room: it lets envelopes out to the topic mesh. It
 // delays those of others for a moment; the app has them already.
 func (r *Room) forward(ctx context.Context, from peer.ID, msg *pubsub.Message) pubsub.ValidationResult {
-	e, ok := msg.ValidatorData.(*envelope)
-	if !ok || e.peer != from || e.size < pubsub.GossipSubIDontWantMessageThreshold {
+	e, ok := msg.ValidatorData.(*stay.Envelope)
+	if !ok || e.Peer != from || e.Size < pubsub.GossipSubIDontWantMessageThreshold {
 		// It is the node's own; or others pass it on for its author; or it is so small that nobody
 		// says whether it has it.
 		return pubsub.ValidationAccept
 	}
-	t := time.NewTimer(min(forwardDelay+2*e.late, maxForwardDelay))
+	t := time.NewTimer(min(forwardDelay+2*e.Late, maxForwardDelay))
 	defer t.Stop()
 	select {
 	case <-t.C:

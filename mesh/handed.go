@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 const (
@@ -24,13 +25,13 @@ type handedRooms struct {
 }
 
 type handedRoom struct {
-	feeds  map[feedTag]uint64
-	latest map[peer.ID]stayMark
+	feeds  map[stay.FeedTag]uint64
+	latest map[peer.ID]stay.Mark
 	until  time.Time
 }
 
 // keep remembers how far a stay that ends has got.
-func (h *handedRooms) keep(now time.Time, tag [32]byte, st *Stay) {
+func (h *handedRooms) keep(now time.Time, tag [32]byte, st *stay.Stay) {
 	feeds, latest := st.Handed()
 	room := handedRoom{feeds, latest, now.Add(handedFor * st.Retention.Age)}
 	h.mu.Lock()
@@ -52,12 +53,12 @@ func (h *handedRooms) keep(now time.Time, tag [32]byte, st *Stay) {
 }
 
 // of returns what was handed up in earlier stays in a room. The caller owns the maps.
-func (h *handedRooms) of(now time.Time, tag [32]byte) (map[feedTag]uint64, map[peer.ID]stayMark) {
+func (h *handedRooms) of(now time.Time, tag [32]byte) (map[stay.FeedTag]uint64, map[peer.ID]stay.Mark) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	room, ok := h.rooms[tag]
 	if !ok || now.After(room.until) {
-		return nil, make(map[peer.ID]stayMark)
+		return nil, make(map[peer.ID]stay.Mark)
 	}
 	return maps.Clone(room.feeds), maps.Clone(room.latest)
 }

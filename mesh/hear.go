@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 var errBadTag = errors.New("room tag of the wrong length")
@@ -98,7 +99,7 @@ func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
 }
 
 func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
-	entry, err := r.door.openGreeting(time.Now(), p, g)
+	entry, err := r.door.OpenGreeting(time.Now(), p, g)
 	if err != nil {
 		return err
 	}
@@ -109,7 +110,7 @@ func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
 }
 
 func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
-	entries, err := r.door.openRoster(time.Now(), p, part)
+	entries, err := r.door.OpenRoster(time.Now(), p, part)
 	if err != nil {
 		return err
 	}
@@ -132,7 +133,7 @@ func (r *Room) hearQuery(p peer.ID) {
 }
 
 func (r *Room) hearReceipts(p peer.ID, q *wire.RoomFrame_Receipts) error {
-	if err := CheckReceipts(q); err != nil {
+	if err := stay.CheckReceipts(q); err != nil {
 		return err
 	}
 	r.mesh.stats.receiptFramesTaken.Add(1)
@@ -142,7 +143,7 @@ func (r *Room) hearReceipts(p peer.ID, q *wire.RoomFrame_Receipts) error {
 	if len(wanted) == 0 {
 		return nil
 	}
-	if err := CheckSignatures(r.tag, q, wanted); err != nil {
+	if err := stay.CheckSignatures(r.tag, q, wanted); err != nil {
 		return err
 	}
 	r.mu.Lock()

@@ -5,8 +5,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"fmt"
-	"log/slog"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -21,6 +19,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // attacker is a bare host that sends what it likes over GossipSub and the room protocol.
@@ -79,24 +78,22 @@ func (a *attacker) publish(sealed []byte) {
 // captured takes the next envelope that a member publishes off the wire.
 func captured(t *testing.T, r *Room, text string) []byte {
 	t.Helper()
-	r.mu.Lock()
-	h := r.stay.head
-	r.mu.Unlock()
+	h := r.inside().Head
 	sealed, err := wire.SealEnvelope(r.mesh.key, &wire.Envelope{
 		App: r.mesh.app[:], Room: r.tag[:], Device: r.device[:], Feed: r.id[:],
-		First: h.last + 1, Count: 1, Previous: h.previous(), SentMs: time.Now().UnixMilli(),
+		First: h.Last + 1, Count: 1, Previous: h.Previous(), SentMs: time.Now().UnixMilli(),
 		Content: wire.AppendItem(nil, wire.Kind_KIND_TEXT, []byte(text)),
 	})
 	require.NoError(t, err)
-	r.pretend(h.next(1, sealed))
+	r.pretend(h.Next(1, sealed))
 	return sealed
 }
 
 // pretend sets what a member considers the end of its own feed.
-func (r *Room) pretend(h head) {
+func (r *Room) pretend(h stay.Head) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stay.head = h
+	r.stay.Pretend(h)
 }
 
 func TestForgeriesAreNeverDeliveredAndDoNotBlockTheGenuineMessage(t *testing.T) {
@@ -185,7 +182,7 @@ func TestOldMessagesAreNotReplayedToAMemberWithoutABaseline(t *testing.T) {
 		disconnect(t, f, 0, 1)
 		late := f.join(1, "ops") // learns of u0 from the attacker alone
 		frame, err := wire.AppendFrame(nil, &wire.RoomFrame{Room: a.tag[:], Body: &wire.RoomFrame_Roster_{
-			Roster: &wire.RoomFrame_Roster{Entries: [][]byte{r.stay.own.sealed}, Last: true},
+			Roster: &wire.RoomFrame_Roster{Entries: [][]byte{r.stay.Own().Sealed}, Last: true},
 		}})
 		require.NoError(t, err)
 		s, err := a.host.NewStream(t.Context(), f.at[1].host.ID(), RoomProtocol)
@@ -242,7 +239,7 @@ func TestAMemberThatTellsDifferentThingsIsEvicted(t *testing.T) {
 		a := f.attack("ops")
 		read(t, rooms[1], 1)
 		r := rooms[0]
-		before := r.stay.head
+		before := r.inside().Head
 		a.publish(captured(t, r, "yes"))
 		after := captured(t, r, "so") // names "yes" as the one before
 		r.pretend(before)
@@ -261,7 +258,7 @@ func TestStrangersCannotFillTheMemory(t *testing.T) {
 		f.net.ConnectAll()
 		rooms := f.joinAll("ops")
 		a := f.attack("ops")
-		for i := range maxParked + 100 {
+		for i := range stay.MaxParked + 100 {
 			e := &wire.Envelope{
 				App: f.all.app[:], Room: a.tag[:], Device: a.key.Public().(ed25519.PublicKey), Feed: make([]byte, 16),
 				First: uint64(i + 2), Count: 1, Previous: make([]byte, 32), SentMs: 1,
@@ -274,14 +271,11 @@ func TestStrangersCannotFillTheMemory(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		r := rooms[1]
-		r.mu.Lock()
-		parked := len(r.stay.parked.list)
-		r.mu.Unlock()
-		require.Equal(t, maxParked, parked)
-		time.Sleep(parkedLife + time.Second)
-		r.mu.Lock()
-		parked, size := len(r.stay.parked.list), r.stay.parked.bytes
-		r.mu.Unlock()
+		parked := r.inside().Parked
+		require.Equal(t, stay.MaxParked, parked)
+		time.Sleep(stay.ParkedLife + time.Second)
+		in := r.inside()
+		parked, size := in.Parked, in.Bytes
 		require.Zero(t, parked)
 		require.Zero(t, size)
 		_, err := rooms[0].PublishText(t.Context(), "unmoved")
@@ -330,7 +324,7 @@ func TestBadRosterEntriesAndFramesAreRefused(t *testing.T) {
 		keep := func(*wire.RosterEntry) {}
 		good := a.entryOf("mallory", keep)
 		for name, frame := range map[string][]byte{
-			"another's entry":       greet(rooms[0].stay.own.sealed),
+			"another's entry":       greet(rooms[0].stay.Own().Sealed),
 			"an altered entry":      greet(append(bytes.Clone(good[:len(good)-1]), good[len(good)-1]^1)),
 			"an entry without feed": greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Feed = nil })),
 			"of another room":       greet(a.entryOf("mallory", func(e *wire.RosterEntry) { e.Room = make([]byte, 32) })),
@@ -340,7 +334,7 @@ func TestBadRosterEntriesAndFramesAreRefused(t *testing.T) {
 			"a position of no feed": heads(&wire.Position{Feed: []byte{1}}),
 			"a position at the end": heads(&wire.Position{Feed: make([]byte, 16), Last: 1<<64 - 1}),
 			"a beginning beyond it": heads(&wire.Position{Feed: make([]byte, 16), Last: 3, First: 5}),
-			"too many positions":    heads(slices.Repeat([]*wire.Position{{Feed: make([]byte, 16)}}, maxPositions+1)...),
+			"too many positions":    heads(slices.Repeat([]*wire.Position{{Feed: make([]byte, 16)}}, stay.MaxPositions+1)...),
 			"a short tag":           {4, 0x0a, 2, 1, 2},
 			"not protobuf":          {3, 0xff, 0xff, 0xff},
 			"over the limit":        {0xff, 0xff, 0xff, 0x7f},
@@ -375,53 +369,6 @@ func TestBadRosterEntriesAndFramesAreRefused(t *testing.T) {
 	})
 }
 
-func FuzzRosterEntry(f *testing.F) {
-	keys, err := identity.GenerateKeys()
-	if err != nil {
-		f.Fatal(err)
-	}
-	app := identity.NewAppID("fuzz")
-	st, err := keys.Sign(identity.Statement{App: app, User: "u", Sequence: 1, Issued: epoch, Expires: epoch.Add(time.Hour)})
-	if err != nil {
-		f.Fatal(err)
-	}
-	tag := app.RoomTag("ops", "")
-	body, err := proto.Marshal(&wire.RosterEntry{
-		Statement: st.Sealed(), Room: tag[:], Feed: make([]byte, 16), Sequence: 1, State: wire.RosterEntry_JOINED, Addrs: [][]byte{{1}},
-	})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(wire.Seal(wire.DomainRoster, keys.Device, body))
-	f.Fuzz(func(t *testing.T, in []byte) {
-		e, err := newDoor("", app, tag, slog.New(slog.DiscardHandler), identity.NewVerifier(app), nil).open(in, epoch)
-		if err == nil && (len(e.info) > maxInfo || len(e.addrs) > maxAddrs || e.statement == nil) {
-			t.Fatalf("accepted %+v", e)
-		}
-	})
-}
-
-func TestAMemberThatSpeaksForItselfFindsRoomAmongGhosts(t *testing.T) {
-	r := newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "me", time.Second)
-	ghost := func(i int) *rosterEntry {
-		return entry(fmt.Sprint("u", i), fmt.Sprint("device ", i), 1, 1, true)
-	}
-	for i := range maxMembers + 10 {
-		r.hearsay(epoch, ghost(i), time.Time{})
-	}
-	require.Equal(t, maxUnheard, r.present, "hearsay has a bound of its own")
-	for i := range maxMembers {
-		r.apply(epoch, ghost(i)) // a device can speak for itself and never be heard again
-	}
-	require.Len(t, r.seats, maxMembers)
-	s, c := r.apply(epoch, entry("honest", "h", 1, 1, true))
-	require.Equal(t, joined, c)
-	require.True(t, s.present)
-	require.Len(t, r.pushed, 1)
-	require.Equal(t, Dropped, r.pushed[0].reason)
-	require.Equal(t, maxMembers, r.present)
-}
-
 func TestSubscriptionsAreCountedPerPeer(t *testing.T) {
 	f := &roomTopics{counts: make(map[peer.ID]int)}
 	sub := func(n int, on bool) []*pb.RPC_SubOpts {
@@ -445,19 +392,4 @@ func TestSubscriptionsAreCountedPerPeer(t *testing.T) {
 	require.Empty(t, f.counts)
 	require.False(t, f.CanSubscribe(topicPrefix+"short"))
 	require.False(t, f.CanSubscribe(topicName([32]byte{})+"x"))
-}
-
-func TestAFloodOfMembersStaysWithinTheRoster(t *testing.T) {
-	r := newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "me", time.Second)
-	for i := range maxMembers + 10 {
-		keys, err := identity.GenerateKeys()
-		require.NoError(t, err)
-		e := &rosterEntry{
-			statement: &identity.Statement{User: fmt.Sprint("u", i), UserKey: keys.UserKey(), Peer: keys.PeerID()},
-			sequence:  1, joined: i%2 == 0,
-		}
-		r.apply(epoch, e)
-	}
-	require.LessOrEqual(t, len(r.seats), maxMembers)
-	require.Equal(t, (maxMembers+10)/2, r.present, "those who left made room")
 }

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // chat publishes from each of the rooms, and checks that all the others get it, whatever else goes
@@ -121,14 +122,14 @@ func TestClaimsThatNothingProvesCostNoMessage(t *testing.T) {
 		for round, last := range []uint64{0, 1, 1 << 40, math.MaxUint64 - 1, 7} {
 			for _, s := range f.at {
 				for _, r := range rooms {
-					m.claim(s.host.ID(), r.stay.own.tag(), last, 0)
-					m.claim(s.host.ID(), r.stay.own.tag(), last, min(last, 1))
-					m.claim(s.host.ID(), r.stay.own.tag(), last, last+1)
+					m.claim(s.host.ID(), r.stay.Own().Tag(), last, 0)
+					m.claim(s.host.ID(), r.stay.Own().Tag(), last, min(last, 1))
+					m.claim(s.host.ID(), r.stay.Own().Tag(), last, last+1)
 				}
 				m.claim(s.host.ID(), m.own(), last, 0)
 			}
 			for i := range 100 { // one member is told about feeds that do not exist
-				var unknown feedTag
+				var unknown stay.FeedTag
 				_, _ = rand.Read(unknown[:])
 				m.claim(f.at[0].host.ID(), unknown, last, last*uint64(i%2)+uint64(1-i%2))
 			}
@@ -139,15 +140,14 @@ func TestClaimsThatNothingProvesCostNoMessage(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		var digests [][]byte
 		for _, r := range rooms {
-			r.mu.Lock()
-			require.LessOrEqual(t, len(r.stay.journal.feeds), maxFeeds)
-			require.Empty(t, r.stay.journal.lacking, "nobody asks on for what nobody has")
-			require.Empty(t, r.stay.journal.waiting)
-			for _, p := range r.stay.journal.positions() {
-				require.NotNil(t, p.entry, "what one member makes up does not go around")
+			in := r.inside()
+			require.LessOrEqual(t, len(in.Feeds), stay.MaxFeeds)
+			require.Zero(t, in.Lacking, "nobody asks on for what nobody has")
+			require.Zero(t, in.Waiting)
+			for _, p := range in.Positions {
+				require.NotEmpty(t, p.Author, "what one member makes up does not go around")
 			}
-			digests = append(digests, r.stay.journal.sum())
-			r.mu.Unlock()
+			digests = append(digests, in.Digest)
 		}
 		require.Equal(t, digests[0], digests[1], "all agree on what there is")
 		require.Equal(t, digests[0], digests[2])
@@ -166,9 +166,9 @@ func TestAFalseBeginningKeepsNothingFromANewcomer(t *testing.T) {
 				newcomer := f.join(2, "ops") // it hears about the others' feeds from mallory alone, and a second later from member 1
 				m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{Entry: m.entry}}})
 				m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Roster_{
-					Roster: &wire.RoomFrame_Roster{Entries: [][]byte{rooms[0].stay.own.sealed}, Last: true},
+					Roster: &wire.RoomFrame_Roster{Entries: [][]byte{rooms[0].stay.Own().Sealed}, Last: true},
 				}})
-				m.claim(f.at[2].host.ID(), rooms[0].stay.own.tag(), first, first)
+				m.claim(f.at[2].host.ID(), rooms[0].stay.Own().Tag(), first, first)
 				time.Sleep(time.Second)
 				want := published(t, rooms[0], "u0", "for all", 10)
 				f.net.Connect(1, 2)
@@ -193,7 +193,7 @@ func TestAFalseClockKeepsNothingFromANewcomerWithAnotherNeighbour(t *testing.T) 
 				old := published(t, rooms[0], "u0", "old", 3)
 				time.Sleep(time.Second)
 				newcomer := f.join(2, "ops")
-				tag := rooms[0].stay.own.tag()
+				tag := rooms[0].stay.Own().Tag()
 				lie := func() {
 					m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: []*wire.Position{
 						{Feed: tag[:], Last: 4, First: 5, ClockMs: uint64(time.Now().Add(ahead).UnixMilli())},
@@ -223,8 +223,8 @@ func TestABeginningToldBeforeTheFeedBeginsKeepsNothingBack(t *testing.T) {
 		time.Sleep(time.Second)
 		again, err := f.at[0].newRoom("ops", joinConfig{})
 		require.NoError(t, err)
-		m.claim(f.at[2].host.ID(), again.stay.own.tag(), 1<<40, 1<<40) // by a guess at what cannot be guessed
-		time.Sleep(2 * baselineWait)
+		m.claim(f.at[2].host.ID(), again.stay.Own().Tag(), 1<<40, 1<<40) // by a guess at what cannot be guessed
+		time.Sleep(2 * stay.BaselineWait)
 		require.NoError(t, again.start())
 		require.NoError(t, again.awaitReady(t.Context()))
 		again.begin()
@@ -249,9 +249,7 @@ func TestAMemberThatJumpsAheadLosesItsOwnAlone(t *testing.T) {
 		time.Sleep(time.Minute)
 		chat(t, rooms, "and on", 5)
 		for _, r := range rooms {
-			r.mu.Lock()
-			require.Empty(t, r.stay.journal.lacking)
-			r.mu.Unlock()
+			require.Zero(t, r.inside().Lacking)
 		}
 	})
 }
@@ -264,10 +262,10 @@ func TestAnOldStayIsNotReplayedToANewcomerByRepair(t *testing.T) {
 		f.join(1, "ops")
 		published(t, old, "u0", "long ago", 3)
 		time.Sleep(time.Second)
-		tag, entry := old.stay.own.tag(), old.stay.own.sealed
-		list, _, _ := old.journalAnswer(tag, span{1, 0})
+		tag, entry := old.stay.Own().Tag(), old.stay.Own().Sealed
+		list := old.retained(tag, 1)
 		require.NotEmpty(t, list)
-		last := list[len(list)-1].last()
+		last := list[len(list)-1].Last()
 		require.NoError(t, old.Leave(t.Context()))
 		time.Sleep(3 * time.Hour)
 
@@ -277,7 +275,7 @@ func TestAnOldStayIsNotReplayedToANewcomerByRepair(t *testing.T) {
 			asked.Add(1)
 			out := &wire.SyncReply{Entries: [][]byte{entry}}
 			for _, k := range list {
-				out.Envelopes = append(out.Envelopes, k.sealed)
+				out.Envelopes = append(out.Envelopes, k.Sealed)
 			}
 			reply(s, out)
 			_ = s.Close()
@@ -291,7 +289,7 @@ func TestAnOldStayIsNotReplayedToANewcomerByRepair(t *testing.T) {
 		}
 		require.Positive(t, asked.Load())
 		for _, k := range list { // and by gossip
-			m.publish(k.sealed)
+			m.publish(k.Sealed)
 		}
 		f.net.Connect(1, 2)
 		fresh := f.join(0, "ops")
@@ -396,72 +394,10 @@ func TestAFloodOfStrangersJunkLosesNothing(t *testing.T) {
 	require.Equal(t, want, honest(t, rooms[1], len(want)))
 	s := at[1].Stats()
 	t.Logf("%d envelopes dropped, %d fetched", s.EnvelopesDropped, s.EnvelopesPulled)
-	rooms[1].mu.Lock()
-	defer rooms[1].mu.Unlock()
-	require.LessOrEqual(t, len(rooms[1].stay.parked.list), maxParked)
-	require.LessOrEqual(t, rooms[1].stay.parked.bytes, maxParkedBytes)
-	require.Len(t, rooms[1].stay.journal.feeds, 2, "strangers have no feeds")
-}
-
-func TestAFloodOfAMemberPushesOutNobodyElse(t *testing.T) {
-	for name, flood := range map[string]struct {
-		count uint32
-		size  int
-	}{"of large envelopes": {1, 250_000}, "of many small messages": {4000, 30_000}} {
-		for _, stays := range []int{1, maxStays - 6} {
-			t.Run(fmt.Sprint(name, " in ", stays, " stays"), func(t *testing.T) {
-				r := newRing(Retention{Messages: 1 << 17, Bytes: 32 << 20, Age: 10 * time.Minute})
-				honest := entry("honest", "h", 1, 1, true)
-				for i := range 100 { // of a third of all there is, in few messages
-					r.add(feedTag{1}, honest.key(), uint64(1+i), 1, make([]byte, 100_000), epoch)
-				}
-				for i := range 2000 {
-					stay := i % stays
-					r.add(feedTag{2, byte(stay), byte(stay >> 8)}, entry("mallory", "m", 1, 1, true).key(),
-						uint64(1+(i/stays)*int(flood.count)), flood.count, make([]byte, flood.size), epoch.Add(time.Duration(i)))
-					require.LessOrEqual(t, r.bytes, r.limits.Bytes)
-					require.LessOrEqual(t, r.messages, r.limits.Messages)
-				}
-				list, _ := r.from(feedTag{1}, 1, 0, math.MaxInt)
-				require.Len(t, list, 100)
-			})
-		}
-	}
-}
-
-func TestAUserWithManyStaysIsHeardAgainWhenTheOldOnesAreForgotten(t *testing.T) {
-	j := newJournal(feedTag{}, DefaultRetention)
-	r := newRoster(&door{}, j, "me", time.Second)
-	stayOf := func(n int) *rosterEntry {
-		e := entry("flapping", "f", uint64(n), 0, true)
-		e.feed = FeedID{byte(n), byte(n >> 8)}
-		return e
-	}
-	now := epoch
-	for n := 1; n <= maxStays+44; n++ {
-		s, _ := r.apply(now, stayOf(n))
-		require.Equal(t, n > maxStays, s.feed.broken, "stay %d", n)
-	}
-	require.Len(t, j.feeds, maxStays)
-	now = now.Add(3 * j.ring.limits.Age)
-	j.sweep(now)
-	for n := maxStays + 45; n <= maxStays+150; n++ {
-		s, _ := r.apply(now, stayOf(n))
-		require.False(t, s.feed.broken, "stay %d", n)
-	}
-	require.Len(t, j.feeds, maxStays)
-}
-
-// A second device of the user says goodbye with the feed of the first.
-func TestAGoodbyeOfAnotherDeviceIsNotWaitedFor(t *testing.T) {
-	r := newRoster(&door{}, newJournal(feedTag{}, DefaultRetention), "me", time.Second)
-	s, _ := r.apply(epoch, entry("u", "a", 1, 1, true))
-	s.feed.begin(5)
-	r.hearsay(epoch, entry("u", "b", 2, 1, false), time.Time{})
-	now := epoch.Add(time.Minute)
-	r.expire(now)
-	require.True(t, r.due().IsZero() || r.due().After(now), "or the timer would never rest")
-	require.True(t, s.present)
+	in := rooms[1].inside()
+	require.LessOrEqual(t, in.Parked, stay.MaxParked)
+	require.LessOrEqual(t, in.Bytes, stay.MaxParkedBytes)
+	require.Len(t, in.Feeds, 2, "strangers have no feeds")
 }
 
 func TestAPeerThatHasGoneIsNotRememberedAsMute(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // insider is an attacker that is a member: its roster entry is valid, and it says and answers what
@@ -71,15 +73,15 @@ func (m *insider) tell(p peer.ID, frame *wire.RoomFrame) {
 }
 
 // claim tells a member a position.
-func (m *insider) claim(p peer.ID, tag feedTag, last, first uint64) {
+func (m *insider) claim(p peer.ID, tag stay.FeedTag, last, first uint64) {
 	m.t.Helper()
 	m.tell(p, &wire.RoomFrame{Body: &wire.RoomFrame_Heads_{
 		Heads: &wire.RoomFrame_Heads{Feeds: []*wire.Position{{Feed: tag[:], Last: last, First: first}}},
 	}})
 }
 
-func (m *insider) own() feedTag {
-	return tagFeed(identity.PublicKey(m.key.Public().(ed25519.PublicKey)), m.feed)
+func (m *insider) own() stay.FeedTag {
+	return stay.TagFeed(identity.PublicKey(m.key.Public().(ed25519.PublicKey)), stay.FeedID(m.feed))
 }
 
 // seal makes an envelope of its own feed, with one text.
@@ -196,7 +198,7 @@ func TestWhateverANeighbourAnswersTheNextOneIsAskedAndNothingIsLost(t *testing.T
 				want := published(t, author, "u0", "missed", 20)
 				time.Sleep(time.Second)
 				author.mu.Lock()
-				tag, last := author.stay.own.tag(), author.stay.head.last
+				tag, last := author.stay.Own().Tag(), author.stay.Inspect().Head.Last
 				author.mu.Unlock()
 				m.claim(f.at[2].host.ID(), tag, last, 0)
 				time.Sleep(500 * time.Millisecond)
@@ -234,12 +236,12 @@ func TestANeighbourThatAnswersSlowlyIsNotAskedAgainWhileAnotherCan(t *testing.T)
 			time.Sleep(50 * time.Millisecond)
 		}
 		author.mu.Lock()
-		tag, last := author.stay.own.tag(), author.stay.head.last
+		tag, last := author.stay.Own().Tag(), author.stay.Inspect().Head.Last
 		author.mu.Unlock()
 		m.answers(func(s network.Stream, q *wire.SyncRequest) { // one genuine envelope in all the time there is
-			list, _, _ := author.journalAnswer(tag, span{q.Wants[0].First, 0})
+			list := author.retained(tag, q.Wants[0].First)
 			m.pause(syncTimeout - 100*time.Millisecond)
-			reply(s, &wire.SyncReply{Envelopes: [][]byte{list[0].sealed}})
+			reply(s, &wire.SyncReply{Envelopes: [][]byte{list[0].Sealed}})
 			m.pause(syncTimeout - 100*time.Millisecond)
 			reply(s, &wire.SyncReply{More: true})
 			_ = s.Close()
@@ -255,17 +257,17 @@ func TestANeighbourThatAnswersSlowlyIsNotAskedAgainWhileAnotherCan(t *testing.T)
 	})
 }
 
-func (r *Room) journalAnswer(tag feedTag, s span) ([]kept, uint64, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.stay.journal.answer(tag, s, SyncPart)
+// retained returns what a room has of a feed from an item on.
+func (r *Room) retained(tag stay.FeedTag, first uint64) []stay.Kept {
+	list := r.inside().Retained[tag]
+	return slices.DeleteFunc(list, func(k stay.Kept) bool { return k.Last() < first })
 }
 
 func TestWhoAsksEndlesslyAndReadsNothingKeepsNobodyElseWaiting(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, f *flock) {
 		f.net.Connect(0, 1)
 		rooms := f.joinAll("ops")
-		tag := rooms[0].stay.own.tag()
+		tag := rooms[0].stay.Own().Tag()
 		for range 100 {
 			_, err := rooms[0].PublishAsync(t.Context(), make([]byte, 60<<10))
 			require.NoError(t, err)
@@ -306,7 +308,7 @@ func TestWhoAsksEndlesslyAndReadsNothingKeepsNobodyElseWaiting(t *testing.T) {
 
 		sealed := captured(t, rooms[0], "never sent")
 		rooms[0].mu.Lock()
-		rooms[0].stay.journal.publish(time.Now(), rooms[0].stay.journal.feeds[tag], rooms[0].stay.head.last, 1, sealed)
+		rooms[0].stay.Published(time.Now(), rooms[0].stay.Inspect().Head, 1, sealed, time.Now().Add(time.Minute), nil)
 		rooms[0].rearm.Set()
 		rooms[0].mu.Unlock()
 		start := time.Now()

@@ -14,6 +14,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/task"
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // JoinOption is a setting of one stay in a room.
@@ -23,9 +24,9 @@ type joinConfig struct {
 	info   []byte
 	secret string
 	token  string
-	past   past
+	past   stay.Past
 	resume map[cursorKey]place
-	kept   []storedFeed // what the store has of the room
+	kept   []stay.StoredFeed // what the store has of the room
 }
 
 // WithInfo sets what the other members see of this one in [Member].Info: at most 200 bytes, copied.
@@ -108,13 +109,13 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		rearm:        task.NewWake(),
 		acknowledged: task.NewWake(),
 	}
-	r.door = newDoor(name, m.app, r.tag, m.log, m.verifier, m.cfg.authority)
+	r.door = stay.NewDoor(name, m.app, r.tag, m.log, m.verifier, m.cfg.authority)
 	_, _ = rand.Read(r.id[:])
 	resume, err := positions(cfg.resume)
 	if err != nil {
 		return nil, err
 	}
-	grant, err := r.door.admit(cfg.token, st, now)
+	grant, err := r.door.Admit(cfg.token, st, now)
 	if err != nil {
 		return nil, fmt.Errorf("mesh: join %s: %w", name, err)
 	}
@@ -122,8 +123,8 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	if err != nil {
 		return nil, err
 	}
-	own.grant = grant
-	r.stay = newStay(now, r.config(now, cfg, resume), (*world)(r))
+	own.Grant = grant
+	r.stay = stay.New(now, r.config(now, cfg, resume), (*world)(r))
 	if m.cfg.store != nil {
 		if bad := r.stay.Restore(now, cfg.kept); bad > 0 {
 			m.log.Warn("damaged broadcasts in the history", "room", name, "path", m.cfg.store.path, "envelopes", bad)
@@ -144,28 +145,28 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 }
 
 // config returns what the stay is made of.
-func (r *Room) config(now time.Time, cfg joinConfig, resume map[feedTag]uint64) Config {
+func (r *Room) config(now time.Time, cfg joinConfig, resume map[stay.FeedTag]uint64) stay.Config {
 	m := r.mesh
-	c := Config{
-		Room: r.name, Tag: r.tag, Self: m.host.ID(), Key: m.key, Feed: r.id, Door: r.door, Past: cfg.past, Resume: resume,
-		Grace: m.cfg.grace, Large: m.cfg.large, Retention: m.cfg.retention, Stored: m.cfg.store != nil,
+	c := stay.Config{
+		Room: r.name, Tag: r.tag, Self: m.host.ID(), Key: m.key, Feed: stay.FeedID(r.id), Door: r.door, Past: cfg.past, Resume: resume,
+		Grace: m.cfg.grace, Large: m.cfg.large, Retention: stay.Retention(m.cfg.retention), Stored: m.cfg.store != nil,
 		Rand: mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64())), Log: m.log,
 	}
-	if cfg.past == (past{}) && cfg.resume == nil {
+	if cfg.past == (stay.Past{}) && cfg.resume == nil {
 		c.Handed, c.Latest = m.handed.of(now, r.tag)
 	}
 	return c
 }
 
 // signEntry signs this node's roster entry.
-func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, token string) (*rosterEntry, error) {
+func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, token string) (*stay.Entry, error) {
 	r.mesh.entries.signed(sequence)
 	var addrs [][]byte
 	for _, a := range r.mesh.host.Addrs() {
 		addrs = append(addrs, a.Bytes())
 	}
-	return SignEntry(r.mesh.key, r.tag, rosterEntry{
-		statement: st, feed: r.id, sequence: sequence, joined: joined, info: r.info, addrs: addrs, token: token,
+	return stay.SignEntry(r.mesh.key, r.tag, stay.Entry{
+		Statement: st, Feed: stay.FeedID(r.id), Sequence: sequence, Joined: joined, Info: r.info, Addrs: addrs, Token: token,
 	})
 }
 
@@ -186,7 +187,7 @@ func (r *Room) start() error {
 	if r.sub, err = r.topic.Subscribe(pubsub.WithBufferSize(gossipQueue)); err != nil {
 		return err
 	}
-	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, r.stay.Own().sealed, noID, accept{}); err != nil {
+	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, r.stay.Own().Sealed, noID, accept{}); err != nil {
 		return err
 	}
 	for _, loop := range []func(){r.echoLoop, r.peerLoop, r.publishLoop, r.timerLoop} {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // Leave says goodbye to the other members and ends the stay. What is queued is sent first, within 1
@@ -23,17 +24,17 @@ func (r *Room) depart(ctx context.Context, reason error) error {
 		<-r.ctx.Done()
 		return nil
 	}
-	if entry, err := r.signEntry(own.statement, false, own.sequence+1, ""); err == nil {
+	if entry, err := r.signEntry(own.Statement, false, own.Sequence+1, ""); err == nil {
 		r.sayGoodbye(ctx, entry, reason)
 	}
 	r.end(reason)
 	return nil
 }
 
-func (r *Room) sayGoodbye(ctx context.Context, entry *rosterEntry, reason error) {
+func (r *Room) sayGoodbye(ctx context.Context, entry *stay.Entry, reason error) {
 	ctx, cancel := context.WithTimeout(ctx, leaveWait)
 	defer cancel()
-	b := r.outbox.last(wire.Kind_KIND_ROSTER, entry.sealed, reason)
+	b := r.outbox.last(wire.Kind_KIND_ROSTER, entry.Sealed, reason)
 	r.acknowledged.Set() // the goodbye does not wait for acknowledgements
 	select {
 	case <-b.sealed:
@@ -60,7 +61,7 @@ func (r *Room) awaitAcks(ctx context.Context, last uint64) {
 		r.mu.Lock()
 		acked, all, changed := r.stay.Ackers(last), r.stay.NeighbourCount(), r.changed.Next()
 		r.mu.Unlock()
-		if acked >= min(all, fastAcks) {
+		if acked >= min(all, stay.FastAcks) {
 			return
 		}
 		select {

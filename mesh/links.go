@@ -15,6 +15,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // RoomProtocol is the protocol over which topic neighbours exchange rosters and heads of a room.
@@ -23,7 +24,7 @@ const RoomProtocol protocol.ID = "/starling/room/1.0.0"
 const (
 	// maxRoomFrame bounds a frame in bytes: the part of a roster that is sent at once, or the names
 	// of a whole one, and one entry more.
-	maxRoomFrame = rosterPart + maxEntry + 4<<10
+	maxRoomFrame = stay.RosterPart + stay.MaxEntry + 4<<10
 	// roomFrameTimeout is how long a peer has to finish a frame that it has begun, or to take one.
 	roomFrameTimeout = 5 * time.Second
 	// linkQueue is how many frames may wait for a neighbour. One that takes none loses what is

@@ -35,9 +35,8 @@ func TestTheEndOfAConnectionDoesNotOutrunTheBeginOfTheNext(t *testing.T) {
 		w.Disconnected(&between{here.host.Network(), func() { w.Connected(here.host.Network(), conn) }}, conn)
 		time.Sleep(500 * time.Millisecond) // before anybody is accused
 		r := rooms[0]
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		require.NotNil(t, r.stay.neighbours[p], "a connected neighbour")
-		require.True(t, r.stay.roster.devices[p].lost.IsZero())
+		in := r.inside()
+		require.Contains(t, in.Near, p, "a connected neighbour")
+		require.True(t, in.LostAt[p].IsZero())
 	})
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/starling-mesh/starling/internal/task"
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // Published reports how many neighbours, who pass it on, have a broadcast. It does not say who else
@@ -396,7 +397,7 @@ func (r *Room) seal(b *batch) {
 
 	sealed, err := wire.SealEnvelope(r.mesh.key, &wire.Envelope{
 		App: r.mesh.app[:], Room: r.tag[:], Device: r.device[:], Feed: r.id[:],
-		First: head.last + 1, Count: b.count, Previous: head.previous(),
+		First: head.Last + 1, Count: b.count, Previous: head.Previous(),
 		SentMs: time.Now().UnixMilli(), Content: b.content, Receipts: receipts,
 	})
 	if err == nil && len(sealed) > wire.MaxEnvelope {
@@ -406,11 +407,11 @@ func (r *Room) seal(b *batch) {
 		b.fail(fmt.Errorf("mesh: room %s: %w", r.name, err))
 		return
 	}
-	b.feed, b.first, b.content = r.id, head.last+1, nil
+	b.feed, b.first, b.content = r.id, head.Last+1, nil
 	b.deadline = time.Now().Add(r.mesh.cfg.sendTimeout)
 	// Kept first: whatever becomes of it on the way, neighbours that learn of it can fetch it from
 	// here.
-	alone := r.retain(b, head.next(b.count, sealed), sealed)
+	alone := r.retain(b, head.Next(b.count, sealed), sealed)
 	r.mesh.stats.envelopesPublished.Add(1)
 	r.mesh.stats.messagesPublished.Add(uint64(b.count))
 	if err := r.topic.Publish(r.mesh.ctx, sealed, pubsub.WithValidatorData(ownEnvelope(b.first))); err != nil {
@@ -424,8 +425,8 @@ func (r *Room) seal(b *batch) {
 
 // retain notes a sealed batch as the end of the node's own feed, and reports whether nobody is
 // there to acknowledge it.
-func (r *Room) retain(b *batch, h head, sealed []byte) (alone bool) {
-	polls := make([]*Poll, len(b.confirm))
+func (r *Room) retain(b *batch, h stay.Head, sealed []byte) (alone bool) {
+	polls := make([]*stay.Poll, len(b.confirm))
 	for i, p := range b.confirm {
 		polls[i] = p.poll
 	}

@@ -130,11 +130,21 @@ func TestEveryPublishHasOneResultWhateverEndsIt(t *testing.T) {
 // still.
 func TestARoomThatEndsEndsTheWaitsOfItsPublisher(t *testing.T) {
 	for name, hold := range map[string]func(*Room){
-		"for a newcomer": func(r *Room) { r.stay.newcomers["p"] = time.Now() },
+		"for a newcomer": func(r *Room) {
+			r.stay.TakeEntry(time.Now(), "", madeUp("p"))
+			require.Positive(t, r.stay.AwaitNewcomers(time.Now()))
+		},
 		"for acknowledgements": func(r *Room) {
-			r.stay.window.peers = map[peer.ID]*peerWindow{"p": {limit: 1, heard: time.Now()}}
-			r.stay.window.published(time.Now(), r.stay.head.last+1)
-			require.Positive(t, r.stay.window.blocked(time.Now()))
+			r.stay.Subscribed(time.Now(), "p")
+			h, tag := r.stay.Inspect().Head, r.stay.Own().Tag()
+			for i := range 7 {
+				h.Last++
+				r.stay.Published(time.Now(), h, 1, make([]byte, 1), time.Now().Add(time.Minute), nil)
+				if i == 0 { // "p" confirms the first
+					require.NoError(t, r.stay.HearHeads(time.Now(), "p", &wire.RoomFrame_Heads{Feeds: []*wire.Position{{Feed: tag[:], Last: h.Last}}}))
+				}
+			}
+			require.Positive(t, r.stay.AwaitWindow(time.Now()))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

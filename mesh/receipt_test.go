@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // awaited makes station 0 of three wait for a receipt of station 2, which is cut off, and returns
@@ -25,10 +27,7 @@ func awaited(t *testing.T, f *flock) (rooms []*Room, p *PendingConfirmation, has
 	p, err := rooms[0].PublishConfirmedAsync(deadline(t, 9*time.Second), []byte("secret"), AsText())
 	require.NoError(t, err)
 	time.Sleep(100 * time.Millisecond)
-	rooms[0].mu.Lock()
-	defer rooms[0].mu.Unlock()
-	for h, s := range rooms[0].stay.confirms.sent {
-		hash, last = h, s.last
+	for hash, last = range rooms[0].inside().Awaited {
 	}
 	require.NotZero(t, last)
 	return rooms, p, hash, last
@@ -39,23 +38,23 @@ func receiptOf(s *station, body []byte) *wire.Receipt {
 	return &wire.Receipt{Device: s.key.Public().(ed25519.PublicKey), Signature: wire.Sign(wire.DomainReceipt, s.key, body)}
 }
 
-func receiptFrame(tag feedTag, hash [sha256.Size]byte, last uint64, list ...*wire.Receipt) *wire.RoomFrame_Receipts {
+func receiptFrame(tag stay.FeedTag, hash [sha256.Size]byte, last uint64, list ...*wire.Receipt) *wire.RoomFrame_Receipts {
 	return &wire.RoomFrame_Receipts{Feed: tag[:], Last: last, Envelope: hash[:], List: list}
 }
 
 func TestReceiptsThatProveNothingCountForNothing(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
 		rooms, p, hash, last := awaited(t, f)
-		a, tag, bad, victim := rooms[0], rooms[0].stay.own.tag(), f.at[1], f.at[2]
-		own := receiptBody(a.tag, tag, last, hash)
+		a, tag, bad, victim := rooms[0], rooms[0].stay.Own().Tag(), f.at[1], f.at[2]
+		own := stay.ReceiptBody(a.tag, tag, last, hash)
 		device := victim.key.Public().(ed25519.PublicKey)
 		other := sha256.Sum256([]byte("another envelope"))
 		for name, receipt := range map[string]*wire.Receipt{
 			"signed by another":          {Device: device, Signature: receiptOf(bad, own).Signature},
-			"of another envelope":        receiptOf(victim, receiptBody(a.tag, tag, last, other)),
-			"of another room":            receiptOf(victim, receiptBody([32]byte{1}, tag, last, hash)),
-			"of another feed":            receiptOf(victim, receiptBody(a.tag, feedTag{1}, last, hash)),
-			"of another place":           receiptOf(victim, receiptBody(a.tag, tag, last+1, hash)),
+			"of another envelope":        receiptOf(victim, stay.ReceiptBody(a.tag, tag, last, other)),
+			"of another room":            receiptOf(victim, stay.ReceiptBody([32]byte{1}, tag, last, hash)),
+			"of another feed":            receiptOf(victim, stay.ReceiptBody(a.tag, stay.FeedTag{1}, last, hash)),
+			"of another place":           receiptOf(victim, stay.ReceiptBody(a.tag, tag, last+1, hash)),
 			"under the domain of a list": {Device: device, Signature: wire.Sign(wire.DomainRoster, victim.key, own)},
 			"no signature at all":        {Device: device, Signature: make([]byte, 64)},
 		} {
@@ -64,21 +63,21 @@ func TestReceiptsThatProveNothingCountForNothing(t *testing.T) {
 		good := receiptOf(victim, own)
 		for name, q := range map[string]*wire.RoomFrame_Receipts{
 			"none":              receiptFrame(tag, hash, last),
-			"too many":          receiptFrame(tag, hash, last, make([]*wire.Receipt, maxReceipts+1)...),
+			"too many":          receiptFrame(tag, hash, last, make([]*wire.Receipt, stay.MaxReceipts+1)...),
 			"a short device":    receiptFrame(tag, hash, last, &wire.Receipt{Device: device[:31], Signature: good.Signature}),
 			"a short signature": receiptFrame(tag, hash, last, &wire.Receipt{Device: device, Signature: good.Signature[:63]}),
 			"a short feed":      {Feed: tag[:15], Last: last, Envelope: hash[:], List: []*wire.Receipt{good}},
 			"a short envelope":  {Feed: tag[:], Last: last, Envelope: hash[:31], List: []*wire.Receipt{good}},
 			"no place":          receiptFrame(tag, hash, 0, good),
 		} {
-			require.ErrorIs(t, a.hearReceipts(bad.host.ID(), q), errBadReceipts, name)
+			require.ErrorIs(t, a.hearReceipts(bad.host.ID(), q), stay.ErrBadReceipts, name)
 		}
 		// A genuine receipt of something else is simply not wanted.
 		stranger := f.all.station(t, f.net.Host(f.net.NewHost(nil)), "stranger")
 		for name, q := range map[string]*wire.RoomFrame_Receipts{
-			"of an envelope that was not":      receiptFrame(tag, other, last, receiptOf(victim, receiptBody(a.tag, tag, last, other))),
-			"of a feed that was not":           receiptFrame(feedTag{1}, hash, last, receiptOf(victim, receiptBody(a.tag, feedTag{1}, last, hash))),
-			"of a place that it does not have": receiptFrame(tag, hash, last+1, receiptOf(victim, receiptBody(a.tag, tag, last+1, hash))),
+			"of an envelope that was not":      receiptFrame(tag, other, last, receiptOf(victim, stay.ReceiptBody(a.tag, tag, last, other))),
+			"of a feed that was not":           receiptFrame(stay.FeedTag{1}, hash, last, receiptOf(victim, stay.ReceiptBody(a.tag, stay.FeedTag{1}, last, hash))),
+			"of a place that it does not have": receiptFrame(tag, hash, last+1, receiptOf(victim, stay.ReceiptBody(a.tag, tag, last+1, hash))),
 			"of one who was not asked":         receiptFrame(tag, hash, last, receiptOf(stranger, own)),
 			"of the author himself":            receiptFrame(tag, hash, last, receiptOf(f.at[0], own)),
 		} {
@@ -99,8 +98,8 @@ func TestReceiptsThatProveNothingCountForNothing(t *testing.T) {
 func TestAGenuineReceiptCountsWhoeverBringsIt(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
 		rooms, p, hash, last := awaited(t, f)
-		good := receiptOf(f.at[2], receiptBody(rooms[0].tag, rooms[0].stay.own.tag(), last, hash))
-		require.NoError(t, rooms[0].hearReceipts(f.at[1].host.ID(), receiptFrame(rooms[0].stay.own.tag(), hash, last, good, good)))
+		good := receiptOf(f.at[2], stay.ReceiptBody(rooms[0].tag, rooms[0].stay.Own().Tag(), last, hash))
+		require.NoError(t, rooms[0].hearReceipts(f.at[1].host.ID(), receiptFrame(rooms[0].stay.Own().Tag(), hash, last, good, good)))
 		c, err := p.Result()
 		require.NoError(t, err)
 		confirmed(t, c, rooms)
@@ -108,7 +107,7 @@ func TestAGenuineReceiptCountsWhoeverBringsIt(t *testing.T) {
 		p, err = rooms[0].PublishConfirmedAsync(deadline(t, 3*time.Second), []byte("another"), AsText())
 		require.NoError(t, err)
 		time.Sleep(100 * time.Millisecond)
-		require.NoError(t, rooms[0].hearReceipts(f.at[1].host.ID(), receiptFrame(rooms[0].stay.own.tag(), hash, last, good)))
+		require.NoError(t, rooms[0].hearReceipts(f.at[1].host.ID(), receiptFrame(rooms[0].stay.Own().Tag(), hash, last, good)))
 		c, err = p.Result()
 		require.NoError(t, err)
 		confirmed(t, c, rooms, "u2")
@@ -120,7 +119,7 @@ func TestAForgedReceiptEndsTheStreamItCameOver(t *testing.T) {
 		rooms, p, hash, last := awaited(t, f)
 		forged := &wire.Receipt{Device: f.at[2].key.Public().(ed25519.PublicKey), Signature: make([]byte, 64)}
 		f.at[1].tell(f.at[0].host.ID(), &wire.RoomFrame{Room: rooms[0].tag[:], Body: &wire.RoomFrame_Receipts_{
-			Receipts: receiptFrame(rooms[0].stay.own.tag(), hash, last, forged),
+			Receipts: receiptFrame(rooms[0].stay.Own().Tag(), hash, last, forged),
 		}})
 		time.Sleep(time.Second)
 		require.EqualValues(t, 1, f.at[0].Stats().RoomViolations)
@@ -139,35 +138,33 @@ func TestAFloodOfReceiptsIsNeitherKeptNorPassedOn(t *testing.T) {
 		p, err := rooms[0].PublishConfirmedAsync(deadline(t, 3*time.Second), []byte("to the end"), AsText())
 		require.NoError(t, err)
 		time.Sleep(100 * time.Millisecond)
-		relay, tag := rooms[1], rooms[0].stay.own.tag()
-		relay.mu.Lock()
-		require.Len(t, relay.stay.carriage.byHash, 1)
-		var n *carried
-		for _, n = range relay.stay.carriage.byHash {
+		relay, tag := rooms[1], rooms[0].stay.Own().Tag()
+		carried := relay.inside().Carried
+		require.Len(t, carried, 1)
+		var hash [sha256.Size]byte
+		var n stay.Carried
+		for hash, n = range carried {
 		}
-		passed := len(n.passed)
-		relay.mu.Unlock()
 		sent := f.at[1].Stats().ReceiptFramesSent
-		body := receiptBody(relay.tag, tag, n.last, n.hash)
+		body := stay.ReceiptBody(relay.tag, tag, n.Last, hash)
 		ghosts := f.all.station(t, f.net.Host(f.net.NewHost(nil)), "ghost")
 		for i := range 2000 {
 			other := sha256.Sum256(fmt.Append(nil, i))
-			ahead := receiptFrame(tag, other, n.last+1, receiptOf(f.at[2], body), receiptOf(f.at[2], body), receiptOf(f.at[2], body))
+			ahead := receiptFrame(tag, other, n.Last+1, receiptOf(f.at[2], body), receiptOf(f.at[2], body), receiptOf(f.at[2], body))
 			require.NoError(t, relay.hearReceipts(f.at[2].host.ID(), ahead))
-			require.NoError(t, relay.hearReceipts(f.at[2].host.ID(), receiptFrame(tag, other, n.last, receiptOf(f.at[2], body))))
-			require.NoError(t, relay.hearReceipts(f.at[2].host.ID(), receiptFrame(tag, n.hash, n.last, receiptOf(ghosts, body))))
-			require.NoError(t, relay.hearReceipts(f.at[2].host.ID(), receiptFrame(tag, n.hash, n.last, receiptOf(f.at[2], body))))
+			require.NoError(t, relay.hearReceipts(f.at[2].host.ID(), receiptFrame(tag, other, n.Last, receiptOf(f.at[2], body))))
+			require.NoError(t, relay.hearReceipts(f.at[2].host.ID(), receiptFrame(tag, hash, n.Last, receiptOf(ghosts, body))))
+			require.NoError(t, relay.hearReceipts(f.at[2].host.ID(), receiptFrame(tag, hash, n.Last, receiptOf(f.at[2], body))))
 		}
-		relay.mu.Lock()
-		require.Len(t, relay.stay.carriage.byHash, 1)
-		require.Len(t, n.passed, passed)
-		for _, nb := range relay.stay.neighbours {
-			require.LessOrEqual(t, len(nb.early), maxEarly)
+		in := relay.inside()
+		require.Len(t, in.Carried, 1)
+		require.Equal(t, n.Passed, in.Carried[hash].Passed)
+		for _, nb := range in.Near {
+			require.LessOrEqual(t, nb.Early, stay.MaxEarly)
 		}
-		require.Empty(t, n.out)
-		relay.mu.Unlock()
+		require.Zero(t, in.Carried[hash].Queued)
 		require.Equal(t, sent, f.at[1].Stats().ReceiptFramesSent)
-		require.ErrorIs(t, relay.hearReceipts(f.at[2].host.ID(), receiptFrame(tag, n.hash, n.last,
+		require.ErrorIs(t, relay.hearReceipts(f.at[2].host.ID(), receiptFrame(tag, hash, n.Last,
 			&wire.Receipt{Device: f.at[3].key.Public().(ed25519.PublicKey), Signature: make([]byte, 64)})), wire.ErrSignature, "a relay verifies")
 		c, err := p.Result()
 		require.NoError(t, err)
@@ -184,17 +181,14 @@ func TestReceiptsThatOvertakeTheirEnvelopeWaitForIt(t *testing.T) {
 		p, err := rooms[0].PublishConfirmedAsync(deadline(t, 9*time.Second), []byte("overtaken"), AsText())
 		require.NoError(t, err)
 		synctest.Wait()
-		rooms[0].mu.Lock()
-		tag := rooms[0].stay.own.tag()
+		tag := rooms[0].stay.Own().Tag()
 		var hash [sha256.Size]byte
 		var last uint64
-		for h, s := range rooms[0].stay.confirms.sent {
-			hash, last = h, s.last
+		for hash, last = range rooms[0].inside().Awaited {
 		}
-		rooms[0].mu.Unlock()
 		// The end of the chain says that it has the envelope, and then takes it no more: only what
 		// has overtaken can be passed on.
-		early := receiptOf(f.at[3], receiptBody(rooms[0].tag, tag, last, hash))
+		early := receiptOf(f.at[3], stay.ReceiptBody(rooms[0].tag, tag, last, hash))
 		require.NoError(t, rooms[1].hearReceipts(f.at[2].host.ID(), receiptFrame(tag, hash, last, early)))
 		f.net.Cut(2, 3)
 		time.Sleep(100 * time.Millisecond)
@@ -206,42 +200,6 @@ func TestReceiptsThatOvertakeTheirEnvelopeWaitForIt(t *testing.T) {
 	})
 }
 
-func TestWhatAnAuthorMakesOthersCarryIsBounded(t *testing.T) {
-	inBubble(t, 1, func(t *testing.T, f *flock) {
-		r := f.join(0, "ops")
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		envelopes := func(tag byte, from, n int) {
-			fd := &feed{tag: feedTag{tag}}
-			for i := range n {
-				e := &envelope{
-					Envelope: &wire.Envelope{First: uint64(from+i) + 1, Count: 1, Receipts: &wire.ReceiptsWanted{}},
-					hash:     sha256.Sum256(fmt.Append(nil, tag, from+i)),
-				}
-				r.stay.carry(time.Now(), fd, e)
-				r.stay.carry(time.Now(), fd, e)
-			}
-		}
-		envelopes(1, 0, 10)
-		envelopes(2, 0, 3*maxCarriedOfFeed)
-		require.Len(t, r.stay.carriage.byFeed[feedTag{2}], maxCarriedOfFeed)
-		require.Len(t, r.stay.carriage.byFeed[feedTag{1}], 10, "nobody pushes out the others")
-		for tag := byte(3); tag < 50; tag++ {
-			envelopes(tag, 0, maxCarriedOfFeed)
-		}
-		require.LessOrEqual(t, len(r.stay.carriage.byHash), maxCarried)
-		require.Len(t, r.stay.carriage.byFeed[feedTag{1}], 10)
-		r.stay.carry(time.Now(), &feed{tag: feedTag{60}}, &envelope{
-			Envelope: &wire.Envelope{First: 1, Count: 1, Receipts: &wire.ReceiptsWanted{Collectors: make([][]byte, maxCollectors+1)}}, hash: [32]byte{1},
-		})
-		require.Nil(t, r.stay.carriage.byHash[[32]byte{1}], "too many collectors")
-		r.stay.passDue(time.Now().Add(carryLife))
-		require.Empty(t, r.stay.carriage.byHash)
-		require.Empty(t, r.stay.carriage.byFeed)
-		require.Empty(t, r.stay.carriage.waiting)
-	})
-}
-
 func TestAnAuthorsQuestionsAreBounded(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
@@ -250,20 +208,18 @@ func TestAnAuthorsQuestionsAreBounded(t *testing.T) {
 		_, err := rooms[0].PublishConfirmed(t.Context(), []byte("once"), AsText())
 		require.NoError(t, err)
 		sent := f.at[1].Stats().ReceiptFramesSent
-		rooms[1].mu.Lock()
-		var n *carried
-		for _, n = range rooms[1].stay.carriage.byHash {
+		carried := rooms[1].inside().Carried
+		require.Len(t, carried, 1)
+		for hash := range carried { // as if it had never been confirmed
+			device := f.at[1].key.Public().(ed25519.PublicKey)
+			ask, err := proto.Marshal(&wire.ReceiptAsk{Envelope: hash[:], Missing: [][]byte{device[:8]}})
+			require.NoError(t, err)
+			for range 10 {
+				rooms[0].outbox.push(wire.Kind_KIND_ASK, ask)
+			}
 		}
-		rooms[1].mu.Unlock()
-		p, err := rooms[0].askMembers(time.Now()) // as if it had never been confirmed
-		require.NoError(t, err)
-		rooms[0].mu.Lock()
-		for range 10 {
-			require.True(t, rooms[0].stay.askAgain(&confirming{last: n.last, hash: n.hash, pending: []*Poll{p.poll}}))
-		}
-		rooms[0].mu.Unlock()
 		settle()
-		require.Equal(t, sent+maxAsks, f.at[1].Stats().ReceiptFramesSent)
+		require.Equal(t, sent+stay.MaxAsks, f.at[1].Stats().ReceiptFramesSent)
 	})
 }
 
@@ -274,40 +230,19 @@ func TestAReceiptSignsWhatTheProtocolSays(t *testing.T) {
 		settle()
 		_, err := rooms[0].PublishConfirmed(t.Context(), []byte("sign here"), AsText())
 		require.NoError(t, err)
-		rooms[0].mu.Lock()
-		kept, _, _ := rooms[0].stay.journal.answer(rooms[0].stay.own.tag(), span{rooms[0].stay.head.last, 0}, 1)
-		rooms[0].mu.Unlock()
+		kept := rooms[0].retained(rooms[0].stay.Own().Tag(), rooms[0].inside().Head.Last)
 		require.Len(t, kept, 1)
-		e, err := wire.ParseEnvelope(kept[0].sealed)
+		e, err := wire.ParseEnvelope(kept[0].Sealed)
 		require.NoError(t, err)
 		require.NotNil(t, e.Receipts)
 		tag := sha256.Sum256(append(bytes.Clone(e.Device), e.Feed...))
-		hash := sha256.Sum256(kept[0].sealed)
+		hash := sha256.Sum256(kept[0].Sealed)
 		signed := append([]byte("starling/receipt/1\x00"), e.Room...)
 		signed = append(signed, tag[:16]...)
 		signed = append(signed, 0, 0, 0, 0, 0, 0, 0, byte(e.First+uint64(e.Count)-1))
 		signed = append(signed, hash[:]...)
-		rooms[1].mu.Lock()
-		defer rooms[1].mu.Unlock()
-		own := rooms[1].stay.carriage.byHash[hash].own
+		own := rooms[1].inside().Carried[hash].Own
 		require.True(t, ed25519.Verify(own.Device, signed, own.Signature))
 		require.Equal(t, []byte(f.at[1].key.Public().(ed25519.PublicKey)), own.Device)
-	})
-}
-
-func FuzzReceiptAsk(f *testing.F) {
-	f.Add([]byte{0x0a, 0x20})
-	f.Add(append([]byte{0x0a, 0x20}, bytes.Repeat([]byte{7}, 32)...))
-	f.Fuzz(func(t *testing.T, in []byte) {
-		r := &Room{stay: new(Stay)}
-		r.stay.carriage.init()
-		n := &carried{hash: [32]byte(bytes.Repeat([]byte{7}, 32)), passed: make(map[deviceHint]struct{})}
-		r.stay.carriage.byHash[n.hash] = n
-		for range maxAsks + 1 {
-			r.stay.asked(time.Time{}, new(feed), new(envelope), in)
-		}
-		if n.asks > maxAsks || len(n.collectors) > maxCollectors {
-			t.Fatalf("%d asks, %d collectors", n.asks, len(n.collectors))
-		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // validate is GossipSub's first validator, for all rooms: it judges an envelope, and delivers it at
@@ -21,13 +22,13 @@ func (m *Mesh) validate(_ context.Context, from peer.ID, msg *pubsub.Message) pu
 		return pubsub.ValidationIgnore // left just now
 	}
 	now := time.Now()
-	e, err := r.door.openEnvelope(now, msg.GetData())
+	e, err := r.door.OpenEnvelope(now, msg.GetData())
 	if err != nil {
 		m.log.Debug("envelope refused", "room", r.name, "peer", from, "err", err)
 		return pubsub.ValidationReject
 	}
 	m.pulses.heard(from, now, false)
-	r.receive(now, from, e, gossiped)
+	r.receive(now, from, e, stay.Gossiped)
 	msg.ValidatorData = e
 	return pubsub.ValidationAccept
 }
@@ -52,7 +53,7 @@ func (r *Room) echoLoop() {
 }
 
 // receive brings an envelope to the stay.
-func (r *Room) receive(now time.Time, via peer.ID, e *envelope, how way) {
+func (r *Room) receive(now time.Time, via peer.ID, e *stay.Envelope, how stay.Way) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stay.Receive(now, via, e, how)

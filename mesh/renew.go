@@ -16,10 +16,10 @@ func (r *Room) renew() {
 	r.mu.Lock()
 	old, leaving := r.stay.Own(), r.stay.Leaving()
 	r.mu.Unlock()
-	if st == nil || leaving || st.User != old.statement.User || bytes.Equal(st.Sealed(), old.statement.Sealed()) {
+	if st == nil || leaving || st.User != old.Statement.User || bytes.Equal(st.Sealed(), old.Statement.Sealed()) {
 		return
 	}
-	if err := r.reissue(st, old.token); err != nil {
+	if err := r.reissue(st, old.Token); err != nil {
 		r.mesh.log.Warn("roster entry not renewed", "room", r.name, "err", err)
 	}
 }
@@ -27,7 +27,7 @@ func (r *Room) renew() {
 // reissue signs the node's entry again and announces it.
 func (r *Room) reissue(st *identity.Statement, token string) error {
 	now := time.Now()
-	grant, err := r.door.admit(token, st, now)
+	grant, err := r.door.Admit(token, st, now)
 	if err != nil {
 		return err
 	}
@@ -36,15 +36,15 @@ func (r *Room) reissue(st *identity.Statement, token string) error {
 		defer r.mu.Unlock()
 		return r.reasonLocked()
 	}
-	entry, err := r.signEntry(st, true, r.stay.Own().sequence+1, token)
+	entry, err := r.signEntry(st, true, r.stay.Own().Sequence+1, token)
 	if err != nil {
 		r.mu.Unlock()
 		return err
 	}
-	entry.grant = grant
+	entry.Grant = grant
 	r.stay.Renew(now, entry)
 	r.mu.Unlock()
-	_, err = r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, entry.sealed, noID, accept{})
+	_, err = r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, entry.Sealed, noID, accept{})
 	return err
 }
 
@@ -52,11 +52,11 @@ func (r *Room) reissue(st *identity.Statement, token string) error {
 // an *identity.TokenError, nothing changes: the stay goes on until the old token ends. In open mode
 // it returns [ErrNoTokens].
 func (r *Room) UpdateToken(token string) error {
-	if r.door.authority == nil {
+	if r.door.Authority == nil {
 		return ErrNoTokens
 	}
 	r.mu.Lock()
-	st := r.stay.Own().statement
+	st := r.stay.Own().Statement
 	r.mu.Unlock()
 	return r.reissue(st, token)
 }
@@ -66,7 +66,7 @@ func (r *Room) refute() {
 	r.mu.Lock()
 	own := r.stay.Own()
 	r.mu.Unlock()
-	if err := r.reissue(own.statement, own.token); err != nil {
+	if err := r.reissue(own.Statement, own.Token); err != nil {
 		r.mesh.log.Debug("accusation not refuted", "room", r.name, "err", err)
 	}
 }

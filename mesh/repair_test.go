@@ -1,13 +1,11 @@
 package mesh
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 )
 
@@ -107,7 +105,7 @@ func TestTheLossOfALastMessageIsNoticed(t *testing.T) {
 		r := rooms[0]
 		sealed := captured(t, r, "never sent") // sealed and kept, and the node fails before it is sent
 		r.mu.Lock()
-		r.stay.journal.publish(time.Now(), r.stay.journal.feeds[r.stay.own.tag()], r.stay.head.last, 1, sealed)
+		r.stay.Published(time.Now(), r.stay.Inspect().Head, 1, sealed, time.Now().Add(time.Minute), nil)
 		r.rearm.Set()
 		r.mu.Unlock()
 		start := time.Now()
@@ -201,87 +199,4 @@ func TestWhatNobodyRetainsIsReportedLostAndTheRestArrives(t *testing.T) {
 		require.Equal(t, want[lost.Last-lost.First+1:], got)
 		require.InDelta(t, 6, len(got), 1, "a minute is retained")
 	}, WithRetention(Retention{Age: time.Minute}))
-}
-
-// What is held behind a gap is told and given to neighbours, so that they wait at the same time.
-func TestWhatIsHeldBehindAGapIsThereForOthers(t *testing.T) {
-	j := newJournal(feedTag{}, DefaultRetention)
-	j.becomeReady(epoch)
-	f := j.open(epoch, entry("alice", "a", 1, 1, true))
-	e := chain(1, 3, 2, 2, 1) // items 1, 2 to 4, 5 and 6, 7 and 8, 9
-	for i := range e {
-		e[i].sealed, e[i].came = bytes.Repeat([]byte{byte(i)}, 100), after(time.Duration(i)*time.Second)
-	}
-	for _, i := range []int{0, 1, 3, 4} {
-		e[i].how = repaired
-		j.take(after(10*time.Second), "b", f, e[i])
-	}
-	require.EqualValues(t, 4, f.reach("a"), "to the author it would be an acknowledgement")
-	require.EqualValues(t, 9, f.reach("b"))
-	require.Equal(t, []*feed{f}, j.announce(after(10*time.Second+fetchedWait)))
-
-	sealed := func(list []kept) (out []byte) {
-		for _, k := range list {
-			out = append(out, k.sealed[0])
-		}
-		return out
-	}
-	for _, c := range []struct {
-		span   span
-		budget int
-		want   []byte
-		gone   uint64
-		more   bool
-	}{
-		{span{2, 0}, 1000, []byte{1, 3, 4}, 0, false},
-		{span{5, 0}, 1000, []byte{3, 4}, 0, false},
-		{span{5, 6}, 1000, nil, 0, false},
-		{span{5, 7}, 1000, []byte{3}, 0, false},
-		{span{8, 8}, 1000, []byte{3}, 0, false},
-		{span{5, 0}, 150, []byte{3}, 0, true},
-		{span{5, 0}, 1, []byte{3}, 0, true},
-	} {
-		list, gone, more := j.serve(f.tag, c.span, c.budget)
-		require.Equal(t, c.want, sealed(list), c)
-		require.Equal(t, c.gone, gone, c)
-		require.Equal(t, c.more, more, c)
-	}
-	list, _, _ := j.answer(f.tag, span{5, 0}, 1000)
-	require.Empty(t, list, "it is not yet for the app")
-
-	// What the store gave is in the ring also behind a hole, and what waits for the hole is held.
-	for _, i := range []int{1, 4} {
-		j.ring.put(f.tag, f.entry.statement.Subject(), kept{first: e[i].First, count: e[i].Count, sealed: e[i].sealed, at: e[i].came})
-	}
-	list, _, _ = j.serve(f.tag, span{2, 0}, 1000)
-	require.Equal(t, []byte{1, 3, 4}, sealed(list), "each once, rising")
-
-	for age, want := range map[time.Duration]uint64{
-		9500 * time.Millisecond: 2, // published half a second after item 1
-		8500 * time.Millisecond: 5, // items 5 and 6 are missing here, and may be younger
-		6500 * time.Millisecond: 9,
-		5500 * time.Millisecond: 10,
-	} {
-		first, _ := j.firsts(after(10*time.Second), age, 0)(f)
-		require.Equal(t, want, first, age)
-	}
-
-	a := j.giveUp(after(20*time.Second), f)
-	require.Equal(t, span{5, 6}, a.lost)
-	require.Equal(t, []uint64{7, 9}, firsts(a.ready))
-	require.EqualValues(t, 9, f.reach("b"))
-}
-
-func TestASourceThatCouldNotHelpGivesWayToAnother(t *testing.T) {
-	var p repair
-	for i := range maxSources {
-		p.source(peer.ID(fmt.Sprint(i)), 9)
-	}
-	p.source("late", 9)
-	require.NotContains(t, p.sources, peer.ID("late"), "there are enough")
-	p.try("3", lacks)
-	p.source("late", 9)
-	require.Contains(t, p.sources, peer.ID("late"))
-	require.NotContains(t, p.sources, peer.ID("3"))
-	require.Len(t, p.sources, maxSources)
 }

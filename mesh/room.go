@@ -12,6 +12,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
 	"github.com/starling-mesh/starling/internal/task"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 var (
@@ -38,13 +39,13 @@ type Room struct {
 	queue        *events.Queue[Event]
 	ctx          context.Context // ends with the stay
 	stop         context.CancelFunc
-	door         *door
+	door         *stay.Door
 	rearm        task.Wake // the timer loop must look again
 	acknowledged task.Wake // the window may have opened
 	finish       sync.Once
 
 	mu      sync.Mutex
-	stay    *Stay
+	stay    *stay.Stay
 	info    []byte
 	unacked []*batch     // sealed, and no neighbour has acknowledged them
 	echoed  uint64       // the last item of this node's own feed that GossipSub's loop has taken
@@ -60,7 +61,7 @@ func (r *Room) Name() string { return r.name }
 func (r *Room) Members() []Member {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.stay.Members()
+	return members(r.stay.Members())
 }
 
 // Missing returns the members that were dropped in the last 10 min and may come back: they fell
@@ -68,7 +69,15 @@ func (r *Room) Members() []Member {
 func (r *Room) Missing() []Member {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.stay.Missing()
+	return members(r.stay.Missing())
+}
+
+func members(list []stay.Member) []Member {
+	out := make([]Member, len(list))
+	for i, m := range list {
+		out[i] = Member(m)
+	}
+	return out
 }
 
 // WaitPeers waits until at least n other members are in the room. It returns ctx's error, or why

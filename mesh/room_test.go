@@ -14,7 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
-	"github.com/starling-mesh/starling/internal/wire"
 )
 
 func TestFirstMemberMakesTheRoomAndPublishesAlone(t *testing.T) {
@@ -311,27 +310,5 @@ func TestSendTextLeavesTheOptionsOfItsCallerAlone(t *testing.T) {
 		_, err := f.join(0, "ops").SendText(t.Context(), "nobody", "psst", all[:1]...)
 		require.ErrorIs(t, err, ErrNotMember)
 		require.Equal(t, WithMode(UnreliableOrdered), all[1], "behind what was passed")
-	})
-}
-
-func TestWhatALaterVersionSealedIsLostOnlyAsFarAsItIsMissed(t *testing.T) {
-	inBubble(t, 2, func(t *testing.T, f *flock) {
-		f.net.ConnectAll()
-		rooms := f.joinAll("ops")
-		read(t, rooms[0], 1)
-		r := rooms[0]
-		sealed := func(floor, first uint64, count uint32) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			of := &feed{entry: rooms[1].stay.own, next: floor, floor: floor}
-			r.stay.deliver(time.Now(), of, []*envelope{{Envelope: &wire.Envelope{Scheme: 9, First: first, Count: count}}})
-		}
-		sealed(1, 1, 1) // where the author's entry is, which is known
-		sealed(6, 4, 2) // from before this node's time
-		quiet(t, r, time.Second)
-		sealed(1, 1, 3)
-		sealed(6, 5, 3)
-		require.Equal(t, []string{"lost u1 2-3", "lost u1 6-7"}, read(t, r, 2))
-		require.EqualValues(t, 4, f.at[0].Stats().MessagesLost)
 	})
 }

@@ -13,8 +13,6 @@ var (
 	multitude = meshtest.Sized(24, 500)
 	// manyJoins is how often a member joins of whom nothing may be missed.
 	manyJoins = meshtest.Sized(200, 1000)
-	// simSchedules is how many random schedules the rules of rooms run through.
-	simSchedules = meshtest.Sized[uint64](300, 5000)
 	// comersLast is for how long members come and go, comersMost how many they are.
 	comersLast = meshtest.Sized(10*time.Second, 30*time.Second)
 	comersMost = meshtest.Sized(6, 16)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/task"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 const (
@@ -237,8 +238,8 @@ func surveyRoom(now time.Time, b *bolt.Bucket) (*storedRoom, error) {
 	room := new(storedRoom)
 	err := feeds.ForEach(func(k, v []byte) error {
 		f, err := readRecord(now, k, v)
-		if err == nil && f.used.After(room.used) {
-			room.used = f.used
+		if err == nil && f.Used.After(room.used) {
+			room.used = f.Used
 		}
 		return err
 	})
@@ -246,7 +247,7 @@ func surveyRoom(now time.Time, b *bolt.Bucket) (*storedRoom, error) {
 		return nil, err
 	}
 	return room, envelopes.ForEach(func(k, v []byte) error {
-		if len(k) != len(feedTag{})+8 || len(v) < 8 {
+		if len(k) != len(stay.FeedTag{})+8 || len(v) < 8 {
 			return &damage{"an envelope under a malformed key"}
 		}
 		room.bytes += int64(len(v)) + storeOverhead
@@ -258,31 +259,31 @@ const recordSize = 4*8 + 32
 
 // record returns a feed without its envelopes: through, floor, began and used in milliseconds, end,
 // entry.
-func record(f *storedFeed, now time.Time) []byte {
-	out := make([]byte, 0, recordSize+len(f.entry))
-	out = binary.BigEndian.AppendUint64(out, f.through)
-	out = binary.BigEndian.AppendUint64(out, f.floor)
-	out = appendTime(out, now, f.began)
-	out = appendTime(out, now, f.used)
+func record(f *stay.StoredFeed, now time.Time) []byte {
+	out := make([]byte, 0, recordSize+len(f.Entry))
+	out = binary.BigEndian.AppendUint64(out, f.Through)
+	out = binary.BigEndian.AppendUint64(out, f.Floor)
+	out = appendTime(out, now, f.Began)
+	out = appendTime(out, now, f.Used)
 	var end [32]byte
-	if f.end != nil {
-		end = *f.end
+	if f.End != nil {
+		end = *f.End
 	}
-	return append(append(out, end[:]...), f.entry...)
+	return append(append(out, end[:]...), f.Entry...)
 }
 
-func readRecord(now time.Time, key, v []byte) (f storedFeed, err error) {
-	if len(key) != len(f.tag) || len(v) < recordSize {
+func readRecord(now time.Time, key, v []byte) (f stay.StoredFeed, err error) {
+	if len(key) != len(f.Tag) || len(v) < recordSize {
 		return f, &damage{"a malformed feed"}
 	}
-	f.tag = feedTag(key)
-	f.through, f.floor = binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])
-	f.began, f.used = readTime(now, v[16:]), readTime(now, v[24:])
-	f.ahead = binary.BigEndian.Uint64(v[24:]) > uint64(now.Add(identity.MaxSkew).UnixMilli())
+	f.Tag = stay.FeedTag(key)
+	f.Through, f.Floor = binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])
+	f.Began, f.Used = readTime(now, v[16:]), readTime(now, v[24:])
+	f.Ahead = binary.BigEndian.Uint64(v[24:]) > uint64(now.Add(identity.MaxSkew).UnixMilli())
 	if end := [32]byte(v[32:]); end != ([32]byte{}) {
-		f.end = &end
+		f.End = &end
 	}
-	f.entry = bytes.Clone(v[recordSize:])
+	f.Entry = bytes.Clone(v[recordSize:])
 	return f, nil
 }
 
@@ -308,7 +309,7 @@ func readTime(now time.Time, in []byte) time.Time {
 }
 
 // envelopeKey returns the key of an envelope.
-func envelopeKey(tag feedTag, first uint64) []byte {
+func envelopeKey(tag stay.FeedTag, first uint64) []byte {
 	return binary.BigEndian.AppendUint64(tag[:len(tag):len(tag)], first)
 }
 

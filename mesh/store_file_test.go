@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +16,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 func TestTheFileKeepsWithinTheRetention(t *testing.T) {
@@ -28,18 +30,18 @@ func TestTheFileKeepsWithinTheRetention(t *testing.T) {
 		require.NoError(t, rooms[1].Flush(t.Context()))
 		count := 0
 		for _, f := range k.stored(1, rooms[1]) {
-			count += len(f.list)
+			count += len(f.List)
 		}
 		require.Equal(t, 10, count)
 		time.Sleep(2 * time.Minute)
 		require.NoError(t, rooms[1].Flush(t.Context()))
 		for _, f := range k.stored(1, rooms[1]) {
-			require.LessOrEqual(t, len(f.list), 1, "the last of each feed is kept")
+			require.LessOrEqual(t, len(f.List), 1, "the last of each feed is kept")
 		}
 		time.Sleep(time.Minute) // nothing was said for twice the age
 		require.NoError(t, rooms[1].Flush(t.Context()))
 		for _, f := range k.stored(1, rooms[1]) {
-			require.True(t, len(f.list) == 0 || f.tag == rooms[1].stay.own.tag(), "nobody speaks of the feed any more")
+			require.True(t, len(f.List) == 0 || f.Tag == rooms[1].stay.Own().Tag(), "nobody speaks of the feed any more")
 		}
 	}, WithRetention(Retention{Messages: 10, Age: time.Minute}))
 }
@@ -55,18 +57,15 @@ func TestAgesGoOnWhileNoProcessRuns(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		k.back(0)
 		r = k.join(0, "ops")
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		var old *shelf
-		for tag, sh := range r.stay.journal.ring.shelves {
-			if tag != r.stay.journal.self {
+		var old []stay.Kept
+		for tag, list := range r.inside().Retained {
+			if tag != r.stay.Own().Tag() {
 				require.Nil(t, old)
-				old = sh
+				old = list
 			}
 		}
-		require.NotNil(t, old)
-		require.Len(t, old.list, 1)
-		require.InDelta(t, 31, time.Since(old.list[0].at).Seconds(), 0.01)
+		require.Len(t, old, 1)
+		require.InDelta(t, 31, time.Since(old[0].At).Seconds(), 0.01)
 	}, WithRetention(Retention{Age: time.Minute}))
 }
 
@@ -102,17 +101,17 @@ func TestAllRoomsTogetherKeepWithinTheLimit(t *testing.T) {
 		time.Sleep(time.Second)
 		third := fill("third", 6)
 		require.Empty(t, k.stored(0, first), "it was left, and gave way")
-		require.EqualValues(t, 5, k.stored(0, second)[0].through)
-		require.EqualValues(t, 7, k.stored(0, third)[0].through)
+		require.EqualValues(t, 5, k.stored(0, second)[0].Through)
+		require.EqualValues(t, 7, k.stored(0, third)[0].Through)
 		fourth := fill("fourth", 8) // there is no space for all of it
 		list := k.stored(0, fourth)[0]
-		require.Less(t, list.through, uint64(9))
-		require.Equal(t, list.list[len(list.list)-1].first, list.through, "it says what is there")
+		require.Less(t, list.Through, uint64(9))
+		require.Equal(t, list.List[len(list.List)-1].First, list.Through, "it says what is there")
 		require.LessOrEqual(t, k.store[0].bytes, k.limit)
 		require.NoError(t, second.Leave(t.Context()))
 		time.Sleep(time.Second)
 		require.NoError(t, fourth.Flush(t.Context()))
-		require.EqualValues(t, 9, k.stored(0, fourth)[0].through, "now there is")
+		require.EqualValues(t, 9, k.stored(0, fourth)[0].Through, "now there is")
 	})
 }
 
@@ -126,7 +125,7 @@ func TestWhatAWrongClockHidesStaysInTheFile(t *testing.T) {
 				k.die(0)
 				db, err := bolt.Open(k.files[0], 0o600, nil)
 				require.NoError(t, err)
-				old := r.stay.own.tag()
+				old := r.stay.Own().Tag()
 				require.NoError(t, db.Update(func(tx *bolt.Tx) error {
 					b := tx.Bucket(roomsBucket).Bucket(r.tag[:]).Bucket(feedsBucket)
 					record := append([]byte{}, b.Get(old[:])...)
@@ -141,8 +140,8 @@ func TestWhatAWrongClockHidesStaysInTheFile(t *testing.T) {
 				require.NoError(t, r.Flush(t.Context()))
 				left := 0
 				for _, f := range k.stored(0, r) {
-					if f.tag == old {
-						left = len(f.list)
+					if f.Tag == old {
+						left = len(f.List)
 					}
 				}
 				require.Equal(t, ahead, left > 0)
@@ -172,7 +171,7 @@ func TestARoomGoesOnWhileItsHistoryCannotBeWritten(t *testing.T) {
 		require.NoError(t, rooms[0].Flush(t.Context()))
 		through := uint64(0)
 		for _, f := range k.stored(0, rooms[0]) {
-			through = max(through, f.through)
+			through = max(through, f.Through)
 		}
 		require.EqualValues(t, 11, through)
 	})
@@ -312,14 +311,11 @@ func TestBroadcastsUnderATokenThatHasEndedAreNotTakenFromTheFile(t *testing.T) {
 				r := g.join(0, life)
 				published(t, r, "u0", "m", 3)
 				require.NoError(t, r.Leave(t.Context()))
-				old := r.stay.own.tag()
+				old := r.stay.Own().Tag()
 				time.Sleep(life/60 + 4*time.Minute) // beyond the leeway, and within what is retained
 				r = g.join(0, time.Hour)
 				require.NoError(t, r.Flush(t.Context()))
-				r.mu.Lock()
-				f := r.stay.journal.feeds[old]
-				r.mu.Unlock()
-				require.Equal(t, life == time.Hour, f != nil)
+				require.Equal(t, life == time.Hour, slices.Contains(r.inside().Feeds, old))
 			})
 		})
 	}

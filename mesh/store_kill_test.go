@@ -92,19 +92,19 @@ func onDisk(t *testing.T, s *Store, tag [32]byte) map[string]uint64 {
 		require.NoError(t, err)
 		for _, f := range feeds {
 			next, hash, id := uint64(1), []byte(nil), ""
-			for _, k := range f.list {
-				e, err := wire.OpenEnvelope(k.sealed)
+			for _, k := range f.List {
+				e, err := wire.OpenEnvelope(k.Sealed)
 				require.NoError(t, err)
 				require.Equal(t, next, e.First)
-				require.Equal(t, next, k.first)
+				require.Equal(t, next, k.First)
 				require.Equal(t, hash, e.Previous)
-				sum := sha256.Sum256(k.sealed)
+				sum := sha256.Sum256(k.Sealed)
 				next, hash, id = e.Next(), sum[:], FeedID(e.Feed).String()
 			}
 			require.NotEmpty(t, id)
-			require.Equal(t, f.through+1, next)
-			require.Equal(t, f.end[:], hash)
-			through[id] = f.through
+			require.Equal(t, f.Through+1, next)
+			require.Equal(t, f.End[:], hash)
+			through[id] = f.Through
 		}
 		return nil
 	}))

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"time"
 
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -13,7 +14,7 @@ import (
 // written first: a stay in the room may just have ended, or the room may be about to be dropped. A
 // store that cannot be read is logged, and does not prevent joining. load returns nothing for a nil
 // store.
-func (s *Store) load(ctx context.Context, m *Mesh, tag [32]byte) (feeds []storedFeed, done func()) {
+func (s *Store) load(ctx context.Context, m *Mesh, tag [32]byte) (feeds []stay.StoredFeed, done func()) {
 	if s == nil {
 		return nil, func() {}
 	}
@@ -45,17 +46,17 @@ func (s *Store) expect(tag [32]byte, n int) {
 	}
 }
 
-func loadRoom(now time.Time, room *bolt.Bucket) (feeds []storedFeed, err error) {
+func loadRoom(now time.Time, room *bolt.Bucket) (feeds []stay.StoredFeed, err error) {
 	envelopes := room.Bucket(envelopesBucket).Cursor()
 	err = room.Bucket(feedsBucket).ForEach(func(k, v []byte) error {
 		f, err := readRecord(now, k, v)
 		if err != nil {
 			return err
 		}
-		for k, v := envelopes.Seek(f.tag[:]); bytes.HasPrefix(k, f.tag[:]); k, v = envelopes.Next() {
-			f.list = append(f.list, kept{
-				first: binary.BigEndian.Uint64(k[len(f.tag):]), saved: true,
-				sealed: bytes.Clone(v[8:]), at: readTime(now, v),
+		for k, v := envelopes.Seek(f.Tag[:]); bytes.HasPrefix(k, f.Tag[:]); k, v = envelopes.Next() {
+			f.List = append(f.List, stay.Kept{
+				First: binary.BigEndian.Uint64(k[len(f.Tag):]), Saved: true,
+				Sealed: bytes.Clone(v[8:]), At: readTime(now, v),
 			})
 		}
 		feeds = append(feeds, f)

@@ -14,7 +14,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/starling-mesh/starling/internal/meshtest"
-	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // keepers is a flock whose stations have a store each, and can die and come back.
@@ -72,7 +72,7 @@ func (k *keepers) back(i int) {
 }
 
 // stored returns the envelopes of a room that its file has, by feed.
-func (k *keepers) stored(i int, r *Room) (feeds []storedFeed) {
+func (k *keepers) stored(i int, r *Room) (feeds []stay.StoredFeed) {
 	k.t.Helper()
 	feeds, done := k.store[i].load(k.t.Context(), k.at[i].Mesh, r.tag)
 	done()
@@ -288,10 +288,10 @@ func TestWhatTheStoreHasIsStaleWhenItComesAgain(t *testing.T) {
 		k.back(1)
 		again := k.join(1, "ops")
 		for _, f := range k.stored(1, again) {
-			for _, kept := range f.list {
-				e, err := again.door.openEnvelope(time.Now(), kept.sealed)
+			for _, kept := range f.List {
+				e, err := again.door.OpenEnvelope(time.Now(), kept.Sealed)
 				require.NoError(t, err)
-				again.receive(time.Now(), k.net.ID(0), e, gossiped)
+				again.receive(time.Now(), k.net.ID(0), e, stay.Gossiped)
 			}
 		}
 		unsaid(t, again, 20*time.Second)
@@ -341,7 +341,7 @@ func TestAHoleInTheFileIsToldAsLost(t *testing.T) {
 				n++
 			}
 		}
-		tag := a.stay.own.tag()
+		tag := a.stay.Own().Tag()
 		k.die(0)
 		k.die(1)
 		db, err := bolt.Open(k.files[1], 0o600, nil)
@@ -372,18 +372,6 @@ func TestAHoleInTheFileIsToldAsLost(t *testing.T) {
 		require.Equal(t, append([]string{"lost u0 4-7"}, want[6:]...), got)
 		require.Zero(t, k.at[2].Stats().RoomViolations, "no feed begins behind its end")
 	})
-}
-
-func TestAFeedThatGoesOnFromTheStoreMustContinueIt(t *testing.T) {
-	end := [32]byte{1}
-	f := &feed{stored: 5, end: &end}
-	f.begin(6)
-	_, v := f.take(time.Now(), &envelope{Envelope: &wire.Envelope{First: 6, Count: 1, Previous: make([]byte, 32)}})
-	require.Equal(t, forked, v)
-	f = &feed{stored: 5, end: &end}
-	f.begin(7) // what lies between is from before this stay
-	_, v = f.take(time.Now(), &envelope{Envelope: &wire.Envelope{First: 7, Count: 1, Previous: make([]byte, 32)}})
-	require.Equal(t, taken, v)
 }
 
 func TestTheNextStayOfOneProcessGoesOnFromTheStore(t *testing.T) {

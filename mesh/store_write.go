@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -71,10 +72,10 @@ type roomChange struct {
 
 // feedChange is what to write about a feed.
 type feedChange struct {
-	tag    feedTag
+	tag    stay.FeedTag
 	record []byte // nil: nothing is left of it
 	lowest uint64 // what lies before it is deleted
-	add    []kept
+	add    []stay.Kept
 }
 
 // unsaved takes what is to be written about a room, up to a budget of bytes, and reports whether it
@@ -84,9 +85,9 @@ func (r *Room) unsaved(now time.Time, budget *int64) (feeds []feedChange, cut bo
 	list, cut := r.stay.Unsaved(now, storeOverhead, budget)
 	r.mu.Unlock()
 	for _, c := range list {
-		f := feedChange{tag: c.tag, lowest: c.lowest, add: c.add}
-		if c.feed != nil {
-			f.record = record(c.feed, now)
+		f := feedChange{tag: c.Tag, lowest: c.Lowest, add: c.Add}
+		if c.Feed != nil {
+			f.record = record(c.Feed, now)
 		}
 		feeds = append(feeds, f)
 	}
@@ -99,7 +100,7 @@ func (s *Store) run(m *Mesh) {
 		m.log.Warn("history was damaged and set aside", "path", s.aside)
 	}
 	s.tidy(m.cfg.retention.Age)
-	tidy := time.NewTicker(TickEvery)
+	tidy := time.NewTicker(stay.TickEvery)
 	defer tidy.Stop()
 	pause := time.NewTimer(storeEvery)
 	defer pause.Stop()
@@ -332,8 +333,8 @@ func (f *feedChange) write(now time.Time, feeds, envelopes *bolt.Bucket) (grown 
 		}
 	}
 	for _, k := range f.add {
-		value := append(appendTime(make([]byte, 0, 8+len(k.sealed)), now, k.at), k.sealed...)
-		if err := envelopes.Put(envelopeKey(f.tag, k.first), value); err != nil {
+		value := append(appendTime(make([]byte, 0, 8+len(k.Sealed)), now, k.At), k.Sealed...)
+		if err := envelopes.Put(envelopeKey(f.tag, k.First), value); err != nil {
 			return 0, err
 		}
 		grown += int64(len(value)) + storeOverhead

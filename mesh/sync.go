@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // SyncProtocol is the protocol over which a member asks neighbours for missing broadcasts: one
@@ -23,10 +24,8 @@ import (
 const SyncProtocol protocol.ID = "/starling/sync/1.0.0"
 
 const (
-	// maxSyncRequest and maxSyncReply bound a frame in bytes. A part exceeds SyncPart by less than
-	// one envelope, and the roster entries of its feeds come on top.
+	// maxSyncRequest bounds the frame of a question in bytes.
 	maxSyncRequest = 32 << 10
-	maxSyncReply   = SyncPart + wire.MaxEnvelope + maxEntry + 64<<10
 	// syncTimeout is how long either side has to take or send the next frame. An answer ends after
 	// serveTime: a member that wants more asks again. pullTime is when the asking member turns to
 	// another neighbour, whatever has come: otherwise frames that keep coming and bring nothing
@@ -69,13 +68,13 @@ func (p *repairs) leave(id peer.ID) {
 }
 
 // pull asks a neighbour and takes its answer.
-func (r *Room) pull(p pull) {
+func (r *Room) pull(p stay.Pull) {
 	start := time.Now()
 	o := r.exchange(p)
-	o.slow = time.Since(start) >= syncTimeout
-	if o.err != nil {
+	o.Slow = time.Since(start) >= syncTimeout
+	if o.Err != nil {
 		r.mesh.stats.pullsFailed.Add(1)
-		r.mesh.log.Debug("no answer to a pull", "room", r.name, "peer", p.from, "err", o.err)
+		r.mesh.log.Debug("no answer to a pull", "room", r.name, "peer", p.From, "err", o.Err)
 	}
 	now := time.Now()
 	r.mu.Lock()
@@ -83,14 +82,14 @@ func (r *Room) pull(p pull) {
 	r.stay.Answered(now, p, o)
 }
 
-func (r *Room) exchange(p pull) (o outcome) {
-	o = newOutcome(p)
+func (r *Room) exchange(p stay.Pull) (o stay.Outcome) {
+	o = stay.NewOutcome(p)
 	r.mesh.stats.pulls.Add(1)
 	opening, cancel := context.WithTimeout(network.WithNoDial(r.ctx, "neighbour"), syncTimeout)
-	s, err := r.mesh.host.NewStream(opening, p.from, SyncProtocol)
+	s, err := r.mesh.host.NewStream(opening, p.From, SyncProtocol)
 	cancel()
 	if err != nil {
-		o.err = err
+		o.Err = err
 		return o
 	}
 	defer func() { _ = s.Reset() }()
@@ -98,28 +97,28 @@ func (r *Room) exchange(p pull) (o outcome) {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
 	_ = s.SetDeadline(time.Now().Add(syncTimeout))
-	if o.err = wire.WriteFrame(s, r.stay.Request(p)); o.err != nil {
+	if o.Err = wire.WriteFrame(s, r.stay.Request(p)); o.Err != nil {
 		return o
 	}
-	if o.err = s.CloseWrite(); o.err != nil {
+	if o.Err = s.CloseWrite(); o.Err != nil {
 		return o
 	}
-	in := wire.NewReader(s, maxSyncReply)
+	in := wire.NewReader(s, stay.MaxSyncReply)
 	for size := 0; ; {
 		var reply wire.SyncReply
 		if err := in.Next(&reply); err != nil {
 			if !errors.Is(err, io.EOF) {
-				o.err = err
+				o.Err = err
 			}
 			return o
 		}
 		size += 64 + proto.Size(&reply) // empty frames count as well
-		if size > 2*SyncAnswer {
-			o.err = fmt.Errorf("answer of more than %d bytes", 2*SyncAnswer)
+		if size > 2*stay.SyncAnswer {
+			o.Err = fmt.Errorf("answer of more than %d bytes", 2*stay.SyncAnswer)
 			return o
 		}
-		if o.err = r.takeReply(p.from, &reply, &o); o.err != nil {
-			r.mesh.violation(p.from, o.err)
+		if o.Err = r.takeReply(p.From, &reply, &o); o.Err != nil {
+			r.mesh.violation(p.From, o.Err)
 			return o
 		}
 		_ = s.SetDeadline(time.Now().Add(syncTimeout))
@@ -127,7 +126,7 @@ func (r *Room) exchange(p pull) (o outcome) {
 }
 
 // takeReply takes a part of an answer.
-func (r *Room) takeReply(from peer.ID, reply *wire.SyncReply, o *outcome) error {
+func (r *Room) takeReply(from peer.ID, reply *wire.SyncReply, o *stay.Outcome) error {
 	now := time.Now()
 	entries, envelopes, err := o.Open(now, r.door, r.mesh.cfg.retention.Age, reply)
 	for _, entry := range entries {
@@ -135,12 +134,12 @@ func (r *Room) takeReply(from peer.ID, reply *wire.SyncReply, o *outcome) error 
 	}
 	for _, e := range envelopes {
 		r.mesh.stats.envelopesPulled.Add(1)
-		r.receive(now, from, e, repaired)
+		r.receive(now, from, e, stay.Repaired)
 	}
 	return err
 }
 
-func (r *Room) takeEntry(now time.Time, via peer.ID, entry *rosterEntry) {
+func (r *Room) takeEntry(now time.Time, via peer.ID, entry *stay.Entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stay.TakeEntry(now, via, entry)
@@ -175,9 +174,9 @@ func (m *Mesh) answer(p peer.ID, s network.Stream) error {
 	if err := wire.NewReader(s, maxSyncRequest).Next(&q); err != nil {
 		return err
 	}
-	if len(q.Room) != len([32]byte{}) || len(q.Wants) > maxWants+maxSpans {
-		m.violation(p, ErrBadSync)
-		return ErrBadSync
+	if len(q.Room) != len([32]byte{}) || len(q.Wants) > stay.MaxWants+stay.MaxSpans {
+		m.violation(p, stay.ErrBadSync)
+		return stay.ErrBadSync
 	}
 	r := m.roomByTag([32]byte(q.Room))
 	if r == nil || !r.serves(p) {
@@ -196,7 +195,7 @@ func (r *Room) serves(p peer.ID) bool {
 
 // serve writes what is retained of wants, in parts.
 func (r *Room) serve(s network.Stream, served *rate.Limiter, wants []*wire.Want) error {
-	budget, end := SyncAnswer, time.Now().Add(serveTime)
+	budget, end := stay.SyncAnswer, time.Now().Add(serveTime)
 	for len(wants) > 0 {
 		left := budget
 		part, rest := r.part(wants, &budget)
@@ -222,5 +221,5 @@ func (r *Room) part(wants []*wire.Want, budget *int) (*wire.SyncReply, []*wire.W
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.stay.Part(now, wants, SyncPart, budget)
+	return r.stay.Part(now, wants, stay.SyncPart, budget)
 }

@@ -1,17 +1,21 @@
 package mesh
 
-import "time"
+import (
+	"time"
+
+	"github.com/starling-mesh/starling/mesh/internal/stay"
+)
 
 // timerLoop gives up gaps, members whose grace is over, and envelopes that were not claimed, and
 // renews this node's own entry.
 func (r *Room) timerLoop() {
-	timer := time.NewTimer(TickEvery)
+	timer := time.NewTimer(stay.TickEvery)
 	defer timer.Stop()
 	var last time.Time
 	for {
 		var revoked <-chan struct{} // the authority has a new list
-		if r.door.authority != nil {
-			revoked = r.door.authority.Changed()
+		if r.door.Authority != nil {
+			revoked = r.door.Authority.Changed()
 		}
 		select {
 		case <-r.rearm:

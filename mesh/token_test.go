@@ -189,7 +189,7 @@ func TestANodeThatIgnoresItsTokensEndIsNotHeardBeyondTheLeeway(t *testing.T) {
 		b := g.join(1, time.Minute)
 		read(t, a, 1)
 		b.mu.Lock()
-		b.stay.own.grant = nil // it does not look
+		b.stay.Own().Grant = nil // it does not look
 		b.mu.Unlock()
 		time.Sleep(time.Minute + identity.DefaultLeeway - 10*time.Second)
 		_, err := b.PublishText(t.Context(), "within")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // world is what a room's stay sees of its node. The stay calls it with the room's lock held.
@@ -31,13 +32,13 @@ func (w *world) AskReceipts(payload []byte) bool {
 	return full == nil
 }
 
-func (w *world) Deliver(from identity.Login, e *envelope, list []Item) (whole bool) {
+func (w *world) Deliver(from identity.Login, e *stay.Envelope, list []stay.Item) (whole bool) {
 	whole = true
 	sent := time.UnixMilli(e.SentMs)
 	messages := make([]Message, len(list))
 	for i, item := range list {
 		msg := &messages[i]
-		*msg = Message{Header: Header{Type: TypeMessage}, From: from, Data: item.Data, Sent: sent, Feed: e.feed, Number: item.Number}
+		*msg = Message{Header: Header{Type: TypeMessage}, From: from, Data: item.Data, Sent: sent, Feed: FeedID(e.Feed), Number: item.Number}
 		if item.Kind == wire.Kind_KIND_TEXT {
 			msg.Kind = Text
 		}
@@ -48,23 +49,23 @@ func (w *world) Deliver(from identity.Login, e *envelope, list []Item) (whole bo
 	return whole
 }
 
-func (w *world) Notice(n Notice) {
+func (w *world) Notice(n stay.Notice) {
 	r := (*Room)(w)
 	switch n := n.(type) {
-	case Joined:
-		r.queue.PushNotice(&MemberJoined{Header{Type: TypeMemberJoined}, n.Member})
-	case Left:
-		r.queue.PushNotice(&MemberLeft{Header{Type: TypeMemberLeft}, n.Member, n.Reason})
-	case Size:
+	case stay.Joined:
+		r.queue.PushNotice(&MemberJoined{Header{Type: TypeMemberJoined}, Member(n.Member)})
+	case stay.Left:
+		r.queue.PushNotice(&MemberLeft{Header{Type: TypeMemberLeft}, Member(n.Member), LeaveReason(n.Reason)})
+	case stay.Size:
 		r.queue.PushNotice(&RoomSize{Header{Type: TypeRoomSize}, n.Members, n.Large})
-	case Lost:
-		r.queue.PushNotice(&GapLost{Header{Type: TypeGapLost}, n.From, n.Feed, n.First, n.Last})
-	case Expiring:
+	case stay.Lost:
+		r.queue.PushNotice(&GapLost{Header{Type: TypeGapLost}, n.From, FeedID(n.Feed), n.First, n.Last})
+	case stay.Expiring:
 		r.queue.PushNotice(&TokenExpiring{Header{Type: TypeTokenExpiring}, n.At})
-	case Replaced:
+	case stay.Replaced:
 		r.mesh.log.Info("replaced in a room", "room", r.name, "peer", n.By.Peer)
 		r.overLocked(ErrReplaced)
-	case Lapsed:
+	case stay.Lapsed:
 		r.overLocked(n.Err)
 	}
 }
@@ -75,7 +76,7 @@ func (r *Room) overLocked(why error) {
 	r.mesh.tasks.Go(func() { r.end(why) })
 }
 
-func (w *world) Pull(p pull) { w.mesh.tasks.Go(func() { (*Room)(w).pull(p) }) }
+func (w *world) Pull(p stay.Pull) { w.mesh.tasks.Go(func() { (*Room)(w).pull(p) }) }
 
 func (w *world) Rehear(p peer.ID, frame *wire.RoomFrame_Receipts) {
 	w.mesh.tasks.Go(func() {
@@ -87,14 +88,14 @@ func (w *world) Rehear(p peer.ID, frame *wire.RoomFrame_Receipts) {
 
 func (w *world) Refute() { w.mesh.tasks.Go((*Room)(w).refute) }
 
-func (w *world) Link(p peer.ID) Link {
+func (w *world) Link(p peer.ID) stay.Link {
 	switch w.mesh.host.Network().Connectedness(p) {
 	case network.NotConnected:
-		return Apart
+		return stay.Apart
 	case network.Connected:
-		return Linked
+		return stay.Linked
 	}
-	return Limited
+	return stay.Limited
 }
 
 func (w *world) Spoke(p peer.ID) time.Time { return w.mesh.pulses.spokeAt(p) }
@@ -112,22 +113,22 @@ func (r *Room) protection() string { return "starling/room/" + hex.EncodeToStrin
 
 func (w *world) Unreported(p peer.ID) { w.mesh.topics.lose(p, topicName(w.tag)) }
 
-func (w *world) Know(e *rosterEntry) {
+func (w *world) Know(e *stay.Entry) {
 	w.mesh.learnAddrs(e)
-	w.mesh.observe(e.statement)
+	w.mesh.observe(e.Statement)
 }
 
 // learnAddrs remembers the addresses at which a member says that it listens, for messages to it
 // alone.
-func (m *Mesh) learnAddrs(e *rosterEntry) {
-	addrs := make([]ma.Multiaddr, 0, len(e.addrs))
-	for _, raw := range e.addrs {
+func (m *Mesh) learnAddrs(e *stay.Entry) {
+	addrs := make([]ma.Multiaddr, 0, len(e.Addrs))
+	for _, raw := range e.Addrs {
 		if a, err := ma.NewMultiaddrBytes(raw); err == nil {
 			addrs = append(addrs, a)
 		}
 	}
-	if len(addrs) > 0 && e.statement.Peer != m.host.ID() {
-		m.host.Peerstore().AddAddrs(e.statement.Peer, addrs, peerstore.RecentlyConnectedAddrTTL)
+	if len(addrs) > 0 && e.Statement.Peer != m.host.ID() {
+		m.host.Peerstore().AddAddrs(e.Statement.Peer, addrs, peerstore.RecentlyConnectedAddrTTL)
 	}
 }
 
@@ -144,51 +145,51 @@ func (w *world) Ended(last uint64, acked int) {
 	}
 }
 
-func (w *world) Wake(who Waiter) {
+func (w *world) Wake(who stay.Waiter) {
 	switch who {
-	case ForTimer:
+	case stay.ForTimer:
 		w.rearm.Set()
-	case ForPublisher:
+	case stay.ForPublisher:
 		w.acknowledged.Set()
-	case ForMembers:
+	case stay.ForMembers:
 		w.changed.Tell()
-	case ForStore:
+	case stay.ForStore:
 		w.mesh.cfg.store.again()
 	}
 }
 
-func (w *world) Count(c Counter, n int) { w.mesh.stats.ofStay(c).Add(uint64(n)) }
+func (w *world) Count(c stay.Counter, n int) { w.mesh.stats.ofStay(c).Add(uint64(n)) }
 
 // ofStay returns what counts something of a stay.
-func (c *counters) ofStay(of Counter) *atomic.Uint64 {
+func (c *counters) ofStay(of stay.Counter) *atomic.Uint64 {
 	switch of {
-	case CountMessagesTaken:
+	case stay.CountMessagesTaken:
 		return &c.messagesTaken
-	case CountMessagesLost:
+	case stay.CountMessagesLost:
 		return &c.messagesLost
-	case CountEnvelopesTaken:
+	case stay.CountEnvelopesTaken:
 		return &c.envelopesTaken
-	case CountEnvelopesStale:
+	case stay.CountEnvelopesStale:
 		return &c.envelopesStale
-	case CountEnvelopesLapsed:
+	case stay.CountEnvelopesLapsed:
 		return &c.envelopesLapsed
-	case CountEnvelopesSetBack:
+	case stay.CountEnvelopesSetBack:
 		return &c.envelopesSetBack
-	case CountEnvelopesUnclaimed:
+	case stay.CountEnvelopesUnclaimed:
 		return &c.envelopesUnclaimed
-	case CountReceiptsTaken:
+	case stay.CountReceiptsTaken:
 		return &c.receiptsTaken
-	case CountReceiptFramesSent:
+	case stay.CountReceiptFramesSent:
 		return &c.receiptFramesSent
-	case CountRoomFramesDropped:
+	case stay.CountRoomFramesDropped:
 		return &c.roomFramesDropped
-	case CountRoomViolations:
+	case stay.CountRoomViolations:
 		return &c.roomViolations
-	case CountForks:
+	case stay.CountForks:
 		return &c.forks
-	case CountSuspicions:
+	case stay.CountSuspicions:
 		return &c.suspicions
-	case CountRefutations:
+	case stay.CountRefutations:
 		return &c.refutations
 	}
 	panic(fmt.Sprintf("mesh: counter %d", of))

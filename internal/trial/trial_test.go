@@ -167,7 +167,7 @@ func TestFaults(t *testing.T) {
 // TestNothingIsLostInSmallStorms runs short storms among few members. With these seeds, members
 // that had been cut off have lost messages in some runs: they met an author that had been
 // restarted, or others that lacked the same, before those that had what was missing. The rules are
-// tested by themselves in mesh/succession_test.go.
+// tested by themselves in mesh/internal/stay/succession_test.go.
 func TestNothingIsLostInSmallStorms(t *testing.T) {
 	for _, seed := range smallStorms {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {

@@ -1,0 +1,370 @@
+package stay
+
+import (
+	"container/heap"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/identity"
+)
+
+// simWorld is devices, the links between them, and what is under way. Time is a number, and all
+// chance comes from one seed.
+type simWorld struct {
+	rng    *rand.Rand
+	seed   uint64
+	now    time.Time
+	events simQueue
+	count  uint64
+	limits Retention
+	part   int     // bytes of envelopes in a part of an answer
+	loss   float64 // of copies that travel by gossip
+	all    []*simDevice
+	links  map[[2]int]*simLink
+	feeds  map[FeedTag]*simRoom // the stay that has published each feed
+	rooms  []*simRoom           // all that there were
+	trace  []string             // nil: none is kept
+	wrong  string               // the first breach
+}
+
+// simEvent is something that happens at a time. Events at the same time happen in the order in
+// which they were arranged.
+type simEvent struct {
+	at    time.Time
+	order uint64
+	do    func()
+}
+
+type simQueue []simEvent
+
+func (q simQueue) Len() int { return len(q) }
+func (q simQueue) Less(i, j int) bool {
+	return q[i].at.Before(q[j].at) || q[i].at.Equal(q[j].at) && q[i].order < q[j].order
+}
+func (q simQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *simQueue) Push(e any)   { *q = append(*q, e.(simEvent)) }
+func (q *simQueue) Pop() any {
+	e := (*q)[len(*q)-1]
+	(*q)[len(*q)-1] = simEvent{}
+	*q = (*q)[:len(*q)-1]
+	return e
+}
+
+// simDevice is a process that may be in the room.
+type simDevice struct {
+	w          *simWorld
+	i          int
+	id         peer.ID
+	statement  *identity.Statement
+	dead       bool
+	paused     bool
+	away       uint // the cuts that separate it from the others
+	room       *simRoom
+	last       *simRoom // its latest stay
+	sequence   uint64
+	subscribed map[int]bool // the devices that have said that they are in the room
+}
+
+// simLink is a possible connection of two devices.
+type simLink struct {
+	a, b    int
+	up      bool
+	times   int           // how often it came up or went down
+	since   time.Time     // when it came up, or packets last began to pass
+	arrival [2]time.Time  // of the latest frame, by the end that gets it
+	stuck   [2][]simStuck // what waits for packets to pass
+}
+
+type simStuck struct {
+	ordered bool
+	do      func()
+}
+
+const (
+	// simEvents bounds a schedule: one that goes beyond would run for ever.
+	simEvents = 400_000
+	// simQuick and simSlow are how long a packet takes.
+	simQuick, simSlow = time.Millisecond, 30 * time.Millisecond
+)
+
+func (w *simWorld) at(at time.Time, do func()) {
+	w.count++
+	heap.Push(&w.events, simEvent{at, w.count, do})
+}
+
+func (w *simWorld) after(d time.Duration, do func()) { w.at(w.now.Add(d), do) }
+
+// run executes what happens before a time.
+func (w *simWorld) run(until time.Time) {
+	for w.wrong == "" && len(w.events) > 0 && !w.events[0].at.After(until) {
+		if w.count > simEvents {
+			w.breach("it never comes to rest")
+			return
+		}
+		e := heap.Pop(&w.events).(simEvent)
+		w.now = e.at
+		e.do()
+	}
+	w.now = until
+}
+
+func (w *simWorld) breach(format string, args ...any) {
+	if w.wrong == "" {
+		w.wrong = fmt.Sprintf("at %v: ", w.now.Sub(epoch)) + fmt.Sprintf(format, args...)
+	}
+}
+
+func (w *simWorld) note(format string, args ...any) {
+	if w.trace != nil {
+		w.trace = append(w.trace, fmt.Sprintf("%9.3f  ", w.now.Sub(epoch).Seconds())+fmt.Sprintf(format, args...))
+	}
+}
+
+// between draws a duration.
+func (w *simWorld) between(from, to time.Duration) time.Duration {
+	return from + time.Duration(w.rng.Int64N(int64(to-from)))
+}
+
+// jitter is random, and does not depend on the order in which it is asked for.
+func (w *simWorld) jitter(of time.Duration) time.Duration {
+	var in [24]byte
+	binary.BigEndian.PutUint64(in[:], w.seed)
+	binary.BigEndian.PutUint64(in[8:], uint64(w.now.UnixNano()))
+	binary.BigEndian.PutUint64(in[16:], uint64(of))
+	sum := sha256.Sum256(in[:])
+	return time.Duration(binary.BigEndian.Uint64(sum[:]) % uint64(of))
+}
+
+func simID(i int) peer.ID { return peer.ID([]byte{'p', '0' + byte(i)}) }
+
+func simIndex(p peer.ID) int { return int(p[1] - '0') }
+
+func (w *simWorld) link(i, j int) *simLink { return w.links[[2]int{min(i, j), max(i, j)}] }
+
+func (w *simWorld) connected(i, j int) bool {
+	l := w.link(i, j)
+	return l != nil && l.up
+}
+
+// passes reports whether packets pass.
+func (w *simWorld) passes(i, j int) bool {
+	a, b := w.all[i], w.all[j]
+	return !a.dead && !b.dead && !a.paused && !b.paused && a.away == b.away
+}
+
+// send brings something to the end j of a connection: in order, or by another way. Without a
+// connection it is lost.
+func (w *simWorld) send(i, j int, ordered bool, do func()) {
+	l := w.link(i, j)
+	if l == nil || !l.up {
+		return
+	}
+	side := 0
+	if j == l.b {
+		side = 1
+	}
+	if !w.passes(i, j) {
+		l.stuck[side] = append(l.stuck[side], simStuck{ordered, do})
+		return
+	}
+	at := w.now.Add(w.between(simQuick, simSlow))
+	if ordered {
+		if at.Before(l.arrival[side]) {
+			at = l.arrival[side]
+		}
+		l.arrival[side] = at
+	}
+	times := l.times
+	w.at(at, func() {
+		switch {
+		case l.times != times:
+		case !w.passes(i, j):
+			l.stuck[side] = append(l.stuck[side], simStuck{ordered, do})
+		default:
+			do()
+		}
+	})
+}
+
+// tell sends a frame of a room.
+func (w *simWorld) tell(i, j int, frame any) {
+	w.send(i, j, true, func() { w.all[j].hear(i, frame) })
+}
+
+func (w *simWorld) connect(l *simLink) {
+	if l.up || !w.passes(l.a, l.b) {
+		return
+	}
+	w.note("%d and %d connect", l.a, l.b)
+	l.up, l.since = true, w.now
+	l.times++
+	l.arrival = [2]time.Time{}
+	for _, ends := range [][2]int{{l.a, l.b}, {l.b, l.a}} {
+		if r := w.all[ends[0]].room; r != nil {
+			r.connected(simID(ends[1]))
+			w.tell(ends[0], ends[1], simSubscribed{true})
+		}
+	}
+}
+
+func (w *simWorld) disconnect(l *simLink) {
+	if !l.up {
+		return
+	}
+	w.note("%d and %d lose their connection", l.a, l.b)
+	l.up = false
+	l.times++
+	l.stuck = [2][]simStuck{}
+	for _, ends := range [][2]int{{l.a, l.b}, {l.b, l.a}} {
+		d := w.all[ends[0]]
+		delete(d.subscribed, ends[1])
+		if d.room != nil {
+			d.room.disconnected(simID(ends[1]))
+		}
+	}
+}
+
+// changed looks at all links after something has parted devices or brought them together. noticed
+// says that connections on which no packets pass break at once; usually it takes a while.
+func (w *simWorld) changed(noticed bool) {
+	for _, l := range w.sortedLinks() {
+		times := l.times
+		switch passes := w.passes(l.a, l.b); {
+		case passes && l.up && len(l.stuck[0])+len(l.stuck[1]) > 0:
+			l.since = w.now
+			stuck := l.stuck
+			l.stuck = [2][]simStuck{}
+			for side, from := range [2]int{l.b, l.a} {
+				to := [2]int{l.a, l.b}[side]
+				for _, s := range stuck[side] {
+					w.send(from, to, s.ordered, s.do)
+				}
+			}
+		case passes && !l.up:
+			w.after(w.between(50*time.Millisecond, 1500*time.Millisecond), func() {
+				if l.times == times {
+					w.connect(l)
+				}
+			})
+		case !passes && l.up:
+			wait := time.Duration(0)
+			if !noticed {
+				wait = w.between(4*time.Second, 12*time.Second)
+			}
+			w.after(wait, func() {
+				if l.times == times && !w.passes(l.a, l.b) {
+					w.disconnect(l)
+				}
+			})
+		}
+	}
+}
+
+func (w *simWorld) sortedLinks() []*simLink {
+	out := make([]*simLink, 0, len(w.links))
+	for _, l := range w.links {
+		out = append(out, l)
+	}
+	slices.SortFunc(out, func(x, y *simLink) int { return (x.a-y.a)*len(w.all) + x.b - y.b })
+	return out
+}
+
+// near returns the devices that one is connected to, in random order.
+func (w *simWorld) near(i int) (out []int) {
+	for j := range w.all {
+		if w.connected(i, j) {
+			out = append(out, j)
+		}
+	}
+	w.rng.Shuffle(len(out), func(a, b int) { out[a], out[b] = out[b], out[a] })
+	return out
+}
+
+// gossip passes an envelope on to some of the connected devices, and loses copies.
+func (w *simWorld) gossip(i int, p *simParcel, flood bool, but int) {
+	for n, j := range w.near(i) {
+		if j == but || !w.all[i].subscribed[j] || !flood && n >= 3 || w.rng.Float64() < w.loss {
+			continue
+		}
+		w.send(i, j, false, func() {
+			if r := w.all[j].room; r != nil {
+				r.validate(i, p)
+			}
+		})
+	}
+}
+
+// simSubscribed is what GossipSub reports.
+type simSubscribed struct{ in bool }
+
+type (
+	simQuery  struct{}
+	simAbsent struct{}
+)
+
+type simGreeting struct {
+	entry         *Entry
+	digest, heads []byte
+	past          Past
+	joined        time.Duration // how long ago the asking member joined
+	slack         time.Duration
+	why           purpose
+	known         []byte
+}
+
+type simRoster struct {
+	entries []*Entry
+	last    bool
+}
+
+type simPosition struct {
+	tag         FeedTag
+	last, first uint64
+	unsure      bool
+	ageMs       uint64 // of the question that this answers
+}
+
+func (d *simDevice) hear(from int, frame any) {
+	p, r := simID(from), d.room
+	if _, ok := frame.(simSubscribed); !ok && r == nil {
+		if _, ok := frame.(simQuery); ok {
+			d.w.tell(d.i, from, simAbsent{})
+		}
+		return
+	}
+	switch f := frame.(type) {
+	case simSubscribed:
+		if f.in {
+			d.subscribed[from] = true
+		} else {
+			delete(d.subscribed, from)
+		}
+		if r != nil {
+			r.peerEvent(p, f.in)
+		}
+	case simQuery:
+		if r.neighbours[p] != nil {
+			r.greet(p, compare)
+		}
+	case simAbsent:
+		r.absent(p)
+	case simGreeting:
+		r.hearGreeting(p, f)
+	case simRoster:
+		r.hearRoster(p, f)
+	case []simPosition:
+		r.hearHeads(p, f)
+	}
+	if d.room != nil {
+		d.room.lookReady()
+	}
+}
+
+func (w *simWorld) traced() string { return strings.Join(w.trace, "\n") }

@@ -1,0 +1,88 @@
+package stay
+
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// watch does what is due to watch over members, and returns when this node itself has to show that
+// it is there.
+func (st *Stay) watch(now time.Time) (due time.Time) {
+	if st.leaving {
+		return time.Time{}
+	}
+	if st.roster.refutes(now) {
+		st.world.Count(CountRefutations, 1)
+		st.world.Refute()
+	}
+	for _, s := range st.roster.accusations(now, len(st.neighbours) > 0) {
+		st.world.Count(CountSuspicions, 1)
+		st.log.Debug("member suspected", "room", st.Room, "peer", s.Peer)
+		payload, err := proto.Marshal(&wire.Suspicion{
+			Device: s.entry.Statement.Device[:], Feed: s.entry.Feed[:], Sequence: s.entry.Sequence, Question: !s.present,
+		})
+		if err == nil {
+			st.world.Say(wire.Kind_KIND_SUSPICION, payload)
+		}
+	}
+	last := st.journal.feeds[st.own.Tag()].used
+	if st.roster.beaten.After(last) {
+		last = st.roster.beaten
+	}
+	due = st.roster.beatAt(last)
+	if !due.IsZero() && !now.Before(due) {
+		st.roster.beaten = now
+		st.world.Say(wire.Kind_KIND_BEAT, nil)
+		due = st.roster.beatAt(now)
+	}
+	return due
+}
+
+// accused takes an accusation from a member's feed.
+func (st *Stay) accused(now time.Time, e *Envelope, payload []byte) {
+	a, ok := openSuspicion(payload)
+	if !ok {
+		st.world.Count(CountRoomViolations, 1)
+		return
+	}
+	if st.roster.accused(now, e.came, e.Peer, a) {
+		st.greet(now, a.device, compare)
+	}
+	st.world.Wake(ForTimer)
+}
+
+func openSuspicion(payload []byte) (accusation, bool) {
+	var s wire.Suspicion
+	if proto.Unmarshal(payload, &s) != nil || len(s.Device) != len(identity.PublicKey{}) || len(s.Feed) != len(FeedID{}) || s.Sequence == 0 {
+		return accusation{}, false
+	}
+	pub, err := crypto.UnmarshalEd25519PublicKey(s.Device)
+	if err != nil {
+		return accusation{}, false
+	}
+	id, err := peer.IDFromPublicKey(pub)
+	return accusation{id, FeedID(s.Feed), s.Sequence, s.Question}, err == nil
+}
+
+// report reports a member that came or left, unless the room is large.
+func (st *Stay) report(n Notice) {
+	was := st.large
+	switch present := st.roster.present; {
+	case present >= st.Large:
+		st.large = true
+	case present < st.Large-st.Large/10:
+		st.large = false
+	}
+	if st.large != was {
+		st.world.Notice(Size{st.roster.present, st.large})
+	}
+	if !st.large && !was {
+		st.world.Notice(n)
+	}
+}
