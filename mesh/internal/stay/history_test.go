@@ -79,6 +79,24 @@ func TestABeginningThatNobodyWasSureOfIsRegretted(t *testing.T) {
 	require.EqualValues(t, 2, f.next)
 }
 
+// A member that has been told that something is lost must not get it afterwards.
+func TestABeginningThatNobodyWasSureOfIsCorrectedBeforeItIsRegretted(t *testing.T) {
+	e := chain(1, 3, 2, 2)
+	j := newJournal(FeedTag{}, plenty)
+	j.becomeReady(epoch)
+	f := j.open(epoch, entry("alice", "a", 1, 1, true))
+	j.claim(epoch, "late", f.tag, 8, 5, false)
+	j.expire(after(BaselineWait + sureWait))
+	require.EqualValues(t, 5, f.next, "a guess")
+	require.Zero(t, j.claim(after(4*time.Second), "behind", f.tag, 1, 2, true), "it is sure, and has nothing yet")
+	require.EqualValues(t, 2, f.next)
+	require.Zero(t, j.claim(after(4*time.Second), "a", f.tag, 8, 1, true))
+	ready, _ := j.take(after(5*time.Second), "a", f, e[0])
+	require.Len(t, ready, 1)
+	ready, _ = j.take(after(5*time.Second), "a", f, e[1])
+	require.Len(t, ready, 1)
+}
+
 func TestWhatIsSurelyFromBeforeIsPassedOver(t *testing.T) {
 	e := chain(1, 3, 2, 2)
 	j := newJournal(FeedTag{}, plenty)

@@ -277,7 +277,7 @@ func (j *journal) claim(now time.Time, from peer.ID, tag FeedTag, last, first ui
 		first = max(first, f.stored+1, f.handed+1) // what the store has is from before this stay
 	}
 	j.anchor(now, f)
-	if f.next > 0 && first > 0 && first <= last && first < f.next && f.doubtful(now, last) {
+	if f.next > 0 && first > 0 && (first <= last || sure && f.guessed) && first < f.next && f.doubtful(now, last) {
 		f.next, f.floor, f.guessed = first, first, !sure
 		j.changed(f)
 	}

@@ -209,3 +209,18 @@ func TestRostersWithTheSameMembersHaveTheSameDigest(t *testing.T) {
 	b.apply(epoch, entry("u3", "e", 3, 3, false))
 	require.Equal(t, before, b.sum(), "those who left do not count")
 }
+
+// Otherwise its last broadcasts, which come late, would list it again, and for good.
+func TestAMemberThatWasDroppedAndSaysGoodbyeHasLeft(t *testing.T) {
+	r := newRoster(&Door{}, newJournal(FeedTag{}, plenty), "me", 10*time.Second)
+	r.apply(epoch, entry("alice", "a", 1, 1, true))
+	s := r.devices["a"]
+	r.leave(epoch, s, Dropped)
+	r.hearsay(after(time.Second), entry("alice", "a", 2, 1, false), time.Time{})
+	require.Equal(t, unchanged, r.showed(after(2*time.Second), after(time.Second), s))
+	_, c := r.spoke(after(2*time.Second), "a")
+	require.Equal(t, unchanged, c)
+	require.False(t, s.present)
+	r.apply(after(3*time.Second), entry("alice", "a", 3, 2, true))
+	require.True(t, s.present, "it has joined again")
+}
