@@ -12,10 +12,10 @@ import (
 // announce returns the feeds that have been quiet for a moment and whose positions neighbours have
 // not been told.
 func (j *journal) announce(now time.Time) (quiet []*Feed) {
-	for f, at := range j.moved {
-		if !now.Before(at) {
+	for f := range j.moved.all() {
+		if !now.Before(f.tellAt) {
 			quiet = append(quiet, f)
-			delete(j.moved, f)
+			j.moved.remove(f)
 		}
 	}
 	return quiet

@@ -63,15 +63,20 @@ func (p *Poll) Asked() []Asked { return slices.Clone(p.asked) }
 
 // confirms is what a room's own confirmed broadcasts wait for.
 type confirms struct {
-	open  map[*Poll]struct{}
-	sent  map[[sha256.Size]byte]*confirming // by the hash of the sealed envelope
-	moved bool                              // members have come or gone
-	next  time.Time                         // when there is something to do; zero: nothing waits
+	open   set[*Poll]
+	sent   map[[sha256.Size]byte]*confirming // by the hash of the sealed envelope
+	asking set[*confirming]                  // the same
+	moved  bool                              // members have come or gone
+	next   time.Time                         // when there is something to do; zero: nothing waits
 }
 
 func (c *confirms) init() {
-	c.open = make(map[*Poll]struct{})
 	c.sent = make(map[[sha256.Size]byte]*confirming)
+}
+
+func (c *confirms) forget(s *confirming) {
+	delete(c.sent, s.hash)
+	c.asking.remove(s)
 }
 
 // confirming is an envelope whose receipts are awaited.
@@ -110,7 +115,7 @@ func (st *Stay) Poll(deadline time.Time, end func(acked int, cause error)) *Poll
 // Await makes the stay end a poll that was accepted.
 func (st *Stay) Await(p *Poll) {
 	if !p.ended {
-		st.confirms.open[p] = struct{}{}
+		st.confirms.open.add(p)
 		st.confirmSoon(p.deadline)
 	}
 }
@@ -131,6 +136,7 @@ func (st *Stay) awaitReceipts(now time.Time, h Head, polls []*Poll) {
 	}
 	s.asks = []time.Time{now.Add(max(min(FirstAsk, left/4), soonestAsk)), now.Add(max(min(SecondAsk, left/2), 2*soonestAsk))}
 	st.confirms.sent[h.hash] = s
+	st.confirms.asking.add(s)
 	st.confirms.moved = true // some may have left before
 	st.confirmSoon(s.asks[0])
 }
@@ -163,7 +169,7 @@ func (st *Stay) confirmed(now time.Time, hash [sha256.Size]byte, receipts []*wir
 		st.leftOver(now, p)
 	}
 	if len(s.pending) == 0 {
-		delete(st.confirms.sent, hash)
+		st.confirms.forget(s)
 	}
 }
 
@@ -174,7 +180,7 @@ func (st *Stay) confirmsDue(now time.Time) (due time.Time) {
 	if !c.moved && (c.next.IsZero() || now.Before(c.next)) {
 		return c.next
 	}
-	for p := range c.open {
+	for p := range c.open.all() {
 		if c.moved && !p.sentAt.IsZero() && !p.ended {
 			st.leftOver(now, p)
 		}
@@ -189,9 +195,9 @@ func (st *Stay) confirmsDue(now time.Time) (due time.Time) {
 			due = earlier(due, p.goneAt.Add(LateReceipts))
 		}
 	}
-	for hash, s := range c.sent {
+	for s := range c.asking.all() {
 		if !slices.ContainsFunc(s.pending, func(p *Poll) bool { return !p.ended }) {
-			delete(c.sent, hash)
+			c.forget(s)
 			continue
 		}
 		if len(s.asks) > 0 && !now.Before(s.asks[0]) {
@@ -273,7 +279,7 @@ func (st *Stay) EndPoll(p *Poll, cause error) {
 		cause = fmt.Errorf("room %s: not sent yet: %w", st.Room, context.DeadlineExceeded)
 	}
 	p.ended = true
-	delete(st.confirms.open, p)
+	st.confirms.open.remove(p)
 	p.end(st.Ackers(p.last), cause)
 }
 
@@ -284,7 +290,7 @@ func (st *Stay) DropPoll(p *Poll) bool {
 		return false
 	}
 	p.ended = true
-	delete(st.confirms.open, p)
+	st.confirms.open.remove(p)
 	return true
 }
 
@@ -293,10 +299,10 @@ func (st *Stay) EndPolls(reason error) {
 	if reason == nil {
 		return
 	}
-	for p := range st.confirms.open {
+	for p := range st.confirms.open.all() {
 		st.EndPoll(p, reason)
 	}
-	for _, s := range st.confirms.sent {
+	for s := range st.confirms.asking.all() {
 		for _, p := range s.pending {
 			st.EndPoll(p, reason)
 		}

@@ -82,6 +82,7 @@ type Feed struct {
 	used     time.Time // when something last happened
 	silent   bool      // that was so long ago that nobody has anything of it
 	ended    bool      // its author's goodbye has been delivered
+	tellAt   time.Time // when to tell neighbours that it has got further
 }
 
 // verdict says what became of an envelope.

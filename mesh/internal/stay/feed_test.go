@@ -85,7 +85,7 @@ func TestAFeedThatHasOnlyItsAuthorsEntryLacksNothingWithoutIt(t *testing.T) {
 	require.EqualValues(t, 2, first)
 	require.True(t, sure)
 	without.claim(after(time.Minute), "a", f.entry.Tag(), 1, 2, true)
-	require.Empty(t, without.lacking)
+	require.Zero(t, without.lacking.len())
 }
 
 func TestFeedKnowsWhatIsMissingAndWhatIsLostWithIt(t *testing.T) {

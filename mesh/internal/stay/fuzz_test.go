@@ -32,7 +32,7 @@ func (j *journal) unbounded(now time.Time) error {
 	if len(j.feeds) > MaxFeeds {
 		return fmt.Errorf("%d feeds", len(j.feeds))
 	}
-	for _, set := range []int{len(j.lacking), len(j.waiting), len(j.moved)} {
+	for _, set := range []int{j.lacking.len(), j.waiting.len(), j.moved.len()} {
 		if set > len(j.feeds) {
 			return fmt.Errorf("%d of %d feeds", set, len(j.feeds))
 		}
@@ -56,16 +56,23 @@ func (j *journal) unbounded(now time.Time) error {
 	return nil
 }
 
-// step does what the timer of a room does, with neighbours that answer nothing.
-func (j *journal) step(now time.Time, neighbours []peer.ID) {
-	j.seek(now)
-	j.expire(now)
-	pulls, _ := j.plan(now, neighbours, neighbours, false)
-	j.announce(now)
-	for _, p := range pulls {
-		j.answered(now, p, Outcome{})
+// silentWorld is a world of neighbours that answer every question with nothing.
+type silentWorld struct {
+	deafWorld
+	pulls []Pull
+}
+
+func (w *silentWorld) Pull(p Pull) { w.pulls = append(w.pulls, p) }
+
+// tick does what is due, and answers.
+func (w *silentWorld) tick(now time.Time, st *Stay) {
+	st.Tick(now)
+	for len(w.pulls) > 0 {
+		p := w.pulls[0]
+		w.pulls = w.pulls[1:]
+		st.Answered(now, p, NewOutcome(p))
 	}
-	j.plan(now, nil, neighbours, false)
+	st.Tick(now)
 }
 
 func FuzzHeads(f *testing.F) {
@@ -89,9 +96,15 @@ func FuzzHeads(f *testing.F) {
 		if proto.Unmarshal(raw, &h) != nil || checkHeads(&h) != nil {
 			return
 		}
-		now := epoch
-		j := newJournal(FeedTag{}, plenty)
-		j.ready = ready
+		now, w := time.Now(), new(silentWorld)
+		st, _ := begunStay(t, now, w)
+		j := st.journal
+		for i := range 9 {
+			st.Subscribed(now, peer.ID(fmt.Sprint("p", i)))
+		}
+		if ready {
+			st.Begin(now)
+		}
 		for i, pos := range h.Feeds {
 			if i < int(known) && j.feeds[FeedTag(pos.Feed)] == nil { // some feeds are known, and have something
 				e := entry("u", fmt.Sprint(i), 1, byte(i), true)
@@ -102,20 +115,23 @@ func FuzzHeads(f *testing.F) {
 					j.take(now, "", fd, env)
 				}
 			}
-			j.claim(now, peer.ID(fmt.Sprint("p", i%9)), FeedTag(pos.Feed), pos.Last, pos.First, !pos.Unsure)
+			one := &wire.RoomFrame_Heads{Feeds: []*wire.Position{pos}, AgeMs: h.AgeMs}
+			if err := st.HearHeads(now, peer.ID(fmt.Sprint("p", i%9)), one); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if !ready {
-			j.becomeReady(now)
+			st.Begin(now)
 		}
 		for range 100 { // a node that gets no answer stops asking
 			now = now.Add(time.Second)
-			j.step(now, []peer.ID{"p0", "p1", "p2", "p3"})
+			w.tick(now, st)
 			if err := j.unbounded(now); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if len(j.lacking) > 0 || len(j.waiting) > 0 {
-			t.Fatalf("%d feeds lack and %d wait for what nobody has", len(j.lacking), len(j.waiting))
+		if j.lacking.len() > 0 || j.waiting.len() > 0 {
+			t.Fatalf("%d feeds lack and %d wait for what nobody has", j.lacking.len(), j.waiting.len())
 		}
 	})
 }

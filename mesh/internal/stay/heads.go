@@ -74,15 +74,15 @@ func (st *Stay) acknowledge(now time.Time, f *Feed, single bool) {
 		st.tellAck(now, f)
 		return
 	}
-	if _, ok := st.owing[f]; !ok {
-		st.owing[f] = struct{}{}
+	if !st.owing.has(f) {
+		st.owing.add(f)
 		st.world.Wake(ForTimer)
 	}
 }
 
 func (st *Stay) tellAck(now time.Time, f *Feed) {
 	f.ack = ack{last: now}
-	delete(st.owing, f)
+	st.owing.remove(f)
 	st.tellHeads(now, f.entry.Statement.Peer, []*Feed{f}, 0, nil)
 }
 
@@ -281,7 +281,7 @@ func (m reminder) due() time.Time {
 
 // payAcks sends the acknowledgements that are due, and returns when the next is due.
 func (st *Stay) payAcks(now time.Time) (due time.Time) {
-	for f := range st.owing {
+	for f := range st.owing.all() {
 		if !now.Before(f.ack.due) {
 			st.tellAck(now, f)
 		} else {

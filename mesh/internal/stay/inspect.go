@@ -57,8 +57,8 @@ type Near struct {
 func (st *Stay) Inspect() Inside {
 	j := st.journal
 	in := Inside{
-		Head: st.head, Lacking: len(j.lacking), Waiting: len(j.waiting), Positions: make(map[FeedTag]Position), Digest: j.sum(),
-		Retained: make(map[FeedTag][]Kept), Parked: len(st.parked.list), Bytes: st.parked.bytes, Polls: len(st.confirms.open),
+		Head: st.head, Lacking: j.lacking.len(), Waiting: j.waiting.len(), Positions: make(map[FeedTag]Position), Digest: j.sum(),
+		Retained: make(map[FeedTag][]Kept), Parked: len(st.parked.list), Bytes: st.parked.bytes, Polls: st.confirms.open.len(),
 		Awaited: make(map[[32]byte]uint64), Carried: make(map[[32]byte]Carried), Windows: make(map[peer.ID]Window),
 		Near: make(map[peer.ID]Near), LostAt: make(map[peer.ID]time.Time),
 	}

@@ -39,11 +39,11 @@ type journal struct {
 	meeting func(time.Time, peer.ID) bool
 	ready   bool // the node has joined: feeds that nobody knew then begin later
 	readyAt time.Time
-	lacking map[*Feed]struct{}
-	moved   map[*Feed]time.Time // feeds that have got further since neighbours were told, and when to tell them
-	waiting map[*Feed]struct{}  // feeds without a baseline of which something is known
-	sought  time.Time           // when neighbours were last asked where those begin
-	digest  []byte              // nil: to be computed
+	lacking set[*Feed]
+	moved   set[*Feed] // feeds that have got further since neighbours were told
+	waiting set[*Feed] // feeds without a baseline of which something is known
+	sought  time.Time  // when neighbours were last asked where those begin
+	digest  []byte     // nil: to be computed
 	stays   succession
 }
 
@@ -52,7 +52,7 @@ func newJournal(self FeedTag, limits Retention) *journal {
 		jitter: none, self: self, present: func(*Feed) bool { return true },
 		early: func(*Feed, *Envelope) bool { return false }, meeting: func(time.Time, peer.ID) bool { return false },
 		feeds: make(map[FeedTag]*Feed), ring: newRing(limits),
-		lacking: make(map[*Feed]struct{}), moved: make(map[*Feed]time.Time), waiting: make(map[*Feed]struct{}), stays: newSuccession(),
+		stays: newSuccession(),
 	}
 }
 
@@ -144,9 +144,9 @@ func (j *journal) crowded(e *Entry) bool {
 
 func (j *journal) remove(f *Feed) {
 	delete(j.feeds, f.tag)
-	delete(j.lacking, f)
-	delete(j.moved, f)
-	delete(j.waiting, f)
+	j.lacking.remove(f)
+	j.moved.remove(f)
+	j.waiting.remove(f)
 	j.stays.forget(f)
 	f.broken = true // what still comes for it from a question under way is for nobody
 	j.ring.remove(f.tag)
@@ -179,7 +179,8 @@ func (j *journal) keep(f *Feed, first uint64, count uint32, sealed []byte, at ti
 func (j *journal) note(now time.Time, f *Feed, wait time.Duration) {
 	j.changed(f)
 	f.used, f.silent = now, false
-	j.moved[f] = now.Add(wait)
+	f.tellAt = now.Add(wait)
+	j.moved.add(f)
 }
 
 // take brings an envelope to its feed, which must be known, and returns what is ready for the app.
@@ -203,20 +204,21 @@ func (j *journal) take(now time.Time, via peer.ID, f *Feed, e *Envelope) ([]*Env
 		f.began = e.came
 	}
 	if f.broken {
-		delete(j.waiting, f) // it has no beginning to wait for
+		j.waiting.remove(f) // it has no beginning to wait for
 	}
 	if v == stale || v == forked && len(ready) == 0 {
 		return ready, v
 	}
 	f.used = now
 	if f.next == 0 && !f.broken {
-		j.waiting[f] = struct{}{}
+		j.waiting.add(f)
 	}
 	if via != "" && (v == full || len(f.held) > 0) {
 		f.repair.source(via, e.last())
 	}
 	if v == taken && len(ready) == 0 && f.next > 0 && e.how == Repaired {
-		j.moved[f] = now.Add(fetchedWait) // others need not wait for it until this node need not
+		f.tellAt = now.Add(fetchedWait) // others need not wait for it until this node need not
+		j.moved.add(f)
 	}
 	return j.advanced(now, f, ready, v)
 }
@@ -234,7 +236,7 @@ func (j *journal) advanced(now time.Time, f *Feed, ready []*Envelope, v verdict)
 		}
 		j.note(now, f, wait)
 		f.repair.moved(f.next)
-		delete(j.waiting, f)
+		j.waiting.remove(f)
 	}
 	j.lack(now, f)
 	return ready, v
@@ -244,10 +246,10 @@ func (j *journal) advanced(now time.Time, f *Feed, ready []*Envelope, v verdict)
 func (j *journal) lack(now time.Time, f *Feed) {
 	if len(f.missing(f.repair.upTo())) == 0 {
 		f.repair.askAt = time.Time{}
-		delete(j.lacking, f)
+		j.lacking.remove(f)
 		return
 	}
-	j.lacking[f] = struct{}{}
+	j.lacking.add(f)
 	if f.repair.askAt.IsZero() {
 		wait := claimWait
 		if len(f.held) > 0 {
@@ -302,7 +304,7 @@ func (j *journal) claim(now time.Time, from peer.ID, tag FeedTag, last, first ui
 	if f.claimed.IsZero() {
 		f.claimed = now
 	}
-	j.waiting[f] = struct{}{}
+	j.waiting.add(f)
 	if sure && f.peer() == from && !j.behind(now, f) {
 		return j.suppose(now, f) // nobody knows better than the author
 	}
@@ -330,7 +332,7 @@ func (f *Feed) regret(first, last uint64, sure bool) arrival {
 // begin at their first item. It returns the feeds that have something ready.
 func (j *journal) becomeReady(now time.Time) (out []arrival) {
 	j.ready, j.readyAt = true, now
-	for f := range j.waiting {
+	for f := range j.waiting.all() {
 		if j.stays.old(f) && !j.history {
 			f.beginning = beginning{none: f.told() + 1} // it has ended
 		}
@@ -360,7 +362,7 @@ func (j *journal) suppose(now time.Time, f *Feed) arrival {
 	if f.supposed = now; f.proven() {
 		f.gapSince = now // until now it was not known that something before it is missing
 	}
-	delete(j.waiting, f)
+	j.waiting.remove(f)
 	j.changed(f)
 	ready, v = j.advanced(now, f, ready, v)
 	return arrival{feed: f, ready: ready, verdict: v}
@@ -368,7 +370,7 @@ func (j *journal) suppose(now time.Time, f *Feed) arrival {
 
 // seek reports whether to ask neighbours now where the feeds without a baseline begin.
 func (j *journal) seek(now time.Time) bool {
-	if len(j.waiting) == 0 || now.Before(j.sought.Add(seekEvery)) {
+	if j.waiting.len() == 0 || now.Before(j.sought.Add(seekEvery)) {
 		return false
 	}
 	j.sought = now
@@ -377,15 +379,15 @@ func (j *journal) seek(now time.Time) bool {
 
 // due returns when expire, plan, seek or announce have something to do; zero: nothing waits.
 func (j *journal) due() (due time.Time) {
-	if len(j.waiting) > 0 {
+	if j.waiting.len() > 0 {
 		due = j.sought.Add(seekEvery)
 	}
-	for f := range j.waiting {
+	for f := range j.waiting.all() {
 		if j.ready {
 			due = earlier(due, f.baselineDue())
 		}
 	}
-	for f := range j.lacking {
+	for f := range j.lacking.all() {
 		if at := f.stallsAt(); !at.IsZero() {
 			due = earlier(due, at)
 		}
@@ -393,15 +395,15 @@ func (j *journal) due() (due time.Time) {
 			due = earlier(due, f.repair.askAt)
 		}
 	}
-	for _, at := range j.moved {
-		due = earlier(due, at)
+	for f := range j.moved.all() {
+		due = earlier(due, f.tellAt)
 	}
 	return due
 }
 
 // expire sets baselines that have waited long enough, and forgets what is too old.
 func (j *journal) expire(now time.Time) (out []arrival) {
-	for f := range j.waiting {
+	for f := range j.waiting.all() {
 		if due := f.baselineDue(); j.ready && !due.IsZero() && !now.Before(due) {
 			if j.behind(now, f) {
 				f.notBefore = now.Add(busyWait)

@@ -40,7 +40,7 @@ func (j *journal) givenUp(t *testing.T, now time.Time, say func(peer.ID) Outcome
 		pulls, lost := j.ask(now, neighbours...)
 		if len(lost) > 0 {
 			require.Equal(t, span{2, 3}, lost[0].lost)
-			require.Empty(t, j.lacking)
+			require.Zero(t, j.lacking.len())
 			return now
 		}
 		for _, p := range pulls {
@@ -197,7 +197,7 @@ func TestNobodyIsAskedAndNothingGivenUpWhileAlone(t *testing.T) {
 	ready, _ := j.take(now, "a", f, all[2])
 	require.Equal(t, []uint64{3, 4}, firsts(ready))
 	j.answered(now, pulls[0], Outcome{})
-	require.Empty(t, j.lacking)
+	require.Zero(t, j.lacking.len())
 }
 
 func TestAForgottenFeedIsAskedForNoMore(t *testing.T) {
@@ -207,7 +207,7 @@ func TestAForgottenFeedIsAskedForNoMore(t *testing.T) {
 	require.Len(t, pulls, 1)
 	j.remove(f)
 	j.answered(now, pulls[0], Outcome{})
-	require.Empty(t, j.lacking)
+	require.Zero(t, j.lacking.len())
 	require.NotContains(t, j.feeds, f.tag)
 }
 
@@ -223,7 +223,7 @@ func TestABaselineOfWordsIsCorrectedAndOneOfEnvelopesIsNot(t *testing.T) {
 	require.EqualValues(t, 1<<40, f.next)
 	j.claim(after(time.Hour), "honest", f.tag, 5, 2, true)
 	require.EqualValues(t, 2, f.next, "it does not reach so far")
-	require.Contains(t, j.lacking, f)
+	require.True(t, j.lacking.has(f))
 	j.take(epoch, "honest", f, all[1])
 	j.claim(epoch, "late", f.tag, 5, 1, true)
 	require.EqualValues(t, 3, f.next, "what was delivered is no word")
@@ -297,7 +297,7 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 						return false
 					}
 				}
-				return len(j.lacking) == 0
+				return j.lacking.len() == 0
 			}
 			spins := 0
 			for steps := 0; !done(); steps++ {
@@ -381,7 +381,7 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 					require.LessOrEqual(t, len(f.repair.tried), len(neighbours))
 				}
 			}
-			require.Empty(t, j.waiting)
+			require.Zero(t, j.waiting.len())
 		})
 	}
 }

@@ -30,7 +30,7 @@ func (st *Stay) Members() []Member {
 // Missing returns the other members that were dropped and may come back, in no order. The caller
 // owns the result.
 func (st *Stay) Missing() (out []Member) {
-	for _, s := range st.roster.seats {
+	for s := range st.roster.order.all() {
 		if !s.present && s.reason == Dropped && s.Peer != st.Self {
 			out = append(out, s.public())
 		}
@@ -44,7 +44,7 @@ func (st *Stay) Present() int { return st.roster.present }
 // Logins yields the members, in no order.
 func (st *Stay) Logins() iter.Seq[identity.Login] {
 	return func(yield func(identity.Login) bool) {
-		for _, s := range st.roster.seats {
+		for s := range st.roster.order.all() {
 			if s.present && !yield(s.Login) {
 				return
 			}

@@ -1,18 +1,23 @@
 package stay
 
 import (
+	"cmp"
 	"container/heap"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
 )
 
 // simWorld is devices, the links between them, and what is under way. Time is a number, and all
@@ -28,10 +33,13 @@ type simWorld struct {
 	loss   float64 // of copies that travel by gossip
 	all    []*simDevice
 	links  map[[2]int]*simLink
-	feeds  map[FeedTag]*simRoom // the stay that has published each feed
-	rooms  []*simRoom           // all that there were
-	trace  []string             // nil: none is kept
-	wrong  string               // the first breach
+	door   *Door
+	feeds  map[FeedTag]*simStay // the stay that has published each feed
+	stays  []*simStay           // all that there were
+	sealed map[string]*simParcel
+	log    *slog.Logger
+	trace  []string // nil: none is kept
+	wrong  string   // the first breach
 }
 
 // simEvent is something that happens at a time. Events at the same time happen in the order in
@@ -63,12 +71,18 @@ type simDevice struct {
 	i          int
 	id         peer.ID
 	statement  *identity.Statement
+	key        ed25519.PrivateKey
 	dead       bool
+	process    int // how often it was killed
 	paused     bool
-	away       uint // the cuts that separate it from the others
-	room       *simRoom
-	last       *simRoom // its latest stay
+	ahead      time.Duration // of its clock
+	away       uint          // the cuts that separate it from the others
+	stay       *simStay
+	last       *simStay // its latest stay
 	sequence   uint64
+	handed     map[FeedTag]uint64 // by the stays of this process
+	latest     map[peer.ID]Mark
+	chance     *rand.Rand
 	subscribed map[int]bool // the devices that have said that they are in the room
 }
 
@@ -80,12 +94,24 @@ type simLink struct {
 	since   time.Time     // when it came up, or packets last began to pass
 	arrival [2]time.Time  // of the latest frame, by the end that gets it
 	stuck   [2][]simStuck // what waits for packets to pass
+	spoke   [2]time.Time  // when something came last, by the end that got it
+}
+
+// side returns the index of an end.
+func (l *simLink) side(i int) int {
+	if i == l.b {
+		return 1
+	}
+	return 0
 }
 
 type simStuck struct {
 	ordered bool
 	do      func()
 }
+
+// simAsking is how many neighbours are asked at a time: few, so that the limit has an effect.
+const simAsking = 2
 
 const (
 	// simEvents bounds a schedule: one that goes beyond would run for ever.
@@ -142,9 +168,33 @@ func (w *simWorld) jitter(of time.Duration) time.Duration {
 	return time.Duration(binary.BigEndian.Uint64(sum[:]) % uint64(of))
 }
 
-func simID(i int) peer.ID { return peer.ID([]byte{'p', '0' + byte(i)}) }
+// simKeys are the keys of the devices, in the order of their IDs.
+var simKeys, simIDs = func() (keys [8]ed25519.PrivateKey, ids [8]peer.ID) {
+	for i := range keys {
+		seed := [ed25519.SeedSize]byte{byte(i)}
+		keys[i] = ed25519.NewKeyFromSeed(seed[:])
+	}
+	id := func(k ed25519.PrivateKey) peer.ID {
+		pub, err := crypto.UnmarshalEd25519PublicKey(k.Public().(ed25519.PublicKey))
+		if err != nil {
+			panic(err)
+		}
+		p, err := peer.IDFromPublicKey(pub)
+		if err != nil {
+			panic(err)
+		}
+		return p
+	}
+	slices.SortFunc(keys[:], func(a, b ed25519.PrivateKey) int { return cmp.Compare(id(a), id(b)) })
+	for i, k := range keys {
+		ids[i] = id(k)
+	}
+	return keys, ids
+}()
 
-func simIndex(p peer.ID) int { return int(p[1] - '0') }
+func simID(i int) peer.ID { return simIDs[i] }
+
+func simIndex(p peer.ID) int { return slices.Index(simIDs[:], p) }
 
 func (w *simWorld) link(i, j int) *simLink { return w.links[[2]int{min(i, j), max(i, j)}] }
 
@@ -166,10 +216,7 @@ func (w *simWorld) send(i, j int, ordered bool, do func()) {
 	if l == nil || !l.up {
 		return
 	}
-	side := 0
-	if j == l.b {
-		side = 1
-	}
+	side := l.side(j)
 	if !w.passes(i, j) {
 		l.stuck[side] = append(l.stuck[side], simStuck{ordered, do})
 		return
@@ -205,9 +252,9 @@ func (w *simWorld) connect(l *simLink) {
 	w.note("%d and %d connect", l.a, l.b)
 	l.up, l.since = true, w.now
 	l.times++
-	l.arrival = [2]time.Time{}
+	l.arrival, l.spoke = [2]time.Time{}, [2]time.Time{}
 	for _, ends := range [][2]int{{l.a, l.b}, {l.b, l.a}} {
-		if r := w.all[ends[0]].room; r != nil {
+		if r := w.all[ends[0]].stay; r != nil {
 			r.connected(simID(ends[1]))
 			w.tell(ends[0], ends[1], simSubscribed{true})
 		}
@@ -225,8 +272,8 @@ func (w *simWorld) disconnect(l *simLink) {
 	for _, ends := range [][2]int{{l.a, l.b}, {l.b, l.a}} {
 		d := w.all[ends[0]]
 		delete(d.subscribed, ends[1])
-		if d.room != nil {
-			d.room.disconnected(simID(ends[1]))
+		if d.stay != nil {
+			d.stay.disconnected(simID(ends[1]))
 		}
 	}
 }
@@ -294,7 +341,7 @@ func (w *simWorld) gossip(i int, p *simParcel, flood bool, but int) {
 			continue
 		}
 		w.send(i, j, false, func() {
-			if r := w.all[j].room; r != nil {
+			if r := w.all[j].stay; r != nil {
 				r.validate(i, p)
 			}
 		})
@@ -304,66 +351,30 @@ func (w *simWorld) gossip(i int, p *simParcel, flood bool, but int) {
 // simSubscribed is what GossipSub reports.
 type simSubscribed struct{ in bool }
 
-type (
-	simQuery  struct{}
-	simAbsent struct{}
-)
-
-type simGreeting struct {
-	entry         *Entry
-	digest, heads []byte
-	past          Past
-	joined        time.Duration // how long ago the asking member joined
-	slack         time.Duration
-	why           purpose
-	known         []byte
-}
-
-type simRoster struct {
-	entries []*Entry
-	last    bool
-}
-
-type simPosition struct {
-	tag         FeedTag
-	last, first uint64
-	unsure      bool
-	ageMs       uint64 // of the question that this answers
-}
-
 func (d *simDevice) hear(from int, frame any) {
-	p, r := simID(from), d.room
-	if _, ok := frame.(simSubscribed); !ok && r == nil {
-		if _, ok := frame.(simQuery); ok {
-			d.w.tell(d.i, from, simAbsent{})
-		}
+	r := d.stay
+	if s, ok := frame.(simSubscribed); ok {
+		d.subscribe(from, s.in)
 		return
 	}
-	switch f := frame.(type) {
-	case simSubscribed:
-		if f.in {
-			d.subscribed[from] = true
-		} else {
-			delete(d.subscribed, from)
-		}
-		if r != nil {
-			r.peerEvent(p, f.in)
-		}
-	case simQuery:
-		if r.neighbours[p] != nil {
-			r.greet(p, compare)
-		}
-	case simAbsent:
-		r.absent(p)
-	case simGreeting:
-		r.hearGreeting(p, f)
-	case simRoster:
-		r.hearRoster(p, f)
-	case []simPosition:
-		r.hearHeads(p, f)
+	f := frame.(*wire.RoomFrame)
+	switch {
+	case r != nil:
+		r.hear(from, f)
+	case f.GetQuery() != nil:
+		d.w.tell(d.i, from, &wire.RoomFrame{Body: &wire.RoomFrame_Absent_{Absent: &wire.RoomFrame_Absent{}}})
 	}
-	if d.room != nil {
-		d.room.lookReady()
+}
+
+// subscribe notes that GossipSub knows that a device takes the room's topic, or no longer does.
+func (d *simDevice) subscribe(from int, in bool) {
+	if in {
+		d.subscribed[from] = true
+	} else {
+		delete(d.subscribed, from)
+	}
+	if d.stay != nil {
+		d.stay.peerEvent(from, in)
 	}
 }
 

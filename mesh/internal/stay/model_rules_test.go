@@ -25,9 +25,9 @@ type simAccount struct {
 const lostStable = 3 * time.Second
 
 // number is a short name of a feed.
-func (r *simRoom) number() int { return slices.Index(r.w.rooms, r) + 1 }
+func (r *simStay) number() int { return slices.Index(r.w.stays, r) + 1 }
 
-func (r *simRoom) account(f *Feed) *simAccount {
+func (r *simStay) account(f *Feed) *simAccount {
 	a := r.accounts[f.tag]
 	if a == nil {
 		a = &simAccount{got: make(map[uint64]struct{})}
@@ -41,7 +41,7 @@ func (r *simRoom) account(f *Feed) *simAccount {
 }
 
 // passed checks that a reader does not go past messages that it has been told nothing about.
-func (r *simRoom) passed(from *simRoom, a *simAccount, to uint64) {
+func (r *simStay) passed(from *simStay, a *simAccount, to uint64) {
 	for n := max(a.next, 1); n < to; n++ {
 		if from.kinds[n-1].message {
 			r.w.breach("%d goes past number %d of feed %d to %d, and nobody is told", r.dev.i, n, from.number(), to)
@@ -50,7 +50,7 @@ func (r *simRoom) passed(from *simRoom, a *simAccount, to uint64) {
 }
 
 // delivered is called for a message to the reader.
-func (r *simRoom) delivered(f *Feed, number uint64) {
+func (r *simStay) delivered(f *Feed, number uint64) {
 	from, a := r.w.feeds[f.tag], r.account(f)
 	r.w.note("%d gets %d of feed %d", r.dev.i, number, from.number())
 	if number < a.next {
@@ -63,11 +63,29 @@ func (r *simRoom) delivered(f *Feed, number uint64) {
 	r.passed(from, a, number)
 	a.got[number] = struct{}{}
 	a.next = number + 1
+	if r.st.Past != (Past{}) {
+		return
+	}
+	if r.overtaken(from) {
+		r.w.breach("%d gets number %d of feed %d after what its author published in a later stay", r.dev.i, number, from.number())
+	}
+	for _, old := range r.w.stays[:r.number()-1] {
+		if _, again := old.gotten(f.tag)[number]; again && old.dev == r.dev && old.process == r.process {
+			r.w.breach("%d gets number %d of feed %d, as it did in an earlier stay", r.dev.i, number, from.number())
+		}
+	}
+}
+
+// overtaken reports whether a message of a later stay of the same device has been handed up.
+func (r *simStay) overtaken(from *simStay) bool {
+	return slices.ContainsFunc(r.w.stays[from.number():], func(later *simStay) bool {
+		return later.dev == from.dev && len(r.gotten(later.st.journal.self)) > 0
+	})
 }
 
 // lost is called for a [GapLost] to the reader: it is right only if nobody near can give what is
 // lost.
-func (r *simRoom) lost(f *Feed, lost span) {
+func (r *simStay) lost(f *Feed, lost span) {
 	from, a := r.w.feeds[f.tag], r.account(f)
 	r.w.note("%d is told that %v of feed %d are lost", r.dev.i, lost, from.number())
 	if f.floor > 0 && lost.last == f.floor-1 && lost.first < a.next && !slices.ContainsFunc(a.lost, func(l span) bool { return l.first <= lost.last && l.last >= lost.first }) {
@@ -83,6 +101,9 @@ func (r *simRoom) lost(f *Feed, lost span) {
 		if r.w.now.Sub(from.kinds[n-1].at) > r.w.limits.Age {
 			continue // beyond retention: a member that still has it is about to drop it
 		}
+		if r.st.Past == (Past{}) && r.overtaken(from) {
+			continue // it would come out of order
+		}
 		if p := r.holder(f.tag, n); p >= 0 && from.kinds[n-1].message && r.wants(f.tag, n, from.kinds[n-1]) {
 			r.w.breach("%d gives up number %d of feed %d, which its neighbour %d has", r.dev.i, n, from.number(), p)
 			return
@@ -93,14 +114,14 @@ func (r *simRoom) lost(f *Feed, lost span) {
 }
 
 // holder returns a neighbour that has been within reach for a while and retains an item, or -1.
-func (r *simRoom) holder(tag FeedTag, n uint64) int {
+func (r *simStay) holder(tag FeedTag, n uint64) int {
 	for j, d := range r.w.all {
 		l := r.w.link(r.dev.i, j)
 		if l == nil || !l.up || !r.w.passes(r.dev.i, j) || r.w.now.Sub(l.since) < lostStable {
 			continue
 		}
-		if q := d.room; q != nil && !q.readyAt.IsZero() && r.w.now.Sub(q.readyAt) >= lostStable && q.serves(r.dev.id) && r.neighbours[d.id] != nil {
-			if list, _ := q.journal.ring.from(tag, n, n, 1); len(list) > 0 {
+		if q := d.stay; q != nil && !q.readyAt.IsZero() && r.w.now.Sub(q.readyAt) >= lostStable && q.st.Serves(q.dev.now(), r.dev.id) && r.st.neighbours[d.id] != nil {
+			if list, _ := q.st.journal.ring.from(tag, n, n, 1); len(list) > 0 {
 				return j
 			}
 		}
@@ -108,11 +129,11 @@ func (r *simRoom) holder(tag FeedTag, n uint64) int {
 	return -1
 }
 
-// resumeFrom makes a stay go on where the reader of an earlier one was.
-func (r *simRoom) resumeFrom(old *simRoom) {
-	r.journal.resume = make(map[FeedTag]uint64)
-	for _, from := range r.w.rooms {
-		tag := from.journal.self
+// resumeFrom returns where the reader of an earlier stay was, and for how long it has been away.
+func (r *simStay) resumeFrom(old *simStay) (map[FeedTag]uint64, Past) {
+	resume := make(map[FeedTag]uint64)
+	for _, from := range r.w.stays {
+		tag := from.st.journal.self
 		a := old.accounts[tag]
 		if a == nil {
 			continue
@@ -124,15 +145,15 @@ func (r *simRoom) resumeFrom(old *simRoom) {
 				next--
 			}
 		}
-		r.journal.resume[tag] = next - 1
+		resume[tag] = next - 1
 		r.accounts[tag] = &simAccount{next: next, got: make(map[uint64]struct{})}
 	}
 	r.movedAt = old.movedAt
-	r.past = Past{Age: r.w.now.Sub(old.movedAt)}
+	return resume, Past{Age: r.w.now.Sub(old.movedAt)}
 }
 
 // told reports whether a stay's reader has got a message, or been told that it is lost.
-func (r *simRoom) told(tag FeedTag, n uint64) bool {
+func (r *simStay) told(tag FeedTag, n uint64) bool {
 	a := r.accounts[tag]
 	if a == nil {
 		return false
@@ -146,18 +167,20 @@ func (r *simRoom) told(tag FeedTag, n uint64) bool {
 		}
 	}
 	// What is from before the beginning of a feed that begins with a loss that nobody can name.
-	f := r.journal.feeds[tag]
+	f := r.st.journal.feeds[tag]
 	return f != nil && len(a.lost) > 0 && a.lost[0].first == f.floor && n < f.floor
 }
 
-// noteTried notes which neighbour could not help, and with what.
-func (r *simRoom) noteTried(p Pull) {
-	for _, w := range p.wants {
-		r.hasTried(w.feed, p.From)
+// noteStalled notes which neighbours are about to be given up.
+func (r *simStay) noteStalled() {
+	for f := range r.st.journal.lacking.all() {
+		if f.stalled(r.dev.now()) {
+			r.hasTried(f, f.repair.from)
+		}
 	}
 }
 
-func (r *simRoom) hasTried(f *Feed, p peer.ID) {
+func (r *simStay) hasTried(f *Feed, p peer.ID) {
 	if r.tried[f] == nil {
 		r.tried[f] = make(map[peer.ID]uint64)
 	}
@@ -166,9 +189,9 @@ func (r *simRoom) hasTried(f *Feed, p peer.ID) {
 
 // consistent checks what the journal and the roster remember against what they could work out from
 // the rest.
-func (r *simRoom) consistent() {
+func (r *simStay) consistent() {
 	bytes, counted := 0, 0
-	for tag, sh := range r.journal.ring.shelves {
+	for tag, sh := range r.st.journal.ring.shelves {
 		for i, k := range sh.list {
 			bytes, counted = bytes+len(k.Sealed), counted+int(k.count)
 			if i > 0 && k.First <= sh.list[i-1].Last() {
@@ -176,31 +199,39 @@ func (r *simRoom) consistent() {
 			}
 		}
 	}
-	if ring := &r.journal.ring; ring.bytes != bytes || ring.messages != counted || bytes > ring.limits.Bytes {
+	if ring := &r.st.journal.ring; ring.bytes != bytes || ring.messages != counted || bytes > ring.limits.Bytes {
 		r.w.breach("%d retains %d bytes and takes them for %d", r.dev.i, bytes, ring.bytes)
 	}
-	if old := r.journal.digest; old != nil {
-		if r.journal.digest = nil; string(r.journal.sum()) != string(old) {
+	if old := r.st.journal.digest; old != nil {
+		if r.st.journal.digest = nil; string(r.st.journal.sum()) != string(old) {
 			r.w.breach("%d has an old digest of its feeds", r.dev.i)
 		}
 	}
-	if old := r.roster.digest; old != nil {
-		if r.roster.digest = nil; string(r.roster.sum()) != string(old) {
+	if old := r.st.roster.digest; old != nil {
+		if r.st.roster.digest = nil; string(r.st.roster.sum()) != string(old) {
 			r.w.breach("%d has an old digest of its roster", r.dev.i)
 		}
 	}
-	if n := len(r.roster.members()); n != r.roster.present {
-		r.w.breach("%d has %d members and counts %d", r.dev.i, n, r.roster.present)
+	if n := len(r.st.roster.members()); n != r.st.roster.present {
+		r.w.breach("%d has %d members and counts %d", r.dev.i, n, r.st.roster.present)
 	}
-	for f := range r.journal.lacking {
+	for p := range r.kept {
+		if r.st.neighbours[p] == nil {
+			r.w.breach("%d keeps the connection to %d, which is no neighbour", r.dev.i, simIndex(p))
+		}
+	}
+	if len(r.kept) != len(r.st.neighbours) || len(r.st.order) != len(r.kept) {
+		r.w.breach("%d has %d neighbours and keeps %d connections", r.dev.i, len(r.st.neighbours), len(r.kept))
+	}
+	for f := range r.st.journal.lacking.all() {
 		for p := range f.repair.tried {
 			if r.tried[f][p] < f.next {
 				r.w.breach("%d does not ask %d for feed %d, which has moved since it could not help", r.dev.i, simIndex(p), r.w.feeds[f.tag].number())
 			}
 		}
 	}
-	for _, f := range r.journal.feeds {
-		_, lacking := r.journal.lacking[f]
+	for _, f := range r.st.journal.feeds {
+		lacking := r.st.journal.lacking.has(f)
 		if lacks := len(f.missing(f.repair.upTo())) > 0; lacks && !lacking {
 			r.w.breach("%d lacks some of feed %d and does not know", r.dev.i, r.w.feeds[f.tag].number())
 		}
@@ -208,19 +239,19 @@ func (r *simRoom) consistent() {
 }
 
 // present returns the stays in the room at the end, by islands that can reach each other.
-func (w *simWorld) present() (islands [][]*simRoom) {
-	seen := make(map[*simRoom]bool)
+func (w *simWorld) present() (islands [][]*simStay) {
+	seen := make(map[*simStay]bool)
 	for _, d := range w.all {
-		if d.room == nil || d.dead || d.room.leaving || seen[d.room] {
+		if d.stay == nil || d.dead || d.stay.st.Leaving() || seen[d.stay] {
 			continue
 		}
-		island := []*simRoom{d.room}
-		seen[d.room] = true
+		island := []*simStay{d.stay}
+		seen[d.stay] = true
 		for k := 0; k < len(island); k++ {
 			for j, to := range w.all {
-				if w.connected(island[k].dev.i, j) && to.room != nil && !to.dead && !to.room.leaving && !seen[to.room] {
-					seen[to.room] = true
-					island = append(island, to.room)
+				if w.connected(island[k].dev.i, j) && to.stay != nil && !to.dead && !to.stay.st.Leaving() && !seen[to.stay] {
+					seen[to.stay] = true
+					island = append(island, to.stay)
 				}
 			}
 		}
@@ -241,16 +272,21 @@ func (w *simWorld) settled() string {
 	return ""
 }
 
-func (r *simRoom) settled(island []*simRoom) string {
+func (r *simStay) settled(island []*simStay) string {
 	if r.readyAt.IsZero() {
 		return sprintf("%d has not joined", r.dev.i)
 	}
-	for _, from := range r.w.rooms {
+	for _, p := range r.polls {
+		if !p.ended && r.w.now.After(p.until) {
+			return sprintf("%d goes on waiting for receipts of %d to %d", r.dev.i, p.first, p.last)
+		}
+	}
+	for _, from := range r.w.stays {
 		if from.dev == r.dev {
 			continue
 		}
 		here := slices.Contains(island, from)
-		s := r.roster.devices[from.dev.id]
+		s := r.st.roster.devices[from.dev.id]
 		switch {
 		case here && (s == nil || !s.present || s.entry.Feed != from.feed):
 			return sprintf("%d does not have %d in its roster", r.dev.i, from.dev.i)
@@ -258,7 +294,7 @@ func (r *simRoom) settled(island []*simRoom) string {
 			return sprintf("%d has %d in its roster, which others know to have left", r.dev.i, from.dev.i)
 		}
 		if here {
-			if f := r.journal.feeds[from.journal.self]; f == nil || len(f.held) > 0 {
+			if f := r.st.journal.feeds[from.st.journal.self]; f == nil || len(f.held) > 0 {
 				return sprintf("%d goes on holding back what it has of feed %d", r.dev.i, from.number())
 			}
 		}
@@ -266,7 +302,7 @@ func (r *simRoom) settled(island []*simRoom) string {
 			return what
 		}
 	}
-	for f := range r.journal.lacking {
+	for f := range r.st.journal.lacking.all() {
 		if slices.Contains(island, r.w.feeds[f.tag]) {
 			return sprintf("%d goes on asking for feed %d", r.dev.i, r.w.feeds[f.tag].number())
 		}
@@ -275,9 +311,9 @@ func (r *simRoom) settled(island []*simRoom) string {
 }
 
 // knownGone reports whether anybody has learnt that a member has left.
-func knownGone(island []*simRoom, from *simRoom) bool {
-	return slices.ContainsFunc(island, func(r *simRoom) bool {
-		s := r.roster.devices[from.dev.id]
+func knownGone(island []*simStay, from *simStay) bool {
+	return slices.ContainsFunc(island, func(r *simStay) bool {
+		s := r.st.roster.devices[from.dev.id]
 		return s != nil && !s.present && !s.entry.Joined && s.entry.Feed == from.feed
 	})
 }
@@ -286,18 +322,18 @@ func knownGone(island []*simRoom, from *simRoom) bool {
 // everything published since it joined by members that are still there and, of the others'
 // messages, what anybody here was told. These come by way of members that were there as well:
 // nobody keeps what is from before its own time.
-func (r *simRoom) owes(island []*simRoom, from *simRoom, here bool) string {
+func (r *simStay) owes(island []*simStay, from *simStay, here bool) string {
 	if !here && r.w.limits != plenty {
 		return "" // it may be gone, and nobody left to say so
 	}
-	tag := from.journal.self
+	tag := from.st.journal.self
 	for i, item := range from.kinds {
 		n := uint64(i + 1)
 		if !item.message || !r.wants(tag, n, item) || r.told(tag, n) {
 			continue
 		}
-		seen := map[*simRoom]bool{r: true}
-		for way := []*simRoom{r}; len(way) > 0; way = way[1:] {
+		seen := map[*simStay]bool{r: true}
+		for way := []*simStay{r}; len(way) > 0; way = way[1:] {
 			for _, o := range island {
 				if seen[o] || !r.w.connected(way[0].dev.i, o.dev.i) {
 					continue
@@ -316,14 +352,14 @@ func (r *simRoom) owes(island []*simRoom, from *simRoom, here bool) string {
 }
 
 // wants reports whether an item is from a stay's time.
-func (r *simRoom) wants(tag FeedTag, n uint64, item simItem) bool {
-	if r.journal.resume != nil {
-		return n > r.journal.resume[tag] && item.at.After(r.since.Add(-r.past.Age))
+func (r *simStay) wants(tag FeedTag, n uint64, item simItem) bool {
+	if r.st.journal.resume != nil {
+		return n > r.st.journal.resume[tag] && item.at.After(r.joinedAt.Add(-r.st.Past.Age))
 	}
 	return item.at.After(r.readyAt)
 }
 
-func (r *simRoom) gotten(tag FeedTag) map[uint64]struct{} {
+func (r *simStay) gotten(tag FeedTag) map[uint64]struct{} {
 	if a := r.accounts[tag]; a != nil {
 		return a.got
 	}

@@ -1,64 +1,36 @@
 package stay
 
 import (
-	"bytes"
-	"cmp"
-	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
 )
 
-func (r *simRoom) repair(now time.Time) {
-	idle := slices.DeleteFunc(r.ids(), func(p peer.ID) bool { return r.neighbours[p].pulled })
-	for f := range r.journal.lacking {
-		if f.stalled(now) {
-			r.hasTried(f, f.repair.from)
-		}
-	}
-	pulls, lost := r.journal.plan(now, idle, r.ids(), r.roster.apart())
-	for _, a := range sortedArrivals(lost) {
-		r.arrived(now, a)
-	}
-	slices.SortFunc(pulls, func(a, b Pull) int { return cmp.Compare(a.From, b.From) })
-	for _, p := range pulls {
-		slices.SortStableFunc(p.wants, func(a, b want) int { return bytes.Compare(a.feed.tag[:], b.feed.tag[:]) })
-		r.neighbours[p.From].pulled = true
-		r.pull(p)
-	}
+// Pull asks a neighbour and takes its answer, over links that may fail in the middle.
+func (r *simStay) Pull(p Pull) {
+	r.w.at(r.w.now, func() { r.pull(p) })
 }
 
-func sortedArrivals(list []arrival) []arrival {
-	list = slices.DeleteFunc(list, func(a arrival) bool { return a.feed == nil })
-	slices.SortFunc(list, func(a, b arrival) int { return bytes.Compare(a.feed.tag[:], b.feed.tag[:]) })
-	return list
-}
-
-// simPart is a frame of an answer.
-type simPart struct {
-	entries []*Entry
-	parcels []*simParcel
-	ages    []time.Duration
-	gone    map[FeedTag]uint64
-	more    bool
-}
-
-// pull asks a neighbour and takes its answer, over links that may fail in the middle.
-func (r *simRoom) pull(p Pull) {
+func (r *simStay) pull(p Pull) {
 	w, i, j, start := r.w, r.dev.i, simIndex(p.From), r.w.now
-	o := Outcome{gone: make(map[FeedTag]uint64)}
+	for _, q := range p.wants {
+		w.note("%d asks %d for %v of feed %d", i, j, q.span, w.feeds[q.feed.tag].number())
+	}
+	o := NewOutcome(p)
 	end := func(at time.Time, failed bool) {
 		w.at(at, func() {
 			if failed {
 				o.Err = errUnasked
 			}
 			o.Slow = w.now.Sub(start) >= syncTimeout
-			if n := r.neighbours[p.From]; n != nil {
-				n.pulled = false
+			w.note("%d has asked %d: %v", i, j, o.Err)
+			r.st.Answered(r.dev.now(), p, o)
+			for _, w := range p.wants {
+				r.hasTried(w.feed, p.From)
 			}
-			r.journal.answered(w.now, p, o)
-			r.noteTried(p)
-			r.arm()
 		})
 	}
 	ok := func() bool { return w.connected(i, j) && w.passes(i, j) }
@@ -70,7 +42,6 @@ func (r *simRoom) pull(p Pull) {
 		end(w.now.Add(syncTimeout), true)
 		return
 	}
-	asked := asked{wants: p.wants, reached: make(map[FeedTag]uint64)}
 	pace := simQuick
 	if w.rng.IntN(10) == 0 {
 		pace = w.between(simSlow, 2*time.Second)
@@ -80,12 +51,12 @@ func (r *simRoom) pull(p Pull) {
 			end(start.Add(syncTimeout), true)
 			return
 		}
-		q := w.all[j].room
-		if q == nil || !q.serves(r.dev.id) {
+		q := w.all[j].stay
+		if q == nil || !q.st.Serves(q.dev.now(), r.dev.id) {
 			end(w.now.Add(simSlow), true)
 			return
 		}
-		at, parts := w.now.Add(w.between(simQuick, simSlow)+pace), q.serve(p.wants)
+		at, parts := w.now.Add(w.between(simQuick, simSlow)+pace), q.serve(r.st.Request(p).Wants)
 		var step func()
 		step = func() {
 			if !ok() {
@@ -96,7 +67,11 @@ func (r *simRoom) pull(p Pull) {
 				end(w.now, false)
 				return
 			}
-			r.takeReply(p, asked, parts[0], &o)
+			for _, raw := range parts[0].Envelopes {
+				e := w.sealed[string(raw)].env
+				w.note("%d gives %d items %d to %d of feed %d", j, i, e.First, e.Next()-1, w.feeds[TagFeed(identity.PublicKey(e.Device), FeedID(e.Feed))].number())
+			}
+			r.takeReply(p.From, parts[0], &o)
 			parts = parts[1:]
 			w.after(pace, step)
 		}
@@ -104,71 +79,69 @@ func (r *simRoom) pull(p Pull) {
 	})
 }
 
-func (r *simRoom) serves(p peer.ID) bool {
-	seat := r.roster.devices[p]
-	return r.neighbours[p] != nil && seat != nil && seat.present
-}
-
-func (r *simRoom) serve(asked []want) (parts []*simPart) {
-	now, budget := r.w.now, 4*r.w.part
-	type open struct {
-		tag FeedTag
-		span
-	}
-	var wants []open
-	for _, w := range asked {
-		wants = append(wants, open{w.feed.tag, w.span})
-	}
+func (r *simStay) serve(wants []*wire.Want) (parts []*wire.SyncReply) {
+	budget := 4 * r.w.part
 	for len(wants) > 0 {
-		out, size := &simPart{gone: make(map[FeedTag]uint64)}, 0
-		for len(wants) > 0 && size < r.w.part {
-			q := wants[0]
-			f := r.journal.feeds[q.tag]
-			list, gone, more := r.journal.serve(q.tag, q.span, r.w.part-size)
-			if f != nil && f.entry != nil && len(list) > 0 {
-				out.entries = append(out.entries, f.entry)
-			}
-			if gone > 0 {
-				out.gone[q.tag] = gone
-			}
-			for _, k := range list {
-				out.parcels = append(out.parcels, r.w.parcel(q.tag, k.First))
-				out.ages = append(out.ages, max(now.Sub(k.At), 0).Truncate(time.Millisecond))
-				size += len(k.Sealed)
-			}
-			if wants = wants[1:]; more {
-				wants = append([]open{{q.tag, span{list[len(list)-1].Last() + 1, q.last}}}, wants...)
-			}
+		var part *wire.SyncReply
+		if part, wants = r.st.Part(r.dev.now(), wants, r.w.part, &budget); len(wants) > 0 && budget <= 0 {
+			part.More, wants = true, nil
 		}
-		if budget -= size; len(wants) > 0 && budget <= 0 {
-			out.more, wants = true, nil
-		}
-		parts = append(parts, out)
+		parts = append(parts, part)
 	}
 	return parts
 }
 
-func (r *simRoom) takeReply(p Pull, asked asked, reply *simPart, o *Outcome) {
-	now := r.w.now
-	for _, entry := range reply.entries {
-		if entry.Joined && !r.leaving {
-			r.journal.open(now, entry)
-			if s := r.take(now, entry, r.hearsay(p.From)); s != nil {
-				r.claim(now, s)
+func (r *simStay) takeReply(from peer.ID, reply *wire.SyncReply, o *Outcome) {
+	now := r.dev.now()
+	entries, envelopes, err := o.Open(now, r.w.door, r.w.limits.Age, reply)
+	if err != nil {
+		r.w.breach("%d gives %d an answer that it refuses: %v", simIndex(from), r.dev.i, err)
+		return
+	}
+	for _, e := range entries {
+		r.st.TakeEntry(now, from, e)
+	}
+	for _, e := range envelopes {
+		r.st.Receive(now, from, e, Repaired)
+	}
+}
+
+// simPoll is a broadcast whose receipts are awaited.
+type simPoll struct {
+	by          *simStay
+	poll        *Poll
+	first, last uint64 // of its envelope; 0: not sealed
+	until       time.Time
+	ended       bool
+}
+
+// end checks what is known of a broadcast when it has ended.
+func (p *simPoll) end(acked int, cause error) {
+	if p.ended {
+		p.by.w.breach("a confirmed broadcast of %d ends twice", p.by.dev.i)
+	}
+	p.ended = true
+	for _, a := range p.poll.Asked() {
+		if !a.Delivered {
+			continue
+		}
+		i := simIndex(a.Member.Peer)
+		for n := p.first; n <= p.last; n++ {
+			if p.by.kinds[n-1].message && !p.by.w.hasGot(i, p.by.st.journal.self, n) {
+				p.by.w.breach("%d confirms number %d of feed %d, which it has not handed up", i, n, p.by.number())
 			}
 		}
 	}
-	for i, parcel := range reply.parcels {
-		e := r.open(parcel)
-		if !asked.admit(e) {
-			r.w.breach("%d gives %d an envelope that it was not asked for", simIndex(p.From), r.dev.i)
-			return
+}
+
+// hasGot reports whether any stay of a device has handed up a message.
+func (w *simWorld) hasGot(i int, tag FeedTag, n uint64) bool {
+	for _, r := range w.stays {
+		if r.dev.i == i && r.gotten(tag) != nil {
+			if _, ok := r.gotten(tag)[n]; ok {
+				return true
+			}
 		}
-		e.came = now.Add(-min(reply.ages[i], r.w.limits.Age+time.Minute))
-		r.receive(p.From, e, Repaired)
 	}
-	for tag, gone := range reply.gone {
-		o.gone[tag] = gone
-	}
-	o.more = o.more || reply.more
+	return false
 }

@@ -1,7 +1,9 @@
 package stay
 
 import (
+	"crypto/ed25519"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -16,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
 )
 
 var sprintf = fmt.Sprintf
@@ -65,7 +68,7 @@ func (s simStep) String() string {
 		text += sprintf(" %d messages", s.count)
 	}
 	if s.flag {
-		text += " " + map[simOp]string{opJoin: "with history", opCut: "noticed", opKill: "noticed", opRestart: "resumed"}[s.op]
+		text += " " + map[simOp]string{opPublish: "confirmed", opJoin: "with history", opCut: "noticed", opKill: "noticed", opRestart: "resumed"}[s.op]
 	}
 	return text
 }
@@ -78,12 +81,13 @@ type simPlan struct {
 	limits  Retention
 	part    int
 	loss    float64
+	ahead   []time.Duration // of the devices' clocks
 	steps   []simStep
 }
 
 func (p simPlan) String() string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "%d devices, links %v, retention %+v, parts of %d bytes, gossip loses %.0f %%\n", p.devices, p.links, p.limits, p.part, 100*p.loss)
+	fmt.Fprintf(&out, "%d devices, links %v, retention %+v, parts of %d bytes, gossip loses %.0f %%, clocks %v\n", p.devices, p.links, p.limits, p.part, 100*p.loss, p.ahead)
 	for _, s := range p.steps {
 		fmt.Fprintln(&out, s)
 	}
@@ -95,10 +99,14 @@ func newSimPlan(seed uint64) simPlan {
 	p := simPlan{seed: seed, devices: 2 + rng.IntN(5), limits: plenty, part: 150 + rng.IntN(2000)}
 	p.loss = []float64{0, 0, 0.05, 0.3, 0.6}[rng.IntN(5)]
 	if rng.IntN(3) == 0 {
-		p.limits.Bytes = 1000 + rng.IntN(5000)
+		p.limits.Bytes = 2500 + rng.IntN(12500)
 	}
 	if rng.IntN(4) == 0 {
 		p.limits.Age = time.Duration(8+rng.IntN(10)) * time.Second
+	}
+	wrong := []time.Duration{0, 0, 20 * time.Millisecond, 3 * time.Second, 50 * time.Second}[rng.IntN(5)]
+	for range p.devices {
+		p.ahead = append(p.ahead, time.Duration(rng.IntN(3)-1)*wrong)
 	}
 	full := rng.IntN(2) == 0
 	for i := 1; i < p.devices; i++ {
@@ -128,7 +136,7 @@ func newSimPlan(seed uint64) simPlan {
 		s := simStep{at: at, who: rng.IntN(p.devices), flag: rng.IntN(2) == 0}
 		switch n := rng.IntN(100); {
 		case n < 50:
-			s.op, s.count, s.flag = opPublish, 1+rng.IntN(4), false
+			s.op, s.count, s.flag = opPublish, 1+rng.IntN(4), rng.IntN(5) == 0
 		case n < 60:
 			s.op, s.flag = opJoin, rng.IntN(6) == 0
 		case n < 65:
@@ -163,15 +171,27 @@ const simCalm = 2 * time.Minute
 func (p simPlan) run(traced bool) (wrong string, w *simWorld) {
 	w = &simWorld{
 		rng: rand.New(rand.NewPCG(p.seed, 2)), seed: p.seed, now: epoch, limits: p.limits, part: p.part, loss: p.loss,
-		links: make(map[[2]int]*simLink), feeds: make(map[FeedTag]*simRoom),
+		links: make(map[[2]int]*simLink), feeds: make(map[FeedTag]*simStay), sealed: make(map[string]*simParcel), log: slog.New(slog.DiscardHandler),
+	}
+	w.door = NewDoor("sim", identity.AppID{}, [32]byte{}, w.log, nil, nil)
+	w.door.verifier = simTrust{}
+	w.door.unseal = func(raw []byte) (*wire.Envelope, error) {
+		p := w.sealed[string(raw)]
+		if p == nil {
+			return nil, errOthersEnvelope
+		}
+		return p.env, nil
 	}
 	if traced {
 		w.trace = []string{}
 	}
 	for i := range p.devices {
-		w.all = append(w.all, &simDevice{w: w, i: i, id: simID(i), subscribed: make(map[int]bool), statement: &identity.Statement{
-			User: "u" + strconv.Itoa(i), UserKey: identity.PublicKey{byte(i + 1)}, Device: identity.PublicKey{byte(i + 1)}, Peer: simID(i),
-		}})
+		key := simKeys[i]
+		device := identity.PublicKey(key.Public().(ed25519.PublicKey))
+		w.all = append(w.all, &simDevice{
+			w: w, i: i, id: simID(i), key: key, ahead: p.ahead[i], subscribed: make(map[int]bool), chance: rand.New(rand.NewPCG(p.seed, uint64(i)+10)),
+			statement: &identity.Statement{User: "u" + strconv.Itoa(i), UserKey: device, Device: device, Peer: simID(i)},
+		})
 	}
 	for _, l := range p.links {
 		w.links[l] = &simLink{a: l[0], b: l[1]}
@@ -230,7 +250,7 @@ func (w *simWorld) do(k int, s simStep) {
 				}
 			}
 			d.dead = false
-			var resumed *simRoom
+			var resumed *simStay
 			if s.flag {
 				resumed = d.last
 			}
@@ -244,21 +264,23 @@ func (w *simWorld) do(k int, s simStep) {
 	}
 	switch s.op {
 	case opPublish:
-		if d.room != nil {
-			d.room.publish(s.count)
+		if d.stay != nil {
+			d.stay.publish(s.count, s.flag)
 		}
 	case opJoin:
-		if d.room == nil {
+		if d.stay == nil {
 			d.join(Past{All: s.flag}, nil)
 		}
 	case opLeave:
-		if d.room != nil {
-			d.room.leave()
+		if d.stay != nil {
+			d.stay.leave()
 		}
 	case opKill:
-		if r := d.room; r != nil {
-			r.ended, r.leaving, d.room = true, true, nil
-			d.dead = true
+		if r := d.stay; r != nil {
+			r.ended, d.stay = true, nil
+			r.st.End()
+			d.dead, d.handed, d.latest = true, nil, nil
+			d.process++
 			d.subscribed = make(map[int]bool)
 			w.changed(s.flag)
 		}
@@ -273,8 +295,8 @@ func (w *simWorld) do(k int, s simStep) {
 		}
 		w.changed(false)
 	case opRenew:
-		if d.room != nil {
-			d.room.renew()
+		if d.stay != nil {
+			d.stay.renew()
 		}
 	}
 }
@@ -339,7 +361,7 @@ func TestRandomSchedulesLoseNothing(t *testing.T) {
 					mu.Unlock()
 					next.Store(count)
 				}
-				for _, r := range w.rooms {
+				for _, r := range w.stays {
 					for _, a := range r.accounts {
 						delivered.Add(uint64(len(a.got)))
 						lost.Add(uint64(len(a.lost)))

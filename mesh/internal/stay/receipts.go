@@ -133,14 +133,13 @@ func (st *Stay) takeEarly(hash [sha256.Size]byte) {
 type carriage struct {
 	byHash  map[[sha256.Size]byte]*carried
 	byFeed  map[FeedTag][]*carried // oldest first
-	waiting map[*carried]struct{}  // with something in out
+	waiting set[*carried]          // with something in out
 	swept   time.Time              // when old envelopes were last looked for
 }
 
 func (c *carriage) init() {
 	c.byHash = make(map[[sha256.Size]byte]*carried)
 	c.byFeed = make(map[FeedTag][]*carried)
-	c.waiting = make(map[*carried]struct{})
 }
 
 // carry notes an envelope whose author wants receipts.
@@ -275,7 +274,7 @@ func (st *Stay) queue(now time.Time, n *carried, receipt *wire.Receipt, to peer.
 	}
 	if n.due.IsZero() {
 		n.due = now.Add(delay)
-		st.carriage.waiting[n] = struct{}{}
+		st.carriage.waiting.add(n)
 		st.world.Wake(ForTimer)
 	}
 }
@@ -291,12 +290,12 @@ func (st *Stay) pass(n *carried) {
 	clear(n.out)
 	n.out = n.out[:0]
 	n.due = time.Time{}
-	delete(st.carriage.waiting, n)
+	st.carriage.waiting.remove(n)
 }
 
 // passAll sends on everything that has been gathered.
 func (st *Stay) passAll() {
-	for n := range st.carriage.waiting {
+	for n := range st.carriage.waiting.all() {
 		st.pass(n)
 	}
 }
@@ -304,7 +303,7 @@ func (st *Stay) passAll() {
 // passDue sends on what has been gathered long enough, forgets old envelopes, and returns when
 // there is something to do next.
 func (st *Stay) passDue(now time.Time) (due time.Time) {
-	for n := range st.carriage.waiting {
+	for n := range st.carriage.waiting.all() {
 		if !now.Before(n.due) {
 			st.pass(n)
 		} else {

@@ -41,7 +41,7 @@ func TestWhatAnAuthorMakesOthersCarryIsBounded(t *testing.T) {
 	st.passDue(time.Now().Add(carryLife))
 	require.Empty(t, st.carriage.byHash)
 	require.Empty(t, st.carriage.byFeed)
-	require.Empty(t, st.carriage.waiting)
+	require.Zero(t, st.carriage.waiting.len())
 }
 
 func FuzzReceiptAsk(f *testing.F) {

@@ -157,7 +157,7 @@ type want struct {
 // may come back.
 func (j *journal) plan(now time.Time, neighbours, all []peer.ID, apart bool) (pulls []Pull, lost []arrival) {
 	wants := make(map[peer.ID][]want)
-	for f := range j.lacking {
+	for f := range j.lacking.all() {
 		p := &f.repair
 		if f.stalled(now) {
 			p.try(p.from, silent) // its answer is still welcome
@@ -190,8 +190,10 @@ func (j *journal) plan(now time.Time, neighbours, all []peer.ID, apart bool) (pu
 			}
 		}
 	}
-	for from, w := range wants {
-		pulls = append(pulls, Pull{from, w})
+	for _, from := range neighbours {
+		if w := wants[from]; len(w) > 0 {
+			pulls = append(pulls, Pull{from, w})
+		}
 	}
 	return pulls, lost
 }
@@ -307,8 +309,8 @@ func (j *journal) answered(now time.Time, p Pull, o Outcome) {
 
 // left notes that a neighbour has gone.
 func (j *journal) left(now time.Time, id peer.ID) {
-	for _, feeds := range []map[*Feed]struct{}{j.lacking, j.waiting} {
-		for f := range feeds {
+	for _, feeds := range []*set[*Feed]{&j.lacking, &j.waiting} {
+		for f := range feeds.all() {
 			delete(f.repair.sources, id)
 			delete(f.repair.tried, id)
 		}
@@ -317,7 +319,7 @@ func (j *journal) left(now time.Time, id peer.ID) {
 
 // retry asks soon for what is missing: there is a new neighbour to ask.
 func (j *journal) retry(now time.Time) {
-	for f := range j.lacking {
+	for f := range j.lacking.all() {
 		if f.repair.from == "" && f.repair.askAt.After(now.Add(claimWait)) {
 			f.repair.askAt = now.Add(claimWait)
 		}

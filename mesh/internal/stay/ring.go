@@ -1,6 +1,7 @@
 package stay
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"time"
@@ -114,9 +115,11 @@ func (r *ring) put(tag FeedTag, owner identity.Subject, k Kept) {
 // false if nothing may be dropped. Usually it is the user that has just added something.
 func (r *ring) evict(most *share, all int, takes func(*share) int) bool {
 	if takes(most) < all/len(r.shares) {
-		for _, s := range r.shares {
-			if takes(s) > takes(most) {
-				most = s
+		own, first := most, identity.Subject{}
+		for owner, s := range r.shares {
+			more := cmp.Compare(takes(s), takes(most))
+			if more > 0 || more == 0 && most != own && compareUsers(owner, first) < 0 {
+				most, first = s, owner
 			}
 		}
 	}
@@ -131,6 +134,10 @@ func (r *ring) evict(most *share, all int, takes func(*share) int) bool {
 	}
 	r.drop(oldest)
 	return true
+}
+
+func compareUsers(a, b identity.Subject) int {
+	return cmp.Or(cmp.Compare(a.User, b.User), bytes.Compare(a.Key[:], b.Key[:]))
 }
 
 // drop takes the oldest envelope off a shelf.
@@ -249,7 +256,7 @@ func (r *ring) latest(n int) map[FeedTag]uint64 {
 		}
 	}
 	slices.SortFunc(all, func(a, b place) int {
-		return cmp.Or(b.k.At.Compare(a.k.At), cmp.Compare(b.k.First, a.k.First))
+		return cmp.Or(b.k.At.Compare(a.k.At), cmp.Compare(b.k.First, a.k.First), bytes.Compare(a.tag[:], b.tag[:]))
 	})
 	firsts := make(map[FeedTag]uint64)
 	for _, p := range all {

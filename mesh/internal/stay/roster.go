@@ -57,6 +57,7 @@ type roster struct {
 	self    peer.ID
 	grace   time.Duration
 	seats   map[identity.Subject]*seat
+	order   set[*seat] // the same
 	devices map[peer.ID]*seat
 	present int
 	digest  []byte  // of the present entries; nil: to be computed
@@ -113,6 +114,7 @@ func (r *roster) apply(now time.Time, e *Entry) (*seat, change) {
 		}
 		s = &seat{Member: Member{Login: e.Statement.Login()}}
 		r.seats[e.key()] = s
+		r.order.add(s)
 		return s, r.set(now, s, e)
 	}
 	if !e.newer(s.entry) {
@@ -152,10 +154,18 @@ func (r *roster) came(now time.Time, s *seat) (change, bool) {
 // push makes space for a member that speaks for itself: it drops one that is known only from
 // others.
 func (r *roster) push(now time.Time) bool {
-	for key, s := range r.seats {
-		if s.present && !s.spoken && s.Peer != r.self {
+	n := r.unheard()
+	if self := r.devices[r.self]; self != nil && self.present && !self.spoken {
+		n--
+	}
+	skip := r.jitter(time.Duration(n))
+	for s := range r.order.all() {
+		if !s.present || s.spoken || s.Peer == r.self {
+			continue
+		}
+		if skip--; skip < 0 {
 			r.leave(now, s, Dropped)
-			r.remove(key, s)
+			r.remove(s)
 			r.pushed = append(r.pushed, s)
 			return true
 		}
@@ -265,7 +275,7 @@ func (r *roster) hearsay(now time.Time, e *Entry, met time.Time) (*seat, change)
 
 // unheard counts the members that are known only from others.
 func (r *roster) unheard() (n int) {
-	for _, s := range r.seats {
+	for s := range r.order.all() {
 		if s.present && !s.spoken {
 			n++
 		}
@@ -276,7 +286,7 @@ func (r *roster) unheard() (n int) {
 // due returns when expire has something to do; zero: nothing waits.
 func (r *roster) due() (due time.Time) {
 	due = r.refuteAt
-	for _, s := range r.seats {
+	for s := range r.order.all() {
 		due = earlier(due, r.suspicionDue(s))
 		if s.present {
 			due = earlier(due, r.door.until(s.entry))
@@ -302,7 +312,7 @@ func earlier(a, b time.Time) time.Time {
 // expire gives up members whose grace is over or whose token no longer counts, believes goodbyes
 // that did not come by gossip, and forgets old tombstones.
 func (r *roster) expire(now time.Time) (gone []*seat) {
-	for key, s := range r.seats {
+	for s := range r.order.all() {
 		switch {
 		case s.present && s.Peer != r.self && r.door.holds(s.entry, now) != nil,
 			s.present && r.overdue(now, s):
@@ -313,7 +323,7 @@ func (r *roster) expire(now time.Time) (gone []*seat) {
 				gone = append(gone, s)
 			}
 		case !s.present && now.Sub(s.leftAt) > tombstoneLife:
-			r.remove(key, s)
+			r.remove(s)
 		}
 	}
 	return gone
@@ -339,21 +349,21 @@ func (s *seat) ends(said time.Time) time.Time {
 
 // evict forgets the oldest tombstone, and reports false if there is none.
 func (r *roster) evict() bool {
-	var key identity.Subject
 	var oldest *seat
-	for k, s := range r.seats {
+	for s := range r.order.all() {
 		if !s.present && (oldest == nil || s.leftAt.Before(oldest.leftAt)) {
-			key, oldest = k, s
+			oldest = s
 		}
 	}
 	if oldest != nil {
-		r.remove(key, oldest)
+		r.remove(oldest)
 	}
 	return oldest != nil
 }
 
-func (r *roster) remove(key identity.Subject, s *seat) {
-	delete(r.seats, key)
+func (r *roster) remove(s *seat) {
+	delete(r.seats, s.entry.key())
+	r.order.remove(s)
 	if r.devices[s.Peer] == s {
 		delete(r.devices, s.Peer)
 	}
@@ -362,7 +372,7 @@ func (r *roster) remove(key identity.Subject, s *seat) {
 // members returns the present members, ordered by user, key and device.
 func (r *roster) members() []*seat {
 	out := make([]*seat, 0, r.present)
-	for _, s := range r.seats {
+	for s := range r.order.all() {
 		if s.present {
 			out = append(out, s)
 		}
@@ -380,7 +390,7 @@ func (s *seat) tells() bool { return s.present || !s.entry.Joined }
 // names returns the names of all entries that others learn of, in no order.
 func (r *roster) names() []byte {
 	out := make([]byte, 0, len(entryName{})*len(r.seats))
-	for _, s := range r.seats {
+	for s := range r.order.all() {
 		if s.tells() {
 			out = append(out, s.entry.name[:]...)
 		}
@@ -397,7 +407,7 @@ func (r *roster) unknown(p peer.ID, names []byte) (out []*seat) {
 			named[entryName(name)] = struct{}{}
 		}
 	}
-	for _, s := range r.seats {
+	for s := range r.order.all() {
 		if _, ok := named[s.entry.name]; !ok && s.tells() && s.Peer != p && s.Peer != r.self {
 			out = append(out, s)
 		}

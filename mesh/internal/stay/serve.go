@@ -29,7 +29,7 @@ var (
 
 // repair asks neighbours for what is missing, and gives up what nobody has.
 func (st *Stay) repair(now time.Time) {
-	if len(st.journal.lacking) == 0 {
+	if st.journal.lacking.len() == 0 {
 		return
 	}
 	all := slices.Collect(st.shuffled())

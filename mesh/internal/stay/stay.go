@@ -53,9 +53,9 @@ type Stay struct {
 	head       Head            // of this node's own feed
 	roster     *roster
 	journal    *journal
-	unacked    []sealed           // this node's own envelopes that no neighbour has acknowledged
-	window     window             // how much of this node's own feed is under way
-	owing      map[*Feed]struct{} // feeds whose authors are to be told soon how far they have arrived
+	unacked    []sealed   // this node's own envelopes that no neighbour has acknowledged
+	window     window     // how much of this node's own feed is under way
+	owing      set[*Feed] // feeds whose authors are to be told soon how far they have arrived
 	remind     reminder
 	neighbours neighbours
 	order      []peer.ID // the neighbours, in random order
@@ -80,7 +80,6 @@ type Stay struct {
 func New(now time.Time, cfg Config, world World) *Stay {
 	st := &Stay{
 		Config: cfg, world: world, since: now, device: identity.PublicKey(cfg.Key.Public().(ed25519.PublicKey)), log: cfg.Log,
-		owing:      make(map[*Feed]struct{}),
 		neighbours: make(neighbours),
 		waiting:    make(map[peer.ID]struct{}),
 		newcomers:  make(map[peer.ID]time.Time),
@@ -225,7 +224,7 @@ func (st *Stay) mind(now time.Time) time.Time {
 	for _, s := range st.roster.expire(now) {
 		st.note(now, s, left)
 	}
-	for _, s := range st.roster.seats {
+	for s := range st.roster.order.all() {
 		if s.coming != nil && !now.Before(s.ends(s.comingAt)) {
 			st.come(now, s) // its goodbye was lost
 		}

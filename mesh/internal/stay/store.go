@@ -1,7 +1,9 @@
 package stay
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -125,7 +127,7 @@ func (j *journal) wish(now time.Time, f *Feed, first uint64) {
 	if f.claimed.IsZero() {
 		f.claimed = now
 	}
-	j.waiting[f] = struct{}{}
+	j.waiting.add(f)
 }
 
 // recall returns what the store has for the app, once neighbours have been heard. A member that
@@ -138,7 +140,8 @@ func (j *journal) recall(now time.Time, count int, alone bool) (out []arrival) {
 			}
 		}
 	}
-	for _, f := range j.feeds {
+	feeds := slices.SortedFunc(maps.Values(j.feeds), func(a, b *Feed) int { return bytes.Compare(a.tag[:], b.tag[:]) })
+	for _, f := range feeds {
 		if f.stored > 0 && f.next > 0 {
 			ready, v := j.advanced(now, f, nil, taken)
 			out = append(out, arrival{feed: f, ready: ready, verdict: v})

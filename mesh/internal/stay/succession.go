@@ -138,7 +138,7 @@ func (j *journal) anchor(now time.Time, f *Feed) {
 	if f.claim = f.stored + 1; len(f.held) == 0 && !j.behind(now, f) {
 		f.begin(f.claim)
 		f.supposed = now
-		delete(j.waiting, f)
+		j.waiting.remove(f)
 		j.changed(f)
 	}
 }
@@ -153,7 +153,7 @@ func (j *journal) reconsider(now time.Time, f *Feed) {
 	f.next, f.floor, f.supposed = 0, 0, time.Time{}
 	f.repair.moved(0)
 	f.repair.from = "" // what the present answer brings is held
-	j.waiting[f] = struct{}{}
+	j.waiting.add(f)
 	j.lack(now, f)
 }
 
@@ -173,9 +173,5 @@ func (j *journal) beginningsLast(list []*wire.Position) []*wire.Position {
 
 // unsettled reports whether something of a feed may yet come.
 func (j *journal) unsettled(f *Feed) bool {
-	if _, lacks := j.lacking[f]; lacks {
-		return true
-	}
-	_, waits := j.waiting[f]
-	return waits
+	return j.lacking.has(f) || j.waiting.has(f)
 }

@@ -128,7 +128,7 @@ func (r *roster) ownTurn(about peer.ID, of time.Duration) time.Duration {
 	}
 	mine := turnOrder(r.self, about)
 	before, all := 0, 1
-	for _, s := range r.seats {
+	for s := range r.order.all() {
 		if s.present && s.Peer != about && s.Peer != r.self {
 			all++
 			if turnOrder(s.Peer, about) < mine {
@@ -176,7 +176,7 @@ func (r *roster) unsubscribed(now time.Time, p peer.ID) {
 
 // apart reports whether a member has been lost and not yet given up.
 func (r *roster) apart() bool {
-	for _, s := range r.seats {
+	for s := range r.order.all() {
 		if s.present && (!s.lost.IsZero() || !s.suspected.IsZero()) {
 			return true
 		}
@@ -238,7 +238,7 @@ func (r *roster) accused(now, came time.Time, by peer.ID, a accusation) (ask boo
 }
 
 func (r *roster) accusedBy(p peer.ID) (n int) {
-	for _, s := range r.seats {
+	for s := range r.order.all() {
 		if s.present && !s.suspected.IsZero() && s.accuser == p {
 			n++
 		}
@@ -352,7 +352,7 @@ func (r *roster) look(s *seat) {
 // bridged notes that there is another neighbour: through it the answers of suspected members may
 // come.
 func (r *roster) bridged(now time.Time) {
-	for _, s := range r.seats {
+	for s := range r.order.all() {
 		if s.present && !s.suspected.IsZero() && !s.reprieved {
 			if least := now.Add(reprieve - r.grace); least.After(s.suspected) {
 				s.suspected, s.reprieved = least, true
@@ -377,7 +377,7 @@ func (r *roster) beat() time.Duration { return max(BeatEvery, time.Duration(r.pr
 // zero: all others see it directly.
 func (r *roster) beatAt(last time.Time) time.Time {
 	unseen := false
-	for _, s := range r.seats {
+	for s := range r.order.all() {
 		unseen = unseen || s.present && s.Peer != r.self && !r.linked(s.Peer)
 	}
 	if !unseen {
@@ -398,7 +398,7 @@ func (r *roster) silentAt(s *seat) time.Time {
 // accusations returns the members to accuse now, and the dropped members to ask for. Without an
 // audience nobody would learn of it, and the node decides for itself.
 func (r *roster) accusations(now time.Time, audience bool) (list []*seat) {
-	for _, s := range r.seats {
+	for s := range r.order.all() {
 		if s.goodbye != nil {
 			continue
 		}

@@ -255,7 +255,7 @@ func TestAnAccuserHasSoManyMembersUnderSuspicionAndNoMore(t *testing.T) {
 	w := newWard(t, append(all, "x")...)
 	w.pass(time.Minute)
 	suspects := func() (n int) {
-		for _, s := range w.seats {
+		for s := range w.order.all() {
 			if !s.suspected.IsZero() {
 				n++
 			}

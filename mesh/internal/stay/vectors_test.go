@@ -19,7 +19,7 @@ import (
 func TestRoomsJudgeTheEnvelopesOfTheVectors(t *testing.T) {
 	var v vectors.Envelopes
 	vectors.Read(t, "envelope", &v)
-	door := &Door{app: identity.AppID(v.App), tag: [32]byte(v.Room)}
+	door := &Door{app: identity.AppID(v.App), tag: [32]byte(v.Room), unseal: wire.OpenEnvelope}
 	for _, e := range append(append(v.Feed, v.Accepted...), v.Forks...) {
 		got, err := door.OpenEnvelope(epoch, e.Sealed.Sealed)
 		require.NoError(t, err, e.Name)
@@ -35,7 +35,7 @@ func TestRoomsJudgeTheEnvelopesOfTheVectors(t *testing.T) {
 func TestFeedsTakeAndForkAsInTheVectors(t *testing.T) {
 	var v vectors.Envelopes
 	vectors.Read(t, "envelope", &v)
-	door := &Door{app: identity.AppID(v.App), tag: [32]byte(v.Room)}
+	door := &Door{app: identity.AppID(v.App), tag: [32]byte(v.Room), unseal: wire.OpenEnvelope}
 	open := func(e vectors.Envelope) *Envelope {
 		got, err := door.OpenEnvelope(epoch, e.Sealed.Sealed)
 		require.NoError(t, err)
