@@ -17,8 +17,8 @@ const (
 	// retryWait is how long to wait before asking again neighbours that lack the same.
 	retryWait = 500 * time.Millisecond
 	// maxAgain is how often neighbours that did not answer are asked again, each time after twice
-	// as long, if only their word says that they have something. By then they have compared heads
-	// with this node again.
+	// as long, if only their word says that they have something, or if a gap would be given up
+	// otherwise. By then they have compared heads with this node again.
 	maxAgain = 4
 	// busyWait is the same if the neighbours to ask are being asked for something else.
 	busyWait = 100 * time.Millisecond
@@ -267,8 +267,13 @@ func (j *journal) exhausted(now time.Time, f *Feed, apart bool) (arrival, bool) 
 	if apart || pending {
 		due = f.gapSince.Add(ApartWait) // a neighbour that does not answer may have it
 	}
-	if now.Before(due) {
+	switch {
+	case now.Before(due):
 		p.askAt = now.Add(retryWait)
+		return arrival{}, false
+	case unanswered && p.again < maxAgain:
+		p.askAt = now.Add(retryWait << p.again)
+		p.again++
 		return arrival{}, false
 	}
 	return j.giveUp(now, f), true

@@ -236,7 +236,14 @@ func (st *Stay) feed(now time.Time, via peer.ID, f *Feed, e *Envelope, how Way) 
 
 // passOver passes over an envelope from before this node's time. If it is a goodbye, that counts.
 func (st *Stay) passOver(now time.Time, f *Feed, e *Envelope) {
+	from := f.next
 	ready, v := st.journal.skip(now, f, e)
+	if _, resumed := st.journal.resume[f.tag]; resumed && f.next > from {
+		// The reader has read all before it, so the reader misses it, however old it is.
+		if from = max(from, 2); from < e.Next() {
+			st.lost(f, span{from, e.last()})
+		}
+	}
 	st.ready(now, f, ready, v)
 	if e.Count == 1 {
 		st.goodbye(now, e)
