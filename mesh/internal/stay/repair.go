@@ -290,8 +290,8 @@ func (o *Outcome) help(f *Feed) help {
 	switch {
 	case o.gone[f.tag] >= max(f.next, 1):
 		return gone
-	case o.Err != nil:
-		return failed
+	case o.Err != nil, o.more:
+		return failed // the answer ended before it came to this feed
 	}
 	return lacks
 }
