@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/node"
 )
@@ -25,7 +27,7 @@ type chatFlags struct {
 	json, plain          bool
 }
 
-func (a *app) chatCommand() *cobra.Command {
+func chatCommand(a *cli.App) *cobra.Command {
 	var f chatFlags
 	cmd := &cobra.Command{
 		Use:   "chat",
@@ -64,12 +66,12 @@ standard input and at /quit it waits for the results of what was sent; Ctrl-C do
   starling chat --ephemeral --user guest             with a new key that is forgotten at the end
   tail -f build.log | starling chat --json --room builds
                                                      from a script: one JSON object a line comes back`,
-		Args: noArguments,
-		RunE: a.action(func(cmd *cobra.Command, _ []string) error {
+		Args: cli.NoArguments,
+		RunE: a.Action(func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("user") && f.token == "" { // the token says who the user is
-				f.user = defaultUser()
+				f.user = cli.DefaultUser()
 			}
-			return a.chat(cmd.Context(), f)
+			return runChat(cmd.Context(), a, f)
 		}),
 	}
 	flags := cmd.Flags()
@@ -130,32 +132,32 @@ func (f *chatFlags) check() error {
 		errs = append(errs, errors.New("--json and --plain exclude each other"))
 	}
 	if len(errs) > 0 {
-		return usage(errors.Join(errs...))
+		return cli.Usage(errors.Join(errs...))
 	}
 	return nil
 }
 
 // chat runs the command: it checks the flags, opens the node, and talks until the end.
-func (a *app) chat(ctx context.Context, f chatFlags) error {
-	var v view = newTextView(a.stdout)
+func runChat(ctx context.Context, a *cli.App, f chatFlags) error {
+	var v view = newTextView(a.Stdout)
 	switch {
 	case f.json:
-		v = &jsonView{out: a.stdout}
-	case !f.plain && f.token != "-" && a.fullScreen():
-		if done, err := a.underKeeper(ctx, f); done {
+		v = &jsonView{out: a.Stdout}
+	case !f.plain && f.token != "-" && fullScreen(a.System):
+		if done, err := underKeeper(ctx, a, f); done {
 			return err
 		}
-		s := newScreen(a.stdin.(*os.File), a.stdout.(*os.File), a.interrupt)
-		defer a.onScreen(ctx, s)()
+		s := newScreen(a.Stdin.(*os.File), a.Stdout.(*os.File), a.Interrupt)
+		defer onScreen(ctx, a, s)()
 		v = s
 	}
 	var reason string
 	var err error
-	rescued(v, func() { reason, err = a.chatWith(ctx, f, v) })
-	code := exitCode(err)
+	rescued(v, func() { reason, err = chatWith(ctx, a, f, v) })
+	code := cli.ExitCode(err)
 	if err != nil && f.json {
-		if _, signalled := errors.AsType[*signalError](err); !signalled && code != exitDisplaced {
-			v.show(trouble{head: newHead("error", ""), Code: troubleCode(err), Detail: plain(err)})
+		if _, signalled := errors.AsType[*cli.SignalError](err); !signalled && code != cli.ExitDisplaced {
+			v.show(trouble{head: newHead("error", ""), Code: troubleCode(err), Detail: prose.Plain(err)})
 		}
 	}
 	if e := v.show(bye{head: newHead("bye", ""), Reason: reason, Code: code}); e != nil && err == nil {
@@ -166,18 +168,18 @@ func (a *app) chat(ctx context.Context, f chatFlags) error {
 
 // underKeeper runs the whole command in a child process, unless this process already is one, and
 // ends as the child ended.
-func (a *app) underKeeper(ctx context.Context, f chatFlags) (done bool, err error) {
-	if !a.whole || a.kept || f.check() != nil {
+func underKeeper(ctx context.Context, a *cli.App, f chatFlags) (done bool, err error) {
+	if !a.Whole || a.Kept || f.check() != nil {
 		return false, nil
 	}
-	code, err := a.keep(ctx)
+	code, err := keep(ctx, a)
 	switch {
 	case code == 0 && err != nil:
 		return false, nil // run without a keeper, then
 	case err != nil:
-		return true, &codedError{code, err}
-	case code != exitOK:
-		return true, &codedError{code, &toldError{fmt.Errorf("exit code %d", code)}}
+		return true, &cli.CodedError{Code: code, Err: err}
+	case code != cli.ExitOK:
+		return true, &cli.CodedError{Code: code, Err: &cli.ToldError{Err: fmt.Errorf("exit code %d", code)}}
 	}
 	return true, nil
 }
@@ -185,31 +187,31 @@ func (a *app) underKeeper(ctx context.Context, f chatFlags) (done bool, err erro
 // onScreen adapts the rest of the command to a screen that has the terminal, until the function
 // that it returns has run: output that would be written across the screen waits, and before the
 // process ends, the terminal is restored.
-func (a *app) onScreen(ctx context.Context, s *screen) (done func()) {
-	held, stderr := new(heldBack), a.stderr
-	a.stderr = held
+func onScreen(ctx context.Context, a *cli.App, s *screen) (done func()) {
+	held, stderr := new(heldBack), a.Stderr
+	a.Stderr = held
 	rescue := s.rescue
-	a.rescue.Store(&rescue)
+	a.Rescue.Store(&rescue)
 	stop := context.AfterFunc(ctx, s.leave)
 	return func() {
 		stop()
-		a.rescue.Store(nil)
-		a.stderr = stderr
+		a.Rescue.Store(nil)
+		a.Stderr = stderr
 		held.writeTo(stderr)
 	}
 }
 
-func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string, err error) {
+func chatWith(ctx context.Context, a *cli.App, f chatFlags, v view) (reason string, err error) {
 	if err := f.check(); err != nil {
 		return byeFailed, err
 	}
-	log, err := a.logger()
+	log, err := a.Log()
 	if err != nil {
 		return byeFailed, err
 	}
 	opts := []node.Option{node.WithApp(f.app), node.WithLogger(log)}
 	if !f.ephemeral {
-		if f.data, err = dataDir(f.data); err != nil {
+		if f.data, err = cli.DataDir(f.data); err != nil {
 			return byeFailed, err
 		}
 		opts = append(opts, node.WithDataDir(f.data))
@@ -228,7 +230,7 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 	}
 	var token *pass
 	if f.issuers != "" {
-		if token, err = a.readPass(f.token); err != nil {
+		if token, err = readPass(a, f.token); err != nil {
 			return byeFailed, err
 		}
 		if f.user == "" {
@@ -238,10 +240,10 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 	}
 	n, err := node.New(opts...)
 	if wrong := wrongAddrs(err); len(wrong) > 0 {
-		return byeFailed, usage(errors.Join(wrong...))
+		return byeFailed, cli.Usage(errors.Join(wrong...))
 	}
 	if err != nil {
-		return byeFailed, adviseInUse(err,
+		return byeFailed, cli.AdviseInUse(err,
 			"Another starling is running with it. Give this one keys of its own: --data DIR, or --ephemeral.")
 	}
 	c := newChat(n, v)
@@ -252,7 +254,7 @@ func (a *app) chatWith(ctx context.Context, f chatFlags, v view) (reason string,
 		}
 	}
 	about := ready{MDNS: !f.noMDNS, App: f.app, Data: f.data, Rooms: unique(f.rooms), vouched: f.issuers != ""}
-	input := func(ctx context.Context) <-chan typed { return readLines(ctx, a.stdin) }
+	input := func(ctx context.Context) <-chan typed { return readLines(ctx, a.Stdin) }
 	s, full := v.(*screen)
 	if full {
 		s.follow(c)
@@ -297,7 +299,7 @@ func wrongAddrs(err error) (wrong []error) {
 
 func troubleCode(err error) string {
 	switch {
-	case exitCode(err) == exitUsage:
+	case cli.ExitCode(err) == cli.ExitUsage:
 		return "usage"
 	case errors.Is(err, identity.ErrInUse):
 		return "data_dir_in_use"

@@ -1,9 +1,9 @@
 package main
 
 import (
-	"math"
 	"time"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 )
@@ -91,11 +91,11 @@ type sent struct {
 	Key  string `json:"key,omitempty"` // the fingerprint of the user that To meant; empty: not sent to anyone
 	// Neighbours is how many members a message to a room was handed to; the others get it from
 	// them.
-	Neighbours *int   `json:"neighbours,omitempty"`
-	RTT        millis `json:"rtt_ms,omitempty"`
-	Relayed    bool   `json:"relayed,omitempty"`
-	Error      string `json:"error,omitempty"`
-	Detail     string `json:"detail,omitempty"`
+	Neighbours *int       `json:"neighbours,omitempty"`
+	RTT        cli.Millis `json:"rtt_ms,omitempty"`
+	Relayed    bool       `json:"relayed,omitempty"`
+	Error      string     `json:"error,omitempty"`
+	Detail     string     `json:"detail,omitempty"`
 
 	login  identity.Login     // the log-in that it was sent to; zero: none
 	pinned identity.PublicKey // the key that the name in To is pinned to now; zero: none
@@ -140,11 +140,4 @@ type bye struct {
 	head
 	Reason string `json:"reason"`
 	Code   int    `json:"code"`
-}
-
-// millis is a duration in milliseconds, to the microsecond.
-type millis float64
-
-func toMillis(d time.Duration) millis {
-	return millis(math.Round(float64(d)/float64(time.Microsecond)) / 1000)
 }

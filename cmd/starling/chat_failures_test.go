@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/identity"
 )
 
@@ -79,7 +80,7 @@ func TestADirectoryInUseIsNamedWithTheWaysOut(t *testing.T) {
 	defer d.Close()
 	second := chatProcess(t, "--data", dir, "--user", "alice")
 	second.name = "second"
-	require.Equal(t, exitFailed, second.ended())
+	require.Equal(t, cli.ExitFailed, second.ended())
 	want := "data directory " + dir + ": in use by another node\n" +
 		"Another starling is running with it. Give this one keys of its own: --data DIR, or --ephemeral."
 	require.Equal(t, "starling: "+want+"\n", second.errOut.String())
@@ -94,7 +95,7 @@ func TestADamagedKeyIsNamedAndNotReplaced(t *testing.T) {
 	key := filepath.Join(dir, "device.key")
 	require.NoError(t, os.WriteFile(key, []byte("garbage"), 0o600))
 	alice := chatHere(t, "--data", dir, "--user", "alice")
-	require.Equal(t, exitFailed, alice.ended())
+	require.Equal(t, cli.ExitFailed, alice.ended())
 	got := alice.expect("error", nil)
 	require.Equal(t, "key", got.Code)
 	require.Equal(t, "key file "+key+": damaged: no PEM block in it", got.Detail)
@@ -107,7 +108,7 @@ func TestAPortInUseIsNamed(t *testing.T) {
 	alice := chatHere(t, "--user", "alice", "--ephemeral")
 	addr, _, _ := strings.Cut(alice.ready().Addrs[0], "/p2p/")
 	bob := chatHere(t, "--user", "bob", "--ephemeral", "--listen", addr)
-	require.Equal(t, exitFailed, bob.ended())
+	require.Equal(t, cli.ExitFailed, bob.ended())
 	got := bob.expect("error", nil)
 	require.Equal(t, "listen", got.Code)
 	require.Contains(t, got.Detail, "listen on "+addr+": ")
@@ -116,8 +117,8 @@ func TestAPortInUseIsNamed(t *testing.T) {
 
 func TestALogInElsewhereEndsTheChatWithACodeOfItsOwn(t *testing.T) {
 	one, two := t.TempDir(), t.TempDir()
-	require.Equal(t, exitOK, runHere("id", "--data", one).code)
-	require.Equal(t, exitOK, runWith(runHere("id", "export", "--data", one).out, "id", "import", "-", "--data", two).code)
+	require.Equal(t, cli.ExitOK, runHere("id", "--data", one).code)
+	require.Equal(t, cli.ExitOK, runWith(runHere("id", "export", "--data", one).out, "id", "import", "-", "--data", two).code)
 
 	desk := chatHere(t, "--data", one, "--user", "alice")
 	addr := desk.ready().Addrs[0]
@@ -127,7 +128,7 @@ func TestALogInElsewhereEndsTheChatWithACodeOfItsOwn(t *testing.T) {
 
 	phone := chatHere(t, "--data", two, "--user", "alice", "--peer", addr, "--peer", bob.seen("ready")[0].Addrs[0])
 	phone.ready()
-	require.Equal(t, exitDisplaced, desk.ended())
+	require.Equal(t, cli.ExitDisplaced, desk.ended())
 	require.Equal(t, "duplicate", desk.expect("logged_out", nil).Reason)
 	require.Equal(t, "displaced", desk.expect("bye", nil).Reason)
 	require.Equal(t, "starling: the same user has logged in on another device\n", desk.errOut.String())
@@ -158,7 +159,7 @@ func TestAWrongPeerIsToldOfAndTriedAgain(t *testing.T) {
 	dave := chatHere(t, "--data", dir, "--user", "dave")
 	addr = dave.ready().Addrs[0]
 	dave.in.Close()
-	require.Equal(t, exitOK, dave.ended())
+	require.Equal(t, cli.ExitOK, dave.ended())
 	erin := chatHere(t, "--ephemeral", "--user", "erin", "--peer", addr)
 	require.Equal(t, "unreachable", erin.expect("peer_failed", nil).Reason)
 	again := chatHere(t, "--data", dir, "--user", "dave")
@@ -171,8 +172,8 @@ func TestAChatEndsWhenNobodyReadsIt(t *testing.T) {
 	defer typing.Close()
 	defer in.Close()
 	var errOut strings.Builder
-	code := run(loopback("--ephemeral", "--user", "alice"), system{stdin: in, stdout: brokenWriter{}, stderr: &errOut})
-	require.Equal(t, exitFailed, code)
+	code := run(loopback("--ephemeral", "--user", "alice"), cli.System{Stdin: in, Stdout: brokenWriter{}, Stderr: &errOut})
+	require.Equal(t, cli.ExitFailed, code)
 	require.Equal(t, "starling: standard output: broken pipe\n", errOut.String())
 }
 
@@ -195,5 +196,5 @@ func TestAChatWhoseReaderHasGoneStillLeavesItsRooms(t *testing.T) {
 	require.Equal(t, "quit", bob.expect("member_left", member("alice")).Reason)
 	var failed *exec.ExitError
 	require.ErrorAs(t, cmd.Wait(), &failed)
-	require.Equal(t, exitFailed, failed.ExitCode())
+	require.Equal(t, cli.ExitFailed, failed.ExitCode())
 }

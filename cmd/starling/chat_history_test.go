@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 func TestAChatKeepsItsHistoryIfItIsTold(t *testing.T) {
@@ -18,7 +20,7 @@ func TestAChatKeepsItsHistoryIfItIsTold(t *testing.T) {
 		alice := chatHere(t, args...)
 		alice.eventually("ready")
 		alice.say("hello", "/quit")
-		require.Equal(t, exitOK, alice.ended(), alice)
+		require.Equal(t, cli.ExitOK, alice.ended(), alice)
 		raw, err := os.ReadFile(filepath.Join(dir, "history.db"))
 		if !keep {
 			require.ErrorIs(t, err, os.ErrNotExist)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/mesh"
 )
 
@@ -22,7 +23,7 @@ func TestJSONIsOneObjectALineInAFormThatStays(t *testing.T) {
 		ready{head: newHead("ready", ""), Login: bob, Addrs: []string{"/a"}, App: "x", Rooms: []string{"ops"}},
 		entered{head: newHead("entered", "ops"), Members: []mesh.Member{}},
 		sent{head: newHead("sent", "ops"), Line: 1, ID: 1 << 60, OK: true, Neighbours: &zero},
-		sent{head: newHead("sent", ""), Line: 2, ID: 2, OK: true, To: "bob", RTT: toMillis(1234567 * time.Nanosecond)},
+		sent{head: newHead("sent", ""), Line: 2, ID: 2, OK: true, To: "bob", RTT: cli.ToMillis(1234567 * time.Nanosecond)},
 		sent{head: newHead("sent", ""), Line: 3, To: "bob"}.result(mesh.ErrEmpty),
 		trouble{head: newHead("error", ""), Line: 4, Code: "line", Detail: "two\nlines"},
 		exited{newHead("exited", "ops")},

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 // input is one typed line, parsed.
@@ -87,7 +89,7 @@ func parseLine(line string) (input, error) {
 			names = append(names, v.verb)
 		}
 		hint := ", /help lists them all"
-		if near := nearest(verb, names); near != "" {
+		if near := cli.Nearest(verb, names); near != "" {
 			hint = fmt.Sprintf(", did you mean /%s?", near)
 		}
 		return in, fmt.Errorf("there is no /%s%s", verb, hint)

@@ -11,6 +11,8 @@ import (
 
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -26,7 +28,7 @@ const (
 )
 
 // errDisplaced ends a chat whose user has logged in elsewhere.
-var errDisplaced = &codedError{exitDisplaced, errors.New("the same user has logged in on another device")}
+var errDisplaced = &cli.CodedError{Code: cli.ExitDisplaced, Err: errors.New("the same user has logged in on another device")}
 
 // roomError says that a room could not be entered.
 type roomError struct{ err error }
@@ -139,7 +141,7 @@ var errQuit = errors.New("quit")
 // shown.
 func (c *chat) obey(ctx context.Context, l typed, n int) error {
 	wrong := func(err error) {
-		c.show(trouble{newHead("error", ""), n, "line", plain(err)})
+		c.show(trouble{newHead("error", ""), n, "line", prose.Plain(err)})
 	}
 	if l.err != nil {
 		wrong(l.err)
@@ -170,7 +172,7 @@ func (c *chat) obey(ctx context.Context, l typed, n int) error {
 			if ctx.Err() != nil {
 				return err
 			}
-			c.show(trouble{newHead("error", ""), n, "room", plain(err)})
+			c.show(trouble{newHead("error", ""), n, "room", prose.Plain(err)})
 		}
 	case "leave":
 		if c.here == nil {
@@ -181,7 +183,7 @@ func (c *chat) obey(ctx context.Context, l typed, n int) error {
 		return c.leave(ctx, c.here)
 	case "token":
 		if err := c.useToken(in.name, n); err != nil {
-			c.show(trouble{newHead("error", ""), n, "token", plain(err)})
+			c.show(trouble{newHead("error", ""), n, "token", prose.Plain(err)})
 		}
 	case "help":
 		c.show(help{newHead("help", ""), chatHelp()})
@@ -244,7 +246,7 @@ func (c *chat) leave(ctx context.Context, r *mesh.Room) error {
 		return ctx.Err()
 	}
 	if err != nil {
-		c.show(trouble{newHead("error", r.Name()), 0, "room", plain(err)})
+		c.show(trouble{newHead("error", r.Name()), 0, "room", prose.Plain(err)})
 	}
 	c.show(exited{newHead("exited", r.Name())})
 	return nil

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/node"
 	"github.com/starling-mesh/starling/presence"
@@ -56,7 +57,7 @@ func TestANameInAChatOfLinesIsTheKeyThatWasAnswered(t *testing.T) {
 	require.True(t, bob.ends(2).OK)
 	require.Equal(t, key, bob.ends(2).Key)
 	alice.in.Close()
-	require.Equal(t, exitOK, alice.ended())
+	require.Equal(t, cli.ExitOK, alice.ended())
 	bob.expect("member_left", member("alice"))
 
 	refused := func(bob, stranger *talker, line int) {
@@ -79,10 +80,10 @@ func TestANameInAChatOfLinesIsTheKeyThatWasAnswered(t *testing.T) {
 	require.Contains(t, bob.expect("identity_conflict", nil).raw, `"pinned":"`+key+`"`)
 	refused(bob, stranger, 3)
 	stranger.in.Close()
-	require.Equal(t, exitOK, stranger.ended())
+	require.Equal(t, cli.ExitOK, stranger.ended())
 
 	bob.in.Close()
-	require.Equal(t, exitOK, bob.ended())
+	require.Equal(t, cli.ExitOK, bob.ended())
 	bob = chatHere(t, "--user", "bob", "--data", ours)
 	addr = bob.ready().Addrs[0]
 	stranger = come("--ephemeral")

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 )
@@ -88,7 +89,7 @@ func (c *chat) direct(s sent, send func() (mesh.Receipt, error)) func() func() {
 // tell shows how a send ended.
 func (c *chat) tell(s sent, receipt mesh.Receipt, err error) {
 	s.head = newHead("sent", s.Room)
-	s.ID, s.RTT, s.Relayed = receipt.ID, toMillis(receipt.RTT), receipt.Relayed
+	s.ID, s.RTT, s.Relayed = receipt.ID, cli.ToMillis(receipt.RTT), receipt.Relayed
 	if s.login = receipt.To; s.login.User != "" {
 		s.Key = s.login.Key.Fingerprint()
 	}

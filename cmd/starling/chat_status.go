@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/presence"
 )
@@ -57,7 +58,7 @@ var statusWords = map[presence.Source]string{
 
 func (w *wording) status(ev status) line {
 	if !ev.OK {
-		return alarm("%s", safeText(ev.Detail))
+		return alarm("%s", prose.Safe(ev.Detail))
 	}
 	age := (time.Duration(*ev.AgeMS) * time.Millisecond).Round(100 * time.Millisecond)
 	words, known := statusWords[ev.Source]

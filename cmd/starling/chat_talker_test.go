@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 // patience bounds every wait of these tests. Only a test that fails uses it up.
@@ -79,9 +81,9 @@ func chatHere(t *testing.T, args ...string) *talker {
 	k := newTalker(t, inW, outR)
 	k.signal = func(s os.Signal) { signals <- s }
 	go func() {
-		k.code = run(loopback(args...), system{
-			stdin: inR, stdout: outW, stderr: k.errOut, signals: signals,
-			exit: func(int) { panic("a second signal, or too slow after the first") },
+		k.code = run(loopback(args...), cli.System{
+			Stdin: inR, Stdout: outW, Stderr: k.errOut, Signals: signals,
+			Exit: func(int) { panic("a second signal, or too slow after the first") },
 		})
 		outW.Close()
 		k.finish()

@@ -10,6 +10,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -96,9 +97,9 @@ func (w *wording) say(event any) line {
 	case help:
 		return line{text: strings.Join(ev.Lines, "\n")}
 	case waiting:
-		return note("waiting for the results of %s; Ctrl-C ends it", count(ev.Messages, "message"))
+		return note("waiting for the results of %s; Ctrl-C ends it", prose.Count(ev.Messages, "message"))
 	case trouble:
-		return alarm("%s", safeText(ev.Detail))
+		return alarm("%s", prose.Safe(ev.Detail))
 	case bye:
 		return w.bye(ev)
 	case *mesh.Message:
@@ -115,14 +116,14 @@ func (w *wording) say(event any) line {
 		return news("%s %s %s", w.name(ev.Member.Login), leftWords(ev.Reason), ev.Room)
 	case *mesh.RoomSize:
 		if ev.Large {
-			return news("%s has %s: who joins and leaves is not told any more", ev.Room, count(ev.Members, "member"))
+			return news("%s has %s: who joins and leaves is not told any more", ev.Room, prose.Count(ev.Members, "member"))
 		}
-		return news("%s has %s: who joins and leaves is told again", ev.Room, count(ev.Members, "member"))
+		return news("%s has %s: who joins and leaves is told again", ev.Room, prose.Count(ev.Members, "member"))
 	case *mesh.GapLost:
 		return alarm("%s of %s in %s could not be recovered",
-			count(int(ev.Last-ev.First+1), "message"), w.name(ev.From), ev.Room)
+			prose.Count(int(ev.Last-ev.First+1), "message"), w.name(ev.From), ev.Room)
 	case *mesh.Lagged:
-		return alarm("%s in %s went by unseen: this terminal was too slow", count(ev.Missed, "message"), ev.Room)
+		return alarm("%s in %s went by unseen: this terminal was too slow", prose.Count(ev.Missed, "message"), ev.Room)
 	case *node.PeerFailed:
 		w.missed[ev.Peer] = true
 		return failedWords(ev)
@@ -151,7 +152,7 @@ func (w *wording) say(event any) line {
 		}
 		return news("a newer token for %s is in use, until %s", what, w.clock(ev.Expires))
 	case *node.TokenEnded:
-		return alarm("others no longer count your log-in. Your token: %s", safeText(ev.Reason))
+		return alarm("others no longer count your log-in. Your token: %s", prose.Safe(ev.Reason))
 	case *node.AddrsChanged:
 		return w.addresses(shareable(ev.Addrs))
 	case *node.LoggedOut:
@@ -184,15 +185,15 @@ func failedWords(ev *node.PeerFailed) line {
 	at := "--peer " + strings.Join(ev.Addrs, "\n--peer ")
 	switch ev.Reason {
 	case node.NobodyThere:
-		return alarm("nobody answers (%s), trying on:\n%s", safeText(ev.Detail), at)
+		return alarm("nobody answers (%s), trying on:\n%s", prose.Safe(ev.Detail), at)
 	case node.OtherPeer:
-		return alarm("another peer is at this address (%s). Ask for the right one:\n%s", safeText(ev.Detail), at)
+		return alarm("another peer is at this address (%s). Ask for the right one:\n%s", prose.Safe(ev.Detail), at)
 	case node.OtherApp:
 		return alarm("that is a node of another app: both sides need the same --app, and the same --issuers if there are any:\n%s", at)
 	case node.ItIsUs:
 		return alarm("this address is your own:\n%s", at)
 	}
-	return alarm("no talking to this peer: %s. Trying on:\n%s", safeText(ev.Detail), at)
+	return alarm("no talking to this peer: %s. Trying on:\n%s", prose.Safe(ev.Detail), at)
 }
 
 // inRoom returns the prefix of what happens in a room, once there is more than one.
@@ -273,7 +274,7 @@ func (w *wording) member(ev *mesh.MemberJoined) line {
 	}
 	as := ""
 	if role := plainRole(ev.Member.Role); role != "" {
-		as = " as " + safeText(role)
+		as = " as " + prose.Safe(role)
 	}
 	return news("%s has joined %s%s", w.name(ev.Member.Login), ev.Room, as)
 }

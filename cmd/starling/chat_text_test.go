@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/test"
 	"github.com/stretchr/testify/require"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -136,7 +137,7 @@ func TestResultsSayWhatIsCertainAndWhatIsNot(t *testing.T) {
 		"NOT SENT to bob, line 7: something else":                                    errors.New("something else"),
 	} {
 		s := to
-		s.RTT = toMillis(1500 * time.Microsecond)
+		s.RTT = cli.ToMillis(1500 * time.Microsecond)
 		require.Equal(t, want, s.result(err).String())
 	}
 }
@@ -163,15 +164,4 @@ func TestAGivenPeerThatComesAfterAllIsToldOf(t *testing.T) {
 		&node.PeerUp{Peer: node.Peer{Login: bob}},
 	)
 	require.Equal(t, "! nobody answers (no answer), trying on:\n  --peer /a\n* connected to --peer "+bob.Peer.String()+": it is bob\n", got)
-}
-
-func TestErrorsAreToldWithoutThePackagesTheyComeFrom(t *testing.T) {
-	for in, want := range map[string]string{
-		"node: mesh: join ops: identity: token: expired":     "join ops: token: expired",
-		"node: address \"x\": no\nnode: the node: is it on?": "address \"x\": no\nthe node: is it on?",
-		"send to bob: peer unreachable (presence: no)":       "send to bob: peer unreachable (no)",
-		"out of nodes: 3": "out of nodes: 3",
-	} {
-		require.Equal(t, want, plain(errors.New(in)))
-	}
 }

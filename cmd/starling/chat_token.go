@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -25,12 +27,12 @@ type pass struct {
 
 // readPass reads the token that --token names: from a file, or from the first line of standard
 // input.
-func (a *app) readPass(file string) (*pass, error) {
+func readPass(a *cli.App, file string) (*pass, error) {
 	if file != "-" {
 		p := &pass{file: file}
 		return p, p.read()
 	}
-	text, err := firstLine(a.stdin, maxTokenText)
+	text, err := firstLine(a.Stdin, maxTokenText)
 	if err != nil {
 		return nil, fmt.Errorf("standard input: %w", err)
 	}
@@ -203,12 +205,12 @@ func tokenWords(err error) string {
 	if bad, ok := errors.AsType[*identity.TokenError](err); ok {
 		return "the token is refused: " + bad.Reason
 	}
-	return plain(err)
+	return prose.Plain(err)
 }
 
 // endWords says to people why a stay in a room has ended.
 func endWords(room string, err error) string {
-	why := plain(err)
+	why := prose.Plain(err)
 	bad, ok := errors.AsType[*identity.TokenError](err)
 	switch {
 	case errors.Is(err, identity.ErrTokenRevoked):

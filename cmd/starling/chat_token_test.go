@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 // chatter is a user with keys, and with a token in a file.
@@ -23,8 +25,8 @@ func (a *acme) chatter(user string) *chatter {
 func (a *acme) give(c *chatter, flags ...string) {
 	a.t.Helper()
 	got := runHere(append([]string{"token", "issue", "--dir", a.dir, "--user", c.user, "--device", c.peer, "--login", "--room", "lobby"}, flags...)...)
-	require.Equal(a.t, exitOK, got.code, got.errOut)
-	require.NoError(a.t, replaceFile(c.file, []byte(got.out), 0o600))
+	require.Equal(a.t, cli.ExitOK, got.code, got.errOut)
+	require.NoError(a.t, cli.ReplaceFile(c.file, []byte(got.out), 0o600))
 }
 
 func (a *acme) flags(c *chatter, more ...string) []string {
@@ -97,7 +99,7 @@ func TestAChatWithAWrongTokenSaysWhy(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k := chatHere(t, c.args...)
-			require.Equal(t, exitFailed, k.ended())
+			require.Equal(t, cli.ExitFailed, k.ended())
 			ev := k.expect("error", nil)
 			require.Equal(t, "token", ev.Code)
 			require.True(t, strings.HasPrefix(ev.Detail, c.detail), ev.Detail)
@@ -114,7 +116,7 @@ func TestARevocationGivenToOneChatEndsAnothers(t *testing.T) {
 	one := chatHere(t, a.flags(alice)...)
 	addr := one.ready().Addrs[0]
 	got := runHere("token", "revoke", alice.file, "--dir", a.dir)
-	require.Equal(t, exitOK, got.code, got.errOut)
+	require.Equal(t, cli.ExitOK, got.code, got.errOut)
 	two := chatHere(t, a.flags(bob, "--peer", addr, "--revocations", filepath.Join(a.dir, "starling.revocations"))...)
 	two.ready()
 	require.Equal(t, "its issuer has revoked it", one.expect("token_ended", nil).Reason)
@@ -124,13 +126,13 @@ func TestARevocationGivenToOneChatEndsAnothers(t *testing.T) {
 	garbage := filepath.Join(t.TempDir(), "garbage")
 	require.NoError(t, os.WriteFile(garbage, []byte("garbage"), 0o600))
 	three := chatHere(t, a.flags(a.chatter("carol"), "--revocations", garbage, "--token", bob.file)...)
-	require.Equal(t, exitFailed, three.ended())
+	require.Equal(t, cli.ExitFailed, three.ended())
 	require.Equal(t, "issuers", three.expect("error", nil).Code)
 }
 
 func TestTheFlagsOfAppModeGoTogether(t *testing.T) {
 	got := runHere("chat", "--token", "x", "--revocations", "y", "--ephemeral")
-	require.Equal(t, ran{exitUsage, "", strings.Join([]string{
+	require.Equal(t, ran{cli.ExitUsage, "", strings.Join([]string{
 		"starling: --issuers and --token go together: who vouches for users, and that you are one",
 		"--revocations needs --issuers",
 		"--ephemeral and --token exclude each other: a token is bound to a key that is kept",
@@ -138,10 +140,10 @@ func TestTheFlagsOfAppModeGoTogether(t *testing.T) {
 	}, "\n") + "\n"}, got)
 	a := newAcme(t)
 	none := runHere("chat", "--issuers", a.issuers, "--token", filepath.Join(a.dir, "none"), "--data", t.TempDir())
-	require.Equal(t, exitFailed, none.code)
+	require.Equal(t, cli.ExitFailed, none.code)
 	require.Contains(t, none.errOut, filepath.Join(a.dir, "none")+": no such file")
 	garbled := runHere("chat", "--issuers", a.key, "--token", a.issuers, "--data", t.TempDir())
-	require.Equal(t, exitFailed, garbled.code)
+	require.Equal(t, cli.ExitFailed, garbled.code)
 	require.Contains(t, garbled.errOut, "issuers "+a.key+": not a JSON object\n")
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 )
@@ -103,7 +104,7 @@ func (w *wording) names(logins []identity.Login) string {
 
 func payload(kind mesh.Kind, data []byte) string {
 	if kind == mesh.Text {
-		return safeText(string(data))
+		return prose.Safe(string(data))
 	}
-	return binarySummary(data)
+	return prose.Binary(data)
 }

@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 )
 
 const (
@@ -16,7 +19,7 @@ const (
 	demoTime = 60 * time.Second // for all of them
 )
 
-func (a *app) demoCommand() *cobra.Command {
+func demoCommand(a *cli.App) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "demo",
@@ -28,15 +31,15 @@ that what should not did not. Each step is shown with its latency.
 
 It ends with 0 if every step did what it should, and with 1 otherwise, after at most a minute.`,
 		Example: "  starling demo\n  starling demo --json",
-		Args:    noArguments,
-		RunE: a.action(func(cmd *cobra.Command, _ []string) error {
-			log, err := a.logger()
+		Args:    cli.NoArguments,
+		RunE: a.Action(func(cmd *cobra.Command, _ []string) error {
+			log, err := a.Log()
 			if err != nil {
 				return err
 			}
-			tell := tellText(a.stdout)
+			tell := tellText(a.Stdout)
 			if asJSON {
-				tell = tellJSON(a.stdout)
+				tell = tellJSON(a.Stdout)
 			}
 			c := &cast{log: log}
 			return errors.Join(runDemo(cmd.Context(), c.steps(), tell), c.close())
@@ -55,11 +58,11 @@ type step struct {
 
 // stepResult is the outcome of a step, as it is shown.
 type stepResult struct {
-	Step   string `json:"step"`
-	OK     bool   `json:"ok"`
-	Ms     millis `json:"ms"`
-	Detail string `json:"detail,omitempty"`
-	Error  string `json:"error,omitempty"`
+	Step   string     `json:"step"`
+	OK     bool       `json:"ok"`
+	Ms     cli.Millis `json:"ms"`
+	Detail string     `json:"detail,omitempty"`
+	Error  string     `json:"error,omitempty"`
 }
 
 // runDemo runs every step, also those after one that failed, and shows each.
@@ -92,9 +95,9 @@ func runStep(ctx context.Context, s step) stepResult {
 	begin := time.Now()
 	took, detail, err := s.run(ctx)
 	if err != nil {
-		return stepResult{Step: s.name, Ms: toMillis(time.Since(begin)), Error: plain(err)}
+		return stepResult{Step: s.name, Ms: cli.ToMillis(time.Since(begin)), Error: prose.Plain(err)}
 	}
-	return stepResult{Step: s.name, OK: true, Ms: toMillis(took), Detail: detail}
+	return stepResult{Step: s.name, OK: true, Ms: cli.ToMillis(took), Detail: detail}
 }
 
 // summary ends a demo in which every step succeeded.

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -113,7 +115,7 @@ func (c *cast) broadcastBinary(ctx context.Context) (time.Duration, string, erro
 		data = append(data, byte(i), byte(i>>8))
 	}
 	took, err := c.broadcast(ctx, string(data), mesh.Binary)
-	return took, fmt.Sprintf("%s with NULs and invalid UTF-8 arrived unchanged, twice", count(len(data), "byte")), err
+	return took, fmt.Sprintf("%s with NULs and invalid UTF-8 arrived unchanged, twice", prose.Count(len(data), "byte")), err
 }
 
 // broadcast makes alice publish a message, and checks that bob and carol receive exactly that, and
@@ -139,7 +141,7 @@ func (c *cast) broadcast(ctx context.Context, data string, kind mesh.Kind) (time
 		}
 		last = time.Now()
 		if !bytes.Equal(got.Data, []byte(data)) || got.Kind != kind || got.From != c.alice.Self() {
-			return 0, fmt.Errorf("%s got another message: %s of %s from %s", p.name, got.Kind, count(len(got.Data), "byte"), got.From)
+			return 0, fmt.Errorf("%s got another message: %s of %s from %s", p.name, got.Kind, prose.Count(len(got.Data), "byte"), got.From)
 		}
 	}
 	if ev, ok := first[*mesh.Message](c.alice.inRoom.after(marks[c.alice])); ok {
@@ -185,7 +187,7 @@ func (c *cast) toOneMember(ctx context.Context) (took time.Duration, detail stri
 	if string(marker.Data) == "psst" {
 		return 0, "", errors.New("carol got what was for bob")
 	}
-	return took, fmt.Sprintf("bob's node acknowledged it after %v ms; carol saw nothing of it", toMillis(receipt.RTT)), nil
+	return took, fmt.Sprintf("bob's node acknowledged it after %v ms; carol saw nothing of it", cli.ToMillis(receipt.RTT)), nil
 }
 
 func (c *cast) outsideRoom(ctx context.Context) (took time.Duration, detail string, err error) {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 // demoSteps are what the demo promises to show, in this order.
@@ -22,7 +24,7 @@ var demoSteps = []string{
 
 func TestDemoDoesEveryStepAndTellsItAsJSON(t *testing.T) {
 	got := runHere("demo", "--json")
-	require.Equal(t, exitOK, got.code, "%s%s", got.out, got.errOut)
+	require.Equal(t, cli.ExitOK, got.code, "%s%s", got.out, got.errOut)
 	require.Empty(t, got.errOut)
 	var names []string
 	for line := range strings.Lines(got.out) {
@@ -38,7 +40,7 @@ func TestDemoDoesEveryStepAndTellsItAsJSON(t *testing.T) {
 
 func TestDemoTellsItselfToPeople(t *testing.T) {
 	got := runHere("demo")
-	require.Equal(t, exitOK, got.code, "%s%s", got.out, got.errOut)
+	require.Equal(t, cli.ExitOK, got.code, "%s%s", got.out, got.errOut)
 	for _, name := range demoSteps {
 		require.Regexp(t, `(?m)^ok    `+name+` +\d+\.\d{3} ms  \w`, got.out)
 	}
@@ -77,9 +79,9 @@ func TestADemoThatHangsEnds(t *testing.T) {
 func TestAnInterruptedDemoEndsWithTheSignal(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	interrupt := step{"interrupt", func(context.Context) (time.Duration, string, error) {
-		cancel(&signalError{syscall.SIGINT})
+		cancel(&cli.SignalError{Signal: syscall.SIGINT})
 		return 0, "", ctx.Err()
 	}}
 	err := runDemo(ctx, []step{interrupt, interrupt}, tellText(&bytes.Buffer{}))
-	require.Equal(t, 130, exitCode(err))
+	require.Equal(t, 130, cli.ExitCode(err))
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/identity"
 )
 
@@ -21,7 +22,7 @@ const (
 	issuersFile   = "issuers.json" // the public keys, for every node of the app
 )
 
-func (a *app) issuerCommand() *cobra.Command {
+func issuerCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "issuer",
 		Short: "Make the keys of an app that says itself who its users are",
@@ -29,10 +30,10 @@ func (a *app) issuerCommand() *cobra.Command {
 its own backend, gives that somebody an issuer key. Its tokens then say who is whom, and every node checks
 them without asking anybody. See "starling token" for issuing them.`,
 		Example: "  starling issuer new --dir acme      once, where nobody else can read it",
-		Args:    subcommandsOnly,
-		RunE:    a.action(func(cmd *cobra.Command, _ []string) error { return cmd.Help() }),
+		Args:    cli.SubcommandsOnly,
+		RunE:    a.Action(func(cmd *cobra.Command, _ []string) error { return cmd.Help() }),
 	}
-	cmd.AddCommand(a.newIssuerCommand())
+	cmd.AddCommand(newIssuerCommand(a))
 	return cmd
 }
 
@@ -44,7 +45,7 @@ type shownIssuer struct {
 	Root    string `json:"root"`    // kid
 }
 
-func (a *app) newIssuerCommand() *cobra.Command {
+func newIssuerCommand(a *cli.App) *cobra.Command {
 	var dir string
 	var add, asJSON bool
 	cmd := &cobra.Command{
@@ -59,8 +60,8 @@ all nodes before you sign with it. To retire a key, remove it from issuers.json 
 stay in, but need not be used.`,
 		Example: `  starling issuer new --dir acme            acme/issuer.key and acme/issuers.json
   starling issuer new --dir acme --add      a further key: acme/issuer-2.key`,
-		Args: noArguments,
-		RunE: a.action(func(*cobra.Command, []string) error {
+		Args: cli.NoArguments,
+		RunE: a.Action(func(*cobra.Command, []string) error {
 			dir, err := issuerDir(dir)
 			if err != nil {
 				return err
@@ -70,9 +71,9 @@ stay in, but need not be used.`,
 				return err
 			}
 			if asJSON {
-				return json.NewEncoder(a.stdout).Encode(made)
+				return json.NewEncoder(a.Stdout).Encode(made)
 			}
-			_, err = fmt.Fprintf(a.stdout, "kid      %s\nkey      %s  (keep it secret: who has it says who is a user)\n"+
+			_, err = fmt.Fprintf(a.Stdout, "kid      %s\nkey      %s  (keep it secret: who has it says who is a user)\n"+
 				"issuers  %s  (for every node of the app: starling chat --issuers FILE)\n", made.Kid, made.Key, made.Issuers)
 			return err
 		}),
@@ -131,32 +132,10 @@ func newIssuerKey(dir string, add bool) (shownIssuer, error) {
 	if err != nil {
 		return made, err
 	}
-	if err := writeNew(made.Key, text); err != nil {
+	if err := cli.WriteNew(made.Key, text); err != nil {
 		return made, err
 	}
-	return made, replaceFile(made.Issuers, issuers.Marshal(), 0o644)
-}
-
-// replaceFile writes a file so that a reader always finds either the old or the new one, whole.
-func replaceFile(path string, text []byte, perm fs.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Chmod(f.Name(), perm)
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	return err
+	return made, cli.ReplaceFile(made.Issuers, issuers.Marshal(), 0o644)
 }
 
 // openedIssuer is an issuer's directory, for one app.
@@ -210,7 +189,7 @@ func openIssuer(dir, keyFile, app string) (*openedIssuer, error) {
 // badID returns a usage error for a flag whose value is not an ID.
 func badID(flag string, err error) error {
 	if id, ok := errors.AsType[*identity.IDError](err); ok {
-		return usagef("%s %q: %w", flag, id.Value, id.Err)
+		return cli.Usagef("%s %q: %w", flag, id.Value, id.Err)
 	}
-	return usagef("%s: %w", flag, err)
+	return cli.Usagef("%s: %w", flag, err)
 }

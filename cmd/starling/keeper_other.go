@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"os"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 // kept is a process with a keeper; there are none here.
@@ -16,6 +18,6 @@ func beKept(chan<- os.Signal) *kept { return nil }
 func (k *kept) exit(code int) { os.Exit(code) }
 
 // keep is not possible here: the process uses the screen itself.
-func (a *app) keep(context.Context) (code int, err error) {
+func keep(context.Context, *cli.App) (code int, err error) {
 	return 0, errors.New("no keepers on this system")
 }

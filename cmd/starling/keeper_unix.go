@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/charmbracelet/x/term"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 // A chat that uses the screen runs in a child process, and the parent waits for it as its keeper.
@@ -68,8 +70,8 @@ func (k *kept) exit(code int) {
 
 // keep runs this command line again in a child process that uses the screen, and waits for it.
 // Signals that arrive meanwhile are passed on to the child.
-func (a *app) keep(ctx context.Context) (code int, err error) {
-	in, out := a.stdin.(*os.File), a.stdout.(*os.File)
+func keep(ctx context.Context, a *cli.App) (code int, err error) {
+	in, out := a.Stdin.(*os.File), a.Stdout.(*os.File)
 	before, err := term.GetState(in.Fd())
 	if err != nil {
 		return 0, fmt.Errorf("terminal: %w", err)
@@ -93,8 +95,8 @@ func (a *app) keep(ctx context.Context) (code int, err error) {
 	cmd.Env = append(os.Environ(), keptMark+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, held
 	cmd.ExtraFiles = []*os.File{reportW, lifeR} // 3 and 4
-	if !isTerminal(a.stderr) {
-		cmd.Stderr = a.stderr
+	if !isTerminal(a.Stderr) {
+		cmd.Stderr = a.Stderr
 	}
 	err = cmd.Start()
 	reportW.Close()
@@ -103,22 +105,22 @@ func (a *app) keep(ctx context.Context) (code int, err error) {
 		return 0, err
 	}
 	relay := func(s os.Signal) { _ = cmd.Process.Signal(s) }
-	a.relay.Store(&relay)
+	a.Relay.Store(&relay)
 	// The signal came before it could be passed on.
-	if sig, ok := errors.AsType[*signalError](context.Cause(ctx)); ok {
-		relay(sig.signal)
+	if sig, ok := errors.AsType[*cli.SignalError](context.Cause(ctx)); ok {
+		relay(sig.Signal)
 	}
 	err = cmd.Wait()
 	report, _ := io.ReadAll(io.LimitReader(reportR, 1))
 	if len(report) == 1 {
-		held.writeTo(a.stderr)
+		held.writeTo(a.Stderr)
 		return int(report[0]), nil
 	}
 	_ = term.Restore(in.Fd(), before)
 	_, _ = io.WriteString(out, resetTerminal)
-	held.writeTo(a.stderr)
+	held.writeTo(a.Stderr)
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return exitSignal + int(status.Signal()), fmt.Errorf("ended by a signal without a goodbye: %v", status.Signal())
+		return cli.ExitSignal + int(status.Signal()), fmt.Errorf("ended by a signal without a goodbye: %v", status.Signal())
 	}
-	return exitCrashed, fmt.Errorf("crashed, which is a bug; standard error has the trace (%v)", err)
+	return cli.ExitCrashed, fmt.Errorf("crashed, which is a bug; standard error has the trace (%v)", err)
 }

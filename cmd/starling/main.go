@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 func main() {
@@ -23,13 +25,13 @@ func main() {
 	// are still left properly. Otherwise a signal would kill the process at once.
 	signal.Ignore(syscall.SIGPIPE)
 	keeper := beKept(signals)
-	keeper.exit(run(os.Args[1:], system{
-		stdin:   os.Stdin,
-		stdout:  os.Stdout,
-		stderr:  os.Stderr,
-		signals: signals,
-		exit:    keeper.exit,
-		whole:   true,
-		kept:    keeper != nil,
+	keeper.exit(run(os.Args[1:], cli.System{
+		Stdin:   os.Stdin,
+		Stdout:  os.Stdout,
+		Stderr:  os.Stderr,
+		Signals: signals,
+		Exit:    keeper.exit,
+		Whole:   true,
+		Kept:    keeper != nil,
 	}))
 }

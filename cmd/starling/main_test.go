@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/mesh"
 )
 
@@ -65,9 +66,9 @@ func runHere(args ...string) ran { return runWith("", args...) }
 
 func runWith(in string, args ...string) ran {
 	var out, errOut bytes.Buffer
-	code := run(args, system{
-		stdin: strings.NewReader(in), stdout: &out, stderr: &errOut,
-		exit: func(int) { panic("the process was to be ended from outside") },
+	code := run(args, cli.System{
+		Stdin: strings.NewReader(in), Stdout: &out, Stderr: &errOut,
+		Exit: func(int) { panic("the process was to be ended from outside") },
 	})
 	return ran{code, out.String(), errOut.String()}
 }

@@ -16,10 +16,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/identity"
 )
 
-func (a *app) tokenCommand() *cobra.Command {
+func tokenCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
 		Short: "Issue, read, check and revoke the tokens of an app with an issuer",
@@ -29,10 +31,10 @@ ordinary JSON Web Token: a backend issues it with any library, or by these comma
 		Example: `  starling id --json                                     on the device: its peer ID
   starling token issue --user alice --device 12D3KooW… --login --room lobby > token   where the issuer key is
   starling chat --issuers issuers.json --token token     on the device again`,
-		Args: subcommandsOnly,
-		RunE: a.action(func(cmd *cobra.Command, _ []string) error { return cmd.Help() }),
+		Args: cli.SubcommandsOnly,
+		RunE: a.Action(func(cmd *cobra.Command, _ []string) error { return cmd.Help() }),
 	}
-	cmd.AddCommand(a.issueCommand(), a.showTokenCommand(), a.verifyCommand(), a.revokeCommand())
+	cmd.AddCommand(issueCommand(a), showTokenCommand(a), verifyCommand(a), revokeCommand(a))
 	return cmd
 }
 
@@ -42,8 +44,8 @@ const maxTokenText = 4 * identity.MaxToken
 
 // readToken reads the token that an argument names: the argument itself, the file of that name, or
 // - for standard input.
-func (a *app) readToken(arg string) (string, error) {
-	in := a.stdin
+func readToken(a *cli.App, arg string) (string, error) {
+	in := a.Stdin
 	if arg != "-" {
 		info, err := os.Stat(arg)
 		if err != nil || info.IsDir() {
@@ -76,12 +78,12 @@ func bareError(err error) error {
 
 func shortened(s string) string {
 	if len(s) > 40 {
-		return safeText(s[:40]) + "…"
+		return prose.Safe(s[:40]) + "…"
 	}
-	return safeText(s)
+	return prose.Safe(s)
 }
 
-func (a *app) showTokenCommand() *cobra.Command {
+func showTokenCommand(a *cli.App) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "show TOKEN|FILE|-",
@@ -89,10 +91,10 @@ func (a *app) showTokenCommand() *cobra.Command {
 		Long: `Show writes the header and the claims of a token as they are. Anybody can write anything into one: only
 "starling token verify" says whether it is genuine.`,
 		Example:               "  starling token show token\n  starling token show - < token",
-		Args:                  exactlyOne("a token"),
+		Args:                  cli.ExactlyOne("a token"),
 		DisableFlagsInUseLine: true,
-		RunE: a.action(func(_ *cobra.Command, args []string) error {
-			token, err := a.readToken(args[0])
+		RunE: a.Action(func(_ *cobra.Command, args []string) error {
+			token, err := readToken(a, args[0])
 			if err != nil {
 				return err
 			}
@@ -101,7 +103,7 @@ func (a *app) showTokenCommand() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return json.NewEncoder(a.stdout).Encode(shown)
+				return json.NewEncoder(a.Stdout).Encode(shown)
 			}
 			var text bytes.Buffer
 			for _, part := range []json.RawMessage{shown.Header, shown.Claims} {
@@ -112,9 +114,9 @@ func (a *app) showTokenCommand() *cobra.Command {
 			}
 			var lines []string
 			for l := range strings.Lines(text.String()) {
-				lines = append(lines, safeText(strings.TrimSuffix(l, "\n")))
+				lines = append(lines, prose.Safe(strings.TrimSuffix(l, "\n")))
 			}
-			_, err = fmt.Fprintf(a.stdout, "%s\nnot verified: \"starling token verify\" does that\n", strings.Join(lines, "\n"))
+			_, err = fmt.Fprintf(a.Stdout, "%s\nnot verified: \"starling token verify\" does that\n", strings.Join(lines, "\n"))
 			return err
 		}),
 	}

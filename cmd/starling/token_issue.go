@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/identity"
 )
 
@@ -21,7 +22,7 @@ type issueFlags struct {
 	life             time.Duration
 }
 
-func (a *app) issueCommand() *cobra.Command {
+func issueCommand(a *cli.App) *cobra.Command {
 	var f issueFlags
 	cmd := &cobra.Command{
 		Use:   "issue --user NAME --device KEY",
@@ -34,9 +35,9 @@ is for all of it. Keep lives short: a token can be revoked, but that reaches onl
 		Example: `  starling token issue --user alice --device 12D3KooW…                        to log in, for an hour
   starling token issue --user alice --device 12D3KooW… --login --room ops     and for the room ops
   starling token issue --user alice --device 12D3KooW… --room ops:moderator --life 8h`,
-		Args:                  noArguments,
+		Args:                  cli.NoArguments,
 		DisableFlagsInUseLine: true,
-		RunE:                  a.action(func(*cobra.Command, []string) error { return a.issue(f) }),
+		RunE:                  a.Action(func(*cobra.Command, []string) error { return issue(a, f) }),
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
@@ -87,7 +88,7 @@ func (f *issueFlags) claims() (identity.Claims, error) {
 		c.Rooms[room] = role
 	}
 	if len(errs) > 0 {
-		return c, usage(errors.Join(errs...))
+		return c, cli.Usage(errors.Join(errs...))
 	}
 	return c, nil
 }
@@ -98,7 +99,7 @@ type issuedToken struct {
 	shownGrant
 }
 
-func (a *app) issue(f issueFlags) error {
+func issue(a *cli.App, f issueFlags) error {
 	claims, err := f.claims()
 	if err != nil {
 		return err
@@ -111,18 +112,18 @@ func (a *app) issue(f issueFlags) error {
 	claims.Issued, claims.Expires = now.Truncate(time.Second), now.Add(f.life).Truncate(time.Second)
 	token, err := issuer.Issue(claims)
 	if bad, ok := errors.AsType[*identity.TokenError](err); ok {
-		return usagef("this token would be refused: %s", bad.Reason)
+		return cli.Usagef("this token would be refused: %s", bad.Reason)
 	}
 	if err != nil {
 		return err
 	}
 	if !f.json {
-		_, err = fmt.Fprintln(a.stdout, token)
+		_, err = fmt.Fprintln(a.Stdout, token)
 		return err
 	}
 	g, err := issuer.authority.Inspect(token, now)
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(a.stdout).Encode(issuedToken{token, showGrant(g, f.app)})
+	return json.NewEncoder(a.Stdout).Encode(issuedToken{token, showGrant(g, f.app)})
 }

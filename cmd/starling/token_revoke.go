@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/identity"
 )
 
@@ -24,7 +25,7 @@ type revokeFlags struct {
 	list, json          bool
 }
 
-func (a *app) revokeCommand() *cobra.Command {
+func revokeCommand(a *cli.App) *cobra.Command {
 	var f revokeFlags
 	cmd := &cobra.Command{
 		Use:   "revoke [TOKEN|FILE|-]...",
@@ -40,7 +41,7 @@ There is one list per app, of at most 64 KiB. Tokens that have expired drop out 
   starling token revoke --forgive mallory    which count again
   starling token revoke --list               only show the list`,
 		DisableFlagsInUseLine: true,
-		RunE:                  a.action(func(_ *cobra.Command, args []string) error { return a.revoke(args, f) }),
+		RunE:                  a.Action(func(_ *cobra.Command, args []string) error { return revoke(a, args, f) }),
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
@@ -63,12 +64,12 @@ type shownList struct {
 	Tokens  map[string]*time.Time `json:"tokens"` // by jti: when it expires, or null
 }
 
-func (a *app) revoke(args []string, f revokeFlags) error {
+func revoke(a *cli.App, args []string, f revokeFlags) error {
 	if some := len(args)+len(f.users)+len(f.ids)+len(f.forgive) > 0; some == f.list {
 		if f.list {
-			return usagef("--list changes nothing: leave out what to revoke")
+			return cli.Usagef("--list changes nothing: leave out what to revoke")
 		}
-		return usagef("say what to revoke: a token, --user or --id; or --list to see what is")
+		return cli.Usagef("say what to revoke: a token, --user or --id; or --list to see what is")
 	}
 	issuer, err := openIssuer(f.dir, f.key, f.app)
 	if err != nil {
@@ -89,21 +90,21 @@ func (a *app) revoke(args []string, f revokeFlags) error {
 		if was == nil {
 			was = new(identity.Revocations)
 		}
-		return a.showList(issuer.list, *was, f.json)
+		return showList(a, issuer.list, *was, f.json)
 	}
 	now := time.Now()
 	next := was.Next(now)
-	if err := a.addTo(&next, issuer, args, f, now); err != nil {
+	if err := addTo(a, &next, issuer, args, f, now); err != nil {
 		return err
 	}
 	sealed, err := issuer.Revoke(next)
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(issuer.list, sealed, 0o644); err != nil {
+	if err := cli.ReplaceFile(issuer.list, sealed, 0o644); err != nil {
 		return err
 	}
-	return a.showList(issuer.list, next, f.json)
+	return showList(a, issuer.list, next, f.json)
 }
 
 // lockPatience is how long to wait for another command that is changing the list.
@@ -128,9 +129,9 @@ func lockFile(path string) (unlock func(), err error) {
 }
 
 // addTo puts what the command line names into the list.
-func (a *app) addTo(next *identity.Revocations, issuer *openedIssuer, args []string, f revokeFlags, now time.Time) error {
+func addTo(a *cli.App, next *identity.Revocations, issuer *openedIssuer, args []string, f revokeFlags, now time.Time) error {
 	for _, arg := range args {
-		token, err := a.readToken(arg)
+		token, err := readToken(a, arg)
 		if err != nil {
 			return err
 		}
@@ -186,7 +187,7 @@ func (o *openedIssuer) revocations() (*identity.Revocations, error) {
 	return list, nil
 }
 
-func (a *app) showList(file string, list identity.Revocations, asJSON bool) error {
+func showList(a *cli.App, file string, list identity.Revocations, asJSON bool) error {
 	shown := shownList{File: file, Version: list.Version, Users: map[string]time.Time{}, Tokens: map[string]*time.Time{}}
 	for user, before := range list.Users {
 		shown.Users[user] = before.UTC()
@@ -199,7 +200,7 @@ func (a *app) showList(file string, list identity.Revocations, asJSON bool) erro
 		}
 	}
 	if asJSON {
-		return json.NewEncoder(a.stdout).Encode(shown)
+		return json.NewEncoder(a.Stdout).Encode(shown)
 	}
 	var b strings.Builder
 	for _, user := range slices.Sorted(maps.Keys(shown.Users)) {
@@ -215,6 +216,6 @@ func (a *app) showList(file string, list identity.Revocations, asJSON bool) erro
 	if b.Len() == 0 {
 		b.WriteString("nothing is revoked\n")
 	}
-	_, err := fmt.Fprintf(a.stdout, "%sversion  %s\nfile     %s\n", b.String(), strconv.FormatUint(shown.Version, 10), file)
+	_, err := fmt.Fprintf(a.Stdout, "%sversion  %s\nfile     %s\n", b.String(), strconv.FormatUint(shown.Version, 10), file)
 	return err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/identity"
 )
 
@@ -22,7 +23,7 @@ type verifyFlags struct {
 	json                      bool
 }
 
-func (a *app) verifyCommand() *cobra.Command {
+func verifyCommand(a *cli.App) *cobra.Command {
 	var f verifyFlags
 	cmd := &cobra.Command{
 		Use:   "verify TOKEN|FILE|-",
@@ -31,9 +32,9 @@ func (a *app) verifyCommand() *cobra.Command {
 1 if they do not. With --user and --device it also checks who shows it, and with --room whether it admits there.`,
 		Example: `  starling token verify token --issuers issuers.json
   starling token verify token --issuers issuers.json --user alice --device 12D3KooW… --room ops`,
-		Args:                  exactlyOne("a token"),
+		Args:                  cli.ExactlyOne("a token"),
 		DisableFlagsInUseLine: true,
-		RunE:                  a.action(func(_ *cobra.Command, args []string) error { return a.verify(args[0], f) }),
+		RunE:                  a.Action(func(_ *cobra.Command, args []string) error { return verify(a, args[0], f) }),
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
@@ -56,12 +57,12 @@ type verdict struct {
 	Detail string      `json:"detail,omitempty"`
 }
 
-func (a *app) verify(arg string, f verifyFlags) error {
+func verify(a *cli.App, arg string, f verifyFlags) error {
 	judge, err := f.judge()
 	if err != nil {
 		return err
 	}
-	token, err := a.readToken(arg)
+	token, err := readToken(a, arg)
 	if err != nil {
 		return err
 	}
@@ -71,16 +72,16 @@ func (a *app) verify(arg string, f verifyFlags) error {
 	case err != nil && !isRefused:
 		return err
 	case err != nil && f.json:
-		e := json.NewEncoder(a.stdout).Encode(verdict{Error: tokenCode(refused), Detail: refused.Reason})
-		return errors.Join(e, &toldError{err})
+		e := json.NewEncoder(a.Stdout).Encode(verdict{Error: tokenCode(refused), Detail: refused.Reason})
+		return errors.Join(e, &cli.ToldError{Err: err})
 	case err != nil:
 		return fmt.Errorf("token refused: %s", refused.Reason)
 	}
 	shown := showGrant(g, f.app)
 	if f.json {
-		return json.NewEncoder(a.stdout).Encode(verdict{OK: true, Grant: &shown})
+		return json.NewEncoder(a.Stdout).Encode(verdict{OK: true, Grant: &shown})
 	}
-	_, err = fmt.Fprintf(a.stdout, "good\n%s", shown)
+	_, err = fmt.Fprintf(a.Stdout, "good\n%s", shown)
 	return err
 }
 
@@ -95,16 +96,16 @@ func (f *verifyFlags) judge() (func(token string) (*identity.Grant, error), erro
 		}
 	}
 	if (f.user == "") != (f.device == "") {
-		return nil, usagef("--user and --device go together: who shows a token, and on which device")
+		return nil, cli.Usagef("--user and --device go together: who shows a token, and on which device")
 	}
 	if f.leeway < 0 || f.leeway > identity.MaxLeeway {
-		return nil, usagef("--leeway %v: want 0 to %v", f.leeway, identity.MaxLeeway)
+		return nil, cli.Usagef("--leeway %v: want 0 to %v", f.leeway, identity.MaxLeeway)
 	}
 	var device identity.PublicKey
 	if f.device != "" {
 		var err error
 		if device, err = identity.ParseDeviceKey(f.device); err != nil {
-			return nil, usagef("--device %q: want the peer ID that \"starling id\" shows, or its JSON Web Key", shortened(f.device))
+			return nil, cli.Usagef("--device %q: want the peer ID that \"starling id\" shows, or its JSON Web Key", shortened(f.device))
 		}
 	}
 	authority, err := f.authority()

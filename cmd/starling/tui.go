@@ -11,11 +11,13 @@ import (
 
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/term"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 // fullScreen reports whether a chat can have the whole terminal.
-func (s system) fullScreen() bool {
-	return isTerminal(s.stdin) && isTerminal(s.stdout) && os.Getenv("TERM") != "dumb"
+func fullScreen(s cli.System) bool {
+	return isTerminal(s.Stdin) && isTerminal(s.Stdout) && os.Getenv("TERM") != "dumb"
 }
 
 func isTerminal(v any) bool {

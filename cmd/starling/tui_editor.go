@@ -3,6 +3,8 @@ package main
 import (
 	"strings"
 	"unicode"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 )
 
 // editor is a line being typed. It moves and deletes by what is shown in one place, not by rune.
@@ -119,7 +121,7 @@ func (e *editor) view(c cells, width int) (shown string, cursor int) {
 		case "\t":
 			cluster, w = " ", 1
 		default:
-			if safe := safeText(cluster); safe != cluster {
+			if safe := prose.Safe(cluster); safe != cluster {
 				cluster, w = safe, c.width(safe)
 			}
 		}

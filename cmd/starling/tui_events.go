@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
 )
@@ -184,7 +185,7 @@ func (t *tui) result(ev sent) {
 			e.note = "refused: " + ev.reason.String()
 		}
 	}
-	e.note = safeText(e.note)
+	e.note = prose.Safe(e.note)
 	if !ev.OK && k != t.here {
 		k.failed = true
 	}

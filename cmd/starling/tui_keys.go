@@ -6,6 +6,8 @@ import (
 
 	"charm.land/bubbles/v2/key"
 	tea "charm.land/bubbletea/v2"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 )
 
 // The keys besides those of the editor.
@@ -243,7 +245,7 @@ func (t *tui) message(from, in *talk, aside, text, line string) error {
 	if err := t.give(from, line); err != nil {
 		return err
 	}
-	e := &entry{from: t.me.User, self: true, aside: aside, text: safeText(text), mark: markSending}
+	e := &entry{from: t.me.User, self: true, aside: aside, text: prose.Safe(text), mark: markSending}
 	t.sent[t.lines] = sending{in, e}
 	t.add(in, e)
 	return nil

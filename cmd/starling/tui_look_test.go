@@ -11,6 +11,8 @@ import (
 	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
 	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 func TestTheLookFollowsTheTerminalsBackground(t *testing.T) {
@@ -34,7 +36,7 @@ func panicOnScreen(how func(s *screen)) {
 	}
 	how(s)
 	fmt.Fprintln(os.Stderr, (<-s.lines).end)
-	os.Exit(exitFailed)
+	os.Exit(cli.ExitFailed)
 }
 
 func TestEmojiAreDrawnAsTheTerminalDoesOrTakenApart(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -184,7 +185,7 @@ func (t *tui) how(l identity.Login) string {
 // it uses two.
 func (t *tui) memberRows(dot, name, role, how string, width int) []string {
 	first, below := " "+dot+" "+name, ""
-	role = safeText(role)
+	role = prose.Safe(role)
 	room := width - 1 - t.cells.width(first)
 	if role != "" {
 		if t.cells.width(role)+1 <= room {

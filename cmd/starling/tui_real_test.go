@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/node"
 )
 
@@ -103,7 +104,7 @@ func TestAStrangerWhoComesLeavesAndComesBackGetsNoConversation(t *testing.T) {
 	}
 	leave := func(k *talker) {
 		k.in.Close()
-		require.Equal(t, exitOK, k.ended())
+		require.Equal(t, cli.ExitOK, k.ended())
 	}
 	got := func(k *talker, text string) {
 		t.Helper()

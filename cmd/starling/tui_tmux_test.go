@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 // requireTmux makes the tests that need a terminal fail, rather than skip, if there is no tmux.
@@ -237,7 +239,7 @@ func TestTheTerminalIsRestoredWhateverEndsTheChat(t *testing.T) {
 		begin("1")
 		p.signal(sig)
 		p.until("the last word after "+sig.String(), `^Bye\.$`)
-		p.clean(exitSignal + int(sig))
+		p.clean(cli.ExitSignal + int(sig))
 	}
 	// A panic that our own code catches also restores the terminal without a keeper.
 	for be, words := range map[string]string{
@@ -267,8 +269,8 @@ func TestAKeeperGivesTheTerminalBackAfterWhatNobodyCanCatch(t *testing.T) {
 		words []string
 		code  int
 	}{
-		{"panic", []string{`^panic: on purpose, in a goroutine of nobody's`, `^goroutine \d+`, `^starling: crashed, which is a bug; standard error has the trace`}, exitCrashed},
-		{"kill", []string{`^starling: ended by a signal without a goodbye: killed`}, exitSignal + int(syscall.SIGKILL)},
+		{"panic", []string{`^panic: on purpose, in a goroutine of nobody's`, `^goroutine \d+`, `^starling: crashed, which is a bug; standard error has the trace`}, cli.ExitCrashed},
+		{"kill", []string{`^starling: ended by a signal without a goodbye: killed`}, cli.ExitSignal + int(syscall.SIGKILL)},
 	} {
 		p.run("crash", "chat", "--no-mdns", "--ephemeral", "--user", "alice", "--listen", "/ip4/127.0.0.1/tcp/0")
 		p.until("the screen", `you are alice, key`, `^ #lobby ›`)

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	tea "charm.land/bubbletea/v2"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 )
 
 // Where there is not enough room, columns are left out: first the members, then the conversations.
@@ -96,14 +98,14 @@ func (t *tui) top() string {
 	case !k.joined:
 		about = "  you are out of it: /join " + k.room
 	default:
-		about = "  " + count(len(k.members)+1, "member")
+		about = "  " + prose.Count(len(k.members)+1, "member")
 	}
 	left := th.bar.Render(" "+k.name()) + th.barDim.Render(about)
 	looking := "looking for peers"
 	if t.width < widthForTalks {
 		looking = "looking"
 	}
-	state := th.barGood.Render("● " + count(len(t.peers), "peer"))
+	state := th.barGood.Render("● " + prose.Count(len(t.peers), "peer"))
 	switch {
 	case t.closing:
 		state = th.barBad.Render("leaving…")
@@ -294,7 +296,7 @@ func (t *tui) divider() string {
 	if k.up == 0 {
 		return th.rule.Render(string(line))
 	}
-	words := " ↓ " + count(k.up, "line") + " below"
+	words := " ↓ " + prose.Count(k.up, "line") + " below"
 	if k.below > 0 {
 		words = fmt.Sprintf(" ↓ %d new below", k.below)
 	}

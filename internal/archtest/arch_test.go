@@ -35,7 +35,12 @@ var table = []row{
 	{"presence", []string{"identity", "internal/wire", "internal/task"}},
 	{"mesh", []string{"identity", "internal/wire", "internal/events", "internal/task"}},
 	{"node", []string{"mesh", "presence", "identity", "internal/wire", "internal/events", "internal/task"}},
-	{"cmd/starling", []string{"node", "mesh", "presence", "identity", "internal/wire", "internal/events", "internal/task"}},
+	{"cmd/starling/internal/prose", nil},
+	{"cmd/starling/internal/cli", []string{"identity"}},
+	{"cmd/starling", []string{
+		"node", "mesh", "presence", "identity", "internal/wire", "internal/events", "internal/task",
+		"cmd/starling/internal/prose", "cmd/starling/internal/cli",
+	}},
 	// An example shows what any embedder can write, and an embedder cannot import internal
 	// packages.
 	{"examples/...", []string{"node", "mesh", "presence", "identity"}},

@@ -1,4 +1,6 @@
-package main
+// Package prose writes what people read: texts of peers that are safe for a terminal, counts, and
+// errors without the names of packages.
+package prose
 
 import (
 	"fmt"
@@ -8,10 +10,10 @@ import (
 	"unicode/utf8"
 )
 
-// safeText makes text from a peer safe for a terminal: no byte of it moves the cursor, changes
+// Safe makes text from a peer safe for a terminal: no byte of it moves the cursor, changes
 // colours or reverses the direction of the line, and its second line cannot be taken for a message
 // of its own.
-func safeText(s string) string {
+func Safe(s string) string {
 	var b strings.Builder
 	for len(s) > 0 {
 		r, n := utf8.DecodeRuneInString(s)
@@ -31,18 +33,18 @@ func safeText(s string) string {
 	return b.String()
 }
 
-// binarySummary describes binary data to people: its size and its first bytes.
-func binarySummary(data []byte) string {
+// Binary describes binary data to people: its size and its first bytes.
+func Binary(data []byte) string {
 	const shown = 16
-	s := fmt.Sprintf("[%s of binary: % x", count(len(data), "byte"), data[:min(shown, len(data))])
+	s := fmt.Sprintf("[%s of binary: % x", Count(len(data), "byte"), data[:min(shown, len(data))])
 	if len(data) > shown {
 		s += " …"
 	}
 	return s + "]"
 }
 
-// count writes "1 byte" and "2 bytes".
-func count(n int, noun string) string {
+// Count writes "1 byte" and "2 bytes".
+func Count(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// defaultUser returns the system's user name, changed to be a valid ID.
-func defaultUser() string {
+// DefaultUser returns the system's user name, changed to be a valid ID.
+func DefaultUser() string {
 	name := os.Getenv("USER")
 	if u, err := user.Current(); err == nil && u.Username != "" {
 		name = u.Username
@@ -45,4 +45,12 @@ func defaultDir() (string, error) {
 			errors.New("name one with --data DIR"))
 	}
 	return filepath.Join(config, "starling"), nil
+}
+
+// DataDir returns dir, or the default.
+func DataDir(dir string) (string, error) {
+	if dir != "" {
+		return dir, nil
+	}
+	return defaultDir()
 }

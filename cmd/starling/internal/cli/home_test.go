@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"strings"
@@ -23,5 +23,5 @@ func TestSystemUserNamesBecomeIDs(t *testing.T) {
 		require.Equal(t, want, got, "%q", in)
 		require.NoError(t, identity.CheckUser(got), "%q", in)
 	}
-	require.NoError(t, identity.CheckUser(defaultUser()))
+	require.NoError(t, identity.CheckUser(DefaultUser()))
 }

@@ -1,4 +1,4 @@
-package main
+package prose
 
 import (
 	"testing"
@@ -20,12 +20,12 @@ func TestTextOfPeersCannotSteerTheTerminal(t *testing.T) {
 		"real\n[lobby] bob: forged?": "real\n    | [lobby] bob: forged?",
 		"c1\u009bcsi":                `c1\u009bcsi`,
 	} {
-		require.Equal(t, want, safeText(in), "%q", in)
+		require.Equal(t, want, Safe(in), "%q", in)
 	}
 }
 
 func TestBinaryIsShownByItsSizeAndBeginning(t *testing.T) {
-	require.Equal(t, "[1 byte of binary: 00]", binarySummary([]byte{0}))
+	require.Equal(t, "[1 byte of binary: 00]", Binary([]byte{0}))
 	require.Equal(t, "[17 bytes of binary: 01 01 01 01 01 01 01 01 01 01 01 01 01 01 01 01 …]",
-		binarySummary([]byte("\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01")))
+		Binary([]byte("\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01")))
 }

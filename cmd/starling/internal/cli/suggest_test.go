@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"testing"
@@ -12,6 +12,6 @@ func TestTheNearestNameIsSuggestedAndNoFarOne(t *testing.T) {
 		"chta": "chat", "hcat": "chat", "cha": "chat", "Chat": "chat", "vers": "version", "demos": "demo",
 		"x": "", "id2": "id", "server": "", "": "",
 	} {
-		require.Equal(t, want, nearest(typed, names), "%q", typed)
+		require.Equal(t, want, Nearest(typed, names), "%q", typed)
 	}
 }

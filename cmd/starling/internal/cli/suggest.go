@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -9,37 +9,37 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// flagError adds to the error for an unknown flag the one that was probably meant.
-func flagError(cmd *cobra.Command, err error) error {
+// FlagError adds to the error for an unknown flag the one that was probably meant.
+func FlagError(cmd *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
 		return err
 	}
 	var names []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-	if near := nearest(unknown.GetSpecifiedName(), names); near != "" {
+	if near := Nearest(unknown.GetSpecifiedName(), names); near != "" {
 		return fmt.Errorf("%w, did you mean --%s?", err, near)
 	}
 	return err
 }
 
-// suggestCommand returns ", did you mean …?" for the command below parent that typed is close to.
-func suggestCommand(parent *cobra.Command, typed string) string {
+// SuggestCommand returns ", did you mean …?" for the command below parent that typed is close to.
+func SuggestCommand(parent *cobra.Command, typed string) string {
 	var names []string
 	for _, c := range parent.Commands() {
 		if c.IsAvailableCommand() || c.IsAdditionalHelpTopicCommand() {
 			names = append(names, c.Name())
 		}
 	}
-	if near := nearest(typed, names); near != "" {
+	if near := Nearest(typed, names); near != "" {
 		return fmt.Sprintf(", did you mean %q?", near)
 	}
 	return ""
 }
 
-// nearest returns the candidate that typed is at most two slips away from, or that begins with
+// Nearest returns the candidate that typed is at most two slips away from, or that begins with
 // typed; or "". Of two that are as near, it returns the one with the same first letter.
-func nearest(typed string, candidates []string) string {
+func Nearest(typed string, candidates []string) string {
 	best, distance := "", 3
 	for _, c := range candidates {
 		d := slips(strings.ToLower(typed), c)
