@@ -12,6 +12,7 @@ import (
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
+	"github.com/starling-mesh/starling/cmd/starling/internal/token"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/node"
 )
@@ -228,13 +229,13 @@ func chatWith(ctx context.Context, a *cli.App, f chatFlags, v view) (reason stri
 	if f.noMDNS {
 		opts = append(opts, node.WithoutMDNS())
 	}
-	var token *pass
+	var held *pass
 	if f.issuers != "" {
-		if token, err = readPass(a, f.token); err != nil {
+		if held, err = readPass(a, f.token); err != nil {
 			return byeFailed, err
 		}
 		if f.user == "" {
-			f.user, _ = claimed(token.token())
+			f.user, _ = token.Claimed(held.token())
 		}
 		opts = append(opts, node.WithIssuersFile(f.issuers))
 	}
@@ -247,7 +248,7 @@ func chatWith(ctx context.Context, a *cli.App, f chatFlags, v view) (reason stri
 			"Another starling is running with it. Give this one keys of its own: --data DIR, or --ephemeral.")
 	}
 	c := newChat(n, v)
-	c.pass = token
+	c.pass = held
 	if f.revocations != "" {
 		if err := revokeFrom(n, f.revocations); err != nil {
 			return byeFailed, errors.Join(err, c.close())
@@ -272,7 +273,7 @@ func chatWith(ctx context.Context, a *cli.App, f chatFlags, v view) (reason stri
 
 // revokeFrom passes the list of revocations in a file to the node.
 func revokeFrom(n *node.Node, path string) error {
-	list, err := readList(path)
+	list, err := token.ReadList(path)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
+	"github.com/starling-mesh/starling/cmd/starling/internal/token"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -32,7 +32,7 @@ func readPass(a *cli.App, file string) (*pass, error) {
 		p := &pass{file: file}
 		return p, p.read()
 	}
-	text, err := firstLine(a.Stdin, maxTokenText)
+	text, err := firstLine(a.Stdin, token.MaxText)
 	if err != nil {
 		return nil, fmt.Errorf("standard input: %w", err)
 	}
@@ -79,7 +79,7 @@ func readTokenFile(file string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxTokenText))
+	text, err := io.ReadAll(io.LimitReader(f, token.MaxText))
 	return strings.TrimSpace(string(text)), err
 }
 
@@ -94,21 +94,6 @@ func (p *pass) token() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.text
-}
-
-// claimed returns what a token says of itself, before the node checks it: its user and when it
-// expires.
-func claimed(token string) (user string, expires time.Time) {
-	shown, err := peekToken(token)
-	if err != nil {
-		return "", time.Time{}
-	}
-	var c struct {
-		Sub string  `json:"sub"`
-		Exp float64 `json:"exp"`
-	}
-	_ = json.Unmarshal(shown.Claims, &c)
-	return c.Sub, time.UnixMilli(int64(min(c.Exp, 1e11) * 1000))
 }
 
 func (p *pass) loginOptions() []node.LoginOption {
@@ -145,7 +130,7 @@ func (c *chat) renew(ending *mesh.TokenExpiring, room *mesh.Room) {
 	for time.Now().Before(ending.Expires.Add(identity.MaxLeeway)) {
 		if err := c.pass.read(); err == nil {
 			text := c.pass.token()
-			if _, expires := claimed(text); expires.After(ending.Expires) && text != refused {
+			if _, expires := token.Claimed(text); expires.After(ending.Expires) && text != refused {
 				err := use(text)
 				if err == nil {
 					c.show(renewed{newHead("token", ending.Room), 0, expires})
@@ -184,7 +169,7 @@ func (c *chat) useToken(file string, line int) error {
 	if err != nil {
 		return err
 	}
-	_, expires := claimed(text)
+	_, expires := token.Claimed(text)
 	tell := func(room string, err error) {
 		if err != nil {
 			c.show(trouble{newHead("error", room), line, "token", tokenWords(err)})

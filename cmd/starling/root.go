@@ -15,6 +15,7 @@ import (
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
+	"github.com/starling-mesh/starling/cmd/starling/internal/token"
 )
 
 // closeTime is how long the process may go on after a first signal.
@@ -60,7 +61,7 @@ server anywhere. Two machines on one network that run "starling chat" find each 
 		"the `LEVEL` to log at on standard error: off, error, warn, info or debug")
 	root.SetFlagErrorFunc(cli.FlagError)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(demoCommand(a), chatCommand(a), idCommand(a), issuerCommand(a), tokenCommand(a), versionCommand(a))
+	root.AddCommand(demoCommand(a), chatCommand(a), idCommand(a), token.IssuerCommand(a), token.Command(a), versionCommand(a))
 	root.AddCommand(topics()...)
 	root.SetHelpCommand(helpCommand(a))
 	return root

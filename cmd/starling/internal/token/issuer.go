@@ -1,4 +1,4 @@
-package main
+package token
 
 import (
 	"crypto/ed25519"
@@ -22,7 +22,8 @@ const (
 	issuersFile   = "issuers.json" // the public keys, for every node of the app
 )
 
-func issuerCommand(a *cli.App) *cobra.Command {
+// IssuerCommand returns the command starling issuer.
+func IssuerCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "issuer",
 		Short: "Make the keys of an app that says itself who its users are",

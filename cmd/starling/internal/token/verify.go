@@ -1,4 +1,4 @@
-package main
+package token
 
 import (
 	"encoding/json"
@@ -72,7 +72,7 @@ func verify(a *cli.App, arg string, f verifyFlags) error {
 	case err != nil && !isRefused:
 		return err
 	case err != nil && f.json:
-		e := json.NewEncoder(a.Stdout).Encode(verdict{Error: tokenCode(refused), Detail: refused.Reason})
+		e := json.NewEncoder(a.Stdout).Encode(verdict{Error: codeOf(refused), Detail: refused.Reason})
 		return errors.Join(e, &cli.ToldError{Err: err})
 	case err != nil:
 		return fmt.Errorf("token refused: %s", refused.Reason)
@@ -155,7 +155,7 @@ func (f *verifyFlags) authority() (*identity.Authority, error) {
 		return nil, err
 	}
 	if f.revocations != "" {
-		list, err := readList(f.revocations)
+		list, err := ReadList(f.revocations)
 		if err != nil {
 			return nil, err
 		}
@@ -166,8 +166,8 @@ func (f *verifyFlags) authority() (*identity.Authority, error) {
 	return authority, nil
 }
 
-// readList reads a list of revocations.
-func readList(path string) ([]byte, error) {
+// ReadList reads a list of revocations.
+func ReadList(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -176,8 +176,8 @@ func readList(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, identity.MaxRevocations+1))
 }
 
-// tokenCodes are the reasons for a refusal, as programs read them.
-var tokenCodes = []struct {
+// codes are the reasons for a refusal, as programs read them.
+var codes = []struct {
 	err  error
 	code string
 }{
@@ -198,8 +198,8 @@ var tokenCodes = []struct {
 	{identity.ErrTokenRevoked, "revoked"},
 }
 
-func tokenCode(err error) string {
-	for _, c := range tokenCodes {
+func codeOf(err error) string {
+	for _, c := range codes {
 		if errors.Is(err, c.err) {
 			return c.code
 		}

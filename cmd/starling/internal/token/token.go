@@ -1,4 +1,6 @@
-package main
+// Package token has the commands of an app whose issuer says who its users are: starling issuer and
+// starling token.
+package token
 
 import (
 	"bytes"
@@ -21,7 +23,8 @@ import (
 	"github.com/starling-mesh/starling/identity"
 )
 
-func tokenCommand(a *cli.App) *cobra.Command {
+// Command returns the command starling token.
+func Command(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
 		Short: "Issue, read, check and revoke the tokens of an app with an issuer",
@@ -34,13 +37,13 @@ ordinary JSON Web Token: a backend issues it with any library, or by these comma
 		Args: cli.SubcommandsOnly,
 		RunE: a.Action(func(cmd *cobra.Command, _ []string) error { return cmd.Help() }),
 	}
-	cmd.AddCommand(issueCommand(a), showTokenCommand(a), verifyCommand(a), revokeCommand(a))
+	cmd.AddCommand(issueCommand(a), showCommand(a), verifyCommand(a), revokeCommand(a))
 	return cmd
 }
 
-// maxTokenText bounds what is read as a token, in bytes: a token above identity.MaxToken is still
+// MaxText bounds what is read as a token, in bytes: a token above identity.MaxToken is still
 // read, so that the error can say so.
-const maxTokenText = 4 * identity.MaxToken
+const MaxText = 4 * identity.MaxToken
 
 // readToken reads the token that an argument names: the argument itself, the file of that name, or
 // - for standard input.
@@ -61,7 +64,7 @@ func readToken(a *cli.App, arg string) (string, error) {
 		defer f.Close()
 		in = f
 	}
-	text, err := io.ReadAll(io.LimitReader(in, maxTokenText))
+	text, err := io.ReadAll(io.LimitReader(in, MaxText))
 	if err != nil {
 		return "", err
 	}
@@ -83,7 +86,7 @@ func shortened(s string) string {
 	return prose.Safe(s)
 }
 
-func showTokenCommand(a *cli.App) *cobra.Command {
+func showCommand(a *cli.App) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "show TOKEN|FILE|-",
@@ -98,7 +101,7 @@ func showTokenCommand(a *cli.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			shown, err := peekToken(token)
+			shown, err := peek(token)
 			if err != nil {
 				return err
 			}
@@ -131,7 +134,7 @@ type peekedToken struct {
 	Verified bool            `json:"verified"` // always false
 }
 
-func peekToken(token string) (shown peekedToken, err error) {
+func peek(token string) (shown peekedToken, err error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
 		return shown, errors.New("not a token: it is not of three parts with a dot between them")
@@ -144,6 +147,21 @@ func peekToken(token string) (shown peekedToken, err error) {
 		*into = raw
 	}
 	return shown, nil
+}
+
+// Claimed returns what a token says of itself, before the node checks it: its user and when it
+// expires.
+func Claimed(token string) (user string, expires time.Time) {
+	shown, err := peek(token)
+	if err != nil {
+		return "", time.Time{}
+	}
+	var c struct {
+		Sub string  `json:"sub"`
+		Exp float64 `json:"exp"`
+	}
+	_ = json.Unmarshal(shown.Claims, &c)
+	return c.Sub, time.UnixMilli(int64(min(c.Exp, 1e11) * 1000))
 }
 
 // shownGrant is what the commands show of a token.

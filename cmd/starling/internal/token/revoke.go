@@ -1,4 +1,4 @@
-package main
+package token
 
 import (
 	"encoding/json"
@@ -173,7 +173,7 @@ func addTo(a *cli.App, next *identity.Revocations, issuer *openedIssuer, args []
 
 // revocations reads the list; nil if there is none yet.
 func (o *openedIssuer) revocations() (*identity.Revocations, error) {
-	sealed, err := readList(o.list)
+	sealed, err := ReadList(o.list)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
