@@ -38,9 +38,14 @@ var table = []row{
 	{"cmd/starling/internal/prose", nil},
 	{"cmd/starling/internal/cli", []string{"identity"}},
 	{"cmd/starling/internal/token", []string{"identity", "cmd/starling/internal/prose", "cmd/starling/internal/cli"}},
+	{"cmd/starling/internal/demo", []string{
+		"node", "mesh", "presence", "identity", "internal/wire",
+		"cmd/starling/internal/prose", "cmd/starling/internal/cli",
+	}},
 	{"cmd/starling", []string{
 		"node", "mesh", "presence", "identity", "internal/wire", "internal/events", "internal/task",
 		"cmd/starling/internal/prose", "cmd/starling/internal/cli", "cmd/starling/internal/token",
+		"cmd/starling/internal/demo",
 	}},
 	// An example shows what any embedder can write, and an embedder cannot import internal
 	// packages.

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bytes"
@@ -21,8 +21,8 @@ func (c *cast) forgedRefused(ctx context.Context) (took time.Duration, detail st
 	for _, p := range append(receivers, c.alice) {
 		addrs = append(addrs, p.Addrs())
 	}
-	app := identity.NewAppID(demoApp)
-	mallory, err := newForger(ctx, app, demoRoom, addrs)
+	app := identity.NewAppID(appName)
+	mallory, err := newForger(ctx, app, roomName, addrs)
 	if err != nil {
 		return 0, "", fmt.Errorf("forger: %w", err)
 	}

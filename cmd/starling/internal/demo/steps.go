@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bytes"
@@ -173,7 +173,7 @@ func (c *cast) toOneMember(ctx context.Context) (took time.Duration, detail stri
 	if err != nil {
 		return 0, "", err
 	}
-	if string(got.Data) != "psst" || got.From != c.alice.Self() || got.Room != demoRoom {
+	if string(got.Data) != "psst" || got.From != c.alice.Self() || got.Room != roomName {
 		return 0, "", fmt.Errorf("bob got %q from %s in room %q", got.Data, got.From, got.Room)
 	}
 	// A message from alice to carol comes after any that she could have sent her before.

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -14,8 +14,8 @@ import (
 
 // The demo's app and rooms. Nobody else is in them: no other node is ever connected.
 const (
-	demoApp  = "starling.demo"
-	demoRoom = "demo"
+	appName  = "starling.demo"
+	roomName = "demo"
 	sideRoom = "side"
 )
 
@@ -45,7 +45,7 @@ type player struct {
 // newPlayer makes a node on loopback, in memory.
 func (c *cast) newPlayer(name string, opts ...node.Option) (*player, error) {
 	opts = append([]node.Option{
-		node.WithApp(demoApp), node.WithListen("/ip4/127.0.0.1/tcp/0"), node.WithoutMDNS(),
+		node.WithApp(appName), node.WithListen("/ip4/127.0.0.1/tcp/0"), node.WithoutMDNS(),
 		node.WithLogger(c.log.With("node", name)),
 	}, opts...)
 	n, err := node.New(opts...)
@@ -87,7 +87,7 @@ func (p *player) awaitLogin(ctx context.Context, o *player) error {
 }
 
 func (c *cast) join(ctx context.Context, p *player, opts ...mesh.JoinOption) (err error) {
-	if p.room, err = p.Join(ctx, demoRoom, opts...); err != nil {
+	if p.room, err = p.Join(ctx, roomName, opts...); err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
 	p.inRoom = newWatch(c.ctx, p.name+" in the room", p.room.Recv)

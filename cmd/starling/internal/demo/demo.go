@@ -1,4 +1,6 @@
-package main
+// Package demo is the command starling demo: three nodes in one process, with every promise
+// checked.
+package demo
 
 import (
 	"context"
@@ -16,10 +18,11 @@ import (
 
 const (
 	stepTime = 10 * time.Second // for each step
-	demoTime = 60 * time.Second // for all of them
+	allTime  = 60 * time.Second // for all of them
 )
 
-func demoCommand(a *cli.App) *cobra.Command {
+// Command returns the command starling demo.
+func Command(a *cli.App) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "demo",
@@ -37,12 +40,12 @@ It ends with 0 if every step did what it should, and with 1 otherwise, after at 
 			if err != nil {
 				return err
 			}
-			tell := tellText(a.Stdout)
+			var out output = textOutput{a.Stdout}
 			if asJSON {
-				tell = tellJSON(a.Stdout)
+				out = jsonOutput{a.Stdout}
 			}
 			c := &cast{log: log}
-			return errors.Join(runDemo(cmd.Context(), c.steps(), tell), c.close())
+			return errors.Join(run(cmd.Context(), c.steps(), out), c.close())
 		}),
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, `write one object per step: {"step":…,"ok":true,"ms":…,"detail":…}`)
@@ -65,9 +68,9 @@ type stepResult struct {
 	Error  string     `json:"error,omitempty"`
 }
 
-// runDemo runs every step, also those after one that failed, and shows each.
-func runDemo(ctx context.Context, steps []step, tell func(any) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, demoTime, fmt.Errorf("the demo took more than %v", demoTime))
+// run runs every step, also those after one that failed, and shows each.
+func run(ctx context.Context, steps []step, out output) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, allTime, fmt.Errorf("the demo took more than %v", allTime))
 	defer cancel()
 	begin := time.Now()
 	failed := 0
@@ -76,7 +79,7 @@ func runDemo(ctx context.Context, steps []step, tell func(any) error) error {
 		if !r.OK {
 			failed++
 		}
-		if err := tell(r); err != nil {
+		if err := out.step(r); err != nil {
 			return fmt.Errorf("standard output: %w", err)
 		}
 		if ctx.Err() != nil {
@@ -86,7 +89,7 @@ func runDemo(ctx context.Context, steps []step, tell func(any) error) error {
 	if failed > 0 {
 		return fmt.Errorf("%d of %d steps did not do what they should", failed, len(steps))
 	}
-	return tell(summary{len(steps), time.Since(begin)})
+	return out.end(summary{len(steps), time.Since(begin)})
 }
 
 func runStep(ctx context.Context, s step) stepResult {
@@ -106,29 +109,31 @@ type summary struct {
 	took  time.Duration
 }
 
-// tellJSON writes one object per step, and no summary: the exit code serves as one.
-func tellJSON(out io.Writer) func(any) error {
-	return func(v any) error {
-		r, ok := v.(stepResult)
-		if !ok {
-			return nil
-		}
-		return json.NewEncoder(out).Encode(r)
-	}
+// output shows a demo.
+type output interface {
+	step(stepResult) error
+	end(summary) error
 }
 
-func tellText(out io.Writer) func(any) error {
-	return func(v any) (err error) {
-		switch v := v.(type) {
-		case stepResult:
-			verdict, text := "ok", v.Detail
-			if !v.OK {
-				verdict, text = "FAIL", v.Error
-			}
-			_, err = fmt.Fprintf(out, "%-4s  %-19s %9.3f ms  %s\n", verdict, v.Step, float64(v.Ms), text)
-		case summary:
-			_, err = fmt.Fprintf(out, "\nAll %d steps did what they should, in %.1f s, on 127.0.0.1 only.\n", v.steps, v.took.Seconds())
-		}
-		return err
+// jsonOutput writes one object per step, and no summary: the exit code serves as one.
+type jsonOutput struct{ io.Writer }
+
+func (o jsonOutput) step(r stepResult) error { return json.NewEncoder(o).Encode(r) }
+func (o jsonOutput) end(summary) error       { return nil }
+
+// textOutput writes one line per step, for people.
+type textOutput struct{ io.Writer }
+
+func (o textOutput) step(r stepResult) error {
+	verdict, text := "ok", r.Detail
+	if !r.OK {
+		verdict, text = "FAIL", r.Error
 	}
+	_, err := fmt.Fprintf(o, "%-4s  %-19s %9.3f ms  %s\n", verdict, r.Step, float64(r.Ms), text)
+	return err
+}
+
+func (o textOutput) end(s summary) error {
+	_, err := fmt.Fprintf(o, "\nAll %d steps did what they should, in %.1f s, on 127.0.0.1 only.\n", s.steps, s.took.Seconds())
+	return err
 }

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -19,7 +19,7 @@ func (c *cast) tokens(ctx context.Context) (took time.Duration, detail string, e
 	if err != nil {
 		return 0, "", err
 	}
-	issuer, err := identity.NewIssuer(demoApp, key)
+	issuer, err := identity.NewIssuer(appName, key)
 	if err != nil {
 		return 0, "", err
 	}
@@ -42,7 +42,7 @@ func (c *cast) tokens(ctx context.Context) (took time.Duration, detail string, e
 	begin := time.Now()
 	for _, p := range []*player{dora, emil} {
 		token, err := issuer.Issue(identity.Claims{
-			User: p.name, Device: p.DeviceKey(), Login: true, Rooms: map[string]string{demoRoom: "member"}, ID: p.name,
+			User: p.name, Device: p.DeviceKey(), Login: true, Rooms: map[string]string{roomName: "member"}, ID: p.name,
 		})
 		if err != nil {
 			return 0, "", err
@@ -69,7 +69,7 @@ func (c *cast) tokens(ctx context.Context) (took time.Duration, detail string, e
 	took = time.Since(begin)
 
 	begin = time.Now()
-	if err := revokeDemo(issuer, dora, emil.name); err != nil {
+	if err := revoke(issuer, dora, emil.name); err != nil {
 		return 0, "", err
 	}
 	_, err = awaitFor(ctx, dora.inRoom, 0, "the end of emil's stay", func(ev *mesh.MemberLeft) bool { return ev.Member.User == emil.name })
@@ -83,8 +83,8 @@ func (c *cast) tokens(ctx context.Context) (took time.Duration, detail string, e
 		time.Since(begin).Round(time.Millisecond/10)), nil
 }
 
-// revokeDemo gives one node the revocation of a token.
-func revokeDemo(issuer *identity.Issuer, at *player, jti string) error {
+// revoke gives one node the revocation of a token.
+func revoke(issuer *identity.Issuer, at *player, jti string) error {
 	var none *identity.Revocations
 	next := none.Next(time.Now())
 	next.Tokens[jti] = time.Time{}
