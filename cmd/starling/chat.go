@@ -12,6 +12,7 @@ import (
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/cmd/starling/internal/token"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/node"
@@ -36,7 +37,7 @@ func chatCommand(a *cli.App) *cobra.Command {
 		Long: `Chat enters a room and shows what is said in it. What you type goes to everybody there; a line that
 begins with a slash is a command:
 
-` + strings.Join(chatHelp(), "\n") + `
+` + strings.Join(session.HelpLines(), "\n") + `
 
 Who runs it on the same network is found by itself. From elsewhere, start with --peer and an address that
 the other side shows when it starts.
@@ -140,7 +141,7 @@ func (f *chatFlags) check() error {
 
 // chat runs the command: it checks the flags, opens the node, and talks until the end.
 func runChat(ctx context.Context, a *cli.App, f chatFlags) error {
-	var v view = newTextView(a.Stdout)
+	var v session.View = newTextView(a.Stdout)
 	switch {
 	case f.json:
 		v = &jsonView{out: a.Stdout}
@@ -149,19 +150,19 @@ func runChat(ctx context.Context, a *cli.App, f chatFlags) error {
 			return err
 		}
 		s := newScreen(a.Stdin.(*os.File), a.Stdout.(*os.File), a.Interrupt)
-		defer onScreen(ctx, a, s)()
+		defer s.Adapt(ctx, a)()
 		v = s
 	}
 	var reason string
 	var err error
-	rescued(v, func() { reason, err = chatWith(ctx, a, f, v) })
+	v.Guard(func() { reason, err = chatWith(ctx, a, f, v) })
 	code := cli.ExitCode(err)
 	if err != nil && f.json {
 		if _, signalled := errors.AsType[*cli.SignalError](err); !signalled && code != cli.ExitDisplaced {
-			v.show(trouble{head: newHead("error", ""), Code: troubleCode(err), Detail: prose.Plain(err)})
+			v.Show(session.Trouble{Head: session.NewHead("error", ""), Code: troubleCode(err), Detail: prose.Plain(err)})
 		}
 	}
-	if e := v.show(bye{head: newHead("bye", ""), Reason: reason, Code: code}); e != nil && err == nil {
+	if e := v.Show(session.Bye{Head: session.NewHead("bye", ""), Reason: reason, Code: code}); e != nil && err == nil {
 		err = fmt.Errorf("standard output: %w", e)
 	}
 	return err
@@ -173,7 +174,7 @@ func underKeeper(ctx context.Context, a *cli.App, f chatFlags) (done bool, err e
 	if !a.Whole || a.Kept || f.check() != nil {
 		return false, nil
 	}
-	code, err := keep(ctx, a)
+	code, err := Keep(ctx, a)
 	switch {
 	case code == 0 && err != nil:
 		return false, nil // run without a keeper, then
@@ -185,35 +186,18 @@ func underKeeper(ctx context.Context, a *cli.App, f chatFlags) (done bool, err e
 	return true, nil
 }
 
-// onScreen adapts the rest of the command to a screen that has the terminal, until the function
-// that it returns has run: output that would be written across the screen waits, and before the
-// process ends, the terminal is restored.
-func onScreen(ctx context.Context, a *cli.App, s *screen) (done func()) {
-	held, stderr := new(heldBack), a.Stderr
-	a.Stderr = held
-	rescue := s.rescue
-	a.Rescue.Store(&rescue)
-	stop := context.AfterFunc(ctx, s.leave)
-	return func() {
-		stop()
-		a.Rescue.Store(nil)
-		a.Stderr = stderr
-		held.writeTo(stderr)
-	}
-}
-
-func chatWith(ctx context.Context, a *cli.App, f chatFlags, v view) (reason string, err error) {
+func chatWith(ctx context.Context, a *cli.App, f chatFlags, v session.View) (reason string, err error) {
 	if err := f.check(); err != nil {
-		return byeFailed, err
+		return session.ByeFailed, err
 	}
 	log, err := a.Log()
 	if err != nil {
-		return byeFailed, err
+		return session.ByeFailed, err
 	}
 	opts := []node.Option{node.WithApp(f.app), node.WithLogger(log)}
 	if !f.ephemeral {
 		if f.data, err = cli.DataDir(f.data); err != nil {
-			return byeFailed, err
+			return session.ByeFailed, err
 		}
 		opts = append(opts, node.WithDataDir(f.data))
 	}
@@ -229,44 +213,43 @@ func chatWith(ctx context.Context, a *cli.App, f chatFlags, v view) (reason stri
 	if f.noMDNS {
 		opts = append(opts, node.WithoutMDNS())
 	}
-	var held *pass
+	var held *session.Pass
 	if f.issuers != "" {
-		if held, err = readPass(a, f.token); err != nil {
-			return byeFailed, err
+		if held, err = session.ReadPass(a.Stdin, f.token); err != nil {
+			return session.ByeFailed, err
 		}
 		if f.user == "" {
-			f.user, _ = token.Claimed(held.token())
+			f.user, _ = token.Claimed(held.Token())
 		}
 		opts = append(opts, node.WithIssuersFile(f.issuers))
 	}
 	n, err := node.New(opts...)
 	if wrong := wrongAddrs(err); len(wrong) > 0 {
-		return byeFailed, cli.Usage(errors.Join(wrong...))
+		return session.ByeFailed, cli.Usage(errors.Join(wrong...))
 	}
 	if err != nil {
-		return byeFailed, cli.AdviseInUse(err,
+		return session.ByeFailed, cli.AdviseInUse(err,
 			"Another starling is running with it. Give this one keys of its own: --data DIR, or --ephemeral.")
 	}
-	c := newChat(n, v)
-	c.pass = held
+	c := session.New(n, v, held)
 	if f.revocations != "" {
 		if err := revokeFrom(n, f.revocations); err != nil {
-			return byeFailed, errors.Join(err, c.close())
+			return session.ByeFailed, errors.Join(err, c.Close())
 		}
 	}
-	about := ready{MDNS: !f.noMDNS, App: f.app, Data: f.data, Rooms: unique(f.rooms), vouched: f.issuers != ""}
-	input := func(ctx context.Context) <-chan typed { return readLines(ctx, a.Stdin) }
+	about := session.Ready{MDNS: !f.noMDNS, App: f.app, Data: f.data, Rooms: unique(f.rooms), Vouched: f.issuers != ""}
+	input := func(ctx context.Context) <-chan session.Typed { return session.ReadLines(ctx, a.Stdin) }
 	s, full := v.(*screen)
 	if full {
-		s.follow(c)
-		input = func(context.Context) <-chan typed { return s.lines }
+		s.Follow(n.Status, c.Background)
+		input = func(context.Context) <-chan session.Typed { return s.Lines() }
 	}
-	reason, err = c.run(ctx, f.user, about, input)
+	reason, err = c.Run(ctx, f.user, about, input)
 	if full {
-		s.leave()
+		s.Leave()
 	}
-	if e := c.close(); e != nil && err == nil {
-		reason, err = byeFailed, e
+	if e := c.Close(); e != nil && err == nil {
+		reason, err = session.ByeFailed, e
 	}
 	return reason, err
 }
@@ -304,18 +287,23 @@ func troubleCode(err error) string {
 		return "usage"
 	case errors.Is(err, identity.ErrInUse):
 		return "data_dir_in_use"
-	case as[*identity.KeyError](err):
+	case isA[*identity.KeyError](err):
 		return "key"
-	case as[*identity.TokenError](err):
+	case isA[*identity.TokenError](err):
 		return "token"
-	case as[*identity.IssuersError](err), errors.Is(err, identity.ErrRevocations):
+	case isA[*identity.IssuersError](err), errors.Is(err, identity.ErrRevocations):
 		return "issuers"
-	case as[*node.ListenError](err):
+	case isA[*node.ListenError](err):
 		return "listen"
-	case as[*roomError](err):
+	case isA[*session.RoomError](err):
 		return "room"
 	}
 	return "failed"
+}
+
+func isA[T error](err error) bool {
+	_, ok := errors.AsType[T](err)
+	return ok
 }
 
 func unique(names []string) []string {

@@ -11,25 +11,27 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
+	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 )
 
 func TestJSONIsOneObjectALineInAFormThatStays(t *testing.T) {
-	bob := login(t, "bob", 1)
+	bob := identity.Login{User: "bob", Key: identity.PublicKey{1}, Peer: "peer of bob"}
 	var out bytes.Buffer
 	v := &jsonView{out: &out}
 	zero := 0
-	for _, ev := range []any{
-		ready{head: newHead("ready", ""), Login: bob, Addrs: []string{"/a"}, App: "x", Rooms: []string{"ops"}},
-		entered{head: newHead("entered", "ops"), Members: []mesh.Member{}},
-		sent{head: newHead("sent", "ops"), Line: 1, ID: 1 << 60, OK: true, Neighbours: &zero},
-		sent{head: newHead("sent", ""), Line: 2, ID: 2, OK: true, To: "bob", RTT: cli.ToMillis(1234567 * time.Nanosecond)},
-		sent{head: newHead("sent", ""), Line: 3, To: "bob"}.result(mesh.ErrEmpty),
-		trouble{head: newHead("error", ""), Line: 4, Code: "line", Detail: "two\nlines"},
-		exited{newHead("exited", "ops")},
-		bye{newHead("bye", ""), byeSignal, 130},
+	for _, ev := range []session.Event{
+		session.Ready{Head: session.NewHead("ready", ""), Login: bob, Addrs: []string{"/a"}, App: "x", Rooms: []string{"ops"}},
+		session.Entered{Head: session.NewHead("entered", "ops"), Members: []mesh.Member{}},
+		session.Sent{Head: session.NewHead("sent", "ops"), Line: 1, ID: 1 << 60, OK: true, Neighbours: &zero},
+		session.Sent{Head: session.NewHead("sent", ""), Line: 2, ID: 2, OK: true, To: "bob", RTT: cli.ToMillis(1234567 * time.Nanosecond)},
+		session.Sent{Head: session.NewHead("sent", ""), Line: 3, To: "bob"}.Result(mesh.ErrEmpty),
+		session.Trouble{Head: session.NewHead("error", ""), Line: 4, Code: "line", Detail: "two\nlines"},
+		session.Exited{Head: session.NewHead("exited", "ops")},
+		session.Bye{Head: session.NewHead("bye", ""), Reason: session.ByeSignal, Code: 130},
 	} {
-		require.NoError(t, v.show(ev))
+		require.NoError(t, v.Show(ev))
 	}
 	got := regexp.MustCompile(`"time":"[^"]+"`).ReplaceAllString(out.String(), `"time":"T"`)
 	require.Equal(t, strings.Join([]string{
@@ -44,14 +46,14 @@ func TestJSONIsOneObjectALineInAFormThatStays(t *testing.T) {
 	}, "\n")+"\n", got)
 }
 
-// brokenWriter fails like a pipe whose reader is gone.
-type brokenWriter struct{}
+// closedPipe fails like a pipe whose reader is gone.
+type closedPipe struct{}
 
 var errBroken = errors.New("broken pipe")
 
-func (brokenWriter) Write([]byte) (int, error) { return 0, errBroken }
+func (closedPipe) Write([]byte) (int, error) { return 0, errBroken }
 
 func TestAViewTellsThatNobodyReadsIt(t *testing.T) {
-	require.ErrorIs(t, (&jsonView{out: brokenWriter{}}).show(help{}), errBroken)
-	require.ErrorIs(t, newTextView(brokenWriter{}).show(trouble{Detail: "x"}), errBroken)
+	require.ErrorIs(t, (&jsonView{out: closedPipe{}}).Show(session.Help{}), errBroken)
+	require.ErrorIs(t, newTextView(closedPipe{}).Show(session.Trouble{Detail: "x"}), errBroken)
 }

@@ -286,3 +286,18 @@ func TestEveryObjectOfAChatHasATypeAndATime(t *testing.T) {
 		require.WithinDuration(t, time.Now(), head.Time, time.Minute, line)
 	}
 }
+
+func TestStatusIsAnsweredInTheChat(t *testing.T) {
+	alice, bob := meet(t, chatHere)
+	alice.say("/status bob")
+	s := alice.expect("status", nil)
+	require.True(t, s.OK, "%+v", s)
+	require.Equal(t, "online", s.State)
+	require.Equal(t, "bob", s.User)
+	alice.say("/status b/b")
+	require.Equal(t, "bad_id", alice.expect("status", nil).Error)
+	bob.say("/quit")
+	bob.expect("bye", nil)
+	alice.say("/status bob")
+	require.Equal(t, "offline", alice.expect("status", nil).State)
+}

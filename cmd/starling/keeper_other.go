@@ -13,11 +13,13 @@ import (
 // kept is a process with a keeper; there are none here.
 type kept struct{}
 
-func beKept(chan<- os.Signal) *kept { return nil }
+// BeKept returns nil: no process has a keeper here.
+func BeKept(chan<- os.Signal) *kept { return nil }
 
-func (k *kept) exit(code int) { os.Exit(code) }
+// Exit ends the process.
+func (k *kept) Exit(code int) { os.Exit(code) }
 
-// keep is not possible here: the process uses the screen itself.
-func keep(context.Context, *cli.App) (code int, err error) {
+// Keep is not possible here: the process uses the screen itself.
+func Keep(context.Context, *cli.App) (code int, err error) {
 	return 0, errors.New("no keepers on this system")
 }

@@ -37,9 +37,9 @@ const (
 // kept is the child's side of the keeper; nil: it has none.
 type kept struct{ report *os.File }
 
-// beKept finds out whether this process has a keeper. When the keeper is gone, signals receives a
+// BeKept finds out whether this process has a keeper. When the keeper is gone, signals receives a
 // SIGHUP.
-func beKept(signals chan<- os.Signal) *kept {
+func BeKept(signals chan<- os.Signal) *kept {
 	if os.Getenv(keptMark) == "" {
 		return nil
 	}
@@ -60,17 +60,17 @@ func beKept(signals chan<- os.Signal) *kept {
 	return k
 }
 
-// exit ends the process, and reports to the keeper that this is intended.
-func (k *kept) exit(code int) {
+// Exit ends the process, and reports to the keeper that this is intended.
+func (k *kept) Exit(code int) {
 	if k != nil {
 		_, _ = k.report.Write([]byte{byte(code)})
 	}
 	os.Exit(code)
 }
 
-// keep runs this command line again in a child process that uses the screen, and waits for it.
+// Keep runs this command line again in a child process that uses the screen, and waits for it.
 // Signals that arrive meanwhile are passed on to the child.
-func keep(ctx context.Context, a *cli.App) (code int, err error) {
+func Keep(ctx context.Context, a *cli.App) (code int, err error) {
 	in, out := a.Stdin.(*os.File), a.Stdout.(*os.File)
 	before, err := term.GetState(in.Fd())
 	if err != nil {

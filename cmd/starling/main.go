@@ -24,13 +24,13 @@ func main() {
 	// If the reader is gone (starling chat | head), the write must return an error, so that rooms
 	// are still left properly. Otherwise a signal would kill the process at once.
 	signal.Ignore(syscall.SIGPIPE)
-	keeper := beKept(signals)
-	keeper.exit(run(os.Args[1:], cli.System{
+	keeper := BeKept(signals)
+	keeper.Exit(run(os.Args[1:], cli.System{
 		Stdin:   os.Stdin,
 		Stdout:  os.Stdout,
 		Stderr:  os.Stderr,
 		Signals: signals,
-		Exit:    keeper.exit,
+		Exit:    keeper.Exit,
 		Whole:   true,
 		Kept:    keeper != nil,
 	}))

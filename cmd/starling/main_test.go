@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
+	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 )
 
@@ -20,10 +23,10 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(beStarling) {
 	case "":
 	case "panic in a goroutine":
-		panicOnScreen(func(s *screen) { rescued(s, func() { panic("on purpose") }) })
+		panicOnScreen(func(s *screen) { s.Guard(func() { panic("on purpose") }) })
 		return
 	case "panic in the screen":
-		panicOnScreen(func(s *screen) { _ = s.show((*mesh.Message)(nil)) })
+		panicOnScreen(func(s *screen) { _ = s.Show(session.Heard{Event: (*mesh.Message)(nil)}) })
 		return
 	case "crash":
 		if os.Getenv("STARLING_KEPT") != "" {
@@ -36,6 +39,18 @@ func TestMain(m *testing.M) {
 		return
 	}
 	goleak.VerifyTestMain(m)
+}
+
+// panicOnScreen takes the terminal, and then goes on in a way that ends in a panic.
+func panicOnScreen(how func(s *screen)) {
+	s := newScreen(os.Stdin, os.Stdout, func() {})
+	_ = s.Show(session.Ready{Head: session.NewHead("ready", ""), Login: identity.Login{User: "alice", Key: identity.PublicKey{1}}, Rooms: []string{"lobby"}})
+	for range s.Lines() { // the first typed line: the screen has the terminal by then
+		break
+	}
+	how(s)
+	fmt.Fprintln(os.Stderr, (<-s.Lines()).End)
+	os.Exit(cli.ExitFailed)
 }
 
 // crashWhenTold ends this process in the way that the pipe "crash" in its home says. Nothing in the

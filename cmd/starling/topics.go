@@ -1,6 +1,10 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
+)
 
 // topics are commands that only have a help.
 func topics() []*cobra.Command {
@@ -24,6 +28,6 @@ After a first signal a command leaves its rooms and closes within 2 s; a second 
 	}, {
 		Use:   "json",
 		Short: "The lines that chat --json writes",
-		Long:  jsonHelp,
+		Long:  session.JSONHelp,
 	}}
 }

@@ -1,18 +1,20 @@
 package main
 
 import (
-	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/term"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/presence"
 )
 
 // fullScreen reports whether a chat can have the whole terminal.
@@ -36,8 +38,8 @@ type screen struct {
 	program *tea.Program
 	before  *term.State // the terminal's, to be restored
 
-	lines  chan typed
-	events chan any
+	lines  chan session.Typed
+	events chan occurrence
 	ended  chan struct{} // closed when the program has ended; err is set
 	over   chan struct{} // closed when the chat has no more events
 	err    error
@@ -50,7 +52,7 @@ type screen struct {
 // newScreen takes a terminal. interrupt is what Ctrl-C does: on this terminal it is a key like any
 // other.
 func newScreen(in, out *os.File, interrupt func()) *screen {
-	s := &screen{in: in, out: out, gate: &gate{file: out}, lines: make(chan typed, maxLines), events: make(chan any, 256),
+	s := &screen{in: in, out: out, gate: &gate{file: out}, lines: make(chan session.Typed, maxLines), events: make(chan occurrence, 256),
 		ended: make(chan struct{}), over: make(chan struct{})}
 	s.model = newTUI(s.give, interrupt)
 	// The library reports the size later: the first screen would be drawn at another one.
@@ -62,7 +64,7 @@ func newScreen(in, out *os.File, interrupt func()) *screen {
 }
 
 // give queues a typed line for the session.
-func (s *screen) give(l typed) bool {
+func (s *screen) give(l session.Typed) bool {
 	select {
 	case s.lines <- l:
 		return true
@@ -71,28 +73,39 @@ func (s *screen) give(l typed) bool {
 	}
 }
 
-// show brings an event to the screen. The first event takes the terminal, and bye restores it.
-func (s *screen) show(event any) error {
+// Show brings an event to the screen. The first event takes the terminal, and bye restores it.
+func (s *screen) Show(event session.Event) error {
 	switch ev := event.(type) {
-	case ready:
+	case session.Ready:
 		s.start()
-	case bye:
+	case session.Bye:
 		return s.finish(ev)
 	}
-	select {
-	case s.events <- event:
-	// Its error is reported where the lines are read.
-	case <-s.ended:
-	}
+	s.bring(told{event})
 	return nil
 }
 
-// follow keeps the screen informed which of the users on it are online. It must be called before
-// the first event.
-func (s *screen) follow(c *chat) {
-	a := newAsker(c.node.Status, func(st standing) { _ = s.show(st) })
+// bring hands an occurrence to the program, unless that has ended: its error is reported where the
+// lines are read.
+func (s *screen) bring(what occurrence) {
+	select {
+	case s.events <- what:
+	case <-s.ended:
+	}
+}
+
+// Shown reports that the screen itself adds the key to what is typed for a name alone.
+func (s *screen) Shown(string) (identity.Login, bool) { return identity.Login{}, false }
+
+// Lines returns the typed lines.
+func (s *screen) Lines() <-chan session.Typed { return s.lines }
+
+// Follow keeps the screen informed which of the users on it are online. It must be called before
+// the first event. status asks about a user, and background runs a loop until its context ends.
+func (s *screen) Follow(status func(context.Context, string) (presence.Status, error), background func(func(context.Context))) {
+	a := newAsker(status, func(st standing) { s.bring(st) })
 	s.model.attend, s.model.stir = a.look, a.stir
-	c.background(func() { a.run(c.ctx, func(f func()) { rescued(s, f) }) })
+	background(func(ctx context.Context) { a.run(ctx, s.Guard) })
 }
 
 func (s *screen) start() {
@@ -104,7 +117,7 @@ func (s *screen) start() {
 		s.setLive(false)
 		close(s.ended)
 		select {
-		case s.lines <- typed{end: fmt.Errorf("terminal: %w", s.err)}:
+		case s.lines <- session.Typed{End: fmt.Errorf("terminal: %w", s.err)}:
 		case <-s.over:
 		}
 	})
@@ -136,8 +149,8 @@ func (s *screen) forward() {
 	}
 }
 
-// leave shows that the session has begun to end.
-func (s *screen) leave() {
+// Leave shows that the session has begun to end.
+func (s *screen) Leave() {
 	select {
 	case s.events <- leaving{}:
 	case <-s.ended:
@@ -146,19 +159,36 @@ func (s *screen) leave() {
 }
 
 // finish restores the terminal, and writes the last words on it.
-func (s *screen) finish(ev bye) error {
+func (s *screen) finish(ev session.Bye) error {
 	if s.began {
 		s.program.Quit()
 		<-s.ended
 	}
 	close(s.over)
 	s.tasks.Wait()
-	if said := s.model.words.say(ev); said.text != "" && s.began {
+	if said := s.model.words.Say(ev); said.Text != "" && s.began {
 		if _, err := fmt.Fprintln(s.out, said); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Adapt adapts the rest of the command to a screen that has the terminal, until the function that
+// it returns has run: output that would be written across the screen waits, and before the process
+// ends, the terminal is restored.
+func (s *screen) Adapt(ctx context.Context, a *cli.App) (done func()) {
+	held, stderr := new(heldBack), a.Stderr
+	a.Stderr = held
+	rescue := s.Rescue
+	a.Rescue.Store(&rescue)
+	stop := context.AfterFunc(ctx, s.Leave)
+	return func() {
+		stop()
+		a.Rescue.Store(nil)
+		a.Stderr = stderr
+		held.writeTo(stderr)
+	}
 }
 
 func (s *screen) setLive(live bool) {
@@ -167,9 +197,9 @@ func (s *screen) setLive(live bool) {
 	s.live = live
 }
 
-// rescue restores the terminal at once, before the process ends by other ways than finish. It takes
+// Rescue restores the terminal at once, before the process ends by other ways than finish. It takes
 // only a moment, whatever the program is doing.
-func (s *screen) rescue() {
+func (s *screen) Rescue() {
 	s.mu.Lock()
 	live := s.live
 	s.live = false
@@ -189,83 +219,17 @@ func (s *screen) rescue() {
 	_, _ = io.WriteString(s.out, resetTerminal)
 }
 
-// resetTerminal ends bracketed paste, key reports, colours and the alternate screen, and shows the
-// cursor. Ending what has not begun does nothing.
-const resetTerminal = "\x1b[?2004l\x1b[>4m\x1b[=0;1u\x1b[0m\x1b[?1049l\x1b[?25h\r"
-
-// gate is the terminal as the program that draws on it sees it. It can be shut: a program that is
-// slow to end would otherwise end the alternate screen once more after a trace has been written,
-// and that moves the cursor back.
-type gate struct {
-	file   *os.File
-	closed atomic.Bool
-	mu     sync.Mutex // held while something is written
-}
-
-// Write drops what comes after the gate was shut.
-func (g *gate) Write(b []byte) (int, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed.Load() {
-		return len(b), nil
-	}
-	return g.file.Write(b)
-}
-
-func (g *gate) Read(b []byte) (int, error) { return g.file.Read(b) }
-func (g *gate) Close() error               { return g.file.Close() }
-func (g *gate) Fd() uintptr                { return g.file.Fd() }
-
-// shut lets nothing more through, and waits for a write under way. It waits no longer than
-// patience, since a terminal can be stopped.
-func (g *gate) shut(patience time.Duration) {
-	g.closed.Store(true)
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if g.mu.TryLock() {
-			g.mu.Unlock()
-			return
-		}
-	}
-}
-
-var _ term.File = (*gate)(nil)
-
-// rescued runs f, and restores the terminal before a panic ends the process.
-func rescued(v view, f func()) {
+// Guard runs f, and restores the terminal before a panic ends the process.
+func (s *screen) Guard(f func()) {
 	defer func() {
 		if p := recover(); p != nil {
-			if s, ok := v.(*screen); ok {
-				s.rescue()
-			}
+			s.Rescue()
 			panic(p)
 		}
 	}()
 	f()
 }
 
-// heldBack keeps the last of what is written to standard error while the terminal shows something
-// else.
-type heldBack struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-// maxHeldBack is more than a screen full of lines.
-const maxHeldBack = 64 << 10
-
-func (h *heldBack) Write(p []byte) (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.buf.Write(p)
-	if over := h.buf.Len() - maxHeldBack; over > 0 {
-		h.buf.Next(over)
-		_, _ = h.buf.ReadBytes('\n')
-	}
-	return len(p), nil
-}
-
-func (h *heldBack) writeTo(w io.Writer) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	_, _ = h.buf.WriteTo(w)
-}
+// resetTerminal ends bracketed paste, key reports, colours and the alternate screen, and shows the
+// cursor. Ending what has not begun does nothing.
+const resetTerminal = "\x1b[?2004l\x1b[>4m\x1b[=0;1u\x1b[0m\x1b[?1049l\x1b[?25h\r"

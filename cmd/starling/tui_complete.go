@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/identity"
 )
 
@@ -76,10 +77,10 @@ func (t *tui) candidates() (list []candidate) {
 	switch {
 	case strings.HasPrefix(line.text, "//"):
 	case strings.HasPrefix(line.text, "/") && !spaced:
-		for _, v := range verbs {
-			if strings.HasPrefix("/"+v.verb, verb) {
-				c := candidate{line: "/" + v.verb, shown: strings.TrimSpace("/" + v.verb + " " + v.args), about: v.help}
-				if v.args != "" {
+		for _, v := range session.Commands {
+			if strings.HasPrefix("/"+v.Verb, verb) {
+				c := candidate{line: "/" + v.Verb, shown: strings.TrimSpace("/" + v.Verb + " " + v.Args), about: v.Help}
+				if v.Args != "" {
 					c.line += " "
 				}
 				list = append(list, c)
@@ -109,11 +110,11 @@ func (t *tui) candidates() (list []candidate) {
 
 // arguments returns the possible first arguments of a command.
 func (t *tui) arguments(verb, prefix string) []candidate {
-	i := slices.IndexFunc(verbs, func(v verbInfo) bool { return v.verb == verb })
+	i := slices.IndexFunc(session.Commands, func(v session.Command) bool { return v.Verb == verb })
 	if i < 0 {
 		return nil
 	}
-	switch first, _, _ := strings.Cut(verbs[i].args, " "); first {
+	switch first, _, _ := strings.Cut(session.Commands[i].Args, " "); first {
 	case "ROOM":
 		var list []candidate
 		for _, k := range t.talks {
@@ -145,14 +146,14 @@ func (t *tui) names(prefix string, members []seat, more ...identity.Login) (list
 		logins = append(logins, m.Login)
 	}
 	for _, l := range logins {
-		name := t.words.name(l)
+		name := t.words.Name(l)
 		if l.User == t.me.User && l.Key == t.me.Key || !hasPrefixFold(name, prefix) ||
 			slices.ContainsFunc(list, func(c candidate) bool { return c.shown == name }) {
 			continue
 		}
 		about := "by way of others"
 		if s, known := t.standing(l); known {
-			about = s.State.String() + ", " + t.evidence(l, s)
+			about = s.State.String() + ", " + t.evidence(l, s).String()
 		}
 		list = append(list, candidate{line: name + " ", shown: name, about: about})
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -40,8 +41,8 @@ var (
 type desk struct {
 	t           *testing.T
 	ui          *tui
-	given       []typed  // to the session
-	attended    []string // the users to ask about
+	given       []session.Typed // to the session
+	attended    []string        // the users to ask about
 	stirred     []string
 	interrupted int
 	full        bool // the session accepts no more
@@ -51,7 +52,7 @@ type desk struct {
 func sit(t *testing.T, width, height int, rooms ...string) *desk {
 	t.Helper()
 	d := &desk{t: t}
-	d.ui = newTUI(func(l typed) bool {
+	d.ui = newTUI(func(l session.Typed) bool {
 		if !d.full {
 			d.given = append(d.given, l)
 		}
@@ -61,11 +62,11 @@ func sit(t *testing.T, width, height int, rooms ...string) *desk {
 	d.ui.stir = func(user string) { d.stirred = append(d.stirred, user) }
 	clock := time.Date(2026, 3, 2, 12, 4, 0, 0, time.UTC)
 	d.ui.now, d.ui.zone = func() time.Time { return clock }, time.UTC
-	d.ui.words.now, d.ui.words.zone = d.ui.now, time.UTC
+	d.ui.words.Now, d.ui.words.Zone = d.ui.now, time.UTC
 	d.size(width, height)
-	d.happens(ready{head: newHead("ready", ""), Login: alice, Addrs: []string{"/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWAlice"}, Rooms: rooms, MDNS: true})
+	d.happens(session.Ready{Head: session.NewHead("ready", ""), Login: alice, Addrs: []string{"/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWAlice"}, Rooms: rooms, MDNS: true})
 	for _, r := range rooms {
-		d.happens(entered{head: newHead("entered", r), Members: []mesh.Member{}})
+		d.happens(session.Entered{Head: session.NewHead("entered", r), Members: []mesh.Member{}})
 	}
 	return d
 }
@@ -74,7 +75,21 @@ func (d *desk) size(width, height int) {
 	d.ui.Update(tea.WindowSizeMsg{Width: width, Height: height})
 }
 
-func (d *desk) happens(events ...any) { d.ui.Update(happened(events)) }
+// happens brings events of the session or of the mesh, or other occurrences, to the screen.
+func (d *desk) happens(events ...any) {
+	var all happened
+	for _, ev := range events {
+		switch ev := ev.(type) {
+		case mesh.Event:
+			all = append(all, told{session.Heard{Event: ev}})
+		case session.Event:
+			all = append(all, told{ev})
+		default:
+			all = append(all, ev.(occurrence))
+		}
+	}
+	d.ui.Update(all)
+}
 
 // types presses a key for each rune of a text; "\n" is Enter.
 func (d *desk) types(text string) {
@@ -167,7 +182,7 @@ func (d *desk) is(who identity.Login, state presence.State, source presence.Sour
 
 // guarded makes the lobby a room of an app whose tokens give roles.
 func (d *desk) guarded() {
-	d.happens(entered{newHead("entered", "lobby"), "host", []mesh.Member{{Login: bob, Role: "moderator"}, {Login: carol, Role: "member"}}})
+	d.happens(session.Entered{Head: session.NewHead("entered", "lobby"), Role: "host", Members: []mesh.Member{{Login: bob, Role: "moderator"}, {Login: carol, Role: "member"}}})
 	d.happens(&node.PeerUp{Peer: node.Peer{Login: bob, LoggedIn: true}}, &node.PeerUp{Peer: node.Peer{Login: carol, LoggedIn: true}})
 	d.happens(&mesh.MemberJoined{Header: mesh.Header{Room: "lobby"}, Member: mesh.Member{Login: person("dave", 4), Role: "moderator"}})
 }
@@ -176,10 +191,10 @@ func (d *desk) guarded() {
 func (d *desk) result(to string, err error) {
 	room := ""
 	if to == "" {
-		room = d.given[len(d.given)-1].room
+		room = d.given[len(d.given)-1].Room
 	}
-	s := sent{head: newHead("sent", room), Line: len(d.given), To: to, RTT: 0.8}
-	d.happens(s.result(err))
+	s := session.Sent{Head: session.NewHead("sent", room), Line: len(d.given), To: to, RTT: 0.8}
+	d.happens(s.Result(err))
 }
 
 // cursor is the column of the cursor behind the prompt.

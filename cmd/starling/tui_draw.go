@@ -123,6 +123,8 @@ func (t *tui) drawMark(e *entry, lines []string, lastWidth, width int) []string 
 		return t.drawReason(lines, "? unknown: "+e.note, th.warn, width)
 	case markFailed:
 		return t.drawReason(lines, "✗ not sent: "+e.note, th.bad, width)
+	case markRefused:
+		return t.drawReason(lines, "✗ refused: "+e.note, th.bad, width)
 	}
 	w := t.cells.width(sign)
 	if lastWidth+1+w <= width {
@@ -133,7 +135,6 @@ func (t *tui) drawMark(e *entry, lines []string, lastWidth, width int) []string 
 }
 
 func (t *tui) drawReason(lines []string, reason string, style lipgloss.Style, width int) []string {
-	reason = strings.Replace(reason, "not sent: refused: ", "refused: ", 1)
 	for i, l := range t.cells.wrap(reason, width-indent, width-indent-2) {
 		if i > 0 {
 			l = "  " + l

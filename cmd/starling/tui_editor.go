@@ -5,6 +5,7 @@ import (
 	"unicode"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 )
 
 // editor is a line being typed. It moves and deletes by what is shown in one place, not by rune.
@@ -19,7 +20,7 @@ func (e *editor) set(text string) { e.text, e.at = text, len(text) }
 // false.
 func (e *editor) insert(text string) bool {
 	text = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(text)
-	if len(e.text)+len(text) > maxLine {
+	if len(e.text)+len(text) > session.MaxLine {
 		return false
 	}
 	e.text = e.text[:e.at] + text + e.text[e.at:]

@@ -6,68 +6,89 @@ import (
 	"strings"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
 )
 
-// take brings one event of the session to the screen.
-func (t *tui) take(event any) {
+// take brings one occurrence to the screen.
+func (t *tui) take(what occurrence) {
+	switch what := what.(type) {
+	case told:
+		t.event(what.event)
+	case standing:
+		t.learn(what)
+	case leaving:
+		t.closing = true
+	}
+}
+
+// event brings an event of the session to the screen.
+func (t *tui) event(event session.Event) {
 	switch ev := event.(type) {
-	case ready:
+	case session.Heard:
+		t.heard(ev)
+	case session.Ready:
 		t.me = ev
 		for _, name := range ev.Rooms {
 			t.enter[name] = true
 			t.openRoom(name)
 		}
-		t.words.say(ev) // also remembers the key and the addresses
-		t.tell(nil, t.greeting(ev), false)
-	case entered:
+		t.words.Say(ev) // also remembers the key and the addresses
+		t.tell(nil, t.greeting(ev))
+	case session.Entered:
 		t.entered(ev)
-	case exited:
+	case session.Exited:
 		if k := t.room(ev.Room); k != nil {
 			t.drop(k)
 		}
-		t.tellRoom("", t.words.say(ev))
-	case sent:
+		t.tellRoom("", t.words.Say(ev))
+	case session.Sent:
 		t.result(ev)
-	case help:
+	case session.Help:
 		t.add(t.here, &entry{table: helpTable()})
-	case trouble:
+	case session.Trouble:
 		t.trouble(ev)
-	case bye:
+	case session.Renewed:
+		delete(t.expiring, ev.Room)
+		t.uncounted = t.uncounted && ev.Room != ""
+		t.tellRoom(ev.Room, t.words.Say(ev))
+	case session.Bye:
 		t.closing = true
+	case session.Who, session.Status, session.Waiting:
+		t.tellRoom("", t.words.Say(ev))
+	}
+}
+
+// heard brings an event of the mesh to the screen.
+func (t *tui) heard(event session.Heard) {
+	room, said := event.Event.Head().Room, true
+	switch ev := event.Event.(type) {
 	case *mesh.TokenExpiring:
 		t.expiring[ev.Room] = ev.Expires
-		t.tellRoom(ev.Room, t.words.say(ev))
 	case *node.TokenEnded:
 		delete(t.expiring, "")
 		t.uncounted = true
-		t.tellRoom("", t.words.say(ev))
-	case renewed:
-		delete(t.expiring, ev.Room)
-		t.uncounted = t.uncounted && ev.Room != ""
-		t.tellRoom(ev.Room, t.words.say(ev))
 	case *mesh.Message:
+		said = false
 		if k := t.room(ev.Room); k != nil {
-			t.add(k, &entry{from: t.words.name(ev.From), text: payload(ev.Kind, ev.Data)})
+			t.add(k, &entry{from: t.words.Name(ev.From), text: session.Payload(ev.Kind, ev.Data)})
 		}
 	case *mesh.DirectMessage:
+		said = false
 		t.direct(ev)
 	case *mesh.MemberJoined:
 		if k := t.room(ev.Room); k != nil {
-			k.enter(ev.Member, t.words.name(ev.Member.Login))
+			k.enter(ev.Member, t.words.Name(ev.Member.Login))
 		}
-		t.tellRoom(ev.Room, t.words.say(ev))
 	case *mesh.MemberLeft:
 		if k := t.room(ev.Room); k != nil {
 			k.exit(ev.Member)
 		}
-		t.tellRoom(ev.Room, t.words.say(ev))
 	case *node.PeerUp:
 		t.peers[ev.Peer.Peer] = ev.Peer
 		t.known(ev.Peer)
 		t.news(ev.Peer)
-		t.tellRoom("", t.words.say(ev))
 	case *node.PeerChanged:
 		t.peers[ev.Peer.Peer] = ev.Peer
 		t.known(ev.Peer)
@@ -75,22 +96,16 @@ func (t *tui) take(event any) {
 	case *node.PeerDown:
 		delete(t.peers, ev.Peer.Peer)
 		t.news(ev.Peer)
-	case standing:
-		t.learn(ev)
 	case *node.IdentityConflict:
 		t.means(ev.User, ev.Pinned) // so that the name alone never means the other user
-		t.tellRoom("", t.words.say(ev))
-	default:
-		room := ""
-		if ev, ok := event.(mesh.Event); ok {
-			room = ev.Head().Room
-		}
-		t.tellRoom(room, t.words.say(event))
+	}
+	if said {
+		t.tellRoom(room, t.words.Say(event))
 	}
 }
 
 // greeting says who this is. The bottom of the screen shows what the line chat says of the keys.
-func (t *tui) greeting(ev ready) string {
+func (t *tui) greeting(ev session.Ready) session.Line {
 	var b strings.Builder
 	fmt.Fprintf(&b, "you are %s, key %s", ev.User, ev.Key.Fingerprint())
 	if ev.Data == "" {
@@ -104,28 +119,28 @@ func (t *tui) greeting(ev ready) string {
 	for _, a := range ev.Addrs {
 		b.WriteString("\n--peer " + a)
 	}
-	return b.String()
+	return session.Note("%s", &b)
 }
 
 // tellRoom shows words in the conversation of a room, or in the one that the user sees if room is
 // empty. If the room has been left, it shows nothing.
-func (t *tui) tellRoom(room string, said line) {
+func (t *tui) tellRoom(room string, said session.Line) {
 	var k *talk
 	if room != "" {
 		if k = t.room(room); k == nil {
 			return
 		}
 	}
-	t.tell(k, said.text, said.tone == warning)
+	t.tell(k, said)
 }
 
-func (t *tui) entered(ev entered) {
+func (t *tui) entered(ev session.Entered) {
 	k := t.openRoom(ev.Room)
-	k.joined, k.members, k.role = true, nil, plainRole(ev.Role)
+	k.joined, k.members, k.role = true, nil, session.PlainRole(ev.Role)
 	for _, m := range ev.Members {
-		k.enter(m, t.words.name(m.Login))
+		k.enter(m, t.words.Name(m.Login))
 	}
-	t.tellRoom(ev.Room, t.words.say(ev))
+	t.tellRoom(ev.Room, t.words.Say(ev))
 	if !t.enter[ev.Room] {
 		t.show(k) // the user has just asked for it
 	}
@@ -134,8 +149,8 @@ func (t *tui) entered(ev entered) {
 
 // direct shows a message to this user alone: in its room, or in the conversation with its sender.
 func (t *tui) direct(ev *mesh.DirectMessage) {
-	name := t.words.name(ev.From)
-	e := &entry{from: name, text: payload(ev.Kind, ev.Data)}
+	name := t.words.Name(ev.From)
+	e := &entry{from: name, text: session.Payload(ev.Kind, ev.Data)}
 	if ev.Room != "" {
 		e.aside = "you"
 		if k := t.room(ev.Room); k != nil {
@@ -154,13 +169,13 @@ func (t *tui) direct(ev *mesh.DirectMessage) {
 }
 
 // result marks the message that has the result.
-func (t *tui) result(ev sent) {
-	if !ev.pinned.IsZero() {
-		t.means(nameAlone(ev.To), ev.pinned)
+func (t *tui) result(ev session.Sent) {
+	if !ev.Pinned.IsZero() {
+		t.means(session.NameAlone(ev.To), ev.Pinned)
 	}
 	s, ok := t.sent[ev.Line]
 	if !ok {
-		t.tell(nil, ev.String(), !ev.OK)
+		t.tell(nil, ev.Said())
 		return
 	}
 	delete(t.sent, ev.Line)
@@ -173,19 +188,18 @@ func (t *tui) result(ev sent) {
 			e.note = "nobody else is connected yet"
 		}
 	case ev.OK:
-		e.mark, e.note = markDelivered, ev.took()
-		if k.direct() && !t.same(k.login, ev.login) && ev.login.User != "" {
-			e.note = "to " + ev.login.Address().String() + ", " + e.note
+		e.mark, e.note = markDelivered, ev.Took()
+		if k.direct() && !t.same(k.login, ev.Login) && ev.Login.User != "" {
+			e.note = "to " + ev.Login.Address().String() + ", " + e.note
 		}
-	case ev.Error == "unknown":
+	case ev.Error == session.CodeUnknown:
 		e.mark, e.note = markUnknown, ev.Detail
+	case ev.Error == session.CodeRefused && ev.Reason != 0:
+		e.mark, e.note = markRefused, ev.Reason.String()
 	default:
 		e.mark, e.note = markFailed, ev.Detail
-		if ev.Error == "refused" && ev.reason != 0 {
-			e.note = "refused: " + ev.reason.String()
-		}
 	}
-	e.note = prose.Safe(e.note)
+	e.note = prose.SafeAside(e.note)
 	if !ev.OK && k != t.here {
 		k.failed = true
 	}
@@ -193,11 +207,11 @@ func (t *tui) result(ev sent) {
 
 // trouble shows what went wrong. A room that has ended by itself can still be read. It has no
 // members, and is marked in the list until the user looks at it.
-func (t *tui) trouble(ev trouble) {
+func (t *tui) trouble(ev session.Trouble) {
 	if k := t.room(ev.Room); k != nil && ev.Code == "room" {
 		k.joined, k.members = false, nil
 		k.failed = k != t.here
 		delete(t.expiring, ev.Room)
 	}
-	t.tellRoom(ev.Room, t.words.say(ev))
+	t.tellRoom(ev.Room, t.words.Say(ev))
 }

@@ -8,6 +8,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 )
 
 // The keys besides those of the editor.
@@ -33,9 +34,9 @@ var keys = struct {
 
 // helpTable is what /help shows on a screen.
 func helpTable() []row {
-	rows := []row{{"TEXT", helpOfText}}
-	for _, v := range verbs {
-		rows = append(rows, row{strings.TrimSpace("/" + v.verb + " " + v.args), v.help})
+	rows := []row{{"TEXT", session.HelpOfText}}
+	for _, v := range session.Commands {
+		rows = append(rows, row{strings.TrimSpace("/" + v.Verb + " " + v.Args), v.Help})
 	}
 	return append(rows,
 		row{"Tab", "completes a command, a room or a name"},
@@ -107,7 +108,7 @@ func (t *tui) press(msg tea.KeyPressMsg) tea.Cmd {
 func (t *tui) typed(text string) {
 	t.complete = completion{}
 	if !t.here.line.insert(text) {
-		t.tell(nil, errLineTooLong.Error(), true)
+		t.tell(nil, session.Alarm("%s", session.ErrLineTooLong))
 	}
 }
 
@@ -143,22 +144,22 @@ func (t *tui) page() int { return max(1, t.bodyHeight()-2) }
 func (t *tui) submit() {
 	k := t.here
 	line := k.line.text
-	in, err := parseLine(line)
-	if in.verb == "" && err == nil {
+	in, err := session.ParseLine(line)
+	if in.Verb == "" && err == nil {
 		return
 	}
 	if err == nil {
 		err = t.obey(k, in, line)
 	}
 	if err == errBusy {
-		t.tell(k, err.Error(), true)
+		t.tell(k, session.Alarm("%s", err))
 		return // the line stays
 	}
 	k.line.set("")
 	t.remember(line)
 	k.up, k.below = 0, 0
 	if err != nil {
-		t.tell(k, err.Error(), true)
+		t.tell(k, session.Alarm("%s", err))
 	}
 }
 
@@ -175,45 +176,45 @@ func (t *tui) remember(line string) {
 var errBusy = fmt.Errorf("%d lines wait to be seen to: try again in a moment", maxLines)
 
 // obey executes a typed line, in the conversation that it was typed in.
-func (t *tui) obey(k *talk, in input, line string) error {
-	switch in.verb {
+func (t *tui) obey(k *talk, in session.Input, line string) error {
+	switch in.Verb {
 	case "say":
 		if k == t.home {
-			return errNoRoom
+			return session.ErrNoRoom
 		}
 		if k.direct() {
-			return t.whisper(k, k, in.text)
+			return t.whisper(k, k, in.Text)
 		}
-		return t.message(k, k, "", in.text, line)
+		return t.message(k, k, "", in.Text, line)
 	case "to":
 		if k.direct() {
-			return fmt.Errorf("/to is for rooms, and this is none: /msg %s TEXT", in.name)
+			return fmt.Errorf("/to is for rooms, and this is none: /msg %s TEXT", in.Name)
 		}
-		return t.message(k, k, in.name, in.text, "/to "+t.meant(in.name)+" "+in.text)
+		return t.message(k, k, in.Name, in.Text, "/to "+t.meant(in.Name)+" "+in.Text)
 	case "msg":
-		to := t.user(in.name)
-		if strings.TrimSpace(in.text) != "" {
-			if err := t.whisper(k, to, in.text); err != nil {
+		to := t.user(in.Name)
+		if strings.TrimSpace(in.Text) != "" {
+			if err := t.whisper(k, to, in.Text); err != nil {
 				return err
 			}
 		}
 		t.show(to)
 		return nil
 	case "join":
-		if o := t.room(in.name); o != nil && o.joined {
+		if o := t.room(in.Name); o != nil && o.joined {
 			t.show(o)
 			return nil
 		}
 	case "leave":
 		if k == t.home {
-			return errNoRoom
+			return session.ErrNoRoom
 		}
 		if k.direct() || !k.joined && !t.enter[k.room] {
 			t.drop(k) // the session has nothing to leave
 			return nil
 		}
 	case "help":
-		t.take(help{newHead("help", ""), chatHelp()})
+		t.event(session.Help{Head: session.NewHead("help", ""), Lines: session.HelpLines()})
 		return nil
 	case "quit":
 		t.closing = true
@@ -233,7 +234,7 @@ func (t *tui) whisper(from, to *talk, text string) error {
 
 // give hands a line to the session.
 func (t *tui) give(k *talk, line string) error {
-	if !t.send(typed{text: line, room: k.room}) {
+	if !t.send(session.Typed{Text: line, Room: k.room}) {
 		return errBusy
 	}
 	t.lines++

@@ -4,15 +4,12 @@ import (
 	"fmt"
 	"image/color"
 	"math"
-	"os"
 	"testing"
 
 	tea "charm.land/bubbletea/v2"
 	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
 	"github.com/stretchr/testify/require"
-
-	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 func TestTheLookFollowsTheTerminalsBackground(t *testing.T) {
@@ -25,18 +22,6 @@ func TestTheLookFollowsTheTerminalsBackground(t *testing.T) {
 	require.Equal(t, words, d.screen())
 	d.ui.Update(tea.BackgroundColorMsg{Color: color.Black})
 	require.Equal(t, dark, d.ui.View().Content)
-}
-
-// panicOnScreen takes the terminal, and then goes on in a way that ends in a panic.
-func panicOnScreen(how func(s *screen)) {
-	s := newScreen(os.Stdin, os.Stdout, func() {})
-	_ = s.show(ready{head: newHead("ready", ""), Login: alice, Rooms: []string{"lobby"}})
-	for range s.lines { // the first typed line: the screen has the terminal by then
-		break
-	}
-	how(s)
-	fmt.Fprintln(os.Stderr, (<-s.lines).end)
-	os.Exit(cli.ExitFailed)
 }
 
 func TestEmojiAreDrawnAsTheTerminalDoesOrTakenApart(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -123,21 +124,38 @@ func (t *tui) dot(l identity.Login) string {
 	return t.theme.warn.Render("?")
 }
 
-// evidence says how the standing of a user is known, in a word or two.
-func (t *tui) evidence(l identity.Login, s standing) string {
+// evidence is how the standing of a user is known.
+type evidence uint8
+
+const (
+	isConnected evidence = iota
+	hasAnswered
+	hasNoLogin
+	hasLoggedOut
+	gaveNoAnswer
+	notFound
+)
+
+// String returns the evidence in a word or two.
+func (e evidence) String() string {
+	return [...]string{"connected", "answered", "no log-in", "logged out", "no answer", "not found"}[e]
+}
+
+// evidence returns how the standing of a user is known.
+func (t *tui) evidence(l identity.Login, s standing) evidence {
 	switch {
 	case s.State == presence.Online && (s.Source == presence.Connected || t.connected(l)):
-		return "connected" // also when it had to ask: the words must not change each time
+		return isConnected // also when it had to ask: the words must not change each time
 	case s.State == presence.Online:
-		return "answered"
+		return hasAnswered
 	case s.State == presence.Offline && s.Source == presence.Stored:
-		return "no log-in"
+		return hasNoLogin
 	case s.State == presence.Offline:
-		return "logged out"
+		return hasLoggedOut
 	case s.Login.User != "":
-		return "no answer"
+		return gaveNoAnswer
 	}
-	return "not found"
+	return notFound
 }
 
 // memberList lists the members of the room, or says what is known of the user of a direct
@@ -159,7 +177,7 @@ func (t *tui) memberList(width, height int) []string {
 	}
 	rows = append(rows, t.memberRows(self, th.self.Render(t.cells.cut(t.me.User, width-8))+th.dim.Render(" you"), k.role, "", width)...)
 	for i, s := range k.members {
-		own := t.memberRows(t.dot(s.Login), t.theme.name(s.name).Render(t.cells.cut(s.name, width-4)), plainRole(s.Role), t.how(s.Login), width)
+		own := t.memberRows(t.dot(s.Login), t.theme.name(s.name).Render(t.cells.cut(s.name, width-4)), session.PlainRole(s.Role), t.how(s.Login), width)
 		if left := height - len(rows); len(own) > left || len(own) == left && i < len(k.members)-1 {
 			rows = append(rows[:min(len(rows), height-1)], th.dim.Render(fmt.Sprintf("   and %d more", len(k.members)-i)))
 			break
@@ -175,8 +193,8 @@ func (t *tui) how(l identity.Login) string {
 	if !known {
 		return ""
 	}
-	if how := t.evidence(l, s); how != "connected" {
-		return how
+	if how := t.evidence(l, s); how != isConnected {
+		return how.String()
 	}
 	return ""
 }
@@ -216,7 +234,7 @@ func (t *tui) userCard(k *talk, width int) []string {
 	rows := []string{th.title.Render(" USER"), " " + t.dot(l) + " " + th.name(k.user).Render(t.cells.cut(k.user, width-4))}
 	words := []string{"asking…"}
 	if s, known := t.standing(l); known {
-		words = []string{s.State.String(), t.evidence(l, s)}
+		words = []string{s.State.String(), t.evidence(l, s).String()}
 		if s.Source == presence.Goodbye {
 			words = append(words, "at "+s.at.Add(-s.Age).In(t.zone).Format("15:04"))
 		}

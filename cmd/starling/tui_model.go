@@ -10,28 +10,39 @@ import (
 	"github.com/charmbracelet/x/ansi"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/node"
 )
 
-// happened brings events of the session to the screen.
-type happened []any
+// occurrence is what the screen is brought: one of [told], [standing] and [leaving].
+type occurrence interface{ occurs() }
+
+func (told) occurs()     {}
+func (standing) occurs() {}
+func (leaving) occurs()  {}
+
+// told is an event of the session.
+type told struct{ event session.Event }
 
 // leaving says that the session has begun to end.
 type leaving struct{}
 
+// happened brings occurrences to the screen, in their order.
+type happened []occurrence
+
 // tui is the chat as a screen: events and key presses go in, lines for the session and a picture
 // come out. It starts no goroutine, asks nobody, and knows no clock but now.
 type tui struct {
-	send      func(typed) bool // passes a line to the session; false: it can take no more now
-	interrupt func()           // what Ctrl-C means
-	attend    func([]string)   // sets who is on the screen, as name#key, to be asked about
-	stir      func(string)     // reports that there was news of one of them
+	send      func(session.Typed) bool // passes a line to the session; false: it can take no more now
+	interrupt func()                   // what Ctrl-C means
+	attend    func([]string)           // sets who is on the screen, as name#key, to be asked about
+	stir      func(string)             // reports that there was news of one of them
 	now       func() time.Time
 	zone      *time.Location
 
-	words *wording // puts events into the words of the line chat
-	me    ready
+	words *session.Wording // puts events into the words of the line chat
+	me    session.Ready
 	talks []*talk
 	home  *talk           // shown when there is no other; not listed
 	here  *talk           // shown
@@ -69,12 +80,12 @@ type sending struct {
 // maxHistory is how many typed lines can be gone back to.
 const maxHistory = 500
 
-func newTUI(send func(typed) bool, interrupt func()) *tui {
+func newTUI(send func(session.Typed) bool, interrupt func()) *tui {
 	home := &talk{user: "starling"}
 	return &tui{
 		home: home, here: home, enter: make(map[string]bool),
 		send: send, interrupt: interrupt, attend: func([]string) {}, stir: func(string) {}, now: time.Now, zone: time.Local,
-		words: newWording(), peers: make(map[peer.ID]node.Peer), sent: make(map[int]sending), standings: make(map[string]standing), expiring: make(map[string]time.Time),
+		words: session.NewWording(), peers: make(map[peer.ID]node.Peer), sent: make(map[int]sending), standings: make(map[string]standing), expiring: make(map[string]time.Time),
 		width: 80, height: 24, cells: cells{ansi.WcWidth}, dark: true, theme: newTheme(true),
 	}
 }
@@ -92,11 +103,9 @@ func (t *tui) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 func (t *tui) update(msg tea.Msg) tea.Cmd {
 	switch msg := msg.(type) {
 	case happened:
-		for _, ev := range msg {
-			t.take(ev)
+		for _, what := range msg {
+			t.take(what)
 		}
-	case leaving:
-		t.closing = true
 	case tea.WindowSizeMsg:
 		t.width, t.height = msg.Width, msg.Height
 	case tea.BackgroundColorMsg:
@@ -231,14 +240,14 @@ func (t *tui) add(k *talk, e *entry) {
 }
 
 // tell shows the chat's own words in a conversation; if k is nil, in the one that is shown.
-func (t *tui) tell(k *talk, text string, alarm bool) {
+func (t *tui) tell(k *talk, said session.Line) {
 	if k == nil {
 		k = t.here
 	}
-	if text == "" {
+	if said.Text == "" {
 		return
 	}
-	t.add(k, &entry{text: strings.TrimRight(text, "\n"), alarm: alarm})
+	t.add(k, &entry{text: strings.TrimRight(said.Text, "\n"), alarm: said.Tone == session.Warning})
 }
 
 // connected reports whether there is a connection to a user's node.

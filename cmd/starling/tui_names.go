@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/node"
 )
@@ -55,15 +56,15 @@ func (t *tui) with(l identity.Login) *talk {
 
 // same reports whether two log-ins are of one user: of one key, or in app mode of one name.
 func (t *tui) same(a, b identity.Login) bool {
-	return a.User == b.User && a.User != "" && (a.Key == b.Key || t.me.vouched)
+	return a.User == b.User && a.User != "" && (a.Key == b.Key || t.me.Vouched)
 }
 
 // called returns the name of a conversation with a user.
 func (t *tui) called(l identity.Login) string {
-	if t.me.vouched {
+	if t.me.Vouched {
 		return l.User
 	}
-	return t.words.name(l)
+	return t.words.Name(l)
 }
 
 // addressOf returns the address that reaches the user of a conversation and no other user of that
@@ -78,7 +79,7 @@ func (t *tui) addressOf(k *talk) string {
 	switch {
 	case l.User == "" || byName:
 		return t.meant(k.user)
-	case t.me.vouched:
+	case t.me.Vouched:
 		return l.User
 	}
 	return l.Address().String()
@@ -87,8 +88,8 @@ func (t *tui) addressOf(k *talk) string {
 // meant returns what to send to for a name. A name alone means the user that it is shown for: if
 // nobody is there under it, the key goes with it, so that it cannot reach another key.
 func (t *tui) meant(name string) string {
-	shown, ok := t.words.shown(name)
-	if !ok || t.me.vouched || t.there(name).User != "" {
+	shown, ok := t.words.Shown(name)
+	if !ok || t.me.Vouched || t.there(name).User != "" {
 		return name
 	}
 	return shown.Address().String()
@@ -130,15 +131,15 @@ func (t *tui) merge(k, into *talk) {
 
 // settle finds out, from how a message ended, whom a conversation is with that was opened by a
 // name. If the name is pinned, [tui.means] has done that.
-func (t *tui) settle(k *talk, ev sent) *talk {
+func (t *tui) settle(k *talk, ev session.Sent) *talk {
 	if !k.direct() || k.login.User != "" {
 		return k
 	}
 	switch {
-	case ev.Error == "conflict" || ev.Error == "ambiguous":
+	case ev.Error == session.CodeConflict || ev.Error == session.CodeAmbiguous:
 		k.seen, k.user = identity.Login{}, k.typed // the node knows of more users than are here
-	case ev.OK && ev.login.User != "":
-		return t.hold(k, ev.login)
+	case ev.OK && ev.Login.User != "":
+		return t.hold(k, ev.Login)
 	}
 	return k
 }
@@ -146,8 +147,8 @@ func (t *tui) settle(k *talk, ev sent) *talk {
 // means notes which key a name alone stands for: see [wording.means]. It renames all users
 // of the name accordingly.
 func (t *tui) means(user string, key identity.PublicKey) {
-	was, known := t.words.keys[user]
-	t.words.means(user, key)
+	was, known := t.words.Stands(user)
+	t.words.Means(user, key)
 	for _, k := range slices.Clone(t.talks) {
 		switch {
 		case k.login.User == "" && k.typed == user && !key.IsZero() && user != t.me.User:
@@ -160,7 +161,7 @@ func (t *tui) means(user string, key identity.PublicKey) {
 		case k.seen.User == user:
 			k.user = t.called(k.seen)
 		}
-		k.rename(user, t.words.name)
+		k.rename(user, t.words.Name)
 	}
 }
 

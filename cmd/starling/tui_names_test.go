@@ -1,12 +1,12 @@
 package main
 
 import (
-	"io"
 	"testing"
 
 	tea "charm.land/bubbletea/v2"
 	"github.com/stretchr/testify/require"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -18,12 +18,12 @@ var imposter = person("bob", 9)
 
 // ended sends the screen the result of the last typed message, which the node has sent to login.
 func (d *desk) ended(to string, login identity.Login, pinned identity.PublicKey, err error) {
-	s := sent{head: newHead("sent", ""), Line: len(d.given), To: to, RTT: 0.8, login: login, pinned: pinned}
-	d.happens(s.result(err))
+	s := session.Sent{Head: session.NewHead("sent", ""), Line: len(d.given), To: to, RTT: 0.8, Login: login, Pinned: pinned}
+	d.happens(s.Result(err))
 }
 
 // last returns the last line that the session was given.
-func (d *desk) last() string { return d.given[len(d.given)-1].text }
+func (d *desk) last() string { return d.given[len(d.given)-1].Text }
 
 // direct returns the conversations with users, by name.
 func (d *desk) direct() (names []string) {
@@ -220,7 +220,7 @@ func TestNamesAreShownAndCompletedByWhatTheyMean(t *testing.T) {
 	completes("/to b", both...)
 	completes("/msg b", both...)
 	d.types("/to " + bob.Address().String() + " hi\n")
-	d.happens(sent{head: newHead("sent", "lobby"), Line: len(d.given), OK: true, To: bob.Address().String(), login: bob, pinned: bob.Key})
+	d.happens(session.Sent{Head: session.NewHead("sent", "lobby"), Line: len(d.given), OK: true, To: bob.Address().String(), Login: bob, Pinned: bob.Key})
 	shown("bob", both[0])
 	completes("/to b", "bob", both[0])
 	d.happens(goes(bob), &mesh.MemberLeft{Header: mesh.Header{Room: "lobby"}, Member: mesh.Member{Login: bob}})
@@ -230,7 +230,7 @@ func TestNamesAreShownAndCompletedByWhatTheyMean(t *testing.T) {
 
 func TestWithTokensAConversationIsWithTheUser(t *testing.T) {
 	d := sit(t, 80, 24, "lobby")
-	d.ui.me.vouched = true
+	d.ui.me.Vouched = true
 	laptop, phone := person("bob", 2), person("bob", 3)
 	d.happens(comes(laptop), whisper("", laptop, "hi"))
 	d.press(ctrl('n'))
@@ -259,19 +259,4 @@ func TestANameAloneMeansTheUserThatItIsShownFor(t *testing.T) {
 	require.Equal(t, "/to "+bob.Address().String()+" a secret", d.last())
 	d.types("/msg bob a secret\n")
 	require.Equal(t, "/msg "+bob.Address().String()+" a secret", d.last())
-}
-
-func TestInLinesANameAloneMeansTheUserThatItIsShownFor(t *testing.T) {
-	v := newTextView(io.Discard)
-	c := &chat{view: v}
-	require.Equal(t, "bob", c.meant("bob", []identity.Login{imposter}), "nobody was shown as bob")
-	require.NoError(t, v.show(message("lobby", bob, "hi all")))
-	require.Equal(t, "bob", c.meant("bob", []identity.Login{bob}))
-	require.Equal(t, bob.Address().String(), c.meant("bob", []identity.Login{imposter}))
-	require.Equal(t, bob.Address().String(), c.meant("bob", nil))
-	require.Equal(t, imposter.Address().String(), c.meant(imposter.Address().String(), nil), "with a key it is complete")
-	v.words.vouched = true
-	require.Equal(t, "bob", c.meant("bob", nil), "in app mode the name is the user")
-	c.view = &jsonView{out: io.Discard}
-	require.Equal(t, "bob", c.meant("bob", []identity.Login{imposter}), "programs see the keys")
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
+	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/node"
 )
 
@@ -18,22 +20,25 @@ import (
 type realDesk struct {
 	*desk
 	mu    sync.Mutex // guards the desk
-	lines chan typed
+	lines chan session.Typed
 	addr  string
 }
 
-func (r *realDesk) show(event any) error {
+func (r *realDesk) Show(event session.Event) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.happens(event)
 	return nil
 }
 
+func (r *realDesk) Shown(string) (identity.Login, bool) { return identity.Login{}, false }
+func (r *realDesk) Guard(f func())                      { f() }
+
 // sitDown starts a chat with a screen but no terminal.
 func sitDown(t *testing.T, user string, opts ...node.Option) *realDesk {
 	t.Helper()
-	r := &realDesk{desk: &desk{t: t}, lines: make(chan typed, 64)}
-	r.ui = newTUI(func(l typed) bool {
+	r := &realDesk{desk: &desk{t: t}, lines: make(chan session.Typed, 64)}
+	r.ui = newTUI(func(l session.Typed) bool {
 		r.lines <- l
 		return true
 	}, func() {})
@@ -41,17 +46,17 @@ func sitDown(t *testing.T, user string, opts ...node.Option) *realDesk {
 	n, err := node.New(append(slices.Clip(opts), node.WithoutMDNS(), node.WithListen("/ip4/127.0.0.1/tcp/0"))...)
 	require.NoError(t, err)
 	r.addr = n.Addrs()[0].String()
-	c := newChat(n, r)
+	c := session.New(n, r, nil)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _ = c.run(ctx, user, ready{Rooms: []string{"lobby"}}, func(context.Context) <-chan typed { return r.lines })
+		_, _ = c.Run(ctx, user, session.Ready{Rooms: []string{"lobby"}}, func(context.Context) <-chan session.Typed { return r.lines })
 	}()
 	t.Cleanup(func() {
 		stop()
 		<-done
-		require.NoError(t, c.close())
+		require.NoError(t, c.Close())
 	})
 	r.until("you are in lobby")
 	return r

@@ -25,6 +25,7 @@ const (
 	markDelivered             // its user's node has it
 	markUnknown               // it may have arrived
 	markFailed                // it has not arrived
+	markRefused               // its receiver has refused it
 )
 
 // entry is one line of a conversation: said in it, or by the chat itself.

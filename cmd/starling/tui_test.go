@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 	"github.com/stretchr/testify/require"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -87,7 +89,7 @@ var scenes = []struct {
 			&node.PeerDown{Peer: node.Peer{Login: bob}},
 			&node.PeerDown{Peer: node.Peer{Login: carol}},
 			&mesh.GapLost{Header: mesh.Header{Room: "lobby"}, From: carol, First: 4, Last: 6},
-			trouble{newHead("error", "ops"), 0, "room", endWords("ops", mesh.ErrReplaced)},
+			session.Trouble{Head: session.NewHead("error", "ops"), Line: 0, Code: "room", Detail: "you are out of ops: you have joined it from another device"},
 		)
 	}},
 	{"status", func(d *desk) {
@@ -124,18 +126,17 @@ var scenes = []struct {
 		d.guarded()
 		d.happens(&mesh.TokenExpiring{Expires: d.ui.now().Add(30 * time.Second)},
 			&mesh.TokenExpiring{Header: mesh.Header{Room: "lobby"}, Expires: d.ui.now().Add(30 * time.Second)},
-			trouble{newHead("error", "lobby"), 0, "token", tokenWords(&identity.TokenError{Reason: "it does not admit to the room \"lobby\"", Err: identity.ErrTokenRoom})},
-			renewed{newHead("token", ""), 0, d.ui.now().Add(time.Hour)})
+			session.Trouble{Head: session.NewHead("error", "lobby"), Line: 0, Code: "token", Detail: `the token is refused: it does not admit to the room "lobby"`},
+			session.Renewed{Head: session.NewHead("token", ""), Line: 0, Expires: d.ui.now().Add(time.Hour)})
 		d.types("/token /run/me.token\n")
-		d.happens(renewed{newHead("token", "lobby"), 1, d.ui.now().Add(24 * time.Hour)})
+		d.happens(session.Renewed{Head: session.NewHead("token", "lobby"), Line: 1, Expires: d.ui.now().Add(24 * time.Hour)})
 	}},
 	{"token-ended", func(d *desk) {
 		d.guarded()
-		revoked := &identity.TokenError{Reason: "its issuer has revoked it", Err: identity.ErrTokenRevoked}
 		d.happens(
-			&node.TokenEnded{Revoked: true, Reason: revoked.Reason},
-			trouble{newHead("error", "ops"), 0, "room", endWords("ops", revoked)},
-			trouble{newHead("error", "lobby"), 0, "room", endWords("lobby", revoked)})
+			&node.TokenEnded{Revoked: true, Reason: "its issuer has revoked it"},
+			session.Trouble{Head: session.NewHead("error", "ops"), Line: 0, Code: "room", Detail: "you are out of ops: the issuer has revoked your token"},
+			session.Trouble{Head: session.NewHead("error", "lobby"), Line: 0, Code: "room", Detail: "you are out of lobby: the issuer has revoked your token"})
 	}},
 	{"name-taken", func(d *desk) {
 		d.happens(joined("lobby", bob)...)
@@ -154,13 +155,13 @@ var scenes = []struct {
 		d.happens(contested(), whisper("", bob, "hi"))
 		d.types("/to bob hello\n")
 		err := &identity.ConflictError{User: "bob", Found: []identity.Login{imposter, bob}}
-		d.happens(sent{head: newHead("sent", "lobby"), Line: len(d.given), To: "bob"}.result(err))
+		d.happens(session.Sent{Head: session.NewHead("sent", "lobby"), Line: len(d.given), To: "bob"}.Result(err))
 	}},
 	{"help", func(d *desk) { d.types("/help\n") }},
 	{"nowhere", func(d *desk) {
 		for _, room := range []string{"lobby", "ops"} {
 			d.types("/leave\n")
-			d.happens(exited{newHead("exited", room)})
+			d.happens(session.Exited{Head: session.NewHead("exited", room)})
 		}
 		d.types("hello?\n")
 	}},
@@ -259,14 +260,14 @@ func TestWhatIsTypedGoesWhereTheScreenSays(t *testing.T) {
 	d.types("/join lobby\n")
 	require.Contains(t, d.screen(), "#lobby ›")
 	d.types("/nonsense\n/leave\n")
-	require.Equal(t, []typed{
-		{text: "to the lobby", room: "lobby"},
-		{text: "to ops", room: "ops"},
-		{text: "//slash", room: "ops"},
-		{text: "/who", room: "ops"},
-		{text: "/msg bob hello", room: "ops"},
-		{text: "/msg " + bob.Address().String() + " again"}, // the key that is shown, whoever is called bob by then
-		{text: "/leave", room: "lobby"},
+	require.Equal(t, []session.Typed{
+		{Text: "to the lobby", Room: "lobby"},
+		{Text: "to ops", Room: "ops"},
+		{Text: "//slash", Room: "ops"},
+		{Text: "/who", Room: "ops"},
+		{Text: "/msg bob hello", Room: "ops"},
+		{Text: "/msg " + bob.Address().String() + " again"}, // the key that is shown, whoever is called bob by then
+		{Text: "/leave", Room: "lobby"},
 	}, d.given)
 	require.Contains(t, d.screen(), "! there is no /nonsense")
 
@@ -288,7 +289,7 @@ func TestAConversationOfAnotherKeyUnderAKnownNameIsAnother(t *testing.T) {
 	require.Equal(t, []string{"#lobby", imposter.Address().String(), "bob"}, names)
 	d.press(ctrl('n'))
 	d.types("who?\n")
-	require.Equal(t, "/msg "+imposter.Address().String()+" who?", d.given[0].text)
+	require.Equal(t, "/msg "+imposter.Address().String()+" who?", d.given[0].Text)
 }
 
 func TestHistoryGoesBackAndReturnsToTheDraft(t *testing.T) {
@@ -362,7 +363,7 @@ func TestEditingGoesByWhatIsShownInOnePlace(t *testing.T) {
 	d.ui.Update(tea.PasteMsg{Content: "two\r\nlines"})
 	require.Equal(t, "two\nlines", line.text)
 	require.Contains(t, d.screen(), "two⏎lines")
-	d.ui.Update(tea.PasteMsg{Content: strings.Repeat("x", maxLine)})
+	d.ui.Update(tea.PasteMsg{Content: strings.Repeat("x", session.MaxLine)})
 	require.Equal(t, "two\nlines", line.text, "too much is not taken in part")
 
 	line.set(strings.Repeat("0123456789", 20))
@@ -381,7 +382,7 @@ func TestCtrlCAsksTheSessionToEndAndSaysSo(t *testing.T) {
 	require.Equal(t, 1, d.interrupted)
 	require.Contains(t, d.screen(), "leaving…")
 	d = sit(t, 80, 24, "lobby")
-	d.ui.Update(leaving{})
+	d.happens(leaving{})
 	require.Contains(t, d.screen(), "leaving…")
 }
 
@@ -408,7 +409,7 @@ func TestWhatPeersSendIsKeptWithinBounds(t *testing.T) {
 func TestARoomThatWasLeftIsNotOpenedByWhatComesLate(t *testing.T) {
 	d := sit(t, 80, 24, "lobby", "ops")
 	d.types("/leave\n")
-	d.happens(exited{newHead("exited", "lobby")}, message("lobby", bob, "late"),
+	d.happens(session.Exited{Head: session.NewHead("exited", "lobby")}, message("lobby", bob, "late"),
 		&mesh.MemberLeft{Header: mesh.Header{Room: "lobby"}, Member: mesh.Member{Login: bob}})
 	require.Len(t, d.ui.talks, 1)
 	require.Equal(t, "ops", d.ui.here.room)
@@ -420,4 +421,27 @@ func TestAnUnknownErrorIsAFailureWithItsWords(t *testing.T) {
 	d.types("hello\n")
 	d.result("", errors.New("the \x1b[31mdisk is full"))
 	require.Contains(t, d.screen(), `✗ not sent: the \x1b[31mdisk is full`)
+}
+
+func TestARefusalSaysWhyAndTheWayOut(t *testing.T) {
+	d := sit(t, 120, 24, "lobby")
+	d.types("/to carol hi\n")
+	d.result("carol", &mesh.RefusedError{Reason: mesh.NotMember})
+	require.Contains(t, d.screen(), "✗ not sent: no such member in this room (outside rooms: /msg)")
+	d.types("/to bob hi\n")
+	d.result("bob", &mesh.RefusedError{Reason: mesh.QueueFull})
+	require.Contains(t, d.screen(), "✗ refused: queue full")
+}
+
+func TestTextsOfSeveralLinesStandBelowTheirBeginning(t *testing.T) {
+	d := sit(t, 120, 24, "lobby")
+	d.happens(message("lobby", bob, "one\ntwo"), session.Trouble{Detail: "three\nfour"})
+	d.types("five\n")
+	d.result("", errors.New("six\nseven"))
+	lines := strings.Split(d.screen(), "\n")
+	for i, want := range map[string]string{"one": "          | two", "! three": "          | four", "✗ not sent: six": "          | seven"} {
+		at := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, i) })
+		require.Positive(t, at, i)
+		require.Contains(t, lines[at+1], "│ "+want+" ", i)
+	}
 }

@@ -13,7 +13,12 @@ import (
 // Safe makes text from a peer safe for a terminal: no byte of it moves the cursor, changes
 // colours or reverses the direction of the line, and its second line cannot be taken for a message
 // of its own.
-func Safe(s string) string {
+func Safe(s string) string { return safe(s, "\n    | ") }
+
+// SafeAside is [Safe] for a text in lines that stand two columns to the right by themselves.
+func SafeAside(s string) string { return safe(s, "\n  | ") }
+
+func safe(s, below string) string {
 	var b strings.Builder
 	for len(s) > 0 {
 		r, n := utf8.DecodeRuneInString(s)
@@ -21,7 +26,7 @@ func Safe(s string) string {
 		case r == utf8.RuneError && n == 1:
 			fmt.Fprintf(&b, `\x%02x`, s[0])
 		case r == '\n':
-			b.WriteString("\n    | ")
+			b.WriteString(below)
 		case r == '\t', r == '\u200c', r == '\u200d', unicode.IsGraphic(r): // emoji and scripts need the joiners
 			b.WriteRune(r)
 		default:

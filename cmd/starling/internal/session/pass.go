@@ -1,4 +1,4 @@
-package main
+package session
 
 import (
 	"errors"
@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/cmd/starling/internal/token"
 	"github.com/starling-mesh/starling/identity"
@@ -17,26 +16,26 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// pass is the token of a chat in app mode; nil in open mode. It is valid for the log-in and for the
+// Pass is the token of a chat in app mode; nil in open mode. It is valid for the log-in and for the
 // rooms that it names.
-type pass struct {
+type Pass struct {
 	mu   sync.Mutex
 	file string // where to look for a newer token; empty: nowhere
 	text string
 }
 
-// readPass reads the token that --token names: from a file, or from the first line of standard
+// ReadPass reads the token that --token names: from a file, or from the first line of standard
 // input.
-func readPass(a *cli.App, file string) (*pass, error) {
+func ReadPass(in io.Reader, file string) (*Pass, error) {
 	if file != "-" {
-		p := &pass{file: file}
+		p := &Pass{file: file}
 		return p, p.read()
 	}
-	text, err := firstLine(a.Stdin, token.MaxText)
+	text, err := firstLine(in, token.MaxText)
 	if err != nil {
 		return nil, fmt.Errorf("standard input: %w", err)
 	}
-	return &pass{text: text}, nil
+	return &Pass{text: text}, nil
 }
 
 // firstLine reads one line and nothing after it: the rest is for the chat.
@@ -56,7 +55,7 @@ func firstLine(in io.Reader, most int) (string, error) {
 }
 
 // read takes the token that its file has now.
-func (p *pass) read() error {
+func (p *Pass) read() error {
 	p.mu.Lock()
 	file := p.file
 	p.mu.Unlock()
@@ -67,7 +66,7 @@ func (p *pass) read() error {
 	return err
 }
 
-func (p *pass) set(file, text string) {
+func (p *Pass) set(file, text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.file, p.text = file, text
@@ -84,30 +83,31 @@ func readTokenFile(file string) (string, error) {
 }
 
 // source is where to look for a newer token; empty: nowhere.
-func (p *pass) source() string {
+func (p *Pass) source() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.file
 }
 
-func (p *pass) token() string {
+// Token returns the token in use.
+func (p *Pass) Token() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.text
 }
 
-func (p *pass) loginOptions() []node.LoginOption {
+func (p *Pass) loginOptions() []node.LoginOption {
 	if p == nil {
 		return nil
 	}
-	return []node.LoginOption{node.LoginToken(p.token())}
+	return []node.LoginOption{node.LoginToken(p.Token())}
 }
 
-func (p *pass) joinOptions() []mesh.JoinOption {
+func (p *Pass) joinOptions() []mesh.JoinOption {
 	if p == nil {
 		return nil
 	}
-	return []mesh.JoinOption{mesh.WithToken(p.token())}
+	return []mesh.JoinOption{mesh.WithToken(p.Token())}
 }
 
 // renewEvery is how often the file is checked for a newer token when the one in use is about to
@@ -116,7 +116,7 @@ const renewEvery = time.Second
 
 // renew replaces a token that is about to expire as soon as its file has a newer one. room is nil
 // for the log-in.
-func (c *chat) renew(ending *mesh.TokenExpiring, room *mesh.Room) {
+func (c *Session) renew(ending *mesh.TokenExpiring, room *mesh.Room) {
 	if c.pass == nil || c.pass.source() == "" {
 		return
 	}
@@ -129,15 +129,15 @@ func (c *chat) renew(ending *mesh.TokenExpiring, room *mesh.Room) {
 	refused := ""
 	for time.Now().Before(ending.Expires.Add(identity.MaxLeeway)) {
 		if err := c.pass.read(); err == nil {
-			text := c.pass.token()
+			text := c.pass.Token()
 			if _, expires := token.Claimed(text); expires.After(ending.Expires) && text != refused {
 				err := use(text)
 				if err == nil {
-					c.show(renewed{newHead("token", ending.Room), 0, expires})
+					c.show(Renewed{NewHead("token", ending.Room), 0, expires})
 					return
 				}
 				refused = text
-				c.show(trouble{newHead("error", ending.Room), 0, "token", tokenWords(err)})
+				c.show(Trouble{NewHead("error", ending.Room), 0, "token", tokenWords(err)})
 			}
 		}
 		select {
@@ -155,7 +155,7 @@ var (
 
 // useToken replaces the token in use with the one in a file, for the log-in and for every room.
 // Without a file it reads the one that the last token came from.
-func (c *chat) useToken(file string, line int) error {
+func (c *Session) useToken(file string, line int) error {
 	if c.pass == nil {
 		return errNoTokens
 	}
@@ -172,11 +172,11 @@ func (c *chat) useToken(file string, line int) error {
 	_, expires := token.Claimed(text)
 	tell := func(room string, err error) {
 		if err != nil {
-			c.show(trouble{newHead("error", room), line, "token", tokenWords(err)})
+			c.show(Trouble{NewHead("error", room), line, "token", tokenWords(err)})
 			return
 		}
 		c.pass.set(file, text) // it is valid for something
-		c.show(renewed{newHead("token", room), line, expires})
+		c.show(Renewed{NewHead("token", room), line, expires})
 	}
 	tell("", c.node.UpdateLoginToken(text))
 	for _, r := range c.rooms {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/identity"
 )
 
@@ -56,7 +58,7 @@ func TestEverySendThatFailsSaysHow(t *testing.T) {
 func TestMistypedLinesAreEventsAndTheChatGoesOn(t *testing.T) {
 	alice := chatHere(t, "--user", "alice", "--ephemeral")
 	alice.ready()
-	alice.say("/wo", "/join a/b", "", strings.Repeat("x", maxLine+1), "/help", "fine")
+	alice.say("/wo", "/join a/b", "", strings.Repeat("x", (128<<10)+1), "/help", "fine")
 	for _, want := range []struct {
 		line   int
 		detail string
@@ -69,7 +71,7 @@ func TestMistypedLinesAreEventsAndTheChatGoesOn(t *testing.T) {
 		require.Equal(t, want.line, got.Line)
 		require.Equal(t, want.detail, got.Detail)
 	}
-	require.Equal(t, chatHelp(), alice.expect("help", nil).Lines)
+	require.Equal(t, session.HelpLines(), alice.expect("help", nil).Lines)
 	require.True(t, alice.result(6).OK)
 }
 
@@ -166,6 +168,11 @@ func TestAWrongPeerIsToldOfAndTriedAgain(t *testing.T) {
 	again.ready()
 	require.Equal(t, "dave", erin.expect("peer_up", nil).Node.User)
 }
+
+// brokenWriter fails like a pipe whose reader is gone.
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
 func TestAChatEndsWhenNobodyReadsIt(t *testing.T) {
 	in, typing := pipe(t)

@@ -1,4 +1,4 @@
-package main
+package session
 
 import (
 	"bufio"
@@ -11,19 +11,19 @@ import (
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
-// input is one typed line, parsed.
-type input struct {
+// Input is one typed line, parsed.
+type Input struct {
 	line int    // the number of the line, from 1
-	verb string // "say", "to", "msg", "who", "status", "join", "leave", "token", "help", "quit"; "" for an empty line
-	name string // of a user, a room or a file
-	text string
+	Verb string // "say", "to", "msg", "who", "status", "join", "leave", "token", "help", "quit"; "" for an empty line
+	Name string // of a user, a room or a file
+	Text string
 }
 
-// verbInfo is a command of the chat.
-type verbInfo struct{ verb, args, help string }
+// Command is a command of the chat.
+type Command struct{ Verb, Args, Help string }
 
-// verbs are the commands of the chat, in the order of its help.
-var verbs = []verbInfo{
+// Commands are the commands of the chat, in the order of its help.
+var Commands = []Command{
 	{"to", "USER TEXT", "to one member of the current room, unseen by the others"},
 	{"msg", "USER TEXT", "to a user who is logged in anywhere, in a room or not (USER may be name#key)"},
 	{"who", "", "who is in the current room, and who is online"},
@@ -35,58 +35,59 @@ var verbs = []verbInfo{
 	{"quit", "", "leave and end (so do Ctrl-C and the end of standard input)"},
 }
 
-const helpOfText = "to everybody in the current room; //TEXT when it begins with a slash"
+// HelpOfText says what a line that is no command does.
+const HelpOfText = "to everybody in the current room; //TEXT when it begins with a slash"
 
-// chatHelp is what /help answers, line by line.
-func chatHelp() []string {
-	lines := []string{fmt.Sprintf("  %-16s %s", "TEXT", helpOfText)}
-	for _, v := range verbs {
-		lines = append(lines, fmt.Sprintf("  %-16s %s", strings.TrimSpace("/"+v.verb+" "+v.args), v.help))
+// HelpLines is what /help answers, line by line.
+func HelpLines() []string {
+	lines := []string{fmt.Sprintf("  %-16s %s", "TEXT", HelpOfText)}
+	for _, v := range Commands {
+		lines = append(lines, fmt.Sprintf("  %-16s %s", strings.TrimSpace("/"+v.Verb+" "+v.Args), v.Help))
 	}
 	return lines
 }
 
-// parseLine parses one typed line.
-func parseLine(line string) (input, error) {
+// ParseLine parses one typed line.
+func ParseLine(line string) (Input, error) {
 	if strings.TrimSpace(line) == "" {
-		return input{}, nil
+		return Input{}, nil
 	}
 	command, ok := strings.CutPrefix(line, "/")
 	if !ok {
-		return input{verb: "say", text: line}, nil
+		return Input{Verb: "say", Text: line}, nil
 	}
 	if strings.HasPrefix(command, "/") {
-		return input{verb: "say", text: command}, nil
+		return Input{Verb: "say", Text: command}, nil
 	}
 	verb, rest, _ := strings.Cut(command, " ")
-	in := input{verb: verb}
+	in := Input{Verb: verb}
 	rest = strings.TrimLeft(rest, " ")
 	switch verb {
 	case "to", "msg":
-		in.name, in.text, _ = strings.Cut(rest, " ")
-		if in.name == "" {
+		in.Name, in.Text, _ = strings.Cut(rest, " ")
+		if in.Name == "" {
 			return in, fmt.Errorf("/%s needs a user and a text: /%s USER TEXT", verb, verb)
 		}
 	case "join":
-		in.name = strings.TrimRight(rest, " ")
-		if in.name == "" {
+		in.Name = strings.TrimRight(rest, " ")
+		if in.Name == "" {
 			return in, errors.New("/join needs a room: /join ROOM")
 		}
 	case "status":
-		in.name = strings.TrimRight(rest, " ")
-		if in.name == "" {
+		in.Name = strings.TrimRight(rest, " ")
+		if in.Name == "" {
 			return in, errors.New("/status needs a user: /status USER")
 		}
 	case "token":
-		in.name = strings.TrimRight(rest, " ")
+		in.Name = strings.TrimRight(rest, " ")
 	case "who", "leave", "help", "quit":
 		if rest != "" {
 			return in, fmt.Errorf("/%s takes nothing after it", verb)
 		}
 	default:
 		var names []string
-		for _, v := range verbs {
-			names = append(names, v.verb)
+		for _, v := range Commands {
+			names = append(names, v.Verb)
 		}
 		hint := ", /help lists them all"
 		if near := cli.Nearest(verb, names); near != "" {
@@ -97,11 +98,12 @@ func parseLine(line string) (input, error) {
 	return in, nil
 }
 
-// maxLine bounds a typed line, in bytes: enough for the largest message, a command and a name. The
+// MaxLine bounds a typed line, in bytes: enough for the largest message, a command and a name. The
 // mesh accepts less, and reports that itself.
-const maxLine = 128 << 10
+const MaxLine = 128 << 10
 
-var errLineTooLong = fmt.Errorf("a line of more than %d bytes", maxLine)
+// ErrLineTooLong says that a typed line is over [MaxLine].
+var ErrLineTooLong = fmt.Errorf("a line of more than %d bytes", MaxLine)
 
 // lineReader reads lines of any length and keeps none over maxLine in memory.
 type lineReader struct{ r *bufio.Reader }
@@ -119,7 +121,7 @@ func (l *lineReader) next() (string, error) {
 		if !long {
 			line = append(line, part...)
 		}
-		if len(line) > maxLine+2 {
+		if len(line) > MaxLine+2 {
 			long, line = true, nil
 		}
 		if errors.Is(err, bufio.ErrBufferFull) {
@@ -129,43 +131,43 @@ func (l *lineReader) next() (string, error) {
 			return "", err
 		}
 		text := strings.TrimSuffix(strings.TrimSuffix(string(line), "\n"), "\r")
-		if long || len(text) > maxLine {
-			return "", errLineTooLong
+		if long || len(text) > MaxLine {
+			return "", ErrLineTooLong
 		}
 		return text, nil
 	}
 }
 
-// typed is a line of standard input, or its end.
-type typed struct {
-	text string
-	room string // the room that it was typed in; "": the current one
+// Typed is a line of standard input, or its end.
+type Typed struct {
+	Text string
+	Room string // the room that it was typed in; "": the current one
 	err  error  // of this line
-	end  error  // of the input: io.EOF, or a failure to read
+	End  error  // of the input: io.EOF, or a failure to read
 }
 
-// readLines reads in until it ends, or until ctx has ended and one more line has come.
-func readLines(ctx context.Context, in io.Reader) <-chan typed {
-	lines := make(chan typed)
+// ReadLines reads in until it ends, or until ctx has ended and one more line has come.
+func ReadLines(ctx context.Context, in io.Reader) <-chan Typed {
+	lines := make(chan Typed)
 	go func() { // ends with the input: a read of a terminal cannot be interrupted
 		r := newLineReader(in)
 		for {
-			var l typed
+			var l Typed
 			text, err := r.next()
 			switch {
-			case errors.Is(err, errLineTooLong):
+			case errors.Is(err, ErrLineTooLong):
 				l.err = err
 			case err != nil:
-				l.end = err
+				l.End = err
 			default:
-				l.text = text
+				l.Text = text
 			}
 			select {
 			case lines <- l:
 			case <-ctx.Done():
 				return
 			}
-			if l.end != nil {
+			if l.End != nil {
 				return
 			}
 		}

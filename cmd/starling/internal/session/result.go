@@ -1,4 +1,4 @@
-package main
+package session
 
 import (
 	"cmp"
@@ -13,6 +13,14 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
+// The codes of results that are shown in ways of their own.
+const (
+	CodeConflict  = "conflict"
+	CodeAmbiguous = "ambiguous"
+	CodeRefused   = "refused"
+	CodeUnknown   = "unknown"
+)
+
 // outcomes maps every way in which a send can fail to its code, for programs, and its words. The
 // first match counts: what is certain comes before what caused it. Empty words: the error's own.
 var outcomes = []struct {
@@ -25,23 +33,23 @@ var outcomes = []struct {
 	{is(mesh.ErrNotText), "not_text", "not valid UTF-8"},
 	{as[*identity.IDError], "bad_id", ""},
 	{as[*identity.AddressError], "bad_id", ""},
-	{is(mesh.ErrAmbiguous), "ambiguous", ""},
-	{as[*identity.ConflictError], "conflict", ""},
+	{is(mesh.ErrAmbiguous), CodeAmbiguous, ""},
+	{as[*identity.ConflictError], CodeConflict, ""},
 	{is(mesh.ErrNotMember), "not_member", "no such member in this room (outside rooms: /msg)"},
-	{is(mesh.ErrRefused), "refused", ""},
+	{is(mesh.ErrRefused), CodeRefused, ""},
 	{is(presence.ErrNotFound), "not_found", "nobody of that name is logged in within reach"},
 	{is(identity.ErrNotLoggedIn), "not_logged_in", "not logged in"},
 	{is(mesh.ErrLeft), "not_joined", "the room has been left"},
-	{is(errNoRoom), "not_joined", ""},
+	{is(ErrNoRoom), "not_joined", ""},
 	{is(mesh.ErrUnreachable), "not_sent", ""},
 	{is(presence.ErrUnreachable), "not_sent", ""},
-	{is(mesh.ErrUnconfirmed), "unknown", "no answer in time: it may have arrived"},
+	{is(mesh.ErrUnconfirmed), CodeUnknown, "no answer in time: it may have arrived"},
 	{is(net.ErrClosed), "closed", "closing"},
 	{is(context.Canceled), "closed", "closing"},
 }
 
-// errNoRoom is the answer to a text for the current room when there is none.
-var errNoRoom = errors.New("you are in no room: /join ROOM")
+// ErrNoRoom is the answer to a text for the current room when there is none.
+var ErrNoRoom = errors.New("you are in no room: /join ROOM")
 
 // outcome returns the code and the words of a failed send.
 func outcome(err error) (code, words string) {
@@ -74,28 +82,36 @@ func as[T error](err error) bool {
 	return ok
 }
 
-// result fills in how a send ended.
-func (s sent) result(err error) sent {
+// Result fills in how a send ended.
+func (s Sent) Result(err error) Sent {
 	s.OK = err == nil
 	if err != nil {
 		s.Error, s.Detail = outcome(err)
 	}
 	if refused, ok := errors.AsType[*mesh.RefusedError](err); ok {
-		s.reason = refused.Reason
+		s.Reason = refused.Reason
 	}
 	return s
 }
 
-// took says how long a delivery took, and whether it went by a relay.
-func (s sent) took() string {
+// Took says how long a delivery took, and whether it went by a relay.
+func (s Sent) Took() string {
 	if s.Relayed {
 		return fmt.Sprintf("%v ms, by a relay", s.RTT)
 	}
 	return fmt.Sprintf("%v ms", s.RTT)
 }
 
+// Said returns the result in words, for a message that is not shown.
+func (s Sent) Said() Line {
+	if s.OK {
+		return Note("%s", s)
+	}
+	return Alarm("%s", s)
+}
+
 // String returns the result in words.
-func (s sent) String() string {
+func (s Sent) String() string {
 	to := s.To
 	if to == "" {
 		to = s.Room
@@ -106,10 +122,10 @@ func (s sent) String() string {
 	case s.OK && s.To == "":
 		return "sent to " + to
 	case s.OK:
-		return fmt.Sprintf("delivered to %s in %s", to, s.took())
-	case s.Error == "unknown":
+		return fmt.Sprintf("delivered to %s in %s", to, s.Took())
+	case s.Error == CodeUnknown:
 		return fmt.Sprintf("UNKNOWN whether %s got line %d: %s", to, s.Line, s.Detail)
-	case s.Error == "refused":
+	case s.Error == CodeRefused:
 		return fmt.Sprintf("REFUSED by %s, line %d: %s", to, s.Line, s.Detail)
 	case to == "":
 		return "NOT SENT: " + s.Detail

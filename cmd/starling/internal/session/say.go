@@ -1,4 +1,4 @@
-package main
+package session
 
 import (
 	"context"
@@ -12,17 +12,17 @@ import (
 
 // say hands a message to the mesh. Its result is shown later. It returns false if ctx ended before
 // there was room for the message.
-func (c *chat) say(ctx context.Context, in input) bool {
-	s := sent{Line: in.line}
-	room, text := c.here, []byte(in.text)
-	if room == nil && in.verb != "msg" {
-		s.head = newHead("sent", "")
-		c.show(s.result(errNoRoom))
+func (c *Session) say(ctx context.Context, in Input) bool {
+	s := Sent{Line: in.line}
+	room, text := c.here, []byte(in.Text)
+	if room == nil && in.Verb != "msg" {
+		s.Head = NewHead("sent", "")
+		c.show(s.Result(ErrNoRoom))
 		return true
 	}
 	var target string
 	var start func() func() // accepts the message and returns what waits for its result, or nil
-	switch in.verb {
+	switch in.Verb {
 	case "say":
 		target, s.Room = "room "+room.Name(), room.Name()
 		start = func() func() {
@@ -40,16 +40,16 @@ func (c *chat) say(ctx context.Context, in input) bool {
 			}
 		}
 	case "to":
-		target, s.Room, s.To = "room "+room.Name()+" "+nameAlone(in.name), room.Name(), in.name
+		target, s.Room, s.To = "room "+room.Name()+" "+NameAlone(in.Name), room.Name(), in.Name
 		var there []identity.Login
 		for _, m := range room.Members() {
 			there = append(there, m.Login)
 		}
-		to := c.meant(in.name, there)
+		to := c.meant(in.Name, there)
 		start = c.direct(s, func() (mesh.Receipt, error) { return room.Send(c.ctx, to, text, mesh.AsText()) })
 	case "msg":
-		target, s.To = "user "+nameAlone(in.name), in.name
-		to := c.meant(in.name, c.node.Online())
+		target, s.To = "user "+NameAlone(in.Name), in.Name
+		to := c.meant(in.Name, c.node.Online())
 		start = c.direct(s, func() (mesh.Receipt, error) { return c.node.Send(c.ctx, to, text, mesh.AsText()) })
 	}
 	return c.sends.send(ctx, target, start)
@@ -57,28 +57,24 @@ func (c *chat) say(ctx context.Context, in input) bool {
 
 // meant returns what to send to for a name that was typed. A name alone means the user that it is
 // shown for: unless that user is there, the key goes with it, so that it cannot reach another key.
-func (c *chat) meant(name string, there []identity.Login) string {
-	v, ok := c.view.(*textView)
-	if !ok {
-		return name // programs see the keys
-	}
-	shown, ok := v.shown(name)
+func (c *Session) meant(name string, there []identity.Login) string {
+	shown, ok := c.view.Shown(name)
 	if !ok || slices.ContainsFunc(there, func(l identity.Login) bool { return l.User == name && l.Key == shown.Key }) {
 		return name
 	}
 	return shown.Address().String()
 }
 
-// nameAlone returns an address without its key. Messages typed for a name keep their order, with
+// NameAlone returns an address without its key. Messages typed for a name keep their order, with
 // the key or without.
-func nameAlone(address string) string {
+func NameAlone(address string) string {
 	name, _, _ := strings.Cut(address, "#")
 	return name
 }
 
 // direct sends to one user, and waits for the answer before it sends the next message to that user.
 // A chat has no need to pipeline, and so a repeat of one message cannot overtake the next.
-func (c *chat) direct(s sent, send func() (mesh.Receipt, error)) func() func() {
+func (c *Session) direct(s Sent, send func() (mesh.Receipt, error)) func() func() {
 	return func() func() {
 		receipt, err := send()
 		c.tell(s, receipt, err)
@@ -87,12 +83,12 @@ func (c *chat) direct(s sent, send func() (mesh.Receipt, error)) func() func() {
 }
 
 // tell shows how a send ended.
-func (c *chat) tell(s sent, receipt mesh.Receipt, err error) {
-	s.head = newHead("sent", s.Room)
+func (c *Session) tell(s Sent, receipt mesh.Receipt, err error) {
+	s.Head = NewHead("sent", s.Room)
 	s.ID, s.RTT, s.Relayed = receipt.ID, cli.ToMillis(receipt.RTT), receipt.Relayed
-	if s.login = receipt.To; s.login.User != "" {
-		s.Key = s.login.Key.Fingerprint()
+	if s.Login = receipt.To; s.Login.User != "" {
+		s.Key = s.Login.Key.Fingerprint()
 	}
-	s.pinned, _ = c.node.Pinned(nameAlone(s.To))
-	c.show(s.result(err))
+	s.Pinned, _ = c.node.Pinned(NameAlone(s.To))
+	c.show(s.Result(err))
 }

@@ -1,4 +1,4 @@
-package main
+package session
 
 import (
 	"context"
@@ -10,9 +10,9 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// status answers /status.
-type status struct {
-	head
+// Status answers /status.
+type Status struct {
+	Head
 	Line   int             `json:"line"`
 	OK     bool            `json:"ok"`
 	User   string          `json:"user"` // as asked for
@@ -22,20 +22,22 @@ type status struct {
 	AgeMS  *int64          `json:"age_ms,omitempty"`
 	Error  string          `json:"error,omitempty"`
 	Detail string          `json:"detail,omitempty"`
+
+	answer presence.Status
 }
 
 // status asks for the status of a user while typing goes on. It reports false if ctx ended before
 // there was room for the question.
-func (c *chat) status(ctx context.Context, in input) bool {
-	return c.sends.send(ctx, "status "+in.name, func() func() {
-		s, err := c.node.Status(c.ctx, in.name)
+func (c *Session) status(ctx context.Context, in Input) bool {
+	return c.sends.send(ctx, "status "+in.Name, func() func() {
+		s, err := c.node.Status(c.ctx, in.Name)
 		c.show(statusOf(in, s, err))
 		return nil
 	})
 }
 
-func statusOf(in input, s presence.Status, err error) status {
-	out := status{head: newHead("status", ""), Line: in.line, User: in.name}
+func statusOf(in Input, s presence.Status, err error) Status {
+	out := Status{Head: NewHead("status", ""), Line: in.line, User: in.Name, answer: s}
 	if err != nil {
 		out.Error, out.Detail = outcome(err)
 		return out
@@ -56,21 +58,22 @@ var statusWords = map[presence.Source]string{
 	presence.Goodbye:   "logged out %s ago",
 }
 
-func (w *wording) status(ev status) line {
+func (w *Wording) status(ev Status) Line {
 	if !ev.OK {
-		return alarm("%s", prose.Safe(ev.Detail))
+		return Alarm("%s", prose.SafeAside(ev.Detail))
 	}
-	age := (time.Duration(*ev.AgeMS) * time.Millisecond).Round(100 * time.Millisecond)
-	words, known := statusWords[ev.Source]
+	s := ev.answer
+	age := s.Age.Truncate(time.Millisecond).Round(100 * time.Millisecond)
+	words, known := statusWords[s.Source]
 	switch {
-	case ev.State == presence.Unreachable.String() && ev.Login != nil:
+	case s.State == presence.Unreachable && ev.Login != nil:
 		words = fmt.Sprintf("logged in %s ago, and does not answer", age)
-	case ev.State == presence.Unreachable.String():
+	case s.State == presence.Unreachable:
 		words = "not all who might know can be reached"
-	case ev.State == presence.Offline.String() && !known:
+	case s.State == presence.Offline && !known:
 		words = "nobody knows of a log-in"
-	case ev.Source == presence.Connected, ev.Source == presence.Goodbye:
+	case s.Source == presence.Connected, s.Source == presence.Goodbye:
 		words = fmt.Sprintf(words, age)
 	}
-	return note("%s is %s (%s)", ev.User, ev.State, words)
+	return Note("%s is %s (%s)", ev.User, s.State, words)
 }

@@ -1,6 +1,7 @@
-package main
+package session
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
@@ -8,8 +9,8 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// jsonHelp is `starling help json`: the contract with programs that read the chat.
-const jsonHelp = `With --json, starling chat writes one JSON object a line to standard output, and nothing else there.
+// JSONHelp is `starling help json`: the contract with programs that read the chat.
+const JSONHelp = `With --json, starling chat writes one JSON object a line to standard output, and nothing else there.
 It takes the same lines on standard input as without.
 
 Every object has "type" and "time" (RFC 3339). 64-bit numbers are strings. The events of the mesh
@@ -49,18 +50,42 @@ Other codes: line, usage, data_dir_in_use, key, listen, room, token, issuers, fa
 The chat ends at the end of standard input: to only listen, keep it open, as in
   sleep infinity | starling chat --json`
 
-// head is the first part of every object of the chat's own.
-type head struct {
+// Event is what a session hands to its view: one of [Ready], [Entered], [Exited], [Sent], [Who],
+// [Status], [Renewed], [Help], [Waiting], [Trouble], [Bye], and [Heard] for those of the mesh.
+type Event interface{ event() }
+
+func (Ready) event()   {}
+func (Entered) event() {}
+func (Exited) event()  {}
+func (Sent) event()    {}
+func (Who) event()     {}
+func (Status) event()  {}
+func (Renewed) event() {}
+func (Help) event()    {}
+func (Waiting) event() {}
+func (Trouble) event() {}
+func (Bye) event()     {}
+func (Heard) event()   {}
+
+// Heard is an event of the node or of a room, as the mesh reports it.
+type Heard struct{ Event mesh.Event }
+
+// MarshalJSON returns the event as the mesh writes it.
+func (h Heard) MarshalJSON() ([]byte, error) { return json.Marshal(h.Event) }
+
+// Head is the first part of every object of the chat's own.
+type Head struct {
 	Type string    `json:"type"`
 	Time time.Time `json:"time"`
 	Room string    `json:"room,omitempty"`
 }
 
-func newHead(typ, room string) head { return head{typ, time.Now(), room} }
+// NewHead returns the head of an event of that type, now. room is empty outside rooms.
+func NewHead(typ, room string) Head { return Head{typ, time.Now(), room} }
 
-// ready says who this is. It is the first object of a chat.
-type ready struct {
-	head
+// Ready says who this is. It is the first object of a chat.
+type Ready struct {
+	Head
 	identity.Login
 	Addrs []string `json:"addrs"`
 	MDNS  bool     `json:"mdns"` // others on this network find this node by themselves
@@ -68,22 +93,22 @@ type ready struct {
 	Data  string   `json:"data,omitempty"`
 	Rooms []string `json:"rooms"`
 
-	vouched bool // in app mode a name is one user, whatever the key
+	Vouched bool `json:"-"` // in app mode a name is one user, whatever the key
 }
 
-// entered says that a room is ready.
-type entered struct {
-	head
+// Entered says that a room is ready.
+type Entered struct {
+	Head
 	Role    string        `json:"role,omitempty"` // the user's own, in app mode
 	Members []mesh.Member `json:"members"`
 }
 
-// exited says that the user has left a room.
-type exited struct{ head }
+// Exited says that the user has left a room.
+type Exited struct{ Head }
 
-// sent is the result of one message.
-type sent struct {
-	head
+// Sent is the result of one message.
+type Sent struct {
+	Head
 	Line int    `json:"line"`
 	ID   uint64 `json:"id,string,omitempty"`
 	OK   bool   `json:"ok"`
@@ -97,47 +122,48 @@ type sent struct {
 	Error      string     `json:"error,omitempty"`
 	Detail     string     `json:"detail,omitempty"`
 
-	login  identity.Login     // the log-in that it was sent to; zero: none
-	pinned identity.PublicKey // the key that the name in To is pinned to now; zero: none
-	reason mesh.Reason        // why the receiver refused it; zero: it did not
+	Login  identity.Login     `json:"-"` // the log-in that it was sent to; zero: none
+	Pinned identity.PublicKey `json:"-"` // the key that the name in To is pinned to now; zero: none
+	Reason mesh.Reason        `json:"-"` // why the receiver refused it; zero: it did not
 }
 
-// who answers /who.
-type who struct {
-	head
+// Who answers /who.
+type Who struct {
+	Head
 	Members []mesh.Member    `json:"members"`
 	Online  []identity.Login `json:"online"`
 }
 
-// renewed says that a newer token is in use: for a room or, if Room is empty, for the log-in.
-type renewed struct {
-	head
+// Renewed says that a newer token is in use: for a room or, if Room is empty, for the log-in.
+type Renewed struct {
+	Head
 	Line    int       `json:"line,omitempty"`
 	Expires time.Time `json:"expires"`
 }
 
-type help struct {
-	head
+// Help answers /help.
+type Help struct {
+	Head
 	Lines []string `json:"lines"`
 }
 
-// waiting says that the chat was asked to end, and for how many messages it still waits.
-type waiting struct {
-	head
+// Waiting says that the chat was asked to end, and for how many messages it still waits.
+type Waiting struct {
+	Head
 	Messages int `json:"messages"`
 }
 
-// trouble reports an error other than a failed send.
-type trouble struct {
-	head
+// Trouble reports an error other than a failed send.
+type Trouble struct {
+	Head
 	Line   int    `json:"line,omitempty"`
 	Code   string `json:"code"`
 	Detail string `json:"detail"`
 }
 
-// bye is the last object of a chat.
-type bye struct {
-	head
+// Bye is the last object of a chat.
+type Bye struct {
+	Head
 	Reason string `json:"reason"`
 	Code   int    `json:"code"`
 }

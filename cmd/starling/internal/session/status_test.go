@@ -1,4 +1,4 @@
-package main
+package session
 
 import (
 	"testing"
@@ -11,7 +11,7 @@ import (
 
 func TestStatusIsToldInWords(t *testing.T) {
 	bob := login(t, "bob", 1)
-	in := input{line: 1, verb: "status", name: "bob"}
+	in := Input{line: 1, Verb: "status", Name: "bob"}
 	for want, s := range map[string]presence.Status{
 		"  bob is online (heard of 1.2s ago)":                          {State: presence.Online, Login: bob, Source: presence.Connected, Age: 1234 * time.Millisecond},
 		"  bob is online (asked just now)":                             {State: presence.Online, Login: bob, Source: presence.Probed},
@@ -24,19 +24,4 @@ func TestStatusIsToldInWords(t *testing.T) {
 		require.Equal(t, want+"\n", shown(t, statusOf(in, s, nil)))
 	}
 	require.Equal(t, "! not logged in\n", shown(t, statusOf(in, presence.Status{}, presence.ErrNotLoggedIn)))
-}
-
-func TestStatusIsAnsweredInTheChat(t *testing.T) {
-	alice, bob := meet(t, chatHere)
-	alice.say("/status bob")
-	s := alice.expect("status", nil)
-	require.True(t, s.OK, "%+v", s)
-	require.Equal(t, "online", s.State)
-	require.Equal(t, "bob", s.User)
-	alice.say("/status b/b")
-	require.Equal(t, "bad_id", alice.expect("status", nil).Error)
-	bob.say("/quit")
-	bob.expect("bye", nil)
-	alice.say("/status bob")
-	require.Equal(t, "offline", alice.expect("status", nil).State)
 }

@@ -1,4 +1,4 @@
-package main
+package session
 
 import (
 	"context"
@@ -20,27 +20,27 @@ import (
 
 // Why a chat ended, as its last event says.
 const (
-	byeQuit      = "quit"
-	byeEOF       = "eof"
-	byeSignal    = "signal"
-	byeDisplaced = "displaced"
-	byeFailed    = "failed"
+	ByeQuit      = "quit"
+	ByeEOF       = "eof"
+	ByeSignal    = "signal"
+	ByeDisplaced = "displaced"
+	ByeFailed    = "failed"
 )
 
 // errDisplaced ends a chat whose user has logged in elsewhere.
 var errDisplaced = &cli.CodedError{Code: cli.ExitDisplaced, Err: errors.New("the same user has logged in on another device")}
 
-// roomError says that a room could not be entered.
-type roomError struct{ err error }
+// RoomError says that a room could not be entered.
+type RoomError struct{ err error }
 
-func (e *roomError) Error() string { return e.err.Error() } // which names the room
-func (e *roomError) Unwrap() error { return e.err }
+func (e *RoomError) Error() string { return e.err.Error() } // which names the room
+func (e *RoomError) Unwrap() error { return e.err }
 
-// chat is one user talking: typed lines in, events out. Its fields belong to run's goroutine.
-type chat struct {
+// Session is one user talking: typed lines in, events out. Its fields belong to Run's goroutine.
+type Session struct {
 	node  *node.Node
-	pass  *pass // nil: open mode
-	view  view
+	pass  *Pass // nil: open mode
+	view  View
 	sends *sends
 	rooms []*mesh.Room // entered, in this order
 	here  *mesh.Room   // the current one; nil: none
@@ -58,23 +58,24 @@ type endedRoom struct {
 	err  error
 }
 
-func newChat(n *node.Node, v view) *chat {
-	c := &chat{node: n, view: v, sends: newSends(func(f func()) { rescued(v, f) }), ended: make(chan endedRoom), failed: make(chan error, 1)}
+// New returns a session of a node, shown by v. token is nil in open mode. Close closes the node.
+func New(n *node.Node, v View, token *Pass) *Session {
+	c := &Session{node: n, view: v, pass: token, sends: newSends(v.Guard), ended: make(chan endedRoom), failed: make(chan error, 1)}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	return c
 }
 
-// run logs in, enters the rooms that about names, and executes the typed lines until one of them is
+// Run logs in, enters the rooms that about names, and executes the typed lines until one of them is
 // /quit, the lines end, ctx ends, or the chat cannot go on. Close must follow. input begins to read
 // the lines, until its context has ended.
-func (c *chat) run(ctx context.Context, user string, about ready, input func(context.Context) <-chan typed) (reason string, err error) {
+func (c *Session) Run(ctx context.Context, user string, about Ready, input func(context.Context) <-chan Typed) (reason string, err error) {
 	if err := c.node.Login(ctx, user, c.pass.loginOptions()...); err != nil {
 		return c.verdict(ctx, err)
 	}
-	about.head, about.Login = newHead("ready", ""), c.node.Self()
+	about.Head, about.Login = NewHead("ready", ""), c.node.Self()
 	about.Addrs = shareable(addrStrings(c.node.Addrs()))
 	c.show(about)
-	c.background(func() { c.pump(c.node.Recv, nil) })
+	c.Background(func(context.Context) { c.pump(c.node.Recv, nil) })
 	for _, name := range about.Rooms {
 		if err := c.join(ctx, name); err != nil {
 			return c.verdict(ctx, err)
@@ -90,9 +91,9 @@ func (c *chat) run(ctx context.Context, user string, about ready, input func(con
 		}
 		switch {
 		case errors.Is(err, errQuit), errors.Is(err, io.EOF):
-			reason = byeQuit
+			reason = ByeQuit
 			if errors.Is(err, io.EOF) {
-				reason = byeEOF
+				reason = ByeEOF
 			}
 			if !c.settle(ctx) {
 				return c.verdict(ctx, context.Cause(ctx))
@@ -105,32 +106,32 @@ func (c *chat) run(ctx context.Context, user string, about ready, input func(con
 }
 
 // verdict returns why a chat ended that ended with err.
-func (c *chat) verdict(ctx context.Context, err error) (string, error) {
+func (c *Session) verdict(ctx context.Context, err error) (string, error) {
 	switch {
 	case ctx.Err() != nil:
-		return byeSignal, context.Cause(ctx)
+		return ByeSignal, context.Cause(ctx)
 	case errors.Is(err, errDisplaced):
-		return byeDisplaced, err
+		return ByeDisplaced, err
 	}
-	return byeFailed, err
+	return ByeFailed, err
 }
 
 // next waits for a typed line, and meanwhile handles rooms that end by themselves.
-func (c *chat) next(ctx context.Context, lines <-chan typed) (typed, error) {
+func (c *Session) next(ctx context.Context, lines <-chan Typed) (Typed, error) {
 	for {
 		select {
 		case l := <-lines:
-			return l, l.end
+			return l, l.End
 		case e := <-c.ended:
 			if !slices.Contains(c.rooms, e.room) {
 				continue // we left it ourselves
 			}
 			c.forget(e.room)
-			c.show(trouble{newHead("error", e.room.Name()), 0, "room", endWords(e.room.Name(), e.err)})
+			c.show(Trouble{NewHead("error", e.room.Name()), 0, "room", endWords(e.room.Name(), e.err)})
 		case err := <-c.failed:
-			return typed{}, err
+			return Typed{}, err
 		case <-ctx.Done():
-			return typed{}, ctx.Err()
+			return Typed{}, ctx.Err()
 		}
 	}
 }
@@ -139,24 +140,24 @@ var errQuit = errors.New("quit")
 
 // obey executes a typed line. An error that it returns ends the chat; mistakes in the line are only
 // shown.
-func (c *chat) obey(ctx context.Context, l typed, n int) error {
+func (c *Session) obey(ctx context.Context, l Typed, n int) error {
 	wrong := func(err error) {
-		c.show(trouble{newHead("error", ""), n, "line", prose.Plain(err)})
+		c.show(Trouble{NewHead("error", ""), n, "line", prose.Plain(err)})
 	}
 	if l.err != nil {
 		wrong(l.err)
 		return nil
 	}
-	in, err := parseLine(l.text)
+	in, err := ParseLine(l.Text)
 	if err != nil {
 		wrong(err)
 		return nil
 	}
 	in.line = n
-	if l.room != "" {
-		c.goTo(l.room)
+	if l.Room != "" {
+		c.goTo(l.Room)
 	}
-	switch in.verb {
+	switch in.Verb {
 	case "say", "to", "msg":
 		if !c.say(ctx, in) {
 			return ctx.Err()
@@ -168,25 +169,25 @@ func (c *chat) obey(ctx context.Context, l typed, n int) error {
 			return ctx.Err()
 		}
 	case "join":
-		if err := c.join(ctx, in.name); err != nil {
+		if err := c.join(ctx, in.Name); err != nil {
 			if ctx.Err() != nil {
 				return err
 			}
-			c.show(trouble{newHead("error", ""), n, "room", prose.Plain(err)})
+			c.show(Trouble{NewHead("error", ""), n, "room", prose.Plain(err)})
 		}
 	case "leave":
 		if c.here == nil {
-			wrong(errNoRoom)
+			wrong(ErrNoRoom)
 			return nil
 		}
 		c.sends.settle(ctx) // lines typed before show their results before this one
 		return c.leave(ctx, c.here)
 	case "token":
-		if err := c.useToken(in.name, n); err != nil {
-			c.show(trouble{newHead("error", ""), n, "token", prose.Plain(err)})
+		if err := c.useToken(in.Name, n); err != nil {
+			c.show(Trouble{NewHead("error", ""), n, "token", prose.Plain(err)})
 		}
 	case "help":
-		c.show(help{newHead("help", ""), chatHelp()})
+		c.show(Help{NewHead("help", ""), HelpLines()})
 	case "quit":
 		return errQuit
 	}
@@ -195,20 +196,20 @@ func (c *chat) obey(ctx context.Context, l typed, n int) error {
 
 // settle waits for the results of everything that was sent. If that takes a while, it shows why it
 // waits.
-func (c *chat) settle(ctx context.Context) bool {
+func (c *Session) settle(ctx context.Context) bool {
 	soon, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if c.sends.settle(soon) {
 		return true
 	}
 	if ctx.Err() == nil {
-		c.show(waiting{newHead("waiting", ""), c.sends.pending()})
+		c.show(Waiting{NewHead("waiting", ""), c.sends.pending()})
 	}
 	return c.sends.settle(ctx)
 }
 
 // join enters a room, and makes it the current one.
-func (c *chat) join(ctx context.Context, name string) error {
+func (c *Session) join(ctx context.Context, name string) error {
 	for _, r := range c.rooms {
 		if r.Name() == name {
 			c.here = r
@@ -218,18 +219,18 @@ func (c *chat) join(ctx context.Context, name string) error {
 	}
 	r, err := c.node.Join(ctx, name, c.pass.joinOptions()...)
 	if err != nil {
-		return &roomError{err}
+		return &RoomError{err}
 	}
 	c.rooms = append(c.rooms, r)
 	c.here = r
 	c.show(c.enteredNow(r))
-	c.background(func() { c.pump(r.Recv, r) })
+	c.Background(func(context.Context) { c.pump(r.Recv, r) })
 	return nil
 }
 
 // goTo makes a room the current one. If the room was not entered, there is no current room then, so
 // that what is meant for it goes nowhere else.
-func (c *chat) goTo(name string) {
+func (c *Session) goTo(name string) {
 	c.here = nil
 	for _, r := range c.rooms {
 		if r.Name() == name {
@@ -239,20 +240,20 @@ func (c *chat) goTo(name string) {
 }
 
 // leave leaves a room and goes to the one entered last before it, if any.
-func (c *chat) leave(ctx context.Context, r *mesh.Room) error {
+func (c *Session) leave(ctx context.Context, r *mesh.Room) error {
 	c.forget(r)
 	err := r.Leave(ctx)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if err != nil {
-		c.show(trouble{newHead("error", r.Name()), 0, "room", prose.Plain(err)})
+		c.show(Trouble{NewHead("error", r.Name()), 0, "room", prose.Plain(err)})
 	}
-	c.show(exited{newHead("exited", r.Name())})
+	c.show(Exited{NewHead("exited", r.Name())})
 	return nil
 }
 
-func (c *chat) forget(r *mesh.Room) {
+func (c *Session) forget(r *mesh.Room) {
 	c.rooms = slices.DeleteFunc(c.rooms, func(o *mesh.Room) bool { return o == r })
 	if c.here == r {
 		c.here = nil
@@ -263,8 +264,8 @@ func (c *chat) forget(r *mesh.Room) {
 }
 
 // enteredNow returns an event that says that a room is ready, and who is in it.
-func (c *chat) enteredNow(r *mesh.Room) entered {
-	ev := entered{head: newHead("entered", r.Name()), Members: c.members(r)}
+func (c *Session) enteredNow(r *mesh.Room) Entered {
+	ev := Entered{Head: NewHead("entered", r.Name()), Members: c.members(r)}
 	self := c.node.Self()
 	for _, m := range r.Members() {
 		if m.Login == self {
@@ -274,11 +275,14 @@ func (c *chat) enteredNow(r *mesh.Room) entered {
 	return ev
 }
 
-// background runs f on a goroutine of the chat. If f panics, the terminal is restored first.
-func (c *chat) background(f func()) { c.pumps.Go(func() { rescued(c.view, f) }) }
+// Background runs f on a goroutine of the session, under the guard of its view. The context of f
+// ends with the session.
+func (c *Session) Background(f func(context.Context)) {
+	c.pumps.Go(func() { c.view.Guard(func() { f(c.ctx) }) })
+}
 
 // members returns the other members of a room.
-func (c *chat) members(r *mesh.Room) []mesh.Member {
+func (c *Session) members(r *mesh.Room) []mesh.Member {
 	self := c.node.Self()
 	others := []mesh.Member{}
 	for _, m := range r.Members() {
@@ -289,8 +293,8 @@ func (c *chat) members(r *mesh.Room) []mesh.Member {
 	return others
 }
 
-func (c *chat) who() {
-	w := who{head: newHead("who", ""), Members: []mesh.Member{}, Online: []identity.Login{}}
+func (c *Session) who() {
+	w := Who{Head: NewHead("who", ""), Members: []mesh.Member{}, Online: []identity.Login{}}
 	if c.here != nil {
 		w.Room, w.Members = c.here.Name(), c.members(c.here)
 	}
@@ -303,7 +307,7 @@ func (c *chat) who() {
 }
 
 // pump shows the events of one stream, until it ends. room is nil for the node's own stream.
-func (c *chat) pump(recv func(context.Context) (mesh.Event, error), room *mesh.Room) {
+func (c *Session) pump(recv func(context.Context) (mesh.Event, error), room *mesh.Room) {
 	for {
 		ev, err := recv(c.ctx)
 		switch {
@@ -319,9 +323,9 @@ func (c *chat) pump(recv func(context.Context) (mesh.Event, error), room *mesh.R
 			}
 			return
 		}
-		c.show(ev)
+		c.show(Heard{ev})
 		if ending, ok := ev.(*mesh.TokenExpiring); ok {
-			c.background(func() { c.renew(ending, room) })
+			c.Background(func(context.Context) { c.renew(ending, room) })
 		}
 		if out, ok := ev.(*node.LoggedOut); ok && out.Reason == node.Duplicate {
 			c.fail(errDisplaced)
@@ -330,22 +334,22 @@ func (c *chat) pump(recv func(context.Context) (mesh.Event, error), room *mesh.R
 }
 
 // show shows an event to the user. If output fails, the chat ends.
-func (c *chat) show(event any) {
-	if err := c.view.show(event); err != nil {
+func (c *Session) show(event Event) {
+	if err := c.view.Show(event); err != nil {
 		c.fail(fmt.Errorf("standard output: %w", err))
 	}
 }
 
-func (c *chat) fail(err error) {
+func (c *Session) fail(err error) {
 	select {
 	case c.failed <- err:
 	default:
 	}
 }
 
-// close leaves the rooms, logs out and closes the node. It returns when all goroutines but the
+// Close leaves the rooms, logs out and closes the node. It returns when all goroutines but the
 // reader of lines have ended.
-func (c *chat) close() error {
+func (c *Session) Close() error {
 	err := c.node.Close()
 	c.stop()
 	c.sends.wait()

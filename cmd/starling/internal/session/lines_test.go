@@ -1,4 +1,4 @@
-package main
+package session
 
 import (
 	"io"
@@ -9,25 +9,25 @@ import (
 )
 
 func TestTypedLinesAreTakenApart(t *testing.T) {
-	for line, want := range map[string]input{
+	for line, want := range map[string]Input{
 		"":                     {},
 		"   ":                  {},
-		"hello":                {verb: "say", text: "hello"},
-		"  indented ":          {verb: "say", text: "  indented "},
-		"//etc is a directory": {verb: "say", text: "/etc is a directory"},
-		"/to bob psst":         {verb: "to", name: "bob", text: "psst"},
-		"/to bob  two  spaces": {verb: "to", name: "bob", text: " two  spaces"},
-		"/to bob":              {verb: "to", name: "bob"}, // the mesh judges an empty text
-		"/msg bob#abcd hi":     {verb: "msg", name: "bob#abcd", text: "hi"},
-		"/join ops ":           {verb: "join", name: "ops"},
-		"/who":                 {verb: "who"},
-		"/who ":                {verb: "who"},
-		"/status bob ":         {verb: "status", name: "bob"},
-		"/leave":               {verb: "leave"},
-		"/help":                {verb: "help"},
-		"/quit":                {verb: "quit"},
+		"hello":                {Verb: "say", Text: "hello"},
+		"  indented ":          {Verb: "say", Text: "  indented "},
+		"//etc is a directory": {Verb: "say", Text: "/etc is a directory"},
+		"/to bob psst":         {Verb: "to", Name: "bob", Text: "psst"},
+		"/to bob  two  spaces": {Verb: "to", Name: "bob", Text: " two  spaces"},
+		"/to bob":              {Verb: "to", Name: "bob"}, // the mesh judges an empty text
+		"/msg bob#abcd hi":     {Verb: "msg", Name: "bob#abcd", Text: "hi"},
+		"/join ops ":           {Verb: "join", Name: "ops"},
+		"/who":                 {Verb: "who"},
+		"/who ":                {Verb: "who"},
+		"/status bob ":         {Verb: "status", Name: "bob"},
+		"/leave":               {Verb: "leave"},
+		"/help":                {Verb: "help"},
+		"/quit":                {Verb: "quit"},
 	} {
-		got, err := parseLine(line)
+		got, err := ParseLine(line)
 		require.NoError(t, err, "%q", line)
 		require.Equal(t, want, got, "%q", line)
 	}
@@ -45,17 +45,17 @@ func TestMistypedLinesSayWhatIsMissing(t *testing.T) {
 		"/":          "there is no /, /help lists them all",
 		"/obviously": "there is no /obviously, /help lists them all",
 	} {
-		_, err := parseLine(line)
+		_, err := ParseLine(line)
 		require.EqualError(t, err, want, "%q", line)
 	}
 }
 
 func TestEveryCommandOfTheChatIsInItsHelp(t *testing.T) {
-	all := strings.Join(chatHelp(), "\n")
-	for _, v := range verbs {
-		require.Contains(t, all, "/"+v.verb)
-		_, err := parseLine(strings.TrimSpace("/" + v.verb + " " + v.args))
-		require.NoError(t, err, "the help of /%s is not what the chat takes", v.verb)
+	all := strings.Join(HelpLines(), "\n")
+	for _, v := range Commands {
+		require.Contains(t, all, "/"+v.Verb)
+		_, err := ParseLine(strings.TrimSpace("/" + v.Verb + " " + v.Args))
+		require.NoError(t, err, "the help of /%s is not what the chat takes", v.Verb)
 	}
 }
 
@@ -71,15 +71,15 @@ func TestLinesAreReadWithAndWithoutAnEnd(t *testing.T) {
 }
 
 func TestALineThatIsTooLongIsRefusedAloneAndNotKept(t *testing.T) {
-	fits := strings.Repeat("x", maxLine)
+	fits := strings.Repeat("x", MaxLine)
 	r := newLineReader(strings.NewReader(fits + "\r\n" + fits + "y\n" + strings.Repeat(fits, 40) + "\nnext\n"))
 
 	got, err := r.next()
 	require.NoError(t, err)
-	require.Len(t, got, maxLine)
+	require.Len(t, got, MaxLine)
 	for range 2 {
 		_, err = r.next()
-		require.ErrorIs(t, err, errLineTooLong)
+		require.ErrorIs(t, err, ErrLineTooLong)
 	}
 	got, err = r.next()
 	require.NoError(t, err)
@@ -91,9 +91,9 @@ func FuzzParseLine(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		in, err := parseLine(s)
-		if err == nil && in.verb == "say" && !strings.HasSuffix(s, in.text) {
-			t.Fatalf("%q became %q", s, in.text)
+		in, err := ParseLine(s)
+		if err == nil && in.Verb == "say" && !strings.HasSuffix(s, in.Text) {
+			t.Fatalf("%q became %q", s, in.Text)
 		}
 	})
 }
