@@ -12,6 +12,7 @@ import (
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
+	"github.com/starling-mesh/starling/cmd/starling/internal/screen"
 	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/cmd/starling/internal/token"
 	"github.com/starling-mesh/starling/identity"
@@ -145,11 +146,11 @@ func runChat(ctx context.Context, a *cli.App, f chatFlags) error {
 	switch {
 	case f.json:
 		v = &jsonView{out: a.Stdout}
-	case !f.plain && f.token != "-" && fullScreen(a.System):
+	case !f.plain && f.token != "-" && screen.Available(a.System):
 		if done, err := underKeeper(ctx, a, f); done {
 			return err
 		}
-		s := newScreen(a.Stdin.(*os.File), a.Stdout.(*os.File), a.Interrupt)
+		s := screen.New(a.Stdin.(*os.File), a.Stdout.(*os.File), a.Interrupt)
 		defer s.Adapt(ctx, a)()
 		v = s
 	}
@@ -174,7 +175,7 @@ func underKeeper(ctx context.Context, a *cli.App, f chatFlags) (done bool, err e
 	if !a.Whole || a.Kept || f.check() != nil {
 		return false, nil
 	}
-	code, err := Keep(ctx, a)
+	code, err := screen.Keep(ctx, a)
 	switch {
 	case code == 0 && err != nil:
 		return false, nil // run without a keeper, then
@@ -239,7 +240,7 @@ func chatWith(ctx context.Context, a *cli.App, f chatFlags, v session.View) (rea
 	}
 	about := session.Ready{MDNS: !f.noMDNS, App: f.app, Data: f.data, Rooms: unique(f.rooms), Vouched: f.issuers != ""}
 	input := func(ctx context.Context) <-chan session.Typed { return session.ReadLines(ctx, a.Stdin) }
-	s, full := v.(*screen)
+	s, full := v.(*screen.Screen)
 	if full {
 		s.Follow(n.Status, c.Background)
 		input = func(context.Context) <-chan session.Typed { return s.Lines() }

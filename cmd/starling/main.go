@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/screen"
 )
 
 func main() {
@@ -24,7 +25,7 @@ func main() {
 	// If the reader is gone (starling chat | head), the write must return an error, so that rooms
 	// are still left properly. Otherwise a signal would kill the process at once.
 	signal.Ignore(syscall.SIGPIPE)
-	keeper := BeKept(signals)
+	keeper := screen.BeKept(signals)
 	keeper.Exit(run(os.Args[1:], cli.System{
 		Stdin:   os.Stdin,
 		Stdout:  os.Stdout,

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/screen"
 	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
@@ -23,10 +24,10 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(beStarling) {
 	case "":
 	case "panic in a goroutine":
-		panicOnScreen(func(s *screen) { s.Guard(func() { panic("on purpose") }) })
+		panicOnScreen(func(s *screen.Screen) { s.Guard(func() { panic("on purpose") }) })
 		return
 	case "panic in the screen":
-		panicOnScreen(func(s *screen) { _ = s.Show(session.Heard{Event: (*mesh.Message)(nil)}) })
+		panicOnScreen(func(s *screen.Screen) { _ = s.Show(session.Heard{Event: (*mesh.Message)(nil)}) })
 		return
 	case "crash":
 		if os.Getenv("STARLING_KEPT") != "" {
@@ -42,8 +43,8 @@ func TestMain(m *testing.M) {
 }
 
 // panicOnScreen takes the terminal, and then goes on in a way that ends in a panic.
-func panicOnScreen(how func(s *screen)) {
-	s := newScreen(os.Stdin, os.Stdout, func() {})
+func panicOnScreen(how func(s *screen.Screen)) {
+	s := screen.New(os.Stdin, os.Stdout, func() {})
 	_ = s.Show(session.Ready{Head: session.NewHead("ready", ""), Login: identity.Login{User: "alice", Key: identity.PublicKey{1}}, Rooms: []string{"lobby"}})
 	for range s.Lines() { // the first typed line: the screen has the terminal by then
 		break

@@ -1,4 +1,4 @@
-package main
+package screen
 
 import (
 	"cmp"
@@ -144,7 +144,7 @@ func (t *tui) settle(k *talk, ev session.Sent) *talk {
 	return k
 }
 
-// means notes which key a name alone stands for: see [wording.means]. It renames all users
+// means notes which key a name alone stands for: see [session.Wording.Means]. It renames all users
 // of the name accordingly.
 func (t *tui) means(user string, key identity.PublicKey) {
 	was, known := t.words.Stands(user)

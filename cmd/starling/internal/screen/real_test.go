@@ -1,4 +1,4 @@
-package main
+package screen
 
 import (
 	"context"
@@ -10,11 +10,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
 )
+
+// patience bounds every wait of these tests. Only a test that fails uses it up.
+const patience = 30 * time.Second
 
 // realDesk is a desk whose session is a real one, on loopback.
 type realDesk struct {
@@ -91,58 +94,107 @@ func (r *realDesk) says(text, mark string) {
 	}, patience, 5*time.Millisecond, "%q is not marked with %s", text, mark)
 }
 
-// texts returns the direct messages that a chat has received.
-func (k *talker) texts() (all []string) {
-	for _, ev := range k.seen("direct_message") {
-		all = append(all, ev.Text)
-	}
-	return all
+// visitor is another user in the lobby, who has a node and no screen.
+type visitor struct {
+	t    *testing.T
+	node *node.Node
+	done chan struct{} // closed when its events have ended
+
+	mu    sync.Mutex
+	texts []string // of direct messages
+}
+
+// visit makes a node called alice with the keys of a directory, and meets bob in the lobby.
+func visit(t *testing.T, dir, addr string) *visitor {
+	t.Helper()
+	n, err := node.New(node.WithDataDir(dir), node.WithPeers(addr), node.WithoutMDNS(), node.WithListen("/ip4/127.0.0.1/tcp/0"))
+	require.NoError(t, err)
+	v := &visitor{t: t, node: n, done: make(chan struct{})}
+	t.Cleanup(v.leave)
+	go func() {
+		defer close(v.done)
+		for ev, err := range n.Events(context.Background()) {
+			if m, ok := ev.(*mesh.DirectMessage); ok && err == nil {
+				v.mu.Lock()
+				v.texts = append(v.texts, string(m.Data))
+				v.mu.Unlock()
+			}
+		}
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.NoError(t, n.Login(ctx, "alice"))
+	room, err := n.Join(ctx, "lobby")
+	require.NoError(t, err)
+	require.NoError(t, room.WaitPeers(ctx, 1))
+	return v
+}
+
+// say sends bob a message outside rooms.
+func (v *visitor) say(text string) {
+	v.t.Helper()
+	ctx, cancel := context.WithTimeout(v.t.Context(), patience)
+	defer cancel()
+	_, err := v.node.SendText(ctx, "bob", text)
+	require.NoError(v.t, err)
+}
+
+// heard returns the direct messages that have come since it was asked last.
+func (v *visitor) heard() (texts []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	texts, v.texts = v.texts, nil
+	return texts
+}
+
+// got waits for the next direct message, which must be text.
+func (v *visitor) got(text string) {
+	v.t.Helper()
+	var texts []string
+	require.Eventually(v.t, func() bool {
+		texts = v.heard()
+		return len(texts) > 0
+	}, patience, 5*time.Millisecond, "%q has not come", text)
+	require.Equal(v.t, []string{text}, texts)
+}
+
+func (v *visitor) leave() {
+	v.t.Helper()
+	require.NoError(v.t, v.node.Close())
+	<-v.done
 }
 
 func TestAStrangerWhoComesLeavesAndComesBackGetsNoConversation(t *testing.T) {
 	hers, his := t.TempDir(), t.TempDir()
 	bob := sitDown(t, "bob", node.WithDataDir(t.TempDir()))
-	come := func(dir string) *talker {
-		k := chatHere(t, "--user", "alice", "--data", dir, "--peer", bob.addr)
-		k.expect("member_joined", member("bob"))
-		return k
-	}
-	leave := func(k *talker) {
-		k.in.Close()
-		require.Equal(t, cli.ExitOK, k.ended())
-	}
-	got := func(k *talker, text string) {
-		t.Helper()
-		require.Equal(t, text, k.expect("direct_message", nil).Text)
-	}
+	come := func(dir string) *visitor { return visit(t, dir, bob.addr) }
 	alice := come(hers)
-	alice.say("/msg bob hi there")
+	alice.say("hi there")
 	bob.until("DIRECT")
 	bob.do(func() { bob.press(ctrl('n')) })
 	bob.until("hi there")
 	bob.says("hello", "✓✓")
-	got(alice, "hello")
+	alice.got("hello")
 	stranger := come(his)
 	bob.says("who is this?", "✓✓")
-	got(alice, "who is this?")
-	leave(stranger)
-	require.Empty(t, stranger.texts())
+	alice.got("who is this?")
+	stranger.leave()
+	require.Empty(t, stranger.heard())
 	stranger = come(his)
 	bob.says("are you still there?", "✓✓")
-	got(alice, "are you still there?")
-	leave(alice)
+	alice.got("are you still there?")
+	alice.leave()
 	bob.says("my secret", "✗")
-	require.Contains(t, bob.seen(), "alice#"+stranger.seen("ready")[0].Key)
-	leave(stranger)
-	require.Empty(t, stranger.texts())
+	require.Contains(t, bob.seen(), "alice#"+stranger.node.Self().Key.Fingerprint())
+	stranger.leave()
+	require.Empty(t, stranger.heard())
 	stranger = come(his)
-	stranger.say("/msg bob it is me, alice")
-	stranger.result(1)
+	stranger.say("it is me, alice")
 	bob.says("my other secret", "✗")
 
 	alice = come(hers)
 	bob.says("is it you?", "✓✓")
-	got(alice, "is it you?")
-	leave(stranger)
-	require.Empty(t, stranger.texts())
+	alice.got("is it you?")
+	stranger.leave()
+	require.Empty(t, stranger.heard())
 }

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package main
+package screen
 
 import (
 	"context"
@@ -10,14 +10,14 @@ import (
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
-// kept is a process with a keeper; there are none here.
-type kept struct{}
+// Kept is a process with a keeper; there are none here.
+type Kept struct{}
 
 // BeKept returns nil: no process has a keeper here.
-func BeKept(chan<- os.Signal) *kept { return nil }
+func BeKept(chan<- os.Signal) *Kept { return nil }
 
 // Exit ends the process.
-func (k *kept) Exit(code int) { os.Exit(code) }
+func (k *Kept) Exit(code int) { os.Exit(code) }
 
 // Keep is not possible here: the process uses the screen itself.
 func Keep(context.Context, *cli.App) (code int, err error) {

@@ -1,4 +1,7 @@
-package main
+// Package screen is the chat on a whole terminal: events of a session and key presses go in, a
+// picture and typed lines come out. It runs under a keeper, which restores the terminal if it
+// cannot.
+package screen
 
 import (
 	"context"
@@ -17,8 +20,8 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// fullScreen reports whether a chat can have the whole terminal.
-func fullScreen(s cli.System) bool {
+// Available reports whether a chat can have the whole terminal.
+func Available(s cli.System) bool {
 	return isTerminal(s.Stdin) && isTerminal(s.Stdout) && os.Getenv("TERM") != "dumb"
 }
 
@@ -30,8 +33,8 @@ func isTerminal(v any) bool {
 // maxLines is how many typed lines may wait for the session.
 const maxLines = 256
 
-// screen is the view of a chat that has the whole terminal, from its first event to its last.
-type screen struct {
+// Screen is the view of a chat that has the whole terminal, from its first event to its last.
+type Screen struct {
 	in, out *os.File
 	gate    *gate // to out, for the program
 	model   *tui
@@ -44,15 +47,15 @@ type screen struct {
 	over   chan struct{} // closed when the chat has no more events
 	err    error
 	tasks  sync.WaitGroup
-	began  bool // used only by run's goroutine
+	began  bool // used only by the session's goroutine
 	mu     sync.Mutex
 	live   bool // the terminal is ours
 }
 
-// newScreen takes a terminal. interrupt is what Ctrl-C does: on this terminal it is a key like any
+// New takes a terminal. interrupt is what Ctrl-C does: on this terminal it is a key like any
 // other.
-func newScreen(in, out *os.File, interrupt func()) *screen {
-	s := &screen{in: in, out: out, gate: &gate{file: out}, lines: make(chan session.Typed, maxLines), events: make(chan occurrence, 256),
+func New(in, out *os.File, interrupt func()) *Screen {
+	s := &Screen{in: in, out: out, gate: &gate{file: out}, lines: make(chan session.Typed, maxLines), events: make(chan occurrence, 256),
 		ended: make(chan struct{}), over: make(chan struct{})}
 	s.model = newTUI(s.give, interrupt)
 	// The library reports the size later: the first screen would be drawn at another one.
@@ -64,7 +67,7 @@ func newScreen(in, out *os.File, interrupt func()) *screen {
 }
 
 // give queues a typed line for the session.
-func (s *screen) give(l session.Typed) bool {
+func (s *Screen) give(l session.Typed) bool {
 	select {
 	case s.lines <- l:
 		return true
@@ -74,7 +77,7 @@ func (s *screen) give(l session.Typed) bool {
 }
 
 // Show brings an event to the screen. The first event takes the terminal, and bye restores it.
-func (s *screen) Show(event session.Event) error {
+func (s *Screen) Show(event session.Event) error {
 	switch ev := event.(type) {
 	case session.Ready:
 		s.start()
@@ -87,7 +90,7 @@ func (s *screen) Show(event session.Event) error {
 
 // bring hands an occurrence to the program, unless that has ended: its error is reported where the
 // lines are read.
-func (s *screen) bring(what occurrence) {
+func (s *Screen) bring(what occurrence) {
 	select {
 	case s.events <- what:
 	case <-s.ended:
@@ -95,20 +98,20 @@ func (s *screen) bring(what occurrence) {
 }
 
 // Shown reports that the screen itself adds the key to what is typed for a name alone.
-func (s *screen) Shown(string) (identity.Login, bool) { return identity.Login{}, false }
+func (s *Screen) Shown(string) (identity.Login, bool) { return identity.Login{}, false }
 
 // Lines returns the typed lines.
-func (s *screen) Lines() <-chan session.Typed { return s.lines }
+func (s *Screen) Lines() <-chan session.Typed { return s.lines }
 
 // Follow keeps the screen informed which of the users on it are online. It must be called before
 // the first event. status asks about a user, and background runs a loop until its context ends.
-func (s *screen) Follow(status func(context.Context, string) (presence.Status, error), background func(func(context.Context))) {
+func (s *Screen) Follow(status func(context.Context, string) (presence.Status, error), background func(func(context.Context))) {
 	a := newAsker(status, func(st standing) { s.bring(st) })
 	s.model.attend, s.model.stir = a.look, a.stir
 	background(func(ctx context.Context) { a.run(ctx, s.Guard) })
 }
 
-func (s *screen) start() {
+func (s *Screen) start() {
 	s.before, _ = term.GetState(s.in.Fd())
 	s.began = true
 	s.setLive(true)
@@ -126,7 +129,7 @@ func (s *screen) start() {
 
 // forward hands events to the program. Events that arrive meanwhile go together: one picture shows
 // them all.
-func (s *screen) forward() {
+func (s *Screen) forward() {
 	for {
 		var batch happened
 		select {
@@ -150,7 +153,7 @@ func (s *screen) forward() {
 }
 
 // Leave shows that the session has begun to end.
-func (s *screen) Leave() {
+func (s *Screen) Leave() {
 	select {
 	case s.events <- leaving{}:
 	case <-s.ended:
@@ -159,7 +162,7 @@ func (s *screen) Leave() {
 }
 
 // finish restores the terminal, and writes the last words on it.
-func (s *screen) finish(ev session.Bye) error {
+func (s *Screen) finish(ev session.Bye) error {
 	if s.began {
 		s.program.Quit()
 		<-s.ended
@@ -177,7 +180,7 @@ func (s *screen) finish(ev session.Bye) error {
 // Adapt adapts the rest of the command to a screen that has the terminal, until the function that
 // it returns has run: output that would be written across the screen waits, and before the process
 // ends, the terminal is restored.
-func (s *screen) Adapt(ctx context.Context, a *cli.App) (done func()) {
+func (s *Screen) Adapt(ctx context.Context, a *cli.App) (done func()) {
 	held, stderr := new(heldBack), a.Stderr
 	a.Stderr = held
 	rescue := s.Rescue
@@ -191,7 +194,7 @@ func (s *screen) Adapt(ctx context.Context, a *cli.App) (done func()) {
 	}
 }
 
-func (s *screen) setLive(live bool) {
+func (s *Screen) setLive(live bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.live = live
@@ -199,7 +202,7 @@ func (s *screen) setLive(live bool) {
 
 // Rescue restores the terminal at once, before the process ends by other ways than finish. It takes
 // only a moment, whatever the program is doing.
-func (s *screen) Rescue() {
+func (s *Screen) Rescue() {
 	s.mu.Lock()
 	live := s.live
 	s.live = false
@@ -220,7 +223,7 @@ func (s *screen) Rescue() {
 }
 
 // Guard runs f, and restores the terminal before a panic ends the process.
-func (s *screen) Guard(f func()) {
+func (s *Screen) Guard(f func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.Rescue()

@@ -1,6 +1,6 @@
 //go:build unix
 
-package main
+package screen
 
 import (
 	"context"
@@ -34,17 +34,17 @@ const (
 	lifelineFD = 4
 )
 
-// kept is the child's side of the keeper; nil: it has none.
-type kept struct{ report *os.File }
+// Kept is the child's side of the keeper; nil: it has none.
+type Kept struct{ report *os.File }
 
 // BeKept finds out whether this process has a keeper. When the keeper is gone, signals receives a
 // SIGHUP.
-func BeKept(signals chan<- os.Signal) *kept {
+func BeKept(signals chan<- os.Signal) *Kept {
 	if os.Getenv(keptMark) == "" {
 		return nil
 	}
 	os.Unsetenv(keptMark)
-	k := &kept{os.NewFile(reportFD, "report")}
+	k := &Kept{os.NewFile(reportFD, "report")}
 	lifeline := os.NewFile(lifelineFD, "lifeline")
 	syscall.CloseOnExec(reportFD)
 	syscall.CloseOnExec(lifelineFD)
@@ -61,7 +61,7 @@ func BeKept(signals chan<- os.Signal) *kept {
 }
 
 // Exit ends the process, and reports to the keeper that this is intended.
-func (k *kept) Exit(code int) {
+func (k *Kept) Exit(code int) {
 	if k != nil {
 		_, _ = k.report.Write([]byte{byte(code)})
 	}
