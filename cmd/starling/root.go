@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/chat"
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/cmd/starling/internal/demo"
 	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
@@ -62,7 +63,7 @@ server anywhere. Two machines on one network that run "starling chat" find each 
 		"the `LEVEL` to log at on standard error: off, error, warn, info or debug")
 	root.SetFlagErrorFunc(cli.FlagError)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(demo.Command(a), chatCommand(a), idCommand(a), token.IssuerCommand(a), token.Command(a), versionCommand(a))
+	root.AddCommand(demo.Command(a), chat.Command(a), idCommand(a), token.IssuerCommand(a), token.Command(a), versionCommand(a))
 	root.AddCommand(topics()...)
 	root.SetHelpCommand(helpCommand(a))
 	return root

@@ -50,10 +50,14 @@ var table = []row{
 		"node", "mesh", "presence", "identity", "internal/task",
 		"cmd/starling/internal/prose", "cmd/starling/internal/cli", "cmd/starling/internal/session",
 	}},
+	{"cmd/starling/internal/chat", []string{
+		"node", "identity", "cmd/starling/internal/prose", "cmd/starling/internal/cli", "cmd/starling/internal/token",
+		"cmd/starling/internal/session", "cmd/starling/internal/screen",
+	}},
 	{"cmd/starling", []string{
-		"node", "mesh", "presence", "identity", "internal/wire", "internal/events", "internal/task",
-		"cmd/starling/internal/prose", "cmd/starling/internal/cli", "cmd/starling/internal/token",
+		"identity", "cmd/starling/internal/prose", "cmd/starling/internal/cli", "cmd/starling/internal/token",
 		"cmd/starling/internal/demo", "cmd/starling/internal/session", "cmd/starling/internal/screen",
+		"cmd/starling/internal/chat",
 	}},
 	// An example shows what any embedder can write, and an embedder cannot import internal
 	// packages.

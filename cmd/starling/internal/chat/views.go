@@ -1,4 +1,4 @@
-package main
+package chat
 
 import (
 	"encoding/json"
@@ -42,7 +42,7 @@ type textView struct {
 
 func newTextView(out io.Writer) *textView { return &textView{out: out, words: session.NewWording()} }
 
-// Shown is [wording.shown], for other goroutines.
+// Shown returns the user that a name alone is shown for, if that is one key.
 func (v *textView) Shown(name string) (l identity.Login, ok bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -1,7 +1,8 @@
-package main
+package chat
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"regexp"
 	"strings"
@@ -56,4 +57,35 @@ func (closedPipe) Write([]byte) (int, error) { return 0, errBroken }
 func TestAViewTellsThatNobodyReadsIt(t *testing.T) {
 	require.ErrorIs(t, (&jsonView{out: closedPipe{}}).Show(session.Help{}), errBroken)
 	require.ErrorIs(t, newTextView(closedPipe{}).Show(session.Trouble{Detail: "x"}), errBroken)
+}
+
+func TestOnlyAViewForPeopleStandsANameForAKey(t *testing.T) {
+	from := identity.Login{User: "bob", Key: identity.PublicKey{1}, Peer: "peer of bob"}
+	hi := session.Heard{Event: &mesh.Message{From: from, Kind: mesh.Text, Data: []byte("hi")}}
+	var out bytes.Buffer
+	people, programs := newTextView(&out), &jsonView{out: &out}
+	for _, v := range []session.View{people, programs} {
+		_, known := v.Shown("bob")
+		require.False(t, known, "nobody was shown as bob")
+		require.NoError(t, v.Show(hi))
+	}
+	shown, known := people.Shown("bob")
+	require.True(t, known)
+	require.Equal(t, from.Key, shown.Key)
+	_, known = programs.Shown("bob")
+	require.False(t, known, "programs see the keys")
+}
+
+func TestOneLineIsShownForEachEventOfTheMesh(t *testing.T) {
+	m := &mesh.Message{Header: mesh.Header{Type: "message", Seq: 7, Room: "ops"}, Kind: mesh.Text, Data: []byte("<&>\n")}
+	want, err := json.Marshal(m)
+	require.NoError(t, err)
+	var out bytes.Buffer
+	require.NoError(t, (&jsonView{out: &out}).Show(session.Heard{Event: m}))
+	require.Equal(t, string(want)+"\n", out.String(), "as the mesh writes it")
+	out.Reset()
+	v := newTextView(&out)
+	require.NoError(t, v.Show(session.Heard{Event: m}))
+	require.NoError(t, v.Show(session.Bye{Reason: session.ByeFailed}))
+	require.Equal(t, ": <&>\n    | \n", out.String(), "what says nothing is no line")
 }

@@ -1,4 +1,6 @@
-package main
+// Package chat is the command starling chat: a session shown as JSON for programs, line by line for
+// people, or by package screen.
+package chat
 
 import (
 	"context"
@@ -19,8 +21,8 @@ import (
 	"github.com/starling-mesh/starling/node"
 )
 
-// chatFlags are the flags of the chat command.
-type chatFlags struct {
+// options are the flags of the chat command.
+type options struct {
 	user, app, data      string
 	rooms, peers, listen []string
 	ephemeral, noMDNS    bool
@@ -30,8 +32,9 @@ type chatFlags struct {
 	json, plain          bool
 }
 
-func chatCommand(a *cli.App) *cobra.Command {
-	var f chatFlags
+// Command returns the command starling chat.
+func Command(a *cli.App) *cobra.Command {
+	var f options
 	cmd := &cobra.Command{
 		Use:   "chat",
 		Short: "Talk with others",
@@ -74,7 +77,7 @@ standard input and at /quit it waits for the results of what was sent; Ctrl-C do
 			if !cmd.Flags().Changed("user") && f.token == "" { // the token says who the user is
 				f.user = cli.DefaultUser()
 			}
-			return runChat(cmd.Context(), a, f)
+			return run(cmd.Context(), a, f)
 		}),
 	}
 	flags := cmd.Flags()
@@ -97,7 +100,7 @@ standard input and at /quit it waits for the results of what was sent; Ctrl-C do
 }
 
 // check refuses impossible flags, all at once. Addresses are left to node.New.
-func (f *chatFlags) check() error {
+func (f *options) check() error {
 	var errs []error
 	add := func(err error, format string, args ...any) {
 		if err != nil {
@@ -140,8 +143,8 @@ func (f *chatFlags) check() error {
 	return nil
 }
 
-// chat runs the command: it checks the flags, opens the node, and talks until the end.
-func runChat(ctx context.Context, a *cli.App, f chatFlags) error {
+// run runs the command: it chooses a view, talks until the end, and says goodbye.
+func run(ctx context.Context, a *cli.App, f options) error {
 	var v session.View = newTextView(a.Stdout)
 	switch {
 	case f.json:
@@ -156,7 +159,7 @@ func runChat(ctx context.Context, a *cli.App, f chatFlags) error {
 	}
 	var reason string
 	var err error
-	v.Guard(func() { reason, err = chatWith(ctx, a, f, v) })
+	v.Guard(func() { reason, err = talk(ctx, a, f, v) })
 	code := cli.ExitCode(err)
 	if err != nil && f.json {
 		if _, signalled := errors.AsType[*cli.SignalError](err); !signalled && code != cli.ExitDisplaced {
@@ -171,7 +174,7 @@ func runChat(ctx context.Context, a *cli.App, f chatFlags) error {
 
 // underKeeper runs the whole command in a child process, unless this process already is one, and
 // ends as the child ended.
-func underKeeper(ctx context.Context, a *cli.App, f chatFlags) (done bool, err error) {
+func underKeeper(ctx context.Context, a *cli.App, f options) (done bool, err error) {
 	if !a.Whole || a.Kept || f.check() != nil {
 		return false, nil
 	}
@@ -187,7 +190,8 @@ func underKeeper(ctx context.Context, a *cli.App, f chatFlags) (done bool, err e
 	return true, nil
 }
 
-func chatWith(ctx context.Context, a *cli.App, f chatFlags, v session.View) (reason string, err error) {
+// talk checks the flags, opens the node, and talks until the end.
+func talk(ctx context.Context, a *cli.App, f options, v session.View) (reason string, err error) {
 	if err := f.check(); err != nil {
 		return session.ByeFailed, err
 	}
