@@ -295,13 +295,13 @@ func troubleCode(err error) string {
 	case isA[*identity.KeyError](err):
 		return "key"
 	case isA[*identity.TokenError](err):
-		return "token"
+		return session.CodeToken
 	case isA[*identity.IssuersError](err), errors.Is(err, identity.ErrRevocations):
 		return "issuers"
 	case isA[*node.ListenError](err):
 		return "listen"
 	case isA[*session.RoomError](err):
-		return "room"
+		return session.CodeRoom
 	}
 	return "failed"
 }

@@ -114,8 +114,8 @@ func (t *tui) arguments(verb, prefix string) []candidate {
 	if i < 0 {
 		return nil
 	}
-	switch first, _, _ := strings.Cut(session.Commands[i].Args, " "); first {
-	case "ROOM":
+	switch session.Commands[i].First {
+	case session.RoomArgument:
 		var list []candidate
 		for _, k := range t.talks {
 			if !k.direct() && strings.HasPrefix(k.room, prefix) {
@@ -123,7 +123,7 @@ func (t *tui) arguments(verb, prefix string) []candidate {
 			}
 		}
 		return list
-	case "USER":
+	case session.UserArgument:
 		logins := t.here.members
 		if verb == "to" {
 			return t.names(prefix, logins)

@@ -208,7 +208,7 @@ func (t *tui) result(ev session.Sent) {
 // trouble shows what went wrong. A room that has ended by itself can still be read. It has no
 // members, and is marked in the list until the user looks at it.
 func (t *tui) trouble(ev session.Trouble) {
-	if k := t.room(ev.Room); k != nil && ev.Code == "room" {
+	if k := t.room(ev.Room); k != nil && ev.Code == session.CodeRoom {
 		k.joined, k.members = false, nil
 		k.failed = k != t.here
 		delete(t.expiring, ev.Room)

@@ -153,6 +153,13 @@ type Waiting struct {
 	Messages int `json:"messages"`
 }
 
+// Codes of errors.
+const (
+	CodeLine  = "line"  // a typed line is wrong
+	CodeRoom  = "room"  // a room cannot be entered, or the stay in it has ended
+	CodeToken = "token" // a token is refused
+)
+
 // Trouble reports an error other than a failed send.
 type Trouble struct {
 	Head

@@ -19,20 +19,34 @@ type Input struct {
 	Text string
 }
 
+// Argument is what the first argument of a command is.
+type Argument uint8
+
+const (
+	NoArgument Argument = iota
+	UserArgument
+	RoomArgument
+	FileArgument
+)
+
 // Command is a command of the chat.
-type Command struct{ Verb, Args, Help string }
+type Command struct {
+	Verb       string
+	First      Argument
+	Args, Help string // for people
+}
 
 // Commands are the commands of the chat, in the order of its help.
 var Commands = []Command{
-	{"to", "USER TEXT", "to one member of the current room, unseen by the others"},
-	{"msg", "USER TEXT", "to a user who is logged in anywhere, in a room or not (USER may be name#key)"},
-	{"who", "", "who is in the current room, and who is online"},
-	{"status", "USER", "whether a user is online, and how that is known (USER may be name#key)"},
-	{"join", "ROOM", "enter a room, or go to one you are in"},
-	{"leave", "", "leave the current room"},
-	{"token", "[FILE]", "use a newer token now, from FILE or from where the last one came"},
-	{"help", "", "this list"},
-	{"quit", "", "leave and end (so do Ctrl-C and the end of standard input)"},
+	{"to", UserArgument, "USER TEXT", "to one member of the current room, unseen by the others"},
+	{"msg", UserArgument, "USER TEXT", "to a user who is logged in anywhere, in a room or not (USER may be name#key)"},
+	{"who", NoArgument, "", "who is in the current room, and who is online"},
+	{"status", UserArgument, "USER", "whether a user is online, and how that is known (USER may be name#key)"},
+	{"join", RoomArgument, "ROOM", "enter a room, or go to one you are in"},
+	{"leave", NoArgument, "", "leave the current room"},
+	{"token", FileArgument, "[FILE]", "use a newer token now, from FILE or from where the last one came"},
+	{"help", NoArgument, "", "this list"},
+	{"quit", NoArgument, "", "leave and end (so do Ctrl-C and the end of standard input)"},
 }
 
 // HelpOfText says what a line that is no command does.

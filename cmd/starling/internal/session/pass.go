@@ -137,7 +137,7 @@ func (c *Session) renew(ending *mesh.TokenExpiring, room *mesh.Room) {
 					return
 				}
 				refused = text
-				c.show(Trouble{NewHead("error", ending.Room), 0, "token", tokenWords(err)})
+				c.show(Trouble{NewHead("error", ending.Room), 0, CodeToken, tokenWords(err)})
 			}
 		}
 		select {
@@ -172,7 +172,7 @@ func (c *Session) useToken(file string, line int) error {
 	_, expires := token.Claimed(text)
 	tell := func(room string, err error) {
 		if err != nil {
-			c.show(Trouble{NewHead("error", room), line, "token", tokenWords(err)})
+			c.show(Trouble{NewHead("error", room), line, CodeToken, tokenWords(err)})
 			return
 		}
 		c.pass.set(file, text) // it is valid for something

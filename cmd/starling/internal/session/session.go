@@ -127,7 +127,7 @@ func (c *Session) next(ctx context.Context, lines <-chan Typed) (Typed, error) {
 				continue // we left it ourselves
 			}
 			c.forget(e.room)
-			c.show(Trouble{NewHead("error", e.room.Name()), 0, "room", endWords(e.room.Name(), e.err)})
+			c.show(Trouble{NewHead("error", e.room.Name()), 0, CodeRoom, endWords(e.room.Name(), e.err)})
 		case err := <-c.failed:
 			return Typed{}, err
 		case <-ctx.Done():
@@ -142,7 +142,7 @@ var errQuit = errors.New("quit")
 // shown.
 func (c *Session) obey(ctx context.Context, l Typed, n int) error {
 	wrong := func(err error) {
-		c.show(Trouble{NewHead("error", ""), n, "line", prose.Plain(err)})
+		c.show(Trouble{NewHead("error", ""), n, CodeLine, prose.Plain(err)})
 	}
 	if l.err != nil {
 		wrong(l.err)
@@ -173,7 +173,7 @@ func (c *Session) obey(ctx context.Context, l Typed, n int) error {
 			if ctx.Err() != nil {
 				return err
 			}
-			c.show(Trouble{NewHead("error", ""), n, "room", prose.Plain(err)})
+			c.show(Trouble{NewHead("error", ""), n, CodeRoom, prose.Plain(err)})
 		}
 	case "leave":
 		if c.here == nil {
@@ -184,7 +184,7 @@ func (c *Session) obey(ctx context.Context, l Typed, n int) error {
 		return c.leave(ctx, c.here)
 	case "token":
 		if err := c.useToken(in.Name, n); err != nil {
-			c.show(Trouble{NewHead("error", ""), n, "token", prose.Plain(err)})
+			c.show(Trouble{NewHead("error", ""), n, CodeToken, prose.Plain(err)})
 		}
 	case "help":
 		c.show(Help{NewHead("help", ""), HelpLines()})
@@ -247,7 +247,7 @@ func (c *Session) leave(ctx context.Context, r *mesh.Room) error {
 		return ctx.Err()
 	}
 	if err != nil {
-		c.show(Trouble{NewHead("error", r.Name()), 0, "room", prose.Plain(err)})
+		c.show(Trouble{NewHead("error", r.Name()), 0, CodeRoom, prose.Plain(err)})
 	}
 	c.show(Exited{NewHead("exited", r.Name())})
 	return nil
