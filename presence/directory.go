@@ -17,6 +17,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/task"
+	"github.com/starling-mesh/starling/presence/internal/dht"
 )
 
 // Directory knows who the connected peers are, shows peers who this node is, and finds users. Make
@@ -43,7 +44,7 @@ type Directory struct {
 	told   *lru.Cache[notice, time.Time] // notices sent, and when
 
 	tokenWake task.Wake // makes tendTokens check
-	kads      []*kad    // the instances of the DHT
+	dht       *dht.DHT
 	statuses  *inquiries
 	watchGate chan struct{} // a token for each watch that is served: see maxWatchers
 
@@ -127,7 +128,7 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 		d.tasks.Go(d.tendTokens)
 		h.SetStreamHandler(RevocationsProtocol, d.handle(d.serveList))
 	}
-	if err := d.openKads(); err != nil {
+	if err := d.openDHT(); err != nil {
 		h.RemoveStreamHandler(RevocationsProtocol)
 		d.stop()
 		d.tasks.Wait()
@@ -213,7 +214,7 @@ func (d *Directory) shutdown() error {
 	d.mu.Unlock()
 	d.stop()
 	d.tasks.Wait()
-	d.closeKads()
+	_ = d.dht.Close()
 	d.events.end()
 	return nil
 }

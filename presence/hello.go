@@ -12,7 +12,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	ma "github.com/multiformats/go-multiaddr"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/identity"
@@ -41,8 +40,6 @@ const (
 	maxRefused = 1 << 20
 
 	nonceSize = 16
-	maxAddrs  = 16
-	maxAddr   = 256 // bytes
 )
 
 var errBehind = errors.New("presence: the observer is too far behind")
@@ -241,7 +238,7 @@ func (d *Directory) ownHello() (*wire.Hello, uint64) {
 	}
 	h.Revocations = d.listHead()
 	for _, a := range d.host.Addrs() {
-		if raw := a.Bytes(); len(h.Addrs) < maxAddrs && len(raw) <= maxAddr {
+		if raw := a.Bytes(); len(h.Addrs) < wire.MaxAddrs && len(raw) <= wire.MaxAddr {
 			h.Addrs = append(h.Addrs, raw)
 		}
 	}
@@ -264,7 +261,7 @@ func (d *Directory) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Ref
 		Capabilities: h.Capabilities,
 		MaxEnvelope:  int(min(h.MaxEnvelope, 1<<30)),
 		MaxMessage:   int(min(h.GetLimits().GetMaxMessage(), 1<<30)),
-		Addrs:        parseAddrs(h.Addrs),
+		Addrs:        wire.ParseAddrs(h.Addrs),
 	}
 	if len(h.Statement) == 0 {
 		return session, nil
@@ -341,24 +338,6 @@ func deviceKey(p peer.ID) ([]byte, error) {
 		return nil, err
 	}
 	return pub.Raw()
-}
-
-// parseAddrs reads the addresses that a peer states. It skips those that are not valid here: a
-// later version may know more kinds of address.
-func parseAddrs(raw [][]byte) []ma.Multiaddr {
-	var out []ma.Multiaddr
-	for _, b := range raw {
-		if len(out) == maxAddrs {
-			break
-		}
-		if len(b) == 0 || len(b) > maxAddr {
-			continue
-		}
-		if a, err := ma.NewMultiaddrBytes(b); err == nil {
-			out = append(out, a)
-		}
-	}
-	return out
 }
 
 // refuse sends the peer the reason, gives it a second to read that, and drops the connection.

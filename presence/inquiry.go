@@ -10,6 +10,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/presence/internal/dht"
 )
 
 // evidence is the newest known about one user who may be meant.
@@ -78,7 +79,7 @@ func (q *inquiry) gather() (complete bool) {
 	if !noWhois {
 		d.whois(q.ctx, q.w.User, q.w.key, func(l located) { q.hear(l.st, l.addrs, Whois, time.Now()) })
 	}
-	if len(d.kads) == 0 || q.ctx.Err() != nil {
+	if d.dht.Empty() || q.ctx.Err() != nil {
 		return false
 	}
 	start := time.Now()
@@ -138,9 +139,9 @@ func (q *inquiry) look(start time.Time) (complete bool) {
 // seek adds what the directory has.
 func (q *inquiry) seek(ctx context.Context, start time.Time) (complete bool) {
 	d := q.d
-	return d.seekStored(ctx, q.w, d.statuses.mourned(start), func(r *record) {
-		d.Observe(r.st)
-		q.hear(r.st, r.addrs, Stored, r.issued)
+	return d.dht.Seek(ctx, q.w.stored(), d.statuses.mourned(start), func(r *dht.Record) {
+		d.Observe(r.Statement)
+		q.hear(r.Statement, r.Addrs, Stored, r.Issued)
 	}, func(info peer.AddrInfo) { q.visit(info.ID, info.Addrs, Stored) })
 }
 

@@ -2,6 +2,7 @@ package presence
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
@@ -189,6 +190,21 @@ func (d *Directory) signLocked(now time.Time, sequence uint64, loggedIn bool) er
 		}
 	}
 	return nil
+}
+
+// newsLocked wakes everything that waits for a change of this node's statement.
+func (d *Directory) newsLocked() {
+	d.news.Tell()
+	d.dht.Wake()
+}
+
+// farewell waits until connected peers and the nodes that keep the log-in have been told that it
+// has ended, or until ctx ends.
+func (d *Directory) farewell(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { d.bury(ctx) })
+	d.waitTold(ctx)
+	wg.Wait()
 }
 
 func (d *Directory) keepSequence(sequence uint64, err error) error {

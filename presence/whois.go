@@ -25,7 +25,7 @@ const (
 	// whoisTimeout bounds answering one question.
 	whoisTimeout = 2 * time.Second
 	maxWhois     = 1 << 10
-	maxWhoisBack = maxLocated * (identity.MaxStatement + maxAddrs*(maxAddr+4) + 16)
+	maxWhoisBack = maxLocated * (identity.MaxStatement + wire.MaxAddrs*(wire.MaxAddr+4) + 16)
 )
 
 // located is a log-in that a peer has named: proved by its statement, but not yet confirmed by its
@@ -66,7 +66,7 @@ func (d *Directory) whois(ctx context.Context, user string, key identity.PublicK
 					continue
 				}
 				d.Observe(st)
-				found(located{st: st, addrs: parseAddrs(l.Addrs)})
+				found(located{st: st, addrs: wire.ParseAddrs(l.Addrs)})
 			}
 		})
 	}
@@ -159,7 +159,7 @@ func (d *Directory) located(asker peer.ID, user string, key identity.PublicKey) 
 		}
 		l := &wire.Located{Statement: st.Sealed()}
 		for _, a := range c.whereLocked() {
-			if len(l.Addrs) < maxAddrs {
+			if len(l.Addrs) < wire.MaxAddrs {
 				l.Addrs = append(l.Addrs, a.Bytes())
 			}
 		}
