@@ -3,9 +3,6 @@ package presence
 import (
 	"context"
 	"fmt"
-	"time"
-
-	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/presence/internal/dht"
@@ -20,9 +17,6 @@ const (
 	// Only nodes with public addresses are servers, and only those addresses are passed on.
 	WAN = Scope(dht.WAN)
 )
-
-// storedBudget is how long a search looks into the DHT.
-const storedBudget = 1500 * time.Millisecond
 
 // openDHT makes the instances of the DHT, which start to store this node's log-ins.
 func (d *Directory) openDHT() (err error) {
@@ -72,21 +66,4 @@ func (w want) stored() identity.Address {
 		a.Fingerprint = w.key.Fingerprint()
 	}
 	return a
-}
-
-// searchStored adds what the DHT has to a search.
-func (d *Directory) searchStored(ctx context.Context, h *hunt) {
-	if d.dht.Empty() || ctx.Err() != nil {
-		return
-	}
-	budget, cancel := context.WithTimeout(ctx, storedBudget)
-	defer cancel()
-	d.dht.Seek(budget, h.w.stored(), nil, func(r *dht.Record) {
-		d.Observe(r.Statement)
-		if r.Statement.User == h.w.User && loggedIn(r.Statement, time.Now()) {
-			h.try(ctx, candidate{login: r.Statement.Login(), st: r.Statement, addrs: r.Addrs, source: Stored})
-		}
-	}, func(info peer.AddrInfo) {
-		h.try(ctx, candidate{login: identity.Login{User: h.w.User, Peer: info.ID}, addrs: info.Addrs, source: Stored, unproved: true})
-	})
 }
