@@ -30,9 +30,9 @@ type evidence struct {
 }
 
 // inquire asks everybody who may know, until the answer is certain or the time is up.
-func (d *Directory) inquire(w want) (verdict, error) {
+func (f *finder) inquire(w want) (verdict, error) {
 	j := &availability{claims: make(map[identity.PublicKey]*evidence), heard: make(chan struct{}), buried: make(chan struct{})}
-	j.inquiry = d.newInquiry(w, j, statusTimeout, maxVisits)
+	j.inquiry = f.newInquiry(w, j, statusTimeout, maxVisits)
 	complete := j.run()
 	return j.verdict(complete, time.Now())
 }
@@ -53,7 +53,7 @@ func (j *availability) greeted(connected []clue) (live bool) {
 		c.addrs = nil // it is connected
 		j.lead(c)
 	}
-	for _, gone := range j.d.statuses.departed.Values() {
+	for _, gone := range j.f.statuses.departed.Values() {
 		if gone.st.LoggedIn && now.Sub(gone.when) > mournFor {
 			continue // the directory has to answer
 		}
@@ -150,7 +150,7 @@ func (j *availability) saidGoodbye(p peer.ID) bool {
 }
 
 func (j *availability) ask(ctx context.Context, c clue) (identity.Session, error) {
-	return j.d.probe(ctx, c.login.Peer, c.addrs)
+	return j.f.probe(ctx, c.login.Peer, c.addrs)
 }
 
 // answer adds what a device has stated about itself.
@@ -194,7 +194,7 @@ func (j *availability) stored() (complete bool) {
 	if !j.look(start) || !j.nobody() {
 		return false
 	}
-	return j.pause(time.Until(start.Add(storeGrace))) && j.seek(j.ctx, j.d.statuses.mourned(start))
+	return j.pause(time.Until(start.Add(storeGrace))) && j.seek(j.ctx, j.f.statuses.mourned(start))
 }
 
 // nobody reports whether nothing at all is known about the user.
@@ -232,7 +232,7 @@ func (j *availability) look(start time.Time) (complete bool) {
 		}
 		cancel()
 	}()
-	return j.seek(ctx, j.d.statuses.mourned(start))
+	return j.seek(ctx, j.f.statuses.mourned(start))
 }
 
 // verdict judges all the evidence, once the inquiry has ended.
@@ -278,28 +278,28 @@ func (j *availability) verdict(complete bool, now time.Time) (verdict, error) {
 
 // probe connects to a device, or checks that a connected one still answers, and returns what it
 // states about itself.
-func (d *Directory) probe(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (identity.Session, error) {
+func (f *finder) probe(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (identity.Session, error) {
 	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, "status"), probeTimeout)
 	defer cancel()
 	to := peer.AddrInfo{ID: p, Addrs: addrs}
-	if d.host.Network().Connectedness(p) != network.Connected {
-		return d.Connect(ctx, to) // the hello proves that it is there
+	if f.host.Network().Connectedness(p) != network.Connected {
+		return f.hellos.connect(ctx, to) // the hello proves that it is there
 	}
-	d.mu.Lock()
-	c := d.contacts[p]
+	f.mu.Lock()
+	c := f.contacts[p]
 	fresh := c != nil && c.known && time.Since(c.heard) < freshFor
-	d.mu.Unlock()
+	f.mu.Unlock()
 	for attempt := 0; !fresh; attempt++ {
-		if d.pingAny(ctx, p) {
-			d.Heard(identity.Login{Peer: p})
+		if f.pingAny(ctx, p) {
+			f.alive(p)
 			break
 		}
-		if d.host.Network().Connectedness(p) != network.Connected && ctx.Err() == nil {
+		if f.host.Network().Connectedness(p) != network.Connected && ctx.Err() == nil {
 			break // the connection has ended: make another
 		}
 		if !pauseCrossed(ctx, attempt) {
 			return identity.Session{}, errNoAnswer
 		}
 	}
-	return d.Connect(ctx, to)
+	return f.hellos.connect(ctx, to)
 }

@@ -111,10 +111,10 @@ func (d *Directory) Deafen() {
 }
 
 // Forget drops what the node remembers of peers that were connected.
-func (d *Directory) Forget() { d.statuses.departed.Purge() }
+func (d *Directory) Forget() { d.finder.statuses.departed.Purge() }
 
 // ForgetLost drops the peers that are remembered as lost.
-func (d *Directory) ForgetLost() { d.statuses.lost.Purge() }
+func (d *Directory) ForgetLost() { d.finder.statuses.lost.Purge() }
 
 // Dial connects the directory's host.
 func (d *Directory) Dial(ctx context.Context, to peer.AddrInfo) error { return d.host.Connect(ctx, to) }
@@ -122,8 +122,8 @@ func (d *Directory) Dial(ctx context.Context, to peer.AddrInfo) error { return d
 // StopHearing keeps the host's reports of connections from the directory. HearEnd reports the end
 // of one connection to it.
 func (d *Directory) StopHearing()              { d.host.Network().StopNotify(d.notify) }
-func (d *Directory) HearEnd(conn network.Conn) { d.disconnected(conn) }
+func (d *Directory) HearEnd(conn network.Conn) { d.hellos.disconnected(conn) }
 
 // Hush makes the node accept hellos without answering. Unhush makes it answer them again.
 func (d *Directory) Hush()   { d.host.SetStreamHandler(HelloProtocol, func(network.Stream) {}) }
-func (d *Directory) Unhush() { d.host.SetStreamHandler(HelloProtocol, d.handle(d.serveHello)) }
+func (d *Directory) Unhush() { d.host.SetStreamHandler(HelloProtocol, d.handle(d.hellos.serveHello)) }

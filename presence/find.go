@@ -10,6 +10,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/presence/internal/dht"
 )
 
 // Source is the way in which a user was found.
@@ -45,6 +46,25 @@ const (
 	storedBudget = 1500 * time.Millisecond
 )
 
+// finder finds users, and judges whether they are online.
+type finder struct {
+	*people
+	own      *account
+	hellos   *greeter
+	whois    *whois
+	dht      *dht.DHT
+	statuses *inquiries
+	observe  func(*identity.Statement)
+	searches map[string]*search // under way, by address; the lock of people guards them
+}
+
+func newFinder(own *account, hellos *greeter, w *whois, observe func(*identity.Statement)) *finder {
+	return &finder{
+		people: hellos.people, own: own, hellos: hellos, whois: w, observe: observe,
+		statuses: newInquiries(), searches: make(map[string]*search),
+	}
+}
+
 // Find returns where a user is logged in. It knows connected peers at once. Otherwise it waits for
 // hellos under way, dials remembered peers, asks connected ones and looks in the DHT if there is
 // one ([WithDHT]), which takes up to 5 s. The result is confirmed by a hello: the device is
@@ -59,14 +79,19 @@ const (
 // Errors are an [*identity.IDError], a [*NotFoundError], [ErrUnreachable], a [*ConflictError],
 // [ErrClosed], or the error of ctx.
 func (d *Directory) Find(ctx context.Context, addr identity.Address) (Found, error) {
+	return d.finder.find(ctx, addr)
+}
+
+// find is [Directory.Find].
+func (f *finder) find(ctx context.Context, addr identity.Address) (Found, error) {
 	if err := identity.CheckUser(addr.User); err != nil {
 		return Found{}, err
 	}
-	found, err := d.findConnected(addr)
+	found, err := f.findConnected(addr)
 	if !errors.Is(err, errSearch) {
 		return found, err
 	}
-	return d.share(ctx, addr)
+	return f.share(ctx, addr)
 }
 
 // errSearch reports that the connected peers do not answer the question.
@@ -81,18 +106,18 @@ type want struct {
 	vouched bool // app mode: a name is one user, whatever the key
 }
 
-func (d *Directory) resolve(addr identity.Address) want {
-	w := want{Address: addr, vouched: d.cfg.authority != nil}
+func (f *finder) resolve(addr identity.Address) want {
+	w := want{Address: addr, vouched: f.cfg.authority != nil}
 	if addr.Fingerprint != "" || w.vouched {
 		return w
 	}
-	d.mu.Lock()
-	own := d.user == addr.User
-	d.mu.Unlock()
+	f.mu.Lock()
+	own := f.own.user == addr.User
+	f.mu.Unlock()
 	if own {
-		w.key, w.fixed = d.userKey, true
+		w.key, w.fixed = f.userKey, true
 	} else {
-		w.key, w.fixed = d.cfg.pins.Lookup(addr.User)
+		w.key, w.fixed = f.cfg.pins.Lookup(addr.User)
 	}
 	return w
 }
@@ -104,29 +129,29 @@ func (w want) means(user string, key identity.PublicKey) bool {
 	return w.Matches(user, key) && (!w.fixed || w.key == key)
 }
 
-func (d *Directory) findConnected(addr identity.Address) (Found, error) {
-	w := d.resolve(addr)
+func (f *finder) findConnected(addr identity.Address) (Found, error) {
+	w := f.resolve(addr)
 	now := time.Now()
-	d.mu.Lock()
-	if d.closing {
-		d.mu.Unlock()
+	f.mu.Lock()
+	if f.closing {
+		f.mu.Unlock()
 		return Found{}, ErrClosed
 	}
-	if self := d.self; loggedIn(self, now) && w.means(self.User, self.UserKey) {
-		d.mu.Unlock()
+	if self := f.own.self; loggedIn(self, now) && w.means(self.User, self.UserKey) {
+		f.mu.Unlock()
 		return Found{Login: self.Login(), Source: Self}, nil
 	}
-	right := d.connectedLocked(w, now)
-	d.mu.Unlock()
+	right := f.connectedLocked(w, now)
+	f.mu.Unlock()
 	if len(right) == 0 {
 		return Found{}, errSearch
 	}
-	return d.settle(w, right)
+	return f.settle(w, right)
 }
 
 // connectedLocked returns the log-ins of connected peers that match w.
-func (d *Directory) connectedLocked(w want, now time.Time) (right []clue) {
-	for _, c := range d.names[w.User] {
+func (f *finder) connectedLocked(w want, now time.Time) (right []clue) {
+	for _, c := range f.names[w.User] {
 		if st := c.session.Statement; c.loggedIn(now) && w.means(st.User, st.UserKey) {
 			right = append(right, clue{login: st.Login(), st: st, addrs: slices.Clone(c.session.Addrs), source: Connected})
 		}
@@ -135,7 +160,7 @@ func (d *Directory) connectedLocked(w want, now time.Time) (right []clue) {
 }
 
 // settle chooses between confirmed candidates, of which there must be at least one.
-func (d *Directory) settle(w want, confirmed []clue) (Found, error) {
+func (f *finder) settle(w want, confirmed []clue) (Found, error) {
 	slices.SortFunc(confirmed, func(a, b clue) int { // by user, the latest log-in first
 		if !w.vouched && a.login.Key != b.login.Key {
 			return slices.Compare(a.login.Key[:], b.login.Key[:])
@@ -149,11 +174,11 @@ func (d *Directory) settle(w want, confirmed []clue) (Found, error) {
 	if last := confirmed[len(confirmed)-1]; first.login.Key != last.login.Key {
 		return Found{}, &ConflictError{User: w.User, Found: logins(confirmed)}
 	}
-	if w.Fingerprint == "" && first.login.Key != d.userKey {
-		if others := d.cfg.pins.Others(first.login); len(others) > 0 {
+	if w.Fingerprint == "" && first.login.Key != f.userKey {
+		if others := f.cfg.pins.Others(first.login); len(others) > 0 {
 			return Found{}, &ConflictError{User: w.User, Found: append(logins(confirmed), others...)}
 		}
-		if pinned, ok := d.cfg.pins.Pin(w.User, first.login.Key); !ok {
+		if pinned, ok := f.cfg.pins.Pin(w.User, first.login.Key); !ok {
 			return Found{}, &ConflictError{User: w.User, Pinned: pinned, Found: logins(confirmed)}
 		}
 	}
@@ -179,26 +204,26 @@ type search struct {
 
 // share joins the search for addr that is under way, or starts one. If the ctx of a caller ends,
 // the search goes on for the others.
-func (d *Directory) share(ctx context.Context, addr identity.Address) (Found, error) {
+func (f *finder) share(ctx context.Context, addr identity.Address) (Found, error) {
 	key := addr.String()
-	d.mu.Lock()
-	if d.closing {
-		d.mu.Unlock()
+	f.mu.Lock()
+	if f.closing {
+		f.mu.Unlock()
 		return Found{}, ErrClosed
 	}
-	s := d.searches[key]
+	s := f.searches[key]
 	if s == nil {
 		s = &search{done: make(chan struct{})}
-		d.searches[key] = s
-		d.tasks.Go(func() {
-			s.found, s.err = d.search(addr)
-			d.mu.Lock()
-			delete(d.searches, key)
-			d.mu.Unlock()
+		f.searches[key] = s
+		f.tasks.Go(func() {
+			s.found, s.err = f.search(addr)
+			f.mu.Lock()
+			delete(f.searches, key)
+			f.mu.Unlock()
 			close(s.done)
 		})
 	}
-	d.mu.Unlock()
+	f.mu.Unlock()
 	select {
 	case <-s.done:
 		found := s.found // other callers read it too

@@ -31,13 +31,14 @@ func FuzzHelloIsJudged(f *testing.F) {
 	f.Add(raw)
 	f.Add(raw[:40])
 	f.Add([]byte{})
-	d := &Directory{app: app, id: keys.PeerID(), verifier: identity.NewVerifier(app), cfg: config{log: slog.New(slog.DiscardHandler)}}
+	e := &env{app: app, id: keys.PeerID(), verifier: identity.NewVerifier(app), cfg: config{log: slog.New(slog.DiscardHandler)}}
+	x := &handshake{people: newPeople(e)}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var h wire.Hello
 		if proto.Unmarshal(raw, &h) != nil {
 			return
 		}
-		s, refusal := d.checkHello(keys.PeerID(), &h)
+		s, refusal := x.checkHello(keys.PeerID(), &h)
 		if refusal != nil {
 			require.NotEmpty(t, refusal.Reason)
 			require.LessOrEqual(t, len(refusal.frame().Text), maxReason)

@@ -18,7 +18,7 @@ import (
 // evidence leads, in the background. What the evidence means is for its judge: [whereabouts] for
 // Find, [availability] for Status.
 type inquiry struct {
-	d     *Directory
+	f     *finder
 	w     want
 	judge judge
 	most  int // devices that it asks
@@ -72,9 +72,9 @@ type judge interface {
 }
 
 // newInquiry returns an inquiry that has limit for all it does.
-func (d *Directory) newInquiry(w want, j judge, limit time.Duration, most int) *inquiry {
-	q := &inquiry{d: d, w: w, judge: j, most: most, first: make(chan struct{}), asked: make(map[attempt]context.CancelFunc)}
-	q.ctx, q.stop = context.WithTimeout(d.ctx, limit)
+func (f *finder) newInquiry(w want, j judge, limit time.Duration, most int) *inquiry {
+	q := &inquiry{f: f, w: w, judge: j, most: most, first: make(chan struct{}), asked: make(map[attempt]context.CancelFunc)}
+	q.ctx, q.stop = context.WithTimeout(f.ctx, limit)
 	return q
 }
 
@@ -98,17 +98,17 @@ func (q *inquiry) gather(head time.Duration) (complete bool) {
 	if head > 0 && !q.pause(head) {
 		return false
 	}
-	for _, r := range q.d.cfg.store.Remembered() {
+	for _, r := range q.f.cfg.store.Remembered() {
 		if r.Login.User == q.w.User {
 			q.lead(clue{login: r.Login, addrs: parseStrings(r.Addrs), source: Remembered})
 		}
 	}
 	if !noWhois {
-		q.d.whois(q.ctx, q.w.User, q.w.key, func(l located) {
+		q.f.whois.ask(q.ctx, q.w.User, q.w.key, func(l located) {
 			q.lead(clue{login: l.st.Login(), st: l.st, addrs: l.addrs, source: Whois, known: time.Now()})
 		})
 	}
-	if q.d.dht.Empty() || q.ctx.Err() != nil {
+	if q.f.dht.Empty() || q.ctx.Err() != nil {
 		return false
 	}
 	return q.judge.stored()
@@ -128,9 +128,9 @@ func (q *inquiry) pause(d time.Duration) bool {
 
 // connected returns the connected users who have the name.
 func (q *inquiry) connected() (all []clue) {
-	q.d.mu.Lock()
-	defer q.d.mu.Unlock()
-	for _, c := range q.d.names[q.w.User] {
+	q.f.mu.Lock()
+	defer q.f.mu.Unlock()
+	for _, c := range q.f.names[q.w.User] {
 		st := c.session.Statement
 		all = append(all, clue{login: st.Login(), st: st, addrs: slices.Clone(c.session.Addrs), source: Connected, known: c.heard})
 	}
@@ -139,15 +139,15 @@ func (q *inquiry) connected() (all []clue) {
 
 // hellos waits for those that are under way.
 func (q *inquiry) hellos() {
-	if !q.d.awaitHellos(q.ctx, func() bool { return q.judge.greeted(q.connected()) }) {
+	if !q.f.hellos.awaitHellos(q.ctx, func() bool { return q.judge.greeted(q.connected()) }) {
 		q.judge.unheard()
 	}
 }
 
 // seek looks in the DHT, and at the nodes in also. It reports whether the DHT was complete.
 func (q *inquiry) seek(ctx context.Context, also []peer.ID) (complete bool) {
-	return q.d.dht.Seek(ctx, q.w.stored(), also, func(r *dht.Record) {
-		q.d.Observe(r.Statement)
+	return q.f.dht.Seek(ctx, q.w.stored(), also, func(r *dht.Record) {
+		q.f.observe(r.Statement)
 		q.lead(clue{login: r.Statement.Login(), st: r.Statement, addrs: r.Addrs, source: Stored, known: r.Issued})
 	}, func(info peer.AddrInfo) {
 		q.lead(clue{login: identity.Login{User: q.w.User, Peer: info.ID}, addrs: info.Addrs, source: Stored, unproved: true})
@@ -162,7 +162,7 @@ func (q *inquiry) lead(c clue) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	key := attempt{c.login.Peer, c.source}
-	if q.asked[key] != nil || len(q.asked) == q.most || c.login.Peer == q.d.id {
+	if q.asked[key] != nil || len(q.asked) == q.most || c.login.Peer == q.f.id {
 		return
 	}
 	ctx, cancel := context.WithCancel(q.ctx)

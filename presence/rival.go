@@ -24,21 +24,21 @@ func (d *Directory) Observe(st *identity.Statement) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.closing {
-		d.noticeLocked(d.observeLocked(st))
+		d.notices.sendLocked(d.observeLocked(st))
 	}
 }
 
 // observeLocked draws the conclusions from a verified statement. It returns the notices to send.
 func (d *Directory) observeLocked(st *identity.Statement) []notice {
 	if st.Peer == d.id {
-		d.ownDeviceLocked(st)
+		d.own.ownDeviceLocked(st)
 		return nil
 	}
 	if d.cfg.authority != nil && st.Grant() == nil {
 		return nil // in app mode a name without a token is only a claim
 	}
-	if d.oursLocked(st) {
-		d.ownUserLocked(st)
+	if d.own.oursLocked(st) {
+		d.own.ownUserLocked(st)
 		return nil
 	}
 	if d.cfg.authority == nil {
@@ -47,54 +47,10 @@ func (d *Directory) observeLocked(st *identity.Statement) []notice {
 	return d.rivalsLocked(st)
 }
 
-// oursLocked reports whether a statement is of our user.
-func (d *Directory) oursLocked(st *identity.Statement) bool {
-	if d.cfg.authority != nil {
-		return st.User == d.user
-	}
-	return st.UserKey == d.userKey
-}
-
-// ownUserLocked handles a statement of our user on another device.
-func (d *Directory) ownUserLocked(st *identity.Statement) {
-	d.highest = max(d.highest, st.Sequence)
-	if was, ok := d.devices.Get(st.Peer); ok && was.Newer(st) {
-		st = was // an old statement shown again does not undo a log-out
-	} else {
-		d.devices.Add(st.Peer, st)
-	}
-	if !d.in || !st.Newer(d.self) {
-		return // if the other device has to log out, it will learn that from our hello
-	}
-	if !loggedIn(st, time.Now()) {
-		d.outrankLocked(st)
-		return
-	}
-	d.logoutLocked()
-	d.cfg.log.Info("logged out: the user has logged in elsewhere", "peer", st.Peer)
-	d.events.push(Displaced{By: st.Login()})
-}
-
-// outrankLocked signs our log-in again, ranked just above a later one elsewhere that has ended.
-// Ours goes on, but for a node that knows both, the end of the later one would be the newest known
-// about the user. It ranks no higher than it must: a third log-in, later than that one, has to win.
-func (d *Directory) outrankLocked(ended *identity.Statement) {
-	sequence := ended.Sequence
-	if d.id < ended.Peer {
-		sequence++ // with equal sequences, the higher peer ID is the newer
-	}
-	if err := d.signLocked(time.Now(), sequence, true); err != nil {
-		d.cfg.log.Error("sign statement", "err", err)
-		return
-	}
-	d.highest = max(d.highest, sequence)
-	d.tasks.Go(func() { _ = d.keepSequence(sequence, nil) })
-}
-
 // conflictLocked looks for a name that is our own or pinned and that another key uses, or that two
 // keys use and that is pinned to neither.
 func (d *Directory) conflictLocked(st *identity.Statement) {
-	holder, held := d.userKey, st.User == d.user
+	holder, held := d.userKey, st.User == d.own.user
 	if !held {
 		holder, held = d.cfg.pins.Lookup(st.User)
 	}
@@ -131,7 +87,7 @@ func (d *Directory) goodbyeLocked(st *identity.Statement) bool {
 	last := (*identity.Statement)(nil)
 	if c := d.contacts[st.Peer]; c != nil && c.known {
 		last = c.session.Statement
-	} else if gone, ok := d.statuses.departed.Peek(st.Subject()); ok {
+	} else if gone, ok := d.finder.statuses.departed.Peek(st.Subject()); ok {
 		last = gone.st
 	}
 	return last != nil && last.Peer == st.Peer && !last.LoggedIn && last.Newer(st)

@@ -29,6 +29,7 @@ func (d *Directory) openDHT() (err error) {
 	if d.dht, err = dht.New(cfg, dhtNode{d}); err != nil {
 		return fmt.Errorf("presence: %w", err)
 	}
+	d.finder.dht = d.dht
 	return nil
 }
 
@@ -39,10 +40,10 @@ type dhtNode struct{ *Directory }
 func (n dhtNode) Shown() *identity.Statement {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.closing || n.self == nil || !n.in || !n.self.LoggedIn {
+	if n.closing || n.own.self == nil || !n.own.in || !n.own.self.LoggedIn {
 		return nil
 	}
-	return n.self
+	return n.own.self
 }
 
 // Refresh stores this node's log-in again in the directory, in the background. While the computer

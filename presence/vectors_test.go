@@ -45,7 +45,7 @@ func TestANodeShowsTheStatementsOfTheVectors(t *testing.T) {
 		d := vectorNode(t, alice, identity.AppID(v.App))
 		require.Equal(t, v.AtMS, time.Now().UnixMilli())
 		require.NoError(t, d.Login(t.Context(), "alice"))
-		mine, _ := d.ownHello()
+		mine, _ := d.hellos.shake.ownHello()
 		require.Equal(t, []byte(v.Initiator.Statement), mine.Statement)
 		require.Equal(t, []any{v.App, v.Initiator.MaxEnvelope, v.Initiator.MaxMessage},
 			[]any{vectors.Hex(mine.App), mine.MaxEnvelope, mine.Limits.MaxMessage})
@@ -55,7 +55,7 @@ func TestANodeShowsTheStatementsOfTheVectors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := vectorNode(t, bob, identity.AppID(v.App))
 		require.NoError(t, d.SetUser("bob"))
-		mine, _ := d.ownHello()
+		mine, _ := d.hellos.shake.ownHello()
 		require.Equal(t, []byte(v.Responder.Statement), mine.Statement)
 	})
 }
@@ -76,7 +76,7 @@ func TestANodeTakesTheHellosOfTheVectors(t *testing.T) {
 			hello *wire.Hello
 			want  vectors.Party
 		}{{a, &hello, v.Initiator}, {b, reply.Hello, v.Responder}} {
-			got, refusal := d.checkHello(c.p, c.hello)
+			got, refusal := d.hellos.shake.checkHello(c.p, c.hello)
 			require.Nil(t, refusal)
 			require.Equal(t, c.want.PeerID, got.Statement.Peer.String())
 			require.Equal(t, []any{c.want.Incarnation, int(c.want.MaxEnvelope), int(c.want.MaxMessage)},
@@ -87,11 +87,11 @@ func TestANodeTakesTheHellosOfTheVectors(t *testing.T) {
 			}
 			require.Equal(t, c.want.Addrs, addrs)
 		}
-		_, refusal := d.checkHello(b, &hello)
+		_, refusal := d.hellos.shake.checkHello(b, &hello)
 		require.NotNil(t, refusal, "alice's statement, shown by bob")
 		require.Equal(t, wire.Refusal_BAD_STATEMENT, refusal.code)
 
-		require.Equal(t, []byte(v.Responder.Proof.Signature), d.proof(v.Initiator.Nonce, v.Responder.Statement, a, b))
+		require.Equal(t, []byte(v.Responder.Proof.Signature), d.hellos.shake.proof(v.Initiator.Nonce, v.Responder.Statement, a, b))
 		require.Equal(t, []byte(v.Responder.Proof.Signed), append([]byte(wire.DomainHello), transcript(v.Initiator.Nonce, v.Responder.Statement, a, b)...))
 		require.Nil(t, checkProof(b, reply.Proof, hello.Nonce, reply.Hello, a, b))
 		require.Nil(t, checkProof(a, v.Initiator.Proof.Signature, v.Responder.Nonce, &hello, a, b))

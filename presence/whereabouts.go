@@ -22,16 +22,16 @@ type whereabouts struct {
 }
 
 // search looks for a user who is not among the connected.
-func (d *Directory) search(addr identity.Address) (Found, error) {
+func (f *finder) search(addr identity.Address) (Found, error) {
 	j := new(whereabouts)
-	j.inquiry = d.newInquiry(d.resolve(addr), j, findTimeout, maxCandidates)
+	j.inquiry = f.newInquiry(f.resolve(addr), j, findTimeout, maxCandidates)
 	j.run()
-	if d.ctx.Err() != nil {
+	if f.ctx.Err() != nil {
 		return Found{}, ErrClosed
 	}
 	found, err := j.result()
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrUnreachable) {
-		if late, err := d.findConnected(addr); err == nil { // connected or logged in meanwhile
+		if late, err := f.findConnected(addr); err == nil { // connected or logged in meanwhile
 			return late, nil
 		}
 	}
@@ -73,23 +73,23 @@ func (j *whereabouts) weigh(c clue) bool {
 		return false
 	}
 	if !c.unproved && !j.w.means(c.login.User, c.login.Key) {
-		if c.st != nil && c.login.Key != j.d.userKey { // proved to exist; a remembered log-in proves nothing
+		if c.st != nil && c.login.Key != j.f.userKey { // proved to exist; a remembered log-in proves nothing
 			j.mu.Lock()
 			j.others = append(j.others, c)
 			j.mu.Unlock()
 		}
 		return false
 	}
-	return !j.d.Foreign(c.login.Peer)
+	return !j.f.hellos.shake.foreign(c.login.Peer)
 }
 
 // ask connects to the device.
 func (j *whereabouts) ask(ctx context.Context, c clue) (identity.Session, error) {
 	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, "find user"), confirmTimeout)
 	defer cancel()
-	s, err := j.d.Connect(ctx, peer.AddrInfo{ID: c.login.Peer, Addrs: c.addrs})
+	s, err := j.f.hellos.connect(ctx, peer.AddrInfo{ID: c.login.Peer, Addrs: c.addrs})
 	if err != nil {
-		j.d.cfg.log.Debug("candidate not confirmed", "peer", c.login.Peer, "err", err)
+		j.f.cfg.log.Debug("candidate not confirmed", "peer", c.login.Peer, "err", err)
 	}
 	return s, err
 }
@@ -125,7 +125,7 @@ func (j *whereabouts) stored() (complete bool) {
 func (j *whereabouts) result() (Found, error) {
 	switch {
 	case len(j.confirmed) > 0:
-		return j.d.settle(j.w, j.confirmed)
+		return j.f.settle(j.w, j.confirmed)
 	case j.live:
 		return Found{}, fmt.Errorf("presence: %w: %s", ErrUnreachable, j.w)
 	case len(j.others) > 0 && j.w.Fingerprint == "":
