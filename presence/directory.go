@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -22,6 +21,7 @@ import (
 type Directory struct {
 	*people
 	own     *account
+	rivals  *rivals
 	lists   *revocations
 	hellos  *greeter
 	notices *notices
@@ -30,9 +30,8 @@ type Directory struct {
 	finder  *finder
 	dht     *dht.DHT
 
-	close     func() error
-	notify    *network.NotifyBundle       // reports connections of the host
-	conflicts *lru.Cache[claim, struct{}] // reported to the observer; the lock of people guards it
+	close  func() error
+	notify *network.NotifyBundle // reports connections of the host
 }
 
 const (
@@ -71,25 +70,16 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 		events:      newDispatcher(cfg.observer),
 	}
 	e.ctx, e.stop = context.WithCancel(context.Background())
-	d := &Directory{people: newPeople(e), own: newAccount(e), conflicts: newLRU[claim, struct{}](maxConflicts)}
-	d.own.changed = d.changedLocked
-	d.own.namesakes = d.namedLocked
-	d.lists = &revocations{people: d.people, announce: func() {
-		d.own.version++
-		d.hellos.kickAllLocked()
-	}}
-	d.hellos = newGreeter(d.people, d.own, d.lists, d)
-	d.notices = newNotices(d.hellos, d.Observe)
-	d.whois = &whois{people: d.people, hellos: d.hellos, observe: d.Observe}
-	d.watches = newWatches(d.own, d.hellos, d.Observe)
-	d.finder = newFinder(d.own, d.hellos, d.whois, d.Observe)
+	d := newDirectory(e)
 	d.close = sync.OnceValue(d.shutdown)
 	go d.events.run()
 	d.tasks.Go(d.refresh)
 	if cfg.authority != nil {
 		d.lists.load()
 		d.tasks.Go(d.tendTokens)
-		h.SetStreamHandler(RevocationsProtocol, d.handle(func(ctx context.Context, s network.Stream) { d.lists.serve(ctx, s, d.hellos.mayHaveList) }))
+		h.SetStreamHandler(RevocationsProtocol, d.handle(func(ctx context.Context, s network.Stream) {
+			d.lists.serve(ctx, s, d.hellos.mayHaveList)
+		}))
 	}
 	if err := d.openDHT(); err != nil {
 		h.RemoveStreamHandler(RevocationsProtocol)
@@ -115,6 +105,26 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 		d.hellos.connected(c, true)
 	}
 	return d, nil
+}
+
+// newDirectory puts the parts together.
+func newDirectory(e *env) *Directory {
+	statuses := newInquiries()
+	d := &Directory{people: newPeople(e), own: newAccount(e)}
+	d.rivals = newRivals(d.own, d.people, statuses)
+	d.own.changed = d.changedLocked
+	d.own.namesakes = d.namedLocked
+	d.lists = &revocations{people: d.people, announce: func() {
+		d.own.version++
+		d.hellos.kickAllLocked()
+	}}
+	d.hellos = newGreeter(d.people, d.own, d.lists, d)
+	d.notices = newNotices(d.hellos, d.rivals.observe)
+	d.rivals.send = d.notices.sendLocked
+	d.whois = &whois{people: d.people, hellos: d.hellos, observe: d.rivals.observe}
+	d.watches = newWatches(d.own, d.hellos, d.rivals.observe)
+	d.finder = newFinder(d.own, d.hellos, d.whois, statuses, d.rivals.observe)
+	return d
 }
 
 // App returns the app that the directory belongs to.
@@ -159,7 +169,7 @@ func (d *Directory) metLocked(p peer.ID, st *identity.Statement) {
 	d.finder.statuses.changed(p, st)
 	d.own.tokenWake.Set()
 	if st != nil {
-		d.notices.sendLocked(d.observeLocked(st))
+		d.notices.sendLocked(d.rivals.observeLocked(st))
 	}
 }
 

@@ -58,10 +58,10 @@ type finder struct {
 	searches map[string]*search // under way, by address; the lock of people guards them
 }
 
-func newFinder(own *account, hellos *greeter, w *whois, observe func(*identity.Statement)) *finder {
+func newFinder(own *account, hellos *greeter, w *whois, statuses *inquiries, observe func(*identity.Statement)) *finder {
 	return &finder{
 		people: hellos.people, own: own, hellos: hellos, whois: w, observe: observe,
-		statuses: newInquiries(), searches: make(map[string]*search),
+		statuses: statuses, searches: make(map[string]*search),
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/presence/internal/dht"
 )
@@ -13,9 +15,9 @@ type Scope string
 
 // The scopes.
 const (
-	LAN = Scope(dht.LAN) // every node is a server, at every address that it has
+	LAN Scope = "lan" // every node is a server, at every address that it has
 	// Only nodes with public addresses are servers, and only those addresses are passed on.
-	WAN = Scope(dht.WAN)
+	WAN Scope = "wan"
 )
 
 // openDHT makes the instances of the DHT, which start to store this node's log-ins.
@@ -26,15 +28,20 @@ func (d *Directory) openDHT() (err error) {
 	for _, s := range d.cfg.scopes {
 		cfg.Scopes = append(cfg.Scopes, dht.Scope(s))
 	}
-	if d.dht, err = dht.New(cfg, dhtNode{d}); err != nil {
+	if d.dht, err = dht.New(cfg, dhtNode{people: d.people, own: d.own, rivals: d.rivals, shake: d.hellos.shake}); err != nil {
 		return fmt.Errorf("presence: %w", err)
 	}
 	d.finder.dht = d.dht
 	return nil
 }
 
-// dhtNode is the directory as its DHT sees it.
-type dhtNode struct{ *Directory }
+// dhtNode is this node as its DHT sees it.
+type dhtNode struct {
+	*people
+	own    *account
+	rivals *rivals
+	shake  *handshake
+}
 
 // Shown implements [dht.Node].
 func (n dhtNode) Shown() *identity.Statement {
@@ -45,6 +52,12 @@ func (n dhtNode) Shown() *identity.Statement {
 	}
 	return n.own.self
 }
+
+// Observe implements [dht.Node].
+func (n dhtNode) Observe(st *identity.Statement) { n.rivals.observe(st) }
+
+// Foreign implements [dht.Node].
+func (n dhtNode) Foreign(p peer.ID) bool { return n.shake.foreign(p) }
 
 // Refresh stores this node's log-in again in the directory, in the background. While the computer
 // slept, the record may have lapsed, and nodes that kept it may be gone. Call it after sleep; the
