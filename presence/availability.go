@@ -29,9 +29,13 @@ type evidence struct {
 	refuted bool      // its device is there, but not logged in as that user
 }
 
+func newAvailability() *availability {
+	return &availability{claims: make(map[identity.PublicKey]*evidence), heard: make(chan struct{}), buried: make(chan struct{})}
+}
+
 // inquire asks everybody who may know, until the answer is certain or the time is up.
 func (f *finder) inquire(w want) (verdict, error) {
-	j := &availability{claims: make(map[identity.PublicKey]*evidence), heard: make(chan struct{}), buried: make(chan struct{})}
+	j := newAvailability()
 	j.inquiry = f.newInquiry(w, j, statusTimeout, maxVisits)
 	complete := j.run()
 	return j.verdict(complete, time.Now())
