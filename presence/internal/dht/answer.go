@@ -1,4 +1,4 @@
-package presence
+package dht
 
 import (
 	"bytes"
@@ -12,6 +12,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-mesh/starling/internal/wire"
 )
 
 // Bounds on one answer in the DHT. Any node may have sent it: it need not have completed a hello.
@@ -40,7 +42,7 @@ func answerLimit(t pb.Message_MessageType) int {
 }
 
 // errAnswer reports that a node of the DHT sent something that does not answer the request.
-var errAnswer = errors.New("presence: not an answer to the request")
+var errAnswer = errors.New("dht: not an answer to the request")
 
 // readAnswer decodes an answer to a request and checks it. The result is safe to use without
 // further checks: it has the type of the request, a PUT_VALUE holds the record that was put, any
@@ -137,10 +139,10 @@ func appendNode(nodes []*pb.Message_Peer, body []byte) []*pb.Message_Peer {
 	}
 	node := &pb.Message_Peer{Id: said.Id, Connection: said.Connection}
 	for _, a := range said.Addrs {
-		if len(node.Addrs) == maxAddrs {
+		if len(node.Addrs) == wire.MaxAddrs {
 			break
 		}
-		if len(a) == 0 || len(a) > maxAddr { // an empty one parses, to nil
+		if len(a) == 0 || len(a) > wire.MaxAddr { // an empty one parses, to nil
 			continue
 		}
 		if _, err := ma.NewMultiaddrBytes(a); err == nil {

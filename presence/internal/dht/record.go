@@ -1,4 +1,4 @@
-package presence
+package dht
 
 import (
 	"bytes"
@@ -20,7 +20,7 @@ import (
 
 // maxRecord bounds a sealed record: a statement, 16 addresses of 256 bytes, and the fields around
 // them.
-const maxRecord = identity.MaxStatement + maxAddrs*(maxAddr+4) + 128
+const maxRecord = identity.MaxStatement + wire.MaxAddrs*(wire.MaxAddr+4) + 128
 
 // recordSpace is the namespace of our keys in the DHT.
 const recordSpace = "starling"
@@ -35,150 +35,151 @@ func appHash(app identity.AppID, purpose, what string) []byte {
 	return mac.Sum(nil)
 }
 
-// userRecordKey returns where the log-in of a user is kept in app mode. keyRecordKey returns where
-// the log-in of a user key is kept in open mode: by its fingerprint, since that is what an address
-// contains.
-func userRecordKey(app identity.AppID, user string) string {
+// KeyOfUser returns where the log-in of a user is kept in app mode.
+func KeyOfUser(app identity.AppID, user string) string {
 	return "/" + recordSpace + "/" + base32Lower.EncodeToString(appHash(app, "user", user))
 }
 
-func keyRecordKey(app identity.AppID, fingerprint string) string {
+// KeyOfKey returns where the log-in of a user key is kept in open mode: by its fingerprint, since
+// that is what an address contains.
+func KeyOfKey(app identity.AppID, fingerprint string) string {
 	return "/" + recordSpace + "/" + base32Lower.EncodeToString(appHash(app, "key", fingerprint))
 }
 
-// nameKey returns the key that devices whose user has that name provide, in open mode.
-func nameKey(app identity.AppID, user string) multihash.Multihash {
+// keyOfName returns the key that devices whose user has that name provide, in open mode.
+func keyOfName(app identity.AppID, user string) multihash.Multihash {
 	mh, err := multihash.Encode(appHash(app, "name", user), multihash.SHA2_256)
 	if err != nil {
-		panic("presence: " + err.Error()) // the hash has the length of its kind
+		panic("dht: " + err.Error()) // the hash has the length of its kind
 	}
 	return mh
 }
 
-// dhtTag is the part of the DHT's protocol ID that keeps apps apart.
-func dhtTag(app identity.AppID) string {
+// tag is the part of the DHT's protocol ID that keeps apps apart.
+func tag(app identity.AppID) string {
 	return base32Lower.EncodeToString(appHash(app, "prefix", "")[:10])
 }
 
-// record is what the DHT keeps about a log-in. It is shared and read only.
-type record struct {
-	st      *identity.Statement
-	addrs   []ma.Multiaddr
-	issued  time.Time
+// Record is what the DHT keeps about a log-in. It is shared and read only.
+type Record struct {
+	Statement *identity.Statement // of a log-in, or of its end
+	Addrs     []ma.Multiaddr
+	Issued    time.Time
+
 	expires time.Time
 	sealed  []byte
 }
 
 // newer orders records of one user as every node does: by their statements, and between records of
 // one statement by time.
-func (r *record) newer(o *record) bool {
+func (r *Record) newer(o *Record) bool {
 	switch {
-	case r.st.Newer(o.st):
+	case r.Statement.Newer(o.Statement):
 		return true
-	case o.st.Newer(r.st):
+	case o.Statement.Newer(r.Statement):
 		return false
 	}
-	return r.issued.After(o.issued)
+	return r.Issued.After(o.Issued)
 }
 
-// sealRecord makes a record of a statement of this device.
-func sealRecord(keys *identity.Keys, st *identity.Statement, addrs []ma.Multiaddr, now time.Time, life time.Duration) ([]byte, error) {
+// Seal makes a record of a statement of this device.
+func Seal(keys *identity.Keys, st *identity.Statement, addrs []ma.Multiaddr, now time.Time, life time.Duration) ([]byte, error) {
 	msg := &wire.Record{Statement: st.Sealed(), IssuedMs: now.UnixMilli(), ExpiresMs: now.Add(life).UnixMilli()}
 	for _, a := range addrs {
-		if b := a.Bytes(); len(b) <= maxAddr && len(msg.Addrs) < maxAddrs {
+		if b := a.Bytes(); len(b) <= wire.MaxAddr && len(msg.Addrs) < wire.MaxAddrs {
 			msg.Addrs = append(msg.Addrs, b)
 		}
 	}
 	body, err := proto.Marshal(msg)
 	if err != nil {
-		return nil, fmt.Errorf("presence: record: %w", err)
+		return nil, fmt.Errorf("dht: record: %w", err)
 	}
 	return wire.Seal(wire.DomainRecord, keys.Device, body), nil
 }
 
 // Reasons why a record is refused.
 var (
-	errRecordSize = errors.New("presence: record too large")
-	errRecordKey  = errors.New("presence: record under a key that is not its user's")
-	errRecordTime = errors.New("presence: record is not of now")
-	errRecordForm = errors.New("presence: malformed record")
-	errRecordMark = errors.New("presence: record without a log-in token")
+	ErrSize = errors.New("dht: record too large")
+	ErrKey  = errors.New("dht: record under a key that is not its user's")
+	ErrTime = errors.New("dht: record is not of now")
+	ErrForm = errors.New("dht: malformed record")
+	ErrMark = errors.New("dht: record without a log-in token")
 )
 
-// recordRules judges records. It is the DHT's validator, so it must not use the directory's lock.
-type recordRules struct {
+// Rules judges records. It is the validator of an instance.
+type Rules struct {
 	app      identity.AppID
 	verifier *identity.Verifier
 	vouched  bool          // app mode
 	life     time.Duration // the longest accepted
 }
 
-// open verifies everything about a record except that it is current.
-func (v *recordRules) open(sealed []byte, now time.Time) (*record, error) {
+// Open verifies everything about a record except that it is current.
+func (v *Rules) Open(sealed []byte, now time.Time) (*Record, error) {
 	if len(sealed) > maxRecord {
-		return nil, errRecordSize
+		return nil, ErrSize
 	}
 	sig, body, err := wire.Split(sealed)
 	if err != nil {
-		return nil, errRecordForm
+		return nil, ErrForm
 	}
 	var msg wire.Record
 	if err := proto.Unmarshal(body, &msg); err != nil {
-		return nil, errRecordForm
+		return nil, ErrForm
 	}
-	if len(msg.Addrs) > maxAddrs {
-		return nil, errRecordSize
+	if len(msg.Addrs) > wire.MaxAddrs {
+		return nil, ErrSize
 	}
 	if msg.IssuedMs <= 0 || msg.ExpiresMs <= msg.IssuedMs {
-		return nil, errRecordForm
+		return nil, ErrForm
 	}
 	st, err := v.verifier.Verify(msg.Statement, now)
 	if err != nil {
 		return nil, err
 	}
 	if v.vouched && st.Grant() == nil {
-		return nil, errRecordMark
+		return nil, ErrMark
 	}
 	if !wire.Check(wire.DomainRecord, st.Device[:], body, sig) {
 		return nil, identity.ErrSignature
 	}
-	r := &record{
-		st: st, addrs: parseAddrs(msg.Addrs), sealed: sealed,
-		issued: time.UnixMilli(msg.IssuedMs), expires: time.UnixMilli(msg.ExpiresMs),
+	r := &Record{
+		Statement: st, Addrs: wire.ParseAddrs(msg.Addrs), sealed: sealed,
+		Issued: time.UnixMilli(msg.IssuedMs), expires: time.UnixMilli(msg.ExpiresMs),
 	}
-	if r.expires.Sub(r.issued) > v.life {
-		return nil, errRecordTime
+	if r.expires.Sub(r.Issued) > v.life {
+		return nil, ErrTime
 	}
 	return r, nil
 }
 
 // key returns the key under which the record belongs.
-func (v *recordRules) key(st *identity.Statement) string {
+func (v *Rules) key(st *identity.Statement) string {
 	if v.vouched {
-		return userRecordKey(v.app, st.User)
+		return KeyOfUser(v.app, st.User)
 	}
-	return keyRecordKey(v.app, st.UserKey.Fingerprint())
+	return KeyOfKey(v.app, st.UserKey.Fingerprint())
 }
 
 // check opens a record and checks its time and its key. Clocks may differ; the store ages records
 // exactly, by its own clock.
-func (v *recordRules) check(key string, sealed []byte, now time.Time) (*record, error) {
-	r, err := v.open(sealed, now)
+func (v *Rules) check(key string, sealed []byte, now time.Time) (*Record, error) {
+	r, err := v.Open(sealed, now)
 	switch {
 	case err != nil:
 		return nil, err
-	case v.key(r.st) != key:
-		return nil, errRecordKey
-	case r.issued.After(now.Add(identity.MaxSkew)), !r.expires.Add(identity.MaxSkew).After(now):
-		return nil, errRecordTime
+	case v.key(r.Statement) != key:
+		return nil, ErrKey
+	case r.Issued.After(now.Add(identity.MaxSkew)), !r.expires.Add(identity.MaxSkew).After(now):
+		return nil, ErrTime
 	}
 	return r, nil
 }
 
 // Validate implements the DHT's validator interface.
-func (v *recordRules) Validate(key string, value []byte) error {
+func (v *Rules) Validate(key string, value []byte) error {
 	if !strings.HasPrefix(key, "/"+recordSpace+"/") {
-		return errRecordKey
+		return ErrKey
 	}
 	_, err := v.check(key, value, time.Now())
 	return err
@@ -186,11 +187,11 @@ func (v *recordRules) Validate(key string, value []byte) error {
 
 // Select returns the index of the newest record. Among equal ones that is the first; otherwise a
 // record that is stored again would be refused, and age out.
-func (v *recordRules) Select(_ string, values [][]byte) (int, error) {
-	var best *record
+func (v *Rules) Select(_ string, values [][]byte) (int, error) {
+	var best *Record
 	at := -1
 	for i, value := range values {
-		r, err := v.open(value, time.Now())
+		r, err := v.Open(value, time.Now())
 		if err != nil {
 			continue
 		}
@@ -199,7 +200,7 @@ func (v *recordRules) Select(_ string, values [][]byte) (int, error) {
 		}
 	}
 	if at < 0 {
-		return 0, errRecordForm
+		return 0, ErrForm
 	}
 	return at, nil
 }

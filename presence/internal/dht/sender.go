@@ -1,4 +1,4 @@
-package presence
+package dht
 
 import (
 	"bufio"
@@ -75,7 +75,7 @@ func (s *sender) SendMessage(ctx context.Context, p peer.ID, req *pb.Message) er
 func (s *sender) OnDisconnect(context.Context, peer.ID) {}
 
 // errStream reports that an opened stream broke.
-var errStream = errors.New("presence: the stream of a request broke")
+var errStream = errors.New("dht: the stream of a request broke")
 
 // try runs a request in a slot of the peer, and once more if its stream broke: when two connections
 // cross, one is closed, and the stream may have been on that one.

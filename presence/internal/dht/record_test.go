@@ -1,21 +1,22 @@
-package presence_test
+package dht
 
 import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	record2 "github.com/libp2p/go-libp2p-record"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
-	"github.com/starling-mesh/starling/presence"
 )
 
 // draft is a record that a case may spoil before it is sealed and stored.
@@ -78,14 +79,14 @@ func spoilt() []recordCase {
 		{"a clock 2 min ahead", func(d *draft) { d.rec.IssuedMs += byMinutes(2); d.rec.ExpiresMs += byMinutes(2) }, nil},
 		{"a sequence 2 min ahead", func(d *draft) { d.st.Sequence += uint64(byMinutes(2)) }, nil},
 
-		{"no bytes", func(d *draft) { d.sealed = func([]byte) []byte { return nil } }, presence.ErrRecordForm},
-		{"a signature and nothing else", func(d *draft) { d.sealed = func(b []byte) []byte { return b[:64] } }, presence.ErrRecordForm},
-		{"cut off", func(d *draft) { d.sealed = func(b []byte) []byte { return b[:len(b)-1] } }, presence.ErrRecordForm},
+		{"no bytes", func(d *draft) { d.sealed = func([]byte) []byte { return nil } }, ErrForm},
+		{"a signature and nothing else", func(d *draft) { d.sealed = func(b []byte) []byte { return b[:64] } }, ErrForm},
+		{"cut off", func(d *draft) { d.sealed = func(b []byte) []byte { return b[:len(b)-1] } }, ErrForm},
 		{"a bit altered", func(d *draft) { d.sealed = func(b []byte) []byte { b[0] ^= 1; return b } }, identity.ErrSignature},
 		{"signed by another device", func(d *draft) { d.signer = seeded(99) }, identity.ErrSignature},
 		{"signed as something else", func(d *draft) { d.domain = wire.DomainStatement }, identity.ErrSignature},
-		{"over 12,480 bytes", func(d *draft) { d.rec.ProtoReflect().SetUnknown(padding(12_480)) }, presence.ErrRecordSize},
-		{"seventeen addresses", func(d *draft) { d.rec.Addrs = manyAddrs(17, 8) }, presence.ErrRecordSize},
+		{"over 12,480 bytes", func(d *draft) { d.rec.ProtoReflect().SetUnknown(padding(12_480)) }, ErrSize},
+		{"seventeen addresses", func(d *draft) { d.rec.Addrs = manyAddrs(17, 8) }, ErrSize},
 		{"no statement", func(d *draft) { d.rec.Statement = []byte{} }, anyError},
 		{"a sequence in the future", func(d *draft) { d.st.Sequence += uint64(byMinutes(3)) }, identity.ErrClock},
 		{"a statement of the future", func(d *draft) { d.st.Issued = d.st.Issued.Add(3 * time.Minute) }, identity.ErrClock},
@@ -94,18 +95,18 @@ func spoilt() []recordCase {
 			d.st.Expires = d.st.Expires.Add(-2 * time.Hour)
 		}, identity.ErrExpired},
 		{"another app", func(d *draft) { d.st.App = identity.NewAppID("other") }, identity.ErrOtherApp},
-		{"made 3 min ahead", func(d *draft) { d.rec.IssuedMs += byMinutes(3); d.rec.ExpiresMs += byMinutes(3) }, presence.ErrRecordTime},
-		{"expired 3 min ago", func(d *draft) { d.rec.IssuedMs -= byMinutes(6); d.rec.ExpiresMs -= byMinutes(6) }, presence.ErrRecordTime},
-		{"for more than 3 min", func(d *draft) { d.rec.ExpiresMs++ }, presence.ErrRecordTime},
-		{"expired when it was made", func(d *draft) { d.rec.ExpiresMs = d.rec.IssuedMs }, presence.ErrRecordForm},
-		{"without times", func(d *draft) { d.rec.IssuedMs, d.rec.ExpiresMs = 0, 0 }, presence.ErrRecordForm},
-		{"under nobody's key", func(d *draft) { d.key = "/starling/" + strings.Repeat("a", 52) }, presence.ErrRecordKey},
+		{"made 3 min ahead", func(d *draft) { d.rec.IssuedMs += byMinutes(3); d.rec.ExpiresMs += byMinutes(3) }, ErrTime},
+		{"expired 3 min ago", func(d *draft) { d.rec.IssuedMs -= byMinutes(6); d.rec.ExpiresMs -= byMinutes(6) }, ErrTime},
+		{"for more than 3 min", func(d *draft) { d.rec.ExpiresMs++ }, ErrTime},
+		{"expired when it was made", func(d *draft) { d.rec.ExpiresMs = d.rec.IssuedMs }, ErrForm},
+		{"without times", func(d *draft) { d.rec.IssuedMs, d.rec.ExpiresMs = 0, 0 }, ErrForm},
+		{"under nobody's key", func(d *draft) { d.key = "/starling/" + strings.Repeat("a", 52) }, ErrKey},
 		{"under no key of ours", func(d *draft) { d.key = "/pk/" + strings.Repeat("a", 52) }, anyError},
 	}
 }
 
 // anyError stands for an error that does not matter.
-var anyError = presence.ErrClosed
+var anyError = errors.ErrUnsupported
 
 // refuses tries every case on b's node of the directory; a stores it as a hostile node would. fresh
 // makes the record that a case spoils.
@@ -115,9 +116,9 @@ func refuses(t *testing.T, a, b *node, cases []recordCase, fresh func() *draft) 
 		d := fresh()
 		c.spoil(d)
 		sealed := d.seal(t)
-		err := b.CheckRecord(d.key, sealed)
-		stored := a.Store(context.Background(), b.id, d.key, sealed)
-		kept := b.StoredBytes(d.key)
+		err := b.first().Rules.Validate(d.key, sealed)
+		stored := a.first().rpc.PutValue(context.Background(), b.id, record2.MakePutRecord(d.key, sealed))
+		kept := b.kept(d.key)
 		if c.want == nil {
 			require.NoError(t, err, c.name)
 			require.NoError(t, stored, c.name)
@@ -149,23 +150,25 @@ func padding(n int) []byte {
 
 func TestRecordsInOpenModeAreTakenOrRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := dhtRig(t, 2)
+		r := newRig(t, 2, nil)
 		defer r.close()
+		r.net.Connect(0, 1)
+		time.Sleep(10 * time.Second)
 		keys := &identity.Keys{Device: seeded(50), User: seeded(51)}
 		other := &identity.Keys{Device: seeded(52), User: seeded(53)}
-		keyOf := func(k *identity.Keys) string { return presence.KeyRecordKey(testApp, k.UserKey().Fingerprint()) }
+		keyOf := func(k *identity.Keys) string { return KeyOfKey(testApp, k.UserKey().Fingerprint()) }
 		cases := append(spoilt(), []recordCase{
 			{"another device of the user", func(d *draft) {
 				d.keys = (&identity.Keys{Device: seeded(54), User: seeded(54)}).WithUser(keys.User)
 				d.signer = d.keys.Device
 			}, nil},
 			{"another name of the user", func(d *draft) { d.st.User = "bob" }, nil},
-			{"another user's under this key", func(d *draft) { d.keys, d.signer = other, other.Device }, presence.ErrRecordKey},
-			{"under another user's key", func(d *draft) { d.key = keyOf(other) }, presence.ErrRecordKey},
-			{"under the name, as in app mode", func(d *draft) { d.key = presence.UserRecordKey(testApp, "alice") }, presence.ErrRecordKey},
+			{"another user's under this key", func(d *draft) { d.keys, d.signer = other, other.Device }, ErrKey},
+			{"under another user's key", func(d *draft) { d.key = keyOf(other) }, ErrKey},
+			{"under the name, as in app mode", func(d *draft) { d.key = KeyOfUser(testApp, "alice") }, ErrKey},
 			{"under the key of another app", func(d *draft) {
-				d.key = presence.KeyRecordKey(identity.NewAppID("other"), keys.UserKey().Fingerprint())
-			}, presence.ErrRecordKey},
+				d.key = KeyOfKey(identity.NewAppID("other"), keys.UserKey().Fingerprint())
+			}, ErrKey},
 			// In open mode nobody can judge it, and it means nothing.
 			{"with a token", func(d *draft) { d.st.Token = token(t, keys, "alice", time.Hour) }, nil},
 		}...)
@@ -179,12 +182,12 @@ func TestRecordsInOpenModeAreTakenOrRefused(t *testing.T) {
 
 func TestRecordsInAppModeAreTakenOrRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := vouched(t, 2, presence.WithDHT(presence.LAN))
+		authority := authority(t)
+		r := newRig(t, 2, authority)
 		defer r.close()
-		r.meet(0, 1)
+		r.net.Connect(0, 1)
 		time.Sleep(10 * time.Second)
-		b := r.nodes[1]
-		app := b.authority.App()
+		app := authority.App()
 		keys := &identity.Keys{Device: seeded(50), User: seeded(51)}
 		other := &identity.Keys{Device: seeded(52), User: seeded(53)}
 		revoked := token(t, keys, "alice", 10*time.Hour, func(c *identity.Claims) { c.ID = "stolen" })
@@ -192,7 +195,7 @@ func TestRecordsInAppModeAreTakenOrRefused(t *testing.T) {
 			Version: 1, Issued: time.Now(), Tokens: map[string]time.Time{"stolen": time.Now().Add(10 * time.Hour)},
 		})
 		require.NoError(t, err)
-		_, err = b.authority.Revoke(list)
+		_, err = authority.Revoke(list)
 		require.NoError(t, err)
 
 		with := func(make func() string) func(*draft) { return func(d *draft) { d.st.Token = make() } }
@@ -211,10 +214,10 @@ func TestRecordsInAppModeAreTakenOrRefused(t *testing.T) {
 			}, nil},
 
 			{"no token", with(func() string { return "" }), identity.ErrTokenMissing},
-			{"a tombstone without a token", func(d *draft) { d.st.LoggedIn, d.st.Token = false, "" }, presence.ErrRecordMark},
+			{"a tombstone without a token", func(d *draft) { d.st.LoggedIn, d.st.Token = false, "" }, ErrMark},
 			{"a tombstone with another's token", func(d *draft) {
 				d.st.LoggedIn, d.st.Token = false, token(t, other, "alice", time.Hour)
-			}, presence.ErrRecordMark},
+			}, ErrMark},
 			{"a foreign issuer", with(func() string { return tokenBy(t, seeded(78), keys, "alice", time.Hour) }), identity.ErrTokenIssuer},
 			{"an expired token", with(func() string { return token(t, keys, "alice", -3*time.Minute) }), identity.ErrTokenExpired},
 			{"a token that has not begun", with(func() string {
@@ -230,19 +233,19 @@ func TestRecordsInAppModeAreTakenOrRefused(t *testing.T) {
 			{"no token at all", with(func() string { return "x" }), identity.ErrTokenMalformed},
 			{"another user's under this key", func(d *draft) {
 				d.st.User, d.st.Token = "bob", token(t, keys, "bob", time.Hour)
-			}, presence.ErrRecordKey},
-			{"under another user's key", func(d *draft) { d.key = presence.UserRecordKey(app, "bob") }, presence.ErrRecordKey},
+			}, ErrKey},
+			{"under another user's key", func(d *draft) { d.key = KeyOfUser(app, "bob") }, ErrKey},
 			{"under the user key, as in open mode", func(d *draft) {
-				d.key = presence.KeyRecordKey(app, keys.UserKey().Fingerprint())
-			}, presence.ErrRecordKey},
+				d.key = KeyOfKey(app, keys.UserKey().Fingerprint())
+			}, ErrKey},
 			{"under the key of the app without issuers", func(d *draft) {
-				d.key = presence.UserRecordKey(identity.NewAppID(acme), "alice")
-			}, presence.ErrRecordKey},
+				d.key = KeyOfUser(identity.NewAppID(acme), "alice")
+			}, ErrKey},
 			{"of the app without issuers", func(d *draft) { d.st.App = identity.NewAppID(acme) }, identity.ErrOtherApp},
 		}...)
-		refuses(t, r.nodes[0], b, cases, func() *draft {
+		refuses(t, r.nodes[0], r.nodes[1], cases, func() *draft {
 			d := newDraft(app, keys, "alice", token(t, keys, "alice", time.Hour))
-			d.key = presence.UserRecordKey(app, "alice")
+			d.key = KeyOfUser(app, "alice")
 			return d
 		})
 	})
@@ -254,32 +257,4 @@ func unbound(user string) string {
 	text := part([]byte(`{"alg":"EdDSA","kid":"`+identity.NewIssuerKey(public(issuerKey)).Kid+`"}`)) + "." +
 		part([]byte(`{"aud":"`+acme+`","sub":"`+user+`","exp":4102444800}`))
 	return text + "." + part(ed25519.Sign(issuerKey, []byte(text)))
-}
-
-func TestALogInInAppModeIsFoundInTheDirectory(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		presence.WithoutWhois(t)
-		r := vouched(t, 6, presence.WithDHT(presence.LAN))
-		defer r.close()
-		r.net.Chain()
-		time.Sleep(10 * time.Second)
-		a, b := r.nodes[0], r.nodes[5]
-		b.enter("dora", time.Hour)
-		b.stored()
-		key := presence.UserRecordKey(b.authority.App(), "dora")
-		require.Equal(t, b.me(), r.nodes[2].Stored(key).Statement.Login())
-		a.enter("alice", time.Hour)
-		r.part(0, 5)
-		s := a.status("dora")
-		require.Equal(t, presence.Online, s.State, "%+v", s)
-		require.Equal(t, b.me(), s.Login)
-		r.part(0, 5)
-		f, err := a.find("dora")
-		require.NoError(t, err)
-		require.Equal(t, b.me(), f.Login)
-
-		require.NoError(t, b.Logout(t.Context()))
-		soon(t, time.Second, "the tombstone", func() bool { return !r.nodes[2].Stored(key).Statement.LoggedIn })
-		require.Equal(t, presence.Offline, a.status("dora").State)
-	})
 }

@@ -1,4 +1,4 @@
-package presence
+package dht
 
 import (
 	"bytes"
@@ -21,15 +21,15 @@ const (
 	maxStoredBytes = 16 << 20
 )
 
-// bounded is the datastore of a DHT instance. It stores whatever validates, and anybody can make
+// Store is the datastore of a DHT instance. It stores whatever validates, and anybody can make
 // records that validate. When it is full, it first drops entries older than the life of a record,
 // and then those farthest from this node, which other nodes are more likely to keep. So to displace
 // a record, somebody has to make keys that are nearer to each of the nodes that keep it.
-type bounded struct {
+type Store struct {
 	self     kb.ID
 	life     time.Duration
-	maxCount int
-	maxBytes int
+	MaxCount int // entries
+	MaxBytes int
 
 	mu    sync.Mutex
 	m     map[ds.Key]stored
@@ -42,18 +42,18 @@ type stored struct {
 	at       time.Time
 }
 
-func newBounded(self peer.ID, life time.Duration) *bounded {
-	return &bounded{
-		self: kb.ConvertPeerID(self), life: life, maxCount: maxStored, maxBytes: maxStoredBytes, m: make(map[ds.Key]stored),
+func newStore(self peer.ID, life time.Duration) *Store {
+	return &Store{
+		self: kb.ConvertPeerID(self), life: life, MaxCount: maxStored, MaxBytes: maxStoredBytes, m: make(map[ds.Key]stored),
 	}
 }
 
-var _ ds.Batching = (*bounded)(nil)
+var _ ds.Batching = (*Store)(nil)
 
 // distanceOf returns how far a key of the datastore is from this node. The DHT writes
 // /<space>/<base32 of the DHT key>, and for providers /providers/<base32 of the DHT key>/<base32 of
 // the peer>.
-func (b *bounded) distanceOf(key ds.Key) (d [32]byte) {
+func (b *Store) distanceOf(key ds.Key) (d [32]byte) {
 	parts := strings.Split(strings.TrimPrefix(key.String(), "/"), "/")
 	text := parts[0]
 	if len(parts) > 1 {
@@ -69,7 +69,7 @@ func (b *bounded) distanceOf(key ds.Key) (d [32]byte) {
 	return d
 }
 
-func (b *bounded) Put(_ context.Context, key ds.Key, value []byte) error {
+func (b *Store) Put(_ context.Context, key ds.Key, value []byte) error {
 	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -80,20 +80,20 @@ func (b *bounded) Put(_ context.Context, key ds.Key, value []byte) error {
 	}
 	b.m[key] = e
 	b.bytes += len(value) - len(was.value)
-	if len(b.m) > b.maxCount || b.bytes > b.maxBytes {
+	if len(b.m) > b.MaxCount || b.bytes > b.MaxBytes {
 		b.shrinkLocked(now)
 	}
 	return nil
 }
 
 // shrinkLocked drops entries until the bounds are met.
-func (b *bounded) shrinkLocked(now time.Time) {
+func (b *Store) shrinkLocked(now time.Time) {
 	for k, e := range b.m {
 		if now.Sub(e.at) > b.life {
 			b.dropLocked(k)
 		}
 	}
-	for len(b.m) > b.maxCount || b.bytes > b.maxBytes {
+	for len(b.m) > b.MaxCount || b.bytes > b.MaxBytes {
 		var worst ds.Key
 		var far [32]byte
 		first := true
@@ -106,12 +106,12 @@ func (b *bounded) shrinkLocked(now time.Time) {
 	}
 }
 
-func (b *bounded) dropLocked(key ds.Key) {
+func (b *Store) dropLocked(key ds.Key) {
 	b.bytes -= len(b.m[key].value)
 	delete(b.m, key)
 }
 
-func (b *bounded) Get(_ context.Context, key ds.Key) ([]byte, error) {
+func (b *Store) Get(_ context.Context, key ds.Key) ([]byte, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if e, ok := b.m[key]; ok {
@@ -120,14 +120,14 @@ func (b *bounded) Get(_ context.Context, key ds.Key) ([]byte, error) {
 	return nil, ds.ErrNotFound
 }
 
-func (b *bounded) Has(_ context.Context, key ds.Key) (bool, error) {
+func (b *Store) Has(_ context.Context, key ds.Key) (bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	_, ok := b.m[key]
 	return ok, nil
 }
 
-func (b *bounded) GetSize(_ context.Context, key ds.Key) (int, error) {
+func (b *Store) GetSize(_ context.Context, key ds.Key) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if e, ok := b.m[key]; ok {
@@ -136,7 +136,7 @@ func (b *bounded) GetSize(_ context.Context, key ds.Key) (int, error) {
 	return -1, ds.ErrNotFound
 }
 
-func (b *bounded) Delete(_ context.Context, key ds.Key) error {
+func (b *Store) Delete(_ context.Context, key ds.Key) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.dropLocked(key)
@@ -144,7 +144,7 @@ func (b *bounded) Delete(_ context.Context, key ds.Key) error {
 }
 
 // Query reads from a snapshot.
-func (b *bounded) Query(_ context.Context, q dsq.Query) (dsq.Results, error) {
+func (b *Store) Query(_ context.Context, q dsq.Query) (dsq.Results, error) {
 	b.mu.Lock()
 	all := make([]dsq.Entry, 0, len(b.m))
 	for k, e := range b.m {
@@ -161,12 +161,12 @@ func (b *bounded) Query(_ context.Context, q dsq.Query) (dsq.Results, error) {
 	return dsq.NaiveQueryApply(q, dsq.ResultsWithEntries(q, all)), nil
 }
 
-func (b *bounded) Batch(context.Context) (ds.Batch, error) { return ds.NewBasicBatch(b), nil }
-func (b *bounded) Sync(context.Context, ds.Key) error      { return nil }
-func (b *bounded) Close() error                            { return nil }
+func (b *Store) Batch(context.Context) (ds.Batch, error) { return ds.NewBasicBatch(b), nil }
+func (b *Store) Sync(context.Context, ds.Key) error      { return nil }
+func (b *Store) Close() error                            { return nil }
 
-// size returns how many entries and bytes are kept.
-func (b *bounded) size() (count, bytes int) {
+// Size returns how many entries and bytes are kept.
+func (b *Store) Size() (count, bytes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.m), b.bytes

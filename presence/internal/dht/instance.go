@@ -1,4 +1,4 @@
-package presence
+package dht
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	dht "github.com/libp2p/go-libp2p-kad-dht"
+	kaddht "github.com/libp2p/go-libp2p-kad-dht"
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p-kad-dht/records"
 	record2 "github.com/libp2p/go-libp2p-record"
@@ -57,14 +57,15 @@ const (
 	maxStorers = 1024
 )
 
-// kad is one instance of the DHT.
-type kad struct {
-	d      *Directory
+// Instance is one instance of the DHT.
+type Instance struct {
+	Kad   *kaddht.IpfsDHT // its routing table, its server, and what sends its requests
+	Rules *Rules
+	Store *Store // what it keeps for others
+
+	d      *DHT
 	scope  Scope
-	dht    *dht.IpfsDHT
 	rpc    *pb.ProtocolMessenger
-	rules  *recordRules
-	store  *bounded
 	notify *network.NotifyBundle
 	wake   task.Wake // makes publish check what has changed
 	renew  task.Wake // makes publish store again
@@ -74,49 +75,52 @@ type kad struct {
 	keepers []peer.ID // nodes that have our record
 }
 
-func newKad(d *Directory, scope Scope) (*kad, error) {
+func newInstance(d *DHT, scope Scope) (*Instance, error) {
 	life := scope.life()
-	k := &kad{
+	limits, err := lru.New[peer.ID, *rate.Limiter](maxStorers)
+	if err != nil {
+		return nil, err // only for a size below 1
+	}
+	k := &Instance{
 		d: d, scope: scope,
-		rules:  &recordRules{app: d.app, verifier: d.verifier, vouched: d.cfg.authority != nil, life: life},
-		store:  newBounded(d.id, life),
+		Rules:  &Rules{app: d.cfg.App, verifier: d.cfg.Verifier, vouched: d.cfg.Vouched, life: life},
+		Store:  newStore(d.id, life),
 		wake:   task.NewWake(),
 		renew:  task.NewWake(),
-		limits: newLRU[peer.ID, *rate.Limiter](maxStorers),
+		limits: limits,
 	}
-	opts := []dht.Option{
-		dht.ProtocolPrefix(k.prefix()),
-		dht.Validator(record2.NamespacedValidator{recordSpace: k.rules}),
-		dht.Datastore(k.store),
-		dht.MaxRecordAge(life),
-		dht.ValueGCInterval(life / 2),
-		dht.BucketSize(replicas),
-		dht.ProviderManagerOpts(records.ProvideValidity(life), records.ProviderAddrTTL(life), records.CleanupInterval(life/2)),
-		dht.RoutingTableRefreshQueryTimeout(refreshTimeout),
-		dht.OnRequestHook(k.admit),
-		dht.WithCustomMessageSender(newSender),
+	opts := []kaddht.Option{
+		kaddht.ProtocolPrefix(k.prefix()),
+		kaddht.Validator(record2.NamespacedValidator{recordSpace: k.Rules}),
+		kaddht.Datastore(k.Store),
+		kaddht.MaxRecordAge(life),
+		kaddht.ValueGCInterval(life / 2),
+		kaddht.BucketSize(replicas),
+		kaddht.ProviderManagerOpts(records.ProvideValidity(life), records.ProviderAddrTTL(life), records.CleanupInterval(life/2)),
+		kaddht.RoutingTableRefreshQueryTimeout(refreshTimeout),
+		kaddht.OnRequestHook(k.admit),
+		kaddht.WithCustomMessageSender(newSender),
 	}
 	switch scope {
 	case LAN:
-		opts = append(opts, dht.Mode(dht.ModeServer))
+		opts = append(opts, kaddht.Mode(kaddht.ModeServer))
 	case WAN:
-		opts = append(opts, dht.Mode(dht.ModeAutoServer), dht.QueryFilter(dht.PublicQueryFilter),
-			dht.RoutingTableFilter(dht.PublicRoutingTableFilter), dht.AddressFilter(publicOnly))
+		opts = append(opts, kaddht.Mode(kaddht.ModeAutoServer), kaddht.QueryFilter(kaddht.PublicQueryFilter),
+			kaddht.RoutingTableFilter(kaddht.PublicRoutingTableFilter), kaddht.AddressFilter(publicOnly))
 	}
-	h := d.host
+	h := d.cfg.Host
 	if scope == WAN {
 		h = publicHost{h}
 	}
-	var err error
-	if k.dht, err = dht.New(h, opts...); err != nil {
+	if k.Kad, err = kaddht.New(h, opts...); err != nil {
 		k.deafen() // kad-dht v0.42.2 does not
-		return nil, fmt.Errorf("presence: %s directory: %w", scope, err)
+		return nil, fmt.Errorf("%s directory: %w", scope, err)
 	}
-	if k.rpc, err = pb.NewProtocolMessenger(k.dht.MessageSender()); err != nil {
-		return nil, errors.Join(err, k.dht.Close())
+	if k.rpc, err = pb.NewProtocolMessenger(k.Kad.MessageSender()); err != nil {
+		return nil, errors.Join(err, k.Kad.Close())
 	}
 	k.notify = &network.NotifyBundle{DisconnectedF: func(_ network.Network, c network.Conn) { k.lost(c.RemotePeer()) }}
-	d.host.Network().Notify(k.notify)
+	d.cfg.Host.Network().Notify(k.notify)
 	return k, nil
 }
 
@@ -124,39 +128,39 @@ func newKad(d *Directory, scope Scope) (*kad, error) {
 // default of 10 s is meant for the internet.
 const refreshTimeout = 5 * time.Second
 
-func (k *kad) prefix() protocol.ID {
-	return protocol.ID("/starling/dht/" + dhtTag(k.d.app) + "/" + string(k.scope))
+func (k *Instance) prefix() protocol.ID {
+	return protocol.ID("/starling/dht/" + tag(k.d.cfg.App) + "/" + string(k.scope))
 }
 
-func (k *kad) close() error {
-	k.d.host.Network().StopNotify(k.notify)
+func (k *Instance) close() error {
+	k.d.cfg.Host.Network().StopNotify(k.notify)
 	k.deafen()
-	return k.dht.Close()
+	return k.Kad.Close()
 }
 
 // may reports whether a node that another node has named may be dialled.
-func (k *kad) may(info peer.AddrInfo) bool {
-	return k.scope != WAN || dht.PublicQueryFilter(k.dht, info)
+func (k *Instance) may(info peer.AddrInfo) bool {
+	return k.scope != WAN || kaddht.PublicQueryFilter(k.Kad, info)
 }
 
 // lost removes a peer from the routing table when its last connection has ended; otherwise every
 // look-up would try it first, and wait. A peer stays if the connection manager closed the
 // connection because there were too many.
-func (k *kad) lost(p peer.ID) {
-	if k.d.host.Network().Connectedness(p) == network.Connected {
+func (k *Instance) lost(p peer.ID) {
+	if k.d.cfg.Host.Network().Connectedness(p) == network.Connected {
 		return
 	}
-	if m, ok := k.d.host.ConnManager().(interface{ GetInfo() connmgr.CMInfo }); ok {
+	if m, ok := k.d.cfg.Host.ConnManager().(interface{ GetInfo() connmgr.CMInfo }); ok {
 		if info := m.GetInfo(); info.LowWater > 0 && info.ConnCount >= info.LowWater {
 			return
 		}
 	}
-	k.dht.RoutingTable().RemovePeer(p)
+	k.Kad.RoutingTable().RemovePeer(p)
 }
 
 // admit keeps a peer from storing more than its share: it empties the request, which the DHT then
 // refuses.
-func (k *kad) admit(_ context.Context, s network.Stream, req *pb.Message) {
+func (k *Instance) admit(_ context.Context, s network.Stream, req *pb.Message) {
 	switch req.GetType() {
 	case pb.Message_PUT_VALUE, pb.Message_ADD_PROVIDER:
 	default:
@@ -169,17 +173,13 @@ func (k *kad) admit(_ context.Context, s network.Stream, req *pb.Message) {
 		k.limits.Add(p, l)
 	}
 	if !l.Allow() {
-		k.d.stats.limited.Add(1)
+		k.d.limited.Add(1)
 		req.Record, req.ProviderPeers = nil, nil
 	}
 }
 
 // deafen removes the DHT's handler from the host.
-func (k *kad) deafen() { k.d.host.RemoveStreamHandler(k.prefix() + "/kad/1.0.0") }
-
-func (k *kad) kick() {
-	k.wake.Set()
-}
+func (k *Instance) deafen() { k.d.cfg.Host.RemoveStreamHandler(k.prefix() + "/kad/1.0.0") }
 
 // publicHost is the host as the DHT of the internet sees it. In spite of its filter, the DHT passes
 // on every address of a node that is in the peerstore, and the peerstore also has those on the LAN.

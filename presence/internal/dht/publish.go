@@ -1,4 +1,4 @@
-package presence
+package dht
 
 import (
 	"bytes"
@@ -40,7 +40,7 @@ const (
 
 // publish keeps this node's log-in in the DHT, in the background. It never stores a log-in without
 // having first looked for others of the same user: they decide whose log-in stands.
-func (k *kad) publish() {
+func (k *Instance) publish() {
 	moved, unsubscribe := k.movedAddrs()
 	defer unsubscribe()
 	var (
@@ -49,15 +49,15 @@ func (k *kad) publish() {
 	)
 	defer look.Stop()
 	for {
-		st, in := k.d.shown()
-		if in && p.due(time.Now(), st, k.dht.RoutingTable().Size()) {
+		st := k.d.node.Shown()
+		if st != nil && p.due(time.Now(), st, k.Kad.RoutingTable().Size()) {
 			kept := k.publishOnce(st, p.fresh(st))
-			p.done(time.Now(), st, kept, k.dht.RoutingTable().Size(), k.scope.life()/3)
-		} else if !in {
+			p.done(time.Now(), st, kept, k.Kad.RoutingTable().Size(), k.scope.life()/3)
+		} else if st == nil {
 			p = publication{}
 		}
 		pause := publishLook
-		if in && p.kept == 0 && len(k.d.host.Network().Peers()) > 0 {
+		if st != nil && p.kept == 0 && len(k.d.cfg.Host.Network().Peers()) > 0 {
 			pause = publishHaste
 		}
 		look.Reset(pause)
@@ -121,63 +121,43 @@ func (p *publication) done(now time.Time, st *identity.Statement, kept, nodes in
 	}
 }
 
-// shown returns this node's statement if it is of a log-in, and whether it is.
-func (d *Directory) shown() (*identity.Statement, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closing || d.self == nil || !d.in || !d.self.LoggedIn {
-		return nil, false
-	}
-	return d.self, true
-}
-
 // movedAddrs reports changes of the host's addresses.
-func (k *kad) movedAddrs() (moved <-chan any, stop func()) {
-	sub, err := k.d.host.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated), eventbus.Name("starling/directory"))
+func (k *Instance) movedAddrs() (moved <-chan any, stop func()) {
+	sub, err := k.d.cfg.Host.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated), eventbus.Name("starling/directory"))
 	if err != nil {
 		return nil, func() {}
 	}
 	return sub.Out(), func() { _ = sub.Close() }
 }
 
-// Refresh stores this node's log-in again in the directory, in the background. While the computer
-// slept, the record may have lapsed, and nodes that kept it may be gone. Call it after sleep; the
-// directory notices changes of the host's addresses by itself. While logged out, or without a DHT,
-// it does nothing.
-func (d *Directory) Refresh() {
-	for _, k := range d.kads {
-		k.renew.Set()
-	}
-}
-
 // found is what the directory has about other devices of our user, while our record is being
 // stored.
 type found struct {
 	mu   sync.Mutex
-	best *record
+	best *Record
 	seen map[peer.ID]bool
 }
 
 // hear adds a record. If our log-in ends the record's, its device is notified at once.
-func (f *found) hear(d *Directory, ours *identity.Statement, r *record) {
-	if r.st.Peer == d.id { // from us, or from a copy of this node
-		d.Observe(r.st)
+func (f *found) hear(d *DHT, ours *identity.Statement, r *Record) {
+	if r.Statement.Peer == d.id { // from us, or from a copy of this node
+		d.node.Observe(r.Statement)
 		return
 	}
 	f.mu.Lock()
-	again := f.seen[r.st.Peer]
-	f.seen[r.st.Peer] = true
+	again := f.seen[r.Statement.Peer]
+	f.seen[r.Statement.Peer] = true
 	if f.best == nil || r.newer(f.best) {
 		f.best = r
 	}
 	f.mu.Unlock()
-	if !again && ours.Newer(r.st) && loggedIn(r.st, time.Now()) {
+	if !again && ours.Newer(r.Statement) && r.Statement.LoggedInAt(time.Now()) {
 		d.visit(r)
 	}
 }
 
 // take returns the newest record, once.
-func (f *found) take() *record {
+func (f *found) take() *Record {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := f.best
@@ -189,25 +169,27 @@ func (f *found) take() *record {
 // considers the records of other devices that those nodes had. Finding the nearest nodes can take
 // seconds, since a dead node costs that long. A fresh log-in does not wait for it: the nearest
 // nodes already known get it at once.
-func (k *kad) publishOnce(st *identity.Statement, fresh bool) (kept int) {
+func (k *Instance) publishOnce(st *identity.Statement, fresh bool) (kept int) {
 	ctx, cancel := context.WithTimeout(k.d.ctx, publishTimeout)
 	defer cancel()
-	sealed, err := sealRecord(k.d.keys, st, k.told(), time.Now(), k.scope.life())
+	sealed, err := Seal(k.d.cfg.Keys, st, k.told(), time.Now(), k.scope.life())
 	if err != nil {
-		k.d.cfg.log.Error("seal record", "err", err)
+		k.d.cfg.Log.Error("seal record", "err", err)
 		return 0
 	}
 	var (
-		key    = k.rules.key(st)
+		key    = k.Rules.key(st)
 		others = found{seen: make(map[peer.ID]bool)}
-		hear   = func(_ peer.ID, r *record) { others.hear(k.d, st, r) }
+		hear   = func(_ peer.ID, r *Record) { others.hear(k.d, st, r) }
 		early  sync.WaitGroup
 		have   []peer.ID // from the early storing
 	)
 	if fresh {
 		early.Go(func() { have = k.putEarly(ctx, st, key, sealed, hear) })
-		if !k.rules.vouched {
-			early.Go(func() { k.provideTo(ctx, nameKey(k.d.app, st.User), k.near(string(nameKey(k.d.app, st.User)))) })
+		if !k.Rules.vouched {
+			early.Go(func() {
+				k.provideTo(ctx, keyOfName(k.d.cfg.App, st.User), k.near(string(keyOfName(k.d.cfg.App, st.User))))
+			})
 		}
 	}
 	where := k.seek(ctx, key, nil, hear)
@@ -222,7 +204,7 @@ func (k *kad) publishOnce(st *identity.Statement, fresh bool) (kept int) {
 	}
 	var provided sync.WaitGroup
 	defer provided.Wait()
-	if !k.rules.vouched {
+	if !k.Rules.vouched {
 		provided.Go(func() { k.provide(ctx, now.User) })
 	}
 	keepers := k.put(ctx, key, sealed, where.nearest)
@@ -231,14 +213,14 @@ func (k *kad) publishOnce(st *identity.Statement, fresh bool) (kept int) {
 	if best := others.take(); best != nil {
 		k.d.compare(best, now)
 	}
-	k.d.cfg.log.Debug("log-in stored", "scope", k.scope, "nodes", len(keepers))
+	k.d.cfg.Log.Debug("log-in stored", "scope", k.scope, "nodes", len(keepers))
 	return len(keepers)
 }
 
 // stillShown returns the current statement if it is of the same log-in, or nil. The caller has
 // called keep before, so that a log-out after this buries what is stored now.
-func (d *Directory) stillShown(st *identity.Statement) *identity.Statement {
-	if now, in := d.shown(); in && now.Sequence == st.Sequence {
+func (d *DHT) stillShown(st *identity.Statement) *identity.Statement {
+	if now := d.node.Shown(); now != nil && now.Sequence == st.Sequence {
 		return now
 	}
 	return nil
@@ -246,7 +228,7 @@ func (d *Directory) stillShown(st *identity.Statement) *identity.Statement {
 
 // keep records the nodes that are about to have our record: from here on a log-out has something to
 // bury.
-func (k *kad) keep(nodes []peer.ID) {
+func (k *Instance) keep(nodes []peer.ID) {
 	slices.Sort(nodes)
 	nodes = slices.Compact(nodes)
 	k.mu.Lock()
@@ -254,14 +236,21 @@ func (k *kad) keep(nodes []peer.ID) {
 	k.keepers = nodes
 }
 
+// Keepers returns how many nodes have this node's record, or are about to have it.
+func (k *Instance) Keepers() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.keepers)
+}
+
 // near returns the known nodes nearest to a key, without asking anybody.
-func (k *kad) near(key string) []peer.ID {
-	return k.dht.RoutingTable().NearestPeers(kb.ConvertKey(key), replicas)
+func (k *Instance) near(key string) []peer.ID {
+	return k.Kad.RoutingTable().NearestPeers(kb.ConvertKey(key), replicas)
 }
 
 // putEarly stores at the nearest known nodes. It first asks each for its record, which a newer one
 // would replace.
-func (k *kad) putEarly(ctx context.Context, st *identity.Statement, key string, sealed []byte, hear func(peer.ID, *record)) []peer.ID {
+func (k *Instance) putEarly(ctx context.Context, st *identity.Statement, key string, sealed []byte, hear func(peer.ID, *Record)) []peer.ID {
 	nodes := k.near(key)
 	k.keep(slices.Clone(nodes))
 	rec := record2.MakePutRecord(key, sealed)
@@ -272,15 +261,15 @@ func (k *kad) putEarly(ctx context.Context, st *identity.Statement, key string, 
 }
 
 // told returns the addresses to put in a record.
-func (k *kad) told() []ma.Multiaddr {
+func (k *Instance) told() []ma.Multiaddr {
 	if k.scope == WAN {
-		return publicOnly(k.d.host.Addrs())
+		return publicOnly(k.d.cfg.Host.Addrs())
 	}
-	return k.d.host.Addrs()
+	return k.d.cfg.Host.Addrs()
 }
 
 // put stores at the given nodes, and returns those that confirm it.
-func (k *kad) put(ctx context.Context, key string, sealed []byte, nodes []peer.ID) []peer.ID {
+func (k *Instance) put(ctx context.Context, key string, sealed []byte, nodes []peer.ID) []peer.ID {
 	rec := record2.MakePutRecord(key, sealed)
 	return k.each(ctx, nodes, func(ctx context.Context, p peer.ID) bool {
 		return k.rpc.PutValue(ctx, p, rec) == nil
@@ -288,7 +277,7 @@ func (k *kad) put(ctx context.Context, key string, sealed []byte, nodes []peer.I
 }
 
 // check asks nodes for their record, and returns those that have exactly this one.
-func (k *kad) check(ctx context.Context, key string, sealed []byte, nodes []peer.ID, hear func(peer.ID, *record)) []peer.ID {
+func (k *Instance) check(ctx context.Context, key string, sealed []byte, nodes []peer.ID, hear func(peer.ID, *Record)) []peer.ID {
 	return k.each(ctx, nodes, func(ctx context.Context, p peer.ID) bool {
 		rec, _, err := k.rpc.GetValue(ctx, p, key)
 		if err != nil {
@@ -297,7 +286,7 @@ func (k *kad) check(ctx context.Context, key string, sealed []byte, nodes []peer
 		if bytes.Equal(rec.GetValue(), sealed) {
 			return true
 		}
-		if r, err := k.rules.check(key, rec.GetValue(), time.Now()); err == nil {
+		if r, err := k.Rules.check(key, rec.GetValue(), time.Now()); err == nil {
 			hear(p, r)
 		}
 		return false
@@ -305,8 +294,8 @@ func (k *kad) check(ctx context.Context, key string, sealed []byte, nodes []peer
 }
 
 // provide announces this device as one of those with the user's name.
-func (k *kad) provide(ctx context.Context, user string) {
-	key := nameKey(k.d.app, user)
+func (k *Instance) provide(ctx context.Context, user string) {
+	key := keyOfName(k.d.cfg.App, user)
 	where := k.walk(ctx, string(key), nil, func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error) {
 		_, closer, err := k.rpc.GetProviders(ctx, p, key)
 		return closer, err
@@ -314,7 +303,7 @@ func (k *kad) provide(ctx context.Context, user string) {
 	k.provideTo(ctx, key, where.nearest)
 }
 
-func (k *kad) provideTo(ctx context.Context, key multihash.Multihash, nodes []peer.ID) {
+func (k *Instance) provideTo(ctx context.Context, key multihash.Multihash, nodes []peer.ID) {
 	self := peer.AddrInfo{ID: k.d.id, Addrs: k.told()}
 	if len(self.Addrs) == 0 {
 		return
@@ -325,7 +314,7 @@ func (k *kad) provideTo(ctx context.Context, key multihash.Multihash, nodes []pe
 }
 
 // each calls do for every node at once, and returns those for which it returns true.
-func (k *kad) each(ctx context.Context, nodes []peer.ID, do func(context.Context, peer.ID) bool) []peer.ID {
+func (k *Instance) each(ctx context.Context, nodes []peer.ID, do func(context.Context, peer.ID) bool) []peer.ID {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	ok := make([]bool, len(nodes))
@@ -345,15 +334,15 @@ func (k *kad) each(ctx context.Context, nodes []peer.ID, do func(context.Context
 
 // compare draws the conclusions from what the directory has about our user, and reports whether our
 // record should be stored.
-func (d *Directory) compare(r *record, ours *identity.Statement) bool {
-	d.Observe(r.st)
-	if r.st.Peer == d.id {
+func (d *DHT) compare(r *Record, ours *identity.Statement) bool {
+	d.node.Observe(r.Statement)
+	if r.Statement.Peer == d.id {
 		return true
 	}
-	if !r.st.Newer(ours) {
+	if !r.Statement.Newer(ours) {
 		return true // it has to log out: see visit
 	}
-	if loggedIn(r.st, time.Now()) {
+	if r.Statement.LoggedInAt(time.Now()) {
 		return false
 	}
 	// A later log-in elsewhere has ended. Observe has made ours rank above it; that statement is
@@ -364,65 +353,49 @@ func (d *Directory) compare(r *record, ours *identity.Statement) bool {
 // The device of an earlier log-in is dialled until it has to store its record again, a minute later
 // on a LAN. It then learns of ours. For 5 s after a failed dial, libp2p does not dial again.
 const (
-	visitTries = 6
-	visitPause = 6 * time.Second
+	visitTries   = 6
+	visitPause   = 6 * time.Second
+	visitTimeout = 4 * time.Second // for one dial
 )
 
 // visit connects to the device of an earlier log-in of our user. From the hello that follows, the
 // device learns that it has to log out.
-func (d *Directory) visit(r *record) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (d *DHT) visit(r *Record) {
 	d.tasks.Go(func() {
 		for range visitTries {
-			ctx, cancel := context.WithTimeout(d.ctx, confirmTimeout)
-			err := d.host.Connect(ctx, peer.AddrInfo{ID: r.st.Peer, Addrs: r.addrs})
+			ctx, cancel := context.WithTimeout(d.ctx, visitTimeout)
+			err := d.cfg.Host.Connect(ctx, peer.AddrInfo{ID: r.Statement.Peer, Addrs: r.Addrs})
 			cancel()
 			if err == nil {
 				return
 			}
-			d.cfg.log.Debug("earlier log-in not told", "peer", r.st.Peer, "err", err)
+			d.cfg.Log.Debug("earlier log-in not told", "peer", r.Statement.Peer, "err", err)
 			pause := time.NewTimer(visitPause)
 			select {
 			case <-pause.C:
 			case <-d.ctx.Done():
 			}
 			pause.Stop()
-			if st, in := d.shown(); !in || !st.Newer(r.st) {
+			if st := d.node.Shown(); st == nil || !st.Newer(r.Statement) {
 				return
 			}
 		}
 	})
 }
 
-// bury tells the nodes that keep the record of the log-in that it has ended. It does its best for
-// at most a second.
-func (d *Directory) bury(ctx context.Context) {
-	d.mu.Lock()
-	st := d.self
-	d.mu.Unlock()
-	if st == nil || st.LoggedIn || len(d.kads) == 0 {
+// bury sends the end of the log-in to the nodes that keep its record.
+func (k *Instance) bury(ctx context.Context, st *identity.Statement) {
+	k.mu.Lock()
+	keepers := k.keepers
+	k.keepers = nil
+	k.mu.Unlock()
+	if len(keepers) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, tombstoneGrace)
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, k := range d.kads {
-		wg.Go(func() {
-			k.mu.Lock()
-			keepers := k.keepers
-			k.keepers = nil
-			k.mu.Unlock()
-			if len(keepers) == 0 {
-				return
-			}
-			sealed, err := sealRecord(d.keys, st, nil, time.Now(), k.scope.life())
-			if err != nil {
-				d.cfg.log.Error("seal record", "err", err)
-				return
-			}
-			k.put(ctx, k.rules.key(st), sealed, keepers)
-		})
+	sealed, err := Seal(k.d.cfg.Keys, st, nil, time.Now(), k.scope.life())
+	if err != nil {
+		k.d.cfg.Log.Error("seal record", "err", err)
+		return
 	}
-	wg.Wait()
+	k.put(ctx, k.Rules.key(st), sealed, keepers)
 }

@@ -1,4 +1,4 @@
-package presence
+package dht
 
 import (
 	"bytes"
@@ -10,6 +10,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+
+	"github.com/starling-mesh/starling/internal/wire"
 )
 
 const (
@@ -115,14 +117,14 @@ func (w *path) end() walked {
 // walk visits the nodes nearest to a key, and asks every node on the way. At the end it also asks
 // the nodes in also that nobody has named. It ends when the nearest have answered, or with ctx. DHT
 // nodes that do not answer are removed from the routing table.
-func (k *kad) walk(ctx context.Context, key string, also []peer.ID, ask asker) walked {
+func (k *Instance) walk(ctx context.Context, key string, also []peer.ID, ask asker) walked {
 	type reply struct {
 		s      *step
 		closer []*peer.AddrInfo
 		err    error
 	}
 	w := newPath(key)
-	for _, p := range k.dht.RoutingTable().NearestPeers(w.target, replicas) {
+	for _, p := range k.Kad.RoutingTable().NearestPeers(w.target, replicas) {
 		w.hear(p)
 	}
 	replies := make(chan reply)
@@ -155,8 +157,8 @@ func (k *kad) walk(ctx context.Context, key string, also []peer.ID, ask asker) w
 		if r.err != nil {
 			r.s.state = failed
 			if ctx.Err() == nil {
-				k.d.cfg.log.Debug("DHT node does not answer", "peer", r.s.id, "err", r.err)
-				k.dht.RoutingTable().RemovePeer(r.s.id)
+				k.d.cfg.Log.Debug("DHT node does not answer", "peer", r.s.id, "err", r.err)
+				k.Kad.RoutingTable().RemovePeer(r.s.id)
 			}
 			continue
 		}
@@ -171,21 +173,21 @@ func (k *kad) walk(ctx context.Context, key string, also []peer.ID, ask asker) w
 }
 
 // hearOf adds a node that another node has named.
-func (k *kad) hearOf(w *path, info *peer.AddrInfo) {
-	if info.ID == k.d.id || info.ID.Validate() != nil || k.d.Foreign(info.ID) || !k.may(*info) {
+func (k *Instance) hearOf(w *path, info *peer.AddrInfo) {
+	if info.ID == k.d.id || info.ID.Validate() != nil || k.d.node.Foreign(info.ID) || !k.may(*info) {
 		return
 	}
-	if w.hear(info.ID) && k.d.host.Network().Connectedness(info.ID) != network.Connected {
-		addrs := info.Addrs[:min(len(info.Addrs), maxAddrs)]
-		k.d.host.Peerstore().AddAddrs(info.ID, addrs, peerstore.TempAddrTTL)
+	if w.hear(info.ID) && k.d.cfg.Host.Network().Connectedness(info.ID) != network.Connected {
+		addrs := info.Addrs[:min(len(info.Addrs), wire.MaxAddrs)]
+		k.d.cfg.Host.Peerstore().AddAddrs(info.ID, addrs, peerstore.TempAddrTTL)
 	}
 }
 
-func (k *kad) askOne(ctx context.Context, p peer.ID, ask asker) ([]*peer.AddrInfo, error) {
+func (k *Instance) askOne(ctx context.Context, p peer.ID, ask asker) ([]*peer.AddrInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	if k.d.host.Network().Connectedness(p) != network.Connected {
-		if err := k.d.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
+	if k.d.cfg.Host.Network().Connectedness(p) != network.Connected {
+		if err := k.d.cfg.Host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
 			return nil, err
 		}
 	}
@@ -193,22 +195,22 @@ func (k *kad) askOne(ctx context.Context, p peer.ID, ask asker) ([]*peer.AddrInf
 }
 
 // seek walks to a record and calls found for every valid one, from several goroutines.
-func (k *kad) seek(ctx context.Context, key string, also []peer.ID, found func(from peer.ID, r *record)) walked {
+func (k *Instance) seek(ctx context.Context, key string, also []peer.ID, found func(from peer.ID, r *Record)) walked {
 	return k.walk(ctx, key, also, k.ask(key, found))
 }
 
 // ask returns an asker that asks for a record and calls found with it if it is valid.
-func (k *kad) ask(key string, found func(from peer.ID, r *record)) asker {
+func (k *Instance) ask(key string, found func(from peer.ID, r *Record)) asker {
 	return func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error) {
 		rec, closer, err := k.rpc.GetValue(ctx, p, key)
 		if err != nil {
 			return nil, err
 		}
 		if value := rec.GetValue(); value != nil {
-			if r, err := k.rules.check(key, value, time.Now()); err == nil {
+			if r, err := k.Rules.check(key, value, time.Now()); err == nil {
 				found(p, r)
 			} else {
-				k.d.cfg.log.Debug("DHT record refused", "peer", p, "err", err)
+				k.d.cfg.Log.Debug("DHT record refused", "peer", p, "err", err)
 			}
 		}
 		return closer, nil
@@ -217,8 +219,8 @@ func (k *kad) ask(key string, found func(from peer.ID, r *record)) asker {
 
 // seekName walks to the providers of a name and calls found once for each of them, up to
 // maxProviders: each costs a dial.
-func (k *kad) seekName(ctx context.Context, user string, also []peer.ID, found func(peer.AddrInfo)) walked {
-	key := nameKey(k.d.app, user)
+func (k *Instance) seekName(ctx context.Context, user string, also []peer.ID, found func(peer.AddrInfo)) walked {
+	key := keyOfName(k.d.cfg.App, user)
 	seen := make(chan map[peer.ID]bool, 1)
 	seen <- make(map[peer.ID]bool)
 	return k.walk(ctx, string(key), also, func(ctx context.Context, p peer.ID) ([]*peer.AddrInfo, error) {
