@@ -28,19 +28,24 @@ const (
 // Errors are those of the host, and those of [Directory.Peer]. If the hello is complete when ctx
 // ends, Connect returns no error.
 func (d *Directory) Connect(ctx context.Context, info peer.AddrInfo) (identity.Session, error) {
+	return d.hellos.connect(ctx, info)
+}
+
+// connect is [Directory.Connect].
+func (g *greeter) connect(ctx context.Context, info peer.AddrInfo) (identity.Session, error) {
 	for attempt := 0; ; attempt++ {
-		err := d.host.Connect(ctx, info)
+		err := g.host.Connect(ctx, info)
 		// If the dial failed, the other side's may have got through instead.
-		connected := err == nil || d.host.Network().Connectedness(info.ID) != network.NotConnected
+		connected := err == nil || g.host.Network().Connectedness(info.ID) != network.NotConnected
 		if connected {
-			d.hurry(info.ID)
+			g.hurry(info.ID)
 			var s identity.Session
-			if s, err = d.Peer(ctx, info.ID); err == nil {
+			if s, err = g.peer(ctx, info.ID); err == nil {
 				return s, nil
 			}
 		}
 		if !connected || !errors.Is(err, ErrNotConnected) || !pauseCrossed(ctx, attempt) {
-			if s, ok := d.known(info.ID); ok {
+			if s, ok := g.known(info.ID); ok {
 				return s, nil
 			}
 			return identity.Session{}, err
@@ -49,11 +54,11 @@ func (d *Directory) Connect(ctx context.Context, info peer.AddrInfo) (identity.S
 }
 
 // hurry cuts short the pause after a failed hello, since a caller is waiting for the next.
-func (d *Directory) hurry(p peer.ID) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if c := d.contacts[p]; c != nil && !c.known && c.err != nil && c.final == nil {
-		d.kickLocked(c)
+func (g *greeter) hurry(p peer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c := g.contacts[p]; c != nil && !c.known && c.err != nil && c.final == nil {
+		g.kickLocked(c)
 	}
 }
 
@@ -74,11 +79,11 @@ func pauseCrossed(ctx context.Context, n int) bool {
 }
 
 // known returns the session of a peer whose hello is complete. It does not wait.
-func (d *Directory) known(p peer.ID) (identity.Session, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	c := d.contacts[p]
-	if d.closing || c == nil || !c.known {
+func (g *greeter) known(p peer.ID) (identity.Session, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.contacts[p]
+	if g.closing || c == nil || !c.known {
 		return identity.Session{}, false
 	}
 	return c.session, true

@@ -13,7 +13,7 @@ import (
 	"github.com/starling-mesh/starling/internal/task"
 )
 
-// contact is a connected peer. Directory.mu guards it.
+// contact is a connected peer. The lock of people guards it.
 type contact struct {
 	id      peer.ID
 	conns   map[network.Conn]*link
@@ -113,17 +113,17 @@ func (c *contact) settleLocked(err error) {
 
 // connected adds a connection; with greet, this node opens a hello on it, once. It may be called
 // again for a connection that is known.
-func (d *Directory) connected(conn network.Conn, greet bool) *contact {
+func (g *greeter) connected(conn network.Conn, greet bool) *contact {
 	p, stat := conn.RemotePeer(), conn.Stat()
-	if p == d.id {
+	if p == g.id {
 		return nil
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.tasks.Closing() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.tasks.Closing() {
 		return nil
 	}
-	c := d.contacts[p]
+	c := g.contacts[p]
 	if c == nil {
 		c = newContact(p)
 	}
@@ -137,25 +137,25 @@ func (d *Directory) connected(conn network.Conn, greet bool) *contact {
 			opened: stat.Opened, limited: stat.Limited,
 			dialled: stat.Direction == network.DirOutbound, remote: conn.RemoteMultiaddr(),
 		}
-		d.contacts[p] = c
+		g.contacts[p] = c
 	}
 	if l := c.conns[conn]; greet && !l.greeted {
 		l.greeted = true
 		c.fresh = append(c.fresh, conn)
 		c.final = nil
-		d.kickLocked(c)
+		g.kickLocked(c)
 	}
 	return c
 }
 
-func (d *Directory) disconnected(conn network.Conn) {
+func (g *greeter) disconnected(conn network.Conn) {
 	p := conn.RemotePeer()
 	// The host reports connections from several goroutines: a peer that has another connection is
 	// not lost.
-	d.takeIn(p)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	c := d.contacts[p]
+	g.takeIn(p)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.contacts[p]
 	if c == nil || c.conns[conn] == nil {
 		return
 	}
@@ -164,29 +164,25 @@ func (d *Directory) disconnected(conn network.Conn) {
 	if len(c.conns) > 0 {
 		return
 	}
-	delete(d.contacts, p)
+	delete(g.contacts, p)
 	close(c.gone)
 	c.settleLocked(ErrNotConnected)
 	if c.known {
-		d.unindexLocked(c)
-		d.statuses.parted(p, c.session.Statement, c.heard)
-		d.events.push(PeerDown{Peer: p})
+		g.unindexLocked(c)
+		g.witness.partedLocked(c)
+		g.events.push(PeerDown{Peer: p})
 	}
-	d.progressLocked()
-}
-
-func (d *Directory) progressLocked() {
-	d.progress.Tell()
+	g.progress.Tell()
 }
 
 // install records what a peer has stated and proved on a connection. version is the version of our
 // statement that the peer has confirmed, 0 if none yet.
-func (d *Directory) install(conn network.Conn, s identity.Session, version uint64) {
+func (g *greeter) install(conn network.Conn, s identity.Session, version uint64) {
 	p := conn.RemotePeer()
-	d.mu.Lock()
-	c := d.contacts[p]
-	if c == nil || c.conns[conn] == nil || d.tasks.Closing() {
-		d.mu.Unlock()
+	g.mu.Lock()
+	c := g.contacts[p]
+	if c == nil || c.conns[conn] == nil || g.tasks.Closing() {
+		g.mu.Unlock()
 		return
 	}
 	c.conns[conn].incarnation = s.Incarnation
@@ -199,46 +195,40 @@ func (d *Directory) install(conn network.Conn, s identity.Session, version uint6
 	if c.known && !restarted && supersedes(was.Statement, s.Statement) {
 		s.Statement = was.Statement // one hello overtook another
 	}
-	d.unindexLocked(c)
+	g.unindexLocked(c)
 	up := !c.known
 	c.session, c.known, c.final = s, true, nil
 	c.told = max(c.told, version)
 	c.heard = time.Now()
 	c.counts = c.loggedIn(c.heard)
-	d.statuses.changed(p, s.Statement)
-	d.wakeTokensLocked()
-	d.indexLocked(c)
-	d.refusals.Remove(p)
+	g.indexLocked(c)
+	g.shake.refusals.Remove(p)
 	switch {
 	case up:
-		d.events.push(PeerUp{Peer: p, Session: s})
+		g.events.push(PeerUp{Peer: p, Session: s})
 	case changed(was, s):
-		d.events.push(PeerChanged{Peer: p, Session: s})
+		g.events.push(PeerChanged{Peer: p, Session: s})
 	}
-	var notices []notice
-	if s.Statement != nil {
-		notices = d.observeLocked(s.Statement)
-	}
-	d.noticeLocked(notices)
+	g.witness.metLocked(p, s.Statement)
 	if twin != nil && !c.twins {
-		d.tasks.Go(func() { d.probeTwin(c, twin, was, conn, s) })
+		g.tasks.Go(func() { g.probeTwin(c, twin, was, conn, s) })
 	}
 	c.settleLocked(nil)
 	// greet continues by itself, and its peer must not be able to hurry it.
-	if c.told < d.version && (version != 0 || !c.running) {
-		d.kickLocked(c)
+	if c.told < g.own.version && (version != 0 || !c.running) {
+		g.kickLocked(c)
 	}
-	d.progressLocked()
-	d.mu.Unlock()
-	d.remember(conn, s)
+	g.progress.Tell()
+	g.mu.Unlock()
+	g.remember(conn, s)
 }
 
 // confirmed records that the incarnation of a peer that spoke on conn has that version of our
 // statement.
-func (d *Directory) confirmed(conn network.Conn, version uint64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	c := d.contacts[conn.RemotePeer()]
+func (g *greeter) confirmed(conn network.Conn, version uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.contacts[conn.RemotePeer()]
 	if c == nil || c.conns[conn] == nil {
 		return
 	}
@@ -247,7 +237,7 @@ func (d *Directory) confirmed(conn network.Conn, version uint64) {
 		c.told = max(c.told, version)
 	}
 	c.settleLocked(nil)
-	d.progressLocked()
+	g.progress.Tell()
 }
 
 // speaker returns an open connection on which that incarnation has spoken.
@@ -278,7 +268,7 @@ func changed(a, b identity.Session) bool {
 }
 
 // remember stores where the peer is. It may write to the disk.
-func (d *Directory) remember(conn network.Conn, s identity.Session) {
+func (g *greeter) remember(conn network.Conn, s identity.Session) {
 	r := identity.Remembered{Seen: time.Now()}
 	r.Login.Peer = conn.RemotePeer()
 	if s.Statement != nil {
@@ -292,7 +282,7 @@ func (d *Directory) remember(conn network.Conn, s identity.Session) {
 			r.Addrs = append(r.Addrs, text)
 		}
 	}
-	if err := d.cfg.store.Remember(r); err != nil {
-		d.cfg.log.Warn("remember peer", "peer", r.Login.Peer, "err", err)
+	if err := g.cfg.store.Remember(r); err != nil {
+		g.cfg.log.Warn("remember peer", "peer", r.Login.Peer, "err", err)
 	}
 }

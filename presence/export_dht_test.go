@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	dsq "github.com/ipfs/go-datastore/query"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	record2 "github.com/libp2p/go-libp2p-record"
 	recpb "github.com/libp2p/go-libp2p-record/pb"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -12,7 +14,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/presence/internal/dht"
 )
 
 // WithoutWhois makes inquiries ask only the DHT until the test ends.
@@ -21,45 +23,55 @@ func WithoutWhois(t testing.TB) {
 	t.Cleanup(func() { noWhois = false })
 }
 
+// instance returns the first instance of the DHT.
+func (d *Directory) instance() *dht.Instance { return d.dht.Instances()[0] }
+
+// dhtMessenger returns what sends requests of the first instance.
+func (d *Directory) dhtMessenger() *pb.ProtocolMessenger {
+	rpc, err := pb.NewProtocolMessenger(d.instance().Kad.MessageSender())
+	if err != nil {
+		panic(err)
+	}
+	return rpc
+}
+
 // DHTSize returns how many nodes are in the routing table of the first instance.
-func (d *Directory) DHTSize() int { return d.kads[0].dht.RoutingTable().Size() }
+func (d *Directory) DHTSize() int { return d.instance().Kad.RoutingTable().Size() }
 
 // DHTHas reports whether the routing table of the first instance has p.
-func (d *Directory) DHTHas(p peer.ID) bool { return d.kads[0].dht.RoutingTable().Find(p) != "" }
+func (d *Directory) DHTHas(p peer.ID) bool { return d.instance().Kad.RoutingTable().Find(p) != "" }
 
 // Keepers returns how many nodes have this node's record.
-func (d *Directory) Keepers() int {
-	k := d.kads[0]
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return len(k.keepers)
-}
+func (d *Directory) Keepers() int { return d.instance().Keepers() }
 
 // StoredBound returns how much the first instance keeps, and the most that it keeps.
 func (d *Directory) StoredBound() (count, bytes, maxCount, maxBytes int) {
-	s := d.kads[0].store
-	count, bytes = s.size()
-	return count, bytes, s.maxCount, s.maxBytes
+	s := d.instance().Store
+	count, bytes = s.Size()
+	return count, bytes, s.MaxCount, s.MaxBytes
 }
 
 // SetStoredBound sets the most entries that the first instance keeps.
-func (d *Directory) SetStoredBound(count int) {
-	d.kads[0].store.maxCount = count
-}
+func (d *Directory) SetStoredBound(count int) { d.instance().Store.MaxCount = count }
 
 // Store stores raw bytes at one peer, as a hostile node would.
 func (d *Directory) Store(ctx context.Context, p peer.ID, key string, value []byte) error {
-	return d.kads[0].rpc.PutValue(ctx, p, record2.MakePutRecord(key, value))
+	return d.dhtMessenger().PutValue(ctx, p, record2.MakePutRecord(key, value))
 }
 
 // StoredBytes returns what this node itself keeps under a key, in the first instance; nil: nothing.
 func (d *Directory) StoredBytes(key string) []byte {
-	k := d.kads[0]
-	k.store.mu.Lock()
-	defer k.store.mu.Unlock()
-	for _, e := range k.store.m {
+	all, err := d.instance().Store.Query(context.Background(), dsq.Query{})
+	if err != nil {
+		panic(err)
+	}
+	entries, err := all.Rest()
+	if err != nil {
+		panic(err)
+	}
+	for _, e := range entries {
 		rec := new(recpb.Record)
-		if proto.Unmarshal(e.value, rec) == nil && string(rec.Key) == key {
+		if proto.Unmarshal(e.Value, rec) == nil && string(rec.Key) == key {
 			return rec.Value
 		}
 	}
@@ -68,22 +80,17 @@ func (d *Directory) StoredBytes(key string) []byte {
 
 // Stored returns the record that this node itself keeps under a key, in the first instance; nil:
 // none.
-func (d *Directory) Stored(key string) *Record {
-	r, err := d.kads[0].rules.open(d.StoredBytes(key), time.Now())
+func (d *Directory) Stored(key string) *dht.Record {
+	r, err := d.instance().Rules.Open(d.StoredBytes(key), time.Now())
 	if err != nil {
 		return nil
 	}
-	return &Record{Statement: r.st, Addrs: r.addrs, Issued: r.issued}
-}
-
-// CheckRecord judges a record as the first instance does.
-func (d *Directory) CheckRecord(key string, sealed []byte) error {
-	return d.kads[0].rules.Validate(key, sealed)
+	return r
 }
 
 // Named returns the addresses that a node of the directory gives for another node.
 func (d *Directory) Named(ctx context.Context, asked, who peer.ID) (addrs []ma.Multiaddr) {
-	closer, err := d.kads[0].rpc.GetClosestPeers(ctx, asked, who)
+	closer, err := d.dhtMessenger().GetClosestPeers(ctx, asked, who)
 	if err != nil {
 		return nil
 	}
@@ -95,26 +102,6 @@ func (d *Directory) Named(ctx context.Context, asked, who peer.ID) (addrs []ma.M
 	return addrs
 }
 
-// Record is the contents of a record.
-type Record struct {
-	Statement *identity.Statement
-	Addrs     []ma.Multiaddr
-	Issued    time.Time
-}
-
-var (
-	SealRecord   = sealRecord
-	KeyRecordKey = keyRecordKey
-
-	UserRecordKey = userRecordKey
-
-	ErrRecordSize = errRecordSize
-	ErrRecordKey  = errRecordKey
-	ErrRecordTime = errRecordTime
-	ErrRecordForm = errRecordForm
-	ErrRecordMark = errRecordMark
-)
-
 // Deafen makes the node use only the DHT: it learns of no peers, and so passes on no statements.
 func (d *Directory) Deafen() {
 	d.host.Network().StopNotify(d.notify)
@@ -124,10 +111,10 @@ func (d *Directory) Deafen() {
 }
 
 // Forget drops what the node remembers of peers that were connected.
-func (d *Directory) Forget() { d.statuses.departed.Purge() }
+func (d *Directory) Forget() { d.finder.statuses.departed.Purge() }
 
 // ForgetLost drops the peers that are remembered as lost.
-func (d *Directory) ForgetLost() { d.statuses.lost.Purge() }
+func (d *Directory) ForgetLost() { d.finder.statuses.lost.Purge() }
 
 // Dial connects the directory's host.
 func (d *Directory) Dial(ctx context.Context, to peer.AddrInfo) error { return d.host.Connect(ctx, to) }
@@ -135,8 +122,8 @@ func (d *Directory) Dial(ctx context.Context, to peer.AddrInfo) error { return d
 // StopHearing keeps the host's reports of connections from the directory. HearEnd reports the end
 // of one connection to it.
 func (d *Directory) StopHearing()              { d.host.Network().StopNotify(d.notify) }
-func (d *Directory) HearEnd(conn network.Conn) { d.disconnected(conn) }
+func (d *Directory) HearEnd(conn network.Conn) { d.hellos.disconnected(conn) }
 
 // Hush makes the node accept hellos without answering. Unhush makes it answer them again.
 func (d *Directory) Hush()   { d.host.SetStreamHandler(HelloProtocol, func(network.Stream) {}) }
-func (d *Directory) Unhush() { d.host.SetStreamHandler(HelloProtocol, d.handle(d.serveHello)) }
+func (d *Directory) Unhush() { d.host.SetStreamHandler(HelloProtocol, d.handle(d.hellos.serveHello)) }

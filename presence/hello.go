@@ -9,10 +9,10 @@ import (
 	"io"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	ma "github.com/multiformats/go-multiaddr"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/identity"
@@ -41,34 +41,24 @@ const (
 	maxRefused = 1 << 20
 
 	nonceSize = 16
-	maxAddrs  = 16
-	maxAddr   = 256 // bytes
 )
 
-var errBehind = errors.New("presence: the observer is too far behind")
-
-// openHello runs one hello as initiator. We know the peer once its reply is verified; the peer
-// knows us once it has closed its side.
-func (d *Directory) openHello(conn network.Conn) error {
-	if d.events.full() {
-		return errBehind
-	}
-	_, version, list, err := d.initiate(conn, func(s identity.Session) { d.install(conn, s, 0) })
-	if err != nil {
-		return err
-	}
-	d.confirmed(conn, version)
-	d.wantList(conn, list) // not before: only now does the peer know us
-	return nil
+// handshake runs single hellos: what this node states and proves in them, how it judges what a peer
+// states, and whom it has refused. When to run one, and what follows, is for the greeter.
+type handshake struct {
+	*people
+	own      *account
+	lists    *revocations
+	refusals *lru.Cache[peer.ID, refusal] // recent ones
 }
 
 // initiate opens a hello and runs it to its end. It calls accept between the peer's reply and our
 // proof. It returns what the peer stated, the version of our statement that the peer received, and
 // which list of revocations the peer has.
-func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (session identity.Session, version uint64, list *wire.RevocationsHead, err error) {
-	ctx, cancel := context.WithTimeout(d.ctx, helloTimeout)
+func (x *handshake) initiate(conn network.Conn, accept func(identity.Session)) (session identity.Session, version uint64, list *wire.RevocationsHead, err error) {
+	ctx, cancel := context.WithTimeout(x.ctx, helloTimeout)
 	defer cancel()
-	s, err := d.open(ctx, conn, HelloProtocol)
+	s, err := x.open(ctx, conn, HelloProtocol)
 	if err != nil {
 		return session, 0, nil, err
 	}
@@ -81,7 +71,7 @@ func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (
 	}()
 
 	p := conn.RemotePeer()
-	mine, version := d.ownHello()
+	mine, version := x.ownHello()
 	if err = wire.WriteFrame(s, mine); err != nil {
 		return session, 0, nil, err
 	}
@@ -89,28 +79,28 @@ func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (
 	var reply wire.HelloReply
 	if err = frames.Next(&reply); err != nil {
 		if refusal := badFrame(p, err); refusal != nil {
-			err = d.refuse(conn, s, refusal, &wire.HelloProof{Refusal: refusal.frame()})
+			err = x.refuse(conn, s, refusal, &wire.HelloProof{Refusal: refusal.frame()})
 		}
 		return session, 0, nil, err
 	}
 	if reply.Refusal != nil {
 		refusal := remoteRefusal(p, reply.Refusal)
-		d.heed(ctx, conn, refusal)
+		x.lists.heed(ctx, conn, refusal)
 		_ = s.Close()
-		return session, 0, nil, d.drop(conn, refusal)
+		return session, 0, nil, x.drop(conn, refusal)
 	}
-	session, refusal := d.checkHello(p, reply.Hello)
+	session, refusal := x.checkHello(p, reply.Hello)
 	if refusal == nil {
-		refusal = checkProof(p, reply.Proof, mine.Nonce, reply.Hello, d.id, p)
+		refusal = checkProof(p, reply.Proof, mine.Nonce, reply.Hello, x.id, p)
 	}
 	if refusal != nil {
-		err = d.refuse(conn, s, refusal, &wire.HelloProof{Refusal: refusal.frame()})
+		err = x.refuse(conn, s, refusal, &wire.HelloProof{Refusal: refusal.frame()})
 		return session, 0, nil, err
 	}
 	if accept != nil {
 		accept(session)
 	}
-	proof := d.proof(reply.Hello.Nonce, mine.Statement, d.id, p)
+	proof := x.proof(reply.Hello.Nonce, mine.Statement, x.id, p)
 	if err = wire.WriteFrame(s, &wire.HelloProof{Proof: proof}); err != nil {
 		return session, 0, nil, err
 	}
@@ -124,61 +114,8 @@ func (d *Directory) initiate(conn network.Conn, accept func(identity.Session)) (
 	return session, version, reply.Hello.GetRevocations(), s.Close()
 }
 
-// serveHello runs one hello as responder.
-func (d *Directory) serveHello(ctx context.Context, s network.Stream) {
-	conn := s.Conn()
-	c := d.admit(conn)
-	if c == nil {
-		d.stats.limited.Add(1)
-		_ = s.Reset()
-		return
-	}
-	began := time.Now()
-	err := d.respond(ctx, conn, s)
-	d.mu.Lock()
-	c.inbound--
-	if err != nil && !c.failedLocked(conn, began) {
-		c.settleLocked(nil)
-	} else {
-		c.settleLocked(err)
-	}
-	d.progressLocked()
-	d.mu.Unlock()
-	<-d.inGate
-	if err != nil {
-		d.stats.helloFailed.Add(1)
-		d.cfg.log.Debug("hello failed", "peer", c.id, "err", err)
-		_ = s.Reset()
-		return
-	}
-	_ = s.Close()
-}
-
-// admit counts a hello that the peer of conn opens. It returns nil if there are too many.
-func (d *Directory) admit(conn network.Conn) *contact {
-	if d.events.full() {
-		return nil
-	}
-	c := d.connected(conn, false)
-	if c == nil {
-		return nil
-	}
-	select {
-	case d.inGate <- struct{}{}:
-	default:
-		return nil
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if c.inbound >= maxInboundPeer || !c.hellos.Allow() {
-		<-d.inGate
-		return nil
-	}
-	c.inbound++
-	return c
-}
-
-func (d *Directory) respond(ctx context.Context, conn network.Conn, s network.Stream) error {
+// respond runs a hello that a peer has opened. It returns the same as initiate.
+func (x *handshake) respond(ctx context.Context, conn network.Conn, s network.Stream) (session identity.Session, version uint64, list *wire.RevocationsHead, err error) {
 	p := conn.RemotePeer()
 	_ = s.SetDeadline(time.Now().Add(helloTimeout))
 	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
@@ -189,59 +126,57 @@ func (d *Directory) respond(ctx context.Context, conn network.Conn, s network.St
 	var hello wire.Hello
 	if err := frames.Next(&hello); err != nil {
 		if refusal := badFrame(p, err); refusal != nil {
-			return d.refuse(conn, s, refusal, &wire.HelloReply{Refusal: refusal.frame()})
+			return session, 0, nil, x.refuse(conn, s, refusal, &wire.HelloReply{Refusal: refusal.frame()})
 		}
-		return err
+		return session, 0, nil, err
 	}
-	session, refusal := d.checkHello(p, &hello)
+	session, refusal := x.checkHello(p, &hello)
 	if refusal != nil {
-		return d.refuse(conn, s, refusal, &wire.HelloReply{Refusal: refusal.frame()})
+		return session, 0, nil, x.refuse(conn, s, refusal, &wire.HelloReply{Refusal: refusal.frame()})
 	}
-	mine, version := d.ownHello()
-	reply := &wire.HelloReply{Hello: mine, Proof: d.proof(hello.Nonce, mine.Statement, p, d.id)}
+	mine, version := x.ownHello()
+	reply := &wire.HelloReply{Hello: mine, Proof: x.proof(hello.Nonce, mine.Statement, p, x.id)}
 	if err := wire.WriteFrame(s, reply); err != nil {
-		return err
+		return session, 0, nil, err
 	}
 	var last wire.HelloProof
 	if err := frames.Next(&last); err != nil {
 		if refusal := badFrame(p, err); refusal != nil {
-			return d.drop(conn, refusal)
+			return session, 0, nil, x.drop(conn, refusal)
 		}
-		return err
+		return session, 0, nil, err
 	}
 	if last.Refusal != nil {
 		refusal := remoteRefusal(p, last.Refusal)
-		d.heed(ctx, conn, refusal)
+		x.lists.heed(ctx, conn, refusal)
 		_ = s.Close()
-		return d.drop(conn, refusal)
+		return session, 0, nil, x.drop(conn, refusal)
 	}
-	if refusal := checkProof(p, last.Proof, mine.Nonce, &hello, p, d.id); refusal != nil {
-		return d.drop(conn, refusal)
+	if refusal := checkProof(p, last.Proof, mine.Nonce, &hello, p, x.id); refusal != nil {
+		return session, 0, nil, x.drop(conn, refusal)
 	}
-	d.install(conn, session, version)
-	d.wantList(conn, hello.Revocations)
-	return nil
+	return session, version, hello.Revocations, nil
 }
 
 // ownHello returns our current hello, and the version of the statement in it.
-func (d *Directory) ownHello() (*wire.Hello, uint64) {
-	d.mu.Lock()
-	self, version := d.self, d.version
-	d.mu.Unlock()
+func (x *handshake) ownHello() (*wire.Hello, uint64) {
+	x.mu.Lock()
+	self, version := x.own.self, x.own.version
+	x.mu.Unlock()
 	h := &wire.Hello{
-		App:         d.app[:],
-		Incarnation: d.incarnation,
+		App:         x.app[:],
+		Incarnation: x.incarnation,
 		MaxEnvelope: maxEnvelope,
-		Limits:      &wire.Limits{MaxMessage: uint32(d.cfg.maxMessage)},
+		Limits:      &wire.Limits{MaxMessage: uint32(x.cfg.maxMessage)},
 		Nonce:       make([]byte, nonceSize),
 	}
 	_, _ = rand.Read(h.Nonce) // never fails
 	if self != nil {
 		h.Statement = self.Sealed()
 	}
-	h.Revocations = d.listHead()
-	for _, a := range d.host.Addrs() {
-		if raw := a.Bytes(); len(h.Addrs) < maxAddrs && len(raw) <= maxAddr {
+	h.Revocations = x.lists.head()
+	for _, a := range x.host.Addrs() {
+		if raw := a.Bytes(); len(h.Addrs) < wire.MaxAddrs && len(raw) <= wire.MaxAddr {
 			h.Addrs = append(h.Addrs, raw)
 		}
 	}
@@ -249,12 +184,12 @@ func (d *Directory) ownHello() (*wire.Hello, uint64) {
 }
 
 // checkHello verifies what can be verified in a hello before its proof.
-func (d *Directory) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *RefusedError) {
+func (x *handshake) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *RefusedError) {
 	none := identity.Session{}
 	if h == nil || len(h.Nonce) != nonceSize {
 		return none, &RefusedError{Peer: p, Reason: "malformed hello", code: wire.Refusal_BAD_FRAME}
 	}
-	if len(h.App) != len(d.app) || identity.AppID(h.App) != d.app {
+	if len(h.App) != len(x.app) || identity.AppID(h.App) != x.app {
 		return none, &RefusedError{
 			Peer: p, Reason: "it is a node of another app", Err: identity.ErrOtherApp, code: wire.Refusal_OTHER_APP,
 		}
@@ -264,12 +199,12 @@ func (d *Directory) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Ref
 		Capabilities: h.Capabilities,
 		MaxEnvelope:  int(min(h.MaxEnvelope, 1<<30)),
 		MaxMessage:   int(min(h.GetLimits().GetMaxMessage(), 1<<30)),
-		Addrs:        parseAddrs(h.Addrs),
+		Addrs:        wire.ParseAddrs(h.Addrs),
 	}
 	if len(h.Statement) == 0 {
 		return session, nil
 	}
-	st, err := d.verifyHello(p, h.Statement, time.Now())
+	st, err := x.verifyHello(p, h.Statement, time.Now())
 	if err == nil {
 		err = st.CheckPeer(p)
 	}
@@ -293,25 +228,25 @@ func (d *Directory) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Ref
 // verifyHello verifies the statement in a hello. If the token of a known peer's log-in has ended,
 // the peer keeps its connection, and the rooms on it; only the log-in no longer counts. The peer
 // may not know yet, for example of a revocation that it learns of through this very hello.
-func (d *Directory) verifyHello(p peer.ID, sealed []byte, now time.Time) (*identity.Statement, error) {
-	st, err := d.verifier.Verify(sealed, now)
+func (x *handshake) verifyHello(p peer.ID, sealed []byte, now time.Time) (*identity.Statement, error) {
+	st, err := x.verifier.Verify(sealed, now)
 	if !errors.Is(err, identity.ErrTokenExpired) && !errors.Is(err, identity.ErrTokenRevoked) {
 		return st, err
 	}
-	d.mu.Lock()
-	c := d.contacts[p]
+	x.mu.Lock()
+	c := x.contacts[p]
 	known := c != nil && c.known
-	d.mu.Unlock()
+	x.mu.Unlock()
 	if !known {
 		return nil, err
 	}
-	return d.verifier.VerifyLapsed(sealed, now)
+	return x.verifier.VerifyLapsed(sealed, now)
 }
 
 // proof signs the peer's nonce together with our statement and both peer IDs, so that nobody can
 // pass off a recorded hello as a live one.
-func (d *Directory) proof(nonce, statement []byte, initiator, responder peer.ID) []byte {
-	return wire.Sign(wire.DomainHello, d.keys.Device, transcript(nonce, statement, initiator, responder))
+func (x *handshake) proof(nonce, statement []byte, initiator, responder peer.ID) []byte {
+	return wire.Sign(wire.DomainHello, x.keys.Device, transcript(nonce, statement, initiator, responder))
 }
 
 // checkProof checks p's proof over our nonce.
@@ -343,38 +278,20 @@ func deviceKey(p peer.ID) ([]byte, error) {
 	return pub.Raw()
 }
 
-// parseAddrs reads the addresses that a peer states. It skips those that are not valid here: a
-// later version may know more kinds of address.
-func parseAddrs(raw [][]byte) []ma.Multiaddr {
-	var out []ma.Multiaddr
-	for _, b := range raw {
-		if len(out) == maxAddrs {
-			break
-		}
-		if len(b) == 0 || len(b) > maxAddr {
-			continue
-		}
-		if a, err := ma.NewMultiaddrBytes(b); err == nil {
-			out = append(out, a)
-		}
-	}
-	return out
-}
-
 // refuse sends the peer the reason, gives it a second to read that, and drops the connection.
-func (d *Directory) refuse(conn network.Conn, s network.Stream, refusal *RefusedError, frame proto.Message) error {
-	d.noteRefusal(refusal)
+func (x *handshake) refuse(conn network.Conn, s network.Stream, refusal *RefusedError, frame proto.Message) error {
+	x.noteRefusal(refusal)
 	_ = s.SetDeadline(time.Now().Add(refuseGrace))
 	if wire.WriteFrame(s, frame) == nil && s.CloseWrite() == nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(s, maxRefused)) // until it has read that and closes, or the deadline
 	}
-	_ = d.host.Network().ClosePeer(conn.RemotePeer())
+	_ = x.host.Network().ClosePeer(conn.RemotePeer())
 	return refusal
 }
 
 // drop drops the connection to a peer without sending a reason.
-func (d *Directory) drop(conn network.Conn, refusal *RefusedError) error {
-	d.noteRefusal(refusal)
-	_ = d.host.Network().ClosePeer(conn.RemotePeer())
+func (x *handshake) drop(conn network.Conn, refusal *RefusedError) error {
+	x.noteRefusal(refusal)
+	_ = x.host.Network().ClosePeer(conn.RemotePeer())
 	return refusal
 }

@@ -26,6 +26,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/presence"
+	"github.com/starling-mesh/starling/presence/internal/dht"
 )
 
 // reply is one way to answer a request in the DHT. make returns the bytes to send; hold keeps the
@@ -251,9 +252,9 @@ func besiege(t *testing.T, app bool, types []pb.Message_MessageType, replies []r
 	}
 	login(victim, "alice")
 	login(friend, "bob")
-	key := presence.KeyRecordKey(testApp, victim.keys.UserKey().Fingerprint())
+	key := dht.KeyOfKey(testApp, victim.keys.UserKey().Fingerprint())
 	if app {
-		key = presence.UserRecordKey(victim.authority.App(), "alice")
+		key = dht.KeyOfUser(victim.authority.App(), "alice")
 	}
 	has := func() bool {
 		rec := friend.Stored(key)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/time/rate"
@@ -30,51 +31,63 @@ const (
 	maxNotice     = identity.MaxStatement + 64
 )
 
-// noticeLocked sends notices that were not sent recently.
-func (d *Directory) noticeLocked(notices []notice) {
+// notices sends statements to peers whose log-in they end, and takes such statements.
+type notices struct {
+	*people
+	hellos  *greeter
+	observe func(*identity.Statement)
+	told    *lru.Cache[notice, time.Time] // notices sent, and when
+}
+
+func newNotices(hellos *greeter, observe func(*identity.Statement)) *notices {
+	return &notices{people: hellos.people, hellos: hellos, observe: observe, told: newLRU[notice, time.Time](maxTold)}
+}
+
+// sendLocked sends notices that were not sent recently.
+func (o *notices) sendLocked(notices []notice) {
 	for _, n := range notices {
-		c := d.contacts[n.to]
+		c := o.contacts[n.to]
 		if c == nil {
 			continue
 		}
 		key := notice{to: n.to, sum: sha256.Sum256(n.st.Sealed())}
-		if at, ok := d.told.Get(key); ok && time.Since(at) < noticePause {
+		if at, ok := o.told.Get(key); ok && time.Since(at) < noticePause {
 			continue
 		}
-		d.told.Add(key, time.Now())
-		d.tasks.Go(func() { d.give(c, n.st) })
+		o.told.Add(key, time.Now())
+		o.tasks.Go(func() { o.give(c, n.st) })
 	}
 }
 
 // give sends a statement to a peer, and tries again if that fails.
-func (d *Directory) give(c *contact, st *identity.Statement) {
+func (o *notices) give(c *contact, st *identity.Statement) {
 	for attempt := range noticeTries {
-		d.mu.Lock()
+		o.mu.Lock()
 		conns := c.newestFirst()
-		d.mu.Unlock()
+		o.mu.Unlock()
 		if len(conns) == 0 {
 			return
 		}
-		if d.sendNotice(conns[attempt%len(conns)], st) == nil {
+		if o.sendNotice(conns[attempt%len(conns)], st) == nil {
 			return
 		}
 		pause := time.NewTimer(helloPause(attempt))
 		select {
 		case <-pause.C:
 		case <-c.gone:
-		case <-d.ctx.Done():
+		case <-o.ctx.Done():
 		}
 		pause.Stop()
-		if d.ctx.Err() != nil {
+		if o.ctx.Err() != nil {
 			return
 		}
 	}
 }
 
-func (d *Directory) sendNotice(conn network.Conn, st *identity.Statement) error {
-	ctx, cancel := context.WithTimeout(d.ctx, noticeTimeout)
+func (e *env) sendNotice(conn network.Conn, st *identity.Statement) error {
+	ctx, cancel := context.WithTimeout(e.ctx, noticeTimeout)
 	defer cancel()
-	s, err := d.open(ctx, conn, NoticeProtocol)
+	s, err := e.open(ctx, conn, NoticeProtocol)
 	if err != nil {
 		return err
 	}
@@ -92,15 +105,15 @@ func (d *Directory) sendNotice(conn network.Conn, st *identity.Statement) error 
 	return err
 }
 
-// serveNotice accepts a statement from a peer with which a hello is complete. The statement proves
+// serve accepts a statement from a peer with which a hello is complete. The statement proves
 // itself, so it does not matter who sends it.
-func (d *Directory) serveNotice(ctx context.Context, s network.Stream) {
+func (o *notices) serve(ctx context.Context, s network.Stream) {
 	_ = s.SetDeadline(time.Now().Add(noticeTimeout))
 	ctx, cancel := context.WithTimeout(ctx, noticeTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
-	if !d.allow(ctx, s.Conn(), func(c *contact) *rate.Limiter { return c.notices }) {
-		d.stats.limited.Add(1)
+	if !o.hellos.allow(ctx, s.Conn(), func(c *contact) *rate.Limiter { return c.notices }) {
+		o.stats.limited.Add(1)
 		_ = s.Reset()
 		return
 	}
@@ -108,26 +121,14 @@ func (d *Directory) serveNotice(ctx context.Context, s network.Stream) {
 	err := wire.NewReader(s, maxNotice).Next(&n)
 	var st *identity.Statement
 	if err == nil {
-		st, err = d.verifier.Verify(n.Statement, time.Now())
+		st, err = o.verifier.Verify(n.Statement, time.Now())
 	}
 	if err != nil {
-		d.stats.badNotice.Add(1)
-		d.cfg.log.Debug("notice refused", "peer", s.Conn().RemotePeer(), "err", err)
+		o.stats.badNotice.Add(1)
+		o.cfg.log.Debug("notice refused", "peer", s.Conn().RemotePeer(), "err", err)
 		_ = s.Reset()
 		return
 	}
-	d.Observe(st)
+	o.observe(st)
 	_ = s.Close()
-}
-
-// allow reports whether the peer of a connection is within a limit and has completed a hello. The
-// last message of a hello may still be on its way when the peer opens its next stream, so allow
-// waits for it.
-func (d *Directory) allow(ctx context.Context, conn network.Conn, limiter func(*contact) *rate.Limiter) bool {
-	c := d.connected(conn, false)
-	if c == nil || !limiter(c).Allow() {
-		return false
-	}
-	_, err := d.Peer(ctx, conn.RemotePeer())
-	return err == nil
 }

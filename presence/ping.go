@@ -23,8 +23,11 @@ var errEcho = errors.New("presence: a ping came back changed")
 // before ctx ends, even if only to say that it does not support ping. libp2p's own ping uses any
 // connection, so its failure says nothing about the peer: of two connections that cross, it may
 // choose the one that the other side has given up.
-func (d *Directory) Ping(ctx context.Context, conn network.Conn) error {
-	s, err := d.open(ctx, conn, ping.ID)
+func (d *Directory) Ping(ctx context.Context, conn network.Conn) error { return d.ping(ctx, conn) }
+
+// ping is [Directory.Ping].
+func (e *env) ping(ctx context.Context, conn network.Conn) error {
+	s, err := e.open(ctx, conn, ping.ID)
 	if errors.As(err, new(multistream.ErrNotSupported[protocol.ID])) {
 		return nil
 	}
@@ -48,13 +51,13 @@ func (d *Directory) Ping(ctx context.Context, conn network.Conn) error {
 }
 
 // pingAny reports whether a peer answers over one of its connections before ctx ends.
-func (d *Directory) pingAny(ctx context.Context, p peer.ID) bool {
+func (e *env) pingAny(ctx context.Context, p peer.ID) bool {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conns := d.host.Network().ConnsToPeer(p)
+	conns := e.host.Network().ConnsToPeer(p)
 	answers := make(chan error, len(conns))
 	for _, conn := range conns {
-		go func() { answers <- d.Ping(ctx, conn) }()
+		go func() { answers <- e.ping(ctx, conn) }()
 	}
 	there := false
 	for range conns { // read all of them: no goroutine is left behind

@@ -35,26 +35,37 @@ type refusal struct {
 	until time.Time
 }
 
+// Foreign reports whether this node or that peer recently refused a hello: within the last 10
+// minutes if the peer is of another app, within the last minute for any other reason. A search for
+// peers should not dial it.
+func (d *Directory) Foreign(p peer.ID) bool { return d.hellos.shake.foreign(p) }
+
+// foreign is [Directory.Foreign].
+func (x *handshake) foreign(p peer.ID) bool {
+	r, ok := x.refusals.Get(p)
+	return ok && time.Now().Before(r.until)
+}
+
 // noteRefusal stores a refusal, wakes callers that wait for the hello, and notifies the observer.
-func (d *Directory) noteRefusal(err *RefusedError) {
-	d.stats.refused.Add(1)
-	d.cfg.log.Debug("hello refused", "peer", err.Peer, "remote", err.Remote, "err", err.Reason)
+func (x *handshake) noteRefusal(err *RefusedError) {
+	x.stats.refused.Add(1)
+	x.cfg.log.Debug("hello refused", "peer", err.Peer, "remote", err.Remote, "err", err.Reason)
 	pause := refusedTime
 	if err.code == wire.Refusal_OTHER_APP {
 		pause = foreignTime
 	}
-	was, known := d.refusals.Get(err.Peer)
+	was, known := x.refusals.Get(err.Peer)
 	known = known && time.Now().Before(was.until) && was.err.Remote == err.Remote &&
 		was.err.code == err.code && was.err.fault == err.fault
-	d.refusals.Add(err.Peer, refusal{err: err, until: time.Now().Add(pause)})
-	d.mu.Lock()
-	if c := d.contacts[err.Peer]; c != nil {
+	x.refusals.Add(err.Peer, refusal{err: err, until: time.Now().Add(pause)})
+	x.mu.Lock()
+	if c := x.contacts[err.Peer]; c != nil {
 		c.final = err
 		c.settleLocked(err)
 	}
-	d.mu.Unlock()
+	x.mu.Unlock()
 	if !known { // a peer that keeps coming back is reported once
-		d.events.push(Refused{Peer: err.Peer, Reason: err.Reason, Err: err})
+		x.events.push(Refused{Peer: err.Peer, Reason: err.Reason, Err: err})
 	}
 }
 

@@ -33,7 +33,14 @@ type RevocationStore interface {
 	SetRevocations(app identity.AppID, sealed []byte) error
 }
 
-// lists is the state of exchanging lists with one peer. Directory.mu guards it.
+// revocations exchanges lists of revoked tokens with the peers. In open mode there are none.
+type revocations struct {
+	*people
+	announce func()            // makes the peers learn that our list has changed; called with the lock held
+	told     [sha256.Size]byte // the list that peers have been told about; the lock of people guards it
+}
+
+// lists is the state of exchanging lists with one peer. The lock of people guards it.
 type lists struct {
 	asks     *rate.Limiter // limits what the peer may open
 	fetching bool
@@ -42,60 +49,55 @@ type lists struct {
 
 func newLists() lists { return lists{asks: rate.NewLimiter(listRate, listBurst)} }
 
-// loadList loads the stored list.
-func (d *Directory) loadList() {
-	store, ok := d.cfg.store.(RevocationStore)
+// load loads the stored list.
+func (r *revocations) load() {
+	store, ok := r.cfg.store.(RevocationStore)
 	if !ok {
 		return
 	}
-	sealed := store.Revocations(d.app)
+	sealed := store.Revocations(r.app)
 	if sealed == nil {
 		return
 	}
-	if _, err := d.cfg.authority.Revoke(sealed); err != nil {
-		d.cfg.log.Warn("kept list of revocations", "err", err)
+	if _, err := r.cfg.authority.Revoke(sealed); err != nil {
+		r.cfg.log.Warn("kept list of revocations", "err", err)
 	}
 }
 
-// listHead returns what our hello says about our list; nil if there is none.
-func (d *Directory) listHead() *wire.RevocationsHead {
-	if d.cfg.authority == nil {
+// head returns what our hello says about our list; nil if there is none.
+func (r *revocations) head() *wire.RevocationsHead {
+	if r.cfg.authority == nil {
 		return nil
 	}
-	version, sum := d.cfg.authority.Revocations().Head()
+	version, sum := r.cfg.authority.Revocations().Head()
 	if version == 0 {
 		return nil
 	}
 	return &wire.RevocationsHead{Version: version, Hash: sum[:]}
 }
 
-// tellList stores a list that is new here, and announces it to the peers.
-func (d *Directory) tellList() {
-	list := d.cfg.authority.Revocations()
+// tell stores a list that is new here, and announces it to the peers.
+func (r *revocations) tell() {
+	list := r.cfg.authority.Revocations()
 	_, sum := list.Head()
-	d.mu.Lock()
-	if sum == d.listTold || d.closing {
-		d.mu.Unlock()
+	r.mu.Lock()
+	if sum == r.told || r.closing {
+		r.mu.Unlock()
 		return
 	}
-	d.listTold = sum
-	d.version++
-	for _, c := range d.contacts {
-		if c.known {
-			d.kickLocked(c)
-		}
-	}
-	d.mu.Unlock()
-	if store, ok := d.cfg.store.(RevocationStore); ok {
-		if err := store.SetRevocations(d.app, list.Sealed()); err != nil {
-			d.cfg.log.Warn("keep list of revocations", "err", err)
+	r.told = sum
+	r.announce()
+	r.mu.Unlock()
+	if store, ok := r.cfg.store.(RevocationStore); ok {
+		if err := store.SetRevocations(r.app, list.Sealed()); err != nil {
+			r.cfg.log.Warn("keep list of revocations", "err", err)
 		}
 	}
 }
 
-// wantList fetches the list that a peer has, if it should replace ours.
-func (d *Directory) wantList(conn network.Conn, head *wire.RevocationsHead) {
-	a := d.cfg.authority
+// want fetches the list that a peer has, if it should replace ours.
+func (r *revocations) want(conn network.Conn, head *wire.RevocationsHead) {
+	a := r.cfg.authority
 	if a == nil || head == nil || len(head.Hash) != sha256.Size {
 		return
 	}
@@ -103,22 +105,22 @@ func (d *Directory) wantList(conn network.Conn, head *wire.RevocationsHead) {
 	if !newerHead(a, head.Version, theirs) {
 		return
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	c := d.contacts[conn.RemotePeer()]
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.contacts[conn.RemotePeer()]
 	if c == nil || c.lists.fetching || c.lists.useless == theirs {
 		return
 	}
-	c.lists.fetching = d.tasks.Go(func() {
-		useless, err := d.fetchList(d.ctx, conn, head.Version, theirs)
+	c.lists.fetching = r.tasks.Go(func() {
+		useless, err := r.fetch(r.ctx, conn, head.Version, theirs)
 		if err != nil {
-			d.cfg.log.Debug("list of revocations not taken", "peer", c.id, "err", err)
+			r.cfg.log.Debug("list of revocations not taken", "peer", c.id, "err", err)
 		}
 		if useless {
-			d.stats.badList.Add(1)
+			r.stats.badList.Add(1)
 		}
-		d.mu.Lock()
-		defer d.mu.Unlock()
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		c.lists.fetching = false
 		if useless {
 			c.lists.useless = theirs
@@ -137,22 +139,22 @@ var errOlderList = errors.New("presence: an older list than the peer said it has
 
 // heed fetches the list of a peer that says that our token was revoked, before the peer hangs up.
 // The peer's word counts for nothing; the issuer's list decides.
-func (d *Directory) heed(ctx context.Context, conn network.Conn, refusal *RefusedError) {
-	if d.cfg.authority == nil || refusal.fault != wire.TokenFault_TOKEN_REVOKED {
+func (r *revocations) heed(ctx context.Context, conn network.Conn, refusal *RefusedError) {
+	if r.cfg.authority == nil || refusal.fault != wire.TokenFault_TOKEN_REVOKED {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, refuseGrace)
 	defer cancel()
-	if _, err := d.fetchList(ctx, conn, 0, [sha256.Size]byte{}); err != nil {
-		d.cfg.log.Debug("list of revocations not taken", "peer", conn.RemotePeer(), "err", err)
+	if _, err := r.fetch(ctx, conn, 0, [sha256.Size]byte{}); err != nil {
+		r.cfg.log.Debug("list of revocations not taken", "peer", conn.RemotePeer(), "err", err)
 	}
 }
 
-// fetchList asks a peer for its list. useless means that asking again would not help.
-func (d *Directory) fetchList(ctx context.Context, conn network.Conn, version uint64, sum [sha256.Size]byte) (useless bool, err error) {
+// fetch asks a peer for its list. useless means that asking again would not help.
+func (r *revocations) fetch(ctx context.Context, conn network.Conn, version uint64, sum [sha256.Size]byte) (useless bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	s, err := d.open(ctx, conn, RevocationsProtocol)
+	s, err := r.open(ctx, conn, RevocationsProtocol)
 	if err != nil {
 		return false, err
 	}
@@ -165,45 +167,28 @@ func (d *Directory) fetchList(ctx context.Context, conn network.Conn, version ui
 	}
 	_ = s.Close()
 	// A newer list wakes tendTokens, which tells the other peers.
-	if _, err := d.cfg.authority.Revoke(reply.List); err != nil {
+	if _, err := r.cfg.authority.Revoke(reply.List); err != nil {
 		return true, err
 	}
-	if newerHead(d.cfg.authority, version, sum) {
+	if newerHead(r.cfg.authority, version, sum) {
 		return true, errOlderList
 	}
 	return false, nil
 }
 
-// mayHaveList reports whether a peer may have our list: a peer with which a hello is complete, or
-// that we have refused because of the list.
-func (d *Directory) mayHaveList(ctx context.Context, conn network.Conn) bool {
-	c := d.connected(conn, false)
-	if c == nil {
-		return false
-	}
-	d.mu.Lock()
-	refused := (*RefusedError)(nil)
-	revoked := errors.As(c.final, &refused) && !refused.Remote && refused.fault == wire.TokenFault_TOKEN_REVOKED
-	d.mu.Unlock()
-	if revoked {
-		return c.lists.asks.Allow()
-	}
-	return d.allow(ctx, conn, func(c *contact) *rate.Limiter { return c.lists.asks })
-}
-
-// serveList sends our list to a peer.
-func (d *Directory) serveList(ctx context.Context, s network.Stream) {
+// serve sends our list to a peer.
+func (r *revocations) serve(ctx context.Context, s network.Stream, may func(context.Context, network.Conn) bool) {
 	_ = s.SetDeadline(time.Now().Add(listTimeout))
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
-	if !d.mayHaveList(ctx, s.Conn()) {
-		d.stats.limited.Add(1)
+	if !may(ctx, s.Conn()) {
+		r.stats.limited.Add(1)
 		_ = s.Reset()
 		return
 	}
 	reply := new(wire.RevocationsReply)
-	if list := d.cfg.authority.Revocations(); list != nil {
+	if list := r.cfg.authority.Revocations(); list != nil {
 		reply.List = list.Sealed()
 	}
 	if err := wire.WriteFrame(s, reply); err != nil {

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/starling-mesh/starling/identity"
 )
 
@@ -17,121 +19,94 @@ type claim struct {
 // Observe takes a verified statement that arrived in another way than by hello, for example from a
 // member of a room. It is treated like one from a hello: it may show a conflict, end this node's
 // log-in, or be sent to the device whose log-in it ends.
-func (d *Directory) Observe(st *identity.Statement) {
-	if st == nil || st.App != d.app {
+func (d *Directory) Observe(st *identity.Statement) { d.rivals.observe(st) }
+
+// rivals compares statements with what is known: who else uses a name, and where else a user is
+// logged in.
+type rivals struct {
+	*people
+	own       *account
+	statuses  *inquiries
+	send      func([]notice)              // called with the lock held
+	conflicts *lru.Cache[claim, struct{}] // reported to the observer; the lock of people guards it
+}
+
+func newRivals(own *account, p *people, statuses *inquiries) *rivals {
+	return &rivals{people: p, own: own, statuses: statuses, conflicts: newLRU[claim, struct{}](maxConflicts)}
+}
+
+// observe is [Directory.Observe].
+func (r *rivals) observe(st *identity.Statement) {
+	if st == nil || st.App != r.app {
 		return
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.closing {
-		d.noticeLocked(d.observeLocked(st))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closing {
+		r.send(r.observeLocked(st))
 	}
 }
 
 // observeLocked draws the conclusions from a verified statement. It returns the notices to send.
-func (d *Directory) observeLocked(st *identity.Statement) []notice {
-	if st.Peer == d.id {
-		d.ownDeviceLocked(st)
+func (r *rivals) observeLocked(st *identity.Statement) []notice {
+	if st.Peer == r.id {
+		r.own.ownDeviceLocked(st)
 		return nil
 	}
-	if d.cfg.authority != nil && st.Grant() == nil {
+	if r.cfg.authority != nil && st.Grant() == nil {
 		return nil // in app mode a name without a token is only a claim
 	}
-	if d.oursLocked(st) {
-		d.ownUserLocked(st)
+	if r.own.oursLocked(st) {
+		r.own.ownUserLocked(st)
 		return nil
 	}
-	if d.cfg.authority == nil {
-		d.conflictLocked(st)
+	if r.cfg.authority == nil {
+		r.conflictLocked(st)
 	}
-	return d.rivalsLocked(st)
-}
-
-// oursLocked reports whether a statement is of our user.
-func (d *Directory) oursLocked(st *identity.Statement) bool {
-	if d.cfg.authority != nil {
-		return st.User == d.user
-	}
-	return st.UserKey == d.userKey
-}
-
-// ownUserLocked handles a statement of our user on another device.
-func (d *Directory) ownUserLocked(st *identity.Statement) {
-	d.highest = max(d.highest, st.Sequence)
-	if was, ok := d.devices.Get(st.Peer); ok && was.Newer(st) {
-		st = was // an old statement shown again does not undo a log-out
-	} else {
-		d.devices.Add(st.Peer, st)
-	}
-	if !d.in || !st.Newer(d.self) {
-		return // if the other device has to log out, it will learn that from our hello
-	}
-	if !loggedIn(st, time.Now()) {
-		d.outrankLocked(st)
-		return
-	}
-	d.logoutLocked()
-	d.cfg.log.Info("logged out: the user has logged in elsewhere", "peer", st.Peer)
-	d.events.push(Displaced{By: st.Login()})
-}
-
-// outrankLocked signs our log-in again, ranked just above a later one elsewhere that has ended.
-// Ours goes on, but for a node that knows both, the end of the later one would be the newest known
-// about the user. It ranks no higher than it must: a third log-in, later than that one, has to win.
-func (d *Directory) outrankLocked(ended *identity.Statement) {
-	sequence := ended.Sequence
-	if d.id < ended.Peer {
-		sequence++ // with equal sequences, the higher peer ID is the newer
-	}
-	if err := d.signLocked(time.Now(), sequence, true); err != nil {
-		d.cfg.log.Error("sign statement", "err", err)
-		return
-	}
-	d.highest = max(d.highest, sequence)
-	d.tasks.Go(func() { _ = d.keepSequence(sequence, nil) })
+	return r.rivalsLocked(st)
 }
 
 // conflictLocked looks for a name that is our own or pinned and that another key uses, or that two
 // keys use and that is pinned to neither.
-func (d *Directory) conflictLocked(st *identity.Statement) {
-	holder, held := d.userKey, st.User == d.user
+func (r *rivals) conflictLocked(st *identity.Statement) {
+	holder, held := r.userKey, st.User == r.own.user
 	if !held {
-		holder, held = d.cfg.pins.Lookup(st.User)
+		holder, held = r.cfg.pins.Lookup(st.User)
 	}
 	if held {
-		if holder != st.UserKey && d.firstLocked(claim{st.User, st.UserKey, holder}) {
-			d.events.push(Conflict{User: st.User, Pinned: holder, Other: st.Login()})
+		if holder != st.UserKey && r.firstLocked(claim{st.User, st.UserKey, holder}) {
+			r.events.push(Conflict{User: st.User, Pinned: holder, Other: st.Login()})
 		}
 		return
 	}
 	now := time.Now()
-	if !loggedIn(st, now) || d.goodbyeLocked(st) {
+	if !loggedIn(st, now) || r.goodbyeLocked(st) {
 		return
 	}
-	rival, ok := d.rivalLocked(st, now)
+	rival, ok := r.rivalLocked(st, now)
 	if !ok {
 		return
 	}
 	// Neither of the two takes precedence: what was reported for one was reported for both.
-	one := d.firstLocked(claim{user: st.User, key: st.UserKey})
-	if two := d.firstLocked(claim{user: st.User, key: rival.Key}); one || two {
-		d.events.push(Conflict{User: st.User, Other: st.Login(), Rival: rival})
+	one := r.firstLocked(claim{user: st.User, key: st.UserKey})
+	if two := r.firstLocked(claim{user: st.User, key: rival.Key}); one || two {
+		r.events.push(Conflict{User: st.User, Other: st.Login(), Rival: rival})
 	}
 }
 
 // firstLocked reports whether a claim has not been reported yet, and records that it now is.
-func (d *Directory) firstLocked(c claim) bool {
-	_, again, _ := d.conflicts.PeekOrAdd(c, struct{}{})
+func (r *rivals) firstLocked(c claim) bool {
+	_, again, _ := r.conflicts.PeekOrAdd(c, struct{}{})
 	return !again
 }
 
 // goodbyeLocked reports whether the device of a statement has logged out since: the statement may
 // have arrived late, through other peers.
-func (d *Directory) goodbyeLocked(st *identity.Statement) bool {
+func (r *rivals) goodbyeLocked(st *identity.Statement) bool {
 	last := (*identity.Statement)(nil)
-	if c := d.contacts[st.Peer]; c != nil && c.known {
+	if c := r.contacts[st.Peer]; c != nil && c.known {
 		last = c.session.Statement
-	} else if gone, ok := d.statuses.departed.Peek(st.Subject()); ok {
+	} else if gone, ok := r.statuses.departed.Peek(st.Subject()); ok {
 		last = gone.st
 	}
 	return last != nil && last.Peer == st.Peer && !last.LoggedIn && last.Newer(st)
@@ -139,8 +114,8 @@ func (d *Directory) goodbyeLocked(st *identity.Statement) bool {
 
 // rivalLocked returns the log-in of a connected peer under the name that st uses, with another key.
 // It ignores keys that have said good-bye.
-func (d *Directory) rivalLocked(st *identity.Statement, now time.Time) (rival identity.Login, ok bool) {
-	for _, c := range d.names[st.User] {
+func (r *rivals) rivalLocked(st *identity.Statement, now time.Time) (rival identity.Login, ok bool) {
+	for _, c := range r.names[st.User] {
 		if other := c.session.Statement; other.UserKey != st.UserKey && c.loggedIn(now) {
 			if l := other.Login(); !ok || slices.Compare(l.Key[:], rival.Key[:]) < 0 {
 				rival, ok = l, true
@@ -153,13 +128,13 @@ func (d *Directory) rivalLocked(st *identity.Statement, now time.Time) (rival id
 // rivalsLocked looks for two log-ins of one user other than ours. It returns a notice of the later
 // one to the peer of the earlier one, if that is connected. So they find out who has to log out
 // even if they never meet.
-func (d *Directory) rivalsLocked(st *identity.Statement) []notice {
+func (r *rivals) rivalsLocked(st *identity.Statement) []notice {
 	now := time.Now()
 	if !loggedIn(st, now) {
 		return nil
 	}
 	var out []notice
-	for _, c := range d.subjects[st.Subject()] {
+	for _, c := range r.subjects[st.Subject()] {
 		other := c.session.Statement
 		if c.id == st.Peer || !loggedIn(other, now) {
 			continue
@@ -168,7 +143,7 @@ func (d *Directory) rivalsLocked(st *identity.Statement) []notice {
 		if other.Newer(st) {
 			winner, loser = other, st
 		}
-		if d.contacts[loser.Peer] != nil {
+		if r.contacts[loser.Peer] != nil {
 			out = append(out, notice{to: loser.Peer, st: winner})
 		}
 	}

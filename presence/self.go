@@ -2,6 +2,7 @@ package presence
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
@@ -14,7 +15,7 @@ const logoutGrace = time.Second
 func (d *Directory) Self() *identity.Statement {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.self
+	return d.own.self
 }
 
 // SetUser gives the node its user ID without logging in. A node needs that to join a room. The
@@ -24,16 +25,22 @@ func (d *Directory) SetUser(user string) error {
 	if err := identity.CheckUser(user); err != nil {
 		return err
 	}
+	return d.change(func() (uint64, error) { return d.own.setUserLocked(user) })
+}
+
+// change changes this node's own statement with f, which returns a sequence to keep; 0: none.
+func (d *Directory) change(f func() (sequence uint64, err error)) error {
 	d.mu.Lock()
-	err := d.checkUserLocked(user)
-	if err != nil || d.self != nil {
+	if d.closing {
 		d.mu.Unlock()
-		return err
+		return ErrClosed
 	}
-	d.user = user
-	sequence, err := d.newSelfLocked(false)
+	sequence, err := f()
 	d.mu.Unlock()
-	return d.keepSequence(sequence, err)
+	if err == nil && sequence != 0 {
+		d.own.keepSequence(sequence)
+	}
+	return err
 }
 
 // LoginOption is a setting of one log-in.
@@ -66,41 +73,7 @@ func (d *Directory) Login(ctx context.Context, user string, opts ...LoginOption)
 	if d.cfg.authority == nil && c.token != "" {
 		return ErrOpenMode
 	}
-	d.mu.Lock()
-	sequence, err := d.loginLocked(user, c.token)
-	d.mu.Unlock()
-	return d.keepSequence(sequence, err)
-}
-
-func (d *Directory) loginLocked(user, token string) (sequence uint64, err error) {
-	if err := d.checkUserLocked(user); err != nil {
-		return 0, err
-	}
-	if d.in {
-		return 0, ErrLoggedIn
-	}
-	shown := d.token
-	if a := d.cfg.authority; a != nil {
-		g, err := a.Login(token, user, d.keys.DeviceKey(), time.Now())
-		if err != nil {
-			d.pending = user
-			return 0, err
-		}
-		d.token = loginToken{text: token, grant: g}
-		for _, c := range d.names[user] { // log-ins that we could not know to be our user's before
-			if st := c.session.Statement; st.Grant() != nil {
-				d.highest = max(d.highest, st.Sequence)
-			}
-		}
-	}
-	d.user = user
-	if sequence, err = d.newSelfLocked(true); err != nil {
-		d.token = shown
-		return 0, err
-	}
-	d.pending = ""
-	d.wakeTokensLocked()
-	return sequence, nil
+	return d.change(func() (uint64, error) { return d.own.loginLocked(user, c.token) })
 }
 
 // LoggedIn reports whether the user is logged in on this node. In app mode it stays true when the
@@ -108,7 +81,7 @@ func (d *Directory) loginLocked(user, token string) (sequence uint64, err error)
 func (d *Directory) LoggedIn() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.in
+	return d.own.in
 }
 
 // Logout logs the user out. It returns when every connected peer has confirmed the log-out, after a
@@ -120,12 +93,12 @@ func (d *Directory) Logout(ctx context.Context) error {
 	case d.closing:
 		d.mu.Unlock()
 		return ErrClosed
-	case !d.in:
-		d.pending = ""
+	case !d.own.in:
+		d.own.pending = ""
 		d.mu.Unlock()
 		return ErrNotLoggedIn
 	}
-	d.logoutLocked()
+	d.own.logoutLocked()
 	d.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, logoutGrace)
 	defer cancel()
@@ -133,72 +106,13 @@ func (d *Directory) Logout(ctx context.Context) error {
 	return nil
 }
 
-func (d *Directory) checkUserLocked(user string) error {
-	switch {
-	case d.closing:
-		return ErrClosed
-	case d.user != "" && d.user != user:
-		return otherUser(d.user, user)
-	}
-	return nil
-}
-
-// newSelfLocked signs a statement with a new sequence.
-func (d *Directory) newSelfLocked(loggedIn bool) (uint64, error) {
-	now := time.Now()
-	sequence := identity.NextSequence(d.highest, now)
-	if err := d.signLocked(now, sequence, loggedIn); err != nil {
-		return 0, err
-	}
-	d.highest, d.in = sequence, loggedIn
-	return sequence, nil
-}
-
-// logoutLocked keeps the sequence of the log-in. A new one would outrank a log-in of the same user
-// elsewhere that this node does not know of.
-func (d *Directory) logoutLocked() {
-	d.in = false
-	if err := d.signLocked(time.Now(), d.self.Sequence, false); err != nil {
-		d.cfg.log.Error("sign statement", "err", err)
-	}
-}
-
-// signLocked makes a new statement and shows it. Its issue time is later than that of the previous
-// one, since issue times order the statements of one log-in. The exception is a clock set back so
-// far that others would not accept that time.
-func (d *Directory) signLocked(now time.Time, sequence uint64, loggedIn bool) error {
-	issued := now
-	if d.self != nil {
-		if next := d.self.Issued.Add(time.Millisecond); next.After(issued) && next.Sub(issued) < identity.MaxSkew {
-			issued = next
-		}
-	}
-	st, err := d.sealLocked(now, identity.Statement{
-		App: d.app, User: d.user, Sequence: sequence, LoggedIn: loggedIn,
-		Issued: issued, Expires: issued.Add(d.cfg.life),
-	})
-	if err != nil {
-		return err
-	}
-	d.self = st
-	d.version++
-	d.newsLocked()
-	for _, c := range d.contacts {
-		if c.known {
-			d.kickLocked(c)
-		}
-	}
-	return nil
-}
-
-func (d *Directory) keepSequence(sequence uint64, err error) error {
-	if err != nil {
-		return err
-	}
-	if err := d.cfg.store.SetSequence(sequence); err != nil {
-		d.cfg.log.Warn("keep log-in sequence", "err", err)
-	}
-	return nil
+// farewell waits until connected peers and the nodes that keep the log-in have been told that it
+// has ended, or until ctx ends.
+func (d *Directory) farewell(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { d.bury(ctx) })
+	d.hellos.waitTold(ctx)
+	wg.Wait()
 }
 
 // refresh signs the statement again when a third of its life is over. It compares wall clocks,
@@ -213,36 +127,11 @@ func (d *Directory) refresh() {
 		case <-tick.C:
 		}
 		d.mu.Lock()
-		if now := time.Now(); d.self != nil && !d.closing && now.Sub(d.self.Issued) >= d.cfg.life/3 {
-			if err := d.signLocked(now, d.self.Sequence, d.in); err != nil {
+		if now := time.Now(); d.own.self != nil && !d.closing && now.Sub(d.own.self.Issued) >= d.cfg.life/3 {
+			if err := d.own.signLocked(now, d.own.self.Sequence, d.own.in); err != nil {
 				d.cfg.log.Error("sign statement", "err", err)
 			}
 		}
 		d.mu.Unlock()
-	}
-}
-
-// waitTold returns when every peer that we know, or whose hello is under way, has confirmed our
-// latest statement, or ctx ends.
-func (d *Directory) waitTold(ctx context.Context) {
-	for {
-		d.mu.Lock()
-		all := true
-		for _, c := range d.contacts {
-			if c.told < d.version && (c.known || c.inbound > 0 || c.opening) {
-				all = false
-				break
-			}
-		}
-		progress := d.progress.Next()
-		d.mu.Unlock()
-		if all {
-			return
-		}
-		select {
-		case <-progress:
-		case <-ctx.Done():
-			return
-		}
 	}
 }

@@ -21,7 +21,7 @@ func (d *Directory) Stats() Stats {
 	return Stats{
 		HelloFailed: d.stats.helloFailed.Load(),
 		Refused:     d.stats.refused.Load(),
-		Limited:     d.stats.limited.Load(),
+		Limited:     d.stats.limited.Load() + d.dht.Limited(),
 		BadNotice:   d.stats.badNotice.Load(),
 		BadList:     d.stats.badList.Load(),
 	}

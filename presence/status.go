@@ -115,17 +115,22 @@ const (
 // Errors are an [*identity.IDError], [ErrNotLoggedIn] while this node is not logged in, a
 // [*ConflictError] for a name that several connected users have, [ErrClosed], or the error of ctx.
 func (d *Directory) Status(ctx context.Context, addr identity.Address) (Status, error) {
+	return d.finder.status(ctx, addr)
+}
+
+// status is [Directory.Status].
+func (f *finder) status(ctx context.Context, addr identity.Address) (Status, error) {
 	if err := identity.CheckUser(addr.User); err != nil {
 		return Status{}, err
 	}
-	w := d.resolve(addr)
+	w := f.resolve(addr)
 	now := time.Now()
-	v, ok, err := d.statusAtHand(w, now)
+	v, ok, err := f.statusAtHand(w, now)
 	if err != nil {
 		return Status{}, err
 	}
 	if !ok {
-		if v, err = d.statuses.share(ctx, d, w); err != nil {
+		if v, err = f.statuses.share(ctx, f, w); err != nil {
 			return Status{}, err
 		}
 	}
@@ -141,23 +146,23 @@ type verdict struct {
 }
 
 // statusAtHand answers without a round trip, if it can.
-func (d *Directory) statusAtHand(w want, now time.Time) (v verdict, ok bool, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (f *finder) statusAtHand(w want, now time.Time) (v verdict, ok bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	switch {
-	case d.closing:
+	case f.closing:
 		return v, false, ErrClosed
-	case !d.in:
+	case !f.own.in:
 		return v, false, ErrNotLoggedIn
 	}
-	if self := d.self; w.means(self.User, self.UserKey) {
+	if self := f.own.self; w.means(self.User, self.UserKey) {
 		if !loggedIn(self, now) { // its token has ended
 			return verdict{state: Unreachable, login: self.Login(), source: Self, known: now}, true, nil
 		}
 		return verdict{state: Online, login: self.Login(), source: Self, known: now}, true, nil
 	}
 	var best *contact
-	for _, c := range d.names[w.User] {
+	for _, c := range f.names[w.User] {
 		st := c.session.Statement
 		if !w.means(st.User, st.UserKey) || !c.loggedIn(now) {
 			continue
@@ -178,13 +183,7 @@ func (d *Directory) statusAtHand(w want, now time.Time) (v verdict, ok bool, err
 // Heard records that a connected peer has just proved to be there: something that it signed, or
 // that came over a connection with it, has arrived and cannot have been under way for long. It
 // saves [Directory.Status] a round trip.
-func (d *Directory) Heard(p identity.Login) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if c := d.contacts[p.Peer]; c != nil {
-		c.heard = time.Now()
-	}
-}
+func (d *Directory) Heard(p identity.Login) { d.alive(p.Peer) }
 
 // inquiries shares the questions under way, and remembers the latest answers and the devices that
 // have gone.
@@ -223,7 +222,7 @@ func newInquiries() *inquiries {
 }
 
 // changed records that earlier answers about a user may be out of date. It may be called with the
-// directory's lock held.
+// lock of people held.
 func (q *inquiries) changed(p peer.ID, st *identity.Statement) {
 	q.lost.Remove(p)
 	if st != nil {
@@ -234,8 +233,8 @@ func (q *inquiries) changed(p peer.ID, st *identity.Statement) {
 	}
 }
 
-// parted remembers a device whose last connection has ended. It may be called with the directory's
-// lock held.
+// parted remembers a device whose last connection has ended. It may be called with the lock
+// of people held.
 func (q *inquiries) parted(p peer.ID, st *identity.Statement, heard time.Time) {
 	if st == nil || st.LoggedIn {
 		q.lost.Add(p, time.Now())
@@ -272,7 +271,7 @@ func (q *inquiries) cached(key, user string, now time.Time) (verdict, bool) {
 }
 
 // share joins the inquiry under way, or starts one.
-func (q *inquiries) share(ctx context.Context, d *Directory, w want) (verdict, error) {
+func (q *inquiries) share(ctx context.Context, f *finder, w want) (verdict, error) {
 	key := w.Address.String()
 	q.mu.Lock()
 	if v, ok := q.cached(key, w.User, time.Now()); ok {
@@ -282,9 +281,9 @@ func (q *inquiries) share(ctx context.Context, d *Directory, w want) (verdict, e
 	a := q.under[key]
 	if a == nil {
 		a = &asked{done: make(chan struct{})}
-		d.mu.Lock()
-		started := !d.closing && d.tasks.Go(func() {
-			a.v, a.err = d.inquire(w)
+		f.mu.Lock()
+		started := !f.closing && f.tasks.Go(func() {
+			a.v, a.err = f.inquire(w)
 			q.mu.Lock()
 			delete(q.under, key)
 			if a.err == nil {
@@ -294,7 +293,7 @@ func (q *inquiries) share(ctx context.Context, d *Directory, w want) (verdict, e
 			q.mu.Unlock()
 			close(a.done)
 		})
-		d.mu.Unlock()
+		f.mu.Unlock()
 		if !started {
 			q.mu.Unlock()
 			return verdict{}, ErrClosed
@@ -304,13 +303,13 @@ func (q *inquiries) share(ctx context.Context, d *Directory, w want) (verdict, e
 	q.mu.Unlock()
 	select {
 	case <-a.done:
-		if d.ctx.Err() != nil {
+		if f.ctx.Err() != nil {
 			return verdict{}, ErrClosed
 		}
 		return a.v, a.err
 	case <-ctx.Done():
 		return verdict{}, ctx.Err()
-	case <-d.ctx.Done():
+	case <-f.ctx.Done():
 		return verdict{}, ErrClosed
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/presence"
+	"github.com/starling-mesh/starling/presence/internal/dht"
 )
 
 // status returns the status of a user as n sees it.
@@ -239,7 +240,7 @@ func TestAFreshLogInIsStoredAtOnceThoughSomeNodesAreSilent(t *testing.T) {
 		}
 		a := r.nodes[0]
 		a.login("alice")
-		key := presence.KeyRecordKey(testApp, a.keys.UserKey().Fingerprint())
+		key := dht.KeyOfKey(testApp, a.keys.UserKey().Fingerprint())
 		have := func() (count int) {
 			for _, node := range r.nodes[1 : n-silent] {
 				if node.Stored(key) != nil {
@@ -330,8 +331,8 @@ func TestALogInIsStoredAnewWhenAddressesChangeAndAfterSleep(t *testing.T) {
 		a.login("alice")
 		// It was compared a second time, and is not due for a minute.
 		time.Sleep(10 * time.Second)
-		key := presence.KeyRecordKey(testApp, a.keys.UserKey().Fingerprint())
-		all := func(ok func(*presence.Record) bool) func() bool {
+		key := dht.KeyOfKey(testApp, a.keys.UserKey().Fingerprint())
+		all := func(ok func(*dht.Record) bool) func() bool {
 			return func() bool {
 				for _, n := range r.nodes[1:] {
 					if !ok(n.Stored(key)) {
@@ -348,14 +349,14 @@ func TestALogInIsStoredAnewWhenAddressesChangeAndAfterSleep(t *testing.T) {
 
 		moved.Store(true)
 		// libp2p checks every 5 s.
-		soon(t, 7*time.Second, "the new address", all(func(rec *presence.Record) bool {
+		soon(t, 7*time.Second, "the new address", all(func(rec *dht.Record) bool {
 			return slices.Equal([]string{elsewhere.String()}, texts(rec.Addrs))
 		}))
 		time.Sleep(3 * time.Second)
 		woke := time.Now()
 		require.True(t, r.nodes[1].Stored(key).Issued.Before(woke))
 		a.Refresh()
-		soon(t, time.Second, "a new record", all(func(rec *presence.Record) bool { return !rec.Issued.Before(woke) }))
+		soon(t, time.Second, "a new record", all(func(rec *dht.Record) bool { return !rec.Issued.Before(woke) }))
 
 		require.NoError(t, a.Logout(t.Context()))
 		time.Sleep(time.Second)
@@ -397,18 +398,6 @@ func TestTheDirectoryLosesItsOnlyOtherMember(t *testing.T) {
 	})
 }
 
-func TestAPeerThatIsGoneIsTakenOutOfTheRoutingTable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := dhtRig(t, 4)
-		defer r.close()
-		require.True(t, r.nodes[0].DHTHas(r.nodes[1].id))
-		require.NoError(t, r.nodes[1].Close())
-		require.NoError(t, r.net.Host(1).Close())
-		time.Sleep(time.Second)
-		require.False(t, r.nodes[0].DHTHas(r.nodes[1].id))
-	})
-}
-
 func TestAFloodOfRecordsThatValidateStaysWithinTheBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := dhtRig(t, 3)
@@ -424,9 +413,9 @@ func TestAFloodOfRecordsThatValidateStaysWithinTheBound(t *testing.T) {
 				App: testApp, User: "mallory", Sequence: uint64(now.UnixMilli()), LoggedIn: true, Issued: now, Expires: now.Add(time.Hour),
 			})
 			require.NoError(t, err)
-			sealed, err := presence.SealRecord(keys, st, nil, now, time.Minute)
+			sealed, err := dht.Seal(keys, st, nil, now, time.Minute)
 			require.NoError(t, err)
-			if a.Store(context.Background(), b.id, presence.KeyRecordKey(testApp, keys.UserKey().Fingerprint()), sealed) != nil {
+			if a.Store(context.Background(), b.id, dht.KeyOfKey(testApp, keys.UserKey().Fingerprint()), sealed) != nil {
 				refused++
 			}
 			if i == 150 {

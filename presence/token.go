@@ -2,7 +2,6 @@ package presence
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
@@ -73,63 +72,7 @@ func (d *Directory) UpdateLoginToken(token string) error {
 	if a == nil {
 		return ErrOpenMode
 	}
-	d.mu.Lock()
-	sequence, err := d.updateTokenLocked(a, token)
-	d.mu.Unlock()
-	if sequence == 0 {
-		return err
-	}
-	return d.keepSequence(sequence, err)
-}
-
-// updateTokenLocked returns the sequence of the log-in that it made, or 0 if it made none.
-func (d *Directory) updateTokenLocked(a *identity.Authority, token string) (sequence uint64, err error) {
-	switch {
-	case d.closing:
-		return 0, ErrClosed
-	case !d.in && d.pending != "":
-		return d.loginLocked(d.pending, token)
-	case !d.in:
-		return 0, ErrNotLoggedIn
-	}
-	now := time.Now()
-	g, err := a.Login(token, d.user, d.keys.DeviceKey(), now)
-	if err != nil {
-		return 0, fmt.Errorf("presence: update log-in token: %w", err)
-	}
-	was := d.token
-	d.token = loginToken{text: token, grant: g}
-	if err := d.signLocked(now, d.self.Sequence, true); err != nil {
-		d.token = was
-		return 0, err
-	}
-	d.wakeTokensLocked()
-	return 0, nil
-}
-
-// sealLocked signs a statement, in app mode with the token. A log-out carries the token too, which
-// proves that it is the user's. A log-in is shown only while the token counts, and expires no later
-// than the token.
-func (d *Directory) sealLocked(now time.Time, st identity.Statement) (*identity.Statement, error) {
-	a := d.cfg.authority
-	if a == nil {
-		return d.keys.Sign(st)
-	}
-	st.Token = d.token.text
-	if st.LoggedIn {
-		look := d.token // a copy: tendTokens notifies the program
-		end := a.Until(d.token.grant)
-		st.LoggedIn = look.step(a, now).counts && end.Sub(st.Issued) >= time.Millisecond
-		if st.LoggedIn && st.Expires.After(end) {
-			st.Expires = end
-		}
-	}
-	return a.Sign(d.keys, st)
-}
-
-// wakeTokensLocked makes tendTokens check what has changed.
-func (d *Directory) wakeTokensLocked() {
-	d.tokenWake.Set()
+	return d.change(func() (uint64, error) { return d.own.updateTokenLocked(a, token) })
 }
 
 // tendTokens watches the expiry of this node's own token and of the peers' tokens, and the list of
@@ -137,12 +80,12 @@ func (d *Directory) wakeTokensLocked() {
 func (d *Directory) tendTokens() {
 	for {
 		changed := d.cfg.authority.Changed()
-		d.tellList()
+		d.lists.tell()
 		pause := time.NewTimer(d.lookAtTokens(time.Now()))
 		select {
 		case <-pause.C:
 		case <-changed:
-		case <-d.tokenWake:
+		case <-d.own.tokenWake:
 		case <-d.ctx.Done():
 			pause.Stop()
 			return
@@ -161,8 +104,8 @@ func (d *Directory) lookAtTokens(now time.Time) time.Duration {
 			wait = min(wait, max(next.Sub(now), time.Millisecond))
 		}
 	}
-	if d.in && !d.closing {
-		by(d.lookAtOwnLocked(now))
+	if d.own.in && !d.closing {
+		by(d.own.lookAtOwnLocked(now))
 	}
 	for p, c := range d.contacts {
 		st := c.session.Statement
@@ -178,23 +121,6 @@ func (d *Directory) lookAtTokens(now time.Time) time.Duration {
 		}
 	}
 	return wait
-}
-
-func (d *Directory) lookAtOwnLocked(now time.Time) (next time.Time) {
-	news := d.token.step(d.cfg.authority, now)
-	if news.expiring {
-		d.events.push(TokenExpiring{Expires: d.token.grant.Expires})
-	}
-	if news.ended != nil {
-		d.cfg.log.Warn("the log-in does not count any more", "err", news.ended)
-		d.events.push(TokenEnded{Err: news.ended})
-	}
-	if news.counts != d.self.LoggedIn {
-		if err := d.signLocked(now, d.self.Sequence, true); err != nil {
-			d.cfg.log.Error("sign statement", "err", err)
-		}
-	}
-	return news.next
 }
 
 // faults maps the wire form of each reason for refusing a token to its error.

@@ -3,7 +3,6 @@ package presence
 import (
 	"bytes"
 	"crypto/ed25519"
-	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -46,7 +45,7 @@ func TestANodeShowsTheStatementsOfTheVectors(t *testing.T) {
 		d := vectorNode(t, alice, identity.AppID(v.App))
 		require.Equal(t, v.AtMS, time.Now().UnixMilli())
 		require.NoError(t, d.Login(t.Context(), "alice"))
-		mine, _ := d.ownHello()
+		mine, _ := d.hellos.shake.ownHello()
 		require.Equal(t, []byte(v.Initiator.Statement), mine.Statement)
 		require.Equal(t, []any{v.App, v.Initiator.MaxEnvelope, v.Initiator.MaxMessage},
 			[]any{vectors.Hex(mine.App), mine.MaxEnvelope, mine.Limits.MaxMessage})
@@ -56,7 +55,7 @@ func TestANodeShowsTheStatementsOfTheVectors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := vectorNode(t, bob, identity.AppID(v.App))
 		require.NoError(t, d.SetUser("bob"))
-		mine, _ := d.ownHello()
+		mine, _ := d.hellos.shake.ownHello()
 		require.Equal(t, []byte(v.Responder.Statement), mine.Statement)
 	})
 }
@@ -77,7 +76,7 @@ func TestANodeTakesTheHellosOfTheVectors(t *testing.T) {
 			hello *wire.Hello
 			want  vectors.Party
 		}{{a, &hello, v.Initiator}, {b, reply.Hello, v.Responder}} {
-			got, refusal := d.checkHello(c.p, c.hello)
+			got, refusal := d.hellos.shake.checkHello(c.p, c.hello)
 			require.Nil(t, refusal)
 			require.Equal(t, c.want.PeerID, got.Statement.Peer.String())
 			require.Equal(t, []any{c.want.Incarnation, int(c.want.MaxEnvelope), int(c.want.MaxMessage)},
@@ -88,11 +87,11 @@ func TestANodeTakesTheHellosOfTheVectors(t *testing.T) {
 			}
 			require.Equal(t, c.want.Addrs, addrs)
 		}
-		_, refusal := d.checkHello(b, &hello)
+		_, refusal := d.hellos.shake.checkHello(b, &hello)
 		require.NotNil(t, refusal, "alice's statement, shown by bob")
 		require.Equal(t, wire.Refusal_BAD_STATEMENT, refusal.code)
 
-		require.Equal(t, []byte(v.Responder.Proof.Signature), d.proof(v.Initiator.Nonce, v.Responder.Statement, a, b))
+		require.Equal(t, []byte(v.Responder.Proof.Signature), d.hellos.shake.proof(v.Initiator.Nonce, v.Responder.Statement, a, b))
 		require.Equal(t, []byte(v.Responder.Proof.Signed), append([]byte(wire.DomainHello), transcript(v.Initiator.Nonce, v.Responder.Statement, a, b)...))
 		require.Nil(t, checkProof(b, reply.Proof, hello.Nonce, reply.Hello, a, b))
 		require.Nil(t, checkProof(a, v.Initiator.Proof.Signature, v.Responder.Nonce, &hello, a, b))
@@ -114,89 +113,6 @@ func TestRefusalsAreThoseOfTheVectors(t *testing.T) {
 	}
 }
 
-func TestANodeJudgesTheRecordsOfTheVectors(t *testing.T) {
-	var v vectors.Records
-	vectors.Read(t, "record", &v)
-	var tokens vectors.Tokens
-	vectors.Read(t, "token", &tokens)
-	issuers, err := identity.ParseIssuers(tokens.Issuers)
-	require.NoError(t, err)
-	authority, err := identity.NewAuthority(tokens.AppName, issuers)
-	require.NoError(t, err)
-	require.Equal(t, lanLife.Milliseconds(), v.LifeMS)
-	rules := func(p vectors.Place) *recordRules {
-		r := &recordRules{app: identity.AppID(p.App), vouched: p.AppMode, life: lanLife}
-		if r.verifier = identity.NewVerifier(r.app); p.AppMode {
-			r.verifier = identity.NewVerifier(r.app, identity.WithAuthority(authority))
-		}
-		return r
-	}
-	now := time.UnixMilli(v.AtMS)
-	for _, a := range v.Apps {
-		id := identity.AppID(a.App)
-		require.Equal(t, a.Tag, dhtTag(id))
-		for scope, proto := range map[Scope]string{LAN: a.LAN, WAN: a.WAN} {
-			k := &kad{d: &Directory{app: id}, scope: scope}
-			require.EqualValues(t, proto, k.prefix()+"/kad/1.0.0")
-		}
-	}
-	for _, k := range v.Keys {
-		id := identity.AppID(k.App)
-		require.Equal(t, []byte(k.Hash), appHash(id, k.Purpose, k.Of))
-		require.Equal(t, string(k.Key), map[string]string{
-			"user": userRecordKey(id, k.Of), "key": keyRecordKey(id, k.Of), "name": string(nameKey(id, k.Of)),
-		}[k.Purpose])
-	}
-	for _, c := range v.Accepted {
-		r, err := rules(c.At).check(c.At.Key, c.Sealed.Sealed, now)
-		require.NoError(t, err, c.Name)
-		var listen []string
-		for _, a := range r.addrs {
-			listen = append(listen, a.String())
-		}
-		require.Equal(t, []any{[]byte(c.Statement), c.Addrs, c.IssuedMS, c.ExpiresMS, c.Tombstone},
-			[]any{r.st.Sealed(), listen, r.issued.UnixMilli(), r.expires.UnixMilli(), !r.st.LoggedIn}, c.Name)
-	}
-	for _, c := range v.Refused {
-		_, err := rules(c.At).check(c.At.Key, c.Sealed, now)
-		require.Error(t, err, "%s: accepted", c.Name)
-		if c.Why != "" {
-			require.Equal(t, c.Why, whyRefused(err), "%s: %v", c.Name, err)
-		}
-	}
-	for _, p := range v.Order {
-		r := rules(v.Accepted[0].At)
-		n, err := r.open(p.Newer, now)
-		require.NoError(t, err)
-		o, err := r.open(p.Older, now)
-		require.NoError(t, err)
-		require.True(t, n.newer(o), p.Name)
-		require.False(t, o.newer(n), p.Name)
-	}
-}
-
-// whyRefused returns the reason in the words of the vectors.
-func whyRefused(err error) string {
-	for _, c := range []struct {
-		err error
-		why string
-	}{
-		{errRecordSize, "size"}, {errRecordKey, "key"}, {errRecordTime, "time"}, {errRecordForm, "malformed"}, {errRecordMark, "token"},
-		{identity.ErrOtherApp, "other app"}, {identity.ErrClock, "clock"}, {identity.ErrExpired, "expired"},
-	} {
-		if errors.Is(err, c.err) {
-			return c.why
-		}
-	}
-	if bad := (*identity.TokenError)(nil); errors.As(err, &bad) {
-		return "token"
-	}
-	if errors.Is(err, identity.ErrSignature) {
-		return "signature"
-	}
-	return "malformed"
-}
-
 func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says := func(what, format string, args ...any) { vectors.Says(t, what, fmt.Sprintf(format, args...)) }
 	comma := func(n int) string { return fmt.Sprintf("%d,%03d", n/1000, n%1000) }
@@ -213,7 +129,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("frame: hello", "%s", comma(maxHello))
 	says("frame: whois request; reply", "%s; %s", comma(maxWhois), comma(maxWhoisBack))
 	says("frame: notice", "%s", comma(maxNotice))
-	says("multiaddrs of a device; each", "%d; %d", maxAddrs, maxAddr)
+	says("multiaddrs of a device; each", "%d; %d", wire.MaxAddrs, wire.MaxAddr)
 	says("statement: life", "any; issued for %g h", defaults().life.Hours())
 	says("clock ahead of the verifier's", "%g min", identity.MaxSkew.Minutes())
 	says("hellos opened by one peer", "%d at once, %d/s after a burst of %d; %d at once by all", maxInboundPeer, helloRate, helloBurst, maxInbound)
@@ -225,18 +141,8 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("a refused peer is not dialled", "%g min (OTHER_APP), 30 s to %g min", foreignTime.Minutes(), refusedTime.Minutes())
 	says("whois: for all answers; to serve one", "%d ms; %g s", whoisBudget.Milliseconds(), whoisTimeout.Seconds())
 	says("notice", "%g s", noticeTimeout.Seconds())
-	says("sealed record of the directory", "%s", comma(maxRecord))
 	says("frame: watch request; watch", "%s; %s", comma(maxWhois), comma(maxNotice))
-	says("records and providers stored by one peer", "%d/s after a burst of %d", storeRate, storeBurst)
-	says("kept for others in one instance", "%d entries, %d MiB", maxStored, maxStoredBytes>>20)
-	says("nodes that keep a record", "%d", replicas)
-	says("nodes that an answer names", "%d", maxCloser)
-	says("devices dialled for a name", "%d", maxProviders)
 	says("watches of one peer; of all", "%d; %d", maxWatchersPeer, maxWatchers)
-	says("record: life, stored anew", "%g min, %g min (lan); %g min, %g min (wan)",
-		lanLife.Minutes(), (lanLife / 3).Minutes(), wanLife.Minutes(), (wanLife / 3).Minutes())
-	says("directory: one node to answer; to store", "%g s; %g s", askTimeout.Seconds(), storeTimeout.Seconds())
-	says("directory: a fresh log-in is compared again", "%g s", recheckAfter.Seconds())
 	says("directory: an absence is judged again", "%g s", storeGrace.Seconds())
 	says("directory: a node that fell silent counts as one", "%g min", mournFor.Minutes())
 	says("watch: beat; missed", "%g s; %g s", beatEvery.Seconds(), beatMissed.Seconds())

@@ -12,6 +12,7 @@ import (
 
 	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/presence"
+	"github.com/starling-mesh/starling/presence/internal/dht"
 )
 
 // privateAddr returns the address that host i states beside its public one, on a LAN behind it.
@@ -67,7 +68,7 @@ func TestAUserIsFoundThroughTheDirectoryOfTheInternet(t *testing.T) {
 		}
 		require.Equal(t, presence.Offline, a.status("nobody").State)
 
-		key := presence.KeyRecordKey(testApp, b.keys.UserKey().Fingerprint())
+		key := dht.KeyOfKey(testApp, b.keys.UserKey().Fingerprint())
 		keepers := 0
 		for _, node := range r.nodes[:n-1] {
 			if rec := node.Stored(key); rec != nil {
@@ -108,7 +109,7 @@ func TestTheDirectoryOfTheInternetIsApart(t *testing.T) {
 		secret := r.nodes[hidden]
 		secret.login("carol")
 		time.Sleep(10 * time.Second)
-		key := presence.KeyRecordKey(testApp, secret.keys.UserKey().Fingerprint())
+		key := dht.KeyOfKey(testApp, secret.keys.UserKey().Fingerprint())
 		// Node 1 is on that LAN too, and has received the address there.
 		r.net.Host(1).Peerstore().AddAddrs(secret.id, []ma.Multiaddr{privateAddr(hidden), r.net.Addr(hidden)}, time.Hour)
 		require.Equal(t, []ma.Multiaddr{r.net.Addr(hidden)}, b.Named(t.Context(), r.nodes[1].id, secret.id), "it is not passed on")

@@ -34,6 +34,19 @@ const (
 	maxWatchersPeer = 4
 )
 
+// watches follows what devices push, and pushes what this one shows.
+type watches struct {
+	*people
+	own     *account
+	hellos  *greeter
+	observe func(*identity.Statement)
+	gate    chan struct{} // a token for each watch that is served: see maxWatchers
+}
+
+func newWatches(own *account, hellos *greeter, observe func(*identity.Statement)) *watches {
+	return &watches{people: hellos.people, own: own, hellos: hellos, observe: observe, gate: make(chan struct{}, maxWatchers)}
+}
+
 // Watch ranges over the status of a user: the current one first, and then every change. It ends
 // when ctx ends, the directory is closed, or it cannot go on; the last pair has the reason. While
 // the user is online the device pushes its changes, so that a log-out shows at once, and a crash
@@ -55,11 +68,11 @@ func (d *Directory) Watch(ctx context.Context, addr identity.Address) iter.Seq2[
 				}
 			}
 			if s.State == Online && s.Source != Self {
-				d.follow(ctx, s.Login.Peer)
+				d.watches.follow(ctx, s.Login.Peer)
 			} else {
-				d.rest(ctx, watchPause)
+				d.watches.rest(ctx, watchPause)
 			}
-			d.rest(ctx, watchSettle)
+			d.watches.rest(ctx, watchSettle)
 			if err := ctx.Err(); err != nil {
 				yield(Status{}, err)
 				return
@@ -69,10 +82,10 @@ func (d *Directory) Watch(ctx context.Context, addr identity.Address) iter.Seq2[
 }
 
 // rest waits for some time, or until a peer comes or goes.
-func (d *Directory) rest(ctx context.Context, most time.Duration) {
-	d.mu.Lock()
-	progress := d.progress.Next()
-	d.mu.Unlock()
+func (w *watches) rest(ctx context.Context, most time.Duration) {
+	w.mu.Lock()
+	progress := w.progress.Next()
+	w.mu.Unlock()
 	if most <= watchSettle {
 		progress = nil
 	}
@@ -82,46 +95,46 @@ func (d *Directory) rest(ctx context.Context, most time.Duration) {
 	case <-progress:
 	case <-t.C:
 	case <-ctx.Done():
-	case <-d.ctx.Done():
+	case <-w.ctx.Done():
 	}
 }
 
 // follow reads what a device pushes until it sends something new or falls silent.
-func (d *Directory) follow(ctx context.Context, p peer.ID) {
+func (w *watches) follow(ctx context.Context, p peer.ID) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(d.ctx, cancel)()
-	err := d.readWatch(ctx, p)
+	defer context.AfterFunc(w.ctx, cancel)()
+	err := w.read(ctx, p)
 	if err == nil || ctx.Err() != nil {
 		return
 	}
-	d.cfg.log.Debug("watch ended", "peer", p, "err", err)
+	w.cfg.log.Debug("watch ended", "peer", p, "err", err)
 	// It serves too many watches, or does not know the protocol: ask now and then.
 	if errors.Is(err, errWatchRefused) {
-		d.rest(ctx, watchPause)
+		w.rest(ctx, watchPause)
 		return
 	}
-	d.mu.Lock() // it was silent for so long that it has to be asked
-	if c := d.contacts[p]; c != nil {
+	w.mu.Lock() // it was silent for so long that it has to be asked
+	if c := w.contacts[p]; c != nil {
 		c.heard = time.Time{}
 	}
-	d.mu.Unlock()
+	w.mu.Unlock()
 }
 
 var errWatchRefused = errors.New("presence: watch refused")
 
-// readWatch returns nil when there may be news of the peer.
-func (d *Directory) readWatch(ctx context.Context, p peer.ID) error {
+// read returns nil when there may be news of the peer.
+func (w *watches) read(ctx context.Context, p peer.ID) error {
 	open, cancel := context.WithTimeout(network.WithAllowLimitedConn(network.WithNoDial(ctx, "watch"), "watch"), probeTimeout)
 	defer cancel()
-	s, err := d.host.NewStream(open, p, WatchProtocol)
+	s, err := w.host.NewStream(open, p, WatchProtocol)
 	if err != nil {
 		return refusedWatch(err)
 	}
 	defer func() { _ = s.Reset() }()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
 	_ = s.SetDeadline(time.Now().Add(beatMissed))
-	if err := wire.WriteFrame(s, &wire.WatchRequest{App: d.app[:]}); err != nil {
+	if err := wire.WriteFrame(s, &wire.WatchRequest{App: w.app[:]}); err != nil {
 		return err
 	}
 	r := wire.NewReader(s, maxNotice)
@@ -130,28 +143,28 @@ func (d *Directory) readWatch(ctx context.Context, p peer.ID) error {
 		var f wire.WatchFrame
 		if err := r.Next(&f); err != nil {
 			switch {
-			case s.Conn().IsClosed() && d.host.Network().Connectedness(p) != network.NotConnected:
+			case s.Conn().IsClosed() && w.host.Network().Connectedness(p) != network.NotConnected:
 				return nil // it was on the one of two connections that was given up: look again
 			case first:
 				return refusedWatch(err)
 			}
 			return err
 		}
-		d.Heard(identity.Login{Peer: p})
+		w.alive(p)
 		if len(f.Statement) == 0 {
 			continue
 		}
-		st, err := d.verifier.VerifyLapsed(f.Statement, time.Now())
+		st, err := w.verifier.VerifyLapsed(f.Statement, time.Now())
 		if err == nil {
 			err = st.CheckPeer(p)
 		}
 		if err != nil {
-			d.stats.badNotice.Add(1)
+			w.stats.badNotice.Add(1)
 			return err
 		}
 		if !first || !loggedIn(st, time.Now()) { // it may have changed before the stream was open
-			d.Observe(st)
-			return d.awaitNews(ctx, p, st)
+			w.observe(st)
+			return w.awaitNews(ctx, p, st)
 		}
 	}
 }
@@ -166,13 +179,13 @@ func refusedWatch(err error) error {
 }
 
 // awaitNews waits briefly for the hello with which the peer reports the same.
-func (d *Directory) awaitNews(ctx context.Context, p peer.ID, st *identity.Statement) error {
+func (w *watches) awaitNews(ctx context.Context, p peer.ID, st *identity.Statement) error {
 	limit := time.Now().Add(time.Second)
 	for time.Now().Before(limit) && ctx.Err() == nil {
-		d.mu.Lock()
-		c, progress := d.contacts[p], d.progress.Next()
+		w.mu.Lock()
+		c, progress := w.contacts[p], w.progress.Next()
 		known := c == nil || c.known && c.session.Statement != nil && !st.Newer(c.session.Statement)
-		d.mu.Unlock()
+		w.mu.Unlock()
 		if known {
 			return nil
 		}
@@ -187,40 +200,40 @@ func (d *Directory) awaitNews(ctx context.Context, p peer.ID, st *identity.State
 	return nil
 }
 
-// serveWatch pushes this node's statement and a beat until the watcher leaves.
-func (d *Directory) serveWatch(ctx context.Context, s network.Stream) {
+// serve pushes this node's statement and a beat until the watcher leaves.
+func (w *watches) serve(ctx context.Context, s network.Stream) {
 	defer func() { _ = s.Reset() }()
 	select {
-	case d.watchGate <- struct{}{}:
-		defer func() { <-d.watchGate }()
+	case w.gate <- struct{}{}:
+		defer func() { <-w.gate }()
 	default:
-		d.stats.limited.Add(1)
+		w.stats.limited.Add(1)
 		return
 	}
 	_ = s.SetDeadline(time.Now().Add(noticeTimeout))
 	p := s.Conn().RemotePeer()
-	c := d.connected(s.Conn(), false)
-	if c == nil || !d.mayWatch(c, 1) {
-		d.stats.limited.Add(1)
+	c := w.hellos.connected(s.Conn(), false)
+	if c == nil || !w.may(c, 1) {
+		w.stats.limited.Add(1)
 		return
 	}
-	defer d.mayWatch(c, -1)
-	if _, err := d.Peer(ctx, p); err != nil {
+	defer w.may(c, -1)
+	if _, err := w.hellos.peer(ctx, p); err != nil {
 		return
 	}
 	var req wire.WatchRequest
 	r := wire.NewReader(s, maxWhois)
-	if err := r.Next(&req); err != nil || len(req.App) != len(d.app) || identity.AppID(req.App) != d.app {
+	if err := r.Next(&req); err != nil || len(req.App) != len(w.app) || identity.AppID(req.App) != w.app {
 		return
 	}
 	_ = s.SetReadDeadline(time.Time{})
 	gone := make(chan struct{})
-	d.mu.Lock()
-	started := d.tasks.Go(func() { // ends with the stream
+	w.mu.Lock()
+	started := w.tasks.Go(func() { // ends with the stream
 		defer close(gone)
 		_ = r.Next(&req)
 	})
-	d.mu.Unlock()
+	w.mu.Unlock()
 	if !started {
 		return
 	}
@@ -232,9 +245,9 @@ func (d *Directory) serveWatch(ctx context.Context, s network.Stream) {
 	defer beat.Stop()
 	var told *identity.Statement
 	for first := true; ; first = false {
-		d.mu.Lock()
-		st, news := d.self, d.news.Next()
-		d.mu.Unlock()
+		w.mu.Lock()
+		st, news := w.own.self, w.own.news.Next()
+		w.mu.Unlock()
 		f := new(wire.WatchFrame)
 		if st != nil && (st != told || first) {
 			f.Statement = st.Sealed()
@@ -255,11 +268,11 @@ func (d *Directory) serveWatch(ctx context.Context, s network.Stream) {
 	}
 }
 
-// mayWatch changes the number of a peer's watches by by. It returns false if that would be too
+// may changes the number of a peer's watches by by. It returns false if that would be too
 // many.
-func (d *Directory) mayWatch(c *contact, by int) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (w *watches) may(c *contact, by int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if c.watches+by > maxWatchersPeer {
 		return false
 	}

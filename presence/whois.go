@@ -2,7 +2,6 @@ package presence
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -25,7 +24,7 @@ const (
 	// whoisTimeout bounds answering one question.
 	whoisTimeout = 2 * time.Second
 	maxWhois     = 1 << 10
-	maxWhoisBack = maxLocated * (identity.MaxStatement + maxAddrs*(maxAddr+4) + 16)
+	maxWhoisBack = maxLocated * (identity.MaxStatement + wire.MaxAddrs*(wire.MaxAddr+4) + 16)
 )
 
 // located is a log-in that a peer has named: proved by its statement, but not yet confirmed by its
@@ -35,61 +34,54 @@ type located struct {
 	addrs []ma.Multiaddr
 }
 
-// whois asks connected peers about a user and calls found for each verified log-in that they name,
+// whois asks connected peers where users are, and answers such questions.
+type whois struct {
+	*people
+	hellos  *greeter
+	observe func(*identity.Statement)
+}
+
+// ask asks connected peers about a user and calls found for each verified log-in that they name,
 // from several goroutines. It returns when all have answered, or after 300 ms.
-func (d *Directory) whois(ctx context.Context, user string, key identity.PublicKey, found func(located)) {
+func (w *whois) ask(ctx context.Context, user string, key identity.PublicKey, found func(located)) {
 	ctx, cancel := context.WithTimeout(ctx, whoisBudget)
 	defer cancel()
-	req := &wire.WhoisRequest{App: d.app[:], User: user}
+	req := &wire.WhoisRequest{App: w.app[:], User: user}
 	if !key.IsZero() {
 		req.UserKey = key[:]
 	}
 	var wg sync.WaitGroup
-	for _, p := range d.someContacts(whoisAsked) {
+	for _, p := range w.some(whoisAsked) {
 		wg.Go(func() {
-			reply, err := d.ask(ctx, p, req)
-			if err != nil && ctx.Err() == nil && d.host.Network().Connectedness(p) != network.NotConnected {
-				reply, err = d.ask(ctx, p, req) // it was asked on a connection that has ended, and has another
+			reply, err := w.request(ctx, p, req)
+			if err != nil && ctx.Err() == nil && w.host.Network().Connectedness(p) != network.NotConnected {
+				reply, err = w.request(ctx, p, req) // it was asked on a connection that has ended, and has another
 			}
 			if err != nil {
-				d.cfg.log.Debug("whois failed", "peer", p, "err", err)
+				w.cfg.log.Debug("whois failed", "peer", p, "err", err)
 				return
 			}
 			for i, l := range reply.Found {
 				if i == maxLocated {
 					break
 				}
-				st, err := d.verifier.Verify(l.Statement, time.Now())
+				st, err := w.verifier.Verify(l.Statement, time.Now())
 				if err != nil {
-					d.stats.badNotice.Add(1)
-					d.cfg.log.Debug("whois answer refused", "peer", p, "err", err)
+					w.stats.badNotice.Add(1)
+					w.cfg.log.Debug("whois answer refused", "peer", p, "err", err)
 					continue
 				}
-				d.Observe(st)
-				found(located{st: st, addrs: parseAddrs(l.Addrs)})
+				w.observe(st)
+				found(located{st: st, addrs: wire.ParseAddrs(l.Addrs)})
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// someContacts returns up to n random peers with which a hello is complete.
-func (d *Directory) someContacts(n int) []peer.ID {
-	d.mu.Lock()
-	var all []peer.ID
-	for p, c := range d.contacts {
-		if c.known {
-			all = append(all, p)
-		}
-	}
-	d.mu.Unlock()
-	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	return all[:min(n, len(all))]
-}
-
-func (d *Directory) ask(ctx context.Context, p peer.ID, req *wire.WhoisRequest) (*wire.WhoisReply, error) {
+func (w *whois) request(ctx context.Context, p peer.ID, req *wire.WhoisRequest) (*wire.WhoisReply, error) {
 	open := network.WithAllowLimitedConn(network.WithNoDial(ctx, "whois"), "whois")
-	s, err := d.host.NewStream(open, p, WhoisProtocol)
+	s, err := w.host.NewStream(open, p, WhoisProtocol)
 	if err != nil {
 		return nil, err
 	}
@@ -113,33 +105,33 @@ func (d *Directory) ask(ctx context.Context, p peer.ID, req *wire.WhoisRequest) 
 	return &reply, nil
 }
 
-// serveWhois answers with the log-ins of connected peers. It never passes on what others have
+// serve answers with the log-ins of connected peers. It never passes on what others have
 // reported.
-func (d *Directory) serveWhois(ctx context.Context, s network.Stream) {
+func (w *whois) serve(ctx context.Context, s network.Stream) {
 	p := s.Conn().RemotePeer()
 	_ = s.SetDeadline(time.Now().Add(whoisTimeout))
 	ctx, cancel := context.WithTimeout(ctx, whoisTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
-	if !d.allow(ctx, s.Conn(), func(c *contact) *rate.Limiter { return c.asks }) {
-		d.stats.limited.Add(1)
+	if !w.hellos.allow(ctx, s.Conn(), func(c *contact) *rate.Limiter { return c.asks }) {
+		w.stats.limited.Add(1)
 		_ = s.Reset()
 		return
 	}
 	var req wire.WhoisRequest
 	if err := wire.NewReader(s, maxWhois).Next(&req); err != nil {
-		d.cfg.log.Debug("whois request refused", "peer", p, "err", err)
+		w.cfg.log.Debug("whois request refused", "peer", p, "err", err)
 		_ = s.Reset()
 		return
 	}
-	if len(req.App) != len(d.app) || identity.AppID(req.App) != d.app || identity.CheckUser(req.User) != nil ||
+	if len(req.App) != len(w.app) || identity.AppID(req.App) != w.app || identity.CheckUser(req.User) != nil ||
 		len(req.UserKey) != 0 && len(req.UserKey) != len(identity.PublicKey{}) {
 		_ = s.Reset()
 		return
 	}
 	var key identity.PublicKey
 	copy(key[:], req.UserKey)
-	if err := wire.WriteFrame(s, d.located(p, req.User, key)); err != nil {
+	if err := wire.WriteFrame(s, w.located(p, req.User, key)); err != nil {
 		_ = s.Reset()
 		return
 	}
@@ -147,19 +139,19 @@ func (d *Directory) serveWhois(ctx context.Context, s network.Stream) {
 }
 
 // located lists the connected log-ins of a user, except the asker's own.
-func (d *Directory) located(asker peer.ID, user string, key identity.PublicKey) *wire.WhoisReply {
+func (w *whois) located(asker peer.ID, user string, key identity.PublicKey) *wire.WhoisReply {
 	now := time.Now()
 	reply := new(wire.WhoisReply)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for p, c := range d.names[user] {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for p, c := range w.names[user] {
 		st := c.session.Statement
 		if p == asker || !c.loggedIn(now) || !key.IsZero() && key != st.UserKey {
 			continue
 		}
 		l := &wire.Located{Statement: st.Sealed()}
 		for _, a := range c.whereLocked() {
-			if len(l.Addrs) < maxAddrs {
+			if len(l.Addrs) < wire.MaxAddrs {
 				l.Addrs = append(l.Addrs, a.Bytes())
 			}
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/identity"
 )
 
@@ -60,14 +61,14 @@ func TestTwoChatsTalk(t *testing.T) {
 			alice.say("/quit")
 			bye := alice.expect("bye", nil)
 			require.Equal(t, "quit", bye.Reason)
-			require.Equal(t, exitOK, alice.ended())
+			require.Equal(t, cli.ExitOK, alice.ended())
 			left := bob.expect("member_left", member("alice"))
 			require.Equal(t, "quit", left.Reason)
 
 			bob.in.Close()
 			bye = bob.expect("bye", nil)
 			require.Equal(t, "eof", bye.Reason)
-			require.Equal(t, exitOK, bob.ended())
+			require.Equal(t, cli.ExitOK, bob.ended())
 		})
 	}
 }
@@ -130,7 +131,7 @@ func TestARestartIsTheSameUserAtTheSameAddress(t *testing.T) {
 		alice := chatHere(t, "--data", dir, "--user", "alice")
 		ready := alice.ready()
 		alice.in.Close()
-		require.Equal(t, exitOK, alice.ended())
+		require.Equal(t, cli.ExitOK, alice.ended())
 		if i == 0 {
 			first = ready
 			continue
@@ -150,7 +151,7 @@ func TestNameAndDirectoryDefaultToTheSystems(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", home)
 	me := chatHere(t)
 	ready := me.ready()
-	require.Equal(t, defaultUser(), ready.User)
+	require.Equal(t, cli.DefaultUser(), ready.User)
 	require.Contains(t, ready.raw, `"data":"`+filepath.Join(home, "starling")+`"`)
 	require.Equal(t, []string{"lobby"}, ready.Rooms)
 	require.FileExists(t, filepath.Join(home, "starling", "device.key"))
@@ -166,11 +167,11 @@ func TestASignalLeavesTheRoomsAndEndsWithinTwoSeconds(t *testing.T) {
 				alice, bob := meet(t, start)
 				begin := time.Now()
 				alice.signal(sig)
-				require.Equal(t, exitSignal+int(sig), alice.ended())
+				require.Equal(t, cli.ExitSignal+int(sig), alice.ended())
 				require.Less(t, time.Since(begin), closeTime)
 				bye := alice.expect("bye", nil)
 				require.Equal(t, "signal", bye.Reason)
-				require.EqualValues(t, exitSignal+int(sig), bye.Code)
+				require.EqualValues(t, cli.ExitSignal+int(sig), bye.Code)
 				require.Empty(t, alice.errOut.String())
 				require.Equal(t, "quit", bob.expect("member_left", member("alice")).Reason)
 			})
@@ -187,7 +188,7 @@ func TestTheEndOfInputWaitsForTheResultsOfWhatWasTyped(t *testing.T) {
 	}
 	alice.say(lines...)
 	alice.in.Close()
-	require.Equal(t, exitOK, alice.ended())
+	require.Equal(t, cli.ExitOK, alice.ended())
 	results := alice.seen("sent")
 	require.Len(t, results, 2*n)
 	for _, r := range results {
@@ -230,7 +231,7 @@ func TestAChatForPeopleShowsTheSameInWords(t *testing.T) {
 	go func() {
 		defer shown.Close()
 		done <- run([]string{"chat", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0", "--ephemeral", "--user", "alice", "--peer", addr},
-			system{stdin: in, stdout: shown, stderr: shown})
+			cli.System{Stdin: in, Stdout: shown, Stderr: shown})
 	}()
 	screen := bufio.NewReader(out)
 	var got string
@@ -252,7 +253,7 @@ func TestAChatForPeopleShowsTheSameInWords(t *testing.T) {
 	until(`bob: \x1b[2Jboo`)
 	typ("/to bob psst\n/to carol psst\n/wo\n/quit\n")
 	until("Bye.")
-	require.Equal(t, exitOK, <-done)
+	require.Equal(t, cli.ExitOK, <-done)
 
 	require.Regexp(t, `^You are alice, key [a-z2-7]{16}, peer 12D3Koo\w+\.\nThe key is in memory only`, got)
 	for _, want := range []string{
@@ -284,4 +285,19 @@ func TestEveryObjectOfAChatHasATypeAndATime(t *testing.T) {
 		require.NotEmpty(t, head.Type, line)
 		require.WithinDuration(t, time.Now(), head.Time, time.Minute, line)
 	}
+}
+
+func TestStatusIsAnsweredInTheChat(t *testing.T) {
+	alice, bob := meet(t, chatHere)
+	alice.say("/status bob")
+	s := alice.expect("status", nil)
+	require.True(t, s.OK, "%+v", s)
+	require.Equal(t, "online", s.State)
+	require.Equal(t, "bob", s.User)
+	alice.say("/status b/b")
+	require.Equal(t, "bad_id", alice.expect("status", nil).Error)
+	bob.say("/quit")
+	bob.expect("bye", nil)
+	alice.say("/status bob")
+	require.Equal(t, "offline", alice.expect("status", nil).State)
 }

@@ -10,13 +10,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/identity"
 )
 
 // maxKeyText bounds what is read as an exported key, in bytes. A key has about 200.
 const maxKeyText = 16 << 10
 
-func (a *app) idCommand() *cobra.Command {
+func idCommand(a *cli.App) *cobra.Command {
 	var dir string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -31,12 +32,12 @@ which then is the same user, with a peer ID of its own.`,
 		Example: `  starling id                        the key, the peer ID and the directory
   starling id export me.key          on the first device
   starling id import me.key          on the second`,
-		Args: subcommandsOnly,
-		RunE: a.action(func(*cobra.Command, []string) error { return a.showID(dir, asJSON) }),
+		Args: cli.SubcommandsOnly,
+		RunE: a.Action(func(*cobra.Command, []string) error { return showID(a, dir, asJSON) }),
 	}
 	cmd.PersistentFlags().StringVar(&dir, "data", "", "the `DIR` with the keys (default: starling in your configuration directory)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, `as one JSON object: {"key":…,"peer":…,"device":…,"data":…}`)
-	cmd.AddCommand(a.exportCommand(&dir), a.importCommand(&dir))
+	cmd.AddCommand(exportCommand(a, &dir), importCommand(a, &dir))
 	return cmd
 }
 
@@ -49,8 +50,8 @@ type shownID struct {
 	Data   string          `json:"data"`
 }
 
-func (a *app) showID(dir string, asJSON bool) error {
-	dir, err := dataDir(dir)
+func showID(a *cli.App, dir string, asJSON bool) error {
+	dir, err := cli.DataDir(dir)
 	if err != nil {
 		return err
 	}
@@ -59,9 +60,9 @@ func (a *app) showID(dir string, asJSON bool) error {
 		return err
 	}
 	if asJSON {
-		return json.NewEncoder(a.stdout).Encode(id)
+		return json.NewEncoder(a.Stdout).Encode(id)
 	}
-	_, err = fmt.Fprintf(a.stdout, "key   %s\npeer  %s\ndata  %s\n", id.Key, id.Peer, id.Data)
+	_, err = fmt.Fprintf(a.Stdout, "key   %s\npeer  %s\ndata  %s\n", id.Key, id.Peer, id.Data)
 	return err
 }
 
@@ -88,7 +89,7 @@ func makeKeys(dir string) (*identity.Keys, error) {
 	return d.Keys(), d.Close()
 }
 
-func (a *app) exportCommand(dir *string) *cobra.Command {
+func exportCommand(a *cli.App, dir *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "export [FILE]",
 		Short: "Write your user key to a file, or to standard output",
@@ -96,9 +97,9 @@ func (a *app) exportCommand(dir *string) *cobra.Command {
 delete the copy. FILE is made readable for you only, and must not exist yet. Without it, or as -, the key
 goes to standard output.`,
 		Example: "  starling id export me.key\n  starling id export | ssh laptop starling id import -",
-		Args:    atMostOne("a file"),
-		RunE: a.action(func(_ *cobra.Command, args []string) error {
-			dir, err := dataDir(*dir)
+		Args:    cli.AtMostOne("a file"),
+		RunE: a.Action(func(_ *cobra.Command, args []string) error {
+			dir, err := cli.DataDir(*dir)
 			if err != nil {
 				return err
 			}
@@ -110,15 +111,15 @@ goes to standard output.`,
 				return err
 			}
 			if len(args) == 0 || args[0] == "-" {
-				_, err = a.stdout.Write(text)
+				_, err = a.Stdout.Write(text)
 				return err
 			}
-			return writeNew(args[0], text)
+			return cli.WriteNew(args[0], text)
 		}),
 	}
 }
 
-func (a *app) importCommand(dir *string) *cobra.Command {
+func importCommand(a *cli.App, dir *string) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "import FILE",
@@ -127,13 +128,13 @@ func (a *app) importCommand(dir *string) *cobra.Command {
 input. The device keeps a peer ID of its own. If there is another user key here already, nothing is changed:
 that key would be lost, so export it first, and then say --force.`,
 		Example: "  starling id import me.key\n  starling id import me.key --force",
-		Args:    exactlyOne("a file"),
-		RunE: a.action(func(_ *cobra.Command, args []string) error {
-			dir, err := dataDir(*dir)
+		Args:    cli.ExactlyOne("a file"),
+		RunE: a.Action(func(_ *cobra.Command, args []string) error {
+			dir, err := cli.DataDir(*dir)
 			if err != nil {
 				return err
 			}
-			text, err := a.readKeyText(args[0])
+			text, err := readKeyText(a, args[0])
 			if err != nil {
 				return err
 			}
@@ -143,19 +144,19 @@ that key would be lost, so export it first, and then say --force.`,
 			}
 			switch err := put(dir, text); {
 			case errors.Is(err, identity.ErrOtherKey):
-				return advise(err, "Save that one with \"starling id export FILE\", then say --force to replace it.")
+				return cli.Advise(err, "Save that one with \"starling id export FILE\", then say --force to replace it.")
 			case err != nil:
-				return adviseInUse(err, "A starling is running with it: end that one first.")
+				return cli.AdviseInUse(err, "A starling is running with it: end that one first.")
 			}
-			return a.showID(dir, false)
+			return showID(a, dir, false)
 		}),
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "replace another user key that is here, which is lost unless it was exported")
 	return cmd
 }
 
-func (a *app) readKeyText(path string) ([]byte, error) {
-	in := a.stdin
+func readKeyText(a *cli.App, path string) ([]byte, error) {
+	in := a.Stdin
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
@@ -165,43 +166,4 @@ func (a *app) readKeyText(path string) ([]byte, error) {
 		in = f
 	}
 	return io.ReadAll(io.LimitReader(in, maxKeyText))
-}
-
-// writeNew writes a secret to a new file.
-func writeNew(path string, text []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s is there already, and is not overwritten", path)
-	}
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	return errors.Join(err, f.Close())
-}
-
-// dataDir returns dir, or the default.
-func dataDir(dir string) (string, error) {
-	if dir != "" {
-		return dir, nil
-	}
-	return defaultDir()
-}
-
-func atMostOne(what string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) > 1 {
-			return fmt.Errorf("%q takes at most %s, and got %q too", cmd.CommandPath(), what, args[1])
-		}
-		return nil
-	}
-}
-
-func exactlyOne(what string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return fmt.Errorf("%q needs %s", cmd.CommandPath(), what)
-		}
-		return atMostOne(what)(cmd, args)
-	}
 }

@@ -5,6 +5,8 @@ import (
 	"os"
 
 	"github.com/libp2p/go-libp2p/gologshim"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 var levels = map[string]slog.Level{
@@ -15,14 +17,14 @@ var levels = map[string]slog.Level{
 	"off":   slog.LevelError + 1,
 }
 
-// logger returns a logger that writes to standard error at --log-level.
-func (a *app) logger() (*slog.Logger, error) {
-	level, ok := levels[a.logLevel]
+// newLogger returns a logger that writes to standard error at the level of that name.
+func newLogger(a *cli.App, name string) (*slog.Logger, error) {
+	level, ok := levels[name]
 	if !ok {
-		return nil, usagef("--log-level: %q is none of off, error, warn, info, debug", a.logLevel)
+		return nil, cli.Usagef("--log-level: %q is none of off, error, warn, info, debug", name)
 	}
-	log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
-	if a.whole {
+	log := slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: level}))
+	if a.Whole {
 		hushLibraries(log, level)
 	}
 	return log, nil

@@ -14,6 +14,9 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/screen"
 )
 
 func main() {
@@ -22,14 +25,14 @@ func main() {
 	// If the reader is gone (starling chat | head), the write must return an error, so that rooms
 	// are still left properly. Otherwise a signal would kill the process at once.
 	signal.Ignore(syscall.SIGPIPE)
-	keeper := beKept(signals)
-	keeper.exit(run(os.Args[1:], system{
-		stdin:   os.Stdin,
-		stdout:  os.Stdout,
-		stderr:  os.Stderr,
-		signals: signals,
-		exit:    keeper.exit,
-		whole:   true,
-		kept:    keeper != nil,
+	keeper := screen.BeKept(signals)
+	keeper.Exit(run(os.Args[1:], cli.System{
+		Stdin:   os.Stdin,
+		Stdout:  os.Stdout,
+		Stderr:  os.Stderr,
+		Signals: signals,
+		Exit:    keeper.Exit,
+		Whole:   true,
+		Kept:    keeper != nil,
 	}))
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -9,6 +10,10 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/cmd/starling/internal/screen"
+	"github.com/starling-mesh/starling/cmd/starling/internal/session"
+	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 )
 
@@ -19,10 +24,10 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(beStarling) {
 	case "":
 	case "panic in a goroutine":
-		panicOnScreen(func(s *screen) { rescued(s, func() { panic("on purpose") }) })
+		panicOnScreen(func(s *screen.Screen) { s.Guard(func() { panic("on purpose") }) })
 		return
 	case "panic in the screen":
-		panicOnScreen(func(s *screen) { _ = s.show((*mesh.Message)(nil)) })
+		panicOnScreen(func(s *screen.Screen) { _ = s.Show(session.Heard{Event: (*mesh.Message)(nil)}) })
 		return
 	case "crash":
 		if os.Getenv("STARLING_KEPT") != "" {
@@ -35,6 +40,18 @@ func TestMain(m *testing.M) {
 		return
 	}
 	goleak.VerifyTestMain(m)
+}
+
+// panicOnScreen takes the terminal, and then goes on in a way that ends in a panic.
+func panicOnScreen(how func(s *screen.Screen)) {
+	s := screen.New(os.Stdin, os.Stdout, func() {})
+	_ = s.Show(session.Ready{Head: session.NewHead("ready", ""), Login: identity.Login{User: "alice", Key: identity.PublicKey{1}}, Rooms: []string{"lobby"}})
+	for range s.Lines() { // the first typed line: the screen has the terminal by then
+		break
+	}
+	how(s)
+	fmt.Fprintln(os.Stderr, (<-s.Lines()).End)
+	os.Exit(cli.ExitFailed)
 }
 
 // crashWhenTold ends this process in the way that the pipe "crash" in its home says. Nothing in the
@@ -65,9 +82,9 @@ func runHere(args ...string) ran { return runWith("", args...) }
 
 func runWith(in string, args ...string) ran {
 	var out, errOut bytes.Buffer
-	code := run(args, system{
-		stdin: strings.NewReader(in), stdout: &out, stderr: &errOut,
-		exit: func(int) { panic("the process was to be ended from outside") },
+	code := run(args, cli.System{
+		Stdin: strings.NewReader(in), Stdout: &out, Stderr: &errOut,
+		Exit: func(int) { panic("the process was to be ended from outside") },
 	})
 	return ran{code, out.String(), errOut.String()}
 }

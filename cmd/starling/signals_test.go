@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 // signalled returns a context under withSignals, and the channels of the signals and of the
@@ -20,7 +22,7 @@ func signalled(t *testing.T) (ctx context.Context, signals chan<- os.Signal, end
 	t.Helper()
 	s, codes := make(chan os.Signal, 2), make(chan int, 1)
 	errOut = new(strings.Builder)
-	ctx, stop := withSignals(system{signals: s, stderr: errOut, exit: func(code int) { codes <- code }}, func() {}, new(atomic.Pointer[func(os.Signal)]))
+	ctx, stop := withSignals(cli.System{Signals: s, Stderr: errOut, Exit: func(code int) { codes <- code }}, func() {}, new(atomic.Pointer[func(os.Signal)]))
 	t.Cleanup(stop)
 	return ctx, s, codes, errOut
 }
@@ -30,9 +32,9 @@ func TestTheFirstSignalEndsTheContextAndTheSecondTheProcess(t *testing.T) {
 		ctx, signals, ended, errOut := signalled(t)
 		signals <- syscall.SIGTERM
 		<-ctx.Done()
-		var sig *signalError
+		var sig *cli.SignalError
 		require.True(t, errors.As(context.Cause(ctx), &sig))
-		require.Equal(t, 143, sig.exitCode())
+		require.Equal(t, 143, sig.ExitCode())
 		synctest.Wait()
 		require.Empty(t, ended)
 
@@ -55,14 +57,14 @@ func TestWhatHangsIsEndedTwoSecondsAfterTheSignal(t *testing.T) {
 
 func TestASignalIsTheExitCodeOfWhateverItInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(&signalError{os.Interrupt})
+	cancel(&cli.SignalError{Signal: os.Interrupt})
 	var errOut strings.Builder
-	a := &app{system: system{stderr: &errOut}}
-	cmd := a.command()
-	require.Equal(t, 130, a.report(ctx, cmd, nil))
-	require.Equal(t, 130, a.report(ctx, cmd, context.Canceled))
-	require.Equal(t, 130, a.report(ctx, cmd, context.Cause(ctx)))
+	a := &cli.App{System: cli.System{Stderr: &errOut}}
+	cmd := command(a)
+	require.Equal(t, 130, report(ctx, a, cmd, nil))
+	require.Equal(t, 130, report(ctx, a, cmd, context.Canceled))
+	require.Equal(t, 130, report(ctx, a, cmd, context.Cause(ctx)))
 	require.Empty(t, errOut.String())
-	require.Equal(t, exitFailed, a.report(ctx, cmd, errors.New("disk full")), "a failure of its own is not hidden")
+	require.Equal(t, cli.ExitFailed, report(ctx, a, cmd, errors.New("disk full")), "a failure of its own is not hidden")
 	require.Equal(t, "starling: disk full\n", errOut.String())
 }

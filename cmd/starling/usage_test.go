@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 func TestWrongUsageIsToldExactlyAndEndsWith2(t *testing.T) {
@@ -33,7 +35,7 @@ func TestWrongUsageIsToldExactlyAndEndsWith2(t *testing.T) {
 		{[]string{"demo", "--log-level", "loud"}, `--log-level: "loud" is none of off, error, warn, info, debug`, "starling demo"},
 	} {
 		got := runHere(c.args...)
-		require.Equal(t, exitUsage, got.code, "%v", c.args)
+		require.Equal(t, cli.ExitUsage, got.code, "%v", c.args)
 		require.Empty(t, got.out, "%v", c.args)
 		require.Equal(t, "starling: "+c.want+"\nRun '"+c.help+" --help' for usage.\n", got.errOut, "%v", c.args)
 	}
@@ -41,7 +43,7 @@ func TestWrongUsageIsToldExactlyAndEndsWith2(t *testing.T) {
 
 func TestWrongValuesOfAChatAreToldTogether(t *testing.T) {
 	got := runHere("chat", "--user", "a b", "--room", "", "--app", "x/y", "--data", "d", "--ephemeral", "--keep-history")
-	require.Equal(t, ran{exitUsage, "", strings.Join([]string{
+	require.Equal(t, ran{cli.ExitUsage, "", strings.Join([]string{
 		`starling: --user "a b": ' ' is not one of a-z A-Z 0-9 _ @ . -`,
 		`--app "x/y": '/' is not one of a-z A-Z 0-9 _ @ . -`,
 		`--room "": empty`,
@@ -53,7 +55,7 @@ func TestWrongValuesOfAChatAreToldTogether(t *testing.T) {
 
 func TestWrongAddressesOfAChatAreToldTogether(t *testing.T) {
 	got := runHere("chat", "--ephemeral", "--peer", "/ip4/127.0.0.1/tcp/4001", "--peer", "10.0.0.1:4001", "--listen", "/ip4/127.0.0.1/udp/1")
-	require.Equal(t, ran{exitUsage, "", strings.Join([]string{
+	require.Equal(t, ran{cli.ExitUsage, "", strings.Join([]string{
 		`starling: address "/ip4/127.0.0.1/udp/1": want /ip4/ or /ip6/, then /tcp/PORT or /udp/PORT/quic-v1`,
 		`address "/ip4/127.0.0.1/tcp/4001": it must end in /p2p/ and a peer ID`,
 		`address "10.0.0.1:4001": failed to parse multiaddr "10.0.0.1:4001": must begin with /`,
@@ -63,7 +65,7 @@ func TestWrongAddressesOfAChatAreToldTogether(t *testing.T) {
 
 func TestWrongUsageOfAJSONChatIsAnEventToo(t *testing.T) {
 	got := runHere("chat", "--json", "--user", "")
-	require.Equal(t, exitUsage, got.code)
+	require.Equal(t, cli.ExitUsage, got.code)
 	lines := strings.Split(strings.TrimSpace(got.out), "\n")
 	require.Len(t, lines, 2)
 	require.Regexp(t, `^\{"type":"error","time":"[^"]+","code":"usage","detail":"--user \\"\\": empty"\}$`, lines[0])
@@ -71,12 +73,12 @@ func TestWrongUsageOfAJSONChatIsAnEventToo(t *testing.T) {
 }
 
 func TestEveryCommandHasHelpWithExamplesOnStandardOutput(t *testing.T) {
-	a := &app{}
+	a := &cli.App{}
 	var walk func(*cobra.Command)
 	walk = func(c *cobra.Command) {
 		args := append(strings.Fields(c.CommandPath())[1:], "--help")
 		got := runHere(args...)
-		require.Equal(t, exitOK, got.code, "%v", args)
+		require.Equal(t, cli.ExitOK, got.code, "%v", args)
 		require.Empty(t, got.errOut, "%v", args)
 		require.Contains(t, got.out, "Usage:", "%v", args)
 		require.Contains(t, got.out, "Examples:", "%v", args)
@@ -86,16 +88,16 @@ func TestEveryCommandHasHelpWithExamplesOnStandardOutput(t *testing.T) {
 			}
 		}
 	}
-	walk(a.command())
+	walk(command(a))
 	require.Equal(t, runHere("--help").out, runHere().out, "starling alone shows its help")
 }
 
 func TestHelpTopicsAreTold(t *testing.T) {
 	codes := runHere("help", "exit-codes")
-	require.Equal(t, exitOK, codes.code)
+	require.Equal(t, cli.ExitOK, codes.code)
 	require.Contains(t, codes.out, "130  ended by Ctrl-C")
 	events := runHere("help", "json")
-	require.Equal(t, exitOK, events.code)
+	require.Equal(t, cli.ExitOK, events.code)
 	require.Contains(t, events.out, "ready   first of all")
 	require.Contains(t, runHere("--help").out, "exit-codes")
 }
@@ -109,5 +111,5 @@ func TestTheProcessEndsWithTheExitCode(t *testing.T) {
 	require.NoError(t, starling(t, "version").Run())
 	var failed *exec.ExitError
 	require.ErrorAs(t, starling(t, "chta").Run(), &failed)
-	require.Equal(t, exitUsage, failed.ExitCode())
+	require.Equal(t, cli.ExitUsage, failed.ExitCode())
 }

@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 )
 
 // version is the release that this tree leads to.
@@ -48,18 +50,18 @@ func (b build) String() string {
 	return fmt.Sprintf("%s %s %s", s, b.Go, b.Platform)
 }
 
-func (a *app) versionCommand() *cobra.Command {
+func versionCommand(a *cli.App) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "version",
 		Short:   "Say which starling this is",
 		Example: "  starling version\n  starling version --json",
-		Args:    noArguments,
-		RunE: a.action(func(cmd *cobra.Command, _ []string) error {
+		Args:    cli.NoArguments,
+		RunE: a.Action(func(cmd *cobra.Command, _ []string) error {
 			if asJSON {
-				return json.NewEncoder(a.stdout).Encode(thisBuild())
+				return json.NewEncoder(a.Stdout).Encode(thisBuild())
 			}
-			_, err := fmt.Fprintln(a.stdout, thisBuild())
+			_, err := fmt.Fprintln(a.Stdout, thisBuild())
 			return err
 		}),
 	}

@@ -32,11 +32,35 @@ var table = []row{
 	{"internal/task", nil},
 	{"internal/events", []string{"internal/task"}},
 	{"identity", []string{"internal/wire"}},
-	{"presence", []string{"identity", "internal/wire", "internal/task"}},
+	{"presence/internal/dht", []string{"identity", "internal/wire", "internal/task"}},
+	{"presence", []string{"presence/internal/dht", "identity", "internal/wire", "internal/task"}},
 	{"mesh/internal/stay", []string{"identity", "internal/wire"}},
 	{"mesh", []string{"mesh/internal/stay", "identity", "internal/wire", "internal/events", "internal/task"}},
 	{"node", []string{"mesh", "presence", "identity", "internal/wire", "internal/events", "internal/task"}},
-	{"cmd/starling", []string{"node", "mesh", "presence", "identity", "internal/wire", "internal/events", "internal/task"}},
+	{"cmd/starling/internal/prose", nil},
+	{"cmd/starling/internal/cli", []string{"identity"}},
+	{"cmd/starling/internal/token", []string{"identity", "cmd/starling/internal/prose", "cmd/starling/internal/cli"}},
+	{"cmd/starling/internal/demo", []string{
+		"node", "mesh", "presence", "identity", "internal/wire",
+		"cmd/starling/internal/prose", "cmd/starling/internal/cli",
+	}},
+	{"cmd/starling/internal/session", []string{
+		"node", "mesh", "presence", "identity",
+		"cmd/starling/internal/prose", "cmd/starling/internal/cli", "cmd/starling/internal/token",
+	}},
+	{"cmd/starling/internal/screen", []string{
+		"node", "mesh", "presence", "identity", "internal/task",
+		"cmd/starling/internal/prose", "cmd/starling/internal/cli", "cmd/starling/internal/session",
+	}},
+	{"cmd/starling/internal/chat", []string{
+		"node", "identity", "cmd/starling/internal/prose", "cmd/starling/internal/cli", "cmd/starling/internal/token",
+		"cmd/starling/internal/session", "cmd/starling/internal/screen",
+	}},
+	{"cmd/starling", []string{
+		"identity", "cmd/starling/internal/prose", "cmd/starling/internal/cli", "cmd/starling/internal/token",
+		"cmd/starling/internal/demo", "cmd/starling/internal/session", "cmd/starling/internal/screen",
+		"cmd/starling/internal/chat",
+	}},
 	// An example shows what any embedder can write, and an embedder cannot import internal
 	// packages.
 	{"examples/...", []string{"node", "mesh", "presence", "identity"}},
