@@ -262,8 +262,8 @@ func (c comers) judge(all [][]*stayOf, linked [][]bool) (f faults) {
 	return f
 }
 
-// With STARLING_LONG all shapes run. STARLING_LASTS is how long each run lasts, STARLING_RUNS how many
-// seeds each shape has, and STARLING_FIRST the first of them.
+// With STARLING_LONG all shapes run. STARLING_LASTS is how long each run lasts, STARLING_RUNS how
+// many seeds each shape has, and STARLING_FIRST the first of them.
 func TestMembersThatComeAndGoAreToldNothingOldAndMissNothing(t *testing.T) {
 	lasts := comersLast
 	if s := os.Getenv("STARLING_LASTS"); s != "" {

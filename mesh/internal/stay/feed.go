@@ -17,7 +17,7 @@ const (
 	BaselineWait = 500 * time.Millisecond
 	// sureWait is how much longer it waits while no neighbour that can be sure has said so, and
 	// again while none has said anything.
-	sureWait = 2500 * time.Millisecond
+	sureWait = time.Second
 	// baselineDoubt is how long others may correct a baseline that neighbours have said, while
 	// nothing has been delivered. In that time a member has compared rosters with another one.
 	baselineDoubt = digestEvery + digestEvery/2
