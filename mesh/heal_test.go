@@ -17,13 +17,16 @@ import (
 
 // runs returns how often a test of many schedules runs each: the number in STARLING_RUNS, or else
 // few.
-func runs(t *testing.T, few int) int {
-	s := os.Getenv("STARLING_RUNS")
+func runs(t *testing.T, few int) int { return number(t, "STARLING_RUNS", few) }
+
+// number reads a number from the environment.
+func number(t *testing.T, name string, otherwise int) int {
+	s := os.Getenv(name)
 	if s == "" {
-		return few
+		return otherwise
 	}
 	n, err := strconv.Atoi(s)
-	require.NoError(t, err, "STARLING_RUNS")
+	require.NoError(t, err, name)
 	return n
 }
 
