@@ -41,38 +41,11 @@ func (r *Room) askAround() {
 	r.stay.AskAround(slices.DeleteFunc(peers, r.mesh.isMute))
 }
 
-// absent notes that a peer is not in the room, or cannot be.
-func (r *Room) absent(p peer.ID) {
+// do calls f with the stay, under the room's lock.
+func (r *Room) do(f func(st *stay.Stay, now time.Time)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stay.Absent(time.Now(), p)
-}
-
-// introduce greets a member that is not a neighbour, before the first message to it alone.
-func (r *Room) introduce(p peer.ID) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stay.Introduce(time.Now(), p)
-}
-
-// again asks a peer once more: what was sent to it last may be lost.
-func (r *Room) again(p peer.ID) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stay.Again(time.Now(), p)
-}
-
-// connected and disconnected are called for notices of the host's network.
-func (r *Room) connected(p peer.ID) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stay.Connected(time.Now(), p)
-}
-
-func (r *Room) disconnected(p peer.ID) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stay.Disconnected(time.Now(), p)
+	f(r.stay, time.Now())
 }
 
 // hear takes a frame from a peer. Signatures are verified without the room's lock. An error is a
@@ -86,12 +59,12 @@ func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
 	case *wire.RoomFrame_Heads_:
 		return r.hearHeads(p, body.Heads)
 	case *wire.RoomFrame_Query_:
-		r.hearQuery(p)
+		r.do(func(st *stay.Stay, now time.Time) { st.HearQuery(now, p) })
 		return nil
 	case *wire.RoomFrame_Receipts_:
 		return r.hearReceipts(p, body.Receipts)
 	case *wire.RoomFrame_Absent_:
-		r.absent(p)
+		r.do(func(st *stay.Stay, now time.Time) { st.Absent(now, p) })
 		return nil
 	default:
 		return nil // from a later version
@@ -124,12 +97,6 @@ func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.stay.HearHeads(time.Now(), p, h)
-}
-
-func (r *Room) hearQuery(p peer.ID) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stay.HearQuery(time.Now(), p)
 }
 
 func (r *Room) hearReceipts(p peer.ID, q *wire.RoomFrame_Receipts) error {

@@ -227,7 +227,7 @@ func TestABeginningToldBeforeTheFeedBeginsKeepsNothingBack(t *testing.T) {
 		time.Sleep(2 * stay.BaselineWait)
 		require.NoError(t, again.start())
 		require.NoError(t, again.awaitReady(t.Context()))
-		again.begin()
+		again.do(func(st *stay.Stay, now time.Time) { st.Begin(now) })
 		want := published(t, again, "u0", "news", 10)
 		require.Equal(t, want, honest(t, third, len(want)))
 	})

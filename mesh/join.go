@@ -92,7 +92,7 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 		_ = r.Leave(context.WithoutCancel(ctx))
 		return nil, fmt.Errorf("mesh: join %s: %w", room, err)
 	}
-	r.begin()
+	r.do(func(st *stay.Stay, now time.Time) { st.Begin(now) })
 	return r, nil
 }
 
@@ -224,14 +224,6 @@ func (r *Room) awaitReady(ctx context.Context) error {
 			return r.reason()
 		}
 	}
-}
-
-// begin settles where every feed begins for this node: the neighbours have said what they have.
-func (r *Room) begin() {
-	now := time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stay.Begin(now)
 }
 
 // agreed reports whether every connected peer has either sent its roster or said that it is not in

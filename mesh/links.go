@@ -211,7 +211,7 @@ func (m *Mesh) muted(p peer.ID) {
 		m.links.mute[p] = struct{}{}
 		m.links.mu.Unlock()
 	}
-	m.eachRoom(func(r *Room) { r.absent(p) })
+	m.eachRoom(func(r *Room) { r.do(func(st *stay.Stay, now time.Time) { st.Absent(now, p) }) })
 }
 
 func (m *Mesh) isMute(p peer.ID) bool {
@@ -229,7 +229,7 @@ func (m *Mesh) greetAgain(ctx context.Context, p peer.ID, l *link) {
 		return
 	}
 	m.forgetLink(p, l)
-	m.eachRoom(func(r *Room) { r.again(p) })
+	m.eachRoom(func(r *Room) { r.do(func(st *stay.Stay, now time.Time) { st.Again(now, p) }) })
 }
 
 func (m *Mesh) forgetLink(p peer.ID, l *link) {
@@ -349,7 +349,7 @@ func (w *watcher) Connected(_ network.Network, c network.Conn) {
 	m.places.met(c)
 	m.links.order.Lock()
 	defer m.links.order.Unlock()
-	m.eachRoom(func(r *Room) { r.connected(c.RemotePeer()) })
+	m.eachRoom(func(r *Room) { r.do(func(st *stay.Stay, now time.Time) { st.Connected(now, c.RemotePeer()) }) })
 }
 
 func (w *watcher) Disconnected(n network.Network, c network.Conn) {
@@ -363,7 +363,7 @@ func (w *watcher) Disconnected(n network.Network, c network.Conn) {
 	m.dropLink(p)
 	m.pulses.forget(p)
 	m.topics.forget(p)
-	m.eachRoom(func(r *Room) { r.disconnected(p) })
+	m.eachRoom(func(r *Room) { r.do(func(st *stay.Stay, now time.Time) { st.Disconnected(now, p) }) })
 }
 
 func (m *Mesh) eachRoom(f func(*Room)) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // Send sends a message to one member, named by user name or as name#fingerprint, and returns when
@@ -83,7 +84,7 @@ func (r *Room) send(ctx context.Context, user string, to *whom, data []byte, opt
 	if err := r.member(user, to); err != nil {
 		return nil, err
 	}
-	r.introduce(to.Peer)
+	r.do(func(st *stay.Stay, now time.Time) { st.Introduce(now, to.Peer) })
 	return r.mesh.sendDirect(ctx, to.Peer, outgoing{
 		room: &r.tag, to: to.User, login: to.Login, byName: to.byName, kind: cfg.kind, payload: data, mode: cfg.mode, watching: w, id: id,
 	})

@@ -130,19 +130,13 @@ func (r *Room) takeReply(from peer.ID, reply *wire.SyncReply, o *stay.Outcome) e
 	now := time.Now()
 	entries, envelopes, err := o.Open(now, r.door, r.mesh.cfg.retention.Age, reply)
 	for _, entry := range entries {
-		r.takeEntry(now, from, entry)
+		r.do(func(st *stay.Stay, now time.Time) { st.TakeEntry(now, from, entry) })
 	}
 	for _, e := range envelopes {
 		r.mesh.stats.envelopesPulled.Add(1)
 		r.receive(now, from, e, stay.Repaired)
 	}
 	return err
-}
-
-func (r *Room) takeEntry(now time.Time, via peer.ID, entry *stay.Entry) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stay.TakeEntry(now, via, entry)
 }
 
 // handleSync answers one question.

@@ -29,18 +29,10 @@ func (r *Room) timerLoop() {
 			return
 		}
 		r.renew()
-		timer.Reset(r.tick())
+		r.do(func(st *stay.Stay, now time.Time) { timer.Reset(st.Tick(now)) })
 		last = time.Now()
 	}
 }
 
 // lookEvery is how often a room checks what is due, at most, since much that comes makes it check.
 const lookEvery = time.Millisecond
-
-// tick does what is due, and returns how long nothing else will be due.
-func (r *Room) tick() time.Duration {
-	now := time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.stay.Tick(now)
-}

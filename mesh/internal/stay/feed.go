@@ -33,6 +33,7 @@ const (
 // FeedTag names a feed among members: the feed ID alone would let a device claim another's.
 type FeedTag [16]byte
 
+// TagFeed returns the name of a feed among members.
 func TagFeed(device identity.PublicKey, id FeedID) FeedTag {
 	var in [len(device) + len(id)]byte
 	copy(in[:], device[:])

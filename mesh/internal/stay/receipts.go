@@ -44,6 +44,7 @@ const (
 	MaxAsks = 2
 )
 
+// ErrBadReceipts reports a malformed frame of receipts.
 var ErrBadReceipts = errors.New("malformed receipts")
 
 // deviceHint names a device among the members of one room: the beginning of its key.

@@ -19,6 +19,7 @@ type Kept struct {
 	At     time.Time
 }
 
+// Last returns the number of the envelope's last item.
 func (k *Kept) Last() uint64 { return k.First + uint64(k.count) - 1 }
 
 // shelf is what is retained of one feed, by rising first.
