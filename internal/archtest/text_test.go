@@ -26,11 +26,11 @@ var phrases = []struct{ never, write string }{
 }
 
 // proseOf calls f with each line of prose of a file: pages without tables and code, and comments of
-// Go without code.
+// Go and of protocol buffers without code.
 func proseOf(path, text string, f func(number int, line string)) {
 	code := false
 	for i, line := range strings.Split(text, "\n") {
-		if filepath.Ext(path) == ".go" {
+		if ext := filepath.Ext(path); ext == ".go" || ext == ".proto" {
 			if at := strings.Index(line, "//"); at >= 0 && strings.TrimSpace(line[:at]) == "" && !strings.HasPrefix(line[at:], "//go:") && !strings.HasPrefix(line[at:], "//\t") {
 				f(i+1, strings.ReplaceAll(line, "\t", "    "))
 			}
@@ -67,7 +67,7 @@ func TestProseIsPlainAndKeepsWithinItsColumns(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if ext := filepath.Ext(path); ext != ".go" && ext != ".md" || strings.HasSuffix(path, ".pb.go") {
+		if ext := filepath.Ext(path); ext != ".go" && ext != ".md" && ext != ".proto" || strings.HasSuffix(path, ".pb.go") {
 			return nil
 		}
 		text, err := os.ReadFile(path)
