@@ -130,9 +130,9 @@ func (w *Wording) heard(event mesh.Event) Line {
 		return news("%s %s %s", w.Name(ev.Member.Login), leftWords(ev.Reason), ev.Room)
 	case *mesh.RoomSize:
 		if ev.Large {
-			return news("%s has %s: who joins and leaves is not told any more", ev.Room, prose.Count(ev.Members, "member"))
+			return news("%s has %s: who joins and leaves is no longer shown", ev.Room, prose.Count(ev.Members, "member"))
 		}
-		return news("%s has %s: who joins and leaves is told again", ev.Room, prose.Count(ev.Members, "member"))
+		return news("%s has %s: who joins and leaves is shown again", ev.Room, prose.Count(ev.Members, "member"))
 	case *mesh.GapLost:
 		return Alarm("%s of %s in %s could not be recovered",
 			prose.Count(int(ev.Last-ev.First+1), "message"), w.Name(ev.From), ev.Room)

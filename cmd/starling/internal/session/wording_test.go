@@ -2,6 +2,8 @@ package session
 
 import (
 	"errors"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -50,8 +52,8 @@ func TestEventsAreShownInPlainWords(t *testing.T) {
 		"* bob has joined ops\n":                     &mesh.MemberJoined{Header: in, Member: member},
 		"* bob has left ops\n":                       &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Quit},
 		"* bob is gone (connection lost) from ops\n": &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Dropped},
-		"* ops has 500 members: who joins and leaves is not told any more\n":      &mesh.RoomSize{Header: in, Members: 500, Large: true},
-		"* ops has 449 members: who joins and leaves is told again\n":             &mesh.RoomSize{Header: in, Members: 449},
+		"* ops has 500 members: who joins and leaves is no longer shown\n":        &mesh.RoomSize{Header: in, Members: 500, Large: true},
+		"* ops has 449 members: who joins and leaves is shown again\n":            &mesh.RoomSize{Header: in, Members: 449},
 		"* bob told different members different things, and was put out of ops\n": &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Evicted},
 		"! 3 messages of bob in ops could not be recovered\n":                     &mesh.GapLost{Header: in, From: bob, First: 4, Last: 6},
 		"! 1 message in ops went by unseen: this terminal was too slow\n":         &mesh.Lagged{Header: in, Missed: 1},
@@ -171,4 +173,14 @@ func TestAGivenPeerThatComesAfterAllIsToldOf(t *testing.T) {
 		&node.PeerUp{Peer: node.Peer{Login: bob}},
 	)
 	require.Equal(t, "! nobody answers (no answer), trying on:\n  --peer /a\n* connected to --peer "+bob.Peer.String()+": it is bob\n", got)
+}
+
+func TestTheHelpOfJSONNamesEveryEvent(t *testing.T) {
+	doc, err := os.ReadFile("../../../../docs/EVENTS.md")
+	require.NoError(t, err)
+	types := regexp.MustCompile(`(?m)^\{"type":"(\w+)"`).FindAllStringSubmatch(string(doc), -1)
+	require.Greater(t, len(types), 15)
+	for _, m := range types {
+		require.Regexp(t, `[(\s]`+m[1]+`[,)]`, JSONHelp)
+	}
 }
