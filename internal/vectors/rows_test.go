@@ -195,6 +195,7 @@ func TestTheProtocolHasTheLimitsOfTheRulesOfRooms(t *testing.T) {
 	says("direct: senders that are remembered", "%d", n("maxSeen"))
 	says("neighbours asked before a gap is given up; before a word is forgotten", "%d; %d", n("allSources"), n("enoughSources"))
 	says("roster entries in a frame of an answer", "%d", n("maxWants"))
+	says("rosters to one neighbour", "%d MiB/s after %d MiB", n("rosterRate")>>20, n("rosterBurst")>>20)
 	says("members that may be parted", "%d", n("maxParted"))
 	says("retained in a room", "131,072 messages, %d MiB", mesh.DefaultRetention.Bytes>>20)
 	require.EqualValues(t, 131072, mesh.DefaultRetention.Messages)
