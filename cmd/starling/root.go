@@ -45,7 +45,8 @@ func command(a *cli.App) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "starling",
 		Short: "Rooms and direct messages between devices, with no server",
-		Long:  `Starling is a peer-to-peer mesh node: rooms, messages to one user, and no server anywhere. Two machines on one network that run "starling chat" find each other by themselves.`,
+		Long: `Starling is a peer-to-peer mesh node: rooms, messages to one user, and no server anywhere.
+Two machines on one network that run "starling chat" find each other by themselves.`,
 		Example: `  starling demo                          see all of it work, inside one process
   starling chat                          talk with others on this network
   starling chat --user bob --room ops    as bob, in the room ops

@@ -18,8 +18,8 @@ func topics() []*cobra.Command {
   2    wrong usage: an unknown command, flag or argument, or an invalid value
   3    the same user has logged in on another device, so this chat has ended.
        Starting it again ends the log-in on the other device: do not restart on this code.
-  70   it crashed, which is a bug: a chat that had the whole terminal has restored it, and the
-       trace is on standard error. A command without a screen ends with 2 and the trace if it crashes
+  70   the chat on the whole terminal crashed, which is a bug: it has restored the terminal, and the
+       trace is on standard error. If it crashes without a screen, the code is 2
   129  ended by SIGHUP (the terminal was closed), after leaving its rooms
   130  ended by Ctrl-C, after leaving its rooms
   143  ended by SIGTERM, after leaving its rooms
