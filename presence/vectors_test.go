@@ -157,7 +157,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("frame: watch request; watch", "%s; %s", comma(maxWhois), comma(maxNotice))
 	says("watches of one peer; of all", "%d; %d", maxWatchersPeer, maxWatchers)
 	says("directory: an absence is judged again", "%g s", storeGrace.Seconds())
-	says("directory: a node that fell silent counts as one", "%g min", mournFor.Minutes())
+	says("directory: a node that fell silent counts as one", "%g min", recentlyLostFor.Minutes())
 	says("watch: beat; missed", "%g s; %g s", beatEvery.Seconds(), beatMissed.Seconds())
 	says("statement: life, renewed", "%g h, %g h", defaults().life.Hours(), (defaults().life / 3).Hours())
 }
