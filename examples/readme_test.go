@@ -61,3 +61,18 @@ func TestTheLinksOfThePapersLeadSomewhere(t *testing.T) {
 		}
 	}
 }
+
+// Somebody who sees the project for the first time finds what it is, how to see it work, how to get
+// it and how a program looks, in this order and before anything else.
+func TestTheReadmeBeginsWithAProgram(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	at := -1
+	for _, mark := range []string{"Starling is ", "\n    go run ./cmd/starling demo\n", "\n    go test ./...\n", "\n    go get ", "\n```go\n", "\n## Chat"} {
+		next := strings.Index(string(readme), mark)
+		require.Greater(t, next, at, "%q", mark)
+		if at = next; mark == "\n```go\n" {
+			require.Less(t, strings.Count(string(readme[:at]), "\n"), 25, "lines before the program")
+		}
+	}
+}

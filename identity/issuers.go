@@ -78,7 +78,7 @@ func (i Issuers) check() error {
 		case k.Key.IsZero():
 			return fmt.Errorf("kid %s has no key", quote(k.Kid))
 		case slices.ContainsFunc(i.keys[:n], func(o IssuerKey) bool { return o.Kid == k.Kid }):
-			return fmt.Errorf("kid %s stands there twice", quote(k.Kid))
+			return fmt.Errorf("kid %s appears twice", quote(k.Kid))
 		}
 	}
 	return nil

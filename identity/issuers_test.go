@@ -131,7 +131,7 @@ func TestIssuersThatCannotBeUsedAreRefused(t *testing.T) {
 		{"an empty kid", `{"keys":[` + one("kid=") + `]}`, `kid "": want 1 to 64 printable characters without spaces`},
 		{"a private key", `{"keys":[` + one("y") + `,` + one("d=AAAA") + `]}`, "key 2: it is a private key: only the public half belongs here"},
 		{"a secret", `{"keys":[{"kty":"oct","k":"AAAA"}]}`, "key 1: it is a private key: only the public half belongs here"},
-		{"one kid twice", `{"keys":[` + one("y") + `,` + one("y") + `]}`, `kid "a" stands there twice`},
+		{"one kid twice", `{"keys":[` + one("y") + `,` + one("y") + `]}`, `kid "a" appears twice`},
 		{"a root that is not there", `{"keys":[` + one("y") + `],"root":"b"}`, `the root "b" is not among the keys`},
 		{"a root that is no string", `{"keys":[` + one("y") + `],"root":1}`, "root is no string"},
 		{"too many", `{"keys":[` + many + one("kid=last") + `]}`, "17 keys, at most 16 are allowed"},

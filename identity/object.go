@@ -32,7 +32,7 @@ func object(raw []byte) (map[string]json.RawMessage, error) {
 			return nil, errors.New("not JSON")
 		}
 		if _, twice := members[name]; twice {
-			return nil, fmt.Errorf("%s stands there twice", quote(name))
+			return nil, fmt.Errorf("%s appears twice", quote(name))
 		}
 		var value json.RawMessage
 		if err := dec.Decode(&value); err != nil {
@@ -84,7 +84,7 @@ func jwk(raw json.RawMessage) (PublicKey, error) {
 		}
 	}
 	if _, private := members["d"]; private {
-		return PublicKey{}, errors.New("it has d, the private key, which is nobody else's to see")
+		return PublicKey{}, errors.New("it has d, the private key, which nobody else may see")
 	}
 	x, err := text("x", members["x"])
 	if err != nil {

@@ -136,7 +136,7 @@ func (a *Authority) OpenRevocations(sealed []byte) (*Revocations, error) {
 	}
 	key, ok := a.issuers.Key(msg.Kid)
 	if !ok {
-		return nil, badList("signed with the key %s, which is none of this app's issuers", quote(msg.Kid))
+		return nil, badList("signed with the key %s, which is not one of this app's issuers", quote(msg.Kid))
 	}
 	if !wire.Check(wire.DomainRevocations, key[:], body, sig) {
 		return nil, badList("its signature is not that of the issuer key %s", quote(msg.Kid))
@@ -168,7 +168,7 @@ func revocationsFromWire(msg *wire.Revocations) (*Revocations, error) {
 			return nil, badList("user %s before %d ms", quote(u.User), u.NotBeforeMs)
 		}
 		if _, twice := r.Users[u.User]; twice {
-			return nil, badList("user %s stands there twice", quote(u.User))
+			return nil, badList("user %s appears twice", quote(u.User))
 		}
 		r.Users[u.User] = time.UnixMilli(u.NotBeforeMs).UTC()
 	}
@@ -177,7 +177,7 @@ func revocationsFromWire(msg *wire.Revocations) (*Revocations, error) {
 			return nil, badList("token %s until %d ms", quote(t.Id), t.ExpiresMs)
 		}
 		if _, twice := r.Tokens[t.Id]; twice {
-			return nil, badList("token %s stands there twice", quote(t.Id))
+			return nil, badList("token %s appears twice", quote(t.Id))
 		}
 		var expires time.Time
 		if t.ExpiresMs > 0 {

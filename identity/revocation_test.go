@@ -143,7 +143,7 @@ func TestAListThatIsNotTheIssuersIsRefused(t *testing.T) {
 		{"nothing", nil, "0 bytes are too few"},
 		{"only a signature", good[:64], "64 bytes are too few"},
 		{"no protobuf", append(append([]byte(nil), good[:64]...), 0xff), "malformed"},
-		{"of a stranger", by(stranger), fmt.Sprintf("signed with the key %q, which is none of this app's issuers", stranger.Public().Kid)},
+		{"of a stranger", by(stranger), fmt.Sprintf("signed with the key %q, which is not one of this app's issuers", stranger.Public().Kid)},
 		{"of a stranger under our name", by(disguised), sig},
 		{"of another app of the same issuer", by(elsewhere), "it is of another app"},
 		{"changed on its way", broken, sig},
@@ -155,9 +155,9 @@ func TestAListThatIsNotTheIssuersIsRefused(t *testing.T) {
 		{"app of another length", body(func(r *wire.Revocations) { r.App = r.App[:31] }), "it is of another app"},
 		{"a user that is no ID", body(users(&wire.RevokedUser{User: "a b", NotBeforeMs: 1})), `user "a b" before 1 ms`},
 		{"a user without a time", body(users(&wire.RevokedUser{User: "a"})), `user "a" before 0 ms`},
-		{"a user twice", body(users(&wire.RevokedUser{User: "a", NotBeforeMs: 1}, &wire.RevokedUser{User: "a", NotBeforeMs: 2})), `user "a" stands there twice`},
+		{"a user twice", body(users(&wire.RevokedUser{User: "a", NotBeforeMs: 1}, &wire.RevokedUser{User: "a", NotBeforeMs: 2})), `user "a" appears twice`},
 		{"a token without a jti", body(tokens(&wire.RevokedToken{})), `token "" until 0 ms`},
-		{"a token twice", body(tokens(&wire.RevokedToken{Id: "x"}, &wire.RevokedToken{Id: "x"})), `token "x" stands there twice`},
+		{"a token twice", body(tokens(&wire.RevokedToken{Id: "x"}, &wire.RevokedToken{Id: "x"})), `token "x" appears twice`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			newer, err := a.Revoke(c.list)

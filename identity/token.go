@@ -33,7 +33,7 @@ func parseToken(token, app string, issuers Issuers) (*Grant, error) {
 	}
 	key, ok := issuers.Key(kid)
 	if !ok {
-		return nil, tokenError(ErrTokenIssuer, "signed with the key %s, which is none of this app's issuers", quote(kid))
+		return nil, tokenError(ErrTokenIssuer, "signed with the key %s, which is not one of this app's issuers", quote(kid))
 	}
 	signature, err := segment(sig)
 	if err != nil {
@@ -157,7 +157,7 @@ func parseClaims(claims map[string]json.RawMessage, app string) (*Grant, error) 
 		}
 	}
 	if !g.Login && len(g.Rooms) == 0 {
-		return nil, malformed("it is good for nothing: it names no room and is not for logging in")
+		return nil, malformed("it permits nothing: it names no room and is not for logging in")
 	}
 	return &g, nil
 }
@@ -193,7 +193,7 @@ func checkAudience(raw json.RawMessage, app string) error {
 // parseBinding returns the device key that a token is bound to (RFC 7800).
 func parseBinding(raw json.RawMessage) (PublicKey, error) {
 	if raw == nil {
-		return PublicKey{}, tokenError(ErrTokenUnbound, "it is bound to no device key (cnf), so that whoever sees it could use it")
+		return PublicKey{}, tokenError(ErrTokenUnbound, "it is bound to no device key (cnf), so that anybody who sees it could use it")
 	}
 	cnf, err := object(raw)
 	if err != nil {

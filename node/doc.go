@@ -40,6 +40,10 @@
 // When the machine has slept or changed its network, the node closes dead connections and dials
 // every lost peer again.
 //
+// A user who is not connected is found by asking connected peers, and in the app's own DHT. Every
+// node on the local network holds a part of it ([WithoutDHT]); [WithWAN] adds the internet. See
+// [Node.Find].
+//
 // # Who is who
 //
 // A device key determines the node's peer ID; a user key says who the user is. Names are

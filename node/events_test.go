@@ -65,3 +65,20 @@ func TestEventsHaveTheDocumentedJSON(t *testing.T) {
 	}
 	require.Equal(t, strings.Join(want, "\n"), strings.Join(got, "\n"), "docs/EVENTS.md and the code differ")
 }
+
+// A new type of event needs a sample here, and with it a place in docs/EVENTS.md.
+func TestEveryTypeOfEventHasASample(t *testing.T) {
+	has := make(map[string]bool)
+	for _, ev := range samples(t) {
+		has[ev.Head().Type] = true
+	}
+	for _, file := range []string{"events.go", "../mesh/events.go"} {
+		source, err := os.ReadFile(file)
+		require.NoError(t, err)
+		types := regexp.MustCompile(`(?m)^\tType\w+\s+= "(\w+)"$`).FindAllStringSubmatch(string(source), -1)
+		require.Greater(t, len(types), 7, file)
+		for _, m := range types {
+			require.True(t, has[m[1]], m[1])
+		}
+	}
+}

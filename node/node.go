@@ -30,9 +30,9 @@ var ErrClosed = fmt.Errorf("node: %w", net.ErrClosed)
 // ErrOtherDevice reports that a host and a data directory have different device keys.
 var ErrOtherDevice = errors.New("the host has another key than the data directory")
 
-// farewell bounds how long Close takes to log out. Leaving rooms runs at the same time, and takes
-// at most 1 s too.
-const farewell = time.Second
+// logoutTimeout bounds how long Close takes to log out. Leaving rooms runs at the same time, and
+// takes at most 1 s too.
+const logoutTimeout = time.Second
 
 // historyFile is the file of WithHistoryStore in the data directory.
 const historyFile = "history.db"
@@ -266,7 +266,7 @@ func (n *Node) shutdown() error {
 	var polite sync.WaitGroup // 2. say goodbye: to the rooms, and to connected peers
 	polite.Go(func() { _ = n.mesh.Close() })
 	polite.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), farewell)
+		ctx, cancel := context.WithTimeout(context.Background(), logoutTimeout)
 		defer cancel()
 		_ = n.logout(ctx)
 	})

@@ -14,10 +14,10 @@ import (
 // availability judges whether a user is online.
 type availability struct {
 	*inquiry
-	claims map[identity.PublicKey]*evidence // by user key; in app mode under the zero key
-	silent bool                             // a device that was named could not be asked
-	heard  chan struct{}                    // closed with the first evidence
-	buried chan struct{}                    // closed with the first log-out found in the directory
+	claims      map[identity.PublicKey]*evidence // by user key; in app mode under the zero key
+	silent      bool                             // a device that was named could not be asked
+	heard       chan struct{}                    // closed with the first evidence
+	logoutFound chan struct{}                    // closed with the first log-out found in the directory
 }
 
 // evidence is the newest known about one user who may be meant.
@@ -30,7 +30,7 @@ type evidence struct {
 }
 
 func newAvailability() *availability {
-	return &availability{claims: make(map[identity.PublicKey]*evidence), heard: make(chan struct{}), buried: make(chan struct{})}
+	return &availability{claims: make(map[identity.PublicKey]*evidence), heard: make(chan struct{}), logoutFound: make(chan struct{})}
 }
 
 // inquire asks everybody who may know, until the answer is certain or the time is up.
@@ -58,7 +58,7 @@ func (j *availability) greeted(connected []clue) (live bool) {
 		j.lead(c)
 	}
 	for _, gone := range j.f.statuses.departed.Values() {
-		if gone.st.LoggedIn && now.Sub(gone.when) > mournFor {
+		if gone.st.LoggedIn && now.Sub(gone.when) > recentlyLostFor {
 			continue // the directory has to answer
 		}
 		j.lead(clue{login: gone.st.Login(), st: gone.st, source: Remembered, known: gone.when})
@@ -107,19 +107,19 @@ func (j *availability) hear(c clue) bool {
 	}
 	closeOnce(j.heard)
 	if c.source == Stored && !st.LoggedIn {
-		j.buryLocked(st.Peer)
+		j.noteLogoutLocked(st.Peer)
 	}
 	return true
 }
 
-// buryLocked records that the directory has a log-out of a device. If that device is being dialled,
-// because it is remembered or was quitting when the question came, the inquiry does not wait for
-// the dial.
-func (j *availability) buryLocked(p peer.ID) {
-	closeOnce(j.buried)
+// noteLogoutLocked records that the directory has a log-out of a device. If that device is being
+// dialled, because it is remembered or was quitting when the question came, the inquiry does not
+// wait for the dial.
+func (j *availability) noteLogoutLocked(p peer.ID) {
+	closeOnce(j.logoutFound)
 	for at, cancel := range j.asked {
 		if at.peer == p {
-			time.AfterFunc(buriedRest, cancel)
+			time.AfterFunc(logoutRest, cancel)
 		}
 	}
 }
@@ -198,7 +198,7 @@ func (j *availability) stored() (complete bool) {
 	if !j.look(start) || !j.nobody() {
 		return false
 	}
-	return j.pause(time.Until(start.Add(storeGrace))) && j.seek(j.ctx, j.f.statuses.mourned(start))
+	return j.pause(time.Until(start.Add(storeGrace))) && j.seek(j.ctx, j.f.statuses.recentlyLost(start))
 }
 
 // nobody reports whether nothing at all is known about the user.
@@ -226,8 +226,8 @@ func (j *availability) look(start time.Time) (complete bool) {
 		case <-rest.C:
 		// The log-out is of a device that was a node of the directory and is usually gone: the
 		// search would wait for it.
-		case <-j.buried:
-			rest.Reset(min(buriedRest, storedBudget-time.Since(start)))
+		case <-j.logoutFound:
+			rest.Reset(min(logoutRest, storedBudget-time.Since(start)))
 			select {
 			case <-rest.C:
 			case <-ctx.Done():
@@ -236,7 +236,7 @@ func (j *availability) look(start time.Time) (complete bool) {
 		}
 		cancel()
 	}()
-	return j.seek(ctx, j.f.statuses.mourned(start))
+	return j.seek(ctx, j.f.statuses.recentlyLost(start))
 }
 
 // verdict judges all the evidence, once the inquiry has ended.

@@ -191,7 +191,7 @@ func (d *Directory) shutdown() error {
 	d.mu.Unlock()
 	if bye {
 		ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
-		d.farewell(ctx)
+		d.sayGoodbye(ctx)
 		cancel()
 	}
 

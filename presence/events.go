@@ -39,7 +39,7 @@ type PeerChanged struct {
 // another key. A key that has said good-bye does not count.
 type Conflict struct {
 	User   string
-	Pinned identity.PublicKey // the own key or the pinned key: what the name means on this node; zero: not pinned
+	Pinned identity.PublicKey // this node's own key or the pinned key: what the name means on this node; zero: not pinned
 	Other  identity.Login     // the other login with that name
 	Rival  identity.Login     // if the name is not pinned, the second login with it; otherwise zero
 }

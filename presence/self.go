@@ -102,15 +102,15 @@ func (d *Directory) Logout(ctx context.Context) error {
 	d.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, logoutGrace)
 	defer cancel()
-	d.farewell(ctx)
+	d.sayGoodbye(ctx)
 	return nil
 }
 
-// farewell waits until connected peers and the nodes that keep the log-in have been told that it
+// sayGoodbye waits until connected peers and the nodes that keep the log-in have been told that it
 // has ended, or until ctx ends.
-func (d *Directory) farewell(ctx context.Context) {
+func (d *Directory) sayGoodbye(ctx context.Context) {
 	var wg sync.WaitGroup
-	wg.Go(func() { d.bury(ctx) })
+	wg.Go(func() { d.retract(ctx) })
 	d.hellos.waitTold(ctx)
 	wg.Wait()
 }

@@ -83,9 +83,9 @@ const (
 	// seekBudget is how long an inquiry searches the DHT while nothing is known, storedBudget how
 	// long once something is.
 	seekBudget = 3 * time.Second
-	// buriedRest is how long an inquiry goes on after it has found a log-out in the directory:
+	// logoutRest is how long an inquiry goes on after it has found a log-out in the directory:
 	// nodes that answer at all have done so by then.
-	buriedRest = 500 * time.Millisecond
+	logoutRest = 500 * time.Millisecond
 	// storeGrace is how long a log-in may take to reach the nearest nodes that its device knows:
 	// two round trips, to ask and to store, and dials before that. An unknown user counts as
 	// offline only if still unknown that long after the question.
@@ -95,12 +95,12 @@ const (
 	maxDeparted = 1024 // log-ins of peers that were connected
 	maxLost     = 256  // peers that were connected
 
-	// mournFor is how long a device that fell silent counts as possibly there. For that long its
-	// log-in may still be live, and the directory is not complete without its answer as a node. So
-	// after a network split, users on the other side are unreachable rather than offline for that
-	// long, though their records lapse after 3 minutes.
-	mournFor  = 10 * time.Minute
-	maxVisits = 8 // devices that one inquiry dials
+	// recentlyLostFor is how long a device that fell silent counts as possibly there. For that long
+	// its log-in may still be live, and the directory is not complete without its answer as a node.
+	// So after a network split, users on the other side are unreachable rather than offline for
+	// that long, though their records lapse after 3 minutes.
+	recentlyLostFor = 10 * time.Minute
+	maxVisits       = 8 // devices that one inquiry dials
 )
 
 // Status returns whether a user is logged in and reachable, with the evidence. It answers at once
@@ -248,10 +248,10 @@ func (q *inquiries) parted(p peer.ID, st *identity.Statement, heard time.Time) {
 	}
 }
 
-// mourned returns the peers that left without a good-bye not long ago.
-func (q *inquiries) mourned(now time.Time) (out []peer.ID) {
+// recentlyLost returns the peers that left without a good-bye not long ago.
+func (q *inquiries) recentlyLost(now time.Time) (out []peer.ID) {
 	for _, p := range q.lost.Keys() {
-		if at, ok := q.lost.Peek(p); ok && now.Sub(at) < mournFor {
+		if at, ok := q.lost.Peek(p); ok && now.Sub(at) < recentlyLostFor {
 			out = append(out, p)
 		}
 	}

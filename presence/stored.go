@@ -65,11 +65,11 @@ func (n dhtNode) Foreign(p peer.ID) bool { return n.shake.foreign(p) }
 // it does nothing.
 func (d *Directory) Refresh() { d.dht.Renew() }
 
-// bury tells the nodes that keep the record of the log-in that it has ended. It does its best for
-// at most a second.
-func (d *Directory) bury(ctx context.Context) {
+// retract tells the nodes that keep the record of the log-in that it has ended. It does its best
+// for at most a second.
+func (d *Directory) retract(ctx context.Context) {
 	if st := d.Self(); st != nil && !st.LoggedIn {
-		d.dht.Bury(ctx, st)
+		d.dht.Retract(ctx, st)
 	}
 }
 

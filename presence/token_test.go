@@ -191,7 +191,7 @@ func TestBothSidesReadWhyATokenIsRefused(t *testing.T) {
 			judge: func(t *testing.T) *identity.Authority { return authority(t, 0) },
 			want:  []error{identity.ErrTokenNotYetValid, identity.ErrClock}, text: "its statement: log-in token: the clock of this device says"},
 		{name: "of a foreign issuer", life: time.Hour, by: second, judge: func(t *testing.T) *identity.Authority { return authority(t, 0) },
-			want: []error{identity.ErrTokenIssuer}, text: "which is none of this app's issuers"},
+			want: []error{identity.ErrTokenIssuer}, text: "which is not one of this app's issuers"},
 		{name: "revoked", life: time.Hour, claim: func(c *identity.Claims) { c.ID = "stolen" },
 			judge: func(t *testing.T) *identity.Authority {
 				a := authority(t, 0)

@@ -136,7 +136,20 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("whois questions of one peer", "%d/s after a burst of %d", whoisRate, whoisBurst)
 	says("notices of one peer", "%d/s after a burst of %d", noticeRate, noticeBurst)
 
+	says("text of a refusal", "%d", maxReason)
+	says("hello: tries with a peer that does not speak it", "%d", maxUnsupported)
+	says("whois: log-ins in an answer; peers asked", "%d; %d", maxLocated, whoisAsked)
+	says("issuers of an app", "%d", identity.MaxIssuers)
+
 	says("hello; waiting for one", "%g s", helloTimeout.Seconds())
+	says("hello: the other side opens one", "after %d ms", helloNudge.Milliseconds())
+	says("hello: tried again", "after 250 ms, 1 s, 4 s, 16 s, and then every minute; each pause up to half as long again")
+	for i, d := range []time.Duration{250 * time.Millisecond, time.Second, 4 * time.Second, 16 * time.Second, time.Minute, time.Minute} {
+		require.GreaterOrEqual(t, helloPause(i), d)
+		require.Less(t, helloPause(i), d*3/2)
+	}
+	says("a node that closes says goodbye", "%d ms at most", closeGrace.Milliseconds())
+	says("notice: to the same peer again; tries", "after %g s; %d", noticePause.Seconds(), noticeTries)
 	says("a refused peer may read why", "%g s", refuseGrace.Seconds())
 	says("a refused peer is not dialled", "%g min (OTHER_APP), 30 s to %g min", foreignTime.Minutes(), refusedTime.Minutes())
 	says("whois: for all answers; to serve one", "%d ms; %g s", whoisBudget.Milliseconds(), whoisTimeout.Seconds())
@@ -144,7 +157,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("frame: watch request; watch", "%s; %s", comma(maxWhois), comma(maxNotice))
 	says("watches of one peer; of all", "%d; %d", maxWatchersPeer, maxWatchers)
 	says("directory: an absence is judged again", "%g s", storeGrace.Seconds())
-	says("directory: a node that fell silent counts as one", "%g min", mournFor.Minutes())
+	says("directory: a node that fell silent counts as one", "%g min", recentlyLostFor.Minutes())
 	says("watch: beat; missed", "%g s; %g s", beatEvery.Seconds(), beatMissed.Seconds())
 	says("statement: life, renewed", "%g h, %g h", defaults().life.Hours(), (defaults().life / 3).Hours())
 }

@@ -23,12 +23,12 @@ func idCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "id",
 		Short: "Show who you are to the others, and carry it to another device",
-		Long: `Id shows the key by which others tell you, the peer ID of this device, and where both are kept. They are
-made now if there are none.
+		Long: `Id shows the key by which others recognise you, the peer ID of this device, and where both are kept. They
+are created if they do not exist.
 
-The fingerprint is what two people compare who want to be sure of each other: a name can be taken by
-anybody, a key cannot. "starling id export" and "starling id import" carry your key to a second device,
-which then is the same user, with a peer ID of its own.`,
+Two people who want to be sure of each other compare fingerprints: anybody can take a name, but not a
+key. "starling id export" and "starling id import" carry your key to a second device,
+which is then the same user, with its own peer ID.`,
 		Example: `  starling id                        the key, the peer ID and the directory
   starling id export me.key          on the first device
   starling id import me.key          on the second`,
@@ -93,7 +93,7 @@ func exportCommand(a *cli.App, dir *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "export [FILE]",
 		Short: "Write your user key to a file, or to standard output",
-		Long: `Export writes your private user key, as PEM. Whoever has it is you: carry it as you would a password, and
+		Long: `Export writes your private user key, as PEM. Anybody who has it can act as you: treat it like a password, and
 delete the copy. FILE is made readable for you only, and must not exist yet. Without it, or as -, the key
 goes to standard output.`,
 		Example: "  starling id export me.key\n  starling id export | ssh laptop starling id import -",
@@ -125,8 +125,8 @@ func importCommand(a *cli.App, dir *string) *cobra.Command {
 		Use:   "import FILE",
 		Short: "Become the user whose key is in a file",
 		Long: `Import makes this device one of the user whose key "starling id export" wrote to FILE, or - for standard
-input. The device keeps a peer ID of its own. If there is another user key here already, nothing is changed:
-that key would be lost, so export it first, and then say --force.`,
+input. The device keeps a peer ID of its own. If this device already has another user key, nothing is
+changed, since that key would be lost: export it first, and then use --force.`,
 		Example: "  starling id import me.key\n  starling id import me.key --force",
 		Args:    cli.ExactlyOne("a file"),
 		RunE: a.Action(func(_ *cobra.Command, args []string) error {
@@ -151,7 +151,7 @@ that key would be lost, so export it first, and then say --force.`,
 			return showID(a, dir, false)
 		}),
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "replace another user key that is here, which is lost unless it was exported")
+	cmd.Flags().BoolVar(&force, "force", false, "replace the user key of this device, which is lost unless it was exported")
 	return cmd
 }
 

@@ -21,7 +21,7 @@ var levels = map[string]slog.Level{
 func newLogger(a *cli.App, name string) (*slog.Logger, error) {
 	level, ok := levels[name]
 	if !ok {
-		return nil, cli.Usagef("--log-level: %q is none of off, error, warn, info, debug", name)
+		return nil, cli.Usagef("--log-level: %q is not one of off, error, warn, info, debug", name)
 	}
 	log := slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: level}))
 	if a.Whole {

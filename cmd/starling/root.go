@@ -45,10 +45,10 @@ func command(a *cli.App) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "starling",
 		Short: "Rooms and direct messages between devices, with no server",
-		Long: `Starling is a peer-to-peer mesh node: rooms for everybody in them, messages to one user, and no
-server anywhere. Two machines on one network that run "starling chat" find each other by themselves.`,
+		Long: `Starling is a peer-to-peer mesh node: rooms, messages to one user, and no server anywhere.
+Two machines on one network that run "starling chat" find each other by themselves.`,
 		Example: `  starling demo                          see all of it work, inside one process
-  starling chat                          talk with whoever runs it on this network
+  starling chat                          talk with others on this network
   starling chat --user bob --room ops    as bob, in the room ops
   starling help exit-codes               what a script can branch on`,
 		Args:                  cli.SubcommandsOnly,

@@ -178,7 +178,7 @@ func TestAWalkThroughTheScreenInARealTerminal(t *testing.T) {
 
 	// A direct one, with completion, and its mark.
 	a.types("/m")
-	a.until("the commands", `/msg USER TEXT +to a user who is logged in anywhere`)
+	a.until("the commands", `/msg USER TEXT +to a logged-in user`)
 	a.press("Tab")
 	a.until("the users", `#lobby › /msg *$`, `│ bob +online, connected`)
 	a.types("b")

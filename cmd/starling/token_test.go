@@ -172,7 +172,7 @@ func TestARefusedTokenSaysWhyAndEndsWith1(t *testing.T) {
 		flags               []string
 	}{
 		{a.issue("--life", "1ns"), "expired", "expired ", []string{"--leeway", "0s"}},
-		{other.issue(), "issuer", "which is none of this app's issuers", nil},
+		{other.issue(), "issuer", "which is not one of this app's issuers", nil},
 		{none, "algorithm", `signed by "none", only EdDSA is allowed`, nil},
 		{head + "." + rest + "!", "malformed", "its signature is not base64url", nil},
 		{"a.b.c", "malformed", "its header is not base64url", nil},
@@ -301,7 +301,7 @@ func TestWrongUsageOfTokensIsToldTogether(t *testing.T) {
 		{[]string{"issue", "--user", "a b", "--device", "x", "--room", "o ps", "--room", "dev", "--room", "dev:boss", "--life", "-1s", "--app", ""},
 			[]string{
 				`--user "a b": ' ' is not one of a-z A-Z 0-9 _ @ . -`, `--app "": empty`,
-				`--device "x": want the peer ID that "starling id" shows, or its JSON Web Key`, "--life -1s: want more than nothing",
+				`--device "x": want the peer ID that "starling id" shows, or its JSON Web Key`, "--life -1s: want more than 0",
 				`--room "o ps": ' ' is not one of a-z A-Z 0-9 _ @ . -`, `--room "dev": given twice`,
 			}},
 		{[]string{"issue", "--user", "alice", "--device", a.peer, "--room", "ops:", "--dir", a.dir},
@@ -333,7 +333,7 @@ func TestWithoutAnIssuerNothingIsIssued(t *testing.T) {
 	require.Equal(t, ran{cli.ExitFailed, "", "starling: there is no issuer in " + dir + "; \"starling issuer new\" makes one\n"}, got)
 	a, other := newAcme(t), newAcme(t)
 	got = runHere("token", "issue", "--user", "alice", "--device", peer, "--dir", a.dir, "--key", other.key)
-	require.Equal(t, ran{cli.ExitFailed, "", "starling: the key in " + other.key + " is none of those in " + a.issuers + ": no node would trust it\n"}, got)
+	require.Equal(t, ran{cli.ExitFailed, "", "starling: the key in " + other.key + " is not one of those in " + a.issuers + ": no node would trust it\n"}, got)
 	got = runHere("token", "verify", "a.b.c", "--issuers", filepath.Join(dir, "issuers.json"))
 	require.Equal(t, ran{cli.ExitFailed, "", "starling: issuers " + filepath.Join(dir, "issuers.json") + ": no such file or directory\n"}, got)
 }

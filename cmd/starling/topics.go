@@ -15,16 +15,16 @@ func topics() []*cobra.Command {
 
   0    it did what it should; for chat: left by /quit or by the end of standard input
   1    it failed; standard error says why
-  2    wrong usage: an unknown command, flag or argument, or a value that cannot be
-  3    the same user has logged in on another device, and this chat has ended because of it.
-       Starting it again puts the other device out: do not restart on this code.
-  70   it crashed, which is a bug: the chat that had the whole terminal has given it back, and the
-       trace is on standard error. What crashes without a screen ends with 2, and the trace
+  2    wrong usage: an unknown command, flag or argument, or an invalid value
+  3    the same user has logged in on another device, so this chat has ended.
+       Starting it again ends the log-in on the other device: do not restart on this code.
+  70   the chat on the whole terminal crashed, which is a bug: it has restored the terminal, and the
+       trace is on standard error. If it crashes without a screen, the code is 2
   129  ended by SIGHUP (the terminal was closed), after leaving its rooms
   130  ended by Ctrl-C, after leaving its rooms
   143  ended by SIGTERM, after leaving its rooms
 
-After a first signal a command leaves its rooms and closes within 2 s; a second ends it at once.`,
+After the first signal a command leaves its rooms and closes within 2 s; a second signal ends it at once.`,
 	}, {
 		Use:   "json",
 		Short: "The lines that chat --json writes",

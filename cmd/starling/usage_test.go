@@ -32,7 +32,7 @@ func TestWrongUsageIsToldExactlyAndEndsWith2(t *testing.T) {
 		{[]string{"version", "2"}, `"starling version" takes no arguments, and got "2"`, "starling version"},
 		{[]string{"help", "exit-code"}, `no help on "exit-code", did you mean "exit-codes"?`, "starling help"},
 		{[]string{"help", "nothing", "at", "all"}, `no help on "nothing at all"`, "starling help"},
-		{[]string{"demo", "--log-level", "loud"}, `--log-level: "loud" is none of off, error, warn, info, debug`, "starling demo"},
+		{[]string{"demo", "--log-level", "loud"}, `--log-level: "loud" is not one of off, error, warn, info, debug`, "starling demo"},
 	} {
 		got := runHere(c.args...)
 		require.Equal(t, cli.ExitUsage, got.code, "%v", c.args)

@@ -54,7 +54,7 @@ func versionCommand(a *cli.App) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "version",
-		Short:   "Say which starling this is",
+		Short:   "Show the version of starling",
 		Example: "  starling version\n  starling version --json",
 		Args:    cli.NoArguments,
 		RunE: a.Action(func(cmd *cobra.Command, _ []string) error {

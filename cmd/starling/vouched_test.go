@@ -179,7 +179,7 @@ func TestANewerTokenIsTakenWhenAskedFor(t *testing.T) {
 
 	open := chatHere(t, "--ephemeral", "--user", "carol")
 	open.say("/token")
-	require.Equal(t, "this app has no tokens: its users are who they say (see: starling help token)", open.expect("error", nil).Detail)
+	require.Equal(t, "this app has no tokens: its users choose their own names (see: starling help token)", open.expect("error", nil).Detail)
 }
 
 func TestARoleIsToldToItsUserAndToTheOthers(t *testing.T) {

@@ -23,14 +23,15 @@ var phrases = []struct{ never, write string }{
 	{`\b[Aa]s a rule\b`, "usually"},
 	{`\b[Ww]hoever\b`, "a member that, any user who"},
 	{`\b[Ss]urely\b`, "certainly, or nothing"},
+	{`\b[Ii]n vain\b`, "without result"},
 }
 
 // proseOf calls f with each line of prose of a file: pages without tables and code, and comments of
-// Go without code.
+// Go and of protocol buffers without code.
 func proseOf(path, text string, f func(number int, line string)) {
 	code := false
 	for i, line := range strings.Split(text, "\n") {
-		if filepath.Ext(path) == ".go" {
+		if ext := filepath.Ext(path); ext == ".go" || ext == ".proto" {
 			if at := strings.Index(line, "//"); at >= 0 && strings.TrimSpace(line[:at]) == "" && !strings.HasPrefix(line[at:], "//go:") && !strings.HasPrefix(line[at:], "//\t") {
 				f(i+1, strings.ReplaceAll(line, "\t", "    "))
 			}
@@ -45,18 +46,29 @@ func proseOf(path, text string, f func(number int, line string)) {
 	}
 }
 
-// faultsOfText returns what is wrong with the prose of a file.
+// faultsOfText returns what is wrong with the prose of a file, and with the texts in its code:
+// people read these as well.
 func faultsOfText(path, text string) (out []string) {
-	proseOf(path, text, func(number int, line string) {
-		if n := utf8.RuneCountInString(line); n > columns && strings.ContainsAny(strings.TrimLeft(line, "/*- \t"), " ") {
-			out = append(out, fmt.Sprintf("%s:%d: %d columns, of %d", path, number, n, columns))
-		}
+	plain := func(number int, line string) {
 		for _, p := range phrases {
 			if found := regexp.MustCompile(p.never).FindString(line); found != "" {
 				out = append(out, fmt.Sprintf("%s:%d: %q: write %s", path, number, found, p.write))
 			}
 		}
+	}
+	proseOf(path, text, func(number int, line string) {
+		if n := utf8.RuneCountInString(line); n > columns && strings.ContainsAny(strings.TrimLeft(line, "/*- \t"), " ") {
+			out = append(out, fmt.Sprintf("%s:%d: %d columns, of %d", path, number, n, columns))
+		}
+		plain(number, line)
 	})
+	if filepath.Ext(path) == ".go" && !strings.HasSuffix(path, "_test.go") {
+		for i, line := range strings.Split(text, "\n") {
+			if !strings.HasPrefix(strings.TrimSpace(line), "//") {
+				plain(i+1, line)
+			}
+		}
+	}
 	return out
 }
 
@@ -67,7 +79,7 @@ func TestProseIsPlainAndKeepsWithinItsColumns(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if ext := filepath.Ext(path); ext != ".go" && ext != ".md" || strings.HasSuffix(path, ".pb.go") {
+		if ext := filepath.Ext(path); ext != ".go" && ext != ".md" && ext != ".proto" || strings.HasSuffix(path, ".pb.go") {
 			return nil
 		}
 		text, err := os.ReadFile(path)
@@ -90,7 +102,9 @@ func TestFaultsOfProseAreFound(t *testing.T) {
 	require.Equal(t, []string{"a.go:2: 108 columns, of 100"}, faultsOfText("a.go", "x\n// "+long))
 	require.Equal(t, []string{`a.md:1: "As a rule": write usually`}, faultsOfText("a.md", "As a rule it holds."))
 	require.Empty(t, faultsOfText("a.md", "| "+long+"\n```\n"+long+"\n```\n    "+long))
-	require.Empty(t, faultsOfText("a.go", "x := `"+long+"` // as a rule"))
+	require.Empty(t, faultsOfText("a.go", "x := `"+long+"`"), "code may be wider")
+	require.Equal(t, []string{`a.go:1: "in vain": write without result`}, faultsOfText("a.go", "x := `asked in vain`"))
+	require.Empty(t, faultsOfText("a_test.go", "x := `asked in vain`"), "texts that only tests show")
 	require.Empty(t, faultsOfText("a.go", "//\t"+long))
 	require.Empty(t, faultsOfText("a.md", strings.Repeat("x", 120)), "a link cannot be broken")
 }

@@ -75,3 +75,16 @@ func TestTheRowsOfThePageNameFieldsThatExist(t *testing.T) {
 		require.True(t, fields[row[1]], row[1])
 	}
 }
+
+// Each prefix of what is signed stands in the table of prefixes.
+func TestThePageHasEveryPrefix(t *testing.T) {
+	source, err := os.ReadFile("seal.go")
+	require.NoError(t, err)
+	text, err := os.ReadFile(page)
+	require.NoError(t, err)
+	prefixes := regexp.MustCompile(`"(starling/\w+/1)\\x00"`).FindAllStringSubmatch(string(source), -1)
+	require.Len(t, prefixes, 8)
+	for _, p := range prefixes {
+		require.Contains(t, string(text), "\n| `"+p[1]+"\\0` | ")
+	}
+}

@@ -75,7 +75,7 @@ func New(cfg Config, node Node) (*DHT, error) {
 }
 
 // Close ends everything that the DHT does, removes its stream handlers from the host, and returns
-// when all its goroutines have ended. The log-in remains where it is stored: see [DHT.Bury].
+// when all its goroutines have ended. The log-in remains where it is stored: see [DHT.Retract].
 func (d *DHT) Close() error {
 	d.tasks.Close()
 	d.stop()
@@ -111,9 +111,9 @@ func (d *DHT) Renew() {
 	}
 }
 
-// Bury sends the end of a log-in to the nodes that keep the log-in. It does its best for at most a
-// second.
-func (d *DHT) Bury(ctx context.Context, st *identity.Statement) {
+// Retract sends the end of a log-in to the nodes that keep the log-in. It does its best for at most
+// a second.
+func (d *DHT) Retract(ctx context.Context, st *identity.Statement) {
 	if d.Empty() {
 		return
 	}
@@ -121,7 +121,7 @@ func (d *DHT) Bury(ctx context.Context, st *identity.Statement) {
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, k := range d.instances {
-		wg.Go(func() { k.bury(ctx, st) })
+		wg.Go(func() { k.retract(ctx, st) })
 	}
 	wg.Wait()
 }

@@ -51,7 +51,7 @@ func (n *node) seek(t *testing.T, user identity.Address) (out sought) {
 	return out
 }
 
-func TestALogInIsStoredAndFoundUntilItIsBuried(t *testing.T) {
+func TestALogInIsStoredAndFoundUntilItIsRetracted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, 5, nil)
 		defer r.close()
@@ -80,7 +80,7 @@ func TestALogInIsStoredAndFoundUntilItIsBuried(t *testing.T) {
 
 		end := b.sign(t, "dora", false)
 		b.show(end)
-		b.Bury(t.Context(), end)
+		b.Retract(t.Context(), end)
 		require.Zero(t, b.first().Keepers())
 		got = a.seek(t, exact)
 		require.NotEmpty(t, got.records)

@@ -227,7 +227,7 @@ func (d *DHT) stillShown(st *identity.Statement) *identity.Statement {
 }
 
 // keep records the nodes that are about to have our record: from here on a log-out has something to
-// bury.
+// retract.
 func (k *Instance) keep(nodes []peer.ID) {
 	slices.Sort(nodes)
 	nodes = slices.Compact(nodes)
@@ -383,8 +383,8 @@ func (d *DHT) visit(r *Record) {
 	})
 }
 
-// bury sends the end of the log-in to the nodes that keep its record.
-func (k *Instance) bury(ctx context.Context, st *identity.Statement) {
+// retract sends the end of the log-in to the nodes that keep its record.
+func (k *Instance) retract(ctx context.Context, st *identity.Statement) {
 	k.mu.Lock()
 	keepers := k.keepers
 	k.keepers = nil

@@ -101,7 +101,7 @@ func Seal(keys *identity.Keys, st *identity.Statement, addrs []ma.Multiaddr, now
 var (
 	ErrSize = errors.New("dht: record too large")
 	ErrKey  = errors.New("dht: record under a key that is not its user's")
-	ErrTime = errors.New("dht: record is not of now")
+	ErrTime = errors.New("dht: record is too old or from the future")
 	ErrForm = errors.New("dht: malformed record")
 	ErrMark = errors.New("dht: record without a log-in token")
 )

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
@@ -107,7 +108,9 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("nodes that keep a record", "%d", replicas)
 	says("nodes that an answer names", "%d", maxCloser)
 	says("devices dialled for a name", "%d", maxProviders)
-	says("record: life, stored anew", "%g min, %g min (lan); %g min, %g min (wan)",
+	says("directory: requests to one peer at once; bytes of an answer; of one with providers", "%d; %d KiB; %d MiB",
+		maxRequests, answerLimit(pb.Message_GET_VALUE)>>10, answerLimit(pb.Message_GET_PROVIDERS)>>20)
+	says("record: life, stored again", "%g min, %g min (lan); %g min, %g min (wan)",
 		lanLife.Minutes(), (lanLife / 3).Minutes(), wanLife.Minutes(), (wanLife / 3).Minutes())
 	says("directory: one node to answer; to store", "%g s; %g s", askTimeout.Seconds(), storeTimeout.Seconds())
 	says("directory: a fresh log-in is compared again", "%g s", recheckAfter.Seconds())

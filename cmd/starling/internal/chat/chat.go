@@ -43,25 +43,26 @@ begins with a slash is a command:
 
 ` + strings.Join(session.HelpLines(), "\n") + `
 
-Who runs it on the same network is found by itself. From elsewhere, start with --peer and an address that
-the other side shows when it starts.
+Others who run it on the same network are found automatically. From elsewhere, start with --peer and
+an address that the other side shows when it starts.
 
-Your name is claimed, not registered: others tell you by your key, which stays in the data directory, so
-that a restart is the same user. "starling id export" carries it to another device.
+Your name is claimed, not registered: others recognise you by your key. It stays in the data directory,
+so you are the same user after a restart. "starling id export" carries it to another device.
 
-An app with an issuer of its own says who is whom: with --issuers and --token the name is the one that the
-token gives, and nobody else can have it. When the token is about to expire, a newer one is taken from its file.
+An app with its own issuer decides who its users are: with --issuers and --token your name is the one in
+the token, and nobody else can have it. When the token is about to expire, a newer one is read from its file.
 
-What is said in rooms is kept for 10 minutes, in memory, for others who missed some of it. With --keep-history it is
-kept in the data directory as well: what you said before the chat was closed or killed, and nobody had yet, they get when you
-are back. You are shown nothing of it again. Remove history.db there to forget it.
+What is said in rooms is kept for 10 minutes, in memory, for others who missed some of it. With
+--keep-history it is kept in the data directory as well: if nobody had yet received what you said before
+the chat was closed or killed, others get it when you are back. Nothing is shown to you again. To forget
+it, remove history.db from that directory.
 
 Every message has a result: delivered (to one user) with the time it took, sent (to a room), refused by
 the other side, not sent, or unknown, which means that it may have arrived.
 
-On a terminal the chat takes the whole screen: rooms and direct conversations on the left, who is there on
-the right, and behind each message of yours how far it has come. With --plain, and where input or output is
-no terminal, it goes line by line.
+On a terminal the chat fills the screen: rooms and direct conversations on the left, members on the right,
+and after each of your messages how far it has come. With --plain, or if input or output is not a terminal,
+it works line by line.
 
 The chat ends at /quit, Ctrl-C or the end of standard input, and leaves its rooms first. At the end of
 standard input and at /quit it waits for the results of what was sent; Ctrl-C does not.`,
@@ -86,15 +87,15 @@ standard input and at /quit it waits for the results of what was sent; Ctrl-C do
 	flags.StringArrayVar(&f.rooms, "room", []string{"lobby"}, "a room to enter, by `NAME`; may be given again")
 	flags.StringArrayVar(&f.peers, "peer", nil, "the `MULTIADDR` of somebody to connect to, with /p2p/ at its end; may be given again")
 	flags.StringArrayVar(&f.listen, "listen", nil, "a `MULTIADDR` to listen on, instead of all interfaces by TCP and QUIC; may be given again")
-	flags.StringVar(&f.data, "data", "", "the `DIR` with keys and what is remembered (default: starling in your configuration directory)")
+	flags.StringVar(&f.data, "data", "", "the `DIR` for keys and what is remembered (default: starling in your configuration directory)")
 	flags.BoolVar(&f.ephemeral, "ephemeral", false, "keep nothing: a new key, in memory")
-	flags.BoolVar(&f.keepHistory, "keep-history", false, "keep what is said in rooms for 10 minutes also on disk, in history.db of the data directory, not encrypted: after a restart others get what they missed of it")
-	flags.StringVar(&f.app, "app", "starling", "the `NAME` of the app: others are not seen, and do not see this")
+	flags.BoolVar(&f.keepHistory, "keep-history", false, "keep what is said in rooms for 10 minutes on disk too, in history.db of the data directory, not encrypted: others get what they missed of it after a restart")
+	flags.StringVar(&f.app, "app", "starling", "the `NAME` of the app: nodes of other apps are not seen")
 	flags.StringVar(&f.issuers, "issuers", "", "the `FILE` with the issuers of the app, if its users need tokens (see: starling token)")
 	flags.StringVar(&f.token, "token", "", "the `FILE` with your token, or - for the first line of standard input")
-	flags.StringVar(&f.revocations, "revocations", "", "a `FILE` with revoked tokens, to be told to all")
-	flags.BoolVar(&f.noMDNS, "no-mdns", false, "neither look for others on this network nor be found by them")
-	flags.BoolVar(&f.plain, "plain", false, "line by line, also on a terminal")
+	flags.StringVar(&f.revocations, "revocations", "", "a `FILE` with revoked tokens, to be sent to all nodes")
+	flags.BoolVar(&f.noMDNS, "no-mdns", false, "do not look for others on this network, or be found by them")
+	flags.BoolVar(&f.plain, "plain", false, "line by line, even on a terminal")
 	flags.BoolVar(&f.json, "json", false, "write JSON objects, one a line (see: starling help json)")
 	return cmd
 }

@@ -28,9 +28,9 @@ func Command(a *cli.App) *cobra.Command {
 		Use:   "demo",
 		Short: "Show and check everything, inside this process",
 		Long: `Demo runs three nodes in this process, on 127.0.0.1 only, and touches nothing outside of it: no file,
-no other address, nobody on the network. It walks through log-in, rooms, messages of every kind, a forged
-message, a duplicate log-in, leaving, online status and log-out, and checks at every step that what should arrive did, and
-that what should not did not. Each step is shown with its latency.
+no other address, no other node. It goes through log-in, rooms, messages of every kind, a forged
+message, a duplicate log-in, leaving, online status and log-out. At every step it checks that
+everything arrived that should, and nothing else. Each step is shown with its latency.
 
 It ends with 0 if every step did what it should, and with 1 otherwise, after at most a minute.`,
 		Example: "  starling demo\n  starling demo --json",

@@ -238,7 +238,7 @@ func (c *cast) duplicateLogIn(ctx context.Context) (took time.Duration, detail s
 	}
 	took = time.Since(begin)
 	if out.By == nil || out.By.Peer != c.laptop.ID() {
-		return 0, "", fmt.Errorf("bob was told of another device: %v", out.By)
+		return 0, "", fmt.Errorf("bob's log-in ended because of another device: %v", out.By)
 	}
 	if _, err := c.bob.SendText(ctx, "alice", "still here?"); !errors.Is(err, mesh.ErrNotLoggedIn) {
 		return 0, "", fmt.Errorf("a send from the device that is out ended with: %v", err)

@@ -14,11 +14,11 @@ const JSONHelp = `With --json, starling chat writes one JSON object a line to st
 It takes the same lines on standard input as without.
 
 Every object has "type" and "time" (RFC 3339). 64-bit numbers are strings. The events of the mesh
-(message, direct_message, member_joined, member_left, gap_lost, lagged, peer_up, peer_changed,
+(message, direct_message, member_joined, member_left, room_size, gap_lost, lagged, peer_up, peer_changed,
 peer_down, peer_failed, identity_conflict, duplicate_device, logged_out, addrs_changed, token_expiring, token_ended)
-also have "seq". It counts per room, and for those without "room" per node: a hole in it is events that
-this program read too slowly for. Texts are in "text"; binary is base64 in "data". The chat's own objects
-have no "seq":
+also have "seq". It counts per room, and for events without "room" per node. Missing numbers are events that
+were dropped because this program read too slowly. Text is in "text"; binary data is base64 in "data".
+The chat's own objects have no "seq":
 
   ready   first of all: user, key (fingerprint), peer (ID), addrs (to give to others as --peer), mdns
           (others on this network find this one by themselves), app, data (directory;
@@ -26,19 +26,19 @@ have no "seq":
   entered the room "room" is ready: what is sent now reaches every member of "members"; in app mode, "role"
           is the user's own
   exited  the room "room" has been left
-  sent    the result of a message, exactly one for each: line (which line of standard input asked for
-          it), id (absent if it was not accepted), ok, room or to or both; key (fingerprint: whom the name in
-          "to" meant, absent if nobody was sent to); if ok, to one user: rtt_ms, and
-          to a room: neighbours, the connected members who took it on (0: nobody is there yet); if not
+  sent    the result of a message, exactly one for each: line (the line of standard input that asked
+          for it), id (absent if it was not accepted), ok, room or to or both; key (fingerprint of the user
+          that the name in "to" meant, absent if nothing was sent); if ok, to one user: rtt_ms, and
+          to a room: neighbours, the connected members that it was sent to (0: nobody is there yet); if not
           ok: error (a code, below) and detail (words)
   who     room, members, online
   status  the answer to /status: line, ok, user; if ok: state (online, offline or unreachable, which
-          means that it cannot be told), login (absent if none is known), source (how it is known: self,
+          means that neither can be established), login (absent if none is known), source (how it is known: self,
           connected, probe, goodbye, directory, whois, remembered, none) and age_ms (of that evidence);
           if not ok: error (a code of "sent") and detail
   token   a newer token is in use: expires, room (absent: of the log-in), line if /token asked for it
   help    lines
-  waiting the end has come, and messages (how many) have no result yet
+  waiting the chat is ending, and messages (how many) have no result yet
   error   code, detail, and line if a line of standard input was at fault
   bye     last of all: reason (quit, eof, signal, displaced or failed), code (the exit code)
 

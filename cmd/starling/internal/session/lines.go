@@ -39,7 +39,7 @@ type Command struct {
 // Commands are the commands of the chat, in the order of its help.
 var Commands = []Command{
 	{"to", UserArgument, "USER TEXT", "to one member of the current room, unseen by the others"},
-	{"msg", UserArgument, "USER TEXT", "to a user who is logged in anywhere, in a room or not (USER may be name#key)"},
+	{"msg", UserArgument, "USER TEXT", "to a logged-in user, whether in a room or not (USER may be name#key)"},
 	{"who", NoArgument, "", "who is in the current room, and who is online"},
 	{"status", UserArgument, "USER", "whether a user is online, and how that is known (USER may be name#key)"},
 	{"join", RoomArgument, "ROOM", "enter a room, or go to one you are in"},
@@ -96,7 +96,7 @@ func ParseLine(line string) (Input, error) {
 		in.Name = strings.TrimRight(rest, " ")
 	case "who", "leave", "help", "quit":
 		if rest != "" {
-			return in, fmt.Errorf("/%s takes nothing after it", verb)
+			return in, fmt.Errorf("/%s takes no arguments", verb)
 		}
 	default:
 		var names []string

@@ -39,7 +39,7 @@ func TestMistypedLinesSayWhatIsMissing(t *testing.T) {
 		"/msg ":      "/msg needs a user and a text: /msg USER TEXT",
 		"/join":      "/join needs a room: /join ROOM",
 		"/status":    "/status needs a user: /status USER",
-		"/quit now":  "/quit takes nothing after it",
+		"/quit now":  "/quit takes no arguments",
 		"/qiut":      "there is no /qiut, did you mean /quit?",
 		"/jion ops":  "there is no /jion, did you mean /join?",
 		"/":          "there is no /, /help lists them all",

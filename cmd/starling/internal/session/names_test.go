@@ -12,7 +12,7 @@ import (
 
 func TestANoticeOfAConflictSaysWhatHappens(t *testing.T) {
 	bob, other := login(t, "bob", 1), login(t, "bob", 2)
-	require.Equal(t, "! two users are called bob, and the name alone is neither of them while both are here: write to one of them by\n"+
+	require.Equal(t, "! two users are called bob, and the name alone means neither of them while both are here: write to one of them with\n"+
 		"  /msg "+bob.Address().String()+" TEXT or\n  /msg "+other.Address().String()+" TEXT\n",
 		shown(t, &node.IdentityConflict{User: "bob", Other: other, Rival: &bob}))
 	require.Contains(t, shown(t, Ready{Login: bob}, &node.IdentityConflict{User: "bob", Pinned: bob.Key, Other: other}),
@@ -24,7 +24,7 @@ func TestAChatOfLinesShowsANameByWhatItMeans(t *testing.T) {
 	bob, other := login(t, "bob", 1), login(t, "bob", 2)
 	names := func(l identity.Login) any { return Who{Online: []identity.Login{l}} }
 	require.Equal(t, "  online: bob\n"+
-		"! two users are called bob, and the name alone is neither of them while both are here: write to one of them by\n"+
+		"! two users are called bob, and the name alone means neither of them while both are here: write to one of them with\n"+
 		"  /msg "+bob.Address().String()+" TEXT or\n  /msg "+other.Address().String()+" TEXT\n"+
 		"  online: "+other.Address().String()+"\n"+
 		"  delivered to "+bob.Address().String()+" in 0 ms\n"+

@@ -149,7 +149,7 @@ func (c *Session) renew(ending *mesh.TokenExpiring, room *mesh.Room) {
 }
 
 var (
-	errNoTokens    = errors.New("this app has no tokens: its users are who they say (see: starling help token)")
+	errNoTokens    = errors.New("this app has no tokens: its users choose their own names (see: starling help token)")
 	errNoTokenFile = errors.New("the token came from standard input: /token FILE says where a newer one is")
 )
 

@@ -53,7 +53,7 @@ func statusOf(in Input, s presence.Status, err error) Status {
 // statusWords say how a status is known; %s is how long ago.
 var statusWords = map[presence.Source]string{
 	presence.Self:      "that is you",
-	presence.Connected: "heard of %s ago",
+	presence.Connected: "last heard from %s ago",
 	presence.Probed:    "asked just now",
 	presence.Goodbye:   "logged out %s ago",
 }

@@ -13,7 +13,7 @@ func TestStatusIsToldInWords(t *testing.T) {
 	bob := login(t, "bob", 1)
 	in := Input{line: 1, Verb: "status", Name: "bob"}
 	for want, s := range map[string]presence.Status{
-		"  bob is online (heard of 1.2s ago)":                          {State: presence.Online, Login: bob, Source: presence.Connected, Age: 1234 * time.Millisecond},
+		"  bob is online (last heard from 1.2s ago)":                   {State: presence.Online, Login: bob, Source: presence.Connected, Age: 1234 * time.Millisecond},
 		"  bob is online (asked just now)":                             {State: presence.Online, Login: bob, Source: presence.Probed},
 		"  bob is online (that is you)":                                {State: presence.Online, Login: bob, Source: presence.Self},
 		"  bob is offline (logged out 3s ago)":                         {State: presence.Offline, Login: bob, Source: presence.Goodbye, Age: 3 * time.Second},

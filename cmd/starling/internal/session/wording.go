@@ -130,9 +130,9 @@ func (w *Wording) heard(event mesh.Event) Line {
 		return news("%s %s %s", w.Name(ev.Member.Login), leftWords(ev.Reason), ev.Room)
 	case *mesh.RoomSize:
 		if ev.Large {
-			return news("%s has %s: who joins and leaves is not told any more", ev.Room, prose.Count(ev.Members, "member"))
+			return news("%s has %s: who joins and leaves is no longer shown", ev.Room, prose.Count(ev.Members, "member"))
 		}
-		return news("%s has %s: who joins and leaves is told again", ev.Room, prose.Count(ev.Members, "member"))
+		return news("%s has %s: who joins and leaves is shown again", ev.Room, prose.Count(ev.Members, "member"))
 	case *mesh.GapLost:
 		return Alarm("%s of %s in %s could not be recovered",
 			prose.Count(int(ev.Last-ev.First+1), "message"), w.Name(ev.From), ev.Room)
@@ -183,7 +183,7 @@ func (w *Wording) conflict(ev *node.IdentityConflict) Line {
 	case ev.Rival == nil:
 		return Line{}
 	default:
-		return Alarm("two users are called %s, and the name alone is neither of them while both are here: write to one of them by\n"+
+		return Alarm("two users are called %s, and the name alone means neither of them while both are here: write to one of them with\n"+
 			"/msg %s TEXT or\n/msg %s TEXT", ev.User, ev.Rival.Address(), other)
 	}
 }
@@ -193,7 +193,7 @@ func failedWords(ev *node.PeerFailed) Line {
 	at := "--peer " + strings.Join(ev.Addrs, "\n--peer ")
 	switch ev.Reason {
 	case node.NobodyThere:
-		return Alarm("nobody answers (%s), trying on:\n%s", prose.SafeAside(ev.Detail), at)
+		return Alarm("nobody answers (%s); still trying:\n%s", prose.SafeAside(ev.Detail), at)
 	case node.OtherPeer:
 		return Alarm("another peer is at this address (%s). Ask for the right one:\n%s", prose.SafeAside(ev.Detail), at)
 	case node.OtherApp:
@@ -201,7 +201,7 @@ func failedWords(ev *node.PeerFailed) Line {
 	case node.ItIsUs:
 		return Alarm("this address is your own:\n%s", at)
 	}
-	return Alarm("no talking to this peer: %s. Trying on:\n%s", prose.SafeAside(ev.Detail), at)
+	return Alarm("cannot talk to this peer: %s. Still trying:\n%s", prose.SafeAside(ev.Detail), at)
 }
 
 // inRoom returns the prefix of what happens in a room, once there is more than one.
@@ -311,7 +311,7 @@ func leftWords(r mesh.LeaveReason) string {
 	case mesh.Dropped:
 		return "is gone (connection lost) from"
 	case mesh.Evicted:
-		return "told different members different things, and was put out of"
+		return "told different members different things, and was removed from"
 	}
 	return fmt.Sprintf("is out (%s) of", r)
 }

@@ -2,6 +2,8 @@ package session
 
 import (
 	"errors"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -50,20 +52,20 @@ func TestEventsAreShownInPlainWords(t *testing.T) {
 		"* bob has joined ops\n":                     &mesh.MemberJoined{Header: in, Member: member},
 		"* bob has left ops\n":                       &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Quit},
 		"* bob is gone (connection lost) from ops\n": &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Dropped},
-		"* ops has 500 members: who joins and leaves is not told any more\n":      &mesh.RoomSize{Header: in, Members: 500, Large: true},
-		"* ops has 449 members: who joins and leaves is told again\n":             &mesh.RoomSize{Header: in, Members: 449},
-		"* bob told different members different things, and was put out of ops\n": &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Evicted},
-		"! 3 messages of bob in ops could not be recovered\n":                     &mesh.GapLost{Header: in, From: bob, First: 4, Last: 6},
-		"! 1 message in ops went by unseen: this terminal was too slow\n":         &mesh.Lagged{Header: in, Missed: 1},
+		"* ops has 500 members: who joins and leaves is no longer shown\n":          &mesh.RoomSize{Header: in, Members: 500, Large: true},
+		"* ops has 449 members: who joins and leaves is shown again\n":              &mesh.RoomSize{Header: in, Members: 449},
+		"* bob told different members different things, and was removed from ops\n": &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Evicted},
+		"! 3 messages of bob in ops could not be recovered\n":                       &mesh.GapLost{Header: in, From: bob, First: 4, Last: 6},
+		"! 1 message in ops went by unseen: this terminal was too slow\n":           &mesh.Lagged{Header: in, Missed: 1},
 		"  sent to ops\n": Sent{Head: NewHead("sent", "ops"), OK: true},
 		"  waiting for the results of 2 messages; Ctrl-C ends it\n": Waiting{Messages: 2},
 		"! no such thing\n":       Trouble{Detail: "no such thing"},
 		"! one\n    | two\n":      Trouble{Detail: "one\ntwo"},
 		"* you have left ops\n":   Exited{NewHead("exited", "ops")},
 		"  online: nobody else\n": Who{},
-		"! nobody answers (connection refused), trying on:\n  --peer /a\n  --peer /b\n":                                            &node.PeerFailed{Peer: bob.Peer, Addrs: []string{"/a", "/b"}, Reason: node.NobodyThere, Detail: "connection refused"},
+		"! nobody answers (connection refused); still trying:\n  --peer /a\n  --peer /b\n":                                         &node.PeerFailed{Peer: bob.Peer, Addrs: []string{"/a", "/b"}, Reason: node.NobodyThere, Detail: "connection refused"},
 		"! another peer is at this address (the peer there is 12D3). Ask for the right one:\n  --peer /a\n":                        &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.OtherPeer, Detail: "the peer there is 12D3"},
-		"! no talking to this peer: the clocks \\x1b[2J disagree. Trying on:\n  --peer /a\n":                                       &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.Refused, Detail: "the clocks \x1b[2J disagree"},
+		"! cannot talk to this peer: the clocks \\x1b[2J disagree. Still trying:\n  --peer /a\n":                                   &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.Refused, Detail: "the clocks \x1b[2J disagree"},
 		"! that is a node of another app: both sides need the same --app, and the same --issuers if there are any:\n  --peer /a\n": &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.OtherApp},
 		"! this address is your own:\n  --peer /a\n":                                                                               &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.ItIsUs},
 		"Bye.\n": Bye{Reason: ByeQuit},
@@ -170,5 +172,15 @@ func TestAGivenPeerThatComesAfterAllIsToldOf(t *testing.T) {
 		&node.PeerUp{Peer: node.Peer{Login: bob}},
 		&node.PeerUp{Peer: node.Peer{Login: bob}},
 	)
-	require.Equal(t, "! nobody answers (no answer), trying on:\n  --peer /a\n* connected to --peer "+bob.Peer.String()+": it is bob\n", got)
+	require.Equal(t, "! nobody answers (no answer); still trying:\n  --peer /a\n* connected to --peer "+bob.Peer.String()+": it is bob\n", got)
+}
+
+func TestTheHelpOfJSONNamesEveryEvent(t *testing.T) {
+	doc, err := os.ReadFile("../../../../docs/EVENTS.md")
+	require.NoError(t, err)
+	types := regexp.MustCompile(`(?m)^\{"type":"(\w+)"`).FindAllStringSubmatch(string(doc), -1)
+	require.Greater(t, len(types), 15)
+	for _, m := range types {
+		require.Regexp(t, `[(\s]`+m[1]+`[,)]`, JSONHelp)
+	}
 }

@@ -27,11 +27,11 @@ func issueCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "issue --user NAME --device KEY",
 		Short: "Issue a token, bound to one device",
-		Long: `Issue writes a token to standard output. The device tells its KEY: the peer ID that "starling id" shows, or the
-JSON Web Key of "starling id --json".
+		Long: `Issue writes a token to standard output. KEY is the device's: the peer ID that "starling id" shows, or the
+JSON Web Key that "starling id --json" prints.
 
 Without --room the token is for logging in; with --room it is for those rooms; with both --room and --login it
-is for all of it. Keep lives short: a token can be revoked, but that reaches only the nodes that are reached.`,
+is for both. Keep lives short: a token can be revoked, but only nodes that get the list of revocations refuse it.`,
 		Example: `  starling token issue --user alice --device 12D3KooW…                        to log in, for an hour
   starling token issue --user alice --device 12D3KooW… --login --room ops     and for the room ops
   starling token issue --user alice --device 12D3KooW… --room ops:moderator --life 8h`,
@@ -44,7 +44,7 @@ is for all of it. Keep lives short: a token can be revoked, but that reaches onl
 	flags.StringVar(&f.user, "user", "", "the user, by `NAME`")
 	flags.StringVar(&f.device, "device", "", "the device's `KEY`")
 	flags.StringArrayVar(&f.rooms, "room", nil, "a room to admit to, as `NAME` or NAME:ROLE (default role: member); may be given again")
-	flags.BoolVar(&f.login, "login", false, "good for logging in, besides the rooms")
+	flags.BoolVar(&f.login, "login", false, "valid for logging in, as well as for the rooms")
 	flags.DurationVar(&f.life, "life", time.Hour, "how long it is valid, as `TIME`")
 	flags.StringVar(&f.app, "app", "starling", "the `NAME` of the app")
 	flags.StringVar(&f.id, "id", "", "the `JTI` to revoke it by (default: random)")
@@ -71,7 +71,7 @@ func (f *issueFlags) claims() (identity.Claims, error) {
 	}
 	c.Device = key
 	if f.life <= 0 {
-		errs = append(errs, fmt.Errorf("--life %v: want more than nothing", f.life))
+		errs = append(errs, fmt.Errorf("--life %v: want more than 0", f.life))
 	}
 	for _, r := range f.rooms {
 		room, role, given := strings.Cut(r, ":")

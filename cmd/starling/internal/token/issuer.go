@@ -26,10 +26,10 @@ const (
 func IssuerCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "issuer",
-		Short: "Make the keys of an app that says itself who its users are",
-		Long: `By default a name is claimed: whoever comes first has it. An app whose users are known to somebody, such as
-its own backend, gives that somebody an issuer key. Its tokens then say who is whom, and every node checks
-them without asking anybody. See "starling token" for issuing them.`,
+		Short: "Make the keys of an app that decides who its users are",
+		Long: `By default users choose their own names, and names are not unique. An app that knows its users, for
+example through its backend, can have an issuer key. Tokens signed with that key say who each user is, and every
+node checks them without asking anybody. See "starling token" for issuing them.`,
 		Example: "  starling issuer new --dir acme      once, where nobody else can read it",
 		Args:    cli.SubcommandsOnly,
 		RunE:    a.Action(func(cmd *cobra.Command, _ []string) error { return cmd.Help() }),
@@ -52,12 +52,12 @@ func newIssuerCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "new",
 		Short: "Make an issuer key",
-		Long: `New makes an issuer key and writes two files: issuer.key, with which tokens are signed and which nobody else
-may have, and issuers.json, the public half, which every node of the app gets. The first key is the root: the
-app is its name together with that key, so that nobody can pass another app off as it.
+		Long: `New makes an issuer key and writes two files: issuer.key, which signs tokens and must stay
+secret, and issuers.json, the public half, which every node of the app needs. The first key is the root. The
+identity of the app is its name together with that key, so nobody can pass off another app as this one.
 
 A further key, with --add, is added to issuers.json and gets a file of its own. Give the new issuers.json to
-all nodes before you sign with it. To retire a key, remove it from issuers.json on all nodes; the root has to
+all nodes before you sign with it. To retire a key, remove it from issuers.json on all nodes; the root must
 stay in, but need not be used.`,
 		Example: `  starling issuer new --dir acme            acme/issuer.key and acme/issuers.json
   starling issuer new --dir acme --add      a further key: acme/issuer-2.key`,
@@ -80,7 +80,7 @@ stay in, but need not be used.`,
 		}),
 	}
 	addIssuerDir(cmd, &dir)
-	cmd.Flags().BoolVar(&add, "add", false, "make a further key of an issuer that is there already")
+	cmd.Flags().BoolVar(&add, "add", false, "make a further key for an existing issuer")
 	cmd.Flags().BoolVar(&asJSON, "json", false, `as one JSON object: {"kid":…,"key":…,"issuers":…,"root":…}`)
 	return cmd
 }
@@ -177,7 +177,7 @@ func openIssuer(dir, keyFile, app string) (*openedIssuer, error) {
 		}
 	}
 	if kid == "" {
-		return nil, fmt.Errorf("the key in %s is none of those in %s: no node would trust it", keyFile, filepath.Join(dir, issuersFile))
+		return nil, fmt.Errorf("the key in %s is not one of those in %s: no node would trust it", keyFile, filepath.Join(dir, issuersFile))
 	}
 	o := &openedIssuer{list: filepath.Join(dir, app+".revocations")}
 	if o.Issuer, err = identity.NewIssuer(app, key, identity.WithKid(kid), identity.WithRoot(issuers.Root().Key)); err != nil {

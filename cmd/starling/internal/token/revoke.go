@@ -29,11 +29,11 @@ func revokeCommand(a *cli.App) *cobra.Command {
 	var f revokeFlags
 	cmd := &cobra.Command{
 		Use:   "revoke [TOKEN|FILE|-]...",
-		Short: "Take tokens back before they expire",
-		Long: `Revoke adds tokens, or all that a user has been given until now, to the app's list of revocations, signs the list
-and writes it to APP.revocations in the issuer's directory. Give that file to any node that runs, with
-"starling chat --revocations" or Node.Revoke: the nodes tell each other, and keep it. One that is not reached
-does not know: short lives are the better half of revocation.
+		Short: "Revoke tokens before they expire",
+		Long: `Revoke adds tokens, or all tokens that a user has been given until now, to the app's list of revocations. It signs
+the list and writes it to APP.revocations in the issuer's directory. Give that file to any running node, with
+"starling chat --revocations" or Node.Revoke: the nodes send it to each other, and keep it. A node that it does
+not reach goes on accepting the tokens, so give them short lives as well.
 
 There is one list per app, of at most 64 KiB. Tokens that have expired drop out of it by themselves.`,
 		Example: `  starling token revoke token                this token
@@ -45,9 +45,9 @@ There is one list per app, of at most 64 KiB. Tokens that have expired drop out 
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.StringArrayVar(&f.users, "user", nil, "the user, by `NAME`, whose tokens until now are taken back; may be given again")
+	flags.StringArrayVar(&f.users, "user", nil, "the user, by `NAME`, whose tokens until now are revoked; may be given again")
 	flags.StringArrayVar(&f.ids, "id", nil, "the `JTI` of a token; may be given again")
-	flags.StringArrayVar(&f.forgive, "forgive", nil, "a user's `NAME`, or a JTI, to take out of the list; may be given again")
+	flags.StringArrayVar(&f.forgive, "forgive", nil, "a user's `NAME`, or a JTI, to remove from the list; may be given again")
 	flags.StringVar(&f.app, "app", "starling", "the `NAME` of the app")
 	addIssuerDir(cmd, &f.dir)
 	flags.StringVar(&f.key, "key", "", "the `FILE` with the issuer key to sign with (default: issuer.key in DIR)")

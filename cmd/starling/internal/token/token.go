@@ -28,9 +28,9 @@ func Command(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
 		Short: "Issue, read, check and revoke the tokens of an app with an issuer",
-		Long: `A token says, signed by an issuer of the app, that a user may log in on one device, and which rooms it admits
-to. It is bound to that device's key, so that nobody else can use it, though every peer sees it. It is an
-ordinary JSON Web Token: a backend issues it with any library, or by these commands. docs/TOKENS.md describes it.`,
+		Long: `A token, signed by an issuer of the app, says that a user may log in on one device and which rooms the user
+may enter. It is bound to that device's key: every peer sees it, but nobody else can use it. It is an ordinary
+JSON Web Token: a backend issues it with any library, or with these commands. docs/TOKENS.md describes it.`,
 		Example: `  starling id --json                                     on the device: its peer ID
   starling token issue --user alice --device 12D3KooW… --login --room lobby > token   where the issuer key is
   starling chat --issuers issuers.json --token token     on the device again`,

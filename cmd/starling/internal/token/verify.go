@@ -28,8 +28,9 @@ func verifyCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify TOKEN|FILE|-",
 		Short: "Check a token as every node does",
-		Long: `Verify says whether the nodes of the app accept a token now, and if not, why: the exit code is 0 if they do, and
-1 if they do not. With --user and --device it also checks who shows it, and with --room whether it admits there.`,
+		Long: `Verify says whether the nodes of the app accept a token now and, if not, why. The exit code is 0 if they do,
+and 1 if they do not. With --user and --device it also checks who shows it, and with --room whether it admits
+to that room.`,
 		Example: `  starling token verify token --issuers issuers.json
   starling token verify token --issuers issuers.json --user alice --device 12D3KooW… --room ops`,
 		Args:                  cli.ExactlyOne("a token"),
@@ -39,7 +40,7 @@ func verifyCommand(a *cli.App) *cobra.Command {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&f.issuers, "issuers", "", "the `FILE` with the issuers (default: issuers.json of your issuer)")
-	flags.StringVar(&f.revocations, "revocations", "", "the `FILE` with what was revoked")
+	flags.StringVar(&f.revocations, "revocations", "", "the `FILE` with the list of revocations")
 	flags.StringVar(&f.app, "app", "starling", "the `NAME` of the app")
 	flags.StringVar(&f.user, "user", "", "the user who shows it, by `NAME`; with --device")
 	flags.StringVar(&f.device, "device", "", "the `KEY` of the device that shows it; with --user")
