@@ -194,6 +194,7 @@ func TestTheProtocolHasTheLimitsOfTheRulesOfRooms(t *testing.T) {
 		n("windowRefusals"), n("windowSpan"), n("windowMessages"), n("windowBytes")>>20)
 	says("direct: senders that are remembered", "%d", n("maxSeen"))
 	says("neighbours asked before a gap is given up; before a word is forgotten", "%d; %d", n("allSources"), n("enoughSources"))
+	says("asked again before a gap is given up", "%d times", n("maxAgain"))
 	says("roster entries in a frame of an answer", "%d", n("maxWants"))
 	says("rosters to one neighbour", "%d MiB/s after %d MiB", n("rosterRate")>>20, n("rosterBurst")>>20)
 	says("members that may be parted", "%d", n("maxParted"))
