@@ -1,15 +1,9 @@
 package identity
 
 import (
-	"errors"
-
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
-
-// ErrNotLoggedIn reports a call that needs a logged-in node: a send outside rooms, a question for a
-// status, a log-out. It is returned by every package that has such calls.
-var ErrNotLoggedIn = errors.New("not logged in")
 
 // Login identifies a user on a device: the user's name, the user key that proves it, and the peer
 // ID of the device. It is comparable. In JSON it is

@@ -3,7 +3,6 @@ package mesh
 import (
 	"errors"
 	"fmt"
-	"net"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
@@ -14,14 +13,14 @@ import (
 // (the peer said no). If a context or Close ended the send, the error is that as well: both
 // errors.Is(err, context.Canceled) and errors.Is(err, ErrUnconfirmed) can be true.
 var (
-	// ErrClosed says that the mesh is closed, or was closed while the call waited. It wraps
-	// net.ErrClosed.
-	ErrClosed = fmt.Errorf("mesh: %w", net.ErrClosed)
+	// ErrClosed says that the mesh is closed, or was closed while the call waited. It is
+	// [identity.ErrClosed].
+	ErrClosed = identity.ErrClosed
 
 	// ErrUnreachable says that the message was certainly not sent: no byte of it was ever written,
 	// or the peer said that it took nothing from the stream it was written to. Sending it again is
-	// safe.
-	ErrUnreachable = errors.New("peer unreachable, nothing was sent")
+	// safe. It is [identity.ErrUnreachable].
+	ErrUnreachable = identity.ErrUnreachable
 
 	// ErrUnconfirmed says that the message was written at least once and that no answer came in
 	// time, or that the peer has restarted since. It may have been delivered, and if so, only once.
@@ -36,12 +35,13 @@ var (
 	ErrNotText    = errors.New("mesh: text is not valid UTF-8")
 	ErrNotMember  = errors.New("mesh: no such member in the room")
 	ErrNoIdentity = errors.New("mesh: no identity yet: set a user, or log in, first")
-	ErrNoTokens   = errors.New("mesh: no tokens in open mode")
 	ErrJoined     = errors.New("mesh: already joined")
 	ErrLeft       = errors.New("mesh: room left")
 
 	// ErrNotLoggedIn is [identity.ErrNotLoggedIn].
 	ErrNotLoggedIn = identity.ErrNotLoggedIn
+	// ErrOpenMode is [identity.ErrOpenMode].
+	ErrOpenMode = identity.ErrOpenMode
 )
 
 // SizeError reports a message over the limit. Nothing was sent.
@@ -118,10 +118,14 @@ type sendError struct {
 }
 
 func (e *sendError) Error() string {
-	if e.cause == nil {
-		return e.outcome.Error()
+	text := e.outcome.Error()
+	if e.outcome == ErrUnreachable {
+		text += ", nothing was sent"
 	}
-	return e.outcome.Error() + ": " + e.cause.Error()
+	if e.cause == nil {
+		return text
+	}
+	return text + ": " + e.cause.Error()
 }
 
 func (e *sendError) Unwrap() []error {

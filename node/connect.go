@@ -103,7 +103,7 @@ func (n *Node) connectOnce(ctx context.Context, info peer.AddrInfo, again bool) 
 
 // hopeless reports whether an attempt to connect got an answer that the next one would get too.
 func hopeless(err error) bool {
-	refused, unsupported := (*presence.RefusedError)(nil), multistream.ErrNotSupported[protocol.ID]{}
+	refused, unsupported := (*presence.HelloError)(nil), multistream.ErrNotSupported[protocol.ID]{}
 	if errors.As(err, &refused) || errors.As(err, &unsupported) || errors.Is(err, presence.ErrClosed) {
 		return true
 	}

@@ -177,8 +177,22 @@ func TestAUserWhoIsKnownToBeThereAndCannotBeReachedIsNotSentTo(t *testing.T) {
 		_, err := alice.SendText(within(t), "carol", "x") // bob knows her and answers
 		require.ErrorIs(t, err, mesh.ErrUnreachable)
 		require.ErrorIs(t, err, presence.ErrUnreachable)
-		require.EqualError(t, err, "node: send to carol: peer unreachable, nothing was sent (presence: user unreachable: carol)")
+		require.EqualError(t, err, "node: send to carol: presence: unreachable: carol")
 	})
+}
+
+func TestAnErrorOfSeveralPackagesIsOneError(t *testing.T) {
+	for _, same := range [][]error{
+		{identity.ErrClosed, node.ErrClosed, mesh.ErrClosed, presence.ErrClosed},
+		{identity.ErrNotLoggedIn, mesh.ErrNotLoggedIn, presence.ErrNotLoggedIn},
+		{identity.ErrUnreachable, mesh.ErrUnreachable, presence.ErrUnreachable},
+		{identity.ErrOpenMode, mesh.ErrOpenMode, presence.ErrOpenMode},
+	} {
+		for _, err := range same {
+			require.Equal(t, same[0], err)
+		}
+	}
+	require.ErrorIs(t, node.ErrClosed, net.ErrClosed)
 }
 
 func TestAReaderThatIsTooSlowRefusesMessages(t *testing.T) {
@@ -216,7 +230,7 @@ func TestAClosedNodeSaysSo(t *testing.T) {
 		room := s.join(0, "ops")
 		require.NoError(t, n.Close())
 		check(t, []failure{
-			{"log in", func() error { return n.Login(ctx, "alice") }, node.ErrClosed, "node: use of closed network connection"},
+			{"log in", func() error { return n.Login(ctx, "alice") }, node.ErrClosed, "closed"},
 			{"set user", func() error { return n.SetUser("alice") }, node.ErrClosed, ""},
 			{"log out", func() error { return n.Logout(ctx) }, node.ErrClosed, ""},
 			{"join", func() error { _, err := n.Join(ctx, "ops"); return err }, node.ErrClosed, ""},

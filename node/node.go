@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"sync"
 	"time"
@@ -23,9 +22,9 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// ErrClosed says that the node is closed, or was closed while the call waited. It is a
-// net.ErrClosed.
-var ErrClosed = fmt.Errorf("node: %w", net.ErrClosed)
+// ErrClosed says that the node is closed, or was closed while the call waited. It is
+// [identity.ErrClosed].
+var ErrClosed = identity.ErrClosed
 
 // ErrOtherDevice reports that a host and a data directory have different device keys.
 var ErrOtherDevice = errors.New("the host has another key than the data directory")
@@ -310,7 +309,7 @@ func (n *Node) enter(ctx context.Context) (call context.Context, done func(), er
 
 // ended adds ErrClosed to the error of a call that Close has cut short, and not its caller.
 func ended(call context.Context, err error) error {
-	if err != nil && errors.Is(context.Cause(call), ErrClosed) && !errors.Is(err, net.ErrClosed) {
+	if err != nil && errors.Is(context.Cause(call), ErrClosed) && !errors.Is(err, ErrClosed) {
 		return errors.Join(ErrClosed, err)
 	}
 	return err

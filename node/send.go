@@ -104,10 +104,7 @@ func (n *Node) resolve(ctx context.Context, user string, data []byte, opts []mes
 		return identity.Login{}, mesh.ErrSelf
 	}
 	to, err := n.find(ctx, user)
-	switch {
-	case errors.Is(err, presence.ErrUnreachable):
-		err = fmt.Errorf("node: send to %s: %w (%w)", user, mesh.ErrUnreachable, err)
-	case err != nil:
+	if err != nil {
 		err = ended(ctx, fmt.Errorf("node: send to %s: %w", user, err))
 	}
 	return to, err

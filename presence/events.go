@@ -59,7 +59,7 @@ type DuplicateDevice struct{ Peer peer.ID }
 type Refused struct {
 	Peer   peer.ID
 	Reason string
-	Err    *RefusedError
+	Err    *HelloError
 }
 
 // TokenExpiring warns that the token of this node's log-in expires at that time. It comes 30 s

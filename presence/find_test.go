@@ -233,7 +233,7 @@ func TestAnswersAreProvedOrIgnored(t *testing.T) {
 			return &wire.WhoisReply{Found: []*wire.Located{{Statement: genuine.Sealed(), Addrs: at}}}
 		}
 		_, err := a.find("carol")
-		require.EqualError(t, err, "presence: user unreachable: carol", "her log-in is proved, and somebody else is at that address")
+		require.EqualError(t, err, "presence: unreachable: carol", "her log-in is proved, and somebody else is at that address")
 		require.ErrorIs(t, err, presence.ErrUnreachable)
 		_, pinned := a.find("mallory")
 		require.ErrorIs(t, pinned, presence.ErrNotFound, "nothing was pinned on the way")

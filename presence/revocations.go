@@ -139,7 +139,7 @@ var errOlderList = errors.New("presence: an older list than the peer said it has
 
 // heed fetches the list of a peer that says that our token was revoked, before the peer hangs up.
 // The peer's word counts for nothing; the issuer's list decides.
-func (r *revocations) heed(ctx context.Context, conn network.Conn, refusal *RefusedError) {
+func (r *revocations) heed(ctx context.Context, conn network.Conn, refusal *HelloError) {
 	if r.cfg.authority == nil || refusal.fault != wire.TokenFault_TOKEN_REVOKED {
 		return
 	}

@@ -221,7 +221,7 @@ func TestBothSidesReadWhyATokenIsRefused(t *testing.T) {
 					remote bool
 				}{{a, b, true}, {b, a, false}} {
 					_, err := side.n.Peer(t.Context(), side.peer.id)
-					var refused *presence.RefusedError
+					var refused *presence.HelloError
 					require.ErrorAs(t, err, &refused)
 					require.Equal(t, side.remote, refused.Remote)
 					require.ErrorContains(t, err, c.text)

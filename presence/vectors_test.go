@@ -106,7 +106,7 @@ func TestRefusalsAreThoseOfTheVectors(t *testing.T) {
 	var v vectors.Hello
 	vectors.Read(t, "hello", &v)
 	for _, r := range v.Refusals {
-		refusal := &RefusedError{Reason: r.Text, code: wire.Refusal_Code(r.Code)}
+		refusal := &HelloError{Reason: r.Text, code: wire.Refusal_Code(r.Code)}
 		frame, err := wire.AppendFrame(nil, &wire.HelloReply{Refusal: refusal.frame()})
 		require.NoError(t, err)
 		require.Equal(t, []byte(r.Frame), frame)

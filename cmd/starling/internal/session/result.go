@@ -42,7 +42,6 @@ var outcomes = []struct {
 	{is(mesh.ErrLeft), "not_joined", "the room has been left"},
 	{is(ErrNoRoom), "not_joined", ""},
 	{is(mesh.ErrUnreachable), "not_sent", ""},
-	{is(presence.ErrUnreachable), "not_sent", ""},
 	{is(mesh.ErrUnconfirmed), CodeUnknown, "no answer in time: it may have arrived"},
 	{is(net.ErrClosed), "closed", "closing"},
 	{is(context.Canceled), "closed", "closing"},

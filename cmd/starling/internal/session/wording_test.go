@@ -140,7 +140,7 @@ func TestResultsSayWhatIsCertainAndWhatIsNot(t *testing.T) {
 		"NOT SENT to bob, line 7: no such member in this room (outside rooms: /msg)": mesh.ErrNotMember,
 		"REFUSED by bob, line 7: refused by the receiver: queue full":                &mesh.RefusedError{Reason: mesh.QueueFull},
 		"UNKNOWN whether bob got line 7: no answer in time: it may have arrived":     mesh.ErrUnconfirmed,
-		"NOT SENT to bob, line 7: peer unreachable, nothing was sent":                mesh.ErrUnreachable,
+		"NOT SENT to bob, line 7: unreachable":                                       mesh.ErrUnreachable,
 		"NOT SENT to bob, line 7: something else":                                    errors.New("something else"),
 	} {
 		s := to
