@@ -77,7 +77,7 @@ type Mesh struct {
 func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	cfg := defaultConfig()
 	for _, o := range opts {
-		o(&cfg)
+		o.apply(&cfg)
 	}
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("mesh: options: %w", err)

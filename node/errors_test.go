@@ -198,7 +198,7 @@ func TestAnErrorOfSeveralPackagesIsOneError(t *testing.T) {
 func TestAReaderThatIsTooSlowRefusesMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSim(t, 2, func(int) []node.Option {
-			return []node.Option{node.WithQueue(mesh.QueueLimits{Events: 3, Bytes: 1 << 20})}
+			return []node.Option{node.WithMesh(mesh.WithQueue(mesh.QueueLimits{Events: 3, Bytes: 1 << 20}))}
 		})
 		s.Connect(0, 1)
 		alice, bob := s.login(0, "alice"), s.login(1, "bob")

@@ -40,6 +40,7 @@ const historyFile = "history.db"
 // that only one goroutine at a time may read with Recv or Events.
 type Node struct {
 	cfg      config
+	settings mesh.Settings
 	log      *slog.Logger
 	app      identity.AppID
 	tokens   *identity.Authority // nil: open mode
@@ -75,10 +76,11 @@ func New(opts ...Option) (*Node, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	settings, _ := mesh.Settle(cfg.mesh...) // validate has checked them
 	ctx, stop := context.WithCancel(context.Background())
 	n := &Node{
-		cfg: cfg, log: cfg.log,
-		queue: newQueue(cfg.queue),
+		cfg: cfg, settings: settings, log: cfg.log,
+		queue: newQueue(settings.Queue),
 		ctx:   ctx, stop: stop,
 		retries: make(chan struct{}, connectRetries),
 		peers:   make(map[peer.ID]Peer),
@@ -177,7 +179,7 @@ func (n *Node) openLayers() (err error) {
 		return nil
 	})
 	opts := []presence.Option{
-		presence.WithObserver(n.observe), presence.WithLogger(n.log), presence.WithMaxMessage(n.cfg.maxMessage),
+		presence.WithObserver(n.observe), presence.WithLogger(n.log), presence.WithMaxMessage(n.settings.MaxMessage),
 		presence.WithAuthority(n.tokens), presence.WithPins(n.pins),
 	}
 	if n.cfg.dht {
@@ -200,12 +202,14 @@ func (n *Node) openLayers() (err error) {
 		}
 		n.undo = append(n.undo, n.store.Close)
 	}
-	n.mesh, err = mesh.New(n.host, n.presence,
-		mesh.WithLogger(n.log), mesh.WithInbox(n.takeDirect), mesh.WithSendTimeout(n.cfg.sendTimeout),
-		mesh.WithGrace(n.cfg.grace), mesh.WithLargeRoom(n.cfg.large), mesh.WithMeshDegree(n.cfg.degree), mesh.WithQueue(n.cfg.queue), mesh.WithMaxMessage(n.cfg.maxMessage),
-		mesh.WithRetention(n.cfg.retention), mesh.WithPins(n.pins),
-		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store))
-	if err != nil {
+	around := []mesh.Option{
+		mesh.WithLogger(n.log), mesh.WithInbox(n.takeDirect), mesh.WithPins(n.pins),
+		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store),
+	}
+	for _, s := range n.cfg.mesh {
+		around = append(around, s)
+	}
+	if n.mesh, err = mesh.New(n.host, n.presence, around...); err != nil {
 		return fmt.Errorf("node: %w", err)
 	}
 	n.undo = append(n.undo, n.mesh.Close)

@@ -16,7 +16,7 @@ import (
 // Send sends data to a user, outside rooms, and returns when the user's node has put it into its
 // program's event queue. The user is given as "alice", or as "alice#fingerprint" to name one user
 // key exactly. Both must be logged in. Send waits until ctx ends, or for the send timeout (see
-// [WithSendTimeout]) if ctx has no deadline.
+// [mesh.WithSendTimeout]) if ctx has no deadline.
 //
 // Errors:
 //   - Refused here, with no traffic: [*identity.IDError] and [*identity.AddressError] for a bad
@@ -37,7 +37,7 @@ func (n *Node) Send(ctx context.Context, user string, data []byte, opts ...mesh.
 	defer done()
 	if _, ok := call.Deadline(); !ok {
 		var cancel context.CancelFunc
-		call, cancel = context.WithTimeout(call, n.cfg.sendTimeout)
+		call, cancel = context.WithTimeout(call, n.settings.SendTimeout)
 		defer cancel()
 	}
 	to, err := n.resolve(call, user, data, opts)
@@ -74,7 +74,7 @@ func (n *Node) SendAsync(ctx context.Context, user string, data []byte, opts ...
 		return nil, err
 	}
 	defer done()
-	finding, cancel := context.WithTimeout(call, n.cfg.sendTimeout)
+	finding, cancel := context.WithTimeout(call, n.settings.SendTimeout)
 	defer cancel()
 	to, err := n.resolve(finding, user, data, opts)
 	if err != nil {
@@ -116,8 +116,8 @@ func (n *Node) checkPayload(data []byte, opts []mesh.SendOption) error {
 	switch {
 	case len(data) == 0:
 		return mesh.ErrEmpty
-	case len(data) > n.cfg.maxMessage:
-		return &mesh.SizeError{Size: len(data), Limit: n.cfg.maxMessage}
+	case len(data) > n.settings.MaxMessage:
+		return &mesh.SizeError{Size: len(data), Limit: n.settings.MaxMessage}
 	}
 	for _, o := range opts {
 		if _, text := o.(mesh.TextOption); text && !utf8.Valid(data) {
