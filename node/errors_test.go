@@ -5,10 +5,12 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
@@ -245,6 +247,41 @@ func TestAClosedNodeSaysSo(t *testing.T) {
 		for _, err := range n.Events(ctx) {
 			t.Errorf("the iterator yields %v after the end", err)
 		}
+		for s, err := range n.Watch(ctx, "bob") {
+			t.Errorf("a watch yields %v, %v after the end", s, err)
+		}
+	})
+}
+
+func TestAWatchEndsSilentlyWithTheNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 2, nil)
+		s.Connect(0, 1)
+		n := s.login(0, "alice")
+		s.login(1, "bob")
+		s.settle()
+		for _, user := range []string{"bob", "nobody"} { // one is followed, the other asked about again and again
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var last error
+			for _, err := range n.Watch(ctx, user) {
+				cancel()
+				last = err
+			}
+			require.ErrorIs(t, last, context.Canceled, user)
+			require.NotErrorIs(t, last, node.ErrClosed, user)
+		}
+		var watches sync.WaitGroup
+		for _, user := range []string{"bob", "nobody"} {
+			watches.Go(func() {
+				for _, err := range n.Watch(t.Context(), user) {
+					assert.NoError(t, err, user)
+				}
+			})
+		}
+		synctest.Wait()
+		require.NoError(t, n.Close())
+		watches.Wait()
 	})
 }
 
