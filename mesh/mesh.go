@@ -30,10 +30,15 @@ type Identity interface {
 	Incarnation() uint64
 
 	// Peer returns the verified hello of a connected peer. It waits for one that is under way.
-	//
-	// If an Identity also has a method Observe(*identity.Statement), the mesh calls it with the
-	// statements of members of rooms, from its own goroutines.
 	Peer(ctx context.Context, p peer.ID) (identity.Session, error)
+}
+
+// Observer is an [Identity] that wants to know who is in the rooms: a member's statement may show a
+// later log-in, or a second user of a name, before any hello does. presence.Directory is one.
+type Observer interface {
+	// Observe takes the verified statement of a member. The mesh calls it from goroutines of its
+	// own.
+	Observe(*identity.Statement)
 }
 
 // Mesh sends broadcasts in rooms and direct messages over one libp2p host. Make one with [New]. Its

@@ -13,6 +13,12 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
+// A directory that lacks a method of these would not be asked, and nothing else would show it.
+var (
+	_ mesh.Identity = (*presence.Directory)(nil)
+	_ mesh.Observer = (*presence.Directory)(nil)
+)
+
 // observe turns what presence sees into events of the node and into peers to redial. It is called
 // without locks and does not block.
 func (n *Node) observe(ev presence.Event) {
