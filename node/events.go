@@ -128,11 +128,11 @@ func (c IdentityConflict) MarshalJSON() ([]byte, error) {
 type LogoutReason string
 
 const (
-	Logout    LogoutReason = "logout"    // by the program, or because the node was closed
-	Duplicate LogoutReason = "duplicate" // the same user has logged in on another device
+	Logout   LogoutReason = "logout"   // by the program, or because the node was closed
+	Replaced LogoutReason = "replaced" // the same user has logged in on another device
 )
 
-// LoggedOut says that this node's log-in has ended. After [Duplicate] the node has also left its
+// LoggedOut says that this node's log-in has ended. After [Replaced] the node has also left its
 // rooms, and does not log in again by itself.
 type LoggedOut struct {
 	Header

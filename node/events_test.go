@@ -33,7 +33,7 @@ func samples(t *testing.T) []Event {
 		&PeerFailed{Header: head(TypePeerFailed, ""), Peer: id, Addrs: []string{"/ip4/192.168.1.7/tcp/4001/p2p/" + id.String()}, Reason: NobodyThere, Detail: "connection refused"},
 		&IdentityConflict{Header: head(TypeIdentityConflict, ""), User: "bob", Pinned: identity.PublicKey{9}, Other: login},
 		&IdentityConflict{Header: head(TypeIdentityConflict, ""), User: "bob", Other: login, Rival: &rival},
-		&LoggedOut{Header: head(TypeLoggedOut, ""), User: "bob", Reason: Duplicate, By: &login},
+		&LoggedOut{Header: head(TypeLoggedOut, ""), User: "bob", Reason: Replaced, By: &login},
 		&TokenExpiring{Header: head(TypeTokenExpiring, ""), Expires: sent.Add(30 * time.Second)},
 		&TokenEnded{Header: head(TypeTokenEnded, ""), Reason: "expired 2m0s ago"},
 		&DuplicateDevice{Header: head(TypeDuplicateDevice, ""), Peer: id},

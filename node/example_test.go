@@ -182,5 +182,5 @@ func ExampleLoggedOut() {
 			break
 		}
 	}
-	// Output: alice duplicate true
+	// Output: alice replaced true
 }

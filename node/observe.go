@@ -35,8 +35,8 @@ func (n *Node) observe(ev presence.Event) {
 			out.Rival = &ev.Rival
 		}
 		n.queue.PushNotice(out)
-	case presence.Displaced:
-		n.displaced(ev.By)
+	case presence.Replaced:
+		n.replaced(ev.By)
 	case presence.TokenExpiring:
 		n.queue.PushNotice(&TokenExpiring{Header: Header{Type: TypeTokenExpiring}, Expires: ev.Expires})
 	case presence.TokenEnded:
@@ -95,11 +95,11 @@ func (n *Node) peerDown(p peer.ID) {
 	}
 }
 
-// displaced makes this node leave its rooms, since the same user has logged in on another device.
-func (n *Node) displaced(by identity.Login) {
+// replaced makes this node leave its rooms, since the same user has logged in on another device.
+func (n *Node) replaced(by identity.Login) {
 	user := n.User()
 	n.tasks.Go(func() { n.mesh.EvictAll(mesh.ErrReplaced) })
-	n.queue.PushNotice(&LoggedOut{Header: Header{Type: TypeLoggedOut}, User: user, Reason: Duplicate, By: &by})
+	n.queue.PushNotice(&LoggedOut{Header: Header{Type: TypeLoggedOut}, User: user, Reason: Replaced, By: &by})
 	n.log.Info("logged out: the user is on another device", "user", user, "peer", by.Peer)
 }
 

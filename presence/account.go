@@ -242,7 +242,7 @@ func (o *account) ownUserLocked(st *identity.Statement) {
 	}
 	o.logoutLocked()
 	o.cfg.log.Info("logged out: the user has logged in elsewhere", "peer", st.Peer)
-	o.events.push(Displaced{By: st.Login()})
+	o.events.push(Replaced{By: st.Login()})
 }
 
 // outrankLocked signs our log-in again, ranked just above a later one elsewhere that has ended.

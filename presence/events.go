@@ -10,7 +10,7 @@ import (
 	"github.com/starling-mesh/starling/internal/task"
 )
 
-// Event is one of [PeerUp], [PeerDown], [PeerChanged], [Conflict], [Displaced], [DuplicateDevice],
+// Event is one of [PeerUp], [PeerDown], [PeerChanged], [Conflict], [Replaced], [DuplicateDevice],
 // [Refused], [TokenExpiring] and [TokenEnded].
 type Event interface{ event() }
 
@@ -44,9 +44,9 @@ type Conflict struct {
 	Rival  identity.Login     // if the name is not pinned, the second login with it; otherwise zero
 }
 
-// Displaced reports that this node was logged out because its user later logged in elsewhere. The
+// Replaced reports that this node was logged out because its user later logged in elsewhere. The
 // node does not log in again by itself.
-type Displaced struct{ By identity.Login }
+type Replaced struct{ By identity.Login }
 
 // DuplicateDevice reports that two nodes use one device key: this node's own if Peer is its ID,
 // otherwise a connected peer's. Such nodes cut each other's connections. The cause is a data
@@ -77,7 +77,7 @@ func (PeerUp) event()          {}
 func (PeerDown) event()        {}
 func (PeerChanged) event()     {}
 func (Conflict) event()        {}
-func (Displaced) event()       {}
+func (Replaced) event()        {}
 func (DuplicateDevice) event() {}
 func (Refused) event()         {}
 func (TokenExpiring) event()   {}

@@ -299,8 +299,8 @@ func TestInAppModeTheNameIsTheUser(t *testing.T) {
 		laptop.enter("alice", time.Hour) // another device, and another key
 		soon(t, time.Second, "the earlier log-in ends", func() bool { return !phone.loggedIn() && !watcher.sees(phone) })
 		require.False(t, phone.LoggedIn())
-		require.Len(t, of[presence.Displaced](phone), 1)
-		require.Equal(t, laptop.me(), of[presence.Displaced](phone)[0].By)
+		require.Len(t, of[presence.Replaced](phone), 1)
+		require.Equal(t, laptop.me(), of[presence.Replaced](phone)[0].By)
 		require.ErrorIs(t, phone.UpdateLoginToken(token(t, phone.keys, "alice", time.Hour)), presence.ErrNotLoggedIn, "and stays out")
 		found, err = watcher.find("alice")
 		require.NoError(t, err)

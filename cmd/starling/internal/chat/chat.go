@@ -162,7 +162,7 @@ func run(ctx context.Context, a *cli.App, f options) error {
 	v.Guard(func() { reason, err = talk(ctx, a, f, v) })
 	code := cli.ExitCode(err)
 	if err != nil && f.json {
-		if _, signalled := errors.AsType[*cli.SignalError](err); !signalled && code != cli.ExitDisplaced {
+		if _, signalled := errors.AsType[*cli.SignalError](err); !signalled && code != cli.ExitReplaced {
 			v.Show(session.Trouble{Head: session.NewHead("error", ""), Code: troubleCode(err), Detail: prose.Plain(err)})
 		}
 	}

@@ -40,7 +40,7 @@ have no "seq":
   help    lines
   waiting the end has come, and messages (how many) have no result yet
   error   code, detail, and line if a line of standard input was at fault
-  bye     last of all: reason (quit, eof, signal, displaced or failed), code (the exit code)
+  bye     last of all: reason (quit, eof, signal, replaced or failed), code (the exit code)
 
 Codes of "sent": not_sent (the other side has certainly seen nothing), unknown (it may have arrived),
 refused (its node said no, detail says why), not_member, not_found, ambiguous, conflict, not_joined,

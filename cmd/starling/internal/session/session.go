@@ -20,15 +20,15 @@ import (
 
 // Why a chat ended, as its last event says.
 const (
-	ByeQuit      = "quit"
-	ByeEOF       = "eof"
-	ByeSignal    = "signal"
-	ByeDisplaced = "displaced"
-	ByeFailed    = "failed"
+	ByeQuit     = "quit"
+	ByeEOF      = "eof"
+	ByeSignal   = "signal"
+	ByeReplaced = "replaced"
+	ByeFailed   = "failed"
 )
 
-// errDisplaced ends a chat whose user has logged in elsewhere.
-var errDisplaced = &cli.CodedError{Code: cli.ExitDisplaced, Err: errors.New("the same user has logged in on another device")}
+// errReplaced ends a chat whose user has logged in elsewhere.
+var errReplaced = &cli.CodedError{Code: cli.ExitReplaced, Err: errors.New("the same user has logged in on another device")}
 
 // RoomError says that a room could not be entered.
 type RoomError struct{ err error }
@@ -110,8 +110,8 @@ func (c *Session) verdict(ctx context.Context, err error) (string, error) {
 	switch {
 	case ctx.Err() != nil:
 		return ByeSignal, context.Cause(ctx)
-	case errors.Is(err, errDisplaced):
-		return ByeDisplaced, err
+	case errors.Is(err, errReplaced):
+		return ByeReplaced, err
 	}
 	return ByeFailed, err
 }
@@ -327,8 +327,8 @@ func (c *Session) pump(recv func(context.Context) (mesh.Event, error), room *mes
 		if ending, ok := ev.(*mesh.TokenExpiring); ok {
 			c.Background(func(context.Context) { c.renew(ending, room) })
 		}
-		if out, ok := ev.(*node.LoggedOut); ok && out.Reason == node.Duplicate {
-			c.fail(errDisplaced)
+		if out, ok := ev.(*node.LoggedOut); ok && out.Reason == node.Replaced {
+			c.fail(errReplaced)
 		}
 	}
 }

@@ -164,7 +164,7 @@ func (w *Wording) heard(event mesh.Event) Line {
 	case *node.AddrsChanged:
 		return w.addresses(shareable(ev.Addrs))
 	case *node.LoggedOut:
-		if ev.Reason == node.Duplicate && ev.By != nil {
+		if ev.Reason == node.Replaced && ev.By != nil {
 			return Alarm("%s has logged in on another device (%s): this one is out.", ev.User, ev.By.Peer)
 		}
 	}
@@ -331,7 +331,7 @@ func (w *Wording) who(ev Who) Line {
 
 func (w *Wording) bye(ev Bye) Line {
 	switch ev.Reason {
-	case ByeDisplaced:
+	case ByeReplaced:
 		return plainly("Bye. The chat goes on where you logged in last.")
 	case ByeFailed:
 		return Line{}

@@ -67,8 +67,8 @@ func TestEventsAreShownInPlainWords(t *testing.T) {
 		"! that is a node of another app: both sides need the same --app, and the same --issuers if there are any:\n  --peer /a\n": &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.OtherApp},
 		"! this address is your own:\n  --peer /a\n":                                                                               &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.ItIsUs},
 		"Bye.\n": Bye{Reason: ByeQuit},
-		"Bye. The chat goes on where you logged in last.\n":                                       Bye{Reason: ByeDisplaced},
-		"! alice has logged in on another device (" + bob.Peer.String() + "): this one is out.\n": &node.LoggedOut{User: "alice", Reason: node.Duplicate, By: &bob},
+		"Bye. The chat goes on where you logged in last.\n":                                       Bye{Reason: ByeReplaced},
+		"! alice has logged in on another device (" + bob.Peer.String() + "): this one is out.\n": &node.LoggedOut{User: "alice", Reason: node.Replaced, By: &bob},
 		"! two nodes run with one device key (" + bob.Peer.String() + "): a data directory was copied. They cut each other off; give one of them\n" +
 			"  another directory, and carry the user over with \"starling id export\".\n": &node.DuplicateDevice{Peer: bob.Peer},
 		"! somebody else is called bob too, with the key " + bob.Key.Fingerprint() + ". /msg bob goes to the key that you know (" + identity.PublicKey{9}.Fingerprint() + "), and\n" +
