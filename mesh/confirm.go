@@ -59,11 +59,10 @@ func (c Confirmation) Unknown() (logins []identity.Login) {
 	return logins
 }
 
-// PendingConfirmation is an accepted confirmed broadcast, ended or not. It ends exactly once. Its
-// methods are safe for concurrent use.
-type PendingConfirmation struct {
+// confirmation is an accepted confirmed broadcast, ended or not: what its [Pending] is about.
+type confirmation struct {
 	room        *Room
-	publication Publication // written before its batch is sealed
+	publication publication // written before its batch is sealed
 	deadline    time.Time
 	done        chan struct{}
 
@@ -77,59 +76,45 @@ type PendingConfirmation struct {
 	err     error
 }
 
-// ID is the number of this send, the same as in its [Confirmation].
-func (p *PendingConfirmation) ID() uint64 { return p.publication.id }
+func (p *confirmation) over() <-chan struct{} { return p.done }
 
-// Done returns a channel that is closed when there is a result.
-func (p *PendingConfirmation) Done() <-chan struct{} { return p.done }
+func (p *confirmation) settle(uint64, uint32) (Confirmation, error) { return p.result, p.err }
 
-// Result waits for the end, which the deadline bounds, and returns what PublishConfirmed would.
-func (p *PendingConfirmation) Result() (Confirmation, error) {
-	<-p.done
-	return p.result, p.err
-}
-
-// Wait is [PendingConfirmation.Result] bounded by ctx. If ctx ends first, it returns what is known
-// so far and ctx's error, with [ErrUnconfirmed]; the broadcast goes on waiting for receipts.
-func (p *PendingConfirmation) Wait(ctx context.Context) (Confirmation, error) {
-	select {
-	case <-p.done:
-	case <-ctx.Done():
-		p.room.mu.Lock()
-		defer p.room.mu.Unlock()
-		if !p.ended {
-			return p.snapshotLocked(), &sendError{ErrUnconfirmed, ctx.Err()}
-		}
+func (p *confirmation) cut(_ uint64, cause error) (Confirmation, error) {
+	p.room.mu.Lock()
+	defer p.room.mu.Unlock()
+	if p.ended {
+		return p.result, p.err
 	}
-	return p.result, p.err
+	return p.snapshotLocked(), &sendError{ErrUnconfirmed, cause}
 }
 
 // confirms is what a room's own confirmed broadcasts wait for.
 type confirms struct {
-	open  map[*PendingConfirmation]struct{}
+	open  map[*confirmation]struct{}
 	sent  map[[sha256.Size]byte]*confirming // by the hash of the sealed envelope
 	moved bool                              // members have come or gone
 	next  time.Time                         // when there is something to do; zero: nothing waits
 }
 
 func (c *confirms) init() {
-	c.open = make(map[*PendingConfirmation]struct{})
+	c.open = make(map[*confirmation]struct{})
 	c.sent = make(map[[sha256.Size]byte]*confirming)
 }
 
 // confirming is an envelope whose receipts are awaited.
 type confirming struct {
 	last    uint64
-	pending []*PendingConfirmation
+	pending []*confirmation
 	asks    []time.Time // when to ask again
 }
 
 // awaits reports whether a device's receipt would be news.
 func (s *confirming) awaits(device identity.PublicKey) bool {
-	return slices.ContainsFunc(s.pending, func(p *PendingConfirmation) bool { return p.awaits(device) })
+	return slices.ContainsFunc(s.pending, func(p *confirmation) bool { return p.awaits(device) })
 }
 
-func (p *PendingConfirmation) awaits(device identity.PublicKey) bool {
+func (p *confirmation) awaits(device identity.PublicKey) bool {
 	i, asked := p.members[device]
 	return asked && !p.ended && !p.result.Members[i].Delivered
 }
@@ -148,7 +133,7 @@ func (p *PendingConfirmation) awaits(device identity.PublicKey) bool {
 // is known and [ErrUnconfirmed]. It does so too if the message still waits to be sent at the
 // deadline.
 func (r *Room) PublishConfirmed(ctx context.Context, data []byte, opts ...PublishOption) (Confirmation, error) {
-	p, err := r.PublishConfirmedAsync(ctx, data, opts...)
+	p, err := r.confirm(ctx, data, opts)
 	if err != nil {
 		return Confirmation{}, err
 	}
@@ -159,13 +144,23 @@ func (r *Room) PublishConfirmed(ctx context.Context, data []byte, opts ...Publis
 		r.endConfirmLocked(p, ctx.Err())
 		r.mu.Unlock()
 	}
-	return p.Result()
+	<-p.done
+	return p.result, p.err
 }
 
 // PublishConfirmedAsync is [Room.PublishConfirmed] for callers that pipeline: it returns when the
 // message has been queued. Ctx bounds this call; only its deadline bounds the wait for receipts. A
-// broadcast that has not ended takes some 100 bytes for each member.
-func (r *Room) PublishConfirmedAsync(ctx context.Context, data []byte, opts ...PublishOption) (*PendingConfirmation, error) {
+// broadcast that has not ended takes some 100 bytes for each member. If ctx ends [Pending.Wait], it
+// returns what is known so far, and the error is also [ErrUnconfirmed].
+func (r *Room) PublishConfirmedAsync(ctx context.Context, data []byte, opts ...PublishOption) (Pending[Confirmation], error) {
+	p, err := r.confirm(ctx, data, opts)
+	if err != nil {
+		return Pending[Confirmation]{}, err
+	}
+	return Pending[Confirmation]{id: p.publication.id, of: p}, nil
+}
+
+func (r *Room) confirm(ctx context.Context, data []byte, opts []PublishOption) (*confirmation, error) {
 	var cfg publishConfig
 	for _, o := range opts {
 		o.applyPublish(&cfg)
@@ -173,7 +168,7 @@ func (r *Room) PublishConfirmedAsync(ctx context.Context, data []byte, opts ...P
 	if err := checkPayload(cfg.kind, data, r.mesh.cfg.maxMessage); err != nil {
 		return nil, err
 	}
-	p := &PendingConfirmation{
+	p := &confirmation{
 		room: r, done: make(chan struct{}), deadline: time.Now().Add(r.mesh.cfg.sendTimeout), members: make(map[identity.PublicKey]int),
 	}
 	if t, ok := ctx.Deadline(); ok {
@@ -198,7 +193,7 @@ func (r *Room) PublishConfirmedAsync(ctx context.Context, data []byte, opts ...P
 }
 
 // askMembers notes which members' receipts p waits for.
-func (r *Room) askMembers(p *PendingConfirmation) error {
+func (r *Room) askMembers(p *confirmation) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.leaving {
@@ -262,7 +257,7 @@ func (r *Room) confirmedLocked(now time.Time, hash [sha256.Size]byte, receipts [
 			}
 		}
 	}
-	s.pending = slices.DeleteFunc(s.pending, func(p *PendingConfirmation) bool { return p.ended })
+	s.pending = slices.DeleteFunc(s.pending, func(p *confirmation) bool { return p.ended })
 	for _, p := range s.pending {
 		r.leftOverLocked(now, p)
 	}
@@ -294,7 +289,7 @@ func (r *Room) confirmsDueLocked(now time.Time) (due time.Time) {
 		}
 	}
 	for hash, s := range c.sent {
-		if !slices.ContainsFunc(s.pending, func(p *PendingConfirmation) bool { return !p.ended }) {
+		if !slices.ContainsFunc(s.pending, func(p *confirmation) bool { return !p.ended }) {
 			delete(c.sent, hash)
 			continue
 		}
@@ -314,7 +309,7 @@ func (r *Room) confirmsDueLocked(now time.Time) (due time.Time) {
 }
 
 // leftOverLocked notes whether there is still a member to wait for.
-func (r *Room) leftOverLocked(now time.Time, p *PendingConfirmation) {
+func (r *Room) leftOverLocked(now time.Time, p *confirmation) {
 	for _, m := range p.result.Members {
 		if !m.Delivered && r.isPresentLocked(m.Member) {
 			p.goneAt = time.Time{}
@@ -367,7 +362,7 @@ func (r *Room) askAgainLocked(hash [sha256.Size]byte, s *confirming) bool {
 
 // endConfirmLocked ends p with what is known. cause is what ended the wait early, or nil; a
 // deadline is not early.
-func (r *Room) endConfirmLocked(p *PendingConfirmation, cause error) {
+func (r *Room) endConfirmLocked(p *confirmation, cause error) {
 	if p.ended {
 		return
 	}
@@ -387,7 +382,7 @@ func (r *Room) endConfirmLocked(p *PendingConfirmation, cause error) {
 }
 
 // snapshotLocked returns what is known now.
-func (p *PendingConfirmation) snapshotLocked() Confirmation {
+func (p *confirmation) snapshotLocked() Confirmation {
 	c := Confirmation{Published: Published{ID: p.publication.id}, Members: slices.Clone(p.result.Members)}
 	if b := p.publication.batch; !p.sentAt.IsZero() {
 		c.Feed, c.Number, c.Neighbours = b.feed, b.first+uint64(p.publication.index), b.neighbours
@@ -397,7 +392,7 @@ func (p *PendingConfirmation) snapshotLocked() Confirmation {
 }
 
 // fail ends a broadcast that was never sealed.
-func (p *PendingConfirmation) fail(err error) {
+func (p *confirmation) fail(err error) {
 	p.room.mu.Lock()
 	defer p.room.mu.Unlock()
 	if !p.ended {

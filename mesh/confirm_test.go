@@ -241,7 +241,7 @@ func TestConfirmedBroadcastsShareAnEnvelope(t *testing.T) {
 		f.net.ConnectAll()
 		rooms := f.joinAll("ops")
 		settle()
-		var all []*PendingConfirmation
+		var all []Pending[Confirmation]
 		for range 500 {
 			p, err := rooms[0].PublishConfirmedAsync(t.Context(), []byte("one of many"), AsText())
 			require.NoError(t, err)
@@ -440,11 +440,11 @@ func TestAReceiptIsCountedBeforeItsBroadcastEnds(t *testing.T) {
 	r := &Room{mesh: new(Mesh)}
 	r.confirms.init()
 	var device identity.PublicKey
-	p := &PendingConfirmation{
+	p := &confirmation{
 		room: r, done: make(chan struct{}), members: map[identity.PublicKey]int{device: 0}, open: 1,
-		sentAt: time.Now(), publication: Publication{batch: newBatch()}, result: Confirmation{Members: make([]Confirmed, 1)},
+		sentAt: time.Now(), publication: publication{batch: newBatch()}, result: Confirmation{Members: make([]Confirmed, 1)},
 	}
-	r.confirms.sent[[32]byte{}] = &confirming{pending: []*PendingConfirmation{p}}
+	r.confirms.sent[[32]byte{}] = &confirming{pending: []*confirmation{p}}
 	close(p.done) // so that the call stops, by a panic, where it returns the result
 	require.Panics(t, func() { r.confirmedLocked(time.Now(), [32]byte{}, []*wire.Receipt{{Device: device[:]}}) })
 	require.EqualValues(t, 1, r.mesh.Stats().ReceiptsTaken)

@@ -18,7 +18,7 @@ import (
 
 // awaited makes station 0 of three wait for a receipt of station 2, which is cut off, and returns
 // its envelope.
-func awaited(t *testing.T, f *flock) (rooms []*Room, p *PendingConfirmation, hash [sha256.Size]byte, last uint64) {
+func awaited(t *testing.T, f *flock) (rooms []*Room, p Pending[Confirmation], hash [sha256.Size]byte, last uint64) {
 	t.Helper()
 	f.net.ConnectAll()
 	rooms = f.joinAll("ops")
@@ -257,11 +257,11 @@ func TestAnAuthorsQuestionsAreBounded(t *testing.T) {
 		for _, n = range rooms[1].carriage.byHash {
 		}
 		rooms[1].mu.Unlock()
-		p := &PendingConfirmation{room: rooms[0], done: make(chan struct{}), members: make(map[identity.PublicKey]int)}
+		p := &confirmation{room: rooms[0], done: make(chan struct{}), members: make(map[identity.PublicKey]int)}
 		require.NoError(t, rooms[0].askMembers(p)) // as if it had never been confirmed
 		rooms[0].mu.Lock()
 		for range 10 {
-			require.True(t, rooms[0].askAgainLocked(n.hash, &confirming{last: n.last, pending: []*PendingConfirmation{p}}))
+			require.True(t, rooms[0].askAgainLocked(n.hash, &confirming{last: n.last, pending: []*confirmation{p}}))
 		}
 		rooms[0].mu.Unlock()
 		settle()

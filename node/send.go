@@ -68,21 +68,21 @@ func (n *Node) SendText(ctx context.Context, user, text string, opts ...mesh.Sen
 // the user is connected, queues the message and returns. Messages of one caller to one user keep
 // their order. The handle reports the result later, once. ctx bounds all of it. If something fails
 // before the message is queued, SendAsync returns that error itself.
-func (n *Node) SendAsync(ctx context.Context, user string, data []byte, opts ...mesh.SendOption) (*mesh.Pending, error) {
+func (n *Node) SendAsync(ctx context.Context, user string, data []byte, opts ...mesh.SendOption) (mesh.Pending[mesh.Receipt], error) {
 	call, done, err := n.enter(ctx)
 	if err != nil {
-		return nil, err
+		return mesh.Pending[mesh.Receipt]{}, err
 	}
 	defer done()
 	finding, cancel := context.WithTimeout(call, n.settings.SendTimeout)
 	defer cancel()
 	to, err := n.resolve(finding, user, data, opts)
 	if err != nil {
-		return nil, err
+		return mesh.Pending[mesh.Receipt]{}, err
 	}
 	p, err := n.mesh.SendAsync(ctx, to, data, opts...)
 	if err != nil {
-		return nil, ended(call, fmt.Errorf("node: send to %s: %w", user, err))
+		return mesh.Pending[mesh.Receipt]{}, ended(call, fmt.Errorf("node: send to %s: %w", user, err))
 	}
 	return p, nil
 }

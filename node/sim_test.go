@@ -75,7 +75,7 @@ func TestSendsArePipelinedInOrder(t *testing.T) {
 		s.Connect(0, 1)
 		alice, bob := s.login(0, "alice"), s.login(1, "bob")
 		s.settle()
-		var handles []*mesh.Pending
+		var handles []mesh.Pending[mesh.Receipt]
 		for i := range 100 {
 			p, err := alice.SendAsync(within(t), "bob", []byte{byte(i)})
 			require.NoError(t, err)
