@@ -126,7 +126,7 @@ func (m *Mesh) checkOutgoing(to peer.ID, d outgoing) error {
 	case m.ctx.Err() != nil:
 		return ErrClosed
 	case d.mode > UnreliableUnordered:
-		return fmt.Errorf("mesh: unknown %v", d.mode)
+		return fmt.Errorf("unknown %v", d.mode)
 	case to == m.host.ID():
 		return ErrSelf
 	}
@@ -134,7 +134,7 @@ func (m *Mesh) checkOutgoing(to peer.ID, d outgoing) error {
 		return err
 	}
 	if err := to.Validate(); err != nil {
-		return fmt.Errorf("mesh: receiver: %w", err)
+		return fmt.Errorf("receiver: %w", err)
 	}
 	return identity.CheckUser(d.to)
 }

@@ -29,14 +29,14 @@ var (
 	// ErrRefused says that the receiver got the message and refused it; [RefusedError] says why.
 	ErrRefused = errors.New("refused by the receiver")
 
-	ErrEmpty      = errors.New("mesh: empty message")
-	ErrRate       = errors.New("mesh: faster than the room takes it")
-	ErrSelf       = errors.New("mesh: message to oneself")
-	ErrNotText    = errors.New("mesh: text is not valid UTF-8")
-	ErrNotMember  = errors.New("mesh: no such member in the room")
-	ErrNoIdentity = errors.New("mesh: no identity yet: set a user, or log in, first")
-	ErrJoined     = errors.New("mesh: already joined")
-	ErrLeft       = errors.New("mesh: room left")
+	ErrEmpty      = errors.New("empty message")
+	ErrRate       = errors.New("faster than the room takes it")
+	ErrSelf       = errors.New("message to oneself")
+	ErrNotText    = errors.New("text is not valid UTF-8")
+	ErrNotMember  = errors.New("no such member in the room")
+	ErrNoIdentity = errors.New("no identity yet: set a user, or log in, first")
+	ErrJoined     = errors.New("already joined")
+	ErrLeft       = errors.New("room left")
 
 	// ErrNotLoggedIn is [identity.ErrNotLoggedIn].
 	ErrNotLoggedIn = identity.ErrNotLoggedIn
@@ -50,7 +50,7 @@ type SizeError struct {
 }
 
 func (e *SizeError) Error() string {
-	return fmt.Sprintf("mesh: message of %d bytes is over the limit of %d", e.Size, e.Limit)
+	return fmt.Sprintf("message of %d bytes is over the limit of %d", e.Size, e.Limit)
 }
 
 // CrowdError reports a room with more members than a confirmed broadcast may have. Nothing was
@@ -60,7 +60,7 @@ type CrowdError struct {
 }
 
 func (e *CrowdError) Error() string {
-	return fmt.Sprintf("mesh: a room of %d members is over the limit of %d for a confirmed broadcast", e.Members, e.Limit)
+	return fmt.Sprintf("a room of %d members is over the limit of %d for a confirmed broadcast", e.Members, e.Limit)
 }
 
 // RefusedError is the receiver's refusal. The message is not in the receiver's queue, and a repeat

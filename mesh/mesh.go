@@ -85,20 +85,20 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 		o.apply(&cfg)
 	}
 	if err := cfg.validate(); err != nil {
-		return nil, fmt.Errorf("mesh: options: %w", err)
+		return nil, fmt.Errorf("options: %w", err)
 	}
 	if a := cfg.authority; a != nil && a.App() != who.App() {
-		return nil, fmt.Errorf("mesh: options: the authority is of app %s, the identity of app %s", a.App(), who.App())
+		return nil, fmt.Errorf("options: the authority is of app %s, the identity of app %s", a.App(), who.App())
 	}
 	key, err := deviceKey(h)
 	if err != nil {
-		return nil, fmt.Errorf("mesh: device key: %w", err)
+		return nil, fmt.Errorf("device key: %w", err)
 	}
 	if err := claimIncarnation(h, who.Incarnation()); err != nil {
-		return nil, fmt.Errorf("mesh: %w", err)
+		return nil, err
 	}
 	if err := cfg.store.claim(); err != nil {
-		return nil, fmt.Errorf("mesh: %w", err)
+		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	m := &Mesh{
@@ -111,7 +111,7 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	m.close = sync.OnceValue(m.shutdown)
 	if err := m.startGossip(); err != nil {
 		m.close()
-		return nil, fmt.Errorf("mesh: gossip: %w", err)
+		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	if cfg.store != nil {
 		m.tasks.Go(func() { cfg.store.run(m) })

@@ -65,7 +65,7 @@ func TestAllWrongOptionsAreReportedTogether(t *testing.T) {
 	if err == nil {
 		t.Fatal("New took them")
 	}
-	for _, want := range []string{"mesh: options", "send timeout -1s", "message limit of 0", "heartbeat 1ms", "no logger", "no inbox", "grace -1ns", "large room of 1", "queue of -1 events", "retention of 131072 messages, 33554432 bytes and -1ns"} {
+	for _, want := range []string{"options", "send timeout -1s", "message limit of 0", "heartbeat 1ms", "no logger", "no inbox", "grace -1ns", "large room of 1", "queue of -1 events", "retention of 131072 messages, 33554432 bytes and -1ns"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}

@@ -255,7 +255,7 @@ func checkPayload(kind Kind, data []byte, limit int) error {
 	case len(data) > limit:
 		return &SizeError{Size: len(data), Limit: limit}
 	case kind > Text:
-		return fmt.Errorf("mesh: unknown %v", kind)
+		return fmt.Errorf("unknown %v", kind)
 	case kind == Text && !utf8.Valid(data):
 		return ErrNotText
 	}
@@ -388,7 +388,7 @@ func (r *Room) seal(b *batch) {
 		err = errors.New("envelope over the limit") // GossipSub would take it and drop it
 	}
 	if err != nil {
-		b.fail(fmt.Errorf("mesh: room %s: %w", r.name, err))
+		b.fail(fmt.Errorf("room %s: %w", r.name, err))
 		return
 	}
 	b.feed, b.first, b.content = r.feed, head.last+1, nil

@@ -52,7 +52,7 @@ type StoreError struct {
 	Err  error
 }
 
-func (e *StoreError) Error() string { return fmt.Sprintf("mesh: store %s: %v", e.Path, e.Err) }
+func (e *StoreError) Error() string { return fmt.Sprintf("store %s: %v", e.Path, e.Err) }
 
 // Unwrap returns Err.
 func (e *StoreError) Unwrap() error { return e.Err }

@@ -44,7 +44,7 @@ func (r *Room) tokenLocked(now time.Time) time.Time {
 	}
 	err := r.door.holds(r.own, now)
 	if err == nil && !now.Before(grant.Expires) {
-		err = fmt.Errorf("mesh: room %s: %w", r.name, identity.ErrTokenExpired)
+		err = fmt.Errorf("room %s: %w", r.name, identity.ErrTokenExpired)
 	}
 	if err != nil {
 		r.leaving, r.why = true, err

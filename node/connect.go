@@ -51,7 +51,7 @@ func (n *Node) Connect(ctx context.Context, addr string) error {
 	}
 	defer done()
 	if err := n.connect(call, info); err != nil {
-		return ended(call, fmt.Errorf("node: connect to %s: %w", info.ID, err))
+		return ended(call, fmt.Errorf("connect to %s: %w", info.ID, err))
 	}
 	n.dialer.want(time.Now(), info.ID, info.Addrs, connected)
 	return nil

@@ -64,41 +64,41 @@ func TestWrongUseGivesTheDocumentedErrors(t *testing.T) {
 		}
 		before := s.Traffic(0)
 		check(t, []failure{
-			{"log in without a name", func() error { return alice.Login(ctx, "") }, identity.ErrEmptyID, `node: log in: identity: user ID "": empty`},
-			{"log in with a bad name", func() error { return alice.Login(ctx, "al ice") }, nil, `node: log in: identity: user ID "al ice": ' ' is not one of a-z A-Z 0-9 _ @ . -`},
-			{"set a bad name", func() error { return alice.SetUser("é") }, nil, `node: set user: identity: user ID "é": 'é' is not one of a-z A-Z 0-9 _ @ . -`},
+			{"log in without a name", func() error { return alice.Login(ctx, "") }, identity.ErrEmptyID, `log in: user ID "": empty`},
+			{"log in with a bad name", func() error { return alice.Login(ctx, "al ice") }, nil, `log in: user ID "al ice": ' ' is not one of a-z A-Z 0-9 _ @ . -`},
+			{"set a bad name", func() error { return alice.SetUser("é") }, nil, `set user: user ID "é": 'é' is not one of a-z A-Z 0-9 _ @ . -`},
 			{"join without a user", join("ops"), mesh.ErrNoIdentity, ""},
-			{"join a bad room", join("no/room"), nil, `identity: room ID "no/room": '/' is not one of a-z A-Z 0-9 _ @ . -`},
+			{"join a bad room", join("no/room"), nil, `room ID "no/room": '/' is not one of a-z A-Z 0-9 _ @ . -`},
 			{"join no room", join(""), identity.ErrEmptyID, ""},
-			{"join with too much info", join("ops", mesh.WithInfo(make([]byte, 201))), nil, "identity: user info of 201 bytes is over the limit of 200"},
-			{"log out before logging in", func() error { return alice.Logout(ctx) }, presence.ErrNotLoggedIn, "node: log out: not logged in"},
+			{"join with too much info", join("ops", mesh.WithInfo(make([]byte, 201))), nil, "user info of 201 bytes is over the limit of 200"},
+			{"log out before logging in", func() error { return alice.Logout(ctx) }, presence.ErrNotLoggedIn, "log out: not logged in"},
 			{"send before logging in", send(alice, "bob", "x"), mesh.ErrNotLoggedIn, "not logged in"},
-			{"send to a bad name", send(alice, "b b", "x"), nil, `identity: user ID "b b": ' ' is not one of a-z A-Z 0-9 _ @ . -`},
+			{"send to a bad name", send(alice, "b b", "x"), nil, `user ID "b b": ' ' is not one of a-z A-Z 0-9 _ @ . -`},
 			{"send to nobody", send(alice, "", "x"), identity.ErrEmptyID, ""},
-			{"send to a bad fingerprint", send(alice, "bob#1", "x"), nil, `identity: address "bob#1": after '#' belongs a fingerprint of 16 characters of a-z 2-7`},
+			{"send to a bad fingerprint", send(alice, "bob#1", "x"), nil, `address "bob#1": after '#' belongs a fingerprint of 16 characters of a-z 2-7`},
 			{"connect to nonsense", func() error { return alice.Connect(ctx, "nonsense") }, nil, ""},
-			{"connect without a peer ID", func() error { return alice.Connect(ctx, s.Addr(1).String()) }, nil, `node: address "` + s.Addr(1).String() + `": it must end in /p2p/ and a peer ID`},
+			{"connect without a peer ID", func() error { return alice.Connect(ctx, s.Addr(1).String()) }, nil, `address "` + s.Addr(1).String() + `": it must end in /p2p/ and a peer ID`},
 		})
 		require.NoError(t, alice.SetUser("alice"))
 		check(t, []failure{
 			{"send with a user and no log-in", send(alice, "bob", "x"), mesh.ErrNotLoggedIn, ""},
-			{"another user", func() error { return alice.SetUser("alicia") }, presence.ErrOtherUser, `node: set user: presence: the node has another user ID: it is "alice", not "alicia"`},
+			{"another user", func() error { return alice.SetUser("alicia") }, presence.ErrOtherUser, `set user: the node has another user ID: it is "alice", not "alicia"`},
 			{"log in as another user", func() error { return alice.Login(ctx, "alicia") }, presence.ErrOtherUser, ""},
 		})
 		require.NoError(t, alice.Login(ctx, "alice"))
 		s.settle()
 		before = s.Traffic(0)
 		check(t, []failure{
-			{"log in twice", func() error { return alice.Login(ctx, "alice") }, presence.ErrLoggedIn, "node: log in: presence: already logged in"},
-			{"send nothing", send(alice, "bob", ""), mesh.ErrEmpty, "mesh: empty message"},
-			{"send too much", send(alice, "bob", over), nil, "mesh: message of 65537 bytes is over the limit of 65536"},
-			{"send bad text", send(alice, "bob", "\xff", mesh.AsText()), mesh.ErrNotText, "mesh: text is not valid UTF-8"},
-			{"send to oneself", send(alice, "alice", "x"), mesh.ErrSelf, "mesh: message to oneself"},
+			{"log in twice", func() error { return alice.Login(ctx, "alice") }, presence.ErrLoggedIn, "log in: already logged in"},
+			{"send nothing", send(alice, "bob", ""), mesh.ErrEmpty, "empty message"},
+			{"send too much", send(alice, "bob", over), nil, "message of 65537 bytes is over the limit of 65536"},
+			{"send bad text", send(alice, "bob", "\xff", mesh.AsText()), mesh.ErrNotText, "text is not valid UTF-8"},
+			{"send to oneself", send(alice, "alice", "x"), mesh.ErrSelf, "message to oneself"},
 			{"send to oneself, exactly", send(alice, alice.Self().Address().String(), "x"), mesh.ErrSelf, ""},
 		})
 		require.Less(t, s.Traffic(0).BytesSent-before.BytesSent, 500, "local errors send nothing")
 		check(t, []failure{
-			{"send to a user who is not there", send(alice, "nobody", "x"), presence.ErrNotFound, "node: send to nobody: presence: user not found: nobody"},
+			{"send to a user who is not there", send(alice, "nobody", "x"), presence.ErrNotFound, "send to nobody: user not found: nobody"},
 			{"send to a key that is not there", send(alice, "bob#aaaaaaaaaaaaaaaa", "x"), presence.ErrNotFound, ""},
 			{"find a user who is not there", func() error { _, err := alice.Find(ctx, "nobody"); return err }, presence.ErrNotFound, ""},
 		})
@@ -122,15 +122,15 @@ func TestWrongUseGivesTheDocumentedErrors(t *testing.T) {
 			}
 		}
 		check(t, []failure{
-			{"join twice", join("ops"), mesh.ErrJoined, "mesh: already joined"},
+			{"join twice", join("ops"), mesh.ErrJoined, "already joined"},
 			{"publish nothing", publish(""), mesh.ErrEmpty, ""},
-			{"publish too much", publish(over), nil, "mesh: message of 65537 bytes is over the limit of 65536"},
+			{"publish too much", publish(over), nil, "message of 65537 bytes is over the limit of 65536"},
 			{"publish bad text", publish("\xff", mesh.AsText()), mesh.ErrNotText, ""},
 			{"send nothing in a room", inRoom("bob", ""), mesh.ErrEmpty, ""},
-			{"send too much in a room", inRoom("bob", over), nil, "mesh: message of 65537 bytes is over the limit of 65536"},
+			{"send too much in a room", inRoom("bob", over), nil, "message of 65537 bytes is over the limit of 65536"},
 			{"send to oneself in a room", inRoom("alice", "x"), mesh.ErrSelf, ""},
-			{"send to one who is not in the room", inRoom("carol", "x"), mesh.ErrNotMember, "mesh: no such member in the room ops: carol"},
-			{"send to a bad name in a room", inRoom("b b", "x"), nil, `identity: user ID "b b": ' ' is not one of a-z A-Z 0-9 _ @ . -`},
+			{"send to one who is not in the room", inRoom("carol", "x"), mesh.ErrNotMember, "no such member in the room ops: carol"},
+			{"send to a bad name in a room", inRoom("b b", "x"), nil, `user ID "b b": ' ' is not one of a-z A-Z 0-9 _ @ . -`},
 		})
 		_, err = room.Publish(ctx, []byte(max))
 		require.NoError(t, err)
@@ -179,7 +179,7 @@ func TestAUserWhoIsKnownToBeThereAndCannotBeReachedIsNotSentTo(t *testing.T) {
 		_, err := alice.SendText(within(t), "carol", "x") // bob knows her and answers
 		require.ErrorIs(t, err, mesh.ErrUnreachable)
 		require.ErrorIs(t, err, presence.ErrUnreachable)
-		require.EqualError(t, err, "node: send to carol: presence: unreachable: carol")
+		require.EqualError(t, err, "send to carol: unreachable: carol")
 	})
 }
 
@@ -213,7 +213,7 @@ func TestAReaderThatIsTooSlowRefusesMessages(t *testing.T) {
 		refused, ok := errors.AsType[*mesh.RefusedError](err)
 		require.True(t, ok, "%v", err)
 		require.Equal(t, mesh.QueueFull, refused.Reason)
-		require.EqualError(t, err, "node: send to bob: refused by the receiver: queue full")
+		require.EqualError(t, err, "send to bob: refused by the receiver: queue full")
 		for range 3 {
 			await[*mesh.DirectMessage](t, bob, nil)
 		}

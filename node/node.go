@@ -126,12 +126,12 @@ func (n *Node) openKeys() (err error) {
 		n.undo = append(n.undo, n.dir.Close)
 		n.keys = n.dir.Keys()
 		if h != nil && h.ID() != n.keys.PeerID() {
-			return fmt.Errorf("node: %w", ErrOtherDevice)
+			return ErrOtherDevice
 		}
 	case h != nil:
 		key, err := hostKey(h)
 		if err != nil {
-			return fmt.Errorf("node: host: %w", err)
+			return fmt.Errorf("host: %w", err)
 		}
 		n.keys = &identity.Keys{Device: key, User: key}
 	default:
@@ -155,7 +155,7 @@ func (n *Node) openHost() (err error) {
 	}
 	var closeHost func() error
 	if n.host, closeHost, err = newHost(&n.cfg, n.keys); err != nil {
-		return fmt.Errorf("node: host: %w", err)
+		return fmt.Errorf("host: %w", err)
 	}
 	n.undo = append(n.undo, closeHost)
 	return nil
@@ -193,12 +193,12 @@ func (n *Node) openLayers() (err error) {
 		opts = append(opts, presence.WithRemembered(n.dir))
 	}
 	if n.presence, err = presence.New(n.host, n.app, n.keys, opts...); err != nil {
-		return fmt.Errorf("node: %w", err)
+		return err
 	}
 	n.undo = append(n.undo, n.presence.Close)
 	if n.cfg.keepHistory {
 		if n.store, err = mesh.OpenStore(filepath.Join(n.dir.Path(), historyFile), 0); err != nil {
-			return fmt.Errorf("node: %w", err)
+			return err
 		}
 		n.undo = append(n.undo, n.store.Close)
 	}
@@ -210,7 +210,7 @@ func (n *Node) openLayers() (err error) {
 		around = append(around, s)
 	}
 	if n.mesh, err = mesh.New(n.host, n.presence, around...); err != nil {
-		return fmt.Errorf("node: %w", err)
+		return err
 	}
 	n.undo = append(n.undo, n.mesh.Close)
 	return nil

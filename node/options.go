@@ -50,12 +50,12 @@ func defaultConfig() config {
 	}
 }
 
-// validate reports all mistakes at once. Each error names its package.
+// validate reports all mistakes at once.
 func (c *config) validate() error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
 		if !ok {
-			errs = append(errs, fmt.Errorf("node: "+format, args...))
+			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
 	if err := identity.CheckApp(c.app); err != nil {
@@ -73,7 +73,7 @@ func (c *config) validate() error {
 	}
 	if c.userKey != nil {
 		if _, err := identity.ParseKey(c.userKey); err != nil {
-			errs = append(errs, fmt.Errorf("node: user key: %w", err))
+			errs = append(errs, fmt.Errorf("user key: %w", err))
 		}
 	}
 	check(c.issuers.IsZero() || c.issuersFile == "", "WithIssuers and WithIssuersFile exclude each other")
@@ -202,7 +202,7 @@ type AddrError struct {
 	Err   error
 }
 
-func (e *AddrError) Error() string { return fmt.Sprintf("node: address %q: %v", e.Value, e.Err) }
+func (e *AddrError) Error() string { return fmt.Sprintf("address %q: %v", e.Value, e.Err) }
 
 // Unwrap returns Err.
 func (e *AddrError) Unwrap() error { return e.Err }

@@ -54,7 +54,7 @@ func (n *Node) Send(ctx context.Context, user string, data []byte, opts ...mesh.
 		}
 	}
 	if err != nil {
-		err = ended(call, fmt.Errorf("node: send to %s: %w", user, err))
+		err = ended(call, fmt.Errorf("send to %s: %w", user, err))
 	}
 	return receipt, err
 }
@@ -82,7 +82,7 @@ func (n *Node) SendAsync(ctx context.Context, user string, data []byte, opts ...
 	}
 	p, err := n.mesh.SendAsync(ctx, to, data, opts...)
 	if err != nil {
-		return mesh.Pending[mesh.Receipt]{}, ended(call, fmt.Errorf("node: send to %s: %w", user, err))
+		return mesh.Pending[mesh.Receipt]{}, ended(call, fmt.Errorf("send to %s: %w", user, err))
 	}
 	return p, nil
 }
@@ -105,7 +105,7 @@ func (n *Node) resolve(ctx context.Context, user string, data []byte, opts []mes
 	}
 	to, err := n.find(ctx, user)
 	if err != nil {
-		err = ended(ctx, fmt.Errorf("node: send to %s: %w", user, err))
+		err = ended(ctx, fmt.Errorf("send to %s: %w", user, err))
 	}
 	return to, err
 }

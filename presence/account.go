@@ -170,7 +170,7 @@ func (o *account) updateTokenLocked(a *identity.Authority, token string) (sequen
 	now := time.Now()
 	g, err := a.Login(token, o.user, o.keys.DeviceKey(), now)
 	if err != nil {
-		return 0, fmt.Errorf("presence: update log-in token: %w", err)
+		return 0, fmt.Errorf("update log-in token: %w", err)
 	}
 	was := o.token
 	o.token = loginToken{text: token, grant: g}

@@ -14,7 +14,7 @@ var (
 	// ErrClosed reports a call on a closed directory. It is [identity.ErrClosed].
 	ErrClosed = identity.ErrClosed
 	// ErrLoggedIn reports a log-in while logged in. Nothing was changed.
-	ErrLoggedIn = errors.New("presence: already logged in")
+	ErrLoggedIn = errors.New("already logged in")
 	// ErrNotLoggedIn is [identity.ErrNotLoggedIn].
 	ErrNotLoggedIn = identity.ErrNotLoggedIn
 	// ErrOpenMode reports a token in an app without issuers that could have signed it: see
@@ -46,9 +46,9 @@ type NotFoundError struct {
 
 func (e *NotFoundError) Error() string {
 	if len(e.Others) == 0 {
-		return fmt.Sprintf("presence: %v: %s", ErrNotFound, e.Address)
+		return fmt.Sprintf("%v: %s", ErrNotFound, e.Address)
 	}
-	return fmt.Sprintf("presence: %v: %s; %s is somebody else", ErrNotFound, e.Address, identity.Addresses(e.Others))
+	return fmt.Sprintf("%v: %s; %s is somebody else", ErrNotFound, e.Address, identity.Addresses(e.Others))
 }
 
 // Unwrap returns [ErrNotFound].
@@ -70,14 +70,14 @@ type HelloError struct {
 
 func (e *HelloError) Error() string {
 	if e.Remote {
-		return fmt.Sprintf("presence: peer %s refuses us: %s", e.Peer, e.Reason)
+		return fmt.Sprintf("peer %s refuses us: %s", e.Peer, e.Reason)
 	}
-	return fmt.Sprintf("presence: peer %s refused: %s", e.Peer, e.Reason)
+	return fmt.Sprintf("peer %s refused: %s", e.Peer, e.Reason)
 }
 
 // Unwrap returns Err.
 func (e *HelloError) Unwrap() error { return e.Err }
 
 func otherUser(has, wanted string) error {
-	return fmt.Errorf("presence: %w: it is %q, not %q", ErrOtherUser, has, wanted)
+	return fmt.Errorf("%w: it is %q, not %q", ErrOtherUser, has, wanted)
 }

@@ -79,7 +79,7 @@ func ExampleDirectory_Find() {
 	_, err = alice.Find(context.Background(), identity.Address{User: "carol"})
 	fmt.Println(err)
 	// Output:
-	// presence: user not found: carol
+	// user not found: carol
 }
 
 // One user on two devices: the later log-in stays.

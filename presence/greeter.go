@@ -247,7 +247,7 @@ func (g *greeter) waitTold(ctx context.Context) {
 	}
 }
 
-var errBehind = errors.New("presence: the observer is too far behind")
+var errBehind = errors.New("the observer is too far behind")
 
 // openHello runs one hello as initiator. We know the peer once its reply is verified; the peer
 // knows us once it has closed its side.

@@ -109,7 +109,7 @@ func (x *handshake) initiate(conn network.Conn, accept func(identity.Session)) (
 	}
 	// The peer closes its side once it has accepted the proof.
 	if err = frames.Next(&wire.HelloProof{}); !errors.Is(err, io.EOF) {
-		return session, 0, nil, fmt.Errorf("presence: end of hello: %w", err)
+		return session, 0, nil, fmt.Errorf("end of hello: %w", err)
 	}
 	return session, version, reply.Hello.GetRevocations(), s.Close()
 }

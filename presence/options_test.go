@@ -47,7 +47,7 @@ func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 
 func TestAllWrongOptionsAreReportedTogether(t *testing.T) {
 	_, err := New(nil, identity.AppID{}, nil, WithMaxMessage(-1), WithLogger(nil), WithStatementLife(0))
-	require.EqualError(t, err, "presence: options: "+strings.Join([]string{
+	require.EqualError(t, err, "options: "+strings.Join([]string{
 		"WithLogger: nil",
 		"WithMaxMessage: -1 bytes, want 1 to 1048576",
 		"WithStatementLife: 0s, want 10s to 720h0m0s",

@@ -96,7 +96,7 @@ func (g *greeter) notConnected(p peer.ID) error {
 	if refusal, ok := g.shake.refusals.Get(p); ok && time.Now().Before(refusal.until) {
 		return refusal.err
 	}
-	return fmt.Errorf("presence: %w: %s", ErrNotConnected, p)
+	return fmt.Errorf("%w: %s", ErrNotConnected, p)
 }
 
 func noHello(p peer.ID, cause error) error {
@@ -104,9 +104,9 @@ func noHello(p peer.ID, cause error) error {
 		return refused
 	}
 	if cause == nil {
-		return fmt.Errorf("presence: %w %s", ErrNoHello, p)
+		return fmt.Errorf("%w %s", ErrNoHello, p)
 	}
-	return fmt.Errorf("presence: %w %s: %w", ErrNoHello, p, cause)
+	return fmt.Errorf("%w %s: %w", ErrNoHello, p, cause)
 }
 
 // allow reports whether the peer of a connection is within a limit and has completed a hello. The

@@ -114,7 +114,7 @@ func TestALogInNeedsAGoodToken(t *testing.T) {
 			} {
 				require.ErrorIs(t, err, c.want)
 				require.ErrorAs(t, err, new(*identity.TokenError))
-				require.ErrorContains(t, err, "identity: token: "+c.text)
+				require.ErrorContains(t, err, "token: "+c.text)
 			}
 			require.False(t, a.LoggedIn())
 			require.Nil(t, a.Self(), "nothing has changed")
@@ -165,7 +165,7 @@ func TestAnAuthorityOfAnotherAppIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := bare(t, 1)
 		_, err := presence.New(r.net.Host(0), testApp, keysOf(t, r.net.HostKey(0)), presence.WithAuthority(authority(t, 0)))
-		require.EqualError(t, err, "presence: the authority is of another app: acme.ops")
+		require.EqualError(t, err, "the authority is of another app: acme.ops")
 	})
 }
 

@@ -124,7 +124,7 @@ func (w *watches) follow(ctx context.Context, p peer.ID) {
 	w.mu.Unlock()
 }
 
-var errWatchRefused = errors.New("presence: watch refused")
+var errWatchRefused = errors.New("watch refused")
 
 // read returns nil when there may be news of the peer.
 func (w *watches) read(ctx context.Context, p peer.ID) error {

@@ -12,7 +12,6 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
-	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -142,7 +141,7 @@ var errQuit = errors.New("quit")
 // shown.
 func (c *Session) obey(ctx context.Context, l Typed, n int) error {
 	wrong := func(err error) {
-		c.show(Trouble{NewHead("error", ""), n, CodeLine, prose.Plain(err)})
+		c.show(Trouble{NewHead("error", ""), n, CodeLine, err.Error()})
 	}
 	if l.err != nil {
 		wrong(l.err)
@@ -173,7 +172,7 @@ func (c *Session) obey(ctx context.Context, l Typed, n int) error {
 			if ctx.Err() != nil {
 				return err
 			}
-			c.show(Trouble{NewHead("error", ""), n, CodeRoom, prose.Plain(err)})
+			c.show(Trouble{NewHead("error", ""), n, CodeRoom, err.Error()})
 		}
 	case "leave":
 		if c.here == nil {
@@ -184,7 +183,7 @@ func (c *Session) obey(ctx context.Context, l Typed, n int) error {
 		return c.leave(ctx, c.here)
 	case "token":
 		if err := c.useToken(in.Name, n); err != nil {
-			c.show(Trouble{NewHead("error", ""), n, CodeToken, prose.Plain(err)})
+			c.show(Trouble{NewHead("error", ""), n, CodeToken, err.Error()})
 		}
 	case "help":
 		c.show(Help{NewHead("help", ""), HelpLines()})
@@ -247,7 +246,7 @@ func (c *Session) leave(ctx context.Context, r *mesh.Room) error {
 		return ctx.Err()
 	}
 	if err != nil {
-		c.show(Trouble{NewHead("error", r.Name()), 0, CodeRoom, prose.Plain(err)})
+		c.show(Trouble{NewHead("error", r.Name()), 0, CodeRoom, err.Error()})
 	}
 	c.show(Exited{NewHead("exited", r.Name())})
 	return nil
