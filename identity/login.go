@@ -1,6 +1,8 @@
 package identity
 
 import (
+	"time"
+
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
@@ -27,7 +29,10 @@ type Session struct {
 	Capabilities uint64     // unknown bits mean nothing
 	MaxEnvelope  int        // bytes that the peer accepts in an envelope; 0: not stated
 	MaxMessage   int        // bytes that the peer accepts in a message; 0: not stated
-	Addrs        []ma.Multiaddr
+	// Grace and Leeway are those of the peer's app, in whole milliseconds; negative: not stated.
+	Grace  time.Duration
+	Leeway time.Duration
+	Addrs  []ma.Multiaddr
 }
 
 // Login returns the login that the peer has proved, and whether it has an identity at all.

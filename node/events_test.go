@@ -31,6 +31,7 @@ func samples(t *testing.T) []Event {
 		&PeerChanged{Header: head(TypePeerChanged, ""), Peer: Peer{login, false}},
 		&PeerDown{Header: head(TypePeerDown, ""), Peer: Peer{Login: identity.Login{Peer: id}}},
 		&PeerFailed{Header: head(TypePeerFailed, ""), Peer: id, Addrs: []string{"/ip4/192.168.1.7/tcp/4001/p2p/" + id.String()}, Reason: NobodyThere, Detail: "connection refused"},
+		&SettingDiffers{Header: head(TypeSettingDiffers, ""), Peer: id, Setting: "grace", Ours: "10s", Theirs: "5s"},
 		&IdentityConflict{Header: head(TypeIdentityConflict, ""), User: "bob", Pinned: identity.PublicKey{9}, Other: login},
 		&IdentityConflict{Header: head(TypeIdentityConflict, ""), User: "bob", Other: login, Rival: &rival},
 		&LoggedOut{Header: head(TypeLoggedOut, ""), User: "bob", Reason: Replaced, By: &login},

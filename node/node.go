@@ -180,6 +180,7 @@ func (n *Node) openLayers() (err error) {
 	})
 	opts := []presence.Option{
 		presence.WithObserver(n.observe), presence.WithLogger(n.log), presence.WithMaxMessage(n.settings.MaxMessage),
+		presence.WithGrace(n.settings.Grace),
 		presence.WithAuthority(n.tokens), presence.WithPins(n.pins),
 	}
 	if n.cfg.dht {

@@ -29,6 +29,11 @@ func (n *Node) observe(ev presence.Event) {
 		n.peerChanged(ev.Peer, ev.Session)
 	case presence.PeerDown:
 		n.peerDown(ev.Peer)
+	case presence.SettingDiffers:
+		n.log.Debug("a peer has another setting", "peer", ev.Peer, "setting", ev.Setting, "ours", ev.Ours, "theirs", ev.Theirs)
+		n.queue.PushNotice(&SettingDiffers{
+			Header: Header{Type: TypeSettingDiffers}, Peer: ev.Peer, Setting: ev.Setting, Ours: ev.Ours, Theirs: ev.Theirs,
+		})
 	case presence.Conflict:
 		out := &IdentityConflict{Header: Header{Type: TypeIdentityConflict}, User: ev.User, Pinned: ev.Pinned, Other: ev.Other}
 		if ev.Pinned.IsZero() {

@@ -168,7 +168,7 @@ func WithIssuersFile(path string) Option { return func(c *config) { c.issuersFil
 
 // WithLeeway sets by how much the clocks of issuers and nodes may differ: a token counts that long
 // before it begins and after it expires. The default is 120 s; New rejects less than 0 and more
-// than 10 min. It is one value per app, equal on all its nodes.
+// than 10 min. It is one value per app, equal on all its nodes: see [SettingDiffers].
 func WithLeeway(d time.Duration) Option { return func(c *config) { c.leeway = d } }
 
 // WithLogger sets where the node logs. The default discards everything. Info is for the lifetime of
@@ -179,7 +179,8 @@ func WithLogger(log *slog.Logger) Option { return func(c *config) { c.log = log 
 // WithMesh sets how rooms and messages work on this node: [mesh.WithGrace], [mesh.WithRetention]
 // and all else that is a [mesh.Setting]. [mesh.WithQueue] also bounds the node's own stream of
 // events, and [mesh.WithSendTimeout] bounds [Node.Send]. New rejects what [mesh.New] would reject.
-// Several calls add up.
+// Several calls add up. The grace and the largest message must be equal on all nodes of an app: see
+// [SettingDiffers].
 func WithMesh(settings ...mesh.Setting) Option {
 	return func(c *config) { c.mesh = append(c.mesh, settings...) }
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/starling-mesh/starling/internal/task"
 )
 
-// Event is one of [PeerUp], [PeerDown], [PeerChanged], [Conflict], [Replaced], [DuplicateDevice],
-// [Refused], [TokenExpiring] and [TokenEnded].
+// Event is one of [PeerUp], [PeerDown], [PeerChanged], [SettingDiffers], [Conflict], [Replaced],
+// [DuplicateDevice], [Refused], [TokenExpiring] and [TokenEnded].
 type Event interface{ event() }
 
 // PeerUp reports the first completed hello with a peer since it connected.
@@ -31,6 +31,16 @@ type PeerDown struct{ Peer peer.ID }
 type PeerChanged struct {
 	Peer    peer.ID
 	Session identity.Session
+}
+
+// SettingDiffers reports a peer that has another value of a setting that all nodes of an app must
+// have in common. It follows the peer's PeerUp. The two nodes go on, but may judge the same thing
+// differently: who is still in a room, which token counts, or how long a message may be.
+type SettingDiffers struct {
+	Peer    peer.ID
+	Setting string // "max_message", "grace" or "leeway"
+	Ours    string // bytes as a decimal number, or a duration as [time.Duration] writes it
+	Theirs  string
 }
 
 // Conflict reports a name with more than one key. Either another key uses this node's own name or a
@@ -76,6 +86,7 @@ type TokenEnded struct{ Err error }
 func (PeerUp) event()          {}
 func (PeerDown) event()        {}
 func (PeerChanged) event()     {}
+func (SettingDiffers) event()  {}
 func (Conflict) event()        {}
 func (Replaced) event()        {}
 func (DuplicateDevice) event() {}

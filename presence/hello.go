@@ -167,7 +167,7 @@ func (x *handshake) ownHello() (*wire.Hello, uint64) {
 		App:         x.app[:],
 		Incarnation: x.incarnation,
 		MaxEnvelope: maxEnvelope,
-		Limits:      &wire.Limits{MaxMessage: uint32(x.cfg.maxMessage)},
+		Limits:      x.limits(),
 		Nonce:       make([]byte, nonceSize),
 	}
 	_, _ = rand.Read(h.Nonce) // never fails
@@ -199,7 +199,12 @@ func (x *handshake) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Hel
 		Capabilities: h.Capabilities,
 		MaxEnvelope:  int(min(h.MaxEnvelope, 1<<30)),
 		MaxMessage:   int(min(h.GetLimits().GetMaxMessage(), 1<<30)),
+		Grace:        unstated,
+		Leeway:       unstated,
 		Addrs:        wire.ParseAddrs(h.Addrs),
+	}
+	if l := h.Limits; l != nil {
+		session.Grace, session.Leeway = fromMillis(l.GraceMs), fromMillis(l.LeewayMs)
 	}
 	if len(h.Statement) == 0 {
 		return session, nil

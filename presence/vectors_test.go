@@ -79,8 +79,8 @@ func TestANodeTakesTheHellosOfTheVectors(t *testing.T) {
 			got, refusal := d.hellos.shake.checkHello(c.p, c.hello)
 			require.Nil(t, refusal)
 			require.Equal(t, c.want.PeerID, got.Statement.Peer.String())
-			require.Equal(t, []any{c.want.Incarnation, int(c.want.MaxEnvelope), int(c.want.MaxMessage)},
-				[]any{got.Incarnation, got.MaxEnvelope, got.MaxMessage})
+			require.Equal(t, []any{c.want.Incarnation, int(c.want.MaxEnvelope), int(c.want.MaxMessage), int64(c.want.GraceMS)},
+				[]any{got.Incarnation, got.MaxEnvelope, got.MaxMessage, got.Grace.Milliseconds()})
 			var addrs []string
 			for _, addr := range got.Addrs {
 				addrs = append(addrs, addr.String())

@@ -153,6 +153,9 @@ func (w *Wording) heard(event mesh.Event) Line {
 	case *node.DuplicateDevice:
 		return Alarm("two nodes run with one device key (%s): a data directory was copied. They cut each other off; give one of them\n"+
 			"another directory, and carry the user over with \"starling id export\".", ev.Peer)
+	case *node.SettingDiffers:
+		return Alarm("the node %s has the setting %s at %s, and this one at %s: all nodes of an app need the same.",
+			ev.Peer, ev.Setting, prose.SafeAside(ev.Theirs), ev.Ours)
 	case *mesh.TokenExpiring:
 		what := "log-in"
 		if ev.Room != "" {
