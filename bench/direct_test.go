@@ -101,14 +101,14 @@ func pipelined(b *testing.B, size int, send func(n int) error) {
 // answers.
 func sendMany(alice, bob *node, data []byte, n int) error {
 	ctx := context.Background()
-	var window [pipelineWindow]*mesh.Pending
+	var window [pipelineWindow]mesh.Pending[mesh.Receipt]
 	for i := range n + len(window) {
 		slot := &window[i%len(window)]
-		if *slot != nil {
-			if _, err := (*slot).Result(); err != nil {
+		if *slot != (mesh.Pending[mesh.Receipt]{}) {
+			if _, err := slot.Result(); err != nil {
 				return err
 			}
-			*slot = nil
+			*slot = mesh.Pending[mesh.Receipt]{}
 		}
 		if i >= n {
 			continue

@@ -67,7 +67,7 @@ func awaitOverlay() {
 // seat is a member of a room of Starling.
 type seat struct {
 	*mesh.Room
-	last mesh.Publication
+	last mesh.Pending[mesh.Published]
 }
 
 func (s *seat) publish(ctx context.Context, data []byte) (err error) {
@@ -76,7 +76,7 @@ func (s *seat) publish(ctx context.Context, data []byte) (err error) {
 }
 
 func (s *seat) settle(ctx context.Context) error {
-	if s.last == (mesh.Publication{}) {
+	if s.last == (mesh.Pending[mesh.Published]{}) {
 		return nil
 	}
 	_, err := s.last.Wait(ctx)

@@ -20,7 +20,7 @@ type AddressError struct {
 }
 
 func (e *AddressError) Error() string {
-	return fmt.Sprintf("identity: address %q: after '#' belongs a fingerprint of %d characters of a-z 2-7",
+	return fmt.Sprintf("address %q: after '#' belongs a fingerprint of %d characters of a-z 2-7",
 		e.Value, FingerprintSize)
 }
 

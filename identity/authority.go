@@ -61,7 +61,7 @@ func NewAuthority(name string, issuers Issuers, opts ...AuthorityOption) (*Autho
 		errs = append(errs, fmt.Errorf("leeway %v, want 0 to %v", a.leeway, MaxLeeway))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("identity: authority: %w", err)
+		return nil, fmt.Errorf("authority: %w", err)
 	}
 	a.id = issuers.AppID(name)
 	cache, err := lru.New[string, *Grant](authorityCache)

@@ -18,9 +18,9 @@ type ConflictError struct {
 func (e *ConflictError) Error() string {
 	found := Addresses(e.Found)
 	if e.Pinned.IsZero() {
-		return fmt.Sprintf("identity: %s is the name of several users: %s", e.User, found)
+		return fmt.Sprintf("%s is the name of several users: %s", e.User, found)
 	}
-	return fmt.Sprintf("identity: %s is pinned to key %s, which is not there, but %s is", e.User, e.Pinned.Fingerprint(), found)
+	return fmt.Sprintf("%s is pinned to key %s, which is not there, but %s is", e.User, e.Pinned.Fingerprint(), found)
 }
 
 // Addresses returns the exact addresses of some logins, separated by commas, for people to read.

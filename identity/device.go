@@ -14,14 +14,14 @@ import (
 func DeviceKey(p peer.ID) (PublicKey, error) {
 	pub, err := p.ExtractPublicKey()
 	if err != nil {
-		return PublicKey{}, fmt.Errorf("identity: peer ID %s has no key in it: %w", p, err)
+		return PublicKey{}, fmt.Errorf("peer ID %s has no key in it: %w", p, err)
 	}
 	if pub.Type() != crypto.Ed25519 {
-		return PublicKey{}, fmt.Errorf("identity: peer ID %s: its key is %s, want Ed25519", p, pub.Type())
+		return PublicKey{}, fmt.Errorf("peer ID %s: its key is %s, want Ed25519", p, pub.Type())
 	}
 	raw, err := pub.Raw()
 	if err != nil || len(raw) != len(PublicKey{}) {
-		return PublicKey{}, fmt.Errorf("identity: peer ID %s: its key cannot be read", p)
+		return PublicKey{}, fmt.Errorf("peer ID %s: its key cannot be read", p)
 	}
 	return PublicKey(raw), nil
 }
@@ -33,7 +33,7 @@ func ParseDeviceKey(s string) (PublicKey, error) {
 	if strings.HasPrefix(s, "{") {
 		key, err := jwk(json.RawMessage(s))
 		if err != nil {
-			return PublicKey{}, fmt.Errorf("identity: device key: %w", err)
+			return PublicKey{}, fmt.Errorf("device key: %w", err)
 		}
 		return key, nil
 	}
@@ -46,7 +46,7 @@ func ParseDeviceKey(s string) (PublicKey, error) {
 	if p, err := peer.Decode(s); err == nil {
 		return DeviceKey(p)
 	}
-	return PublicKey{}, fmt.Errorf("identity: %s is not a device key: want a peer ID, a JSON Web Key, or the x of one", quote(s))
+	return PublicKey{}, fmt.Errorf("%s is not a device key: want a peer ID, a JSON Web Key, or the x of one", quote(s))
 }
 
 // JWK returns the key as a JSON Web Key (RFC 8037), the form that a token's cnf.jwk has.

@@ -34,5 +34,5 @@ func TestWhatIsNoDeviceKeyIsRefused(t *testing.T) {
 		require.Error(t, err, s)
 	}
 	_, err = identity.ParseDeviceKey("alice")
-	require.EqualError(t, err, `identity: "alice" is not a device key: want a peer ID, a JSON Web Key, or the x of one`)
+	require.EqualError(t, err, `"alice" is not a device key: want a peer ID, a JSON Web Key, or the x of one`)
 }

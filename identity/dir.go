@@ -39,7 +39,7 @@ type DirError struct {
 }
 
 func (e *DirError) Error() string {
-	return fmt.Sprintf("identity: data directory %s: %v", e.Path, e.Err)
+	return fmt.Sprintf("data directory %s: %v", e.Path, e.Err)
 }
 
 // Unwrap returns Err.

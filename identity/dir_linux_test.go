@@ -56,12 +56,12 @@ func TestAReadOnlyDirectoryIsRefused(t *testing.T) {
 	t.Cleanup(func() { _ = os.Chmod(path, 0o700) })
 	var err error
 	asNobody(t, func() { _, err = identity.OpenDir(path) })
-	require.EqualError(t, err, "identity: data directory "+path+": open "+path+"/starling.db: permission denied")
+	require.EqualError(t, err, "data directory "+path+": open "+path+"/starling.db: permission denied")
 	require.ErrorIs(t, err, fs.ErrPermission)
 
 	below := filepath.Join(path, "below")
 	asNobody(t, func() { _, err = identity.OpenDir(below) })
-	require.EqualError(t, err, "identity: data directory "+below+": mkdir "+below+": permission denied")
+	require.EqualError(t, err, "data directory "+below+": mkdir "+below+": permission denied")
 }
 
 func TestAReadOnlyDatabaseIsRefused(t *testing.T) {
@@ -70,7 +70,7 @@ func TestAReadOnlyDatabaseIsRefused(t *testing.T) {
 	require.NoError(t, os.Chmod(filepath.Join(path, "starling.db"), 0o400))
 	var err error
 	asNobody(t, func() { _, err = identity.OpenDir(path) })
-	require.EqualError(t, err, "identity: data directory "+path+": open "+path+"/starling.db: permission denied")
+	require.EqualError(t, err, "data directory "+path+": open "+path+"/starling.db: permission denied")
 }
 
 func TestAnUnreadableKeyFileIsRefused(t *testing.T) {
@@ -80,10 +80,10 @@ func TestAnUnreadableKeyFileIsRefused(t *testing.T) {
 	require.NoError(t, os.Chmod(key, 0o000))
 	var err error
 	asNobody(t, func() { _, err = identity.OpenDir(path) })
-	require.EqualError(t, err, "identity: key file "+key+": permission denied")
+	require.EqualError(t, err, "key file "+key+": permission denied")
 	require.ErrorIs(t, err, fs.ErrPermission)
 	asNobody(t, func() { _, err = identity.ExportUserKey(path) })
-	require.EqualError(t, err, "identity: key file "+key+": permission denied")
+	require.EqualError(t, err, "key file "+key+": permission denied")
 }
 
 func TestAPipeInPlaceOfAKeyDoesNotBlock(t *testing.T) {
@@ -91,5 +91,5 @@ func TestAPipeInPlaceOfAKeyDoesNotBlock(t *testing.T) {
 	key := filepath.Join(path, "device.key")
 	require.NoError(t, syscall.Mkfifo(key, 0o600))
 	_, err := identity.OpenDir(path)
-	require.EqualError(t, err, "identity: key file "+key+": not a regular file")
+	require.EqualError(t, err, "key file "+key+": not a regular file")
 }

@@ -98,7 +98,7 @@ func TestADirectoryHeldByThisProcessIsInUse(t *testing.T) {
 	path := t.TempDir()
 	d := openDir(t, path)
 	_, err := identity.OpenDir(path)
-	require.EqualError(t, err, "identity: data directory "+path+": in use by another node")
+	require.EqualError(t, err, "data directory "+path+": in use by another node")
 	require.ErrorIs(t, err, identity.ErrInUse)
 	var dirErr *identity.DirError
 	require.ErrorAs(t, err, &dirErr)
@@ -155,9 +155,9 @@ func TestAPathThatIsNoDirectoryIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
 	_, err := identity.OpenDir(path)
-	require.EqualError(t, err, "identity: data directory "+path+": mkdir "+path+": not a directory")
+	require.EqualError(t, err, "data directory "+path+": mkdir "+path+": not a directory")
 	_, err = identity.OpenDir("")
-	require.EqualError(t, err, "identity: data directory : no path given")
+	require.EqualError(t, err, "data directory : no path given")
 }
 
 func TestADamagedDatabaseIsAnErrorAndLeftAlone(t *testing.T) {

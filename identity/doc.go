@@ -14,6 +14,18 @@
 //	got, err := identity.Verify(st.Sealed(), identity.NewAppID("starling"), time.Now()) // on any other node
 //	fmt.Println(got.User, got.UserKey.Fingerprint(), got.Peer)
 //
+// # Who needs what
+//
+// A program with a node needs [Login], [Address] and [ConflictError]; in app mode also [Issuers]
+// ([ReadIssuers]) and, to tell errors of tokens apart, [TokenError]. To carry a user to another
+// device it needs [ExportUserKey] and [ImportUserKey].
+//
+// A backend that issues tokens needs [ReadKey], [NewIssuer], [Claims], [ParseDeviceKey] and
+// [Revocations], and no node.
+//
+// The rest is for the packages that are built on this one: [Keys], [Dir], [Pins], [Statement],
+// [Verifier], [Authority], [Grant], [Session] and [Remembered].
+//
 // # Keys
 //
 // A device key is the libp2p key of one node; the node's peer ID derives from it. A user key

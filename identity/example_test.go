@@ -121,8 +121,8 @@ func ExampleParseAddress() {
 	// Output:
 	// alice, key ""
 	// alice, key "7jgynq5vkgvgzv6d"
-	// identity: address "alice#short": after '#' belongs a fingerprint of 16 characters of a-z 2-7
-	// identity: user ID "al ice": ' ' is not one of a-z A-Z 0-9 _ @ . -
+	// address "alice#short": after '#' belongs a fingerprint of 16 characters of a-z 2-7
+	// user ID "al ice": ' ' is not one of a-z A-Z 0-9 _ @ . -
 }
 
 func ExampleCheckUser() {
@@ -130,5 +130,5 @@ func ExampleCheckUser() {
 	fmt.Println(identity.CheckUser(""))
 	// Output:
 	// <nil>
-	// identity: user ID "": empty
+	// user ID "": empty
 }

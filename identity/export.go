@@ -57,7 +57,7 @@ func ReplaceUserKey(dir string, pemText []byte) error { return importUserKey(dir
 func importUserKey(dir string, pemText []byte, replace bool) error {
 	key, err := ParseKey(pemText)
 	if err != nil {
-		return fmt.Errorf("identity: user key: %w", err)
+		return fmt.Errorf("user key: %w", err)
 	}
 	db, err := openDB(dir) // keeps nodes from reading the keys meanwhile
 	if err != nil {

@@ -45,7 +45,7 @@ func TestAnImportOverAnotherUserIsRefusedUnlessReplaced(t *testing.T) {
 
 	err = identity.ImportUserKey(dir, mine)
 	require.ErrorIs(t, err, identity.ErrOtherKey)
-	require.EqualError(t, err, "identity: key file "+filepath.Join(dir, "user.key")+
+	require.EqualError(t, err, "key file "+filepath.Join(dir, "user.key")+
 		": another user key is there already: "+was.Fingerprint()+", not "+oneKey(1).UserKey().Fingerprint())
 	d = openDir(t, dir)
 	require.Equal(t, was, d.Keys().UserKey(), "a refused import changes nothing")
@@ -67,7 +67,7 @@ func TestDamagedImportsAreRefusedAndChangeNothing(t *testing.T) {
 	for name, tc := range wrongKeys(t) {
 		for _, imp := range []func(string, []byte) error{identity.ImportUserKey, identity.ReplaceUserKey} {
 			err := imp(dir, []byte(tc.text))
-			require.EqualError(t, err, "identity: user key: "+tc.want, name)
+			require.EqualError(t, err, "user key: "+tc.want, name)
 			require.ErrorIs(t, err, tc.is, name)
 		}
 	}
@@ -81,7 +81,7 @@ func TestThereIsNothingToExportFromAnEmptyDirectory(t *testing.T) {
 	dir := t.TempDir()
 	_, err := identity.ExportUserKey(dir)
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.EqualError(t, err, "identity: key file "+filepath.Join(dir, "device.key")+": no such file or directory")
+	require.EqualError(t, err, "key file "+filepath.Join(dir, "device.key")+": no such file or directory")
 }
 
 func TestKeysAreReadWhileTheDirectoryIsInUseAndNeverMade(t *testing.T) {

@@ -64,7 +64,7 @@ type TokenError struct {
 	Err    error
 }
 
-func (e *TokenError) Error() string { return "identity: token: " + e.Reason }
+func (e *TokenError) Error() string { return "token: " + e.Reason }
 
 // Unwrap returns Err.
 func (e *TokenError) Unwrap() error { return e.Err }

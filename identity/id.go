@@ -28,7 +28,7 @@ func (e *IDError) Error() string {
 	if len(shown) > MaxID {
 		shown, more = shown[:MaxID], "…"
 	}
-	return fmt.Sprintf("identity: %s ID %q%s: %v", e.Kind, shown, more, e.Err)
+	return fmt.Sprintf("%s ID %q%s: %v", e.Kind, shown, more, e.Err)
 }
 
 // Unwrap returns Err, so that errors.Is(err, ErrEmptyID) is true for an empty ID.
@@ -38,7 +38,7 @@ func (e *IDError) Unwrap() error { return e.Err }
 type InfoSizeError struct{ Size int }
 
 func (e *InfoSizeError) Error() string {
-	return fmt.Sprintf("identity: user info of %d bytes is over the limit of %d", e.Size, MaxInfo)
+	return fmt.Sprintf("user info of %d bytes is over the limit of %d", e.Size, MaxInfo)
 }
 
 // CheckUser returns an [*IDError] unless id matches [a-zA-Z0-9_@.-]{1,128}.

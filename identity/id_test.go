@@ -27,7 +27,7 @@ func TestWrongIDsAreRefusedWithTheReason(t *testing.T) {
 				"user": identity.CheckUser, "room": identity.CheckRoom, "app": identity.CheckApp,
 			} {
 				err := check(tc.id)
-				require.EqualError(t, err, "identity: "+kind+" ID "+tc.why)
+				require.EqualError(t, err, kind+" ID "+tc.why)
 				var idErr *identity.IDError
 				require.ErrorAs(t, err, &idErr)
 				require.Equal(t, kind, idErr.Kind)
@@ -54,7 +54,7 @@ func TestUserInfoOver200BytesIsRefused(t *testing.T) {
 	require.NoError(t, identity.CheckInfo(nil))
 	require.NoError(t, identity.CheckInfo(make([]byte, 200)))
 	err := identity.CheckInfo(make([]byte, 201))
-	require.EqualError(t, err, "identity: user info of 201 bytes is over the limit of 200")
+	require.EqualError(t, err, "user info of 201 bytes is over the limit of 200")
 	require.Equal(t, &identity.InfoSizeError{Size: 201}, err)
 }
 
@@ -83,15 +83,15 @@ func TestAddressesAreParsed(t *testing.T) {
 
 func TestWrongAddressesAreRefused(t *testing.T) {
 	for in, want := range map[string]string{
-		"":                        `identity: user ID "": empty`,
-		"#abcdefghijkl2345":       `identity: user ID "": empty`,
-		"a b":                     `identity: user ID "a b": ' ' is not one of a-z A-Z 0-9 _ @ . -`,
-		"alice#":                  `identity: address "alice#": after '#' belongs a fingerprint of 16 characters of a-z 2-7`,
-		"alice#abc":               `identity: address "alice#abc": after '#' belongs a fingerprint of 16 characters of a-z 2-7`,
-		"alice#abcdefghijkl234":   `identity: address "alice#abcdefghijkl234": after '#' belongs a fingerprint of 16 characters of a-z 2-7`,
-		"alice#abcdefghijkl23456": `identity: address "alice#abcdefghijkl23456": after '#' belongs a fingerprint of 16 characters of a-z 2-7`,
-		"alice#abcdefghijkl2341":  `identity: address "alice#abcdefghijkl2341": after '#' belongs a fingerprint of 16 characters of a-z 2-7`,
-		"alice#abcdefgh#jkl2345":  `identity: address "alice#abcdefgh#jkl2345": after '#' belongs a fingerprint of 16 characters of a-z 2-7`,
+		"":                        `user ID "": empty`,
+		"#abcdefghijkl2345":       `user ID "": empty`,
+		"a b":                     `user ID "a b": ' ' is not one of a-z A-Z 0-9 _ @ . -`,
+		"alice#":                  `address "alice#": after '#' belongs a fingerprint of 16 characters of a-z 2-7`,
+		"alice#abc":               `address "alice#abc": after '#' belongs a fingerprint of 16 characters of a-z 2-7`,
+		"alice#abcdefghijkl234":   `address "alice#abcdefghijkl234": after '#' belongs a fingerprint of 16 characters of a-z 2-7`,
+		"alice#abcdefghijkl23456": `address "alice#abcdefghijkl23456": after '#' belongs a fingerprint of 16 characters of a-z 2-7`,
+		"alice#abcdefghijkl2341":  `address "alice#abcdefghijkl2341": after '#' belongs a fingerprint of 16 characters of a-z 2-7`,
+		"alice#abcdefgh#jkl2345":  `address "alice#abcdefgh#jkl2345": after '#' belongs a fingerprint of 16 characters of a-z 2-7`,
 	} {
 		_, err := identity.ParseAddress(in)
 		require.EqualError(t, err, want)

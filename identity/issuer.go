@@ -52,14 +52,14 @@ func NewIssuer(name string, key ed25519.PrivateKey, opts ...IssuerOption) (*Issu
 		return nil, err
 	}
 	if len(key) != ed25519.PrivateKeySize {
-		return nil, fmt.Errorf("identity: issuer: private key of %d bytes", len(key))
+		return nil, fmt.Errorf("issuer: private key of %d bytes", len(key))
 	}
 	i := &Issuer{app: name, key: key, public: NewIssuerKey(publicKey(key)), appRoot: publicKey(key)}
 	for _, o := range opts {
 		o(i)
 	}
 	if !printable(i.public.Kid, MaxKid) {
-		return nil, fmt.Errorf("identity: issuer: kid %s: want 1 to %d printable characters without spaces", quote(i.public.Kid), MaxKid)
+		return nil, fmt.Errorf("issuer: kid %s: want 1 to %d printable characters without spaces", quote(i.public.Kid), MaxKid)
 	}
 	return i, nil
 }
@@ -101,7 +101,7 @@ func (i *Issuer) Issue(c Claims) (string, error) {
 	t.Header["kid"] = i.public.Kid
 	token, err := t.SignedString(i.key)
 	if err != nil {
-		return "", fmt.Errorf("identity: issue token: %w", err)
+		return "", fmt.Errorf("issue token: %w", err)
 	}
 	if _, err := parseToken(token, i.app, Issuers{keys: []IssuerKey{i.public}}); err != nil {
 		return "", err

@@ -87,9 +87,9 @@ func TestAnIssuerNeedsAnAppAKeyAndAKid(t *testing.T) {
 	_, err := identity.NewIssuer("", issuerKey)
 	require.ErrorIs(t, err, identity.ErrEmptyID)
 	_, err = identity.NewIssuer(acme, nil)
-	require.EqualError(t, err, "identity: issuer: private key of 0 bytes")
+	require.EqualError(t, err, "issuer: private key of 0 bytes")
 	_, err = identity.NewIssuer(acme, issuerKey, identity.WithKid("a b"))
-	require.EqualError(t, err, `identity: issuer: kid "a b": want 1 to 64 printable characters without spaces`)
+	require.EqualError(t, err, `issuer: kid "a b": want 1 to 64 printable characters without spaces`)
 }
 
 // Tokens are ordinary JWTs: a library that knows nothing about Starling reads them.

@@ -50,9 +50,9 @@ type IssuersError struct {
 
 func (e *IssuersError) Error() string {
 	if e.Path == "" {
-		return "identity: issuers: " + e.Err.Error()
+		return "issuers: " + e.Err.Error()
 	}
-	return fmt.Sprintf("identity: issuers %s: %v", e.Path, e.Err)
+	return fmt.Sprintf("issuers %s: %v", e.Path, e.Err)
 }
 
 // Unwrap returns Err.

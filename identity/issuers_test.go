@@ -139,25 +139,25 @@ func TestIssuersThatCannotBeUsedAreRefused(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := identity.ParseIssuers([]byte(c.text))
-			require.EqualError(t, err, "identity: issuers: "+c.want)
+			require.EqualError(t, err, "issuers: "+c.want)
 			var bad *identity.IssuersError
 			require.ErrorAs(t, err, &bad)
 			path := filepath.Join(t.TempDir(), "issuers.json")
 			require.NoError(t, os.WriteFile(path, []byte(c.text), 0o600))
 			_, err = identity.ReadIssuers(path)
-			require.EqualError(t, err, "identity: issuers "+path+": "+c.want)
+			require.EqualError(t, err, "issuers "+path+": "+c.want)
 		})
 	}
 	_, err := identity.ReadIssuers("/nowhere/issuers.json")
-	require.EqualError(t, err, "identity: issuers /nowhere/issuers.json: no such file or directory")
+	require.EqualError(t, err, "issuers /nowhere/issuers.json: no such file or directory")
 	require.True(t, errors.Is(err, fs.ErrNotExist))
 	_, err = identity.NewIssuers(identity.IssuerKey{Kid: "a"})
-	require.EqualError(t, err, `identity: issuers: kid "a" has no key`)
+	require.EqualError(t, err, `issuers: kid "a" has no key`)
 }
 
 func TestAnAuthorityNeedsAnAppIssuersAndAPlausibleLeeway(t *testing.T) {
 	_, err := identity.NewAuthority("a b", identity.Issuers{}, identity.WithLeeway(time11min))
-	require.EqualError(t, err, "identity: authority: "+strings.Join([]string{
-		`identity: app ID "a b": ' ' is not one of a-z A-Z 0-9 _ @ . -`, "no issuers", "leeway 11m0s, want 0 to 10m0s",
+	require.EqualError(t, err, "authority: "+strings.Join([]string{
+		`app ID "a b": ' ' is not one of a-z A-Z 0-9 _ @ . -`, "no issuers", "leeway 11m0s, want 0 to 10m0s",
 	}, "\n"))
 }

@@ -45,7 +45,7 @@ func (k PublicKey) MarshalText() ([]byte, error) {
 func ParsePublicKey(s string) (PublicKey, error) {
 	raw, err := encoding.DecodeString(strings.ToLower(s))
 	if err != nil || len(raw) != len(PublicKey{}) {
-		return PublicKey{}, fmt.Errorf("identity: %q is not a public key (52 characters of base32)", s)
+		return PublicKey{}, fmt.Errorf("%q is not a public key (52 characters of base32)", s)
 	}
 	return PublicKey(raw), nil
 }

@@ -86,7 +86,7 @@ func TestThePeerIDIsThatOfTheLibp2pKey(t *testing.T) {
 
 func TestKeysThatAreLeftOutAreAnError(t *testing.T) {
 	_, err := (&identity.Keys{}).Sign(statement())
-	require.EqualError(t, err, "identity: keys without a device key")
+	require.EqualError(t, err, "keys without a device key")
 	_, err = (&identity.Keys{Device: seeded(1)}).Sign(statement())
-	require.EqualError(t, err, "identity: keys without a user key")
+	require.EqualError(t, err, "keys without a user key")
 }

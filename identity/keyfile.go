@@ -32,7 +32,7 @@ type KeyError struct {
 	Err  error
 }
 
-func (e *KeyError) Error() string { return fmt.Sprintf("identity: key file %s: %v", e.Path, e.Err) }
+func (e *KeyError) Error() string { return fmt.Sprintf("key file %s: %v", e.Path, e.Err) }
 
 // Unwrap returns Err.
 func (e *KeyError) Unwrap() error { return e.Err }
@@ -52,11 +52,11 @@ const pemType = "PRIVATE KEY"
 // in PEM, which other tools read too. Keep it secret.
 func MarshalKey(key ed25519.PrivateKey) ([]byte, error) {
 	if len(key) != ed25519.PrivateKeySize {
-		return nil, fmt.Errorf("identity: private key of %d bytes", len(key))
+		return nil, fmt.Errorf("private key of %d bytes", len(key))
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, fmt.Errorf("identity: private key: %w", err)
+		return nil, fmt.Errorf("private key: %w", err)
 	}
 	head := publicLine + publicKey(key).String() + "\n"
 	return append([]byte(head), pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der})...), nil

@@ -67,7 +67,7 @@ func TestKeysInTextAreParsedOrRefused(t *testing.T) {
 	require.NoError(t, err, "as openssl genpkey writes it")
 	require.True(t, key.Equal(seeded(1)))
 	_, err = identity.MarshalKey(nil)
-	require.EqualError(t, err, "identity: private key of 0 bytes")
+	require.EqualError(t, err, "private key of 0 bytes")
 	for name, tc := range wrongKeys(t) {
 		_, err := identity.ParseKey([]byte(tc.text))
 		require.EqualError(t, err, tc.want, name)
@@ -97,7 +97,7 @@ func TestKeyFilesThatCannotBeUsedAreLeftAlone(t *testing.T) {
 				path := filepath.Join(dir, file)
 				require.NoError(t, os.WriteFile(path, []byte(tc.text), 0o600))
 				_, err := identity.OpenDir(dir)
-				require.EqualError(t, err, "identity: key file "+path+": "+tc.want)
+				require.EqualError(t, err, "key file "+path+": "+tc.want)
 				require.ErrorIs(t, err, tc.is)
 				var keyErr *identity.KeyError
 				require.ErrorAs(t, err, &keyErr)
@@ -119,7 +119,7 @@ func TestAKeyFileOpenToOthersIsRefused(t *testing.T) {
 		path := filepath.Join(dir, "device.key")
 		require.NoError(t, os.Chmod(path, perm))
 		_, err := identity.OpenDir(dir)
-		require.EqualError(t, err, "identity: key file "+path+": open to others: permissions are "+shown+"; run: chmod 600 "+path)
+		require.EqualError(t, err, "key file "+path+": open to others: permissions are "+shown+"; run: chmod 600 "+path)
 		require.ErrorIs(t, err, identity.ErrKeyPermissions)
 	}
 	dir := newDir(t)
@@ -134,7 +134,7 @@ func TestAKeyFileThatIsNoFileIsRefused(t *testing.T) {
 	path := filepath.Join(dir, "device.key")
 	require.NoError(t, os.Mkdir(path, 0o700))
 	_, err := identity.OpenDir(dir)
-	require.EqualError(t, err, "identity: key file "+path+": not a regular file")
+	require.EqualError(t, err, "key file "+path+": not a regular file")
 }
 
 // newDir returns a data directory that has been used once.

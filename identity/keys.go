@@ -24,7 +24,7 @@ type Keys struct {
 func GenerateKeys() (*Keys, error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("identity: generate key: %w", err)
+		return nil, fmt.Errorf("generate key: %w", err)
 	}
 	return &Keys{Device: key, User: key}, nil
 }
@@ -36,10 +36,10 @@ func (k *Keys) WithUser(user ed25519.PrivateKey) *Keys { return &Keys{Device: k.
 // field.
 func (k *Keys) Check() error {
 	if len(k.Device) != ed25519.PrivateKeySize {
-		return errors.New("identity: keys without a device key")
+		return errors.New("keys without a device key")
 	}
 	if len(k.User) != ed25519.PrivateKeySize {
-		return errors.New("identity: keys without a user key")
+		return errors.New("keys without a user key")
 	}
 	return nil
 }

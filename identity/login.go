@@ -1,15 +1,11 @@
 package identity
 
 import (
-	"errors"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
-
-// ErrNotLoggedIn reports a call that needs a logged-in node: a send outside rooms, a question for a
-// status, a log-out. It is returned by every package that has such calls.
-var ErrNotLoggedIn = errors.New("not logged in")
 
 // Login identifies a user on a device: the user's name, the user key that proves it, and the peer
 // ID of the device. It is comparable. In JSON it is
@@ -33,7 +29,10 @@ type Session struct {
 	Capabilities uint64     // unknown bits mean nothing
 	MaxEnvelope  int        // bytes that the peer accepts in an envelope; 0: not stated
 	MaxMessage   int        // bytes that the peer accepts in a message; 0: not stated
-	Addrs        []ma.Multiaddr
+	// Grace and Leeway are those of the peer's app, in whole milliseconds; negative: not stated.
+	Grace  time.Duration
+	Leeway time.Duration
+	Addrs  []ma.Multiaddr
 }
 
 // Login returns the login that the peer has proved, and whether it has an identity at all.

@@ -108,7 +108,7 @@ func sealRevocations(app AppID, kid string, key ed25519.PrivateKey, r Revocation
 	}
 	body, err := proto.Marshal(msg)
 	if err != nil {
-		return nil, fmt.Errorf("identity: revocations: %w", err)
+		return nil, fmt.Errorf("revocations: %w", err)
 	}
 	if size := wire.SignatureSize + len(body); size > MaxRevocations {
 		return nil, badList("%d bytes, at most %d are allowed: replace the issuer key, and begin a new list", size, MaxRevocations)
@@ -117,7 +117,7 @@ func sealRevocations(app AppID, kid string, key ed25519.PrivateKey, r Revocation
 }
 
 func badList(format string, args ...any) error {
-	return fmt.Errorf("identity: %w: %s", ErrRevocations, fmt.Sprintf(format, args...))
+	return fmt.Errorf("%w: %s", ErrRevocations, fmt.Sprintf(format, args...))
 }
 
 // OpenRevocations verifies a signed list of the authority's app. It is safe to call with any bytes.

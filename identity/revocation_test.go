@@ -163,7 +163,7 @@ func TestAListThatIsNotTheIssuersIsRefused(t *testing.T) {
 			newer, err := a.Revoke(c.list)
 			require.False(t, newer)
 			require.ErrorIs(t, err, identity.ErrRevocations)
-			require.EqualError(t, err, "identity: list of revocations refused: "+c.want)
+			require.EqualError(t, err, "list of revocations refused: "+c.want)
 			require.Nil(t, a.Revocations())
 		})
 	}

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -41,7 +40,7 @@ type StatementError struct {
 	Err    error
 }
 
-func (e *StatementError) Error() string { return "identity: statement: " + e.Reason }
+func (e *StatementError) Error() string { return "statement: " + e.Reason }
 
 // Unwrap returns Err.
 func (e *StatementError) Unwrap() error { return e.Err }
@@ -136,7 +135,7 @@ func (k *Keys) Sign(st Statement) (*Statement, error) {
 	}
 	body, err := proto.Marshal(msg)
 	if err != nil {
-		return nil, fmt.Errorf("identity: statement: %w", err)
+		return nil, fmt.Errorf("statement: %w", err)
 	}
 	if size := wire.SignatureSize + len(body); size > MaxStatement {
 		return nil, oversize(size)
@@ -204,7 +203,7 @@ func fromWire(msg *wire.Statement) (*Statement, error) {
 		return malformed("certificate of %d bytes", len(msg.Certificate))
 	}
 	if err := CheckUser(msg.User); err != nil {
-		return nil, &StatementError{Reason: strings.TrimPrefix(err.Error(), "identity: "), Err: err}
+		return nil, &StatementError{Reason: err.Error(), Err: err}
 	}
 	if msg.Sequence == 0 {
 		return malformed("no sequence")

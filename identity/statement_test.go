@@ -95,16 +95,16 @@ func TestStatementsAreJudgedByTheTime(t *testing.T) {
 	}{
 		{"expired", func(s *identity.Statement) {
 			s.Issued, s.Expires = testTime.Add(-2*time.Hour), testTime.Add(-time.Minute)
-		}, identity.ErrExpired, "identity: statement: expired 1m0s ago"},
+		}, identity.ErrExpired, "statement: expired 1m0s ago"},
 		{"expires now", func(s *identity.Statement) {
 			s.Issued, s.Expires = testTime.Add(-2*time.Hour), testTime
-		}, identity.ErrExpired, "identity: statement: expired 0s ago"},
+		}, identity.ErrExpired, "statement: expired 0s ago"},
 		{"issued in the future", func(s *identity.Statement) {
 			s.Issued = testTime.Add(identity.MaxSkew + time.Second)
-		}, identity.ErrClock, "identity: statement: issued 2m1s in the future: check the clock of this device and of alice's"},
+		}, identity.ErrClock, "statement: issued 2m1s in the future: check the clock of this device and of alice's"},
 		{"sequence in the future", func(s *identity.Statement) {
 			s.Sequence = 1 + uint64(testTime.Add(identity.MaxSkew).UnixMilli())
-		}, identity.ErrClock, "identity: statement: sequence 1772366520001 is more than 2m0s ahead of the time: check the clock of this device and of alice's"},
+		}, identity.ErrClock, "statement: sequence 1772366520001 is more than 2m0s ahead of the time: check the clock of this device and of alice's"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			st := statement()
@@ -134,7 +134,7 @@ func TestAStatementOfAnotherAppIsRefused(t *testing.T) {
 	signed, err := oneKey(1).Sign(statement())
 	require.NoError(t, err)
 	_, err = identity.Verify(signed.Sealed(), identity.NewAppID("other"), testTime)
-	require.EqualError(t, err, "identity: statement: signed for another app")
+	require.EqualError(t, err, "statement: signed for another app")
 	require.ErrorIs(t, err, identity.ErrOtherApp)
 }
 
@@ -143,7 +143,7 @@ func TestAStatementShownByAnotherPeerIsRefused(t *testing.T) {
 	signed, err := mine.Sign(statement())
 	require.NoError(t, err)
 	err = signed.CheckPeer(thief.PeerID())
-	require.EqualError(t, err, "identity: statement: of peer "+mine.PeerID().String()+", shown by peer "+thief.PeerID().String())
+	require.EqualError(t, err, "statement: of peer "+mine.PeerID().String()+", shown by peer "+thief.PeerID().String())
 }
 
 // forge seals any statement with the device's key, as a hostile peer can.
@@ -199,7 +199,7 @@ func TestForgedStatementsAreRefused(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := identity.Verify(forge(t, 1, tc.change), testApp, testTime)
-			require.EqualError(t, err, "identity: statement: "+tc.text)
+			require.EqualError(t, err, "statement: "+tc.text)
 			if tc.is != nil {
 				require.ErrorIs(t, err, tc.is)
 			}
@@ -212,11 +212,11 @@ func TestForgedStatementsAreRefused(t *testing.T) {
 	})
 	t.Run("garbage under a good signature", func(t *testing.T) {
 		_, err := identity.Verify(wire.Seal(wire.DomainStatement, seeded(1), []byte("\xff\xff\xff")), testApp, testTime)
-		require.EqualError(t, err, "identity: statement: malformed")
+		require.EqualError(t, err, "statement: malformed")
 	})
 	t.Run("too short", func(t *testing.T) {
 		_, err := identity.Verify(make([]byte, 64), testApp, testTime)
-		require.EqualError(t, err, "identity: statement: 64 bytes are too few")
+		require.EqualError(t, err, "statement: 64 bytes are too few")
 	})
 }
 
@@ -241,7 +241,7 @@ func TestOversizeStatementsAreNeitherSignedNorVerified(t *testing.T) {
 		func(b []byte) error { _, err := identity.Verify(b, testApp, testTime); return err },
 		func(b []byte) error { _, err := identity.NewVerifier(testApp).Verify(b, testTime); return err },
 	} {
-		require.EqualError(t, verify(make([]byte, identity.MaxStatement+1)), "identity: statement: 8193 bytes, at most 8192 are allowed")
+		require.EqualError(t, verify(make([]byte, identity.MaxStatement+1)), "statement: 8193 bytes, at most 8192 are allowed")
 	}
 	st.Token = strings.Repeat("t", 4<<10)
 	signed, err := oneKey(1).Sign(st)
@@ -258,7 +258,7 @@ func TestSignRefusesWhatNobodyWouldAccept(t *testing.T) {
 	st = statement()
 	st.Expires = st.Issued
 	_, err = oneKey(1).Sign(st)
-	require.ErrorContains(t, err, "identity: statement: valid from ")
+	require.ErrorContains(t, err, "statement: valid from ")
 }
 
 func TestTheOrderOfLogInsIsTheSameForEverybody(t *testing.T) {

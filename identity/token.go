@@ -120,7 +120,7 @@ func parseClaims(claims map[string]json.RawMessage, app string) (*Grant, error) 
 		return nil, malformed("%v", err)
 	}
 	if err := CheckUser(g.User); err != nil {
-		return nil, &TokenError{Reason: "sub: " + strings.TrimPrefix(err.Error(), "identity: "), Err: tokenCause{ErrTokenMalformed, err}}
+		return nil, &TokenError{Reason: "sub: " + err.Error(), Err: tokenCause{ErrTokenMalformed, err}}
 	}
 	if g.Device, err = parseBinding(claims["cnf"]); err != nil {
 		return nil, err

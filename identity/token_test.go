@@ -139,7 +139,7 @@ func TestEveryWrongTokenIsRefusedForItsReason(t *testing.T) {
 				var bad *identity.TokenError
 				require.ErrorAs(t, err, &bad)
 				if c.text != "" {
-					require.EqualError(t, err, "identity: token: "+c.text)
+					require.EqualError(t, err, "token: "+c.text)
 				}
 				for _, other := range reasons {
 					require.Equal(t, other == c.want, errors.Is(err, other), "the error is of one kind: %v, %v", err, other)
@@ -163,7 +163,7 @@ func TestATokenOfAnotherRoomDoesNotAdmit(t *testing.T) {
 	a := newAuthority(t)
 	_, err := a.Room(genuine(t, claims()), "alice", device, "board", testTime)
 	require.ErrorIs(t, err, identity.ErrTokenRoom)
-	require.EqualError(t, err, `identity: token: it does not admit to the room "board"`)
+	require.EqualError(t, err, `token: it does not admit to the room "board"`)
 	_, err = a.Room(genuine(t, claims()), "bob", device, "ops", testTime)
 	require.ErrorIs(t, err, identity.ErrTokenUser)
 	_, err = a.Room(genuine(t, claims(set("exp", testTime.Add(-time.Hour).Unix()))), "alice", device, "ops", testTime)
@@ -285,7 +285,7 @@ func TestMalformedClaimsAreRefusedOneByOne(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := a.Login(genuine(t, claims(c.f)), "alice", device, testTime)
 			require.ErrorIs(t, err, identity.ErrTokenMalformed)
-			require.EqualError(t, err, "identity: token: "+c.text)
+			require.EqualError(t, err, "token: "+c.text)
 		})
 	}
 	var id *identity.IDError
@@ -327,7 +327,7 @@ func TestTheTextOfATokenHasOneReading(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := a.Login(c.token, "alice", device, testTime)
 			require.ErrorIs(t, err, identity.ErrTokenMalformed)
-			require.EqualError(t, err, "identity: token: "+c.text)
+			require.EqualError(t, err, "token: "+c.text)
 		})
 	}
 	_, err = a.Login(signRaw(header(t, nil), within+`,"SUB":"root","Sub":"root"}`), "alice", device, testTime)
@@ -352,7 +352,7 @@ func TestWhatIsLargeIsRefusedBeforeItIsRead(t *testing.T) {
 	for _, size := range []int{identity.MaxToken + 1, 1 << 20} {
 		_, err := a.Login(strings.Repeat("a", size), "alice", device, testTime)
 		require.ErrorIs(t, err, identity.ErrTokenSize)
-		require.EqualError(t, err, fmt.Sprintf("identity: token: %d bytes, at most 4096 are allowed", size))
+		require.EqualError(t, err, fmt.Sprintf("token: %d bytes, at most 4096 are allowed", size))
 	}
 	fits := genuine(t, claims())
 	pad := (identity.MaxToken - len(fits)) * 3 / 4 // base64

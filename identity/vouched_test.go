@@ -76,7 +76,7 @@ func TestALogInWithoutItsOwnTokenIsRefused(t *testing.T) {
 			for _, verify := range []func([]byte, time.Time) (*identity.Statement, error){v.Verify, v.VerifyLapsed} {
 				_, err = verify(st.Sealed(), testTime)
 				require.ErrorIs(t, err, c.want)
-				require.EqualError(t, err, "identity: statement: "+c.text)
+				require.EqualError(t, err, "statement: "+c.text)
 				var bad *identity.TokenError
 				require.ErrorAs(t, err, &bad)
 			}
@@ -99,7 +99,7 @@ func TestALogInEndsWithItsToken(t *testing.T) {
 	over := expires.Add(120 * time.Second)
 	_, err = v.Verify(own.Sealed(), over)
 	require.ErrorIs(t, err, identity.ErrTokenExpired, "though the statement itself is good for a day")
-	require.EqualError(t, err, "identity: statement: log-in token: expired 2m0s ago")
+	require.EqualError(t, err, "statement: log-in token: expired 2m0s ago")
 	st, err := v.VerifyLapsed(own.Sealed(), over)
 	require.NoError(t, err)
 	require.False(t, st.LoggedInAt(over))

@@ -40,11 +40,10 @@ func (c Confirmation) Unknown() (logins []identity.Login) {
 	return logins
 }
 
-// PendingConfirmation is an accepted confirmed broadcast, ended or not. It ends exactly once. Its
-// methods are safe for concurrent use.
-type PendingConfirmation struct {
+// confirmation is an accepted confirmed broadcast, ended or not: what its [Pending] is about.
+type confirmation struct {
 	room        *Room
-	publication Publication // written before its batch is sealed
+	publication publication // written before its batch is sealed
 	done        chan struct{}
 
 	// Guarded by the room's mutex.
@@ -53,31 +52,17 @@ type PendingConfirmation struct {
 	err    error
 }
 
-// ID is the number of this send, the same as in its [Confirmation].
-func (p *PendingConfirmation) ID() uint64 { return p.publication.id }
+func (p *confirmation) over() <-chan struct{} { return p.done }
 
-// Done returns a channel that is closed when there is a result.
-func (p *PendingConfirmation) Done() <-chan struct{} { return p.done }
+func (p *confirmation) settle(uint64, uint32) (Confirmation, error) { return p.result, p.err }
 
-// Result waits for the end, which the deadline bounds, and returns what PublishConfirmed would.
-func (p *PendingConfirmation) Result() (Confirmation, error) {
-	<-p.done
-	return p.result, p.err
-}
-
-// Wait is [PendingConfirmation.Result] bounded by ctx. If ctx ends first, it returns what is known
-// so far and ctx's error, with [ErrUnconfirmed]; the broadcast goes on waiting for receipts.
-func (p *PendingConfirmation) Wait(ctx context.Context) (Confirmation, error) {
-	select {
-	case <-p.done:
-	case <-ctx.Done():
-		p.room.mu.Lock()
-		defer p.room.mu.Unlock()
-		if !p.poll.Ended() {
-			return p.snapshotLocked(p.room.stay.Ackers(p.poll.Last())), &sendError{ErrUnconfirmed, ctx.Err()}
-		}
+func (p *confirmation) cut(_ uint64, cause error) (Confirmation, error) {
+	p.room.mu.Lock()
+	defer p.room.mu.Unlock()
+	if p.poll.Ended() {
+		return p.result, p.err
 	}
-	return p.result, p.err
+	return p.snapshotLocked(p.room.stay.Ackers(p.poll.Last())), &sendError{ErrUnconfirmed, cause}
 }
 
 // PublishConfirmed is [Room.Publish], but waits for the receipts of all members in the room and
@@ -94,7 +79,7 @@ func (p *PendingConfirmation) Wait(ctx context.Context) (Confirmation, error) {
 // is known and [ErrUnconfirmed]. It does so too if the message still waits to be sent at the
 // deadline.
 func (r *Room) PublishConfirmed(ctx context.Context, data []byte, opts ...PublishOption) (Confirmation, error) {
-	p, err := r.PublishConfirmedAsync(ctx, data, opts...)
+	p, err := r.confirm(ctx, data, opts)
 	if err != nil {
 		return Confirmation{}, err
 	}
@@ -105,13 +90,23 @@ func (r *Room) PublishConfirmed(ctx context.Context, data []byte, opts ...Publis
 		r.stay.EndPoll(p.poll, ctx.Err())
 		r.mu.Unlock()
 	}
-	return p.Result()
+	<-p.done
+	return p.result, p.err
 }
 
 // PublishConfirmedAsync is [Room.PublishConfirmed] for callers that pipeline: it returns when the
 // message has been queued. Ctx bounds this call; only its deadline bounds the wait for receipts. A
-// broadcast that has not ended takes some 100 bytes for each member.
-func (r *Room) PublishConfirmedAsync(ctx context.Context, data []byte, opts ...PublishOption) (*PendingConfirmation, error) {
+// broadcast that has not ended takes some 100 bytes for each member. If ctx ends [Pending.Wait], it
+// returns what is known so far, and the error is also [ErrUnconfirmed].
+func (r *Room) PublishConfirmedAsync(ctx context.Context, data []byte, opts ...PublishOption) (Pending[Confirmation], error) {
+	p, err := r.confirm(ctx, data, opts)
+	if err != nil {
+		return Pending[Confirmation]{}, err
+	}
+	return Pending[Confirmation]{id: p.publication.id, of: p}, nil
+}
+
+func (r *Room) confirm(ctx context.Context, data []byte, opts []PublishOption) (*confirmation, error) {
 	var cfg publishConfig
 	for _, o := range opts {
 		o.applyPublish(&cfg)
@@ -140,7 +135,7 @@ func (r *Room) PublishConfirmedAsync(ctx context.Context, data []byte, opts ...P
 }
 
 // askMembers returns a confirmed broadcast that waits for the receipts of all members.
-func (r *Room) askMembers(deadline time.Time) (*PendingConfirmation, error) {
+func (r *Room) askMembers(deadline time.Time) (*confirmation, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stay.Leaving() {
@@ -149,13 +144,13 @@ func (r *Room) askMembers(deadline time.Time) (*PendingConfirmation, error) {
 	if n := r.stay.Present(); n > MaxConfirmed {
 		return nil, &CrowdError{n, MaxConfirmed}
 	}
-	p := &PendingConfirmation{room: r, done: make(chan struct{})}
+	p := &confirmation{room: r, done: make(chan struct{})}
 	p.poll = r.stay.Poll(deadline, p.endLocked)
 	return p, nil
 }
 
 // endLocked ends a broadcast with what is known. cause is what ended the wait early, or nil.
-func (p *PendingConfirmation) endLocked(acked int, cause error) {
+func (p *confirmation) endLocked(acked int, cause error) {
 	p.result = p.snapshotLocked(acked)
 	if cause != nil {
 		p.err = &sendError{ErrUnconfirmed, cause}
@@ -164,7 +159,7 @@ func (p *PendingConfirmation) endLocked(acked int, cause error) {
 }
 
 // snapshotLocked returns what is known now. acked is how many neighbours have the broadcast.
-func (p *PendingConfirmation) snapshotLocked(acked int) Confirmation {
+func (p *confirmation) snapshotLocked(acked int) Confirmation {
 	c := Confirmation{Published: Published{ID: p.publication.id}}
 	for _, a := range p.poll.Asked() {
 		c.Members = append(c.Members, Confirmed(a))
@@ -176,7 +171,7 @@ func (p *PendingConfirmation) snapshotLocked(acked int) Confirmation {
 }
 
 // fail ends a broadcast that was never sealed.
-func (p *PendingConfirmation) fail(err error) {
+func (p *confirmation) fail(err error) {
 	p.room.mu.Lock()
 	defer p.room.mu.Unlock()
 	if p.room.stay.DropPoll(p.poll) {

@@ -241,7 +241,7 @@ func TestConfirmedBroadcastsShareAnEnvelope(t *testing.T) {
 		f.net.ConnectAll()
 		rooms := f.joinAll("ops")
 		settle()
-		var all []*PendingConfirmation
+		var all []Pending[Confirmation]
 		for range 500 {
 			p, err := rooms[0].PublishConfirmedAsync(t.Context(), []byte("one of many"), AsText())
 			require.NoError(t, err)

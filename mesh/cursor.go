@@ -95,7 +95,7 @@ func (c *Cursor) trim() {
 
 const cursorVersion = 1
 
-var errCursor = errors.New("mesh: not a cursor")
+var errCursor = errors.New("not a cursor")
 
 // MarshalText returns the cursor as one word of base64url, of some 90 bytes for each feed.
 func (c Cursor) MarshalText() ([]byte, error) {

@@ -68,11 +68,11 @@ func (m *Mesh) Send(ctx context.Context, to identity.Login, data []byte, opts ..
 // returns. ctx still bounds the whole send. SendAsync blocks only while the queue to that peer is
 // full (4096 messages or 8 MiB). If ctx ends meanwhile, the send was not accepted, and has no ID
 // and no result but this error.
-func (m *Mesh) SendAsync(ctx context.Context, to identity.Login, data []byte, opts ...SendOption) (*Pending, error) {
-	return m.sendOutside(ctx, to, data, opts, watched)
+func (m *Mesh) SendAsync(ctx context.Context, to identity.Login, data []byte, opts ...SendOption) (Pending[Receipt], error) {
+	return pending(m.sendOutside(ctx, to, data, opts, watched))
 }
 
-func (m *Mesh) sendOutside(ctx context.Context, to identity.Login, data []byte, opts []SendOption, w watching) (*Pending, error) {
+func (m *Mesh) sendOutside(ctx context.Context, to identity.Login, data []byte, opts []SendOption, w watching) (*sending, error) {
 	var c sendConfig
 	for _, o := range opts {
 		o.applySend(&c)
@@ -109,12 +109,12 @@ type watching uint8
 
 const (
 	watched watching = iota // the mesh: the handle is the caller's
-	waits                   // the caller, in [Pending.await]
+	waits                   // the caller, in sending.await
 )
 
 // sendDirect checks d and passes it to the stream of that peer and mode. The caller checks whether
 // the two users may talk.
-func (m *Mesh) sendDirect(ctx context.Context, to peer.ID, d outgoing) (*Pending, error) {
+func (m *Mesh) sendDirect(ctx context.Context, to peer.ID, d outgoing) (*sending, error) {
 	if err := m.checkOutgoing(to, d); err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ func (m *Mesh) checkOutgoing(to peer.ID, d outgoing) error {
 	case m.ctx.Err() != nil:
 		return ErrClosed
 	case d.mode > UnreliableUnordered:
-		return fmt.Errorf("mesh: unknown %v", d.mode)
+		return fmt.Errorf("unknown %v", d.mode)
 	case to == m.host.ID():
 		return ErrSelf
 	}
@@ -134,13 +134,13 @@ func (m *Mesh) checkOutgoing(to peer.ID, d outgoing) error {
 		return err
 	}
 	if err := to.Validate(); err != nil {
-		return fmt.Errorf("mesh: receiver: %w", err)
+		return fmt.Errorf("receiver: %w", err)
 	}
 	return identity.CheckUser(d.to)
 }
 
 // enqueue passes a checked message to its lane, once there is space.
-func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, error) {
+func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*sending, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &sendError{ErrUnreachable, err}
 	}
@@ -149,7 +149,7 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 	if d.room != nil {
 		content.Room = d.room[:]
 	}
-	p := &Pending{id: d.id, pin: m.pinningFor(d.login, d.byName), done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
+	p := &sending{id: d.id, pin: m.pinningFor(d.login, d.byName), done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
 	if len(d.payload) >= pooledBody {
 		p.pooled = bodies.Get().(*[]byte)
 		p.body = content.AppendContent((*p.pooled)[:0])
@@ -190,7 +190,10 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*Pending, e
 		p.lane.watch(ctx, p)
 	}
 	if d.watching == watched && p.pin != nil {
-		m.tasks.Go(func() { _, _ = p.Result() }) // the caller need not ask for the result
+		m.tasks.Go(func() {
+			<-p.done
+			_, _ = p.result() // the caller need not ask for it
+		})
 	}
 	return p, nil
 }
@@ -222,7 +225,7 @@ var bodies = sync.Pool{New: func() any {
 }}
 
 // await waits for the end of a send that ends with ctx; nothing else watches ctx for it.
-func (p *Pending) await(ctx context.Context) (Receipt, error) {
+func (p *sending) await(ctx context.Context) (Receipt, error) {
 	select {
 	case <-p.done:
 	case <-ctx.Done():

@@ -84,9 +84,9 @@ func BenchmarkSendAsync(b *testing.B) {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			alice, bob := tcpPair(b, WithInbox(func(*DirectMessage, int) bool { return true }))
 			ctx, data := context.Background(), make([]byte, size)
-			var window [1024]*Pending
-			end := func(p *Pending) {
-				if p == nil {
+			var window [1024]Pending[Receipt]
+			end := func(p Pending[Receipt]) {
+				if p == (Pending[Receipt]{}) {
 					return
 				}
 				if _, err := p.Result(); err != nil {

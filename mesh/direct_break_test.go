@@ -32,7 +32,7 @@ func TestOrderAndOnceHoldWhileTheConnectionBreaksUnderAPipeline(t *testing.T) {
 			n++
 		}
 	}()
-	sends := make([]*Pending, messages)
+	sends := make([]Pending[Receipt], messages)
 	for i := range sends {
 		p, err := alice.SendAsync(t.Context(), bob.login(), fmt.Append(nil, i))
 		if err != nil {

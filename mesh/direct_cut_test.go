@@ -12,7 +12,7 @@ import (
 func TestAShortCutCostsNothingButTime(t *testing.T) {
 	inPair(t, meshtest.Options{}, func(t *testing.T, p *pair) {
 		p.net.Connect(0, 1)
-		var sends []*Pending
+		var sends []Pending[Receipt]
 		for i := range 1000 {
 			if i == 500 {
 				p.net.Cut(0, 1)
@@ -52,7 +52,7 @@ func TestAPatientSendOutlivesALostConnection(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 		defer cancel()
 		p.net.Connect(0, 1)
-		var sends []*Pending
+		var sends []Pending[Receipt]
 		for i := range 200 {
 			if i == 100 {
 				// Bob cannot acknowledge what he takes from here on.
@@ -109,7 +109,7 @@ func TestWhatWasNeverWrittenReachesARestartedReceiver(t *testing.T) {
 		p.deaf()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		send := func(text string) *Pending {
+		send := func(text string) Pending[Receipt] {
 			s, err := p.alice.SendAsync(ctx, p.bob.login(), []byte(text))
 			if err != nil {
 				t.Fatal(err)
@@ -120,7 +120,7 @@ func TestWhatWasNeverWrittenReachesARestartedReceiver(t *testing.T) {
 		time.Sleep(time.Second)
 		p.net.Cut(0, 1)
 		p.net.Host(0).Network().ClosePeer(p.net.ID(1))
-		waiting := []*Pending{send("0"), send("1")}
+		waiting := []Pending[Receipt]{send("0"), send("1")}
 		time.Sleep(time.Second)
 
 		p.bob.host.RemoveStreamHandler(DirectProtocol)
@@ -141,7 +141,7 @@ func TestMessagesKeepFlowingOverALossyNetwork(t *testing.T) {
 	inPair(t, meshtest.Options{Jitter: 20 * time.Millisecond}, func(t *testing.T, p *pair) {
 		p.net.Connect(0, 1)
 		p.net.Loss(10)
-		var sends []*Pending
+		var sends []Pending[Receipt]
 		for i := range 300 {
 			s, err := p.alice.SendAsync(t.Context(), p.bob.login(), fmt.Append(nil, i))
 			if err != nil {

@@ -2,15 +2,15 @@ package mesh
 
 // fifo is a queue of messages that frees its memory again.
 type fifo struct {
-	items []*Pending
+	items []*sending
 	head  int
 }
 
 func (f *fifo) len() int          { return len(f.items) - f.head }
-func (f *fifo) at(i int) *Pending { return f.items[f.head+i] }
-func (f *fifo) push(p *Pending)   { f.items = append(f.items, p) }
+func (f *fifo) at(i int) *sending { return f.items[f.head+i] }
+func (f *fifo) push(p *sending)   { f.items = append(f.items, p) }
 
-func (f *fifo) pop() *Pending {
+func (f *fifo) pop() *sending {
 	p := f.items[f.head]
 	f.items[f.head] = nil
 	f.head++
@@ -24,7 +24,7 @@ func (f *fifo) pop() *Pending {
 	return p
 }
 
-func (f *fifo) popLast() *Pending {
+func (f *fifo) popLast() *sending {
 	i := len(f.items) - 1
 	p := f.items[i]
 	f.items[i] = nil
@@ -32,9 +32,9 @@ func (f *fifo) popLast() *Pending {
 	return p
 }
 
-func (f *fifo) pushFront(p *Pending) {
+func (f *fifo) pushFront(p *sending) {
 	if f.head == 0 {
-		grown := make([]*Pending, 64+len(f.items), 128+2*len(f.items))
+		grown := make([]*sending, 64+len(f.items), 128+2*len(f.items))
 		copy(grown[64:], f.items)
 		f.items, f.head = grown, 64
 	}

@@ -5,17 +5,17 @@ import "testing"
 func TestTheQueueKeepsItsOrderWhicheverEndItIsFilledFrom(t *testing.T) {
 	var (
 		f    fifo
-		want []*Pending
+		want []*sending
 	)
 	for i := range 5000 {
-		p := &Pending{id: uint64(i)}
+		p := &sending{id: uint64(i)}
 		switch i % 7 {
 		case 0, 1, 2:
 			f.push(p)
 			want = append(want, p)
 		case 3:
 			f.pushFront(p)
-			want = append([]*Pending{p}, want...)
+			want = append([]*sending{p}, want...)
 		case 4:
 			if got := f.pop(); got != want[0] {
 				t.Fatalf("pop: got %d, want %d", got.id, want[0].id)

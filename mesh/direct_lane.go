@@ -97,7 +97,7 @@ func (m *Mesh) lane(key laneKey) *lane {
 
 // accept assigns p its ID and queues it. If it returns a channel, there is no space until that is
 // closed.
-func (l *lane) accept(p *Pending, to identity.Login, now time.Time) (space <-chan struct{}, err error) {
+func (l *lane) accept(p *sending, to identity.Login, now time.Time) (space <-chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.retired {
@@ -135,7 +135,7 @@ func (l *lane) signal() {
 }
 
 // watch ends p when ctx ends. It is separate from accept, and only for contexts that can end.
-func (l *lane) watch(ctx context.Context, p *Pending) {
+func (l *lane) watch(ctx context.Context, p *sending) {
 	unwatch := context.AfterFunc(ctx, func() { l.abandon(p, ctx.Err()) })
 	l.mu.Lock()
 	ended := p.ended
@@ -147,7 +147,7 @@ func (l *lane) watch(ctx context.Context, p *Pending) {
 }
 
 // abandon ends p because its context has ended.
-func (l *lane) abandon(p *Pending, cause error) {
+func (l *lane) abandon(p *sending, cause error) {
 	l.mu.Lock()
 	l.book.abandon(p, cause)
 	l.easeLocked()

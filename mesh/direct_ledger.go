@@ -57,7 +57,7 @@ func (l *ledger) full(size int) bool {
 }
 
 // add accepts a message.
-func (l *ledger) add(p *Pending) {
+func (l *ledger) add(p *sending) {
 	l.queue.push(p)
 	l.queueBytes += p.size
 	l.live++
@@ -99,13 +99,13 @@ func (l *ledger) fill(now time.Time, buf []byte, limit int) []byte {
 	return buf
 }
 
-func (l *ledger) frame(p *Pending, buf []byte) []byte {
+func (l *ledger) frame(p *sending, buf []byte) []byte {
 	l.top = p.seq
 	return wire.AppendMessageFrame(buf, p.seq, p.body)
 }
 
 // take returns the next queued message if the window has space for it, and drops late messages.
-func (l *ledger) take(now time.Time) *Pending {
+func (l *ledger) take(now time.Time) *sending {
 	for l.queue.len() > 0 {
 		p := l.queue.at(0)
 		if !p.ended && !p.late.IsZero() && now.After(p.late) {
@@ -161,7 +161,7 @@ func (l *ledger) refuse(seq uint64, reason Reason) error {
 	return nil
 }
 
-func (l *ledger) popSent() *Pending {
+func (l *ledger) popSent() *sending {
 	p := l.sent.pop()
 	l.sentBytes -= p.size
 	l.next--
@@ -171,7 +171,7 @@ func (l *ledger) popSent() *Pending {
 // turnedAway notes that the peer took nothing from the present stream. What was never written on
 // another stream is certainly not sent, and waits again.
 func (l *ledger) turnedAway() {
-	var back []*Pending
+	var back []*sending
 	for l.sent.len() > 0 && l.sent.at(l.sent.len()-1).epoch == l.epoch {
 		p := l.sent.popLast()
 		l.sentBytes -= p.size
@@ -191,7 +191,7 @@ func (l *ledger) turnedAway() {
 // broken notes that the present stream is gone. Reliable messages that nobody has given up stay, to
 // be written again. In the unreliable modes what was written is lost.
 func (l *ledger) broken() {
-	l.keepSent(func(p *Pending) bool {
+	l.keepSent(func(p *sending) bool {
 		if l.unreliable {
 			l.end(p, ErrUnconfirmed, errBroken)
 			return false
@@ -204,7 +204,7 @@ func (l *ledger) broken() {
 // restarted notes that the peer is another process now, which recognises no repeats of what the
 // former process took.
 func (l *ledger) restarted() {
-	l.keepSent(func(p *Pending) bool {
+	l.keepSent(func(p *sending) bool {
 		l.end(p, ErrUnconfirmed, errRestarted)
 		return false
 	})
@@ -212,7 +212,7 @@ func (l *ledger) restarted() {
 }
 
 // keepSent drops what has ended, and of the rest what keep rejects.
-func (l *ledger) keepSent(keep func(*Pending) bool) {
+func (l *ledger) keepSent(keep func(*sending) bool) {
 	var kept fifo
 	l.sentBytes = 0
 	for i := range l.sent.len() {
@@ -277,7 +277,7 @@ func (l *ledger) dropEnded() {
 }
 
 // abandon ends one message because its caller's context has ended.
-func (l *ledger) abandon(p *Pending, cause error) {
+func (l *ledger) abandon(p *sending, cause error) {
 	if p.ended {
 		return
 	}
@@ -298,7 +298,7 @@ func (l *ledger) failQueue(cause error) {
 
 // failAll ends everything.
 func (l *ledger) failAll(cause error) {
-	l.keepSent(func(p *Pending) bool {
+	l.keepSent(func(p *sending) bool {
 		l.end(p, ErrUnconfirmed, cause)
 		return false
 	})
@@ -306,18 +306,18 @@ func (l *ledger) failAll(cause error) {
 	l.failQueue(cause)
 }
 
-func (l *ledger) deliver(p *Pending, now time.Time, relayed bool) {
+func (l *ledger) deliver(p *sending, now time.Time, relayed bool) {
 	l.stats.directDelivered.Add(1)
 	p.rtt, p.relayed = now.Sub(p.wrote), relayed
 	l.finish(p, nil)
 }
 
-func (l *ledger) end(p *Pending, outcome, cause error) {
+func (l *ledger) end(p *sending, outcome, cause error) {
 	l.stats.directFailed.Add(1)
 	l.finish(p, &sendError{outcome, cause})
 }
 
-func (l *ledger) finish(p *Pending, err error) {
+func (l *ledger) finish(p *sending, err error) {
 	p.ended, p.err = true, err
 	p.body = nil // the caller may keep the handle for long
 	if p.pooled != nil {
@@ -332,7 +332,7 @@ func (l *ledger) finish(p *Pending, err error) {
 }
 
 // outcome returns the outcome of a message that ends now without an answer.
-func (p *Pending) outcome() error {
+func (p *sending) outcome() error {
 	if p.wrote.IsZero() {
 		return ErrUnreachable
 	}
@@ -341,7 +341,7 @@ func (p *Pending) outcome() error {
 
 // timeout returns the cause of an end by deadline: the context's error if it was a context's
 // deadline, otherwise why.
-func (p *Pending) timeout(why error) error {
+func (p *sending) timeout(why error) error {
 	if p.ctxErr == nil {
 		return why
 	}

@@ -16,7 +16,7 @@ type book struct {
 	*ledger
 	t   *testing.T
 	now time.Time
-	ps  []*Pending
+	ps  []*sending
 }
 
 func newBook(t *testing.T) *book {
@@ -27,7 +27,7 @@ func newBook(t *testing.T) *book {
 func (b *book) accept(n int) {
 	for range n {
 		body := wire.Direct{Payload: fmt.Appendf(nil, "message %d", len(b.ps))}
-		p := &Pending{id: uint64(len(b.ps) + 1), done: make(chan struct{}), body: body.AppendContent(nil), deadline: b.now.Add(12 * time.Second)}
+		p := &sending{id: uint64(len(b.ps) + 1), done: make(chan struct{}), body: body.AppendContent(nil), deadline: b.now.Add(12 * time.Second)}
 		p.size = len(p.body)
 		if b.unreliable {
 			p.late = b.now.Add(LateAfter)
@@ -56,7 +56,7 @@ func (b *book) want(ends ...string) {
 	for _, p := range b.ps {
 		select {
 		case <-p.done:
-			_, err := p.Result()
+			_, err := p.result()
 			switch {
 			case err == nil:
 				got = append(got, "ok")
@@ -118,7 +118,7 @@ func TestAnAcknowledgementEndsAllBeforeIt(t *testing.T) {
 	b.now = b.now.Add(30 * time.Millisecond)
 	b.good(b.ack(3, b.now, true))
 	b.want("ok", "ok", "ok", ".")
-	if r, _ := b.ps[0].Result(); r != (Receipt{ID: 1, RTT: 30 * time.Millisecond, Relayed: true}) {
+	if r, _ := b.ps[0].result(); r != (Receipt{ID: 1, RTT: 30 * time.Millisecond, Relayed: true}) {
 		t.Errorf("receipt: got %+v", r)
 	}
 	b.good(b.ack(3, b.now, true)) // again
@@ -347,7 +347,7 @@ func TestUnreliableMessagesAreLostWithTheStreamAndDroppedWhenLate(t *testing.T) 
 	b.accept(1)
 	b.wrote(all, 2)
 	b.want("?", "x", ".")
-	if _, err := b.ps[1].Result(); !errors.Is(err, errLate) {
+	if _, err := b.ps[1].result(); !errors.Is(err, errLate) {
 		t.Errorf("got %v, want that it was late", err)
 	}
 }

@@ -73,7 +73,7 @@ func TestTextAndSizesUpToTheLimitArriveAsTheyAre(t *testing.T) {
 func TestADataSliceIsTheCallersAgainWhenTheCallReturns(t *testing.T) {
 	alice, bob := tcpPair(t)
 	data := make([]byte, 1)
-	var sends []*Pending
+	var sends []Pending[Receipt]
 	for i := range byte(100) {
 		data[0] = i
 		p, err := alice.SendAsync(t.Context(), bob.login(), data)
@@ -128,7 +128,7 @@ func TestWhatIsWrongWithASendIsSaidAtOnceAndCostsNoTrafficAndNoID(t *testing.T) 
 		if r, err := alice.Send(t.Context(), c.to, []byte(c.data), c.opts...); !c.check(err) || r != (Receipt{}) {
 			t.Errorf("%s: Send gave %+v, %v", c.name, r, err)
 		}
-		if p, err := alice.SendAsync(t.Context(), c.to, []byte(c.data), c.opts...); !c.check(err) || p != nil {
+		if p, err := alice.SendAsync(t.Context(), c.to, []byte(c.data), c.opts...); !c.check(err) || p != (Pending[Receipt]{}) {
 			t.Errorf("%s: SendAsync gave %v, %v", c.name, p, err)
 		}
 	}
@@ -154,7 +154,7 @@ func TestAReceiverSaysWhyItRefuses(t *testing.T) {
 	carol.User = "carol"
 	room := [32]byte{1}
 	send := func(d outgoing) error {
-		p, err := alice.sendDirect(t.Context(), to.Peer, d)
+		p, err := pending(alice.sendDirect(t.Context(), to.Peer, d))
 		if err != nil {
 			return err
 		}

@@ -60,7 +60,7 @@ func ended(t *testing.T, what string, err, outcome, cause error) {
 }
 
 // send makes alice send bob a text, with a deadline in a minute.
-func (p *pair) send(t *testing.T, text string) *Pending {
+func (p *pair) send(t *testing.T, text string) Pending[Receipt] {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
@@ -186,8 +186,8 @@ func TestAPeerWithoutAnAddressThatWasConnectedMayComeBack(t *testing.T) {
 const longestPause = maxPause + maxPause/4 + 100*time.Millisecond
 
 func TestAPeerThatIsStartingIsWaitedFor(t *testing.T) {
-	for name, before := range map[string]func(*testing.T, *pair) *Pending{
-		"it was sent to before": func(t *testing.T, p *pair) *Pending {
+	for name, before := range map[string]func(*testing.T, *pair) Pending[Receipt]{
+		"it was sent to before": func(t *testing.T, p *pair) Pending[Receipt] {
 			if _, err := p.alice.Send(t.Context(), p.bob.login(), []byte("before")); err != nil {
 				t.Fatal(err)
 			}
@@ -195,7 +195,7 @@ func TestAPeerThatIsStartingIsWaitedFor(t *testing.T) {
 			time.Sleep(time.Second) // identify has told alice
 			return p.send(t, "x")
 		},
-		"it could not be reached": func(t *testing.T, p *pair) *Pending {
+		"it could not be reached": func(t *testing.T, p *pair) Pending[Receipt] {
 			p.bob.Close()
 			p.net.Cut(0, 1)
 			s := p.send(t, "x")
@@ -352,7 +352,7 @@ func TestALargeReliableMessageDelaysNoUnreliableOne(t *testing.T) {
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		var large *Pending
+		var large Pending[Receipt]
 		for range 10 { // 640 KiB: 10 s of this link
 			s, err := p.alice.SendAsync(ctx, p.bob.login(), make([]byte, MaxMessage))
 			if err != nil {
@@ -470,7 +470,7 @@ func TestALogOutOfTheSenderCountsFromTheNextMessage(t *testing.T) {
 		if !errors.Is(err, ErrNotLoggedIn) {
 			t.Errorf("here: got %v", err)
 		}
-		s, err := p.alice.sendDirect(t.Context(), bob.Peer, outgoing{to: "bob", payload: []byte("x")}) // as a node that does not obey
+		s, err := pending(p.alice.sendDirect(t.Context(), bob.Peer, outgoing{to: "bob", payload: []byte("x")})) // as a node that does not obey
 		if err != nil {
 			t.Fatal(err)
 		}

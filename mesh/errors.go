@@ -3,7 +3,6 @@ package mesh
 import (
 	"errors"
 	"fmt"
-	"net"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
@@ -14,14 +13,14 @@ import (
 // (the peer said no). If a context or Close ended the send, the error is that as well: both
 // errors.Is(err, context.Canceled) and errors.Is(err, ErrUnconfirmed) can be true.
 var (
-	// ErrClosed says that the mesh is closed, or was closed while the call waited. It wraps
-	// net.ErrClosed.
-	ErrClosed = fmt.Errorf("mesh: %w", net.ErrClosed)
+	// ErrClosed says that the mesh is closed, or was closed while the call waited. It is
+	// [identity.ErrClosed].
+	ErrClosed = identity.ErrClosed
 
 	// ErrUnreachable says that the message was certainly not sent: no byte of it was ever written,
 	// or the peer said that it took nothing from the stream it was written to. Sending it again is
-	// safe.
-	ErrUnreachable = errors.New("peer unreachable, nothing was sent")
+	// safe. It is [identity.ErrUnreachable].
+	ErrUnreachable = identity.ErrUnreachable
 
 	// ErrUnconfirmed says that the message was written at least once and that no answer came in
 	// time, or that the peer has restarted since. It may have been delivered, and if so, only once.
@@ -30,18 +29,19 @@ var (
 	// ErrRefused says that the receiver got the message and refused it; [RefusedError] says why.
 	ErrRefused = errors.New("refused by the receiver")
 
-	ErrEmpty      = errors.New("mesh: empty message")
-	ErrRate       = errors.New("mesh: faster than the room takes it")
-	ErrSelf       = errors.New("mesh: message to oneself")
-	ErrNotText    = errors.New("mesh: text is not valid UTF-8")
-	ErrNotMember  = errors.New("mesh: no such member in the room")
-	ErrNoIdentity = errors.New("mesh: no identity yet: set a user, or log in, first")
-	ErrNoTokens   = errors.New("mesh: no tokens in open mode")
-	ErrJoined     = errors.New("mesh: already joined")
-	ErrLeft       = errors.New("mesh: room left")
+	ErrEmpty      = errors.New("empty message")
+	ErrRate       = errors.New("faster than the room takes it")
+	ErrSelf       = errors.New("message to oneself")
+	ErrNotText    = errors.New("text is not valid UTF-8")
+	ErrNotMember  = errors.New("no such member in the room")
+	ErrNoIdentity = errors.New("no identity yet: set a user, or log in, first")
+	ErrJoined     = errors.New("already joined")
+	ErrLeft       = errors.New("room left")
 
 	// ErrNotLoggedIn is [identity.ErrNotLoggedIn].
 	ErrNotLoggedIn = identity.ErrNotLoggedIn
+	// ErrOpenMode is [identity.ErrOpenMode].
+	ErrOpenMode = identity.ErrOpenMode
 )
 
 // SizeError reports a message over the limit. Nothing was sent.
@@ -50,7 +50,7 @@ type SizeError struct {
 }
 
 func (e *SizeError) Error() string {
-	return fmt.Sprintf("mesh: message of %d bytes is over the limit of %d", e.Size, e.Limit)
+	return fmt.Sprintf("message of %d bytes is over the limit of %d", e.Size, e.Limit)
 }
 
 // CrowdError reports a room with more members than a confirmed broadcast may have. Nothing was
@@ -60,7 +60,7 @@ type CrowdError struct {
 }
 
 func (e *CrowdError) Error() string {
-	return fmt.Sprintf("mesh: a room of %d members is over the limit of %d for a confirmed broadcast", e.Members, e.Limit)
+	return fmt.Sprintf("a room of %d members is over the limit of %d for a confirmed broadcast", e.Members, e.Limit)
 }
 
 // RefusedError is the receiver's refusal. The message is not in the receiver's queue, and a repeat
@@ -118,10 +118,14 @@ type sendError struct {
 }
 
 func (e *sendError) Error() string {
-	if e.cause == nil {
-		return e.outcome.Error()
+	text := e.outcome.Error()
+	if e.outcome == ErrUnreachable {
+		text += ", nothing was sent"
 	}
-	return e.outcome.Error() + ": " + e.cause.Error()
+	if e.cause == nil {
+		return text
+	}
+	return text + ": " + e.cause.Error()
 }
 
 func (e *sendError) Unwrap() []error {

@@ -122,7 +122,7 @@ func ExampleMesh_SendAsync() {
 		panic(err)
 	}
 
-	var sends []*mesh.Pending
+	var sends []mesh.Pending[mesh.Receipt]
 	for i := range 1000 {
 		p, err := from.SendAsync(context.Background(), bob.self.Login(), fmt.Append(nil, "message ", i))
 		if err != nil {

@@ -86,11 +86,11 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 	}
 	if err := r.start(); err != nil {
 		r.end(err)
-		return nil, fmt.Errorf("mesh: join %s: %w", room, err)
+		return nil, fmt.Errorf("join %s: %w", room, err)
 	}
 	if err := r.awaitReady(ctx); err != nil {
 		_ = r.Leave(context.WithoutCancel(ctx))
-		return nil, fmt.Errorf("mesh: join %s: %w", room, err)
+		return nil, fmt.Errorf("join %s: %w", room, err)
 	}
 	r.do(func(st *stay.Stay, now time.Time) { st.Begin(now) })
 	return r, nil
@@ -117,7 +117,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	}
 	grant, err := r.door.Admit(cfg.token, st, now)
 	if err != nil {
-		return nil, fmt.Errorf("mesh: join %s: %w", name, err)
+		return nil, fmt.Errorf("join %s: %w", name, err)
 	}
 	own, err := r.signEntry(st, true, m.entries.next(now), cfg.token)
 	if err != nil {

@@ -109,9 +109,9 @@ func (b budget) wait(ctx context.Context, frame *wire.RoomFrame) error {
 	return b.others.Wait(ctx)
 }
 
-// observe passes a statement to the mesh's Identity, if that keeps account of log-ins.
+// observe passes a statement to the mesh's Identity, if it is an [Observer].
 func (m *Mesh) observe(st *identity.Statement) {
-	o, ok := m.who.(interface{ Observe(*identity.Statement) })
+	o, ok := m.who.(Observer)
 	if ok && st.Peer != m.host.ID() {
 		m.tasks.Go(func() { o.Observe(st) })
 	}

@@ -30,10 +30,15 @@ type Identity interface {
 	Incarnation() uint64
 
 	// Peer returns the verified hello of a connected peer. It waits for one that is under way.
-	//
-	// If an Identity also has a method Observe(*identity.Statement), the mesh calls it with the
-	// statements of members of rooms, from its own goroutines.
 	Peer(ctx context.Context, p peer.ID) (identity.Session, error)
+}
+
+// Observer is an [Identity] that wants to know who is in the rooms: a member's statement may show a
+// later log-in, or a second user of a name, before any hello does. presence.Directory is one.
+type Observer interface {
+	// Observe takes the verified statement of a member. The mesh calls it from goroutines of its
+	// own.
+	Observe(*identity.Statement)
 }
 
 // Mesh sends broadcasts in rooms and direct messages over one libp2p host. Make one with [New]. Its
@@ -77,23 +82,23 @@ type Mesh struct {
 func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	cfg := defaultConfig()
 	for _, o := range opts {
-		o(&cfg)
+		o.apply(&cfg)
 	}
 	if err := cfg.validate(); err != nil {
-		return nil, fmt.Errorf("mesh: options: %w", err)
+		return nil, fmt.Errorf("options: %w", err)
 	}
 	if a := cfg.authority; a != nil && a.App() != who.App() {
-		return nil, fmt.Errorf("mesh: options: the authority is of app %s, the identity of app %s", a.App(), who.App())
+		return nil, fmt.Errorf("options: the authority is of app %s, the identity of app %s", a.App(), who.App())
 	}
 	key, err := deviceKey(h)
 	if err != nil {
-		return nil, fmt.Errorf("mesh: device key: %w", err)
+		return nil, fmt.Errorf("device key: %w", err)
 	}
 	if err := claimIncarnation(h, who.Incarnation()); err != nil {
-		return nil, fmt.Errorf("mesh: %w", err)
+		return nil, err
 	}
 	if err := cfg.store.claim(); err != nil {
-		return nil, fmt.Errorf("mesh: %w", err)
+		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	m := &Mesh{
@@ -106,7 +111,7 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	m.close = sync.OnceValue(m.shutdown)
 	if err := m.startGossip(); err != nil {
 		m.close()
-		return nil, fmt.Errorf("mesh: gossip: %w", err)
+		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	if cfg.store != nil {
 		m.tasks.Go(func() { cfg.store.run(m) })

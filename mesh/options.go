@@ -71,24 +71,60 @@ func (c *config) validate() error {
 }
 
 // Option is a setting for the lifetime of a [Mesh].
-type Option func(*config)
+type Option interface{ apply(*config) }
+
+// Setting is an [Option] about rooms and messages alone. The other options connect a mesh to what
+// is around it, which package node does by itself: node.WithMesh takes settings.
+type Setting func(*config)
+
+func (s Setting) apply(c *config) { s(c) }
+
+// tie is an [Option] that is no [Setting].
+type tie func(*config)
+
+func (t tie) apply(c *config) { t(c) }
+
+// Settings are the values that a [Mesh] works with. The options of the same names describe them.
+type Settings struct {
+	SendTimeout time.Duration
+	Grace       time.Duration
+	LargeRoom   int
+	MeshDegree  int
+	Queue       QueueLimits
+	MaxMessage  int
+	Heartbeat   time.Duration
+	Retention   Retention
+}
+
+// Settle returns the values that a mesh with these settings has: the defaults where none is given.
+// If [New] would reject them, it returns that error.
+func Settle(given ...Setting) (Settings, error) {
+	c := defaultConfig()
+	for _, s := range given {
+		s.apply(&c)
+	}
+	return Settings{
+		SendTimeout: c.sendTimeout, Grace: c.grace, LargeRoom: c.large, MeshDegree: c.degree,
+		Queue: c.queue, MaxMessage: c.maxMessage, Heartbeat: c.heartbeat, Retention: c.retention,
+	}, c.validate()
+}
 
 // WithLogger sets where the mesh logs. The default discards everything. What a peer does wrong is
 // logged at Debug, so that no peer can fill a disk.
-func WithLogger(log *slog.Logger) Option { return func(c *config) { c.log = log } }
+func WithLogger(log *slog.Logger) Option { return tie(func(c *config) { c.log = log }) }
 
 // WithInbox sets the function that takes direct messages outside rooms, with their size in bytes.
 // It reports whether it took the message; false refuses it to its sender as [QueueFull]. It is
 // called from many goroutines, one message at a time for each sender and mode, and must not block.
 // The default takes none.
 func WithInbox(take func(msg *DirectMessage, size int) bool) Option {
-	return func(c *config) { c.inbox = take }
+	return tie(func(c *config) { c.inbox = take })
 }
 
 // WithSendTimeout sets how long a send to one user waits for its answer when its context has no
 // deadline. The default is 12 s, the acknowledgement timeout that users of such services know. New
 // rejects 0 and less.
-func WithSendTimeout(d time.Duration) Option { return func(c *config) { c.sendTimeout = d } }
+func WithSendTimeout(d time.Duration) Setting { return func(c *config) { c.sendTimeout = d } }
 
 // WithGrace sets how long a member that fell silent stays in the room before it counts as dropped.
 // The grace begins when the connection to the member ends. On members that had no connection to it,
@@ -98,13 +134,13 @@ func WithSendTimeout(d time.Duration) Option { return func(c *config) { c.sendTi
 // it is alive, and joins again when it answers. The default is 10 s. With less than a few seconds
 // an accusation can drop living members for a moment; at 0 a member is dropped at once by each node
 // that loses its connection to it. New rejects a negative value.
-func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } }
+func WithGrace(d time.Duration) Setting { return func(c *config) { c.grace = d } }
 
 // WithLargeRoom sets from how many members on, this node included, a room has no more
 // [MemberJoined] and [MemberLeft] events; one [RoomSize] event says so. They come again when fewer
 // than nine tenths as many members are left. The default is 500, as users of such services know.
 // New rejects less than 2.
-func WithLargeRoom(members int) Option { return func(c *config) { c.large = members } }
+func WithLargeRoom(members int) Setting { return func(c *config) { c.large = members } }
 
 // MinMeshDegree and MaxMeshDegree bound [WithMeshDegree]. MaxMeshDegree is GossipSub's own default.
 const (
@@ -118,41 +154,41 @@ const (
 // reaches the far end of a room of 200 in little more than half of the time, for 40 % more bytes;
 // beyond 4 only the bytes grow (docs/design/013-large-rooms.md has the figures). It applies to all
 // rooms of the node. New rejects values outside MinMeshDegree to MaxMeshDegree.
-func WithMeshDegree(d int) Option { return func(c *config) { c.degree = d } }
+func WithMeshDegree(d int) Setting { return func(c *config) { c.degree = d } }
 
 // WithQueue sets how many events, and how many bytes of payload, wait for the reader of a room.
 // Beyond that, the oldest broadcasts are dropped (see [Lagged]) and direct messages are refused to
 // their senders. See [QueueLimits] for the defaults. New rejects limits that do not hold one
 // message.
-func WithQueue(limits QueueLimits) Option { return func(c *config) { c.queue = limits.Filled() } }
+func WithQueue(limits QueueLimits) Setting { return func(c *config) { c.queue = limits.Filled() } }
 
 // WithMaxMessage sets the greatest size of a message, in bytes, sent or received. The default, and
 // the most that New accepts, is [MaxMessage]. All nodes of an app must have the same value.
-func WithMaxMessage(n int) Option { return func(c *config) { c.maxMessage = n } }
+func WithMaxMessage(n int) Setting { return func(c *config) { c.maxMessage = n } }
 
 // WithRetention sets what a room keeps of its broadcasts for members that missed some. See
 // [Retention] for the defaults. New rejects one that does not hold one envelope of 256 KiB, or is
 // negative.
-func WithRetention(r Retention) Option { return func(c *config) { c.retention = r.Filled() } }
+func WithRetention(r Retention) Setting { return func(c *config) { c.retention = r.Filled() } }
 
 // WithHeartbeat sets the GossipSub heartbeat. The default is 1 s, as in the GossipSub v1.0
 // specification. A shorter one repairs the topic mesh sooner and sends more control traffic. New
 // rejects less than 100 ms.
-func WithHeartbeat(d time.Duration) Option { return func(c *config) { c.heartbeat = d } }
+func WithHeartbeat(d time.Duration) Setting { return func(c *config) { c.heartbeat = d } }
 
 // WithPins sets the pins that say which key a name means, in rooms and outside them. Pass those of
 // the mesh's Identity, so that both use the same. The default is pins in memory. In app mode, where
 // a token proves the name, they are not used.
-func WithPins(p *identity.Pins) Option { return func(c *config) { c.pins = p } }
+func WithPins(p *identity.Pins) Option { return tie(func(c *config) { c.pins = p }) }
 
 // WithStore keeps what rooms retain also on disk, so that the next run goes on with it: see
 // [Store]. One mesh at a time uses a store. The caller closes it, after the mesh. The default is
 // nil: in memory alone.
-func WithStore(s *Store) Option { return func(c *config) { c.store = s } }
+func WithStore(s *Store) Option { return tie(func(c *config) { c.store = s }) }
 
 // WithAuthority sets the authority that checks room tokens: app mode. It must be of the app of the
 // mesh's Identity. The default is nil, open mode, in which everybody may join every room.
-func WithAuthority(a *identity.Authority) Option { return func(c *config) { c.authority = a } }
+func WithAuthority(a *identity.Authority) Option { return tie(func(c *config) { c.authority = a }) }
 
 // SendOption is a setting of one send to one user.
 type SendOption interface{ applySend(*sendConfig) }

@@ -65,7 +65,7 @@ func TestAllWrongOptionsAreReportedTogether(t *testing.T) {
 	if err == nil {
 		t.Fatal("New took them")
 	}
-	for _, want := range []string{"mesh: options", "send timeout -1s", "message limit of 0", "heartbeat 1ms", "no logger", "no inbox", "grace -1ns", "large room of 1", "queue of -1 events", "retention of 131072 messages, 33554432 bytes and -1ns"} {
+	for _, want := range []string{"options", "send timeout -1s", "message limit of 0", "heartbeat 1ms", "no logger", "no inbox", "grace -1ns", "large room of 1", "queue of -1 events", "retention of 131072 messages, 33554432 bytes and -1ns"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
@@ -87,7 +87,7 @@ func TestOptionsRecordWhatTheySay(t *testing.T) {
 	log := slog.Default()
 	for _, o := range []Option{WithSendTimeout(time.Second), WithMaxMessage(10), WithHeartbeat(time.Minute), WithLogger(log),
 		WithInbox(func(*DirectMessage, int) bool { return true }), WithGrace(0), WithLargeRoom(7), WithMeshDegree(5), WithQueue(QueueLimits{Events: 1, Bytes: 10}), WithRetention(Retention{Age: time.Hour})} {
-		o(&c)
+		o.apply(&c)
 	}
 	if err := c.validate(); err != nil {
 		t.Error(err)
@@ -96,6 +96,25 @@ func TestOptionsRecordWhatTheySay(t *testing.T) {
 		c.grace != 0 || c.large != 7 || c.degree != 5 || c.retention != (Retention{DefaultRetention.Messages, DefaultRetention.Bytes, time.Hour}) || c.queue != (QueueLimits{Events: 1, Bytes: 10}) {
 		t.Errorf("recorded: %+v", c)
 	}
+}
+
+func TestSettleReturnsTheValuesOfSettings(t *testing.T) {
+	def, err := Settle()
+	require.NoError(t, err)
+	val := reflect.ValueOf(def)
+	for i := range val.NumField() {
+		require.False(t, val.Field(i).IsZero(), "%s has no value", val.Type().Field(i).Name)
+	}
+	got, err := Settle(WithSendTimeout(time.Second), WithGrace(0), WithLargeRoom(7), WithMeshDegree(5),
+		WithQueue(QueueLimits{Events: 1, Bytes: 10}), WithMaxMessage(10), WithHeartbeat(time.Minute), WithRetention(Retention{Age: time.Hour}))
+	require.NoError(t, err)
+	require.Equal(t, Settings{
+		SendTimeout: time.Second, LargeRoom: 7, MeshDegree: 5, Queue: QueueLimits{Events: 1, Bytes: 10}, MaxMessage: 10,
+		Heartbeat: time.Minute, Retention: Retention{DefaultRetention.Messages, DefaultRetention.Bytes, time.Hour},
+	}, got)
+	_, err = Settle(WithGrace(-1), WithHeartbeat(0))
+	require.ErrorContains(t, err, "grace -1ns")
+	require.ErrorContains(t, err, "heartbeat 0s")
 }
 
 func TestGossipSubTakesEveryDegree(t *testing.T) {

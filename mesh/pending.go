@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -20,9 +21,68 @@ type Receipt struct {
 	To identity.Login
 }
 
-// Pending is an accepted send, ended or not. It ends exactly once. Its methods are safe for
+// Pending is an accepted send or broadcast, ended or not. It ends once, with a T: a [Receipt], a
+// [Published] or a [Confirmation]. It is a small value: copy it freely. Its methods are safe for
 // concurrent use.
-type Pending struct {
+type Pending[T any] struct {
+	id    uint64
+	index uint32 // of a broadcast, within its batch
+	of    ending[T]
+}
+
+// ending is what is known of the sends that end together.
+type ending[T any] interface {
+	over() <-chan struct{}
+	settle(id uint64, index uint32) (T, error) // once it is over
+	cut(id uint64, cause error) (T, error)     // a wait has ended with cause before
+}
+
+// ID is the number of this send, the same as in its result.
+func (p Pending[T]) ID() uint64 { return p.id }
+
+// Done returns a channel that is closed when there is a result.
+func (p Pending[T]) Done() <-chan struct{} { return p.of.over() }
+
+// Result waits for the end, which the deadline of the send bounds, and returns what the call that
+// waits ([Mesh.Send], [Room.Publish], [Room.PublishConfirmed]) would.
+func (p Pending[T]) Result() (T, error) {
+	<-p.of.over()
+	return p.of.settle(p.id, p.index)
+}
+
+// Wait is [Pending.Result] bounded by ctx. If ctx ends first, it returns what is known so far and
+// ctx's error; the send goes on.
+func (p Pending[T]) Wait(ctx context.Context) (T, error) {
+	select {
+	case <-p.of.over():
+		return p.of.settle(p.id, p.index)
+	default:
+	}
+	select {
+	case <-p.of.over():
+		return p.of.settle(p.id, p.index)
+	case <-ctx.Done():
+		return p.of.cut(p.id, ctx.Err())
+	}
+}
+
+func (b *batch) over() <-chan struct{} { return b.done }
+
+func (b *batch) settle(id uint64, index uint32) (Published, error) {
+	if b.err != nil {
+		return Published{ID: id}, b.err
+	}
+	return Published{
+		ID: id, Feed: b.feed, Number: b.first + uint64(index), Neighbours: b.neighbours, Acked: b.acked,
+	}, nil
+}
+
+func (b *batch) cut(id uint64, cause error) (Published, error) {
+	return Published{ID: id}, fmt.Errorf("%w: %w", ErrUnconfirmed, cause)
+}
+
+// sending is a message to one user, ended or not: what its [Pending] is about.
+type sending struct {
 	id   uint64
 	to   *identity.Login // the receiver; shared by many sends, not to be changed
 	pin  *pinning        // what to do once the message has arrived; nil: nothing
@@ -49,21 +109,22 @@ type Pending struct {
 	unwatch  func() bool
 }
 
-// ID is the number of this send, the same as in its [Receipt].
-func (p *Pending) ID() uint64 { return p.id }
-
-// Done returns a channel that is closed when the send has ended.
-func (p *Pending) Done() <-chan struct{} { return p.done }
-
-// Result waits for the end of the send, which the send's deadline bounds, and returns what Send
-// would.
-func (p *Pending) Result() (Receipt, error) {
-	<-p.done
-	return p.result()
+// pending returns the caller's handle, or passes the error on.
+func pending(p *sending, err error) (Pending[Receipt], error) {
+	if err != nil {
+		return Pending[Receipt]{}, err
+	}
+	return Pending[Receipt]{id: p.id, of: p}, nil
 }
 
+func (p *sending) over() <-chan struct{} { return p.done }
+
+func (p *sending) settle(uint64, uint32) (Receipt, error) { return p.result() }
+
+func (p *sending) cut(_ uint64, cause error) (Receipt, error) { return p.sent(), cause }
+
 // result returns how a send has ended. It may write a pin to disk, so the caller must hold no lock.
-func (p *Pending) result() (Receipt, error) {
+func (p *sending) result() (Receipt, error) {
 	if p.pin != nil && (p.err == nil || errors.Is(p.err, ErrUnconfirmed)) { // it has arrived, or may have
 		p.pin.once.Do(func() { p.pin.of(*p.to) })
 	}
@@ -73,7 +134,7 @@ func (p *Pending) result() (Receipt, error) {
 }
 
 // sent returns the receipt as far as it is known before the send has ended.
-func (p *Pending) sent() Receipt {
+func (p *sending) sent() Receipt {
 	r := Receipt{ID: p.id}
 	if p.to != nil {
 		r.To = *p.to
@@ -94,21 +155,5 @@ func (p *pinning) of(to identity.Login) {
 		p.pins.Pin(to.User, to.Key)
 	} else {
 		p.pins.Answered(to)
-	}
-}
-
-// Wait is [Pending.Result] bounded by ctx. If ctx ends first, it returns ctx's error, and the send
-// goes on.
-func (p *Pending) Wait(ctx context.Context) (Receipt, error) {
-	select {
-	case <-p.done:
-		return p.result()
-	default:
-	}
-	select {
-	case <-p.done:
-		return p.result()
-	case <-ctx.Done():
-		return p.sent(), ctx.Err()
 	}
 }

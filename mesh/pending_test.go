@@ -23,7 +23,7 @@ func TestCloseEndsEverySendWithOneResult(t *testing.T) {
 		r.want("MESSAGE")
 		arrived <- struct{}{}
 	})
-	var sends []*Pending
+	var sends []Pending[Receipt]
 	for range 3 * windowMessages {
 		p, err := alice.SendAsync(t.Context(), who.login(), []byte("x"))
 		if err != nil {
@@ -90,7 +90,7 @@ func TestAContextEndsItsOwnSendAndNoOther(t *testing.T) {
 		r.ack(3)
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	send := func(ctx context.Context, text string) *Pending {
+	send := func(ctx context.Context, text string) Pending[Receipt] {
 		p, err := alice.SendAsync(ctx, who.login(), []byte(text))
 		if err != nil {
 			t.Fatal(err)
@@ -121,7 +121,7 @@ func TestAContextEndsItsOwnSendAndNoOther(t *testing.T) {
 	if _, err := first.Wait(ctx); err != nil {
 		t.Errorf("Wait for what has ended, with an ended context: %v", err)
 	}
-	if p, err := alice.SendAsync(ctx, who.login(), []byte("fourth")); p != nil || !errors.Is(err, context.Canceled) || !errors.Is(err, ErrUnreachable) {
+	if p, err := alice.SendAsync(ctx, who.login(), []byte("fourth")); p != (Pending[Receipt]{}) || !errors.Is(err, context.Canceled) || !errors.Is(err, ErrUnreachable) {
 		t.Errorf("with an ended context: got %v, %v, want cancelled, nothing sent", p, err)
 	}
 }
@@ -151,7 +151,7 @@ func TestAFullLaneHoldsCallersBackUntilThereIsRoom(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if p, err := alice.SendAsync(ctx, who.login(), []byte("x")); p != nil || !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrUnreachable) {
+	if p, err := alice.SendAsync(ctx, who.login(), []byte("x")); p != (Pending[Receipt]{}) || !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrUnreachable) {
 		t.Errorf("full: got %v, %v, want to be held back until the deadline", p, err)
 	}
 	if n := alice.Stats().DirectSent; n != laneMessages {

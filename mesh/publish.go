@@ -28,58 +28,19 @@ type Published struct {
 	Acked int
 }
 
-// Publication is an accepted broadcast, ended or not. It is a small value: copy it freely. Its
-// methods are safe for concurrent use.
-type Publication struct {
+// publication is an accepted broadcast, ended or not: what its [Pending] is about.
+type publication struct {
 	id    uint64
 	index uint32 // within the batch
 	batch *batch
-}
-
-// ID is the number of this send, the same as in its [Published].
-func (p Publication) ID() uint64 { return p.id }
-
-// Done returns a channel that is closed when a neighbour has acknowledged the broadcast, or its
-// time is over.
-func (p Publication) Done() <-chan struct{} { return p.batch.done }
-
-// Result waits for the end of the broadcast and returns what Publish would.
-func (p Publication) Result() (Published, error) {
-	<-p.batch.done
-	return p.result()
-}
-
-// Wait is [Publication.Result] bounded by ctx. If ctx ends first, it returns ctx's error and
-// [ErrUnconfirmed], and the broadcast goes on.
-func (p Publication) Wait(ctx context.Context) (Published, error) {
-	select {
-	case <-p.batch.done:
-		return p.result()
-	default:
-	}
-	select {
-	case <-p.batch.done:
-		return p.result()
-	case <-ctx.Done():
-		return Published{ID: p.id}, fmt.Errorf("%w: %w", ErrUnconfirmed, ctx.Err())
-	}
-}
-
-func (p Publication) result() (Published, error) {
-	if p.batch.err != nil {
-		return Published{ID: p.id}, p.batch.err
-	}
-	return Published{
-		ID: p.id, Feed: p.batch.feed, Number: p.batch.first + uint64(p.index), Neighbours: p.batch.neighbours, Acked: p.batch.acked,
-	}, nil
 }
 
 // batch collects the items of one envelope.
 type batch struct {
 	content []byte // serialised wire.Items
 	count   uint32
-	confirm []*PendingConfirmation // whose results wait for receipts of the envelope
-	sealed  chan struct{}          // closed when it has been handed to GossipSub, or never will be
+	confirm []*confirmation // whose results wait for receipts of the envelope
+	sealed  chan struct{}   // closed when it has been handed to GossipSub, or never will be
 	done    chan struct{}
 
 	// Written before sealed is closed, read after.
@@ -132,13 +93,13 @@ func newOutbox() *outbox {
 
 // accept says how an item is to be taken in.
 type accept struct {
-	refuse  bool                 // fail with ErrRate instead of waiting
-	confirm *PendingConfirmation // wants receipts of the item's envelope
+	refuse  bool          // fail with ErrRate instead of waiting
+	confirm *confirmation // wants receipts of the item's envelope
 }
 
 // add appends an item, once there is space for it. The payload is copied. number returns the send's
 // ID, and is called when the item has been accepted.
-func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number func() uint64, how accept) (Publication, error) {
+func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number func() uint64, how accept) (publication, error) {
 	size := wire.ItemSize(kind, len(payload))
 	for {
 		p, space, err := o.tryAdd(kind, payload, size, number, how.confirm)
@@ -146,34 +107,34 @@ func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number
 			return p, err
 		}
 		if how.refuse {
-			return Publication{}, ErrRate
+			return publication{}, ErrRate
 		}
 		select {
 		case <-space:
 		case <-ctx.Done():
-			return Publication{}, &sendError{outcome: ErrUnreachable, cause: ctx.Err()}
+			return publication{}, &sendError{outcome: ErrUnreachable, cause: ctx.Err()}
 		}
 	}
 }
 
 // tryAdd returns the channel to wait on when there is no space.
-func (o *outbox) tryAdd(kind wire.Kind, payload []byte, size int, number func() uint64, confirm *PendingConfirmation) (Publication, <-chan struct{}, error) {
+func (o *outbox) tryAdd(kind wire.Kind, payload []byte, size int, number func() uint64, confirm *confirmation) (publication, <-chan struct{}, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed != nil {
-		return Publication{}, nil, o.closed
+		return publication{}, nil, o.closed
 	}
 	var b *batch
 	if n := len(o.queue); n > 0 && len(o.queue[n-1].content)+size <= wire.MaxContent {
 		b = o.queue[n-1]
 	} else if n >= maxWaiting {
-		return Publication{}, o.space.Next(), nil
+		return publication{}, o.space.Next(), nil
 	} else {
 		b = newBatch()
 		o.queue = append(o.queue, b)
 	}
 	b.content = wire.AppendItem(b.content, kind, payload)
-	p := Publication{id: number(), index: b.count, batch: b}
+	p := publication{id: number(), index: b.count, batch: b}
 	b.count++
 	if confirm != nil {
 		confirm.publication = p
@@ -271,16 +232,20 @@ func (r *Room) PublishText(ctx context.Context, text string) (Published, error) 
 
 // PublishAsync is [Room.Publish] for callers that pipeline: it returns when the message has been
 // queued, and waits only while the queue of 2 MiB is full. Messages that queue up share an
-// envelope.
-func (r *Room) PublishAsync(ctx context.Context, data []byte, opts ...PublishOption) (Publication, error) {
+// envelope. If ctx ends [Pending.Wait], the error is also [ErrUnconfirmed].
+func (r *Room) PublishAsync(ctx context.Context, data []byte, opts ...PublishOption) (Pending[Published], error) {
 	var cfg publishConfig
 	for _, o := range opts {
 		o.applyPublish(&cfg)
 	}
 	if err := checkPayload(cfg.kind, data, r.mesh.cfg.maxMessage); err != nil {
-		return Publication{}, err
+		return Pending[Published]{}, err
 	}
-	return r.outbox.add(ctx, kindToWire(cfg.kind), data, r.mesh.nextID, accept{refuse: cfg.refuse})
+	p, err := r.outbox.add(ctx, kindToWire(cfg.kind), data, r.mesh.nextID, accept{refuse: cfg.refuse})
+	if err != nil {
+		return Pending[Published]{}, err
+	}
+	return Pending[Published]{p.id, p.index, p.batch}, nil
 }
 
 // checkPayload returns why a message is refused locally, in a room or outside, or nil.
@@ -291,7 +256,7 @@ func checkPayload(kind Kind, data []byte, limit int) error {
 	case len(data) > limit:
 		return &SizeError{Size: len(data), Limit: limit}
 	case kind > Text:
-		return fmt.Errorf("mesh: unknown %v", kind)
+		return fmt.Errorf("unknown %v", kind)
 	case kind == Text && !utf8.Valid(data):
 		return ErrNotText
 	}
@@ -404,7 +369,7 @@ func (r *Room) seal(b *batch) {
 		err = errors.New("envelope over the limit") // GossipSub would take it and drop it
 	}
 	if err != nil {
-		b.fail(fmt.Errorf("mesh: room %s: %w", r.name, err))
+		b.fail(fmt.Errorf("room %s: %w", r.name, err))
 		return
 	}
 	b.feed, b.first, b.content = r.id, head.Last+1, nil

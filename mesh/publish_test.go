@@ -26,7 +26,7 @@ func TestOutboxPacksWhatWaitsAndBlocksWhenFull(t *testing.T) {
 		for i := range maxWaiting * perBatch {
 			p, err := o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, accept{})
 			require.NoError(t, err)
-			require.EqualValues(t, i+1, p.ID())
+			require.EqualValues(t, i+1, p.id)
 			require.EqualValues(t, i%perBatch, p.index)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -207,7 +207,7 @@ func TestBatchesAdaptToTheLoad(t *testing.T) {
 			require.LessOrEqual(t, time.Since(start), 20*time.Millisecond, "one way is 5 ms, and back again")
 		}
 		require.EqualValues(t, 3, f.at[0].Stats().EnvelopesPublished-before)
-		var last Publication
+		var last Pending[Published]
 		for range 2000 {
 			var err error
 			last, err = rooms[0].PublishAsync(t.Context(), make([]byte, 200))

@@ -18,7 +18,7 @@ import (
 
 // awaited makes station 0 of three wait for a receipt of station 2, which is cut off, and returns
 // its envelope.
-func awaited(t *testing.T, f *flock) (rooms []*Room, p *PendingConfirmation, hash [sha256.Size]byte, last uint64) {
+func awaited(t *testing.T, f *flock) (rooms []*Room, p Pending[Confirmation], hash [sha256.Size]byte, last uint64) {
 	t.Helper()
 	f.net.ConnectAll()
 	rooms = f.joinAll("ops")

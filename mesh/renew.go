@@ -50,10 +50,10 @@ func (r *Room) reissue(st *identity.Statement, token string) error {
 
 // UpdateToken shows the members another token before the present one ends. If it is refused, with
 // an *identity.TokenError, nothing changes: the stay goes on until the old token ends. In open mode
-// it returns [ErrNoTokens].
+// it returns [ErrOpenMode].
 func (r *Room) UpdateToken(token string) error {
 	if r.door.Authority == nil {
-		return ErrNoTokens
+		return ErrOpenMode
 	}
 	r.mu.Lock()
 	st := r.stay.Own().Statement

@@ -30,7 +30,7 @@ func (r *Room) Send(ctx context.Context, user string, data []byte, opts ...SendO
 		if err != nil {
 			return Receipt{ID: id, To: to.Login}, err
 		}
-		id = p.ID()
+		id = p.id
 		receipt, err := p.await(ctx)
 		// A member that does not know us yet, or does not know that we are logged in, refuses with
 		// one of these reasons. Our greeting and hello are on their way to it.
@@ -61,8 +61,8 @@ func (r *Room) SendText(ctx context.Context, user, text string, opts ...SendOpti
 // SendAsync is [Room.Send] for callers that pipeline: it returns when the message has been queued.
 // See [Mesh.SendAsync]. It does not try again where Send does: a member to which there was no
 // connection before this call may refuse the first messages as [NotMember].
-func (r *Room) SendAsync(ctx context.Context, user string, data []byte, opts ...SendOption) (*Pending, error) {
-	return r.send(ctx, user, new(whom), data, opts, watched, 0)
+func (r *Room) SendAsync(ctx context.Context, user string, data []byte, opts ...SendOption) (Pending[Receipt], error) {
+	return pending(r.send(ctx, user, new(whom), data, opts, watched, 0))
 }
 
 // whom is the user that an address has turned out to mean.
@@ -73,7 +73,7 @@ type whom struct {
 
 // send sends to the user that the address means. In open mode that is always the same key, if it is
 // called again with the same to.
-func (r *Room) send(ctx context.Context, user string, to *whom, data []byte, opts []SendOption, w watching, id uint64) (*Pending, error) {
+func (r *Room) send(ctx context.Context, user string, to *whom, data []byte, opts []SendOption, w watching, id uint64) (*sending, error) {
 	var cfg sendConfig
 	for _, o := range opts {
 		o.applySend(&cfg)

@@ -53,7 +53,7 @@ type StoreError struct {
 	Err  error
 }
 
-func (e *StoreError) Error() string { return fmt.Sprintf("mesh: store %s: %v", e.Path, e.Err) }
+func (e *StoreError) Error() string { return fmt.Sprintf("store %s: %v", e.Path, e.Err) }
 
 // Unwrap returns Err.
 func (e *StoreError) Unwrap() error { return e.Err }
@@ -79,7 +79,7 @@ func (e *StoreError) Unwrap() error { return e.Err }
 // is one transaction that is on the disk (fdatasync) before it counts. A process that is killed, or
 // a machine that loses power, loses what came in the last 100 ms and during one write, and the file
 // is whole. A message is stored once it has been sealed, which usually is at once. What still
-// queues in [Room.PublishAsync] when the process dies is lost, and its Publication has not ended.
+// queues in [Room.PublishAsync] when the process dies is lost, and its [Pending] has not ended.
 //
 // The envelopes are stored as they travelled: signed, and not encrypted. Only the file's owner can
 // read it (0600).

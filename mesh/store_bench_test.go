@@ -44,7 +44,7 @@ func BenchmarkPublish(b *testing.B) {
 					b.Fatal(err)
 				}
 				payload := make([]byte, size)
-				under := make([]Publication, 256)
+				under := make([]Pending[Published], 256)
 				n := 0
 				b.SetBytes(int64(size))
 				b.ReportAllocs()

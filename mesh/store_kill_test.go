@@ -61,7 +61,7 @@ func victim(path string) error {
 		return err
 	}
 	for {
-		var last Publication
+		var last Pending[Published]
 		for range 1 + rand.N(50) {
 			if last, err = r.PublishAsync(ctx, make([]byte, 1+rand.N(2048))); err != nil {
 				return err

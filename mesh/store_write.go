@@ -26,7 +26,7 @@ const (
 )
 
 // ErrNoStore reports that the mesh keeps nothing on disk.
-var ErrNoStore = errors.New("mesh: no store")
+var ErrNoStore = errors.New("no store")
 
 // Flush returns when everything that the room has sealed or taken in before is in the [Store], on
 // the disk. It returns [ErrNoStore] without a store, why the store could not be written, ctx's

@@ -261,7 +261,7 @@ func TestOneUserOfAnIssuerHasOneSeatWhateverTheDevice(t *testing.T) {
 func TestTokensMeanNothingInOpenMode(t *testing.T) {
 	inBubble(t, 1, func(t *testing.T, f *flock) {
 		r := f.join(0, "ops", WithToken("whatever"))
-		require.True(t, errors.Is(r.UpdateToken("x"), ErrNoTokens))
+		require.True(t, errors.Is(r.UpdateToken("x"), ErrOpenMode))
 		require.Empty(t, r.Members()[0].Role)
 	})
 }

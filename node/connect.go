@@ -51,7 +51,7 @@ func (n *Node) Connect(ctx context.Context, addr string) error {
 	}
 	defer done()
 	if err := n.connect(call, info); err != nil {
-		return ended(call, fmt.Errorf("node: connect to %s: %w", info.ID, err))
+		return ended(call, fmt.Errorf("connect to %s: %w", info.ID, err))
 	}
 	n.dialer.want(time.Now(), info.ID, info.Addrs, connected)
 	return nil
@@ -103,7 +103,7 @@ func (n *Node) connectOnce(ctx context.Context, info peer.AddrInfo, again bool) 
 
 // hopeless reports whether an attempt to connect got an answer that the next one would get too.
 func hopeless(err error) bool {
-	refused, unsupported := (*presence.RefusedError)(nil), multistream.ErrNotSupported[protocol.ID]{}
+	refused, unsupported := (*presence.HelloError)(nil), multistream.ErrNotSupported[protocol.ID]{}
 	if errors.As(err, &refused) || errors.As(err, &unsupported) || errors.Is(err, presence.ErrClosed) {
 		return true
 	}

@@ -53,7 +53,7 @@
 // name causes an [IdentityConflict] event and receives no messages meant for the pinned one, in
 // rooms or outside them. While two keys have a name that is not pinned, the name means neither. The
 // same user key on two devices is one user: the later log-in wins, and the other device receives
-// [LoggedOut] with [Duplicate] and leaves its rooms.
+// [LoggedOut] with [Replaced] and leaves its rooms.
 //
 // Nodes of different apps ([WithApp]) that happen to connect refuse each other before anything else
 // is said.

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
@@ -62,41 +64,41 @@ func TestWrongUseGivesTheDocumentedErrors(t *testing.T) {
 		}
 		before := s.Traffic(0)
 		check(t, []failure{
-			{"log in without a name", func() error { return alice.Login(ctx, "") }, identity.ErrEmptyID, `node: log in: identity: user ID "": empty`},
-			{"log in with a bad name", func() error { return alice.Login(ctx, "al ice") }, nil, `node: log in: identity: user ID "al ice": ' ' is not one of a-z A-Z 0-9 _ @ . -`},
-			{"set a bad name", func() error { return alice.SetUser("é") }, nil, `node: set user: identity: user ID "é": 'é' is not one of a-z A-Z 0-9 _ @ . -`},
+			{"log in without a name", func() error { return alice.Login(ctx, "") }, identity.ErrEmptyID, `log in: user ID "": empty`},
+			{"log in with a bad name", func() error { return alice.Login(ctx, "al ice") }, nil, `log in: user ID "al ice": ' ' is not one of a-z A-Z 0-9 _ @ . -`},
+			{"set a bad name", func() error { return alice.SetUser("é") }, nil, `set user: user ID "é": 'é' is not one of a-z A-Z 0-9 _ @ . -`},
 			{"join without a user", join("ops"), mesh.ErrNoIdentity, ""},
-			{"join a bad room", join("no/room"), nil, `identity: room ID "no/room": '/' is not one of a-z A-Z 0-9 _ @ . -`},
+			{"join a bad room", join("no/room"), nil, `room ID "no/room": '/' is not one of a-z A-Z 0-9 _ @ . -`},
 			{"join no room", join(""), identity.ErrEmptyID, ""},
-			{"join with too much info", join("ops", mesh.WithInfo(make([]byte, 201))), nil, "identity: user info of 201 bytes is over the limit of 200"},
-			{"log out before logging in", func() error { return alice.Logout(ctx) }, presence.ErrNotLoggedIn, "node: log out: not logged in"},
+			{"join with too much info", join("ops", mesh.WithInfo(make([]byte, 201))), nil, "user info of 201 bytes is over the limit of 200"},
+			{"log out before logging in", func() error { return alice.Logout(ctx) }, presence.ErrNotLoggedIn, "log out: not logged in"},
 			{"send before logging in", send(alice, "bob", "x"), mesh.ErrNotLoggedIn, "not logged in"},
-			{"send to a bad name", send(alice, "b b", "x"), nil, `identity: user ID "b b": ' ' is not one of a-z A-Z 0-9 _ @ . -`},
+			{"send to a bad name", send(alice, "b b", "x"), nil, `user ID "b b": ' ' is not one of a-z A-Z 0-9 _ @ . -`},
 			{"send to nobody", send(alice, "", "x"), identity.ErrEmptyID, ""},
-			{"send to a bad fingerprint", send(alice, "bob#1", "x"), nil, `identity: address "bob#1": after '#' belongs a fingerprint of 16 characters of a-z 2-7`},
+			{"send to a bad fingerprint", send(alice, "bob#1", "x"), nil, `address "bob#1": after '#' belongs a fingerprint of 16 characters of a-z 2-7`},
 			{"connect to nonsense", func() error { return alice.Connect(ctx, "nonsense") }, nil, ""},
-			{"connect without a peer ID", func() error { return alice.Connect(ctx, s.Addr(1).String()) }, nil, `node: address "` + s.Addr(1).String() + `": it must end in /p2p/ and a peer ID`},
+			{"connect without a peer ID", func() error { return alice.Connect(ctx, s.Addr(1).String()) }, nil, `address "` + s.Addr(1).String() + `": it must end in /p2p/ and a peer ID`},
 		})
 		require.NoError(t, alice.SetUser("alice"))
 		check(t, []failure{
 			{"send with a user and no log-in", send(alice, "bob", "x"), mesh.ErrNotLoggedIn, ""},
-			{"another user", func() error { return alice.SetUser("alicia") }, presence.ErrOtherUser, `node: set user: presence: the node has another user ID: it is "alice", not "alicia"`},
+			{"another user", func() error { return alice.SetUser("alicia") }, presence.ErrOtherUser, `set user: the node has another user ID: it is "alice", not "alicia"`},
 			{"log in as another user", func() error { return alice.Login(ctx, "alicia") }, presence.ErrOtherUser, ""},
 		})
 		require.NoError(t, alice.Login(ctx, "alice"))
 		s.settle()
 		before = s.Traffic(0)
 		check(t, []failure{
-			{"log in twice", func() error { return alice.Login(ctx, "alice") }, presence.ErrLoggedIn, "node: log in: presence: already logged in"},
-			{"send nothing", send(alice, "bob", ""), mesh.ErrEmpty, "mesh: empty message"},
-			{"send too much", send(alice, "bob", over), nil, "mesh: message of 65537 bytes is over the limit of 65536"},
-			{"send bad text", send(alice, "bob", "\xff", mesh.AsText()), mesh.ErrNotText, "mesh: text is not valid UTF-8"},
-			{"send to oneself", send(alice, "alice", "x"), mesh.ErrSelf, "mesh: message to oneself"},
+			{"log in twice", func() error { return alice.Login(ctx, "alice") }, presence.ErrLoggedIn, "log in: already logged in"},
+			{"send nothing", send(alice, "bob", ""), mesh.ErrEmpty, "empty message"},
+			{"send too much", send(alice, "bob", over), nil, "message of 65537 bytes is over the limit of 65536"},
+			{"send bad text", send(alice, "bob", "\xff", mesh.AsText()), mesh.ErrNotText, "text is not valid UTF-8"},
+			{"send to oneself", send(alice, "alice", "x"), mesh.ErrSelf, "message to oneself"},
 			{"send to oneself, exactly", send(alice, alice.Self().Address().String(), "x"), mesh.ErrSelf, ""},
 		})
 		require.Less(t, s.Traffic(0).BytesSent-before.BytesSent, 500, "local errors send nothing")
 		check(t, []failure{
-			{"send to a user who is not there", send(alice, "nobody", "x"), presence.ErrNotFound, "node: send to nobody: presence: user not found: nobody"},
+			{"send to a user who is not there", send(alice, "nobody", "x"), presence.ErrNotFound, "send to nobody: user not found: nobody"},
 			{"send to a key that is not there", send(alice, "bob#aaaaaaaaaaaaaaaa", "x"), presence.ErrNotFound, ""},
 			{"find a user who is not there", func() error { _, err := alice.Find(ctx, "nobody"); return err }, presence.ErrNotFound, ""},
 		})
@@ -120,15 +122,15 @@ func TestWrongUseGivesTheDocumentedErrors(t *testing.T) {
 			}
 		}
 		check(t, []failure{
-			{"join twice", join("ops"), mesh.ErrJoined, "mesh: already joined"},
+			{"join twice", join("ops"), mesh.ErrJoined, "already joined"},
 			{"publish nothing", publish(""), mesh.ErrEmpty, ""},
-			{"publish too much", publish(over), nil, "mesh: message of 65537 bytes is over the limit of 65536"},
+			{"publish too much", publish(over), nil, "message of 65537 bytes is over the limit of 65536"},
 			{"publish bad text", publish("\xff", mesh.AsText()), mesh.ErrNotText, ""},
 			{"send nothing in a room", inRoom("bob", ""), mesh.ErrEmpty, ""},
-			{"send too much in a room", inRoom("bob", over), nil, "mesh: message of 65537 bytes is over the limit of 65536"},
+			{"send too much in a room", inRoom("bob", over), nil, "message of 65537 bytes is over the limit of 65536"},
 			{"send to oneself in a room", inRoom("alice", "x"), mesh.ErrSelf, ""},
-			{"send to one who is not in the room", inRoom("carol", "x"), mesh.ErrNotMember, "mesh: no such member in the room ops: carol"},
-			{"send to a bad name in a room", inRoom("b b", "x"), nil, `identity: user ID "b b": ' ' is not one of a-z A-Z 0-9 _ @ . -`},
+			{"send to one who is not in the room", inRoom("carol", "x"), mesh.ErrNotMember, "no such member in the room ops: carol"},
+			{"send to a bad name in a room", inRoom("b b", "x"), nil, `user ID "b b": ' ' is not one of a-z A-Z 0-9 _ @ . -`},
 		})
 		_, err = room.Publish(ctx, []byte(max))
 		require.NoError(t, err)
@@ -177,14 +179,28 @@ func TestAUserWhoIsKnownToBeThereAndCannotBeReachedIsNotSentTo(t *testing.T) {
 		_, err := alice.SendText(within(t), "carol", "x") // bob knows her and answers
 		require.ErrorIs(t, err, mesh.ErrUnreachable)
 		require.ErrorIs(t, err, presence.ErrUnreachable)
-		require.EqualError(t, err, "node: send to carol: peer unreachable, nothing was sent (presence: user unreachable: carol)")
+		require.EqualError(t, err, "send to carol: unreachable: carol")
 	})
+}
+
+func TestAnErrorOfSeveralPackagesIsOneError(t *testing.T) {
+	for _, same := range [][]error{
+		{identity.ErrClosed, node.ErrClosed, mesh.ErrClosed, presence.ErrClosed},
+		{identity.ErrNotLoggedIn, mesh.ErrNotLoggedIn, presence.ErrNotLoggedIn},
+		{identity.ErrUnreachable, mesh.ErrUnreachable, presence.ErrUnreachable},
+		{identity.ErrOpenMode, mesh.ErrOpenMode, presence.ErrOpenMode},
+	} {
+		for _, err := range same {
+			require.Equal(t, same[0], err)
+		}
+	}
+	require.ErrorIs(t, node.ErrClosed, net.ErrClosed)
 }
 
 func TestAReaderThatIsTooSlowRefusesMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSim(t, 2, func(int) []node.Option {
-			return []node.Option{node.WithQueue(mesh.QueueLimits{Events: 3, Bytes: 1 << 20})}
+			return []node.Option{node.WithMesh(mesh.WithQueue(mesh.QueueLimits{Events: 3, Bytes: 1 << 20}))}
 		})
 		s.Connect(0, 1)
 		alice, bob := s.login(0, "alice"), s.login(1, "bob")
@@ -197,7 +213,7 @@ func TestAReaderThatIsTooSlowRefusesMessages(t *testing.T) {
 		refused, ok := errors.AsType[*mesh.RefusedError](err)
 		require.True(t, ok, "%v", err)
 		require.Equal(t, mesh.QueueFull, refused.Reason)
-		require.EqualError(t, err, "node: send to bob: refused by the receiver: queue full")
+		require.EqualError(t, err, "send to bob: refused by the receiver: queue full")
 		for range 3 {
 			await[*mesh.DirectMessage](t, bob, nil)
 		}
@@ -216,7 +232,7 @@ func TestAClosedNodeSaysSo(t *testing.T) {
 		room := s.join(0, "ops")
 		require.NoError(t, n.Close())
 		check(t, []failure{
-			{"log in", func() error { return n.Login(ctx, "alice") }, node.ErrClosed, "node: use of closed network connection"},
+			{"log in", func() error { return n.Login(ctx, "alice") }, node.ErrClosed, "closed"},
 			{"set user", func() error { return n.SetUser("alice") }, node.ErrClosed, ""},
 			{"log out", func() error { return n.Logout(ctx) }, node.ErrClosed, ""},
 			{"join", func() error { _, err := n.Join(ctx, "ops"); return err }, node.ErrClosed, ""},
@@ -231,6 +247,41 @@ func TestAClosedNodeSaysSo(t *testing.T) {
 		for _, err := range n.Events(ctx) {
 			t.Errorf("the iterator yields %v after the end", err)
 		}
+		for s, err := range n.Watch(ctx, "bob") {
+			t.Errorf("a watch yields %v, %v after the end", s, err)
+		}
+	})
+}
+
+func TestAWatchEndsSilentlyWithTheNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 2, nil)
+		s.Connect(0, 1)
+		n := s.login(0, "alice")
+		s.login(1, "bob")
+		s.settle()
+		for _, user := range []string{"bob", "nobody"} { // one is followed, the other asked about again and again
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var last error
+			for _, err := range n.Watch(ctx, user) {
+				cancel()
+				last = err
+			}
+			require.ErrorIs(t, last, context.Canceled, user)
+			require.NotErrorIs(t, last, node.ErrClosed, user)
+		}
+		var watches sync.WaitGroup
+		for _, user := range []string{"bob", "nobody"} {
+			watches.Go(func() {
+				for _, err := range n.Watch(t.Context(), user) {
+					assert.NoError(t, err, user)
+				}
+			})
+		}
+		synctest.Wait()
+		require.NoError(t, n.Close())
+		watches.Wait()
 	})
 }
 

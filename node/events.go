@@ -12,10 +12,10 @@ import (
 )
 
 // Event is one thing that happened to the node, outside rooms. It is a pointer to one of [PeerUp],
-// [PeerChanged], [PeerDown], [PeerFailed], [IdentityConflict], [LoggedOut], [TokenExpiring],
-// [TokenEnded], [DuplicateDevice], [AddrsChanged], [mesh.DirectMessage] and [mesh.Lagged]. The
-// events of a node form one ordered stream, numbered in [Header].Seq; rooms have streams of their
-// own.
+// [PeerChanged], [PeerDown], [PeerFailed], [SettingDiffers], [IdentityConflict], [LoggedOut],
+// [TokenExpiring], [TokenEnded], [DuplicateDevice], [AddrsChanged], [mesh.DirectMessage] and
+// [mesh.Lagged]. The events of a node form one ordered stream, numbered in [Header].Seq; rooms have
+// streams of their own.
 //
 // Every event marshals to one JSON object, described in docs/EVENTS.md. Field names and values stay
 // the same from version to version; new fields and new types may be added.
@@ -43,6 +43,7 @@ const (
 	TypePeerChanged      = "peer_changed"
 	TypePeerDown         = "peer_down"
 	TypePeerFailed       = "peer_failed"
+	TypeSettingDiffers   = "setting_differs"
 	TypeIdentityConflict = "identity_conflict"
 	TypeLoggedOut        = "logged_out"
 	TypeTokenExpiring    = mesh.TypeTokenExpiring
@@ -124,15 +125,26 @@ func (c IdentityConflict) MarshalJSON() ([]byte, error) {
 	return json.Marshal(out)
 }
 
+// SettingDiffers says that a connected node of the same app has another value of a setting that all
+// nodes of an app must have in common: [mesh.WithMaxMessage], [mesh.WithGrace] or [WithLeeway]. It
+// follows the node's [PeerUp]. The two go on, but may judge the same thing differently.
+type SettingDiffers struct {
+	Header
+	Peer    peer.ID `json:"peer"`
+	Setting string  `json:"setting"` // "max_message", "grace" or "leeway"
+	Ours    string  `json:"ours"`    // bytes as a decimal number, or a duration such as "10s"
+	Theirs  string  `json:"theirs"`
+}
+
 // LogoutReason is why a log-in ended.
 type LogoutReason string
 
 const (
-	Logout    LogoutReason = "logout"    // by the program, or because the node was closed
-	Duplicate LogoutReason = "duplicate" // the same user has logged in on another device
+	Logout   LogoutReason = "logout"   // by the program, or because the node was closed
+	Replaced LogoutReason = "replaced" // the same user has logged in on another device
 )
 
-// LoggedOut says that this node's log-in has ended. After [Duplicate] the node has also left its
+// LoggedOut says that this node's log-in has ended. After [Replaced] the node has also left its
 // rooms, and does not log in again by itself.
 type LoggedOut struct {
 	Header

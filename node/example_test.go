@@ -142,7 +142,7 @@ func ExampleNode_SendAsync() {
 		log.Fatal(err)
 	}
 
-	var sends []*mesh.Pending
+	var sends []mesh.Pending[mesh.Receipt]
 	for _, text := range []string{"one", "two", "three"} {
 		p, err := alice.SendAsync(ctx, "carol", []byte(text))
 		if err != nil {
@@ -182,5 +182,5 @@ func ExampleLoggedOut() {
 			break
 		}
 	}
-	// Output: alice duplicate true
+	// Output: alice replaced true
 }

@@ -79,7 +79,7 @@ func (n *Node) peerFailed(p peer.ID, err error) {
 
 // failure turns an error of a dial or of a hello into a reason and a short text.
 func failure(err error) (reason Failure, detail string) {
-	refused, isRefused := errors.AsType[*presence.RefusedError](err)
+	refused, isRefused := errors.AsType[*presence.HelloError](err)
 	mismatch, isOther := errors.AsType[sec.ErrPeerIDMismatch](err)
 	switch {
 	case isOther:

@@ -77,7 +77,7 @@ func TestTheCallersHostMustHaveTheRightKey(t *testing.T) {
 	key, _, err := crypto.GenerateSecp256k1Key(rand.Reader)
 	require.NoError(t, err)
 	_, err = New(WithHost(newHost(key)), WithoutMDNS())
-	require.EqualError(t, err, "node: host: its key is Secp256k1, want Ed25519")
+	require.EqualError(t, err, "host: its key is Secp256k1, want Ed25519")
 
 	dir := t.TempDir()
 	_, err = New(WithHost(newHost(nil)), WithDataDir(dir), WithoutMDNS())

@@ -30,7 +30,7 @@ func (e *ListenError) Error() string {
 	case errors.Is(e.Err, syscall.EACCES):
 		way = " (ports below 1024 are for the system; listen on port 0: any free one)"
 	}
-	return fmt.Sprintf("node: listen on %s: %v%s", e.Addr, e.Err, way)
+	return fmt.Sprintf("listen on %s: %v%s", e.Addr, e.Err, way)
 }
 
 // Unwrap returns Err. errors.Is(err, syscall.EADDRINUSE) reports whether the port is in use.

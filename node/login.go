@@ -18,7 +18,7 @@ func (n *Node) SetUser(user string) error {
 	}
 	defer done()
 	if err := n.presence.SetUser(user); err != nil {
-		return fmt.Errorf("node: set user: %w", err)
+		return fmt.Errorf("set user: %w", err)
 	}
 	n.keepUser(user)
 	return nil
@@ -39,7 +39,7 @@ func (n *Node) Login(ctx context.Context, user string, opts ...LoginOption) erro
 	}
 	defer done()
 	if err := n.presence.Login(call, user, opts...); err != nil {
-		return ended(call, fmt.Errorf("node: log in: %w", err))
+		return ended(call, fmt.Errorf("log in: %w", err))
 	}
 	n.keepUser(user)
 	n.log.Info("logged in", "user", user)
@@ -70,7 +70,7 @@ func (n *Node) Logout(ctx context.Context) error {
 func (n *Node) logout(ctx context.Context) error {
 	user := n.User()
 	if err := n.presence.Logout(ctx); err != nil {
-		return fmt.Errorf("node: log out: %w", err)
+		return fmt.Errorf("log out: %w", err)
 	}
 	n.queue.PushNotice(&LoggedOut{Header: Header{Type: TypeLoggedOut}, User: user, Reason: Logout})
 	n.log.Info("logged out", "user", user)

@@ -151,7 +151,7 @@ func TestAGivenPortInUseIsAnError(t *testing.T) {
 		a, _ = peer.SplitAddr(a)
 		_, err = node.New(node.WithListen(a.String()), node.WithoutMDNS())
 		require.ErrorIs(t, err, syscall.EADDRINUSE)
-		require.EqualError(t, err, "node: listen on "+a.String()+": bind: address already in use (stop the program that has it, or listen on port 0: any free one)")
+		require.EqualError(t, err, "listen on "+a.String()+": bind: address already in use (stop the program that has it, or listen on port 0: any free one)")
 		bad, ok := errors.AsType[*node.ListenError](err)
 		require.True(t, ok)
 		require.Equal(t, a.String(), bad.Addr)
@@ -161,7 +161,7 @@ func TestAGivenPortInUseIsAnError(t *testing.T) {
 func TestAnAddressThatIsNotOursIsAnError(t *testing.T) {
 	_, err := node.New(node.WithListen("/ip4/192.0.2.1/tcp/0"), node.WithoutMDNS())
 	require.ErrorIs(t, err, syscall.EADDRNOTAVAIL)
-	require.ErrorContains(t, err, "node: listen on /ip4/192.0.2.1/tcp/0: bind: cannot assign requested address (this machine has no such address")
+	require.ErrorContains(t, err, "listen on /ip4/192.0.2.1/tcp/0: bind: cannot assign requested address (this machine has no such address")
 }
 
 func TestAKeptPortThatIsTakenIsReplacedWithAWarning(t *testing.T) {
@@ -212,7 +212,7 @@ func TestADataDirectoryThatIsHeldIsAnError(t *testing.T) {
 	start(t, node.WithDataDir(dir))
 	_, err := node.New(node.WithDataDir(dir), node.WithListen(tcpLoop), node.WithoutMDNS())
 	require.ErrorIs(t, err, identity.ErrInUse)
-	require.EqualError(t, err, "identity: data directory "+dir+": in use by another node")
+	require.EqualError(t, err, "data directory "+dir+": in use by another node")
 }
 
 func TestAKeyFileThatCannotBeReadIsAnErrorAndIsNotReplaced(t *testing.T) {
@@ -281,7 +281,7 @@ func TestTheConnectionIsFoundDeadWhenAPeerDoesNotAnswerItsHello(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	err = n.Connect(ctx, h.Addrs()[0].String()+"/p2p/"+h.ID().String())
-	require.ErrorContains(t, err, "node: connect to "+h.ID().String()+": ")
+	require.ErrorContains(t, err, "connect to "+h.ID().String()+": ")
 	none[*node.PeerUp](t, drained(n))
 	agent, err := h.Peerstore().Get(n.ID(), "AgentVersion")
 	require.NoError(t, err)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"sync"
 	"time"
@@ -23,9 +22,9 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
-// ErrClosed says that the node is closed, or was closed while the call waited. It is a
-// net.ErrClosed.
-var ErrClosed = fmt.Errorf("node: %w", net.ErrClosed)
+// ErrClosed says that the node is closed, or was closed while the call waited. It is
+// [identity.ErrClosed].
+var ErrClosed = identity.ErrClosed
 
 // ErrOtherDevice reports that a host and a data directory have different device keys.
 var ErrOtherDevice = errors.New("the host has another key than the data directory")
@@ -41,6 +40,7 @@ const historyFile = "history.db"
 // that only one goroutine at a time may read with Recv or Events.
 type Node struct {
 	cfg      config
+	settings mesh.Settings
 	log      *slog.Logger
 	app      identity.AppID
 	tokens   *identity.Authority // nil: open mode
@@ -76,10 +76,11 @@ func New(opts ...Option) (*Node, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	settings, _ := mesh.Settle(cfg.mesh...) // validate has checked them
 	ctx, stop := context.WithCancel(context.Background())
 	n := &Node{
-		cfg: cfg, log: cfg.log,
-		queue: newQueue(cfg.queue),
+		cfg: cfg, settings: settings, log: cfg.log,
+		queue: newQueue(settings.Queue),
 		ctx:   ctx, stop: stop,
 		retries: make(chan struct{}, connectRetries),
 		peers:   make(map[peer.ID]Peer),
@@ -125,12 +126,12 @@ func (n *Node) openKeys() (err error) {
 		n.undo = append(n.undo, n.dir.Close)
 		n.keys = n.dir.Keys()
 		if h != nil && h.ID() != n.keys.PeerID() {
-			return fmt.Errorf("node: %w", ErrOtherDevice)
+			return ErrOtherDevice
 		}
 	case h != nil:
 		key, err := hostKey(h)
 		if err != nil {
-			return fmt.Errorf("node: host: %w", err)
+			return fmt.Errorf("host: %w", err)
 		}
 		n.keys = &identity.Keys{Device: key, User: key}
 	default:
@@ -154,7 +155,7 @@ func (n *Node) openHost() (err error) {
 	}
 	var closeHost func() error
 	if n.host, closeHost, err = newHost(&n.cfg, n.keys); err != nil {
-		return fmt.Errorf("node: host: %w", err)
+		return fmt.Errorf("host: %w", err)
 	}
 	n.undo = append(n.undo, closeHost)
 	return nil
@@ -178,7 +179,8 @@ func (n *Node) openLayers() (err error) {
 		return nil
 	})
 	opts := []presence.Option{
-		presence.WithObserver(n.observe), presence.WithLogger(n.log), presence.WithMaxMessage(n.cfg.maxMessage),
+		presence.WithObserver(n.observe), presence.WithLogger(n.log), presence.WithMaxMessage(n.settings.MaxMessage),
+		presence.WithGrace(n.settings.Grace),
 		presence.WithAuthority(n.tokens), presence.WithPins(n.pins),
 	}
 	if n.cfg.dht {
@@ -192,22 +194,24 @@ func (n *Node) openLayers() (err error) {
 		opts = append(opts, presence.WithRemembered(n.dir))
 	}
 	if n.presence, err = presence.New(n.host, n.app, n.keys, opts...); err != nil {
-		return fmt.Errorf("node: %w", err)
+		return err
 	}
 	n.undo = append(n.undo, n.presence.Close)
 	if n.cfg.keepHistory {
 		if n.store, err = mesh.OpenStore(filepath.Join(n.dir.Path(), historyFile), 0); err != nil {
-			return fmt.Errorf("node: %w", err)
+			return err
 		}
 		n.undo = append(n.undo, n.store.Close)
 	}
-	n.mesh, err = mesh.New(n.host, n.presence,
-		mesh.WithLogger(n.log), mesh.WithInbox(n.takeDirect), mesh.WithSendTimeout(n.cfg.sendTimeout),
-		mesh.WithGrace(n.cfg.grace), mesh.WithLargeRoom(n.cfg.large), mesh.WithMeshDegree(n.cfg.degree), mesh.WithQueue(n.cfg.queue), mesh.WithMaxMessage(n.cfg.maxMessage),
-		mesh.WithRetention(n.cfg.retention), mesh.WithPins(n.pins),
-		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store))
-	if err != nil {
-		return fmt.Errorf("node: %w", err)
+	around := []mesh.Option{
+		mesh.WithLogger(n.log), mesh.WithInbox(n.takeDirect), mesh.WithPins(n.pins),
+		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store),
+	}
+	for _, s := range n.cfg.mesh {
+		around = append(around, s)
+	}
+	if n.mesh, err = mesh.New(n.host, n.presence, around...); err != nil {
+		return err
 	}
 	n.undo = append(n.undo, n.mesh.Close)
 	return nil
@@ -310,7 +314,7 @@ func (n *Node) enter(ctx context.Context) (call context.Context, done func(), er
 
 // ended adds ErrClosed to the error of a call that Close has cut short, and not its caller.
 func ended(call context.Context, err error) error {
-	if err != nil && errors.Is(context.Cause(call), ErrClosed) && !errors.Is(err, net.ErrClosed) {
+	if err != nil && errors.Is(context.Cause(call), ErrClosed) && !errors.Is(err, ErrClosed) {
 		return errors.Join(ErrClosed, err)
 	}
 	return err

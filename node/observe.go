@@ -13,6 +13,12 @@ import (
 	"github.com/starling-mesh/starling/presence"
 )
 
+// A directory that lacks a method of these would not be asked, and nothing else would show it.
+var (
+	_ mesh.Identity = (*presence.Directory)(nil)
+	_ mesh.Observer = (*presence.Directory)(nil)
+)
+
 // observe turns what presence sees into events of the node and into peers to redial. It is called
 // without locks and does not block.
 func (n *Node) observe(ev presence.Event) {
@@ -23,14 +29,19 @@ func (n *Node) observe(ev presence.Event) {
 		n.peerChanged(ev.Peer, ev.Session)
 	case presence.PeerDown:
 		n.peerDown(ev.Peer)
+	case presence.SettingDiffers:
+		n.log.Debug("a peer has another setting", "peer", ev.Peer, "setting", ev.Setting, "ours", ev.Ours, "theirs", ev.Theirs)
+		n.queue.PushNotice(&SettingDiffers{
+			Header: Header{Type: TypeSettingDiffers}, Peer: ev.Peer, Setting: ev.Setting, Ours: ev.Ours, Theirs: ev.Theirs,
+		})
 	case presence.Conflict:
 		out := &IdentityConflict{Header: Header{Type: TypeIdentityConflict}, User: ev.User, Pinned: ev.Pinned, Other: ev.Other}
 		if ev.Pinned.IsZero() {
 			out.Rival = &ev.Rival
 		}
 		n.queue.PushNotice(out)
-	case presence.Displaced:
-		n.displaced(ev.By)
+	case presence.Replaced:
+		n.replaced(ev.By)
 	case presence.TokenExpiring:
 		n.queue.PushNotice(&TokenExpiring{Header: Header{Type: TypeTokenExpiring}, Expires: ev.Expires})
 	case presence.TokenEnded:
@@ -89,11 +100,11 @@ func (n *Node) peerDown(p peer.ID) {
 	}
 }
 
-// displaced makes this node leave its rooms, since the same user has logged in on another device.
-func (n *Node) displaced(by identity.Login) {
+// replaced makes this node leave its rooms, since the same user has logged in on another device.
+func (n *Node) replaced(by identity.Login) {
 	user := n.User()
 	n.tasks.Go(func() { n.mesh.EvictAll(mesh.ErrReplaced) })
-	n.queue.PushNotice(&LoggedOut{Header: Header{Type: TypeLoggedOut}, User: user, Reason: Duplicate, By: &by})
+	n.queue.PushNotice(&LoggedOut{Header: Header{Type: TypeLoggedOut}, User: user, Reason: Replaced, By: &by})
 	n.log.Info("logged out: the user is on another device", "user", user, "peer", by.Peer)
 }
 

@@ -34,41 +34,28 @@ type config struct {
 	issuersFile string
 	leeway      time.Duration
 	log         *slog.Logger
-	sendTimeout time.Duration
-	grace       time.Duration
-	large       int
-	degree      int
-	queue       mesh.QueueLimits
-	maxMessage  int
-	retention   mesh.Retention
+	mesh        []mesh.Setting
 	keepHistory bool
 }
 
 func defaultConfig() config {
 	return config{
-		app:         "starling",
-		mdns:        true,
-		dht:         true,
-		connsLow:    160,
-		connsHigh:   224,
-		leeway:      identity.DefaultLeeway,
-		log:         slog.New(slog.DiscardHandler),
-		sendTimeout: 12 * time.Second,
-		grace:       10 * time.Second,
-		large:       500,
-		degree:      mesh.MinMeshDegree,
-		queue:       mesh.DefaultQueue,
-		maxMessage:  mesh.MaxMessage,
-		retention:   mesh.DefaultRetention,
+		app:       "starling",
+		mdns:      true,
+		dht:       true,
+		connsLow:  160,
+		connsHigh: 224,
+		leeway:    identity.DefaultLeeway,
+		log:       slog.New(slog.DiscardHandler),
 	}
 }
 
-// validate reports all mistakes at once. Each error names its package.
+// validate reports all mistakes at once.
 func (c *config) validate() error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
 		if !ok {
-			errs = append(errs, fmt.Errorf("node: "+format, args...))
+			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
 	if err := identity.CheckApp(c.app); err != nil {
@@ -86,7 +73,7 @@ func (c *config) validate() error {
 	}
 	if c.userKey != nil {
 		if _, err := identity.ParseKey(c.userKey); err != nil {
-			errs = append(errs, fmt.Errorf("node: user key: %w", err))
+			errs = append(errs, fmt.Errorf("user key: %w", err))
 		}
 	}
 	check(c.issuers.IsZero() || c.issuersFile == "", "WithIssuers and WithIssuersFile exclude each other")
@@ -98,15 +85,7 @@ func (c *config) validate() error {
 	check(c.log != nil, "no logger")
 	check(c.connsLow > 0 && c.connsLow < c.connsHigh && c.connsHigh <= maxConns,
 		"connections from %d to %d: want 0 < low < high <= %d", c.connsLow, c.connsHigh, maxConns)
-	check(c.sendTimeout > 0, "send timeout %v is not positive", c.sendTimeout)
-	check(c.grace >= 0, "grace %v is negative", c.grace)
-	check(c.large >= 2, "a large room of %d members is none", c.large)
-	check(c.degree >= mesh.MinMeshDegree && c.degree <= mesh.MaxMeshDegree, "a mesh degree of %d is not in %d to %d", c.degree, mesh.MinMeshDegree, mesh.MaxMeshDegree)
-	check(c.maxMessage > 0 && c.maxMessage <= mesh.MaxMessage,
-		"a message limit of %d bytes is not in 1 to %d", c.maxMessage, mesh.MaxMessage)
-	check(c.queue.Events > 0 && c.queue.Bytes >= c.maxMessage,
-		"a queue of %d events and %d bytes does not hold one message of %d bytes", c.queue.Events, c.queue.Bytes, c.maxMessage)
-	if err := c.retention.Validate(); err != nil {
+	if _, err := mesh.Settle(c.mesh...); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
@@ -189,7 +168,7 @@ func WithIssuersFile(path string) Option { return func(c *config) { c.issuersFil
 
 // WithLeeway sets by how much the clocks of issuers and nodes may differ: a token counts that long
 // before it begins and after it expires. The default is 120 s; New rejects less than 0 and more
-// than 10 min. It is one value per app, equal on all its nodes.
+// than 10 min. It is one value per app, equal on all its nodes: see [SettingDiffers].
 func WithLeeway(d time.Duration) Option { return func(c *config) { c.leeway = d } }
 
 // WithLogger sets where the node logs. The default discards everything. Info is for the lifetime of
@@ -197,41 +176,18 @@ func WithLeeway(d time.Duration) Option { return func(c *config) { c.leeway = d 
 // wrong is Debug, so that no peer can fill a disk.
 func WithLogger(log *slog.Logger) Option { return func(c *config) { c.log = log } }
 
-// WithSendTimeout sets how long a send to one user waits for its answer when its context has no
-// deadline. The default is 12 s. New rejects 0 and less.
-func WithSendTimeout(d time.Duration) Option { return func(c *config) { c.sendTimeout = d } }
+// WithMesh sets how rooms and messages work on this node: [mesh.WithGrace], [mesh.WithRetention]
+// and all else that is a [mesh.Setting]. [mesh.WithQueue] also bounds the node's own stream of
+// events, and [mesh.WithSendTimeout] bounds [Node.Send]. New rejects what [mesh.New] would reject.
+// Several calls add up. The grace and the largest message must be equal on all nodes of an app: see
+// [SettingDiffers].
+func WithMesh(settings ...mesh.Setting) Option {
+	return func(c *config) { c.mesh = append(c.mesh, settings...) }
+}
 
-// WithGrace sets how long a member that fell silent stays in a room before it counts as dropped:
-// see [mesh.WithGrace]. It is one value per app. The default is 10 s; 0 drops the member at once.
-// New rejects a negative one.
-func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } }
-
-// WithLargeRoom sets from how many members on a room reports its size instead of each join and
-// leave: see [mesh.WithLargeRoom]. The default is 500. New rejects less than 2.
-func WithLargeRoom(members int) Option { return func(c *config) { c.large = members } }
-
-// WithMeshDegree sets to how many neighbours a member passes messages on, in rooms whose members
-// are not all connected to each other: see [mesh.WithMeshDegree]. The default is
-// [mesh.MinMeshDegree], 3. New rejects less than that and more than [mesh.MaxMeshDegree], 6.
-func WithMeshDegree(d int) Option { return func(c *config) { c.degree = d } }
-
-// WithQueue sets how many events, and how many bytes of payload, wait for the reader of each
-// stream: the node's and every room's. See [mesh.QueueLimits] for the defaults. New rejects limits
-// that cannot hold one message.
-func WithQueue(limits mesh.QueueLimits) Option { return func(c *config) { c.queue = limits.Filled() } }
-
-// WithMaxMessage sets the largest message, in bytes, sent or received. The default, and the most
-// that New accepts, is [mesh.MaxMessage], 65,536. It is one value per app, equal on all its nodes.
-func WithMaxMessage(n int) Option { return func(c *config) { c.maxMessage = n } }
-
-// WithRetention sets what every room keeps of its broadcasts for members that missed some:
-// [mesh.DefaultRetention] where a field is zero. New rejects a retention that cannot hold an
-// envelope of 256 KiB, or that is negative.
-func WithRetention(r mesh.Retention) Option { return func(c *config) { c.retention = r.Filled() } }
-
-// WithHistoryStore keeps what rooms retain ([WithRetention]) in the file history.db of the data
-// directory, up to [mesh.DefaultStoreLimit] for all rooms. So this node can send others, after a
-// restart, the broadcasts that they missed. That includes its own, such as those that nobody had
+// WithHistoryStore keeps what rooms retain ([mesh.WithRetention]) in the file history.db of the
+// data directory, up to [mesh.DefaultStoreLimit] for all rooms. So this node can send others, after
+// a restart, the broadcasts that they missed. That includes its own, such as those that nobody had
 // acknowledged when it crashed. Its own program receives stored broadcasts only if it joins with
 // [mesh.WithHistory] or [mesh.WithResume]. See [mesh.Store] for what a crash can lose.
 //
@@ -247,7 +203,7 @@ type AddrError struct {
 	Err   error
 }
 
-func (e *AddrError) Error() string { return fmt.Sprintf("node: address %q: %v", e.Value, e.Err) }
+func (e *AddrError) Error() string { return fmt.Sprintf("address %q: %v", e.Value, e.Err) }
 
 // Unwrap returns Err.
 func (e *AddrError) Unwrap() error { return e.Err }

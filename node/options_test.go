@@ -39,14 +39,8 @@ var fieldRules = map[string]struct {
 	"issuersFile": {free: "reading it is the check", zeroDefault: true},
 	"leeway":      {bad: func(c *config) { c.leeway = identity.MaxLeeway + 1 }},
 	"log":         {bad: func(c *config) { c.log = nil }},
-	"sendTimeout": {bad: func(c *config) { c.sendTimeout = 0 }},
-	"grace":       {bad: func(c *config) { c.grace = -1 }},
-	"large":       {bad: func(c *config) { c.large = 1 }},
-	"degree":      {bad: func(c *config) { c.degree = 7 }},
-	"queue":       {bad: func(c *config) { c.queue.Bytes = c.maxMessage - 1 }},
-	"maxMessage":  {bad: func(c *config) { c.maxMessage = mesh.MaxMessage + 1 }},
 	"keepHistory": {bad: func(c *config) { c.keepHistory = true }, zeroDefault: true},
-	"retention":   {bad: func(c *config) { c.retention.Age = -1 }},
+	"mesh":        {bad: func(c *config) { c.mesh = []mesh.Setting{mesh.WithGrace(-1)} }, zeroDefault: true},
 }
 
 type anyHost struct{ host.Host }
@@ -86,11 +80,11 @@ func TestEveryOptionHasADefaultAndACheck(t *testing.T) {
 
 func TestAllMistakesInOptionsAreReportedTogether(t *testing.T) {
 	_, err := New(WithApp(""), WithListen("nonsense"), WithPeers("/ip4/1.2.3.4/tcp/1"), WithLogger(nil),
-		WithSendTimeout(-time.Second), WithConnections(5, 5))
+		WithMesh(mesh.WithSendTimeout(-time.Second)), WithMesh(mesh.WithGrace(-time.Hour), mesh.WithQueue(mesh.QueueLimits{Bytes: 100})), WithConnections(5, 5))
 	require.ErrorIs(t, err, identity.ErrEmptyID)
 	for _, want := range []string{
 		"app ID", `address "nonsense"`, `address "/ip4/1.2.3.4/tcp/1": it must end in /p2p/`, "no logger",
-		"send timeout -1s is not positive", "connections from 5 to 5",
+		"send timeout -1s is not positive", "grace -1h0m0s is negative", "a queue of 8192 events and 100 bytes", "connections from 5 to 5",
 	} {
 		require.ErrorContains(t, err, want)
 	}
@@ -102,15 +96,25 @@ func TestOptionsOnlyRecord(t *testing.T) {
 	for _, o := range []Option{
 		WithApp("acme"), WithDataDir("/x"), WithListen("a"), WithListen("b", "c"), WithPeers("p"), WithPeers("q"), WithoutMDNS(), WithoutDHT(), WithWAN(),
 		WithPortMapping(), WithConnections(1, 2), WithHost(anyHost{}), WithUserKey([]byte("k")), WithIssuers(someIssuers()), WithIssuersFile("i"), WithLeeway(6), WithLogger(log),
-		WithSendTimeout(1), WithGrace(2), WithLargeRoom(7), WithMeshDegree(4), WithQueue(mesh.QueueLimits{Events: 3, Bytes: 4}), WithMaxMessage(5), WithRetention(mesh.Retention{Messages: 6, Bytes: 7, Age: 8}),
 	} {
 		o(&c)
 	}
 	require.Equal(t, config{
 		app: "acme", dataDir: "/x", listen: []string{"a", "b", "c"}, peers: []string{"p", "q"}, wan: true, portMapping: true,
-		connsLow: 1, connsHigh: 2, host: anyHost{}, userKey: []byte("k"), issuers: someIssuers(), issuersFile: "i", leeway: 6, log: log, sendTimeout: 1, grace: 2, large: 7, degree: 4,
-		queue: mesh.QueueLimits{Events: 3, Bytes: 4}, maxMessage: 5, retention: mesh.Retention{Messages: 6, Bytes: 7, Age: 8},
+		connsLow: 1, connsHigh: 2, host: anyHost{}, userKey: []byte("k"), issuers: someIssuers(), issuersFile: "i", leeway: 6, log: log,
 	}, c)
+}
+
+func TestSettingsOfTheMeshReachIt(t *testing.T) {
+	n := onLoopback(t, WithMesh(mesh.WithMaxMessage(100), mesh.WithSendTimeout(time.Hour)), WithMesh(mesh.WithQueue(mesh.QueueLimits{Events: 7}), mesh.WithMaxMessage(5)))
+	require.Equal(t, 5, n.settings.MaxMessage, "the last one counts")
+	require.Equal(t, time.Hour, n.settings.SendTimeout)
+	require.Equal(t, mesh.QueueLimits{Events: 7, Bytes: mesh.DefaultQueue.Bytes}, n.settings.Queue)
+	require.NoError(t, n.SetUser("alice"))
+	room, err := n.Join(t.Context(), "ops")
+	require.NoError(t, err)
+	_, err = room.PublishText(t.Context(), "123456")
+	require.Equal(t, &mesh.SizeError{Size: 6, Limit: 5}, err)
 }
 
 func TestAddressesAreCheckedWhereTheyAreGiven(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 // Send sends data to a user, outside rooms, and returns when the user's node has put it into its
 // program's event queue. The user is given as "alice", or as "alice#fingerprint" to name one user
 // key exactly. Both must be logged in. Send waits until ctx ends, or for the send timeout (see
-// [WithSendTimeout]) if ctx has no deadline.
+// [mesh.WithSendTimeout]) if ctx has no deadline.
 //
 // Errors:
 //   - Refused here, with no traffic: [*identity.IDError] and [*identity.AddressError] for a bad
@@ -37,7 +37,7 @@ func (n *Node) Send(ctx context.Context, user string, data []byte, opts ...mesh.
 	defer done()
 	if _, ok := call.Deadline(); !ok {
 		var cancel context.CancelFunc
-		call, cancel = context.WithTimeout(call, n.cfg.sendTimeout)
+		call, cancel = context.WithTimeout(call, n.settings.SendTimeout)
 		defer cancel()
 	}
 	to, err := n.resolve(call, user, data, opts)
@@ -54,7 +54,7 @@ func (n *Node) Send(ctx context.Context, user string, data []byte, opts ...mesh.
 		}
 	}
 	if err != nil {
-		err = ended(call, fmt.Errorf("node: send to %s: %w", user, err))
+		err = ended(call, fmt.Errorf("send to %s: %w", user, err))
 	}
 	return receipt, err
 }
@@ -68,21 +68,21 @@ func (n *Node) SendText(ctx context.Context, user, text string, opts ...mesh.Sen
 // the user is connected, queues the message and returns. Messages of one caller to one user keep
 // their order. The handle reports the result later, once. ctx bounds all of it. If something fails
 // before the message is queued, SendAsync returns that error itself.
-func (n *Node) SendAsync(ctx context.Context, user string, data []byte, opts ...mesh.SendOption) (*mesh.Pending, error) {
+func (n *Node) SendAsync(ctx context.Context, user string, data []byte, opts ...mesh.SendOption) (mesh.Pending[mesh.Receipt], error) {
 	call, done, err := n.enter(ctx)
 	if err != nil {
-		return nil, err
+		return mesh.Pending[mesh.Receipt]{}, err
 	}
 	defer done()
-	finding, cancel := context.WithTimeout(call, n.cfg.sendTimeout)
+	finding, cancel := context.WithTimeout(call, n.settings.SendTimeout)
 	defer cancel()
 	to, err := n.resolve(finding, user, data, opts)
 	if err != nil {
-		return nil, err
+		return mesh.Pending[mesh.Receipt]{}, err
 	}
 	p, err := n.mesh.SendAsync(ctx, to, data, opts...)
 	if err != nil {
-		return nil, ended(call, fmt.Errorf("node: send to %s: %w", user, err))
+		return mesh.Pending[mesh.Receipt]{}, ended(call, fmt.Errorf("send to %s: %w", user, err))
 	}
 	return p, nil
 }
@@ -104,11 +104,8 @@ func (n *Node) resolve(ctx context.Context, user string, data []byte, opts []mes
 		return identity.Login{}, mesh.ErrSelf
 	}
 	to, err := n.find(ctx, user)
-	switch {
-	case errors.Is(err, presence.ErrUnreachable):
-		err = fmt.Errorf("node: send to %s: %w (%w)", user, mesh.ErrUnreachable, err)
-	case err != nil:
-		err = ended(ctx, fmt.Errorf("node: send to %s: %w", user, err))
+	if err != nil {
+		err = ended(ctx, fmt.Errorf("send to %s: %w", user, err))
 	}
 	return to, err
 }
@@ -119,8 +116,8 @@ func (n *Node) checkPayload(data []byte, opts []mesh.SendOption) error {
 	switch {
 	case len(data) == 0:
 		return mesh.ErrEmpty
-	case len(data) > n.cfg.maxMessage:
-		return &mesh.SizeError{Size: len(data), Limit: n.cfg.maxMessage}
+	case len(data) > n.settings.MaxMessage:
+		return &mesh.SizeError{Size: len(data), Limit: n.settings.MaxMessage}
 	}
 	for _, o := range opts {
 		if _, text := o.(mesh.TextOption); text && !utf8.Valid(data) {

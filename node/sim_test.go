@@ -75,7 +75,7 @@ func TestSendsArePipelinedInOrder(t *testing.T) {
 		s.Connect(0, 1)
 		alice, bob := s.login(0, "alice"), s.login(1, "bob")
 		s.settle()
-		var handles []*mesh.Pending
+		var handles []mesh.Pending[mesh.Receipt]
 		for i := range 100 {
 			p, err := alice.SendAsync(within(t), "bob", []byte{byte(i)})
 			require.NoError(t, err)
@@ -153,9 +153,9 @@ func TestAnotherKeyUnderOnesNameIsAConflictOnce(t *testing.T) {
 	})
 }
 
-// displaced checks that exactly one of two nodes is logged in, and that the other received the
+// replaced checks that exactly one of two nodes is logged in, and that the other received the
 // event and has left its room.
-func displaced(t *testing.T, nodes []*node.Node, rooms []*mesh.Room) (winner, loser int) {
+func replaced(t *testing.T, nodes []*node.Node, rooms []*mesh.Room) (winner, loser int) {
 	t.Helper()
 	if nodes[0].LoggedIn() == nodes[1].LoggedIn() {
 		t.Fatalf("logged in: %v and %v, want one", nodes[0].LoggedIn(), nodes[1].LoggedIn())
@@ -167,7 +167,7 @@ func displaced(t *testing.T, nodes []*node.Node, rooms []*mesh.Room) (winner, lo
 	}
 	out := await(t, nodes[loser], func(ev *node.LoggedOut) bool { return true })
 	self := nodes[winner].Self()
-	require.Equal(t, node.LoggedOut{Header: out.Header, User: "alice", Reason: node.Duplicate, By: &self}, *out)
+	require.Equal(t, node.LoggedOut{Header: out.Header, User: "alice", Reason: node.Replaced, By: &self}, *out)
 	none[*node.LoggedOut](t, drained(nodes[winner]))
 	none[*node.LoggedOut](t, drained(nodes[loser]))
 	if rooms != nil {
@@ -198,7 +198,7 @@ func TestTheLaterLoginOfAUserWins(t *testing.T) {
 		r1 := s.join(1, "ops")
 		time.Sleep(5 * time.Second)
 
-		winner, loser := displaced(t, s.nodes[:2], []*mesh.Room{r0, r1})
+		winner, loser := replaced(t, s.nodes[:2], []*mesh.Room{r0, r1})
 		require.Equal(t, 1, winner, "the newcomer")
 		none[*mesh.MemberLeft](t, drained(wr)) // the user has not left
 		require.Equal(t, []identity.Login{s.nodes[1].Self()}, watcher.Online())
@@ -232,7 +232,7 @@ func TestOfTwoLoginsAtOnceOneSurvives(t *testing.T) {
 			}
 		})
 		s.settle()
-		displaced(t, s.nodes, nil)
+		replaced(t, s.nodes, nil)
 	})
 }
 
@@ -291,7 +291,7 @@ func TestOfTwoLoginsInASplitNetworkOneSurvivesTheHealing(t *testing.T) {
 		require.True(t, s.nodes[1].LoggedIn(), "each side has its own")
 		s.Heal()
 		time.Sleep(time.Minute)
-		winner, _ := displaced(t, s.nodes[:2], []*mesh.Room{r0, r1})
+		winner, _ := replaced(t, s.nodes[:2], []*mesh.Room{r0, r1})
 		require.Equal(t, 1, winner, "the later one")
 	})
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"iter"
 
 	"github.com/starling-mesh/starling/identity"
@@ -33,15 +34,15 @@ func (n *Node) Status(ctx context.Context, user string) (presence.Status, error)
 	return s, ended(call, err)
 }
 
-// Watch ranges over the status of a user: first the current one, then every change, until ctx ends,
-// the node is closed or [Node.Status] fails. The last pair has the error. An online user's device
-// pushes its changes: a log-out shows at once, a crash within 10 s. See [presence.Directory.Watch].
+// Watch ranges over the status of a user: first the current one, then every change. Like
+// [Node.Events] it ends silently when the node is closed; if ctx ends or [Node.Status] fails, the
+// last pair has an error. An online user's device pushes its changes: a log-out shows at once, a
+// crash within 10 s. See [presence.Directory.Watch].
 func (n *Node) Watch(ctx context.Context, user string) iter.Seq2[presence.Status, error] {
 	return func(yield func(presence.Status, error) bool) {
 		call, done, err := n.enter(ctx)
 		if err != nil {
-			yield(presence.Status{}, err)
-			return
+			return // closed
 		}
 		defer done()
 		addr, err := identity.ParseAddress(user)
@@ -50,7 +51,8 @@ func (n *Node) Watch(ctx context.Context, user string) iter.Seq2[presence.Status
 			return
 		}
 		for s, err := range n.presence.Watch(call, addr) {
-			if !yield(s, ended(call, err)) {
+			err = ended(call, err)
+			if errors.Is(err, ErrClosed) || !yield(s, err) {
 				return
 			}
 		}

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/presence"
@@ -32,7 +31,7 @@ func (n *Node) UpdateLoginToken(token string) error {
 	defer done()
 	before := n.User()
 	if err := n.presence.UpdateLoginToken(token); err != nil {
-		return fmt.Errorf("node: %w", err)
+		return err
 	}
 	if user := n.User(); user != before {
 		n.keepUser(user)

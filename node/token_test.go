@@ -142,7 +142,7 @@ func TestALogInWithABadTokenIsCompletedByAGoodOne(t *testing.T) {
 		alice, bob := s.nodes[0], s.nodes[1]
 		err := alice.Login(within(t), "alice")
 		require.ErrorIs(t, err, identity.ErrTokenMissing)
-		require.EqualError(t, err, "node: log in: identity: token: none was given")
+		require.EqualError(t, err, "log in: token: none was given")
 		err = alice.Login(within(t), "alice", node.LoginToken(b.token(bob, "alice", time.Hour)))
 		require.ErrorIs(t, err, identity.ErrTokenDevice)
 		require.False(t, alice.LoggedIn())
@@ -227,7 +227,7 @@ func TestIssuersComeFromAFile(t *testing.T) {
 	b := newBackend(t)
 	path := filepath.Join(t.TempDir(), "issuers.json")
 	_, err := node.New(node.WithIssuersFile(path))
-	require.EqualError(t, err, "identity: issuers "+path+": no such file or directory")
+	require.EqualError(t, err, "issuers "+path+": no such file or directory")
 	require.True(t, errors.Is(err, os.ErrNotExist))
 	require.NoError(t, os.WriteFile(path, b.issuers.Marshal(), 0o644))
 	n, err := node.New(node.WithApp("acme"), node.WithIssuersFile(path), node.WithListen("/ip4/127.0.0.1/tcp/0"), node.WithoutMDNS())

@@ -170,7 +170,7 @@ func (o *account) updateTokenLocked(a *identity.Authority, token string) (sequen
 	now := time.Now()
 	g, err := a.Login(token, o.user, o.keys.DeviceKey(), now)
 	if err != nil {
-		return 0, fmt.Errorf("presence: update log-in token: %w", err)
+		return 0, fmt.Errorf("update log-in token: %w", err)
 	}
 	was := o.token
 	o.token = loginToken{text: token, grant: g}
@@ -242,7 +242,7 @@ func (o *account) ownUserLocked(st *identity.Statement) {
 	}
 	o.logoutLocked()
 	o.cfg.log.Info("logged out: the user has logged in elsewhere", "peer", st.Peer)
-	o.events.push(Displaced{By: st.Login()})
+	o.events.push(Replaced{By: st.Login()})
 }
 
 // outrankLocked signs our log-in again, ranked just above a later one elsewhere that has ended.

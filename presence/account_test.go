@@ -65,7 +65,7 @@ func TestALaterLogInElsewhereEndsTheAccountsOwn(t *testing.T) {
 	o.ownUserLocked(later)
 	require.False(t, o.in || o.self.LoggedIn)
 	require.Equal(t, sequence, o.self.Sequence, "the log-out ranks no higher than the log-in")
-	require.Equal(t, []Event{Displaced{By: later.Login()}}, o.events.queue)
+	require.Equal(t, []Event{Replaced{By: later.Login()}}, o.events.queue)
 	require.Equal(t, 2, *changes)
 
 	again, err := o.loginLocked("alice", "")

@@ -206,6 +206,9 @@ func (g *greeter) install(conn network.Conn, s identity.Session, version uint64)
 	switch {
 	case up:
 		g.events.push(PeerUp{Peer: p, Session: s})
+		for _, ev := range differing(p, g.shake.limits(), s) {
+			g.events.push(ev)
+		}
 	case changed(was, s):
 		g.events.push(PeerChanged{Peer: p, Session: s})
 	}
@@ -264,7 +267,7 @@ func changed(a, b identity.Session) bool {
 		return true
 	}
 	return a.Incarnation != b.Incarnation || a.Capabilities != b.Capabilities ||
-		a.MaxEnvelope != b.MaxEnvelope || a.MaxMessage != b.MaxMessage
+		a.MaxEnvelope != b.MaxEnvelope || a.MaxMessage != b.MaxMessage || a.Grace != b.Grace || a.Leeway != b.Leeway
 }
 
 // remember stores where the peer is. It may write to the disk.

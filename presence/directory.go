@@ -51,16 +51,16 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 		o(&cfg)
 	}
 	if err := cfg.validate(); err != nil {
-		return nil, fmt.Errorf("presence: options: %w", err)
+		return nil, fmt.Errorf("options: %w", err)
 	}
 	if err := keys.Check(); err != nil {
-		return nil, fmt.Errorf("presence: %w", err)
+		return nil, err
 	}
 	if a := cfg.authority; a != nil && a.App() != app {
-		return nil, fmt.Errorf("presence: the authority is of another app: %s", a.Name())
+		return nil, fmt.Errorf("the authority is of another app: %s", a.Name())
 	}
 	if id := keys.PeerID(); id != h.ID() {
-		return nil, fmt.Errorf("presence: the host is %s, the device key is %s's", h.ID(), id)
+		return nil, fmt.Errorf("the host is %s, the device key is %s's", h.ID(), id)
 	}
 	e := &env{
 		host: h, id: h.ID(), app: app, keys: keys, userKey: keys.UserKey(), cfg: cfg,

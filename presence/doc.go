@@ -35,7 +35,7 @@
 // # One log-in per user
 //
 // If one user key is logged in on two devices, the later log-in stays: the higher of (sequence,
-// peer ID), which all nodes compute alike. The other node logs itself out, reports [Displaced], and
+// peer ID), which all nodes compute alike. The other node logs itself out, reports [Replaced], and
 // does not log in again by itself. A node that sees both sends the later statement to the earlier
 // device, so the two need never meet.
 //

@@ -3,7 +3,6 @@ package presence
 import (
 	"errors"
 	"fmt"
-	"net"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -12,23 +11,23 @@ import (
 )
 
 var (
-	// ErrClosed reports a call on a closed directory. errors.Is(err, net.ErrClosed) is true too.
-	ErrClosed = fmt.Errorf("presence: %w", net.ErrClosed)
+	// ErrClosed reports a call on a closed directory. It is [identity.ErrClosed].
+	ErrClosed = identity.ErrClosed
 	// ErrLoggedIn reports a log-in while logged in. Nothing was changed.
-	ErrLoggedIn = errors.New("presence: already logged in")
+	ErrLoggedIn = errors.New("already logged in")
 	// ErrNotLoggedIn is [identity.ErrNotLoggedIn].
 	ErrNotLoggedIn = identity.ErrNotLoggedIn
 	// ErrOpenMode reports a token in an app without issuers that could have signed it: see
-	// [WithAuthority].
-	ErrOpenMode = errors.New("presence: a token in open mode: the issuers of the app are needed to judge it")
+	// [WithAuthority]. It is [identity.ErrOpenMode].
+	ErrOpenMode = identity.ErrOpenMode
 	// ErrOtherUser reports a user ID other than the node's own. The first join or log-in sets that
 	// ID.
 	ErrOtherUser = errors.New("the node has another user ID")
 	// ErrNotFound reports a user who is not logged in anywhere that could be asked.
 	ErrNotFound = errors.New("user not found")
 	// ErrUnreachable reports a user whose log-in is known to be live, but whose device could not be
-	// connected to.
-	ErrUnreachable = errors.New("user unreachable")
+	// connected to. It is [identity.ErrUnreachable].
+	ErrUnreachable = identity.ErrUnreachable
 	// ErrNotConnected reports a peer that is not connected.
 	ErrNotConnected = errors.New("peer not connected")
 	// ErrNoHello reports a connected peer with which no hello was completed: it does not answer, or
@@ -47,19 +46,19 @@ type NotFoundError struct {
 
 func (e *NotFoundError) Error() string {
 	if len(e.Others) == 0 {
-		return fmt.Sprintf("presence: %v: %s", ErrNotFound, e.Address)
+		return fmt.Sprintf("%v: %s", ErrNotFound, e.Address)
 	}
-	return fmt.Sprintf("presence: %v: %s; %s is somebody else", ErrNotFound, e.Address, identity.Addresses(e.Others))
+	return fmt.Sprintf("%v: %s; %s is somebody else", ErrNotFound, e.Address, identity.Addresses(e.Others))
 }
 
 // Unwrap returns [ErrNotFound].
 func (e *NotFoundError) Unwrap() error { return ErrNotFound }
 
-// RefusedError reports a peer with which no hello is possible. The connection to it was closed. On
+// HelloError reports a peer with which no hello is possible. The connection to it was closed. On
 // both sides errors.Is finds [identity.ErrOtherApp] for a peer of another app, [identity.ErrClock]
 // where clocks disagree, and the reason why a log-in token was refused, such as
 // [identity.ErrTokenExpired].
-type RefusedError struct {
+type HelloError struct {
 	Peer   peer.ID
 	Remote bool   // the peer refused us; otherwise we refused it
 	Reason string // for people; from a peer it is cut to 256 bytes and has no control characters
@@ -69,16 +68,16 @@ type RefusedError struct {
 	fault wire.TokenFault // of the log-in token
 }
 
-func (e *RefusedError) Error() string {
+func (e *HelloError) Error() string {
 	if e.Remote {
-		return fmt.Sprintf("presence: peer %s refuses us: %s", e.Peer, e.Reason)
+		return fmt.Sprintf("peer %s refuses us: %s", e.Peer, e.Reason)
 	}
-	return fmt.Sprintf("presence: peer %s refused: %s", e.Peer, e.Reason)
+	return fmt.Sprintf("peer %s refused: %s", e.Peer, e.Reason)
 }
 
 // Unwrap returns Err.
-func (e *RefusedError) Unwrap() error { return e.Err }
+func (e *HelloError) Unwrap() error { return e.Err }
 
 func otherUser(has, wanted string) error {
-	return fmt.Errorf("presence: %w: it is %q, not %q", ErrOtherUser, has, wanted)
+	return fmt.Errorf("%w: it is %q, not %q", ErrOtherUser, has, wanted)
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/starling-mesh/starling/internal/task"
 )
 
-// Event is one of [PeerUp], [PeerDown], [PeerChanged], [Conflict], [Displaced], [DuplicateDevice],
-// [Refused], [TokenExpiring] and [TokenEnded].
+// Event is one of [PeerUp], [PeerDown], [PeerChanged], [SettingDiffers], [Conflict], [Replaced],
+// [DuplicateDevice], [Refused], [TokenExpiring] and [TokenEnded].
 type Event interface{ event() }
 
 // PeerUp reports the first completed hello with a peer since it connected.
@@ -33,6 +33,16 @@ type PeerChanged struct {
 	Session identity.Session
 }
 
+// SettingDiffers reports a peer that has another value of a setting that all nodes of an app must
+// have in common. It follows the peer's PeerUp. The two nodes go on, but may judge the same thing
+// differently: who is still in a room, which token counts, or how long a message may be.
+type SettingDiffers struct {
+	Peer    peer.ID
+	Setting string // "max_message", "grace" or "leeway"
+	Ours    string // bytes as a decimal number, or a duration as [time.Duration] writes it
+	Theirs  string
+}
+
 // Conflict reports a name with more than one key. Either another key uses this node's own name or a
 // pinned one, or two logged-in users, at least one of them connected, have a name that is not
 // pinned. It comes once for each name and key, and again if the name has since been pinned to
@@ -44,9 +54,9 @@ type Conflict struct {
 	Rival  identity.Login     // if the name is not pinned, the second login with it; otherwise zero
 }
 
-// Displaced reports that this node was logged out because its user later logged in elsewhere. The
+// Replaced reports that this node was logged out because its user later logged in elsewhere. The
 // node does not log in again by itself.
-type Displaced struct{ By identity.Login }
+type Replaced struct{ By identity.Login }
 
 // DuplicateDevice reports that two nodes use one device key: this node's own if Peer is its ID,
 // otherwise a connected peer's. Such nodes cut each other's connections. The cause is a data
@@ -59,7 +69,7 @@ type DuplicateDevice struct{ Peer peer.ID }
 type Refused struct {
 	Peer   peer.ID
 	Reason string
-	Err    *RefusedError
+	Err    *HelloError
 }
 
 // TokenExpiring warns that the token of this node's log-in expires at that time. It comes 30 s
@@ -76,8 +86,9 @@ type TokenEnded struct{ Err error }
 func (PeerUp) event()          {}
 func (PeerDown) event()        {}
 func (PeerChanged) event()     {}
+func (SettingDiffers) event()  {}
 func (Conflict) event()        {}
-func (Displaced) event()       {}
+func (Replaced) event()        {}
 func (DuplicateDevice) event() {}
 func (Refused) event()         {}
 func (TokenExpiring) event()   {}

@@ -79,7 +79,7 @@ func ExampleDirectory_Find() {
 	_, err = alice.Find(context.Background(), identity.Address{User: "carol"})
 	fmt.Println(err)
 	// Output:
-	// presence: user not found: carol
+	// user not found: carol
 }
 
 // One user on two devices: the later log-in stays.
@@ -94,7 +94,7 @@ func ExampleDirectory_Login() {
 		fmt.Println(err)
 		return
 	}
-	displaced := make(chan presence.Displaced, 1)
+	replaced := make(chan presence.Replaced, 1)
 	app, ctx := identity.NewAppID("example"), context.Background()
 	var hosts []host.Host
 	var dirs []*presence.Directory
@@ -106,8 +106,8 @@ func ExampleDirectory_Login() {
 		}
 		defer h.Close()
 		d, err := presence.New(h, app, keys, presence.WithObserver(func(ev presence.Event) {
-			if ev, ok := ev.(presence.Displaced); ok {
-				displaced <- ev
+			if ev, ok := ev.(presence.Replaced); ok {
+				replaced <- ev
 			}
 		}))
 		if err != nil {
@@ -124,12 +124,12 @@ func ExampleDirectory_Login() {
 		return
 	}
 	fmt.Println("laptop:", laptop.Login(ctx, "alice"))
-	ev := <-displaced
-	fmt.Println("displaced by the laptop:", ev.By == laptop.Self().Login())
+	ev := <-replaced
+	fmt.Println("replaced by the laptop:", ev.By == laptop.Self().Login())
 	fmt.Println("phone logged in:", phone.Self().LoggedIn)
 	// Output:
 	// phone: <nil>
 	// laptop: <nil>
-	// displaced by the laptop: true
+	// replaced by the laptop: true
 	// phone logged in: false
 }

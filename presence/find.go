@@ -95,7 +95,7 @@ func (f *finder) find(ctx context.Context, addr identity.Address) (Found, error)
 }
 
 // errSearch reports that the connected peers do not answer the question.
-var errSearch = errors.New("presence: not among the connected")
+var errSearch = errors.New("not among the connected")
 
 // want is what an address means on this node.
 type want struct {

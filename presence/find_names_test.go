@@ -65,7 +65,7 @@ func TestAPinnedNameIsNotSentToAnotherKey(t *testing.T) {
 		r.meet(0, 2)
 		_, err = a.find("bob")
 		require.Equal(t, &presence.ConflictError{User: "bob", Pinned: b.keys.UserKey(), Found: []identity.Login{c.me()}}, err)
-		require.EqualError(t, err, fmt.Sprintf("identity: bob is pinned to key %s, which is not there, but bob#%s is",
+		require.EqualError(t, err, fmt.Sprintf("bob is pinned to key %s, which is not there, but bob#%s is",
 			b.keys.UserKey().Fingerprint(), c.keys.UserKey().Fingerprint()))
 		b.login("bob")
 		soon(t, time.Second, "bob to be back", func() bool { return a.sees(b) })

@@ -104,7 +104,7 @@ func TestOnlyLoggedInUsersAreFound(t *testing.T) {
 		r.meet(0, 1)
 		start := time.Now()
 		_, err := a.find("bob")
-		require.EqualError(t, err, "presence: user not found: bob")
+		require.EqualError(t, err, "user not found: bob")
 		require.ErrorIs(t, err, presence.ErrNotFound)
 		require.LessOrEqual(t, time.Since(start), 400*time.Millisecond)
 		b.login("bob")
@@ -115,7 +115,7 @@ func TestOnlyLoggedInUsersAreFound(t *testing.T) {
 		_, err = a.find("bob")
 		require.ErrorIs(t, err, presence.ErrNotFound)
 		_, err = a.Find(t.Context(), identity.Address{User: "b b"})
-		require.EqualError(t, err, `identity: user ID "b b": ' ' is not one of a-z A-Z 0-9 _ @ . -`)
+		require.EqualError(t, err, `user ID "b b": ' ' is not one of a-z A-Z 0-9 _ @ . -`)
 	})
 }
 
@@ -233,7 +233,7 @@ func TestAnswersAreProvedOrIgnored(t *testing.T) {
 			return &wire.WhoisReply{Found: []*wire.Located{{Statement: genuine.Sealed(), Addrs: at}}}
 		}
 		_, err := a.find("carol")
-		require.EqualError(t, err, "presence: user unreachable: carol", "her log-in is proved, and somebody else is at that address")
+		require.EqualError(t, err, "unreachable: carol", "her log-in is proved, and somebody else is at that address")
 		require.ErrorIs(t, err, presence.ErrUnreachable)
 		_, pinned := a.find("mallory")
 		require.ErrorIs(t, pinned, presence.ErrNotFound, "nothing was pinned on the way")

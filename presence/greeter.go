@@ -161,7 +161,7 @@ func (g *greeter) helloEnded(c *contact, conn network.Conn, err error, began tim
 		return false
 	}
 	c.fresh = slices.DeleteFunc(c.fresh, func(f network.Conn) bool { return f == conn })
-	refused, unsupported := (*RefusedError)(nil), multistream.ErrNotSupported[protocol.ID]{}
+	refused, unsupported := (*HelloError)(nil), multistream.ErrNotSupported[protocol.ID]{}
 	if errors.As(err, &refused) || errors.As(err, &unsupported) && attempt+1 >= maxUnsupported {
 		c.final = err
 	} else if !c.failedLocked(conn, began) {
@@ -247,7 +247,7 @@ func (g *greeter) waitTold(ctx context.Context) {
 	}
 }
 
-var errBehind = errors.New("presence: the observer is too far behind")
+var errBehind = errors.New("the observer is too far behind")
 
 // openHello runs one hello as initiator. We know the peer once its reply is verified; the peer
 // knows us once it has closed its side.

@@ -109,7 +109,7 @@ func (x *handshake) initiate(conn network.Conn, accept func(identity.Session)) (
 	}
 	// The peer closes its side once it has accepted the proof.
 	if err = frames.Next(&wire.HelloProof{}); !errors.Is(err, io.EOF) {
-		return session, 0, nil, fmt.Errorf("presence: end of hello: %w", err)
+		return session, 0, nil, fmt.Errorf("end of hello: %w", err)
 	}
 	return session, version, reply.Hello.GetRevocations(), s.Close()
 }
@@ -167,7 +167,7 @@ func (x *handshake) ownHello() (*wire.Hello, uint64) {
 		App:         x.app[:],
 		Incarnation: x.incarnation,
 		MaxEnvelope: maxEnvelope,
-		Limits:      &wire.Limits{MaxMessage: uint32(x.cfg.maxMessage)},
+		Limits:      x.limits(),
 		Nonce:       make([]byte, nonceSize),
 	}
 	_, _ = rand.Read(h.Nonce) // never fails
@@ -184,13 +184,13 @@ func (x *handshake) ownHello() (*wire.Hello, uint64) {
 }
 
 // checkHello verifies what can be verified in a hello before its proof.
-func (x *handshake) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *RefusedError) {
+func (x *handshake) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *HelloError) {
 	none := identity.Session{}
 	if h == nil || len(h.Nonce) != nonceSize {
-		return none, &RefusedError{Peer: p, Reason: "malformed hello", code: wire.Refusal_BAD_FRAME}
+		return none, &HelloError{Peer: p, Reason: "malformed hello", code: wire.Refusal_BAD_FRAME}
 	}
 	if len(h.App) != len(x.app) || identity.AppID(h.App) != x.app {
-		return none, &RefusedError{
+		return none, &HelloError{
 			Peer: p, Reason: "it is a node of another app", Err: identity.ErrOtherApp, code: wire.Refusal_OTHER_APP,
 		}
 	}
@@ -199,7 +199,12 @@ func (x *handshake) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Ref
 		Capabilities: h.Capabilities,
 		MaxEnvelope:  int(min(h.MaxEnvelope, 1<<30)),
 		MaxMessage:   int(min(h.GetLimits().GetMaxMessage(), 1<<30)),
+		Grace:        unstated,
+		Leeway:       unstated,
 		Addrs:        wire.ParseAddrs(h.Addrs),
+	}
+	if l := h.Limits; l != nil {
+		session.Grace, session.Leeway = fromMillis(l.GraceMs), fromMillis(l.LeewayMs)
 	}
 	if len(h.Statement) == 0 {
 		return session, nil
@@ -212,7 +217,7 @@ func (x *handshake) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Ref
 		session.Statement = st
 		return session, nil
 	}
-	refusal := &RefusedError{Peer: p, Reason: err.Error(), Err: err, code: wire.Refusal_BAD_STATEMENT, fault: faultOf(err)}
+	refusal := &HelloError{Peer: p, Reason: err.Error(), Err: err, code: wire.Refusal_BAD_STATEMENT, fault: faultOf(err)}
 	if bad := (*identity.StatementError)(nil); errors.As(err, &bad) {
 		refusal.Reason = "its statement: " + bad.Reason
 	}
@@ -250,10 +255,10 @@ func (x *handshake) proof(nonce, statement []byte, initiator, responder peer.ID)
 }
 
 // checkProof checks p's proof over our nonce.
-func checkProof(p peer.ID, proof, nonce []byte, theirs *wire.Hello, initiator, responder peer.ID) *RefusedError {
+func checkProof(p peer.ID, proof, nonce []byte, theirs *wire.Hello, initiator, responder peer.ID) *HelloError {
 	key, err := deviceKey(p)
 	if err != nil || !wire.Check(wire.DomainHello, key, transcript(nonce, theirs.Statement, initiator, responder), proof) {
-		return &RefusedError{
+		return &HelloError{
 			Peer: p, Reason: "its proof of the device key does not verify", Err: identity.ErrSignature,
 			code: wire.Refusal_BAD_STATEMENT,
 		}
@@ -279,7 +284,7 @@ func deviceKey(p peer.ID) ([]byte, error) {
 }
 
 // refuse sends the peer the reason, gives it a second to read that, and drops the connection.
-func (x *handshake) refuse(conn network.Conn, s network.Stream, refusal *RefusedError, frame proto.Message) error {
+func (x *handshake) refuse(conn network.Conn, s network.Stream, refusal *HelloError, frame proto.Message) error {
 	x.noteRefusal(refusal)
 	_ = s.SetDeadline(time.Now().Add(refuseGrace))
 	if wire.WriteFrame(s, frame) == nil && s.CloseWrite() == nil {
@@ -290,7 +295,7 @@ func (x *handshake) refuse(conn network.Conn, s network.Stream, refusal *Refused
 }
 
 // drop drops the connection to a peer without sending a reason.
-func (x *handshake) drop(conn network.Conn, refusal *RefusedError) error {
+func (x *handshake) drop(conn network.Conn, refusal *HelloError) error {
 	x.noteRefusal(refusal)
 	_ = x.host.Network().ClosePeer(conn.RemotePeer())
 	return refusal

@@ -148,9 +148,9 @@ func TestAPeerOfAnotherAppIsRefusedOnBothSides(t *testing.T) {
 					require.Empty(t, n.Online())
 				}
 				_, err := judge.Peer(t.Context(), told.id)
-				require.EqualError(t, err, "presence: peer "+told.id.String()+" refused: it is a node of another app")
+				require.EqualError(t, err, "peer "+told.id.String()+" refused: it is a node of another app")
 				_, err = told.Peer(t.Context(), judge.id)
-				require.EqualError(t, err, "presence: peer "+judge.id.String()+" refuses us: it is a node of another app")
+				require.EqualError(t, err, "peer "+judge.id.String()+" refuses us: it is a node of another app")
 
 				require.True(t, a.Foreign(b.id))
 				require.True(t, b.Foreign(a.id))

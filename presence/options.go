@@ -20,6 +20,7 @@ type config struct {
 	store      Store
 	authority  *identity.Authority // nil: open mode
 	maxMessage int                 // bytes
+	grace      time.Duration       // unstated: not stated
 	life       time.Duration       // of a statement
 	scopes     []Scope             // of the DHT; none: no DHT
 }
@@ -31,6 +32,7 @@ func defaults() config {
 		observer:   func(Event) {},
 		store:      newMemory(),
 		maxMessage: 64 << 10,
+		grace:      unstated,
 		life:       24 * time.Hour,
 		scopes:     []Scope{},
 	}
@@ -53,6 +55,9 @@ func (c *config) validate() error {
 	}
 	if c.maxMessage < 1 || c.maxMessage > maxMessageLimit {
 		errs = append(errs, fmt.Errorf("WithMaxMessage: %d bytes, want 1 to %d", c.maxMessage, maxMessageLimit))
+	}
+	if c.grace < 0 && c.grace != unstated {
+		errs = append(errs, fmt.Errorf("WithGrace: %v is negative", c.grace))
 	}
 	if c.life < minLife || c.life > maxLife {
 		errs = append(errs, fmt.Errorf("WithStatementLife: %v, want %v to %v", c.life, minLife, maxLife))
@@ -91,8 +96,12 @@ func WithLogger(l *slog.Logger) Option { return func(c *config) { c.log = l } }
 
 // WithMaxMessage sets the largest message, in bytes, that this node says it accepts. The default is
 // 65,536; New refuses less than 1 and more than 1 MiB. All nodes of an app should use the same
-// value.
+// value: see [SettingDiffers].
 func WithMaxMessage(bytes int) Option { return func(c *config) { c.maxMessage = bytes } }
+
+// WithGrace states the grace of rooms (mesh.WithGrace) to peers, since all nodes of an app should
+// have the same: see [SettingDiffers]. By default none is stated. New refuses a negative one.
+func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } }
 
 // WithStatementLife sets how long a statement is valid. It is signed again when a third of that
 // time is over. The default is 24 h; New refuses less than 10 s and more than 30 days.

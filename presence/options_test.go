@@ -35,6 +35,7 @@ func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 		{"observer", WithObserver(nil), "WithObserver: nil"},
 		{"store", WithRemembered(nil), "WithRemembered: nil"},
 		{"maxMessage", WithMaxMessage(0), "WithMaxMessage: 0 bytes, want 1 to 1048576"},
+		{"grace", WithGrace(-time.Second), "WithGrace: -1s is negative"},
 		{"life", WithStatementLife(time.Second), "WithStatementLife: 1s, want 10s to 720h0m0s"},
 		{"scopes", WithDHT("moon"), `WithDHT: "moon" twice, or not a scope`},
 	} {
@@ -42,12 +43,12 @@ func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 		wrong.option(&c)
 		require.EqualError(t, c.validate(), wrong.text)
 	}
-	require.Equal(t, 7+1, typ.NumField(), "the table above misses a field")
+	require.Equal(t, 8+1, typ.NumField(), "the table above misses a field")
 }
 
 func TestAllWrongOptionsAreReportedTogether(t *testing.T) {
 	_, err := New(nil, identity.AppID{}, nil, WithMaxMessage(-1), WithLogger(nil), WithStatementLife(0))
-	require.EqualError(t, err, "presence: options: "+strings.Join([]string{
+	require.EqualError(t, err, "options: "+strings.Join([]string{
 		"WithLogger: nil",
 		"WithMaxMessage: -1 bytes, want 1 to 1048576",
 		"WithStatementLife: 0s, want 10s to 720h0m0s",

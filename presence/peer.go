@@ -21,7 +21,7 @@ const helloNudge = 500 * time.Millisecond
 
 // Peer returns what a connected peer has stated in its hello, verified. If the hello is under way,
 // or has not begun, Peer waits for it, for at most 5 s. Errors are [ErrNotConnected], a
-// [*RefusedError], [ErrNoHello], [ErrClosed], or the error of ctx.
+// [*HelloError], [ErrNoHello], [ErrClosed], or the error of ctx.
 func (d *Directory) Peer(ctx context.Context, p peer.ID) (identity.Session, error) {
 	return d.hellos.peer(ctx, p)
 }
@@ -96,17 +96,17 @@ func (g *greeter) notConnected(p peer.ID) error {
 	if refusal, ok := g.shake.refusals.Get(p); ok && time.Now().Before(refusal.until) {
 		return refusal.err
 	}
-	return fmt.Errorf("presence: %w: %s", ErrNotConnected, p)
+	return fmt.Errorf("%w: %s", ErrNotConnected, p)
 }
 
 func noHello(p peer.ID, cause error) error {
-	if refused := (*RefusedError)(nil); errors.As(cause, &refused) {
+	if refused := (*HelloError)(nil); errors.As(cause, &refused) {
 		return refused
 	}
 	if cause == nil {
-		return fmt.Errorf("presence: %w %s", ErrNoHello, p)
+		return fmt.Errorf("%w %s", ErrNoHello, p)
 	}
-	return fmt.Errorf("presence: %w %s: %w", ErrNoHello, p, cause)
+	return fmt.Errorf("%w %s: %w", ErrNoHello, p, cause)
 }
 
 // allow reports whether the peer of a connection is within a limit and has completed a hello. The
@@ -129,7 +129,7 @@ func (g *greeter) mayHaveList(ctx context.Context, conn network.Conn) bool {
 		return false
 	}
 	g.mu.Lock()
-	refused := (*RefusedError)(nil)
+	refused := (*HelloError)(nil)
 	revoked := errors.As(c.final, &refused) && !refused.Remote && refused.fault == wire.TokenFault_TOKEN_REVOKED
 	g.mu.Unlock()
 	if revoked {

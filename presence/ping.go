@@ -17,7 +17,7 @@ import (
 // pingSize is the size of a ping, in bytes.
 const pingSize = ping.PingSize
 
-var errEcho = errors.New("presence: a ping came back changed")
+var errEcho = errors.New("a ping came back changed")
 
 // Ping checks over one connection whether the peer is there. It returns nil if the peer answers
 // before ctx ends, even if only to say that it does not support ping. libp2p's own ping uses any

@@ -106,9 +106,9 @@ func TestNewRefusesAHostWithAnotherKey(t *testing.T) {
 	require.NoError(t, err)
 	a := startReal(t, transports["TCP"], testApp, nil)
 	_, err = presence.New(a.host, testApp, keys)
-	require.EqualError(t, err, "presence: the host is "+a.host.ID().String()+", the device key is "+keys.PeerID().String()+"'s")
+	require.EqualError(t, err, "the host is "+a.host.ID().String()+", the device key is "+keys.PeerID().String()+"'s")
 	_, err = presence.New(a.host, testApp, &identity.Keys{})
-	require.EqualError(t, err, "presence: identity: keys without a device key")
+	require.EqualError(t, err, "keys without a device key")
 }
 
 func BenchmarkFindAConnectedUser(b *testing.B) {

@@ -31,7 +31,7 @@ const (
 )
 
 type refusal struct {
-	err   *RefusedError
+	err   *HelloError
 	until time.Time
 }
 
@@ -47,7 +47,7 @@ func (x *handshake) foreign(p peer.ID) bool {
 }
 
 // noteRefusal stores a refusal, wakes callers that wait for the hello, and notifies the observer.
-func (x *handshake) noteRefusal(err *RefusedError) {
+func (x *handshake) noteRefusal(err *HelloError) {
 	x.stats.refused.Add(1)
 	x.cfg.log.Debug("hello refused", "peer", err.Peer, "remote", err.Remote, "err", err.Reason)
 	pause := refusedTime
@@ -70,7 +70,7 @@ func (x *handshake) noteRefusal(err *RefusedError) {
 }
 
 // frame returns the refusal in its wire form.
-func (e *RefusedError) frame() *wire.Refusal {
+func (e *HelloError) frame() *wire.Refusal {
 	text := e.Reason
 	if len(text) > maxReason {
 		text = strings.ToValidUTF8(text[:maxReason], "")
@@ -80,7 +80,7 @@ func (e *RefusedError) frame() *wire.Refusal {
 
 // remoteRefusal reads a refusal by a peer. Its text is shown to people, so control characters for
 // their terminal are removed.
-func remoteRefusal(p peer.ID, r *wire.Refusal) *RefusedError {
+func remoteRefusal(p peer.ID, r *wire.Refusal) *HelloError {
 	text := r.Text
 	if len(text) > maxReason {
 		text = text[:maxReason]
@@ -91,7 +91,7 @@ func remoteRefusal(p peer.ID, r *wire.Refusal) *RefusedError {
 		}
 		return -1
 	}, strings.ToValidUTF8(text, ""))
-	e := &RefusedError{Peer: p, Remote: true, Reason: text, code: r.Code, fault: r.Token}
+	e := &HelloError{Peer: p, Remote: true, Reason: text, code: r.Code, fault: r.Token}
 	switch r.Code {
 	case wire.Refusal_OTHER_APP:
 		e.Err = identity.ErrOtherApp
@@ -109,11 +109,11 @@ func remoteRefusal(p peer.ID, r *wire.Refusal) *RefusedError {
 
 // badFrame returns the refusal for a frame that could not be read because of its contents, and nil
 // for one that did not arrive.
-func badFrame(p peer.ID, err error) *RefusedError {
+func badFrame(p peer.ID, err error) *HelloError {
 	var size *wire.SizeError
 	switch {
 	case errors.As(err, &size), errors.Is(err, wire.ErrLength), errors.Is(err, proto.Error):
-		return &RefusedError{Peer: p, Reason: fmt.Sprintf("malformed hello: %v", err), Err: err, code: wire.Refusal_BAD_FRAME}
+		return &HelloError{Peer: p, Reason: fmt.Sprintf("malformed hello: %v", err), Err: err, code: wire.Refusal_BAD_FRAME}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, os.ErrDeadlineExceeded),
 		errors.Is(err, net.ErrClosed), errors.Is(err, network.ErrReset):
 		return nil

@@ -135,11 +135,11 @@ func newerHead(a *identity.Authority, version uint64, sum [sha256.Size]byte) boo
 	return !(mine == version && mySum == sum) && !ours.Supersedes(version, sum)
 }
 
-var errOlderList = errors.New("presence: an older list than the peer said it has")
+var errOlderList = errors.New("an older list than the peer said it has")
 
 // heed fetches the list of a peer that says that our token was revoked, before the peer hangs up.
 // The peer's word counts for nothing; the issuer's list decides.
-func (r *revocations) heed(ctx context.Context, conn network.Conn, refusal *RefusedError) {
+func (r *revocations) heed(ctx context.Context, conn network.Conn, refusal *HelloError) {
 	if r.cfg.authority == nil || refusal.fault != wire.TokenFault_TOKEN_REVOKED {
 		return
 	}

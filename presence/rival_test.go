@@ -24,8 +24,8 @@ func oneLeft(t *testing.T, limit time.Duration, a, b *node) (winner, loser *node
 	if b.loggedIn() {
 		winner, loser = b, a
 	}
-	require.Empty(t, of[presence.Displaced](winner))
-	require.Equal(t, []presence.Displaced{{By: winner.me()}}, of[presence.Displaced](loser))
+	require.Empty(t, of[presence.Replaced](winner))
+	require.Equal(t, []presence.Replaced{{By: winner.me()}}, of[presence.Replaced](loser))
 	require.False(t, loser.Self().LoggedIn)
 	return winner, loser
 }
@@ -61,7 +61,7 @@ func twiceLeft(t *testing.T, a, b *node) (winner, loser *node) {
 	time.Sleep(time.Minute)
 	require.True(t, a.loggedIn())
 	require.False(t, b.loggedIn())
-	require.Equal(t, []presence.Displaced{{By: a.me()}}, of[presence.Displaced](b))
+	require.Equal(t, []presence.Replaced{{By: a.me()}}, of[presence.Replaced](b))
 	return a, b
 }
 
@@ -230,7 +230,7 @@ func TestForgedNoticesAreIgnored(t *testing.T) {
 			sendNotice(t, r, 1, a, raw)
 			synctest.Wait()
 			require.True(t, a.loggedIn(), name)
-			require.Empty(t, of[presence.Displaced](a), name)
+			require.Empty(t, of[presence.Replaced](a), name)
 			require.Empty(t, of[presence.DuplicateDevice](a), name)
 			time.Sleep(time.Second)
 		}
@@ -379,7 +379,7 @@ func TestAStatementSeenElsewhereIsTakenIn(t *testing.T) {
 		require.True(t, a.loggedIn())
 		a.Observe(statementOf(t, &identity.Keys{Device: seeded(9), User: a.keys.User}, testApp, func(*identity.Statement) {}))
 		require.False(t, a.loggedIn())
-		require.Len(t, of[presence.Displaced](a), 1)
+		require.Len(t, of[presence.Replaced](a), 1)
 	})
 }
 
@@ -460,7 +460,7 @@ func TestALogInOutlivesALaterOneThatHasEnded(t *testing.T) {
 		s := c.status("alice")
 		require.Equal(t, presence.Online, s.State, "%+v", s)
 		require.Equal(t, a.me(), s.Login)
-		require.Empty(t, of[presence.Displaced](a))
+		require.Empty(t, of[presence.Replaced](a))
 	})
 }
 

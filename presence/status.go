@@ -314,4 +314,4 @@ func (q *inquiries) share(ctx context.Context, f *finder, w want) (verdict, erro
 	}
 }
 
-var errNoAnswer = errors.New("presence: no answer")
+var errNoAnswer = errors.New("no answer")

@@ -2,7 +2,6 @@ package presence
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -29,7 +28,7 @@ func (d *Directory) openDHT() (err error) {
 		cfg.Scopes = append(cfg.Scopes, dht.Scope(s))
 	}
 	if d.dht, err = dht.New(cfg, dhtNode{people: d.people, own: d.own, rivals: d.rivals, shake: d.hellos.shake}); err != nil {
-		return fmt.Errorf("presence: %w", err)
+		return err
 	}
 	d.finder.dht = d.dht
 	return nil

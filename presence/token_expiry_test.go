@@ -47,7 +47,7 @@ func TestATokenThatIsNotReplacedEndsTheLogInForPeers(t *testing.T) {
 		ended := of[presence.TokenEnded](a)
 		require.Len(t, ended, 1)
 		require.ErrorIs(t, ended[0].Err, identity.ErrTokenExpired)
-		require.Empty(t, of[presence.Displaced](a))
+		require.Empty(t, of[presence.Replaced](a))
 
 		time.Sleep(time.Hour)
 		require.True(t, r.connected(0, 1), "the connection, with the rooms on it, stays")

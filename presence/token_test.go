@@ -114,7 +114,7 @@ func TestALogInNeedsAGoodToken(t *testing.T) {
 			} {
 				require.ErrorIs(t, err, c.want)
 				require.ErrorAs(t, err, new(*identity.TokenError))
-				require.ErrorContains(t, err, "identity: token: "+c.text)
+				require.ErrorContains(t, err, "token: "+c.text)
 			}
 			require.False(t, a.LoggedIn())
 			require.Nil(t, a.Self(), "nothing has changed")
@@ -165,7 +165,7 @@ func TestAnAuthorityOfAnotherAppIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := bare(t, 1)
 		_, err := presence.New(r.net.Host(0), testApp, keysOf(t, r.net.HostKey(0)), presence.WithAuthority(authority(t, 0)))
-		require.EqualError(t, err, "presence: the authority is of another app: acme.ops")
+		require.EqualError(t, err, "the authority is of another app: acme.ops")
 	})
 }
 
@@ -221,7 +221,7 @@ func TestBothSidesReadWhyATokenIsRefused(t *testing.T) {
 					remote bool
 				}{{a, b, true}, {b, a, false}} {
 					_, err := side.n.Peer(t.Context(), side.peer.id)
-					var refused *presence.RefusedError
+					var refused *presence.HelloError
 					require.ErrorAs(t, err, &refused)
 					require.Equal(t, side.remote, refused.Remote)
 					require.ErrorContains(t, err, c.text)
@@ -299,8 +299,8 @@ func TestInAppModeTheNameIsTheUser(t *testing.T) {
 		laptop.enter("alice", time.Hour) // another device, and another key
 		soon(t, time.Second, "the earlier log-in ends", func() bool { return !phone.loggedIn() && !watcher.sees(phone) })
 		require.False(t, phone.LoggedIn())
-		require.Len(t, of[presence.Displaced](phone), 1)
-		require.Equal(t, laptop.me(), of[presence.Displaced](phone)[0].By)
+		require.Len(t, of[presence.Replaced](phone), 1)
+		require.Equal(t, laptop.me(), of[presence.Replaced](phone)[0].By)
 		require.ErrorIs(t, phone.UpdateLoginToken(token(t, phone.keys, "alice", time.Hour)), presence.ErrNotLoggedIn, "and stays out")
 		found, err = watcher.find("alice")
 		require.NoError(t, err)

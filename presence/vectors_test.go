@@ -79,8 +79,8 @@ func TestANodeTakesTheHellosOfTheVectors(t *testing.T) {
 			got, refusal := d.hellos.shake.checkHello(c.p, c.hello)
 			require.Nil(t, refusal)
 			require.Equal(t, c.want.PeerID, got.Statement.Peer.String())
-			require.Equal(t, []any{c.want.Incarnation, int(c.want.MaxEnvelope), int(c.want.MaxMessage)},
-				[]any{got.Incarnation, got.MaxEnvelope, got.MaxMessage})
+			require.Equal(t, []any{c.want.Incarnation, int(c.want.MaxEnvelope), int(c.want.MaxMessage), int64(c.want.GraceMS)},
+				[]any{got.Incarnation, got.MaxEnvelope, got.MaxMessage, got.Grace.Milliseconds()})
 			var addrs []string
 			for _, addr := range got.Addrs {
 				addrs = append(addrs, addr.String())
@@ -106,7 +106,7 @@ func TestRefusalsAreThoseOfTheVectors(t *testing.T) {
 	var v vectors.Hello
 	vectors.Read(t, "hello", &v)
 	for _, r := range v.Refusals {
-		refusal := &RefusedError{Reason: r.Text, code: wire.Refusal_Code(r.Code)}
+		refusal := &HelloError{Reason: r.Text, code: wire.Refusal_Code(r.Code)}
 		frame, err := wire.AppendFrame(nil, &wire.HelloReply{Refusal: refusal.frame()})
 		require.NoError(t, err)
 		require.Equal(t, []byte(r.Frame), frame)

@@ -48,16 +48,19 @@ func newWatches(own *account, hellos *greeter, observe func(*identity.Statement)
 }
 
 // Watch ranges over the status of a user: the current one first, and then every change. It ends
-// when ctx ends, the directory is closed, or it cannot go on; the last pair has the reason. While
-// the user is online the device pushes its changes, so that a log-out shows at once, and a crash
-// after 5 s at the latest. Otherwise Watch checks the user's status every 5 s. This node must be
-// logged in, as for [Directory.Status]. Every loop has its own stream: a device serves 256 of them,
-// 4 from one peer.
+// silently when the directory is closed; if ctx ends or [Directory.Status] fails, the last pair has
+// the error. While the user is online the device pushes its changes, so that a log-out shows at
+// once, and a crash after 5 s at the latest. Otherwise Watch checks the user's status every 5 s.
+// This node must be logged in, as for Status. Every loop has its own stream: a device serves 256 of
+// them, 4 from one peer.
 func (d *Directory) Watch(ctx context.Context, addr identity.Address) iter.Seq2[Status, error] {
 	return func(yield func(Status, error) bool) {
 		var last Status
 		for first := true; ; first = false {
 			s, err := d.Status(ctx, addr)
+			if errors.Is(err, ErrClosed) {
+				return
+			}
 			if err != nil {
 				yield(Status{}, err)
 				return
@@ -121,7 +124,7 @@ func (w *watches) follow(ctx context.Context, p peer.ID) {
 	w.mu.Unlock()
 }
 
-var errWatchRefused = errors.New("presence: watch refused")
+var errWatchRefused = errors.New("watch refused")
 
 // read returns nil when there may be news of the peer.
 func (w *watches) read(ctx context.Context, p peer.ID) error {

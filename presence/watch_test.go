@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
@@ -41,6 +42,32 @@ func (n *node) watch(ctx context.Context, user string) *watched {
 		}
 	}()
 	return w
+}
+
+func TestAWatchEndsSilentlyWithTheDirectory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2)
+		defer r.close()
+		a, b := r.nodes[0], r.nodes[1]
+		r.meet(0, 1)
+		a.login("alice")
+		b.login("bob")
+		time.Sleep(time.Second)
+		var watches sync.WaitGroup
+		for _, user := range []string{"bob", "nobody"} {
+			watches.Go(func() {
+				for _, err := range a.Watch(t.Context(), identity.Address{User: user}) {
+					assert.NoError(t, err, user)
+				}
+			})
+		}
+		synctest.Wait()
+		require.NoError(t, a.Close())
+		watches.Wait()
+		for s, err := range a.Watch(t.Context(), identity.Address{User: "bob"}) {
+			t.Errorf("a watch yields %v, %v after the end", s, err)
+		}
+	})
 }
 
 func TestAWatchTellsEveryChange(t *testing.T) {

@@ -127,7 +127,7 @@ func (j *whereabouts) result() (Found, error) {
 	case len(j.confirmed) > 0:
 		return j.f.settle(j.w, j.confirmed)
 	case j.live:
-		return Found{}, fmt.Errorf("presence: %w: %s", ErrUnreachable, j.w)
+		return Found{}, fmt.Errorf("%w: %s", ErrUnreachable, j.w)
 	case len(j.others) > 0 && j.w.Fingerprint == "":
 		return Found{}, &ConflictError{User: j.w.User, Pinned: j.w.key, Found: logins(j.others)}
 	}

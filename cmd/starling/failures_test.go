@@ -130,9 +130,9 @@ func TestALogInElsewhereEndsTheChatWithACodeOfItsOwn(t *testing.T) {
 
 	phone := chatHere(t, "--data", two, "--user", "alice", "--peer", addr, "--peer", bob.seen("ready")[0].Addrs[0])
 	phone.ready()
-	require.Equal(t, cli.ExitDisplaced, desk.ended())
-	require.Equal(t, "duplicate", desk.expect("logged_out", nil).Reason)
-	require.Equal(t, "displaced", desk.expect("bye", nil).Reason)
+	require.Equal(t, cli.ExitReplaced, desk.ended())
+	require.Equal(t, "replaced", desk.expect("logged_out", nil).Reason)
+	require.Equal(t, "replaced", desk.expect("bye", nil).Reason)
 	require.Equal(t, "starling: the same user has logged in on another device\n", desk.errOut.String())
 
 	// The old device has said goodbye to bob by now. He learns from the new one's hello, which is

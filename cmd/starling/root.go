@@ -16,7 +16,6 @@ import (
 	"github.com/starling-mesh/starling/cmd/starling/internal/chat"
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
 	"github.com/starling-mesh/starling/cmd/starling/internal/demo"
-	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/cmd/starling/internal/token"
 )
 
@@ -99,7 +98,7 @@ func report(ctx context.Context, a *cli.App, cmd *cobra.Command, err error) int 
 	}
 	var told *cli.ToldError
 	if !errors.As(err, &told) {
-		fmt.Fprintf(a.Stderr, "starling: %s\n", prose.Plain(err))
+		fmt.Fprintf(a.Stderr, "starling: %s\n", err.Error())
 	}
 	code := cli.ExitCode(err)
 	if code == cli.ExitUsage && told == nil {

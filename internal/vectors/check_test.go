@@ -130,6 +130,8 @@ func TestHelloFollowsFromTheDocumentAlone(t *testing.T) {
 		limits, ok := parse(m.bytes(6))
 		require.True(t, ok)
 		require.EqualValues(t, p.MaxMessage, limits.varint(1))
+		require.EqualValues(t, p.GraceMS, limits.varint(2))
+		require.Zero(t, limits.varint(3), "a leeway is for app mode")
 		require.Len(t, m.bytes(7), 16)
 		require.Equal(t, []byte(p.Nonce), m.bytes(7))
 		require.Equal(t, p.Addrs, multiaddrs(t, m.all(8)))

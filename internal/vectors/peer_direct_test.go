@@ -213,7 +213,7 @@ func TestAPeerFromTheDocumentAsksAndNotifies(t *testing.T) {
 		_, err = next(r)
 		require.ErrorIs(t, err, io.EOF, "the node has taken it")
 		out := await[*node.LoggedOut](t, n)
-		require.Equal(t, node.Duplicate, out.Reason)
+		require.Equal(t, node.Replaced, out.Reason)
 		require.Equal(t, fingerprint(pub(tablet.user)), out.By.Key.Fingerprint())
 	})
 }

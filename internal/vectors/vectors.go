@@ -130,6 +130,7 @@ type Party struct {
 	Incarnation uint64   `json:"incarnation,string"`
 	MaxEnvelope uint32   `json:"max_envelope"`
 	MaxMessage  uint32   `json:"max_message"`
+	GraceMS     uint32   `json:"grace_ms"`
 	Nonce       Hex      `json:"nonce"`
 	Addrs       []string `json:"addrs"`
 	Proof       Proof    `json:"proof"`

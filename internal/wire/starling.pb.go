@@ -796,10 +796,13 @@ func (x *HelloProof) GetProof() []byte {
 	return nil
 }
 
-// Limits are the app's, equal on all its nodes; 0 means the sender states none.
+// Limits are the app's, equal on all its nodes. What is absent, or a max_message of 0, the sender
+// does not state.
 type Limits struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MaxMessage    uint32                 `protobuf:"varint,1,opt,name=max_message,json=maxMessage,proto3" json:"max_message,omitempty"` // bytes
+	GraceMs       *uint32                `protobuf:"varint,2,opt,name=grace_ms,json=graceMs,proto3,oneof" json:"grace_ms,omitempty"`    // how long a member that fell silent stays in a room
+	LeewayMs      *uint32                `protobuf:"varint,3,opt,name=leeway_ms,json=leewayMs,proto3,oneof" json:"leeway_ms,omitempty"` // app mode: how far the clocks of issuers and nodes may differ
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -837,6 +840,20 @@ func (*Limits) Descriptor() ([]byte, []int) {
 func (x *Limits) GetMaxMessage() uint32 {
 	if x != nil {
 		return x.MaxMessage
+	}
+	return 0
+}
+
+func (x *Limits) GetGraceMs() uint32 {
+	if x != nil && x.GraceMs != nil {
+		return *x.GraceMs
+	}
+	return 0
+}
+
+func (x *Limits) GetLeewayMs() uint32 {
+	if x != nil && x.LeewayMs != nil {
+		return *x.LeewayMs
 	}
 	return 0
 }
@@ -3156,10 +3173,15 @@ const file_starling_proto_rawDesc = "" +
 	"\n" +
 	"HelloProof\x12.\n" +
 	"\arefusal\x18\x01 \x01(\v2\x14.starling.v1.RefusalR\arefusal\x12\x14\n" +
-	"\x05proof\x18\x02 \x01(\fR\x05proof\")\n" +
+	"\x05proof\x18\x02 \x01(\fR\x05proof\"\x86\x01\n" +
 	"\x06Limits\x12\x1f\n" +
 	"\vmax_message\x18\x01 \x01(\rR\n" +
-	"maxMessage\"\xda\x01\n" +
+	"maxMessage\x12\x1e\n" +
+	"\bgrace_ms\x18\x02 \x01(\rH\x00R\agraceMs\x88\x01\x01\x12 \n" +
+	"\tleeway_ms\x18\x03 \x01(\rH\x01R\bleewayMs\x88\x01\x01B\v\n" +
+	"\t_grace_msB\f\n" +
+	"\n" +
+	"_leeway_ms\"\xda\x01\n" +
 	"\aRefusal\x12-\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x19.starling.v1.Refusal.CodeR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12-\n" +
@@ -3494,6 +3516,7 @@ func file_starling_proto_init() {
 	if File_starling_proto != nil {
 		return
 	}
+	file_starling_proto_msgTypes[4].OneofWrappers = []any{}
 	file_starling_proto_msgTypes[26].OneofWrappers = []any{
 		(*RoomFrame_Greeting_)(nil),
 		(*RoomFrame_Roster_)(nil),

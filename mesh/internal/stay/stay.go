@@ -244,7 +244,7 @@ func (st *Stay) token(now time.Time) time.Time {
 	}
 	err := st.Door.holds(st.own, now)
 	if err == nil && !now.Before(grant.Expires) {
-		err = fmt.Errorf("mesh: room %s: %w", st.Room, identity.ErrTokenExpired)
+		err = fmt.Errorf("room %s: %w", st.Room, identity.ErrTokenExpired)
 	}
 	if err != nil {
 		st.leaving = true

@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
-	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/cmd/starling/internal/screen"
 	"github.com/starling-mesh/starling/cmd/starling/internal/session"
 	"github.com/starling-mesh/starling/cmd/starling/internal/token"
@@ -163,8 +162,8 @@ func run(ctx context.Context, a *cli.App, f options) error {
 	v.Guard(func() { reason, err = talk(ctx, a, f, v) })
 	code := cli.ExitCode(err)
 	if err != nil && f.json {
-		if _, signalled := errors.AsType[*cli.SignalError](err); !signalled && code != cli.ExitDisplaced {
-			v.Show(session.Trouble{Head: session.NewHead("error", ""), Code: troubleCode(err), Detail: prose.Plain(err)})
+		if _, signalled := errors.AsType[*cli.SignalError](err); !signalled && code != cli.ExitReplaced {
+			v.Show(session.Trouble{Head: session.NewHead("error", ""), Code: troubleCode(err), Detail: err.Error()})
 		}
 	}
 	if e := v.Show(session.Bye{Head: session.NewHead("bye", ""), Reason: reason, Code: code}); e != nil && err == nil {

@@ -11,12 +11,12 @@ import (
 
 // The exit codes, as `starling help exit-codes` describes them.
 const (
-	ExitOK        = 0
-	ExitFailed    = 1
-	ExitUsage     = 2
-	ExitDisplaced = 3
-	ExitCrashed   = 70  // the code of sysexits.h for internal errors
-	ExitSignal    = 128 // plus the number of the signal
+	ExitOK       = 0
+	ExitFailed   = 1
+	ExitUsage    = 2
+	ExitReplaced = 3
+	ExitCrashed  = 70  // the code of sysexits.h for internal errors
+	ExitSignal   = 128 // plus the number of the signal
 )
 
 // CodedError is an error that has an exit code of its own.

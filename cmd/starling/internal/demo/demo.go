@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
-	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 )
 
 const (
@@ -98,7 +97,7 @@ func runStep(ctx context.Context, s step) stepResult {
 	begin := time.Now()
 	took, detail, err := s.run(ctx)
 	if err != nil {
-		return stepResult{Step: s.name, Ms: cli.ToMillis(time.Since(begin)), Error: prose.Plain(err)}
+		return stepResult{Step: s.name, Ms: cli.ToMillis(time.Since(begin)), Error: err.Error()}
 	}
 	return stepResult{Step: s.name, OK: true, Ms: cli.ToMillis(took), Detail: detail}
 }

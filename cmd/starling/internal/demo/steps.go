@@ -232,7 +232,7 @@ func (c *cast) duplicateLogIn(ctx context.Context) (took time.Duration, detail s
 		return 0, "", err
 	}
 	out, err := awaitFor(ctx, c.bob.outer, mark, "word that he is logged in elsewhere",
-		func(ev *node.LoggedOut) bool { return ev.Reason == node.Duplicate })
+		func(ev *node.LoggedOut) bool { return ev.Reason == node.Replaced })
 	if err != nil {
 		return 0, "", err
 	}

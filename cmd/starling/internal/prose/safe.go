@@ -1,5 +1,4 @@
-// Package prose writes what people read: texts of peers that are safe for a terminal, counts, and
-// errors without the names of packages.
+// Package prose writes what people read: texts of peers that are safe for a terminal, and counts.
 package prose
 
 import (

@@ -15,7 +15,7 @@ It takes the same lines on standard input as without.
 
 Every object has "type" and "time" (RFC 3339). 64-bit numbers are strings. The events of the mesh
 (message, direct_message, member_joined, member_left, room_size, gap_lost, lagged, peer_up, peer_changed,
-peer_down, peer_failed, identity_conflict, duplicate_device, logged_out, addrs_changed, token_expiring, token_ended)
+peer_down, peer_failed, setting_differs, identity_conflict, duplicate_device, logged_out, addrs_changed, token_expiring, token_ended)
 also have "seq". It counts per room, and for events without "room" per node. Missing numbers are events that
 were dropped because this program read too slowly. Text is in "text"; binary data is base64 in "data".
 The chat's own objects have no "seq":
@@ -40,7 +40,7 @@ The chat's own objects have no "seq":
   help    lines
   waiting the chat is ending, and messages (how many) have no result yet
   error   code, detail, and line if a line of standard input was at fault
-  bye     last of all: reason (quit, eof, signal, displaced or failed), code (the exit code)
+  bye     last of all: reason (quit, eof, signal, replaced or failed), code (the exit code)
 
 Codes of "sent": not_sent (the other side has certainly seen nothing), unknown (it may have arrived),
 refused (its node said no, detail says why), not_member, not_found, ambiguous, conflict, not_joined,

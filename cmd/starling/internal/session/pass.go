@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/cmd/starling/internal/token"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
@@ -190,12 +189,12 @@ func tokenWords(err error) string {
 	if bad, ok := errors.AsType[*identity.TokenError](err); ok {
 		return "the token is refused: " + bad.Reason
 	}
-	return prose.Plain(err)
+	return err.Error()
 }
 
 // endWords says to people why a stay in a room has ended.
 func endWords(room string, err error) string {
-	why := prose.Plain(err)
+	why := err.Error()
 	bad, ok := errors.AsType[*identity.TokenError](err)
 	switch {
 	case errors.Is(err, identity.ErrTokenRevoked):

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 
-	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/presence"
@@ -42,7 +41,6 @@ var outcomes = []struct {
 	{is(mesh.ErrLeft), "not_joined", "the room has been left"},
 	{is(ErrNoRoom), "not_joined", ""},
 	{is(mesh.ErrUnreachable), "not_sent", ""},
-	{is(presence.ErrUnreachable), "not_sent", ""},
 	{is(mesh.ErrUnconfirmed), CodeUnknown, "no answer in time: it may have arrived"},
 	{is(net.ErrClosed), "closed", "closing"},
 	{is(context.Canceled), "closed", "closing"},
@@ -55,17 +53,17 @@ var ErrNoRoom = errors.New("you are in no room: /join ROOM")
 func outcome(err error) (code, words string) {
 	for _, o := range outcomes {
 		if o.is(err) {
-			return o.code, cmp.Or(whoElse(err), o.words, prose.Plain(err))
+			return o.code, cmp.Or(whoElse(err), o.words, err.Error())
 		}
 	}
-	return "failed", prose.Plain(err)
+	return "failed", err.Error()
 }
 
 // whoElse says which other users a name may mean, if that is why a send failed, and how to write to
 // them. Otherwise it returns "".
 func whoElse(err error) string {
 	if conflict, ok := errors.AsType[*identity.ConflictError](err); ok {
-		return prose.Plain(conflict)
+		return conflict.Error()
 	}
 	if absent, ok := errors.AsType[*presence.NotFoundError](err); ok && len(absent.Others) > 0 {
 		return fmt.Sprintf("%s is not logged in within reach, and %s is somebody else", absent.Address, identity.Addresses(absent.Others))

@@ -12,7 +12,6 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
-	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
@@ -20,15 +19,15 @@ import (
 
 // Why a chat ended, as its last event says.
 const (
-	ByeQuit      = "quit"
-	ByeEOF       = "eof"
-	ByeSignal    = "signal"
-	ByeDisplaced = "displaced"
-	ByeFailed    = "failed"
+	ByeQuit     = "quit"
+	ByeEOF      = "eof"
+	ByeSignal   = "signal"
+	ByeReplaced = "replaced"
+	ByeFailed   = "failed"
 )
 
-// errDisplaced ends a chat whose user has logged in elsewhere.
-var errDisplaced = &cli.CodedError{Code: cli.ExitDisplaced, Err: errors.New("the same user has logged in on another device")}
+// errReplaced ends a chat whose user has logged in elsewhere.
+var errReplaced = &cli.CodedError{Code: cli.ExitReplaced, Err: errors.New("the same user has logged in on another device")}
 
 // RoomError says that a room could not be entered.
 type RoomError struct{ err error }
@@ -110,8 +109,8 @@ func (c *Session) verdict(ctx context.Context, err error) (string, error) {
 	switch {
 	case ctx.Err() != nil:
 		return ByeSignal, context.Cause(ctx)
-	case errors.Is(err, errDisplaced):
-		return ByeDisplaced, err
+	case errors.Is(err, errReplaced):
+		return ByeReplaced, err
 	}
 	return ByeFailed, err
 }
@@ -142,7 +141,7 @@ var errQuit = errors.New("quit")
 // shown.
 func (c *Session) obey(ctx context.Context, l Typed, n int) error {
 	wrong := func(err error) {
-		c.show(Trouble{NewHead("error", ""), n, CodeLine, prose.Plain(err)})
+		c.show(Trouble{NewHead("error", ""), n, CodeLine, err.Error()})
 	}
 	if l.err != nil {
 		wrong(l.err)
@@ -173,7 +172,7 @@ func (c *Session) obey(ctx context.Context, l Typed, n int) error {
 			if ctx.Err() != nil {
 				return err
 			}
-			c.show(Trouble{NewHead("error", ""), n, CodeRoom, prose.Plain(err)})
+			c.show(Trouble{NewHead("error", ""), n, CodeRoom, err.Error()})
 		}
 	case "leave":
 		if c.here == nil {
@@ -184,7 +183,7 @@ func (c *Session) obey(ctx context.Context, l Typed, n int) error {
 		return c.leave(ctx, c.here)
 	case "token":
 		if err := c.useToken(in.Name, n); err != nil {
-			c.show(Trouble{NewHead("error", ""), n, CodeToken, prose.Plain(err)})
+			c.show(Trouble{NewHead("error", ""), n, CodeToken, err.Error()})
 		}
 	case "help":
 		c.show(Help{NewHead("help", ""), HelpLines()})
@@ -247,7 +246,7 @@ func (c *Session) leave(ctx context.Context, r *mesh.Room) error {
 		return ctx.Err()
 	}
 	if err != nil {
-		c.show(Trouble{NewHead("error", r.Name()), 0, CodeRoom, prose.Plain(err)})
+		c.show(Trouble{NewHead("error", r.Name()), 0, CodeRoom, err.Error()})
 	}
 	c.show(Exited{NewHead("exited", r.Name())})
 	return nil
@@ -327,8 +326,8 @@ func (c *Session) pump(recv func(context.Context) (mesh.Event, error), room *mes
 		if ending, ok := ev.(*mesh.TokenExpiring); ok {
 			c.Background(func(context.Context) { c.renew(ending, room) })
 		}
-		if out, ok := ev.(*node.LoggedOut); ok && out.Reason == node.Duplicate {
-			c.fail(errDisplaced)
+		if out, ok := ev.(*node.LoggedOut); ok && out.Reason == node.Replaced {
+			c.fail(errReplaced)
 		}
 	}
 }

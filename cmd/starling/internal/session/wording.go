@@ -153,6 +153,9 @@ func (w *Wording) heard(event mesh.Event) Line {
 	case *node.DuplicateDevice:
 		return Alarm("two nodes run with one device key (%s): a data directory was copied. They cut each other off; give one of them\n"+
 			"another directory, and carry the user over with \"starling id export\".", ev.Peer)
+	case *node.SettingDiffers:
+		return Alarm("the node %s has the setting %s at %s, and this one at %s: all nodes of an app need the same.",
+			ev.Peer, ev.Setting, prose.SafeAside(ev.Theirs), ev.Ours)
 	case *mesh.TokenExpiring:
 		what := "log-in"
 		if ev.Room != "" {
@@ -164,7 +167,7 @@ func (w *Wording) heard(event mesh.Event) Line {
 	case *node.AddrsChanged:
 		return w.addresses(shareable(ev.Addrs))
 	case *node.LoggedOut:
-		if ev.Reason == node.Duplicate && ev.By != nil {
+		if ev.Reason == node.Replaced && ev.By != nil {
 			return Alarm("%s has logged in on another device (%s): this one is out.", ev.User, ev.By.Peer)
 		}
 	}
@@ -331,7 +334,7 @@ func (w *Wording) who(ev Who) Line {
 
 func (w *Wording) bye(ev Bye) Line {
 	switch ev.Reason {
-	case ByeDisplaced:
+	case ByeReplaced:
 		return plainly("Bye. The chat goes on where you logged in last.")
 	case ByeFailed:
 		return Line{}

@@ -63,14 +63,15 @@ func TestEventsAreShownInPlainWords(t *testing.T) {
 		"! one\n    | two\n":      Trouble{Detail: "one\ntwo"},
 		"* you have left ops\n":   Exited{NewHead("exited", "ops")},
 		"  online: nobody else\n": Who{},
-		"! nobody answers (connection refused); still trying:\n  --peer /a\n  --peer /b\n":                                         &node.PeerFailed{Peer: bob.Peer, Addrs: []string{"/a", "/b"}, Reason: node.NobodyThere, Detail: "connection refused"},
-		"! another peer is at this address (the peer there is 12D3). Ask for the right one:\n  --peer /a\n":                        &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.OtherPeer, Detail: "the peer there is 12D3"},
-		"! cannot talk to this peer: the clocks \\x1b[2J disagree. Still trying:\n  --peer /a\n":                                   &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.Refused, Detail: "the clocks \x1b[2J disagree"},
-		"! that is a node of another app: both sides need the same --app, and the same --issuers if there are any:\n  --peer /a\n": &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.OtherApp},
-		"! this address is your own:\n  --peer /a\n":                                                                               &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.ItIsUs},
+		"! nobody answers (connection refused); still trying:\n  --peer /a\n  --peer /b\n":                                            &node.PeerFailed{Peer: bob.Peer, Addrs: []string{"/a", "/b"}, Reason: node.NobodyThere, Detail: "connection refused"},
+		"! another peer is at this address (the peer there is 12D3). Ask for the right one:\n  --peer /a\n":                           &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.OtherPeer, Detail: "the peer there is 12D3"},
+		"! cannot talk to this peer: the clocks \\x1b[2J disagree. Still trying:\n  --peer /a\n":                                      &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.Refused, Detail: "the clocks \x1b[2J disagree"},
+		"! that is a node of another app: both sides need the same --app, and the same --issuers if there are any:\n  --peer /a\n":    &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.OtherApp},
+		"! the node " + bob.Peer.String() + " has the setting grace at 5s, and this one at 10s: all nodes of an app need the same.\n": &node.SettingDiffers{Peer: bob.Peer, Setting: "grace", Ours: "10s", Theirs: "5s"},
+		"! this address is your own:\n  --peer /a\n":                                                                                  &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.ItIsUs},
 		"Bye.\n": Bye{Reason: ByeQuit},
-		"Bye. The chat goes on where you logged in last.\n":                                       Bye{Reason: ByeDisplaced},
-		"! alice has logged in on another device (" + bob.Peer.String() + "): this one is out.\n": &node.LoggedOut{User: "alice", Reason: node.Duplicate, By: &bob},
+		"Bye. The chat goes on where you logged in last.\n":                                       Bye{Reason: ByeReplaced},
+		"! alice has logged in on another device (" + bob.Peer.String() + "): this one is out.\n": &node.LoggedOut{User: "alice", Reason: node.Replaced, By: &bob},
 		"! two nodes run with one device key (" + bob.Peer.String() + "): a data directory was copied. They cut each other off; give one of them\n" +
 			"  another directory, and carry the user over with \"starling id export\".\n": &node.DuplicateDevice{Peer: bob.Peer},
 		"! somebody else is called bob too, with the key " + bob.Key.Fingerprint() + ". /msg bob goes to the key that you know (" + identity.PublicKey{9}.Fingerprint() + "), and\n" +
@@ -142,7 +143,7 @@ func TestResultsSayWhatIsCertainAndWhatIsNot(t *testing.T) {
 		"NOT SENT to bob, line 7: no such member in this room (outside rooms: /msg)": mesh.ErrNotMember,
 		"REFUSED by bob, line 7: refused by the receiver: queue full":                &mesh.RefusedError{Reason: mesh.QueueFull},
 		"UNKNOWN whether bob got line 7: no answer in time: it may have arrived":     mesh.ErrUnconfirmed,
-		"NOT SENT to bob, line 7: peer unreachable, nothing was sent":                mesh.ErrUnreachable,
+		"NOT SENT to bob, line 7: unreachable":                                       mesh.ErrUnreachable,
 		"NOT SENT to bob, line 7: something else":                                    errors.New("something else"),
 	} {
 		s := to
