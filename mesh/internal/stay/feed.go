@@ -24,6 +24,10 @@ const (
 	// baselineProof is how long after a baseline was set gossip may still bring what is from before
 	// it.
 	baselineProof = maxGossipAge + 2*time.Second
+	// authorProof is the same for what comes from the author itself: it offers its own messages for
+	// one heartbeat of GossipSub, by default 1 s. If its heartbeat is longer, this node may report
+	// as lost what is from before its time.
+	authorProof = 1500 * time.Millisecond
 	// maxHeld and maxHeldBytes bound what waits behind a gap of one feed. The latest envelope is
 	// dropped: it can be fetched again.
 	maxHeld      = 256

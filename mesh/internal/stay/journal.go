@@ -192,7 +192,7 @@ func (j *journal) take(now time.Time, via peer.ID, f *Feed, e *Envelope) ([]*Env
 	if j.anchor(now, f); f.next == 0 && e.First == f.stored+1 && j.ready && f.sure() == 0 && !j.behind(now, f) {
 		f.begin(e.First)
 	}
-	if f.next > 0 && e.how == Gossiped && j.ready && now.Sub(j.readyAt) >= baselineProof {
+	if f.next > 0 && e.how == Gossiped && j.ready && j.proves(via, f, now.Sub(j.readyAt)) {
 		j.stays.lasted(f)
 	}
 	if f.refuted(now, e) {

@@ -123,6 +123,15 @@ func (j *journal) behind(now time.Time, f *Feed) bool {
 	return wait > 0 && now.Sub(f.queued) < wait
 }
 
+// proves reports whether what a neighbour brings by gossip so long after this node joined was
+// published after that.
+func (j *journal) proves(via peer.ID, f *Feed, after time.Duration) bool {
+	if via == f.peer() {
+		return after >= authorProof
+	}
+	return after >= baselineProof
+}
+
 // certain reports whether a feed without a baseline begins for this node at its first item.
 func (j *journal) certain(f *Feed) bool {
 	_, resumed := j.resume[f.tag]

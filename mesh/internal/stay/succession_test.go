@@ -67,16 +67,19 @@ func TestALaterStayWaitsForWhatNeighboursJustMetMayHaveOfTheEarlierOne(t *testin
 func TestAStayThatBeganDuringThisNodesOwnBeginsAtItsFirstItem(t *testing.T) {
 	late := epoch.Add(time.Minute)
 	for name, c := range map[string]struct {
+		via     peer.ID
 		heard   time.Time // when something of the earlier stay came
 		how     Way
 		history bool
 		certain bool
 	}{
-		"heard long after joining":           {heard: late, certain: true},
-		"heard at once: it may be older":     {heard: epoch.Add(time.Second)},
-		"only fetched":                       {heard: late, how: Repaired},
-		"the app wants what was before":      {heard: late, history: true},
-		"heard as soon as nothing old comes": {heard: epoch.Add(baselineProof), certain: true},
+		"heard long after joining":           {via: "other", heard: late, certain: true},
+		"heard soon: it may be older":        {via: "other", heard: epoch.Add(2 * authorProof)},
+		"only fetched":                       {via: "author", heard: late, how: Repaired},
+		"the app wants what was before":      {via: "author", heard: late, history: true},
+		"heard as soon as nothing old comes": {via: "other", heard: epoch.Add(baselineProof), certain: true},
+		"heard from the device itself":       {via: "author", heard: epoch.Add(authorProof), certain: true},
+		"which still offers what is older":   {via: "author", heard: epoch.Add(authorProof / 2)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j := newJournal(FeedTag{}, plenty)
@@ -85,7 +88,7 @@ func TestAStayThatBeganDuringThisNodesOwnBeginsAtItsFirstItem(t *testing.T) {
 			earlier := j.open(epoch, entry("u", "author", 1, 1, true))
 			e := chain(1)[0]
 			e.tag, e.how = earlier.tag, c.how
-			ready, _ := j.take(c.heard, "author", earlier, e)
+			ready, _ := j.take(c.heard, c.via, earlier, e)
 			require.Len(t, ready, 1)
 			now := late.Add(time.Second)
 			later := j.open(now, entry("u", "author", 2, 2, true))
