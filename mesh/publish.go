@@ -348,11 +348,6 @@ func (r *Room) awaitWindow() bool {
 	}
 }
 
-// signalMoved makes awaitWindow look again.
-func (r *Room) signalMoved() {
-	r.acknowledged.Set()
-}
-
 // seal makes a batch the feed's next envelope and publishes it. One goroutine at a time calls it.
 func (r *Room) seal(b *batch) {
 	r.mu.Lock()

@@ -255,10 +255,12 @@ func TestAClosedNodeSaysSo(t *testing.T) {
 
 func TestAWatchEndsSilentlyWithTheNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSim(t, 2, nil)
+		s := newSim(t, 3, nil)
 		s.Connect(0, 1)
+		s.Connect(0, 2)
 		n := s.login(0, "alice")
 		s.login(1, "bob")
+		s.login(2, "carol")
 		s.settle()
 		for _, user := range []string{"bob", "nobody"} { // one is followed, the other asked about again and again
 			ctx, cancel := context.WithCancel(t.Context())
@@ -280,6 +282,7 @@ func TestAWatchEndsSilentlyWithTheNode(t *testing.T) {
 			})
 		}
 		synctest.Wait()
+		s.Pause(2) // so the goodbye takes its time, in which a watch asks again
 		require.NoError(t, n.Close())
 		watches.Wait()
 	})

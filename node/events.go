@@ -127,7 +127,8 @@ func (c IdentityConflict) MarshalJSON() ([]byte, error) {
 
 // SettingDiffers says that a connected node of the same app has another value of a setting that all
 // nodes of an app must have in common: [mesh.WithMaxMessage], [mesh.WithGrace] or [WithLeeway]. It
-// follows the node's [PeerUp]. The two go on, but may judge the same thing differently.
+// follows the node's [PeerUp], or its restart. The two go on, but may judge the same thing
+// differently.
 type SettingDiffers struct {
 	Header
 	Peer    peer.ID `json:"peer"`

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"iter"
 
 	"github.com/starling-mesh/starling/identity"
@@ -52,7 +51,7 @@ func (n *Node) Watch(ctx context.Context, user string) iter.Seq2[presence.Status
 		}
 		for s, err := range n.presence.Watch(call, addr) {
 			err = ended(call, err)
-			if errors.Is(err, ErrClosed) || !yield(s, err) {
+			if err != nil && n.tasks.Closing() || !yield(s, err) { // it logs out before it ends calls
 				return
 			}
 		}

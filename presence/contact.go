@@ -206,11 +206,13 @@ func (g *greeter) install(conn network.Conn, s identity.Session, version uint64)
 	switch {
 	case up:
 		g.events.push(PeerUp{Peer: p, Session: s})
+	case changed(was, s):
+		g.events.push(PeerChanged{Peer: p, Session: s})
+	}
+	if up || restarted {
 		for _, ev := range differing(p, g.shake.limits(), s) {
 			g.events.push(ev)
 		}
-	case changed(was, s):
-		g.events.push(PeerChanged{Peer: p, Session: s})
 	}
 	g.witness.metLocked(p, s.Statement)
 	if twin != nil && !c.twins {

@@ -34,8 +34,9 @@ type PeerChanged struct {
 }
 
 // SettingDiffers reports a peer that has another value of a setting that all nodes of an app must
-// have in common. It follows the peer's PeerUp. The two nodes go on, but may judge the same thing
-// differently: who is still in a room, which token counts, or how long a message may be.
+// have in common. It follows the peer's PeerUp, or its restart. The two nodes go on, but may judge
+// the same thing differently: who is still in a room, which token counts, or how long a message may
+// be.
 type SettingDiffers struct {
 	Peer    peer.ID
 	Setting string // "max_message", "grace" or "leeway"

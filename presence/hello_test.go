@@ -175,7 +175,7 @@ func TestARestartedPeerIsKnownAgainAlsoWhileItsOldConnectionLingers(t *testing.T
 		r.net.Kill(1) // node a does not notice
 		require.NoError(t, b.Close())
 		r.net.Restart(1)
-		r.nodes[1] = r.start(1, b.keys, testApp)
+		r.nodes[1] = r.start(1, b.keys, testApp, presence.WithMaxMessage(1234))
 		b = r.nodes[1]
 		b.login("bob")
 		r.net.Connect(1, 0)
@@ -192,6 +192,9 @@ func TestARestartedPeerIsKnownAgainAlsoWhileItsOldConnectionLingers(t *testing.T
 		require.NoError(t, err)
 		require.Equal(t, b.Incarnation(), s.Incarnation)
 		require.Empty(t, of[presence.DuplicateDevice](a), "a restart is not a second node: %s", describe(a.heard()))
+		differs := of[presence.SettingDiffers](a)
+		require.Len(t, differs, 1, "it came back with another setting")
+		require.Equal(t, "1234", differs[0].Theirs)
 	})
 }
 

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"container/heap"
 	"crypto/ed25519"
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -156,16 +154,6 @@ func (w *simWorld) note(format string, args ...any) {
 // between draws a duration.
 func (w *simWorld) between(from, to time.Duration) time.Duration {
 	return from + time.Duration(w.rng.Int64N(int64(to-from)))
-}
-
-// jitter is random, and does not depend on the order in which it is asked for.
-func (w *simWorld) jitter(of time.Duration) time.Duration {
-	var in [24]byte
-	binary.BigEndian.PutUint64(in[:], w.seed)
-	binary.BigEndian.PutUint64(in[8:], uint64(w.now.UnixNano()))
-	binary.BigEndian.PutUint64(in[16:], uint64(of))
-	sum := sha256.Sum256(in[:])
-	return time.Duration(binary.BigEndian.Uint64(sum[:]) % uint64(of))
 }
 
 // simKeys are the keys of the devices, in the order of their IDs.
