@@ -100,7 +100,7 @@ func (r *Room) end(reason error) {
 	r.finish.Do(func() {
 		m := r.mesh
 		r.mu.Lock()
-		r.why = reason
+		r.why, r.over = reason, true
 		r.stay.End()
 		neighbours := slices.Collect(r.stay.Neighbours())
 		unacked := r.unacked

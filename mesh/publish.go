@@ -371,21 +371,24 @@ func (r *Room) seal(b *batch) {
 	b.deadline = time.Now().Add(r.mesh.cfg.sendTimeout)
 	// Kept first: whatever becomes of it on the way, neighbours that learn of it can fetch it from
 	// here.
-	alone := r.retain(b, head.Next(b.count, sealed), sealed)
+	alone, over := r.retain(b, head.Next(b.count, sealed), sealed)
 	r.mesh.stats.envelopesPublished.Add(1)
 	r.mesh.stats.messagesPublished.Add(uint64(b.count))
 	if err := r.topic.Publish(r.mesh.ctx, sealed, pubsub.WithValidatorData(ownEnvelope(b.first))); err != nil {
 		r.mesh.log.Debug("broadcast left to repair", "room", r.name, "err", err)
 	}
 	close(b.sealed)
-	if alone {
+	switch {
+	case alone:
 		b.end(nil)
+	case over != nil:
+		b.end(&sendError{outcome: ErrUnconfirmed, cause: over})
 	}
 }
 
 // retain notes a sealed batch as the end of the node's own feed, and reports whether nobody is
-// there to acknowledge it.
-func (r *Room) retain(b *batch, h stay.Head, sealed []byte) (alone bool) {
+// there to acknowledge it, and why nobody can any more if the stay has ended meanwhile.
+func (r *Room) retain(b *batch, h stay.Head, sealed []byte) (alone bool, over error) {
 	polls := make([]*stay.Poll, len(b.confirm))
 	for i, p := range b.confirm {
 		polls[i] = p.poll
@@ -397,8 +400,11 @@ func (r *Room) retain(b *batch, h stay.Head, sealed []byte) (alone bool) {
 	if len(polls) > 0 {
 		r.stay.EndPolls(r.why)
 	}
-	if !alone {
+	switch {
+	case r.over:
+		return alone, r.why
+	case !alone:
 		r.unacked = append(r.unacked, b)
 	}
-	return alone
+	return alone, nil
 }

@@ -165,6 +165,28 @@ func TestARoomThatEndsEndsTheWaitsOfItsPublisher(t *testing.T) {
 	}
 }
 
+// The publisher has taken a batch out and is signing it when the stay ends.
+func TestABatchThatIsSealedAfterTheEndOfTheStayEnds(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		r := f.joinAll("ops")[0]
+		settle()
+		f.at[0].EvictAll(ErrReplaced)
+		synctest.Wait()
+		b := newBatch()
+		b.content, b.count = wire.AppendItem(nil, wire.Kind_KIND_TEXT, []byte("late")), 1
+		r.seal(b)
+		synctest.Wait()
+		select {
+		case <-b.done:
+		default:
+			t.Fatal("nothing ends it")
+		}
+		require.ErrorIs(t, b.err, ErrUnconfirmed)
+		require.ErrorIs(t, b.err, ErrReplaced)
+	})
+}
+
 func TestAPausedMemberDoesNotHoldUpTheOthers(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()

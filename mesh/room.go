@@ -49,7 +49,8 @@ type Room struct {
 	info    []byte
 	unacked []*batch     // sealed, and no neighbour has acknowledged them
 	echoed  uint64       // the last item of this node's own feed that GossipSub's loop has taken
-	why     error        // the stay ended; nil: it has not
+	why     error        // the stay ended, or ends soon; nil: neither
+	over    bool         // it has ended: nobody looks at unacked any more
 	changed task.Changes // members or neighbours have changed
 }
 

@@ -134,7 +134,7 @@ func (r *Room) takeReply(from peer.ID, reply *wire.SyncReply, o *stay.Outcome) e
 	}
 	for _, e := range envelopes {
 		r.mesh.stats.envelopesPulled.Add(1)
-		r.receive(now, from, e, stay.Repaired)
+		r.receive(time.Now(), from, e, stay.Repaired)
 	}
 	return err
 }

@@ -73,7 +73,9 @@ func (w *world) Notice(n stay.Notice) {
 // overLocked ends the stay soon.
 func (r *Room) overLocked(why error) {
 	r.why = why
-	r.mesh.tasks.Go(func() { r.end(why) })
+	if end := func() { r.end(why) }; !r.mesh.tasks.Go(end) {
+		go end() // the mesh closes, and waits for it
+	}
 }
 
 func (w *world) Pull(p stay.Pull) { w.mesh.tasks.Go(func() { (*Room)(w).pull(p) }) }

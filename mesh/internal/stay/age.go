@@ -18,6 +18,9 @@ func (j *journal) unwanted(f *Feed, e *Envelope, since time.Time, author *seat) 
 	if _, resumed := j.resume[f.tag]; resumed || !f.unheard() {
 		return false
 	}
+	if !j.history && j.stays.within(f) {
+		return false // its author's clock may have been set since the earlier stay
+	}
 	sent := time.UnixMilli(e.SentMs)
 	if author != nil && author.transit.before(sent, since) {
 		return true

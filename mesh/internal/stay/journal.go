@@ -189,7 +189,7 @@ func (j *journal) take(now time.Time, via peer.ID, f *Feed, e *Envelope) ([]*Env
 	if f.next == 0 && f.had(e) {
 		return nil, stale
 	}
-	if j.anchor(now, f); f.next == 0 && e.First == f.stored+1 && j.ready && f.sure() == 0 && !j.behind(now, f) {
+	if j.anchor(now, f); f.next == 0 && e.First == f.stored+1 && j.ready && (f.sure() == 0 || j.certain(f)) && !j.behind(now, f) {
 		f.begin(e.First)
 	}
 	if f.next > 0 && e.how == Gossiped && j.ready && j.proves(via, f, now.Sub(j.readyAt)) {

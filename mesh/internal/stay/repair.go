@@ -308,6 +308,9 @@ func (j *journal) answered(now time.Time, p Pull, o Outcome) {
 			f.repair.try(p.From, o.help(f))
 		}
 		f.repair.askAt = now
+		if f.next != f.repair.at {
+			j.lacking.remove(f) // others are asked for first now: an answer may have no room for all
+		}
 		j.lack(now, f)
 	}
 }

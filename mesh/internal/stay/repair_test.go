@@ -3,6 +3,7 @@ package stay
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -77,6 +78,26 @@ func TestWhatIsHeldBehindAGapIsThereForOthers(t *testing.T) {
 	require.Equal(t, span{5, 6}, a.lost)
 	require.Equal(t, []uint64{7, 9}, firsts(a.ready))
 	require.EqualValues(t, 9, f.reach("b"))
+}
+
+// An answer has no room for all: a feed that got something comes after those that got nothing.
+func TestFeedsTakeTurnsInWhatANeighbourIsAskedFor(t *testing.T) {
+	j := newJournal(FeedTag{}, plenty)
+	j.becomeReady(epoch)
+	e := chain(1, 1, 1, 1)
+	var feeds []*Feed
+	for i, name := range []string{"alice", "bob", "carol"} {
+		f := j.open(epoch, entry(name, name, 1, byte(i+1), true))
+		j.take(epoch, "b", f, e[0])
+		j.claim(epoch, "b", f.tag, 4, 0, false)
+		feeds = append(feeds, f)
+	}
+	pulls, _ := j.ask(after(time.Minute), "b")
+	require.Len(t, pulls, 1)
+	require.Same(t, feeds[0], pulls[0].wants[0].feed)
+	j.take(after(time.Minute), "b", feeds[0], e[1])
+	j.answered(after(time.Minute), pulls[0], Outcome{more: true})
+	require.Equal(t, []*Feed{feeds[1], feeds[2], feeds[0]}, slices.Collect(j.lacking.all()))
 }
 
 func TestASourceThatCouldNotHelpGivesWayToAnother(t *testing.T) {

@@ -239,6 +239,9 @@ func (j *journal) change(now time.Time, tag FeedTag, overhead int, budget *int64
 	stored := StoredFeed{Through: f.last(), Floor: f.floor, Began: f.began, Used: f.used, End: f.tip, Entry: f.entry.Sealed}
 	if f.next == 0 {
 		stored.End = f.end
+	} else if f.tip != nil {
+		end := *f.tip // that of this node's own feed changes as it publishes
+		stored.End = &end
 	}
 	c.Lowest, all = math.MaxUint64, true
 	if sh := j.ring.shelves[tag]; sh != nil && len(sh.list) > 0 {

@@ -66,6 +66,7 @@ func (s *succession) forget(f *Feed) {
 			list := append(s.feeds[p][:i:i], s.feeds[p][i+1:]...)
 			if s.feeds[p] = list; len(list) == 0 {
 				delete(s.feeds, p)
+				delete(s.lively, p)
 			}
 			return
 		}
@@ -160,6 +161,9 @@ func (j *journal) reconsider(now time.Time, f *Feed) {
 		return
 	}
 	f.next, f.floor, f.supposed = 0, 0, time.Time{}
+	if f.claimed.IsZero() {
+		f.claimed = now
+	}
 	f.repair.moved(0)
 	f.repair.from = "" // what the present answer brings is held
 	j.waiting.add(f)

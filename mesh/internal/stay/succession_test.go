@@ -129,6 +129,42 @@ func TestAStayThatBeganDuringThisNodesOwnGoesOnWithWhatItHolds(t *testing.T) {
 	require.Zero(t, out[0].lost)
 }
 
+// The second item came before it was known that all of the feed is for this node.
+func TestAStayThatBeganDuringThisNodesOwnDoesNotKeepItsFirstItemWaiting(t *testing.T) {
+	j := newJournal(FeedTag{}, plenty)
+	j.becomeReady(epoch)
+	now := after(time.Minute)
+	earlier, later := j.open(epoch, entry("u", "author", 1, 1, true)), j.open(now, entry("u", "author", 2, 2, true))
+	e := chain(1, 1)
+	ready, _ := j.take(now, "other", later, e[1])
+	require.Empty(t, ready)
+	last := *e[0]
+	ready, _ = j.take(now, "author", earlier, &last)
+	require.Len(t, ready, 1)
+	ready, _ = j.take(now, "other", later, e[0])
+	require.Len(t, ready, 2)
+}
+
+// Between the two stays the clock of the device was set back, so what it publishes now looks as if
+// it were from before this node's time.
+func TestAStayThatBeganDuringThisNodesOwnIsNotTakenForOld(t *testing.T) {
+	j := newJournal(FeedTag{}, plenty)
+	j.becomeReady(epoch)
+	now := after(time.Minute)
+	earlier := j.open(epoch, entry("u", "author", 1, 1, true))
+	e := chain(1)[0]
+	seat := &seat{feed: earlier}
+	e.SentMs = now.UnixMilli()
+	seat.transit.late(now, now)
+	ready, _ := j.take(now, "author", earlier, e)
+	require.Len(t, ready, 1)
+	later := j.open(now, entry("u", "author", 2, 2, true))
+	first := chain(1)[0]
+	first.SentMs, first.came = now.Add(-2*time.Minute).UnixMilli(), now
+	require.False(t, j.unwanted(later, first, epoch, seat))
+	require.True(t, j.unwanted(j.open(now, entry("v", "another", 1, 3, true)), first, epoch, seat))
+}
+
 // expireUntil lets time pass until something is true, and returns when that is and what has
 // arrived.
 func (j *journal) expireUntil(t *testing.T, now time.Time, done func(arrived []arrival) bool) (at time.Time, arrived []arrival) {
