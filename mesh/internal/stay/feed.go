@@ -316,6 +316,9 @@ func (f *Feed) advance(now time.Time, e *Envelope) ([]*Envelope, verdict) {
 		}
 		ready = append(ready, e)
 		f.next, f.tip = e.Next(), &e.hash
+		if len(f.held) > 0 && f.held[0].First == e.First && f.held[0].hash == e.hash {
+			f.popHeld() // it was held until the baseline was set, and has come again
+		}
 		if len(f.held) == 0 {
 			f.gapSince = time.Time{}
 			return ready, taken

@@ -145,6 +145,28 @@ func TestAStayThatBeganDuringThisNodesOwnDoesNotKeepItsFirstItemWaiting(t *testi
 	require.Len(t, ready, 2)
 }
 
+// The first item is held while an earlier stay may go on, and comes again when that has ended.
+func TestAFirstItemThatComesTwiceIsNoFork(t *testing.T) {
+	j := newJournal(FeedTag{}, plenty)
+	j.becomeReady(epoch)
+	earlier, later := j.open(epoch, entry("u", "author", 1, 1, true)), j.open(epoch, entry("u", "author", 2, 2, true))
+	earlier.begin(1)
+	j.claim(epoch, "other", earlier.tag, 2, 0, false)
+	e, again := chain(1, 1), chain(1)[0]
+	for _, e := range e {
+		ready, v := j.take(epoch, "other", later, e)
+		require.Equal(t, taken, v)
+		require.Empty(t, ready)
+	}
+	all := chain(1, 1)
+	for _, e := range all {
+		j.take(after(time.Second), "other", earlier, e)
+	}
+	ready, v := j.take(after(time.Second), "author", later, again)
+	require.Equal(t, taken, v)
+	require.Len(t, ready, 2)
+}
+
 // Between the two stays the clock of the device was set back, so what it publishes now looks as if
 // it were from before this node's time.
 func TestAStayThatBeganDuringThisNodesOwnIsNotTakenForOld(t *testing.T) {
