@@ -279,7 +279,7 @@ func (j *journal) claim(now time.Time, from peer.ID, tag FeedTag, last, first ui
 		first = max(first, f.stored+1, f.handed+1) // what the store has is from before this stay
 	}
 	j.anchor(now, f)
-	if f.next > 0 && first > 0 && (first <= last || sure && f.guessed) && first < f.next && f.doubtful(now, last) {
+	if f.next > 0 && first > 0 && first <= last && first < f.next && f.doubtful(now, last) {
 		f.next, f.floor, f.guessed = first, first, !sure
 		j.changed(f)
 	}
@@ -315,8 +315,8 @@ func (j *journal) claim(now time.Time, from peer.ID, tag FeedTag, last, first ui
 // from before that for this node, or is sure where the feed begins. It has its say once for each
 // item. A neighbour that cannot be sure may itself learn later of a still earlier beginning.
 func (f *Feed) regret(first, last uint64, sure bool) arrival {
-	if !f.guessed || first == 0 || !sure && first > last || f.entry == nil || f.broken {
-		return arrival{}
+	if !f.guessed || first == 0 || first > last && (!sure || f.untouched()) || f.entry == nil || f.broken {
+		return arrival{} // also while another neighbour may yet correct the baseline
 	}
 	f.guessed = !sure
 	first = max(first, 2) // the first item is the author's roster entry, which is known
