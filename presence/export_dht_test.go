@@ -5,16 +5,14 @@ import (
 	"testing"
 	"time"
 
-	dsq "github.com/ipfs/go-datastore/query"
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	record2 "github.com/libp2p/go-libp2p-record"
-	recpb "github.com/libp2p/go-libp2p-record/pb"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/presence/internal/dht"
+	"github.com/starling-mesh/starling/presence/internal/dhttest"
 )
 
 // WithoutWhois makes inquiries ask only the DHT until the test ends.
@@ -61,21 +59,7 @@ func (d *Directory) Store(ctx context.Context, p peer.ID, key string, value []by
 
 // StoredBytes returns what this node itself keeps under a key, in the first instance; nil: nothing.
 func (d *Directory) StoredBytes(key string) []byte {
-	all, err := d.instance().Store.Query(context.Background(), dsq.Query{})
-	if err != nil {
-		panic(err)
-	}
-	entries, err := all.Rest()
-	if err != nil {
-		panic(err)
-	}
-	for _, e := range entries {
-		rec := new(recpb.Record)
-		if proto.Unmarshal(e.Value, rec) == nil && string(rec.Key) == key {
-			return rec.Value
-		}
-	}
-	return nil
+	return dhttest.Kept(d.instance().Store, key)
 }
 
 // Stored returns the record that this node itself keeps under a key, in the first instance; nil:

@@ -22,6 +22,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/presence"
+	"github.com/starling-mesh/starling/presence/internal/dhttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -178,11 +179,7 @@ func keysOf(t *testing.T, key crypto.PrivKey) *identity.Keys {
 	return &identity.Keys{Device: raw, User: raw}
 }
 
-func seeded(b byte) ed25519.PrivateKey {
-	seed := make([]byte, ed25519.SeedSize)
-	seed[0] = b
-	return ed25519.NewKeyFromSeed(seed)
-}
+var seeded = dhttest.Seeded
 
 // connected reports whether host a has a connection to host b.
 func (r *rig) connected(a, b int) bool {

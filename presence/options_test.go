@@ -36,6 +36,7 @@ func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 		{"store", WithRemembered(nil), "WithRemembered: nil"},
 		{"maxMessage", WithMaxMessage(0), "WithMaxMessage: 0 bytes, want 1 to 1048576"},
 		{"grace", WithGrace(-time.Second), "WithGrace: -1s is negative"},
+		{"the least negative grace", WithGrace(-1), "WithGrace: -1ns is negative"},
 		{"life", WithStatementLife(time.Second), "WithStatementLife: 1s, want 10s to 720h0m0s"},
 		{"scopes", WithDHT("moon"), `WithDHT: "moon" twice, or not a scope`},
 	} {

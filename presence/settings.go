@@ -12,7 +12,7 @@ import (
 )
 
 // unstated stands for a duration that a hello does not state.
-const unstated time.Duration = -1
+const unstated time.Duration = math.MinInt64
 
 // limits returns what this node states of the settings that an app must have in common.
 func (x *handshake) limits() *wire.Limits {

@@ -13,55 +13,18 @@ import (
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
 	"github.com/starling-mesh/starling/presence"
+	"github.com/starling-mesh/starling/presence/internal/dhttest"
 )
 
-const acme = "acme.ops"
+const acme = dhttest.App
 
-var issuerKey = seeded(77)
-
-func issuer(t *testing.T, key ed25519.PrivateKey) *identity.Issuer {
-	t.Helper()
-	i, err := identity.NewIssuer(acme, key, identity.WithRoot(public(issuerKey)))
-	require.NoError(t, err)
-	return i
-}
-
-func public(key ed25519.PrivateKey) identity.PublicKey {
-	return identity.PublicKey(key.Public().(ed25519.PublicKey))
-}
-
-// authority returns an authority as every node has its own: for the test's issuer, and further
-// ones.
-func authority(t *testing.T, leeway time.Duration, more ...ed25519.PrivateKey) *identity.Authority {
-	t.Helper()
-	var keys []identity.IssuerKey
-	for _, k := range more {
-		keys = append(keys, issuer(t, k).Public())
-	}
-	issuers, err := identity.NewIssuers(issuer(t, issuerKey).Public(), keys...)
-	require.NoError(t, err)
-	a, err := identity.NewAuthority(acme, issuers, identity.WithLeeway(leeway))
-	require.NoError(t, err)
-	return a
-}
-
-// token returns a log-in token for a user on a device.
-func token(t *testing.T, keys *identity.Keys, user string, life time.Duration, change ...func(*identity.Claims)) string {
-	t.Helper()
-	return tokenBy(t, issuerKey, keys, user, life, change...)
-}
-
-func tokenBy(t *testing.T, key ed25519.PrivateKey, keys *identity.Keys, user string, life time.Duration, change ...func(*identity.Claims)) string {
-	t.Helper()
-	now := time.Now()
-	c := identity.Claims{User: user, Device: keys.DeviceKey(), Issued: now, Expires: now.Add(life)}
-	for _, f := range change {
-		f(&c)
-	}
-	s, err := issuer(t, key).Issue(c)
-	require.NoError(t, err)
-	return s
-}
+var (
+	issuerKey = dhttest.IssuerKey
+	issuer    = dhttest.Issuer
+	authority = dhttest.Authority
+	token     = dhttest.Token
+	tokenBy   = dhttest.TokenBy
+)
 
 // vouched starts n unconnected hosts in app mode, with the default leeway.
 func vouched(t *testing.T, n int, opts ...presence.Option) *rig {

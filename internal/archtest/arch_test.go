@@ -65,6 +65,7 @@ var table = []row{
 	// packages.
 	{"examples/...", []string{"node", "mesh", "presence", "identity"}},
 	// For tests: no shipped package may import these, and they do not import what they test.
+	{"presence/internal/dhttest", []string{"identity"}},
 	{"internal/vectors", nil},
 	{"internal/meshtest", nil},
 	{"internal/cputime", nil},

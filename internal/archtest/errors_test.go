@@ -43,23 +43,31 @@ func namedPackages(fset *token.FileSet, file *ast.File) (found []string) {
 func TestErrorsNameNoPackages(t *testing.T) {
 	seen := 0
 	for _, dir := range libraries {
-		require.NoError(t, filepath.WalkDir(filepath.Join(root(t), dir), func(path string, d fs.DirEntry, err error) error {
-			if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
-				return err
-			}
-			fset := token.NewFileSet()
-			file, err := parser.ParseFile(fset, path, nil, parser.SkipObjectResolution)
-			if err != nil {
-				return err
-			}
-			seen++
-			for _, fault := range namedPackages(fset, file) {
-				t.Error(fault)
-			}
-			return nil
-		}))
+		seen += eachFile(t, dir, func(path string) bool { return !strings.HasSuffix(path, "_test.go") }, namedPackages)
 	}
 	require.Greater(t, seen, 100)
+}
+
+// eachFile reports what find finds in the Go files below a directory of the module that are wanted,
+// and returns how many there are.
+func eachFile(t *testing.T, dir string, wanted func(path string) bool, find func(*token.FileSet, *ast.File) []string) (seen int) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(filepath.Join(root(t), dir), func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".go" || !wanted(path) {
+			return err
+		}
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		seen++
+		for _, fault := range find(fset, file) {
+			t.Error(fault)
+		}
+		return nil
+	}))
+	return seen
 }
 
 func TestAPackageInAnErrorIsFound(t *testing.T) {

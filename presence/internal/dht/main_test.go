@@ -1,22 +1,18 @@
 package dht
 
 import (
-	"context"
-	"crypto/ed25519"
 	"log/slog"
 	"sync"
 	"testing"
 	"time"
 
-	dsq "github.com/ipfs/go-datastore/query"
-	recpb "github.com/libp2p/go-libp2p-record/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/meshtest"
+	"github.com/starling-mesh/starling/presence/internal/dhttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -89,23 +85,7 @@ func (n *node) show(st *identity.Statement) {
 func (n *node) first() *Instance { return n.Instances()[0] }
 
 // kept returns what the node itself keeps under a key; nil: nothing.
-func (n *node) kept(key string) []byte {
-	all, err := n.first().Store.Query(context.Background(), dsq.Query{})
-	if err != nil {
-		panic(err)
-	}
-	entries, err := all.Rest()
-	if err != nil {
-		panic(err)
-	}
-	for _, e := range entries {
-		rec := new(recpb.Record)
-		if proto.Unmarshal(e.Value, rec) == nil && string(rec.Key) == key {
-			return rec.Value
-		}
-	}
-	return nil
-}
+func (n *node) kept(key string) []byte { return dhttest.Kept(n.first().Store, key) }
 
 // newRig starts n unconnected hosts, each part of the DHT of its LAN; in app mode if a is not nil.
 func newRig(t *testing.T, n int, a *identity.Authority) *rig {
@@ -159,51 +139,19 @@ func soon(t *testing.T, limit time.Duration, what string, ok func() bool) {
 	}
 }
 
-func seeded(b byte) ed25519.PrivateKey {
-	seed := make([]byte, ed25519.SeedSize)
-	seed[0] = b
-	return ed25519.NewKeyFromSeed(seed)
-}
+const acme = dhttest.App
 
-const acme = "acme.ops"
-
-var issuerKey = seeded(77)
-
-func public(key ed25519.PrivateKey) identity.PublicKey {
-	return identity.PublicKey(key.Public().(ed25519.PublicKey))
-}
-
-func issuer(t *testing.T, key ed25519.PrivateKey) *identity.Issuer {
-	t.Helper()
-	i, err := identity.NewIssuer(acme, key, identity.WithRoot(public(issuerKey)))
-	require.NoError(t, err)
-	return i
-}
+var (
+	seeded    = dhttest.Seeded
+	issuerKey = dhttest.IssuerKey
+	public    = dhttest.Public
+	issuer    = dhttest.Issuer
+	token     = dhttest.Token
+	tokenBy   = dhttest.TokenBy
+)
 
 // authority returns an authority for the test's issuer.
 func authority(t *testing.T) *identity.Authority {
 	t.Helper()
-	issuers, err := identity.NewIssuers(issuer(t, issuerKey).Public())
-	require.NoError(t, err)
-	a, err := identity.NewAuthority(acme, issuers, identity.WithLeeway(identity.DefaultLeeway))
-	require.NoError(t, err)
-	return a
-}
-
-// token returns a log-in token for a user on a device.
-func token(t *testing.T, keys *identity.Keys, user string, life time.Duration, change ...func(*identity.Claims)) string {
-	t.Helper()
-	return tokenBy(t, issuerKey, keys, user, life, change...)
-}
-
-func tokenBy(t *testing.T, key ed25519.PrivateKey, keys *identity.Keys, user string, life time.Duration, change ...func(*identity.Claims)) string {
-	t.Helper()
-	now := time.Now()
-	c := identity.Claims{User: user, Device: keys.DeviceKey(), Issued: now, Expires: now.Add(life)}
-	for _, f := range change {
-		f(&c)
-	}
-	s, err := issuer(t, key).Issue(c)
-	require.NoError(t, err)
-	return s
+	return dhttest.Authority(t, identity.DefaultLeeway)
 }
