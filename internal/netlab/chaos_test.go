@@ -51,7 +51,21 @@ var chaosNames = []string{"alice", "bob", "carol", "dave", "erin", "frank", "gra
 //   - Every living process counts all the others as members, and has one result for each line.
 func TestEightNodesUnderFaults(t *testing.T) {
 	seed, length := chaosSettings(t)
-	t.Logf("%s=%d %s=%v repeats these faults", chaosSeedEnv, seed, chaosTimeEnv, length)
+	repeat := fmt.Sprintf("%s=%d %s=%v repeats these faults", chaosSeedEnv, seed, chaosTimeEnv, length)
+	t.Log(repeat)
+	var complaints []string
+	// Runs after the cleanups of the processes, whose standard error is long: what went wrong is
+	// said once more as the last lines of the test.
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		for _, complaint := range complaints {
+			first, _, _ := strings.Cut(complaint, "\n")
+			t.Logf("error: %s", first)
+		}
+		t.Logf("error: %d complaints; %s", len(complaints), repeat)
+	})
 	c := newChaos(t, plan(seed, length, len(chaosNames), chaosMortals))
 	c.lab.Loss(chaosLoss)
 	for node := range c.nodes {
@@ -76,7 +90,8 @@ func TestEightNodesUnderFaults(t *testing.T) {
 	}
 	c.stop()
 	c.logFigures()
-	for _, complaint := range c.complaints() {
+	complaints = c.complaints()
+	for _, complaint := range complaints {
 		t.Error(complaint)
 	}
 	require.True(t, whole, "not everything was there within %v", chaosBound)
