@@ -76,6 +76,9 @@ func (st *Stay) adopt(now time.Time, p peer.ID) {
 	if n := st.neighbours[p]; n != nil {
 		n.doubted = false
 	} else {
+		if len(st.neighbours) == 0 {
+			st.journal.renew(now)
+		}
 		st.neighbours[p] = &neighbour{met: now}
 		st.order = append(st.order, p)
 		st.parted.back(now, p)
@@ -131,6 +134,15 @@ func (st *Stay) apart(now time.Time, but peer.ID) bool {
 		s := st.roster.devices[p]
 		return p != but && s != nil && (s.present || s.reason == Dropped)
 	})
+}
+
+// hearWait is how long no neighbour must have said anything before this node counts as cut off: the
+// time of two beats, for each of which a neighbour that says nothing else takes 2.5 s.
+const hearWait = 5 * time.Second
+
+// hears reports whether a neighbour has said something less than hearWait ago.
+func (st *Stay) hears(now time.Time) bool {
+	return slices.ContainsFunc(st.order, func(p peer.ID) bool { return now.Sub(st.world.Spoke(p)) < hearWait })
 }
 
 // dismiss forgets a neighbour that is no longer in the room, or not connected.

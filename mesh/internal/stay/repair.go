@@ -325,6 +325,15 @@ func (j *journal) left(now time.Time, id peer.ID) {
 	}
 }
 
+// renew begins the wait for what is missing in gaps again: nobody could have helped until now.
+func (j *journal) renew(now time.Time) {
+	for f := range j.lacking.all() {
+		if f.proven() {
+			f.gapSince = now
+		}
+	}
+}
+
 // retry asks soon for what is missing: there is a new neighbour to ask.
 func (j *journal) retry(now time.Time) {
 	for f := range j.lacking.all() {

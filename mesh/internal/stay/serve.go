@@ -32,6 +32,9 @@ func (st *Stay) repair(now time.Time) {
 	if st.journal.lacking.len() == 0 {
 		return
 	}
+	if !st.hears(now) {
+		st.journal.renew(now)
+	}
 	all := slices.Collect(st.shuffled())
 	idle := slices.DeleteFunc(slices.Clone(all), func(p peer.ID) bool { return st.neighbours[p].pulled })
 	pulls, lost := st.journal.plan(now, idle, all, st.roster.apart() || st.apart(now, ""))

@@ -1,0 +1,93 @@
+package stay
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/stretchr/testify/require"
+)
+
+// cutWorld is a world whose neighbours say nothing and do not answer while they are cut off. Then
+// they say that they will never have what is missing.
+type cutWorld struct {
+	deafWorld
+	now   time.Time
+	cut   bool
+	pulls []Pull
+	lost  []Lost
+}
+
+func (w *cutWorld) Pull(p Pull) { w.pulls = append(w.pulls, p) }
+
+func (w *cutWorld) Spoke(peer.ID) time.Time {
+	if w.cut {
+		return time.Time{}
+	}
+	return w.now
+}
+
+func (w *cutWorld) Notice(n Notice) {
+	if n, ok := n.(Lost); ok {
+		w.lost = append(w.lost, n)
+	}
+}
+
+// A member that is cut off hears nothing of those that have what is missing. Its connections may
+// seem to last, or end.
+func TestTheTimeOfACutDoesNotCountForAGap(t *testing.T) {
+	for name, end := range map[string]bool{"connections seem to last": false, "connections end": true} {
+		t.Run(name, func(t *testing.T) {
+			w := &cutWorld{now: epoch}
+			st, _ := begunStay(t, epoch, w)
+			st.Begin(epoch)
+			near := []peer.ID{"a", "b"}
+			for _, p := range near {
+				st.Subscribed(epoch, p)
+			}
+			e := chain(1, 1, 1, 1)
+			f := st.journal.open(epoch, entry("u", "author", 1, 1, true))
+			for _, i := range []int{0, 3} {
+				e[i].tag = f.tag
+				st.journal.take(epoch, "a", f, e[i])
+			}
+			require.True(t, f.proven())
+			tick := func() {
+				for st.Tick(w.now); len(w.pulls) > 0; w.pulls = w.pulls[1:] {
+					o := Outcome{Err: os.ErrDeadlineExceeded}
+					if !w.cut {
+						o = Outcome{gone: map[FeedTag]uint64{f.tag: 3}}
+					}
+					st.Answered(w.now, w.pulls[0], o)
+				}
+				w.now = w.now.Add(50 * time.Millisecond)
+			}
+			w.cut = true
+			if end {
+				for _, p := range near {
+					st.Disconnected(w.now, p)
+				}
+			}
+			for w.now.Before(after(time.Minute)) {
+				tick()
+				require.Empty(t, w.lost, "after %v", w.now.Sub(epoch))
+			}
+			w.cut = false
+			if end {
+				for _, p := range near {
+					st.Subscribed(w.now, p)
+				}
+			}
+			healed := w.now
+			for len(w.lost) == 0 {
+				require.Less(t, w.now.Sub(healed), time.Minute)
+				tick()
+			}
+			require.GreaterOrEqual(t, w.now.Sub(healed), lostWait)
+			require.Less(t, w.now.Sub(healed), ApartWait+retryWait<<maxAgain)
+			require.EqualValues(t, 2, w.lost[0].First)
+			require.EqualValues(t, 3, w.lost[0].Last)
+		})
+	}
+}
