@@ -75,9 +75,7 @@ func (j *journal) open(now time.Time, e *Entry) *Feed {
 			j.digest = nil // the feed may have got somewhere already
 			f.entry = e
 			j.stays.known(f)
-			for _, g := range j.stays.feeds[f.peer()] {
-				j.reconsider(now, g)
-			}
+			j.reconsiderAll(now, f.peer())
 		}
 		f.entry = e
 		j.ring.touch(tag)
@@ -192,8 +190,8 @@ func (j *journal) take(now time.Time, via peer.ID, f *Feed, e *Envelope) ([]*Env
 	if j.anchor(now, f); f.next == 0 && e.First == f.stored+1 && j.ready && (f.sure() == 0 || j.certain(f)) && !j.behind(now, f) {
 		f.begin(e.First)
 	}
-	if f.next > 0 && e.how == Gossiped && j.ready && j.proves(via, f, now.Sub(j.readyAt)) {
-		j.stays.lasted(f)
+	if f.next > 0 && e.how == Gossiped && j.ready && j.proves(via, f, now.Sub(j.readyAt)) && j.stays.lasted(f) {
+		j.reconsiderAll(now, f.peer())
 	}
 	if f.refuted(now, e) {
 		f.next, f.floor = f.least, f.least

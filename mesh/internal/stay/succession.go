@@ -35,11 +35,15 @@ func newSuccession() succession {
 	return succession{feeds: make(map[peer.ID][]*Feed), latest: make(map[peer.ID]Mark), before: make(map[peer.ID]Mark), lively: make(map[peer.ID]Mark)}
 }
 
-// lasted notes that the author of a feed has published after this node's own stay was ready.
-func (s *succession) lasted(f *Feed) {
-	if p := f.peer(); p != "" && f.entry.Sequence > s.lively[p].sequence {
-		s.lively[p] = Mark{f.tag, f.entry.Sequence}
+// lasted notes that the author of a feed has published after this node's own stay was ready, and
+// reports whether that is news.
+func (s *succession) lasted(f *Feed) bool {
+	p := f.peer()
+	if p == "" || f.entry.Sequence <= s.lively[p].sequence {
+		return false
 	}
+	s.lively[p] = Mark{f.tag, f.entry.Sequence}
+	return true
 }
 
 // within reports whether a feed is of a stay that began after this node's own was ready, since an
@@ -133,11 +137,14 @@ func (j *journal) proves(via peer.ID, f *Feed, after time.Duration) bool {
 	return after >= baselineProof
 }
 
-// certain reports whether a feed without a baseline begins for this node at its first item.
-func (j *journal) certain(f *Feed) bool {
+// whole reports whether all of a feed is for this node: its stay began in this node's own.
+func (j *journal) whole(f *Feed) bool {
 	_, resumed := j.resume[f.tag]
-	return f.next == 0 && j.ready && !resumed && !j.history && !f.broken && j.stays.within(f)
+	return j.ready && !resumed && !j.history && !f.broken && j.stays.within(f)
 }
+
+// certain reports whether a feed without a baseline begins for this node at its first item.
+func (j *journal) certain(f *Feed) bool { return f.next == 0 && j.whole(f) }
 
 // anchor begins a feed that is certain, if it need not wait for an earlier stay. If something of it
 // is held, it begins when that has waited for the neighbours.
@@ -153,14 +160,18 @@ func (j *journal) anchor(now time.Time, f *Feed) {
 	}
 }
 
-// reconsider takes back the baseline of a feed that began before its author, or that of an earlier
-// stay, was known, if nothing of it has been delivered and it turns out to have to wait for that
-// earlier stay.
+// reconsider takes back the baseline of a feed of which nothing has been delivered, if what has
+// become known since shows that the feed has to wait for an earlier stay, or that all of it is for
+// this node: when the baseline was set, its author, or that of an earlier stay, was not known.
 func (j *journal) reconsider(now time.Time, f *Feed) {
-	if _, resumed := j.resume[f.tag]; resumed || f.next == 0 || f.supposed.IsZero() || !f.untouched() || !j.behind(now, f) {
+	if _, resumed := j.resume[f.tag]; resumed || f.next == 0 || f.supposed.IsZero() || !f.untouched() {
+		return
+	}
+	if late := f.floor > f.stored+1 && j.whole(f); !late && !j.behind(now, f) {
 		return
 	}
 	f.next, f.floor, f.supposed = 0, 0, time.Time{}
+	j.changed(f)
 	if f.claimed.IsZero() {
 		f.claimed = now
 	}
@@ -168,6 +179,13 @@ func (j *journal) reconsider(now time.Time, f *Feed) {
 	f.repair.from = "" // what the present answer brings is held
 	j.waiting.add(f)
 	j.lack(now, f)
+}
+
+// reconsiderAll reconsiders the baselines of all stays of a device.
+func (j *journal) reconsiderAll(now time.Time, p peer.ID) {
+	for _, f := range j.stays.feeds[p] {
+		j.reconsider(now, f)
+	}
 }
 
 // beginningsLast returns positions of feeds that have begun here before those of others, which may

@@ -242,6 +242,62 @@ func TestAStayWhoseAuthorIsLearnedLaterWaitsForTheEarlierOneAllTheSame(t *testin
 	}
 }
 
+// A member that joined later says where the later stay begins for it. Only then it becomes known
+// whose stay that is, or that the earlier one lasted into this node's own stay.
+func TestAGuessedBeginningOfAStayThatIsWhollyForThisNodeIsTakenBack(t *testing.T) {
+	for _, c := range []string{"its author becomes known", "the earlier stay becomes known", "the earlier stay turns out to have lasted"} {
+		t.Run(c, func(t *testing.T) {
+			j := newJournal(FeedTag{}, plenty)
+			j.becomeReady(epoch)
+			before, who := entry("u", "author", 1, 1, true), entry("u", "author", 2, 2, true)
+			now := after(baselineProof)
+			lasts := func() {
+				earlier := j.open(now, before)
+				earlier.begin(1)
+				first := chain(1)[0]
+				first.tag, first.how = earlier.tag, Gossiped
+				ready, _ := j.take(now, "other", earlier, first)
+				require.Len(t, ready, 1)
+				earlier.ended = true
+			}
+			switch c {
+			case "its author becomes known":
+				lasts()
+			case "the earlier stay turns out to have lasted":
+				j.open(now, before).begin(1)
+				j.open(now, who)
+			}
+			j.claim(now, "other", who.Tag(), 4, 3, false)
+			later := j.feeds[who.Tag()]
+			now, _ = j.expireUntil(t, now, later.begun)
+			require.EqualValues(t, 3, later.next)
+			switch c {
+			case "its author becomes known":
+				j.open(now, who)
+			case "the earlier stay becomes known":
+				j.open(now, who)
+				lasts()
+			default:
+				lasts()
+			}
+			e := chain(1, 1, 1, 1)
+			for i := range e {
+				e[i].tag = later.tag
+			}
+			for _, i := range []int{2, 3} {
+				ready, _ := j.take(now, "other", later, e[i])
+				require.Empty(t, ready)
+			}
+			j.expireUntil(t, now, later.begun)
+			require.EqualValues(t, 1, later.floor)
+			for i, want := range []int{1, 3} {
+				ready, _ := j.take(now, "other", later, e[i])
+				require.Len(t, ready, want)
+			}
+		})
+	}
+}
+
 // The later stay has begun, but nothing of it has come, when the earlier one becomes known.
 func TestAStayWaitsForAnEarlierOneThatBecomesKnownLater(t *testing.T) {
 	j := newJournal(FeedTag{}, plenty)
