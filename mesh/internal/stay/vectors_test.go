@@ -180,6 +180,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("a dropped member is asked for again", "after %s, doubled each time up to %s", s(doubtAgain), minutes(doubtEvery))
 	says("beat of a member that not all see; silence", "%s, or %s for each member; %d beats", minutes(BeatEvery), s(memberBeat), SilentBeats)
 	says("a later stay waits for what is being fetched of an earlier one; for neighbours just met; for each of them", "%s; %s; %d ms", s(lackWait), s(2*meetWait), meetWait.Milliseconds())
+	says("a node counts as cut off", "after %s in which no neighbour has said anything", s(hearWait))
 	says("a member counts as parted; is remembered for that", "%s; %s", s(ApartWait), minutes(partedFor))
 	says("clocks: a neighbour's word of one replaces its last", "when it gives an earlier time, or one more than %s later", s(clockSet))
 	says("an envelope that came by gossip is no older than; a member tells a clock by envelopes alone", "%s; after %s", s(maxUnderWay), s(2*maxUnderWay))
