@@ -6,7 +6,6 @@ import (
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 const (
@@ -20,16 +19,19 @@ const (
 	maxForwardDelay = 200 * time.Millisecond
 )
 
+// holdBack is how long an envelope that is being validated waits before it is passed on.
+type holdBack time.Duration
+
 // forward is GossipSub's last validator of a room: it lets envelopes out to the topic mesh. It
-// delays those of others for a moment; the app has them already.
-func (r *Room) forward(ctx context.Context, from peer.ID, msg *pubsub.Message) pubsub.ValidationResult {
-	e, ok := msg.ValidatorData.(*stay.Envelope)
-	if !ok || e.Peer != from || e.Size < pubsub.GossipSubIDontWantMessageThreshold {
-		// It is the node's own; or others pass it on for its author; or it is so small that nobody
-		// says whether it has it.
+// delays large ones that came from their author for a moment; the app has them already. The node's
+// own, those that others pass on for their author, and those so small that nobody says whether it
+// has them, go on at once.
+func (r *Room) forward(ctx context.Context, _ peer.ID, msg *pubsub.Message) pubsub.ValidationResult {
+	wait, ok := msg.ValidatorData.(holdBack)
+	if !ok {
 		return pubsub.ValidationAccept
 	}
-	t := time.NewTimer(min(forwardDelay+2*e.Late, maxForwardDelay))
+	t := time.NewTimer(time.Duration(wait))
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -187,7 +187,10 @@ func (r *Room) start() error {
 	if r.sub, err = r.topic.Subscribe(pubsub.WithBufferSize(gossipQueue)); err != nil {
 		return err
 	}
-	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, r.stay.Own().Sealed, noID, accept{}); err != nil {
+	r.mu.Lock()
+	own := r.stay.Own()
+	r.mu.Unlock()
+	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, own.Sealed, noID, accept{}); err != nil {
 		return err
 	}
 	for _, loop := range []func(){r.echoLoop, r.peerLoop, r.publishLoop, r.timerLoop} {

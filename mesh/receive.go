@@ -28,8 +28,10 @@ func (m *Mesh) validate(_ context.Context, from peer.ID, msg *pubsub.Message) pu
 		return pubsub.ValidationReject
 	}
 	m.pulses.heard(from, now, false)
-	r.receive(now, from, e, stay.Gossiped)
-	msg.ValidatorData = e
+	late := r.receive(now, from, e, stay.Gossiped)
+	if e.Peer == from && e.Size >= pubsub.GossipSubIDontWantMessageThreshold {
+		msg.ValidatorData = holdBack(min(forwardDelay+2*late, maxForwardDelay))
+	}
 	return pubsub.ValidationAccept
 }
 
@@ -52,9 +54,11 @@ func (r *Room) echoLoop() {
 	}
 }
 
-// receive brings an envelope to the stay.
-func (r *Room) receive(now time.Time, via peer.ID, e *stay.Envelope, how stay.Way) {
+// receive brings an envelope to the stay, and returns how late it is as far as is known. If it waits
+// for its sender's entry, the stay changes it later.
+func (r *Room) receive(now time.Time, via peer.ID, e *stay.Envelope, how stay.Way) (late time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stay.Receive(now, via, e, how)
+	return e.Late
 }
