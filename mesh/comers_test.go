@@ -85,6 +85,8 @@ type faults struct {
 }
 
 const (
+	// comersLatency is how long anything takes over one link.
+	comersLatency = 5 * time.Millisecond
 	// soonTold is settle if all are connected. settleTime is settle if the neighbours of a member
 	// may wait for what they lack themselves before they give it up.
 	soonTold   = 5 * time.Second
@@ -100,7 +102,7 @@ const (
 func (c comers) run(t *testing.T, seed uint64, lasts time.Duration) (found faults) {
 	synctest.Test(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 0xc0))
-		f := &flock{t: t, net: meshtest.New(t, meshtest.Options{Hosts: c.members, Latency: 5 * time.Millisecond, Seed: seed + 1}), all: newHellos()}
+		f := &flock{t: t, net: meshtest.New(t, meshtest.Options{Hosts: c.members, Latency: comersLatency, Seed: seed + 1}), all: newHellos()}
 		for i := range c.members {
 			f.at = append(f.at, f.all.station(t, f.net.Host(i), fmt.Sprintf("u%d", i)))
 		}
@@ -207,12 +209,27 @@ func (c comers) reach(all [][]*stayOf, linked [][]bool, from int, at time.Time) 
 	return seen
 }
 
+// distances returns how many links away each member is from one of them, in the room or not.
+func distances(linked [][]bool, from int) []int {
+	far := make([]int, len(linked))
+	for way := []int{from}; len(way) > 0; way = way[1:] {
+		for j, ok := range linked[way[0]] {
+			if ok && j != from && far[j] == 0 {
+				far[j] = far[way[0]] + 1
+				way = append(way, j)
+			}
+		}
+	}
+	return far
+}
+
 // judge compares what everybody was told with what everybody said.
 func (c comers) judge(all [][]*stayOf, linked [][]bool) (f faults) {
 	fault := func(format string, args ...any) { f.found = append(f.found, fmt.Sprintf(format, args...)) }
 	for i, mine := range all {
 		had := make(map[[3]int]bool)
 		last := make(map[int]said)
+		links := distances(linked, i)
 		for k, s := range mine {
 			here := make(map[[3]int]bool)
 			for _, m := range s.heard {
@@ -235,7 +252,8 @@ func (c comers) judge(all [][]*stayOf, linked [][]bool) (f faults) {
 					if before > c.early {
 						fault("%s: published %v before Join", name, before)
 					}
-					if !from.left.IsZero() && from.left.Before(s.called) {
+					// Before that, nobody near this member could know that the stay was over.
+					if news := time.Duration(links[m.who]) * comersLatency; !from.left.IsZero() && from.left.Add(news).Before(s.called) {
 						fault("%s: of a stay that had ended %v before Join", name, s.called.Sub(from.left))
 					}
 				}

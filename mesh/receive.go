@@ -54,8 +54,8 @@ func (r *Room) echoLoop() {
 	}
 }
 
-// receive brings an envelope to the stay, and returns how late it is as far as is known. If it waits
-// for its sender's entry, the stay changes it later.
+// receive brings an envelope to the stay, and returns how late it is, as far as is known. While it
+// waits for its sender's entry, the stay may still change it.
 func (r *Room) receive(now time.Time, via peer.ID, e *stay.Envelope, how stay.Way) (late time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

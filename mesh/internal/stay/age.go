@@ -58,6 +58,29 @@ func (j *journal) uncertain(f *Feed, via peer.ID, e *Envelope, author *seat) boo
 	return !known
 }
 
+// bygone returns what is held of a feed without a baseline and may be of a stay that had ended
+// before this node's own began: its author has left or said goodbye, this node joined a short time
+// ago, and nobody has said where the feed begins or what its author's clock shows. Such items are
+// reported lost rather than delivered. The goodbye is not among them.
+func (j *journal) bygone(now time.Time, f *Feed) span {
+	_, resumed := j.resume[f.tag]
+	if f.next > 0 || f.best() > 0 || len(f.held) == 0 || f.entry == nil || f.broken || resumed || j.history {
+		return span{}
+	}
+	first, last := f.held[0], f.held[len(f.held)-1]
+	if !j.closing(f) || now.Sub(j.since) >= maxUnderWay || first.First <= f.stored+1 || j.dated(last) {
+		return span{}
+	}
+	switch {
+	case last.entry() == nil:
+		return span{first.First, last.last()}
+	case first == last:
+		return span{} // there is nothing but the goodbye
+	default:
+		return span{first.First, last.First - 1}
+	}
+}
+
 // promised notes that a neighbour has an envelope that must be fetched to learn its age.
 func (j *journal) promised(now time.Time, via peer.ID, f *Feed, e *Envelope) {
 	f.begin(max(e.First, f.stored+1))

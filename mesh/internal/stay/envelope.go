@@ -72,3 +72,15 @@ func (h Head) Previous() []byte {
 
 // last is the sequence of the envelope's last item.
 func (e *Envelope) last() uint64 { return e.Next() - 1 }
+
+// entry returns the sealed roster entry that is the envelope's only item; nil: it has none.
+func (e *Envelope) entry() []byte {
+	if e.Count != 1 || e.Scheme != 0 {
+		return nil
+	}
+	kind, sealed, _, err := wire.NextItem(e.Content)
+	if err != nil || kind != wire.Kind_KIND_ROSTER {
+		return nil
+	}
+	return sealed
+}

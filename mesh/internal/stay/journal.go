@@ -32,8 +32,11 @@ type journal struct {
 	history bool               // the app wants broadcasts from before its stay
 	ring    ring
 	present func(*Feed) bool // whether a feed is the one of a member's present stay
+	closing func(*Feed) bool // the same is not so, or the member's goodbye has come
 	// early reports whether an envelope is certainly from before this node's time, see unwanted.
 	early func(*Feed, *Envelope) bool
+	// dated reports whether it is known when an envelope was published.
+	dated func(*Envelope) bool
 	// meeting reports whether a neighbour that may know more of a device was met less than meetWait
 	// ago.
 	meeting func(time.Time, peer.ID) bool
@@ -49,8 +52,8 @@ type journal struct {
 
 func newJournal(self FeedTag, limits Retention) *journal {
 	return &journal{
-		jitter: none, self: self, present: func(*Feed) bool { return true },
-		early: func(*Feed, *Envelope) bool { return false }, meeting: func(time.Time, peer.ID) bool { return false },
+		jitter: none, self: self, present: func(*Feed) bool { return true }, closing: func(*Feed) bool { return false },
+		early: func(*Feed, *Envelope) bool { return false }, dated: func(*Envelope) bool { return true }, meeting: func(time.Time, peer.ID) bool { return false },
 		feeds: make(map[FeedTag]*Feed), ring: newRing(limits),
 		stays: newSuccession(),
 	}
@@ -356,6 +359,10 @@ func (j *journal) suppose(now time.Time, f *Feed) arrival {
 	if f.claim > 0 {
 		f.claim = j.passed(f, f.claim)
 	}
+	lost := j.bygone(now, f)
+	if lost.last > 0 {
+		f.none, f.regretted = lost.last+1, lost.first
+	}
 	ready, v := f.suppose(now)
 	if f.supposed = now; f.proven() {
 		f.gapSince = now // until now it was not known that something before it is missing
@@ -363,7 +370,7 @@ func (j *journal) suppose(now time.Time, f *Feed) arrival {
 	j.waiting.remove(f)
 	j.changed(f)
 	ready, v = j.advanced(now, f, ready, v)
-	return arrival{feed: f, ready: ready, verdict: v}
+	return arrival{feed: f, lost: lost, ready: ready, verdict: v}
 }
 
 // seek reports whether to ask neighbours now where the feeds without a baseline begin.

@@ -95,6 +95,14 @@ func New(now time.Time, cfg Config, world World) *Stay {
 	j.early = func(f *Feed, e *Envelope) bool {
 		return j.unwanted(f, e, cfg.Past.since(st.since), st.roster.devices[e.Peer])
 	}
+	j.dated = func(e *Envelope) bool {
+		s := st.roster.devices[e.Peer]
+		if s == nil {
+			return false
+		}
+		_, ok := s.dated(time.UnixMilli(e.SentMs))
+		return ok
+	}
 	j.resume = cfg.Resume
 	j.history = cfg.Past != Past{}
 	if cfg.Latest != nil {

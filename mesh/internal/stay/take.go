@@ -222,7 +222,7 @@ func (st *Stay) feed(now time.Time, via peer.ID, f *Feed, e *Envelope, how Way) 
 		st.note(now, s, st.roster.showed(now, e.came, s))
 	}
 	st.acknowledge(now, f, e.Count == 1)
-	if v == taken && len(ready) == 0 && e.Count == 1 {
+	if v == taken && len(ready) == 0 {
 		st.goodbye(now, e)
 	}
 	if f.next == 0 {
@@ -245,22 +245,17 @@ func (st *Stay) passOver(now time.Time, f *Feed, e *Envelope) {
 		}
 	}
 	st.ready(now, f, ready, v)
-	if e.Count == 1 {
-		st.goodbye(now, e)
-	}
+	st.goodbye(now, e)
 }
 
 // goodbye checks whether an envelope that is not delivered is a goodbye: that counts even if the
 // gap before it never closes.
 func (st *Stay) goodbye(now time.Time, e *Envelope) {
-	if e.Scheme != 0 {
+	sealed := e.entry()
+	if sealed == nil {
 		return
 	}
-	kind, payload, _, err := wire.NextItem(e.Content)
-	if err != nil || kind != wire.Kind_KIND_ROSTER {
-		return
-	}
-	if entry, err := st.openOwnEntry(now, e, payload); err == nil && !entry.Joined {
+	if entry, err := st.openOwnEntry(now, e, sealed); err == nil && !entry.Joined {
 		st.hearsay(now, e.via, entry)
 	}
 }
