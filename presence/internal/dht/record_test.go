@@ -16,6 +16,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/meshtest"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -102,6 +104,31 @@ func spoilt() []recordCase {
 		{"without times", func(d *draft) { d.rec.IssuedMs, d.rec.ExpiresMs = 0, 0 }, ErrForm},
 		{"under nobody's key", func(d *draft) { d.key = "/starling/" + strings.Repeat("a", 52) }, ErrKey},
 		{"under no key of ours", func(d *draft) { d.key = "/pk/" + strings.Repeat("a", 52) }, anyError},
+	}
+}
+
+func TestARecordIsJudgedByTheClockOfTheNodeThatJudges(t *testing.T) {
+	app, keys := identity.NewAppID("clocks"), &identity.Keys{Device: seeded(50), User: seeded(51)}
+	for _, c := range []struct {
+		ahead time.Duration
+		want  error
+	}{
+		{0, nil},
+		{-119 * time.Second, nil},
+		{-3 * time.Hour, identity.ErrClock},
+		{4 * time.Minute, nil},
+		{6 * time.Minute, ErrTime},
+		{3 * time.Hour, identity.ErrExpired},
+	} {
+		var wrong meshtest.Clock
+		wrong.Set(c.ahead)
+		rules := &Rules{app: app, verifier: identity.NewVerifier(app), life: lanLife, clock: walltime.From(wrong.Now)}
+		d := newDraft(app, keys, "alice", "")
+		sealed := d.seal(t)
+		err := rules.Validate(KeyOfKey(app, keys.UserKey().Fingerprint()), sealed)
+		require.ErrorIs(t, err, c.want, "%v ahead", c.ahead)
+		_, err = rules.Select("", [][]byte{sealed})
+		require.Equal(t, c.want == nil || c.want == ErrTime, err == nil, "%v ahead: %v; what a record says of its own time is for Validate", c.ahead, err)
 	}
 }
 
