@@ -56,8 +56,7 @@ func (w *watch) step(now look) change {
 
 // lookAround asks the system. It strips the monotonic reading, which time.Time prefers, from the
 // wall clock.
-func lookAround(start time.Time) look {
-	now := time.Now()
+func lookAround(start, now time.Time) look {
 	l := look{mono: now.Sub(start), wall: now.Round(0)}
 	addrs, err := manet.InterfaceMultiaddrs() // works where net.InterfaceAddrs may not, as on Android
 	if err != nil {
