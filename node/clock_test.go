@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -170,6 +171,60 @@ func TestAClockThatIsSetWhileMembersTalkPutsNobodyOut(t *testing.T) {
 						none[*mesh.MemberJoined](t, events)
 						none[*mesh.GapLost](t, events)
 					}
+				}
+			})
+		})
+	}
+}
+
+func TestAClockEndsNoSendBeforeItsTime(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		ahead, set time.Duration // before and from the middle of the sends on
+	}{
+		{"ahead", time.Minute, time.Minute},
+		{"behind", -time.Minute, -time.Minute},
+		{"set ahead", 0, 3 * time.Hour},
+		{"set back", 0, -time.Minute},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newClocked(t, 2, c.ahead, nil)
+				s.Connect(0, 1)
+				s.login(0, "alice")
+				bob := s.login(1, "bob")
+				rooms := []*mesh.Room{s.join(0, "ops"), s.join(1, "ops")}
+				require.NoError(t, rooms[1].WaitPeers(within(t), 1))
+				s.talk(0, 1, rooms, "at first")
+				const limit = 4 * time.Second
+				for _, heals := range []bool{true, false} {
+					s.clocks[1].Set(c.ahead)
+					s.Cut(0, 1)
+					start := time.Now()
+					ctx, cancel := context.WithTimeout(t.Context(), limit)
+					direct, err := bob.SendAsync(ctx, "alice", []byte("direct"))
+					require.NoError(t, err)
+					confirmed, err := rooms[1].PublishConfirmedAsync(ctx, []byte("confirmed"))
+					require.NoError(t, err)
+					time.Sleep(limit / 4)
+					s.clocks[1].Set(c.set)
+					time.Sleep(limit / 4)
+					if heals {
+						s.Heal()
+					}
+					_, err = direct.Result()
+					if heals {
+						require.NoError(t, err)
+					} else {
+						require.ErrorIs(t, err, mesh.ErrUnconfirmed)
+						require.InDelta(t, limit, time.Since(start), float64(10*time.Millisecond), "it ends when its context does")
+						s.Heal()
+					}
+					all, err := confirmed.Result()
+					cancel()
+					require.Len(t, all.Members, 1)
+					require.Equal(t, heals, all.Members[0].Delivered, "%v: %v", c.name, err)
+					require.LessOrEqual(t, time.Since(start), limit+10*time.Millisecond)
 				}
 			})
 		})
