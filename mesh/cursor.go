@@ -41,7 +41,7 @@ import (
 // feeds that moved last. Only one goroutine at a time may use a Cursor.
 type Cursor struct {
 	places map[cursorKey]place
-	at     time.Time // when it last moved, by this node's clock
+	at     time.Time // when it last moved, by the machine's clock: it belongs to no node
 }
 
 type cursorKey struct {
