@@ -15,6 +15,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 // The files of a data directory. Keys have files of their own, so that people can see, copy and
@@ -54,6 +56,7 @@ type Dir struct {
 	keys  *Keys
 	pins  *Pins
 	close func() error
+	clock walltime.Clock
 
 	mu       sync.Mutex
 	ports    map[string]int
@@ -83,6 +86,11 @@ func OpenDir(path string) (*Dir, error) {
 	}
 	return d, nil
 }
+
+// SetClock sets the clock by which the directory notes when a name was pinned. Without it, that is
+// the machine's clock. Call it before names are pinned. It is for tests of this module, since no
+// other module can make a clock.
+func (d *Dir) SetClock(c walltime.Clock) { d.clock = c }
 
 // Path returns the path that the directory was opened with.
 func (d *Dir) Path() string { return d.path }

@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 func openDir(t *testing.T, path string) *identity.Dir {
@@ -265,4 +267,19 @@ func TestADirectoryTakesManyCallsAtOnce(t *testing.T) {
 	pinned, ok := again.Pins().Lookup("user0")
 	require.True(t, ok)
 	require.Equal(t, pin0, pinned)
+}
+
+func TestADirectoryNotesByItsClockWhenANameWasPinned(t *testing.T) {
+	path, at := newDir(t), time.Date(2031, time.May, 4, 3, 2, 1, 0, time.UTC)
+	d := openDir(t, path)
+	d.SetClock(walltime.From(func() time.Time { return at }))
+	d.Pins().Pin("bob", identity.PublicKey{1})
+	require.NoError(t, d.Close())
+	db, err := bolt.Open(filepath.Join(path, "starling.db"), 0o600, nil)
+	require.NoError(t, err)
+	defer db.Close()
+	require.NoError(t, db.View(func(tx *bolt.Tx) error {
+		require.Contains(t, string(tx.Bucket([]byte("pins")).Get([]byte("bob"))), `"at":"2031-05-04T03:02:01Z"`)
+		return nil
+	}))
 }

@@ -135,7 +135,7 @@ func (d *Dir) savePin(user string) {
 		if !ok {
 			return tx.Bucket(pinsBucket).Delete([]byte(user))
 		}
-		raw, err := json.Marshal(pinRecord{Key: key[:], At: time.Now().UTC()})
+		raw, err := json.Marshal(pinRecord{Key: key[:], At: d.clock.Now().UTC()})
 		if err != nil {
 			return err
 		}

@@ -114,16 +114,16 @@ func (r *Room) confirm(ctx context.Context, data []byte, opts []PublishOption) (
 	if err := checkPayload(cfg.kind, data, r.mesh.cfg.maxMessage); err != nil {
 		return nil, err
 	}
-	deadline := time.Now().Add(r.mesh.cfg.sendTimeout)
-	if t, ok := ctx.Deadline(); ok {
-		deadline = t
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.mesh.cfg.sendTimeout)
+		defer cancel()
 	}
+	deadline, _ := r.mesh.clock.Deadline(ctx)
 	p, err := r.askMembers(deadline)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
 	if _, err := r.outbox.add(ctx, kindToWire(cfg.kind), data, r.mesh.nextID, accept{confirm: p}); err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ import (
 // feeds that moved last. Only one goroutine at a time may use a Cursor.
 type Cursor struct {
 	places map[cursorKey]place
-	at     time.Time // when it last moved, by this node's clock
+	at     time.Time // when it last moved, by the machine's clock: it belongs to no node
 }
 
 type cursorKey struct {
@@ -225,7 +225,7 @@ func (r *Room) replayFrom(f *stay.Feed, first uint64) (out []Event, next uint64)
 	from, id := f.Author()
 	list, gone := r.stay.Retained(f, first, replayPart)
 	r.mu.Unlock()
-	head := Header{Room: r.name, Time: time.Now()}
+	head := Header{Room: r.name, Time: r.mesh.clock.Now()}
 	if gone >= first {
 		head.Type = TypeGapLost
 		return []Event{&GapLost{head, from, FeedID(id), first, gone}}, gone + 1

@@ -82,7 +82,7 @@ func (m *Mesh) sendOutside(ctx context.Context, to identity.Login, data []byte, 
 		return nil, err
 	}
 	self := m.who.Self()
-	if self == nil || !self.LoggedInAt(time.Now()) {
+	if self == nil || !self.LoggedInAt(m.clock.Now()) {
 		return nil, ErrNotLoggedIn
 	}
 	if self.SameUser(to) {
@@ -144,7 +144,7 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*sending, e
 	if err := ctx.Err(); err != nil {
 		return nil, &sendError{ErrUnreachable, err}
 	}
-	now := time.Now()
+	now := m.clock.Now()
 	content := wire.Direct{Kind: kindToWire(d.kind), To: []byte(d.to), Payload: d.payload, SentMS: now.UnixMilli()}
 	if d.room != nil {
 		content.Room = d.room[:]
@@ -156,7 +156,7 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*sending, e
 	} else {
 		p.body = content.AppendContent(nil)
 	}
-	if t, ok := ctx.Deadline(); ok {
+	if t, ok := m.clock.Deadline(ctx); ok {
 		p.deadline, p.ctxErr = t, context.DeadlineExceeded
 	}
 	if d.mode != Reliable {
@@ -184,7 +184,7 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*sending, e
 		case <-m.ctx.Done():
 			return nil, ErrClosed
 		}
-		now = time.Now()
+		now = m.clock.Now()
 	}
 	if d.watching == watched && ctx.Done() != nil {
 		p.lane.watch(ctx, p)

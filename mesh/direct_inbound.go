@@ -8,6 +8,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 const (
@@ -31,6 +33,8 @@ const (
 
 // inbound is what peers send here.
 type inbound struct {
+	clock walltime.Clock
+
 	mu      sync.Mutex
 	closed  bool
 	streams map[*inStream]struct{}
@@ -97,7 +101,7 @@ func (in *inbound) remove(s *inStream, from *sender) {
 		delete(in.perPeer, s.peer)
 	}
 	if from != nil && from.stream == s {
-		from.stream, from.since = nil, time.Now()
+		from.stream, from.since = nil, in.clock.Now()
 		from.place = in.idle.PushBack(from)
 	}
 }
@@ -112,7 +116,7 @@ func (in *inbound) claim(s *inStream, mode Mode) (from *sender, before *inStream
 	if from == nil {
 		if len(in.senders) >= maxSeen {
 			oldest := in.idle.Front()
-			if oldest == nil || time.Since(oldest.Value.(*sender).since) < seenFor {
+			if oldest == nil || in.clock.Since(oldest.Value.(*sender).since) < seenFor {
 				return nil, nil
 			}
 			delete(in.senders, in.idle.Remove(oldest).(*sender).key)

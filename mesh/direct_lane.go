@@ -86,7 +86,7 @@ func (m *Mesh) lane(key laneKey) *lane {
 	if l := m.out.lanes[key]; l != nil {
 		return l
 	}
-	l := &lane{m: m, key: key, wake: task.NewWake(), used: time.Now()}
+	l := &lane{m: m, key: key, wake: task.NewWake(), used: m.clock.Now()}
 	l.book = ledger{unreliable: key.mode != Reliable, stats: &m.stats, seq: m.out.base[key.mode]}
 	if !m.tasks.Go(l.run) {
 		return nil
@@ -173,10 +173,10 @@ func (l *lane) armLocked(t time.Time) {
 	}
 	l.due = t
 	if l.timer == nil {
-		l.timer = time.AfterFunc(time.Until(t), l.sweep)
+		l.timer = time.AfterFunc(l.m.clock.Until(t), l.sweep)
 		return
 	}
-	l.timer.Reset(time.Until(t))
+	l.timer.Reset(l.m.clock.Until(t))
 }
 
 // sweep ends what is overdue. One timer serves all messages of the lane.
@@ -186,7 +186,7 @@ func (l *lane) sweep() {
 	if l.retired {
 		return
 	}
-	now := time.Now()
+	now := l.m.clock.Now()
 	due, stuck := l.book.expire(now)
 	l.due = time.Time{}
 	l.armLocked(due)
@@ -246,12 +246,12 @@ func (l *lane) checkIdle() {
 	if l.idleLocked() {
 		l.signal() // and again later, if a message comes first
 	} else if !l.book.wants() {
-		next -= time.Since(l.used)
+		next -= l.m.clock.Since(l.used)
 	}
 	l.idle.Reset(next)
 }
 
-func (l *lane) idleLocked() bool { return !l.book.wants() && time.Since(l.used) >= idleStream }
+func (l *lane) idleLocked() bool { return !l.book.wants() && l.m.clock.Since(l.used) >= idleStream }
 
 // waitWork waits until there is something to send. It reports false when the lane is to end.
 func (l *lane) waitWork() bool {
@@ -283,14 +283,14 @@ func (l *lane) failed(err error) {
 	var unsupported multistream.ErrNotSupported[protocol.ID]
 	hopeless := errors.Is(err, swarm.ErrGaterDisallowedConnection)
 	if errors.Is(err, network.ErrNoRemoteAddrs) || errors.Is(err, swarm.ErrNoAddresses) {
-		_, lately := l.m.places.of(time.Now(), l.key.peer)
+		_, lately := l.m.places.of(l.m.clock.Now(), l.key.peer)
 		hopeless = !lately // the peer may come back, and dial us
 	}
 	l.m.log.Debug("direct stream not opened", "peer", l.key.peer, "mode", l.key.mode, "err", err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if errors.As(err, &unsupported) {
-		now := time.Now()
+		now := l.m.clock.Now()
 		if l.mute.IsZero() {
 			l.mute = now
 			if l.known || l.book.lastErr != nil {
@@ -333,7 +333,7 @@ func (l *lane) open() (*outStream, error) {
 	}
 	info := peer.AddrInfo{ID: p}
 	if len(h.Peerstore().Addrs(p)) == 0 {
-		info.Addrs, _ = l.m.places.of(time.Now(), p)
+		info.Addrs, _ = l.m.places.of(l.m.clock.Now(), p)
 	}
 	if err := h.Connect(ctx, info); err != nil {
 		return nil, err
@@ -352,7 +352,7 @@ func (l *lane) open() (*outStream, error) {
 
 // begin makes a new stream to an incarnation of the peer this lane's stream.
 func (l *lane) begin(raw network.Stream, incarnation uint64) *outStream {
-	s := &outStream{Stream: raw, tasks: &l.m.tasks, relayed: raw.Conn().Stat().Limited, heard: time.Now()}
+	s := &outStream{Stream: raw, tasks: &l.m.tasks, relayed: raw.Conn().Stat().Limited, heard: l.m.clock.Now()}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.known && l.peerInc != incarnation {

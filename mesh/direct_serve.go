@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -52,13 +53,13 @@ func (m *Mesh) serveDirect(s *inStream, from **sender) error {
 		switch {
 		case !opened: // OPEN has a deadline of its own
 		case stalled:
-			s.SetReadDeadline(time.Now().Add(frameWithin))
+			s.SetReadDeadline(walltime.In(frameWithin))
 		default:
 			s.SetReadDeadline(time.Time{})
 		}
 	})
 	var f wire.Direct
-	s.SetReadDeadline(time.Now().Add(openWithin))
+	s.SetReadDeadline(walltime.In(openWithin))
 	if err := nextDirect(r, &f); err != nil {
 		return err
 	}
@@ -94,7 +95,7 @@ func (m *Mesh) serveDirect(s *inStream, from **sender) error {
 // reset before the peer has read it, so turnAway waits for the peer to hang up, at most openWithin.
 func turnAway(s *inStream, reason wire.DirectFrame_Reason) error {
 	refusal := wire.Direct{Type: wire.DirectFrame_REFUSE, Reason: reason}
-	s.SetDeadline(time.Now().Add(openWithin))
+	s.SetDeadline(walltime.In(openWithin))
 	if _, err := s.Write(refusal.AppendFrame(nil)); err != nil {
 		return err
 	}
@@ -194,7 +195,7 @@ func (m *Mesh) takeDirect(who identity.Session, f *wire.Direct, first bool) Reas
 	case who.Statement == nil:
 		return NoIdentity
 	}
-	self, now := m.who.Self(), time.Now()
+	self, now := m.who.Self(), m.clock.Now()
 	outside := len(f.Room) == 0
 	switch {
 	case outside && (self == nil || !self.LoggedInAt(now)):

@@ -89,7 +89,7 @@ func (l *lane) write(s *outStream) error {
 			l.mu.Unlock()
 			return s.err
 		}
-		buf = l.book.fill(time.Now(), buf, writeBatch)
+		buf = l.book.fill(l.m.clock.Now(), buf, writeBatch)
 		l.easeLocked()
 		over := len(buf) == 0 && l.idleLocked()
 		l.mu.Unlock()
@@ -131,7 +131,7 @@ func (l *lane) readAnswers(s *outStream) error {
 }
 
 func (l *lane) answer(s *outStream, f *wire.Direct) (err error) {
-	now := time.Now()
+	now := l.m.clock.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.heard, l.used = now, now

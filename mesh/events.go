@@ -9,6 +9,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 // Event is one thing that happened, in a room or outside rooms: a pointer to one of [Message],
@@ -62,8 +63,9 @@ func (l QueueLimits) Filled() QueueLimits {
 }
 
 // newQueue returns the empty stream of a room.
-func newQueue(room string, l QueueLimits) *events.Queue[Event] {
+func newQueue(room string, l QueueLimits, clock walltime.Clock) *events.Queue[Event] {
 	return events.NewQueue(events.Kind[Event]{
+		Clock: clock,
 		Stamp: func(ev Event, seq uint64, at time.Time) {
 			h := ev.Head()
 			h.Seq, h.Time, h.Room = seq, at, room

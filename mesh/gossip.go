@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/internal/task"
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 const topicPrefix = "/starling/room/1/"
@@ -225,6 +226,8 @@ func (f *roomTopics) forget(p peer.ID) {
 // taken by the peer's connection. A sender that outruns the network waits for flow; GossipSub would
 // drop.
 type flow struct {
+	clock walltime.Clock
+
 	mu    sync.Mutex
 	peers map[peer.ID]*peerFlow
 	moved task.Changes // bytes have gone out
@@ -257,7 +260,7 @@ func (f *flow) queued(p peer.ID, n int) {
 		f.peers[p] = pf
 	}
 	if pf.bytes == 0 {
-		pf.last = time.Now()
+		pf.last = f.clock.Now()
 	}
 	pf.bytes += n
 }
@@ -270,7 +273,7 @@ func (f *flow) done(p peer.ID, n int) {
 		return
 	}
 	pf.bytes -= n
-	pf.last = time.Now()
+	pf.last = f.clock.Now()
 	if pf.bytes <= 0 {
 		delete(f.peers, p)
 	}

@@ -25,9 +25,9 @@ func (r *Room) peerLoop() {
 		switch ev.Type {
 		case pubsub.PeerJoin:
 			r.mesh.topics.found(ev.Peer, topicName(r.tag))
-			r.stay.Subscribed(time.Now(), ev.Peer)
+			r.stay.Subscribed(r.mesh.clock.Now(), ev.Peer)
 		case pubsub.PeerLeave:
-			r.stay.Unsubscribed(time.Now(), ev.Peer)
+			r.stay.Unsubscribed(r.mesh.clock.Now(), ev.Peer)
 		}
 		r.mu.Unlock()
 	}
@@ -45,7 +45,7 @@ func (r *Room) askAround() {
 func (r *Room) do(f func(st *stay.Stay, now time.Time)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	f(r.stay, time.Now())
+	f(r.stay, r.mesh.clock.Now())
 }
 
 // hear takes a frame from a peer. Signatures are verified without the room's lock. An error is a
@@ -72,31 +72,31 @@ func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
 }
 
 func (r *Room) hearGreeting(p peer.ID, g *wire.RoomFrame_Greeting) error {
-	entry, err := r.door.OpenGreeting(time.Now(), p, g)
+	entry, err := r.door.OpenGreeting(r.mesh.clock.Now(), p, g)
 	if err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stay.HearGreeting(time.Now(), p, g, entry)
+	r.stay.HearGreeting(r.mesh.clock.Now(), p, g, entry)
 	return nil
 }
 
 func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
-	entries, err := r.door.OpenRoster(time.Now(), p, part)
+	entries, err := r.door.OpenRoster(r.mesh.clock.Now(), p, part)
 	if err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stay.HearRoster(time.Now(), p, entries, part.Last)
+	r.stay.HearRoster(r.mesh.clock.Now(), p, entries, part.Last)
 	return nil
 }
 
 func (r *Room) hearHeads(p peer.ID, h *wire.RoomFrame_Heads) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.stay.HearHeads(time.Now(), p, h)
+	return r.stay.HearHeads(r.mesh.clock.Now(), p, h)
 }
 
 func (r *Room) hearReceipts(p peer.ID, q *wire.RoomFrame_Receipts) error {
@@ -115,6 +115,6 @@ func (r *Room) hearReceipts(p peer.ID, q *wire.RoomFrame_Receipts) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stay.HearReceipts(time.Now(), p, q, wanted)
+	r.stay.HearReceipts(r.mesh.clock.Now(), p, q, wanted)
 	return nil
 }

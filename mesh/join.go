@@ -97,7 +97,7 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 }
 
 func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
-	st, now := m.who.Self(), time.Now()
+	st, now := m.who.Self(), m.clock.Now()
 	if st == nil {
 		return nil, ErrNoIdentity
 	}
@@ -105,7 +105,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		mesh: m, name: name, tag: m.app.RoomTag(name, cfg.secret), info: cfg.info,
 		device:       identity.PublicKey(m.key.Public().(ed25519.PublicKey)),
 		outbox:       newOutbox(),
-		queue:        newQueue(name, m.cfg.queue),
+		queue:        newQueue(name, m.cfg.queue, m.clock),
 		rearm:        task.NewWake(),
 		acknowledged: task.NewWake(),
 	}

@@ -106,7 +106,7 @@ func (r *Room) end(reason error) {
 		unacked := r.unacked
 		r.unacked = nil
 		r.stay.EndPolls(reason)
-		m.handed.keep(time.Now(), r.tag, r.stay)
+		m.handed.keep(r.mesh.clock.Now(), r.tag, r.stay)
 		r.mu.Unlock()
 		m.mu.Lock()
 		delete(m.rooms, r.name)

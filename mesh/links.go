@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
 	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
@@ -148,7 +149,7 @@ func (m *Mesh) tell(p peer.ID, frame *wire.RoomFrame) {
 		}
 		m.links.out[p] = l
 	}
-	m.pulses.said(p, time.Now())
+	m.pulses.said(p, m.clock.Now())
 	select {
 	case l.frames <- raw:
 		m.stats.roomBytes.Add(uint64(len(raw)))
@@ -188,7 +189,7 @@ func (m *Mesh) runLink(ctx context.Context, p peer.ID, l *link) {
 	for {
 		select {
 		case raw := <-l.frames:
-			_ = s.SetWriteDeadline(time.Now().Add(roomFrameTimeout))
+			_ = s.SetWriteDeadline(walltime.In(roomFrameTimeout))
 			if _, err := s.Write(raw); err != nil {
 				m.log.Debug("room stream broke", "peer", p, "err", err)
 				m.greetAgain(ctx, p, l)
@@ -279,7 +280,7 @@ func (m *Mesh) handleRoomStream(s network.Stream) {
 		if r.Peek() != nil {
 			return
 		}
-		_ = s.SetReadDeadline(time.Now().Add(roomFrameTimeout))
+		_ = s.SetReadDeadline(walltime.In(roomFrameTimeout))
 		var frame wire.RoomFrame
 		if err := r.Next(&frame); err != nil {
 			m.violation(p, err)
@@ -288,7 +289,7 @@ func (m *Mesh) handleRoomStream(s network.Stream) {
 		if budget.wait(m.ctx, &frame) != nil {
 			return
 		}
-		m.pulses.heard(p, time.Now(), frame.GetBeat() != nil)
+		m.pulses.heard(p, m.clock.Now(), frame.GetBeat() != nil)
 		if len(frame.Room) != len([32]byte{}) {
 			m.violation(p, errBadTag)
 			return
@@ -359,7 +360,7 @@ func (w *watcher) Disconnected(n network.Network, c network.Conn) {
 	if n.Connectedness(p) != network.NotConnected {
 		return // another connection to the peer is left
 	}
-	m.places.left(time.Now(), p)
+	m.places.left(m.clock.Now(), p)
 	m.dropLink(p)
 	m.pulses.forget(p)
 	m.topics.forget(p)

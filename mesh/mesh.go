@@ -17,6 +17,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/task"
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 // Identity is what the mesh needs to know about users: its own, and those of connected peers.
@@ -44,12 +45,13 @@ type Observer interface {
 // Mesh sends broadcasts in rooms and direct messages over one libp2p host. Make one with [New]. Its
 // methods are safe for concurrent use.
 type Mesh struct {
-	host host.Host
-	who  Identity
-	log  *slog.Logger
-	cfg  config
-	app  identity.AppID
-	key  ed25519.PrivateKey // the device key: the host's own
+	host  host.Host
+	who   Identity
+	log   *slog.Logger
+	clock walltime.Clock
+	cfg   config
+	app   identity.AppID
+	key   ed25519.PrivateKey // the device key: the host's own
 
 	ctx   context.Context // ends when Close has begun
 	stop  context.CancelFunc
@@ -97,14 +99,15 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	if err := claimIncarnation(h, who.Incarnation()); err != nil {
 		return nil, err
 	}
-	if err := cfg.store.claim(); err != nil {
+	if err := cfg.store.claim(cfg.clock); err != nil {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	m := &Mesh{
-		host: h, who: who, log: cfg.log, cfg: cfg, app: who.App(), key: key,
+		host: h, who: who, log: cfg.log, clock: cfg.clock, cfg: cfg, app: who.App(), key: key,
 		ctx: ctx, stop: stop, verifier: identity.NewVerifier(who.App(), identity.WithAuthority(cfg.authority)),
 		rooms: make(map[string]*Room), tags: make(map[[32]byte]*Room),
+		in: inbound{clock: cfg.clock}, flow: flow{clock: cfg.clock},
 	}
 	m.out.lanes = make(map[laneKey]*lane)
 	m.in.init()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 // MaxMessage is the greatest size of a message, in bytes, and the default of [WithMaxMessage].
@@ -16,6 +17,7 @@ const MaxMessage = 64 << 10
 // validate; a test fails for a field that lacks one of them.
 type config struct {
 	log         *slog.Logger
+	clock       walltime.Clock
 	inbox       func(*DirectMessage, int) bool
 	sendTimeout time.Duration
 	grace       time.Duration
@@ -112,6 +114,11 @@ func Settle(given ...Setting) (Settings, error) {
 // WithLogger sets where the mesh logs. The default discards everything. What a peer does wrong is
 // logged at Debug, so that no peer can fill a disk.
 func WithLogger(log *slog.Logger) Option { return tie(func(c *config) { c.log = log }) }
+
+// WithClock sets the clock from which the mesh reads the time. Pass that of the mesh's Identity, so
+// that both use the same. The default is the machine's clock. It is for tests of this module, which
+// run nodes whose clocks are wrong; no other module can make a clock.
+func WithClock(c walltime.Clock) Option { return tie(func(cfg *config) { cfg.clock = c }) }
 
 // WithInbox sets the function that takes direct messages outside rooms, with their size in bytes.
 // It reports whether it took the message; false refuses it to its sender as [QueueFull]. It is

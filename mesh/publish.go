@@ -285,7 +285,7 @@ func (r *Room) publishLoop() {
 func (r *Room) awaitNewcomers() bool {
 	for {
 		r.mu.Lock()
-		wait, changed := r.stay.AwaitNewcomers(time.Now()), r.changed.Next()
+		wait, changed := r.stay.AwaitNewcomers(r.mesh.clock.Now()), r.changed.Next()
 		r.mu.Unlock()
 		if wait == 0 {
 			return r.ctx.Err() == nil
@@ -307,7 +307,7 @@ func (r *Room) awaitNewcomers() bool {
 func (r *Room) awaitFlow(ctx context.Context, limit int) bool {
 	var timer *time.Timer
 	for {
-		blocked, moved, wait := r.mesh.flow.blocked(limit, time.Now())
+		blocked, moved, wait := r.mesh.flow.blocked(limit, r.mesh.clock.Now())
 		if !blocked {
 			return ctx.Err() == nil
 		}
@@ -331,7 +331,7 @@ func (r *Room) awaitFlow(ctx context.Context, limit int) bool {
 func (r *Room) awaitWindow() bool {
 	for {
 		r.mu.Lock()
-		wait := r.stay.AwaitWindow(time.Now())
+		wait := r.stay.AwaitWindow(r.mesh.clock.Now())
 		r.mu.Unlock()
 		if wait == 0 {
 			return r.ctx.Err() == nil
@@ -358,7 +358,7 @@ func (r *Room) seal(b *batch) {
 	sealed, err := wire.SealEnvelope(r.mesh.key, &wire.Envelope{
 		App: r.mesh.app[:], Room: r.tag[:], Device: r.device[:], Feed: r.id[:],
 		First: head.Last + 1, Count: b.count, Previous: head.Previous(),
-		SentMs: time.Now().UnixMilli(), Content: b.content, Receipts: receipts,
+		SentMs: r.mesh.clock.Now().UnixMilli(), Content: b.content, Receipts: receipts,
 	})
 	if err == nil && len(sealed) > wire.MaxEnvelope {
 		err = errors.New("envelope over the limit") // GossipSub would take it and drop it
@@ -368,7 +368,7 @@ func (r *Room) seal(b *batch) {
 		return
 	}
 	b.feed, b.first, b.content = r.id, head.Last+1, nil
-	b.deadline = time.Now().Add(r.mesh.cfg.sendTimeout)
+	b.deadline = r.mesh.clock.Now().Add(r.mesh.cfg.sendTimeout)
 	// Kept first: whatever becomes of it on the way, neighbours that learn of it can fetch it from
 	// here.
 	alone, over := r.retain(b, head.Next(b.count, sealed), sealed)
@@ -393,7 +393,7 @@ func (r *Room) retain(b *batch, h stay.Head, sealed []byte) (alone bool, over er
 	for i, p := range b.confirm {
 		polls[i] = p.poll
 	}
-	now := time.Now()
+	now := r.mesh.clock.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	alone = r.stay.Published(now, h, b.count, sealed, b.deadline, polls)

@@ -141,7 +141,7 @@ func (m *Mesh) pulseLoop() {
 				neighbours[p] = r.tag
 			}
 		})
-		beat, dead, next := m.pulses.look(time.Now(), neighbours)
+		beat, dead, next := m.pulses.look(m.clock.Now(), neighbours)
 		timer.Reset(next)
 		for _, p := range beat {
 			tag := neighbours[p]

@@ -21,7 +21,7 @@ func (m *Mesh) validate(_ context.Context, from peer.ID, msg *pubsub.Message) pu
 	if r == nil {
 		return pubsub.ValidationIgnore // left just now
 	}
-	now := time.Now()
+	now := m.clock.Now()
 	e, err := r.door.OpenEnvelope(now, msg.GetData())
 	if err != nil {
 		m.log.Debug("envelope refused", "room", r.name, "peer", from, "err", err)

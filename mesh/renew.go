@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"bytes"
-	"time"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
@@ -26,7 +25,7 @@ func (r *Room) renew() {
 
 // reissue signs the node's entry again and announces it.
 func (r *Room) reissue(st *identity.Statement, token string) error {
-	now := time.Now()
+	now := r.mesh.clock.Now()
 	grant, err := r.door.Admit(token, st, now)
 	if err != nil {
 		return err

@@ -155,7 +155,7 @@ func conflict(user string, pinned identity.PublicKey, found []identity.Login) er
 func (r *Room) takeDirect(from identity.Login, msg *DirectMessage, size int, first bool) wire.DirectFrame_Reason {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.stay.HearDirect(time.Now(), from) {
+	if !r.stay.HearDirect(r.mesh.clock.Now(), from) {
 		return wire.DirectFrame_NOT_MEMBER
 	}
 	if first {

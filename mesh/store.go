@@ -16,6 +16,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/task"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
@@ -90,6 +91,7 @@ type Store struct {
 	db    *bolt.DB
 
 	claimed  atomic.Bool     // by a mesh
+	clock    walltime.Clock  // of that mesh
 	wake     task.Wake       // a room has something to write
 	requests chan chan error // of Flush
 
@@ -98,7 +100,7 @@ type Store struct {
 	// joining counts the calls that are about to join a room: what they have read must stay.
 	joining map[[32]byte]int
 
-	// Used only by the writer, and by OpenStore.
+	// Used only by the writer, and before it runs.
 	rooms   map[[32]byte]*storedRoom
 	bytes   int64 // of all rooms
 	pending []roomChange
@@ -107,8 +109,9 @@ type Store struct {
 
 // storedRoom is what the file has of a room.
 type storedRoom struct {
-	bytes int64
-	used  time.Time
+	bytes   int64
+	used    time.Time // in this run; zero: the store has not been claimed yet, or no feed has a time
+	wasUsed uint64    // by an earlier run, as the file has it
 }
 
 // OpenStore opens the file at path, and creates it if it is missing. Limit bounds the envelopes in
@@ -215,12 +218,11 @@ func (s *Store) survey(tx *bolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	now := time.Now()
 	return rooms.ForEachBucket(func(k []byte) error {
 		if len(k) != len([32]byte{}) {
 			return &damage{fmt.Sprintf("a room tag of %d bytes", len(k))}
 		}
-		room, err := surveyRoom(now, rooms.Bucket(k))
+		room, err := surveyRoom(rooms.Bucket(k))
 		if err != nil {
 			return err
 		}
@@ -230,18 +232,18 @@ func (s *Store) survey(tx *bolt.Tx) error {
 	})
 }
 
-func surveyRoom(now time.Time, b *bolt.Bucket) (*storedRoom, error) {
+func surveyRoom(b *bolt.Bucket) (*storedRoom, error) {
 	feeds, envelopes := b.Bucket(feedsBucket), b.Bucket(envelopesBucket)
 	if feeds == nil || envelopes == nil {
 		return nil, &damage{"a room without its buckets"}
 	}
 	room := new(storedRoom)
 	err := feeds.ForEach(func(k, v []byte) error {
-		f, err := readRecord(now, k, v)
-		if err == nil && f.Used.After(room.used) {
-			room.used = f.Used
+		if err := checkRecord(k, v); err != nil {
+			return err
 		}
-		return err
+		room.wasUsed = max(room.wasUsed, binary.BigEndian.Uint64(v[24:]))
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -272,9 +274,16 @@ func record(f *stay.StoredFeed, now time.Time) []byte {
 	return append(append(out, end[:]...), f.Entry...)
 }
 
+func checkRecord(key, v []byte) error {
+	if len(key) != len(stay.FeedTag{}) || len(v) < recordSize {
+		return &damage{"a malformed feed"}
+	}
+	return nil
+}
+
 func readRecord(now time.Time, key, v []byte) (f stay.StoredFeed, err error) {
-	if len(key) != len(f.Tag) || len(v) < recordSize {
-		return f, &damage{"a malformed feed"}
+	if err := checkRecord(key, v); err != nil {
+		return f, err
 	}
 	f.Tag = stay.FeedTag(key)
 	f.Through, f.Floor = binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])
@@ -298,7 +307,10 @@ func appendTime(out []byte, now, t time.Time) []byte {
 
 // readTime returns a stored time as a time of this run. A time in the future becomes now.
 func readTime(now time.Time, in []byte) time.Time {
-	ms := binary.BigEndian.Uint64(in)
+	return inThisRun(now, binary.BigEndian.Uint64(in))
+}
+
+func inThisRun(now time.Time, ms uint64) time.Time {
 	if ms == 0 {
 		return time.Time{}
 	}
@@ -313,10 +325,21 @@ func envelopeKey(tag stay.FeedTag, first uint64) []byte {
 	return binary.BigEndian.AppendUint64(tag[:len(tag):len(tag)], first)
 }
 
-// claim reserves the store for one mesh. The methods that follow do nothing for a nil store.
-func (s *Store) claim() error {
-	if s != nil && s.claimed.Swap(true) {
+// claim reserves the store for one mesh, from whose clock it reads the time then. The methods that
+// follow do nothing for a nil store.
+func (s *Store) claim(clock walltime.Clock) error {
+	if s == nil {
+		return nil
+	}
+	if s.claimed.Swap(true) {
 		return &StoreError{s.path, errors.New("another mesh uses it")}
+	}
+	s.clock = clock
+	now := clock.Now()
+	for _, room := range s.rooms {
+		if room.used.IsZero() {
+			room.used = inThisRun(now, room.wasUsed)
+		}
 	}
 	return nil
 }

@@ -16,6 +16,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/meshtest"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
@@ -79,6 +81,33 @@ func TestAClockThatWasSetMakesNothingOlderThanItIs(t *testing.T) {
 		require.InDelta(t, c.want.Seconds(), readTime(now, in).Sub(now).Seconds(), 0.002)
 	}
 	require.True(t, readTime(now, appendTime(nil, now, time.Time{})).IsZero())
+}
+
+func TestAStoreGoesByTheClockOfItsMesh(t *testing.T) {
+	for _, ahead := range []time.Duration{-100 * time.Second, 100 * time.Second} {
+		var wrong meshtest.Clock
+		wrong.Set(ahead)
+		clock := walltime.From(wrong.Now)
+		keep(t, 1, func(t *testing.T, k *keepers) {
+			r := k.join(0, "ops")
+			published(t, r, "u0", "m", 3)
+			time.Sleep(time.Second)
+			k.die(0)
+			time.Sleep(30 * time.Second)
+			k.back(0)
+			synctest.Wait()
+			feeds := k.stored(0, r)
+			require.Len(t, feeds, 1)
+			require.NotEmpty(t, feeds[0].List)
+			ages := []time.Time{k.store[0].rooms[r.tag].used, feeds[0].Used}
+			for _, kept := range feeds[0].List {
+				ages = append(ages, kept.At)
+			}
+			for i, at := range ages {
+				require.InDelta(t, 31, clock.Since(at).Seconds(), 1, "%v ahead, %d: %v", ahead, i, at)
+			}
+		}, WithRetention(Retention{Age: time.Minute}), WithClock(clock))
+	}
 }
 
 func TestAllRoomsTogetherKeepWithinTheLimit(t *testing.T) {

@@ -27,7 +27,7 @@ func (s *Store) load(ctx context.Context, m *Mesh, tag [32]byte) (feeds []stay.S
 			if room == nil {
 				return nil
 			}
-			feeds, err = loadRoom(time.Now(), room)
+			feeds, err = loadRoom(s.clock.Now(), room)
 			return err
 		})
 	})

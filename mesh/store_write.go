@@ -175,7 +175,7 @@ func (s *Store) collect() (ended []*Room, more bool) {
 	s.mu.Lock()
 	live := slices.Collect(maps.Keys(s.live))
 	s.mu.Unlock()
-	now := time.Now()
+	now := s.clock.Now()
 	freed := s.makeRoom()
 	budget := min(storeBatch, s.limit-s.bytes+freed)
 	size := budget
@@ -235,7 +235,7 @@ func (s *Store) idle() map[[32]byte]*storedRoom {
 
 // tidy drops rooms that have not been joined for so long that nothing in them counts.
 func (s *Store) tidy(age time.Duration) {
-	now := time.Now()
+	now := s.clock.Now()
 	for tag, room := range s.idle() {
 		if now.Sub(room.used) > 2*age {
 			s.pending = append(s.pending, roomChange{tag: tag, drop: true})

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
 	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
@@ -69,14 +70,14 @@ func (p *repairs) leave(id peer.ID) {
 
 // pull asks a neighbour and takes its answer.
 func (r *Room) pull(p stay.Pull) {
-	start := time.Now()
+	start := r.mesh.clock.Now()
 	o := r.exchange(p)
-	o.Slow = time.Since(start) >= syncTimeout
+	o.Slow = r.mesh.clock.Since(start) >= syncTimeout
 	if o.Err != nil {
 		r.mesh.stats.pullsFailed.Add(1)
 		r.mesh.log.Debug("no answer to a pull", "room", r.name, "peer", p.From, "err", o.Err)
 	}
-	now := time.Now()
+	now := r.mesh.clock.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stay.Answered(now, p, o)
@@ -96,7 +97,7 @@ func (r *Room) exchange(p stay.Pull) (o stay.Outcome) {
 	ctx, cancel := context.WithTimeout(r.ctx, pullTime)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
-	_ = s.SetDeadline(time.Now().Add(syncTimeout))
+	_ = s.SetDeadline(walltime.In(syncTimeout))
 	if o.Err = wire.WriteFrame(s, r.stay.Request(p)); o.Err != nil {
 		return o
 	}
@@ -121,20 +122,20 @@ func (r *Room) exchange(p stay.Pull) (o stay.Outcome) {
 			r.mesh.violation(p.From, o.Err)
 			return o
 		}
-		_ = s.SetDeadline(time.Now().Add(syncTimeout))
+		_ = s.SetDeadline(walltime.In(syncTimeout))
 	}
 }
 
 // takeReply takes a part of an answer.
 func (r *Room) takeReply(from peer.ID, reply *wire.SyncReply, o *stay.Outcome) error {
-	now := time.Now()
+	now := r.mesh.clock.Now()
 	entries, envelopes, err := o.Open(now, r.door, r.mesh.cfg.retention.Age, reply)
 	for _, entry := range entries {
 		r.do(func(st *stay.Stay, now time.Time) { st.TakeEntry(now, from, entry) })
 	}
 	for _, e := range envelopes {
 		r.mesh.stats.envelopesPulled.Add(1)
-		r.receive(time.Now(), from, e, stay.Repaired)
+		r.receive(r.mesh.clock.Now(), from, e, stay.Repaired)
 	}
 	return err
 }
@@ -163,7 +164,7 @@ func (m *Mesh) handleSync(s network.Stream) {
 
 func (m *Mesh) answer(p peer.ID, s network.Stream) error {
 	defer context.AfterFunc(m.ctx, func() { _ = s.Reset() })()
-	_ = s.SetDeadline(time.Now().Add(syncTimeout))
+	_ = s.SetDeadline(walltime.In(syncTimeout))
 	var q wire.SyncRequest
 	if err := wire.NewReader(s, maxSyncRequest).Next(&q); err != nil {
 		return err
@@ -184,22 +185,22 @@ func (m *Mesh) answer(p peer.ID, s network.Stream) error {
 func (r *Room) serves(p peer.ID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.stay.Serves(time.Now(), p)
+	return r.stay.Serves(r.mesh.clock.Now(), p)
 }
 
 // serve writes what is retained of wants, in parts.
 func (r *Room) serve(s network.Stream, served *rate.Limiter, wants []*wire.Want) error {
-	budget, end := stay.SyncAnswer, time.Now().Add(serveTime)
+	budget, end := stay.SyncAnswer, r.mesh.clock.Now().Add(serveTime)
 	for len(wants) > 0 {
 		left := budget
 		part, rest := r.part(wants, &budget)
 		if err := served.WaitN(r.ctx, left-budget); err != nil {
 			return err
 		}
-		if len(rest) > 0 && (budget <= 0 || time.Now().After(end)) {
+		if len(rest) > 0 && (budget <= 0 || r.mesh.clock.Now().After(end)) {
 			part.More, rest = true, nil
 		}
-		_ = s.SetWriteDeadline(time.Now().Add(syncTimeout))
+		_ = s.SetWriteDeadline(walltime.In(syncTimeout))
 		if err := wire.WriteFrame(s, part); err != nil {
 			return err
 		}
@@ -212,7 +213,7 @@ func (r *Room) serve(s network.Stream, served *rate.Limiter, wants []*wire.Want)
 
 // part returns the next frame of an answer, and which wants it leaves over.
 func (r *Room) part(wants []*wire.Want, budget *int) (*wire.SyncReply, []*wire.Want) {
-	now := time.Now()
+	now := r.mesh.clock.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.stay.Part(now, wants, stay.SyncPart, budget)

@@ -19,7 +19,7 @@ func (r *Room) timerLoop() {
 		}
 		select {
 		case <-r.rearm:
-			if wait := lookEvery - time.Since(last); wait > 0 {
+			if wait := lookEvery - r.mesh.clock.Since(last); wait > 0 {
 				timer.Reset(wait)
 				continue
 			}
@@ -30,7 +30,7 @@ func (r *Room) timerLoop() {
 		}
 		r.renew()
 		r.do(func(st *stay.Stay, now time.Time) { timer.Reset(st.Tick(now)) })
-		last = time.Now()
+		last = r.mesh.clock.Now()
 	}
 }
 

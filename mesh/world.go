@@ -22,7 +22,7 @@ type world Room
 func (w *world) Tell(p peer.ID, frame *wire.RoomFrame) { w.mesh.tell(p, frame) }
 
 func (w *world) Allow(p peer.ID, bytes int) bool {
-	return w.mesh.links.budget(p).rosters.AllowN(time.Now(), min(bytes, rosterBurst))
+	return w.mesh.links.budget(p).rosters.AllowN(w.mesh.clock.Now(), min(bytes, rosterBurst))
 }
 
 func (w *world) Say(kind wire.Kind, payload []byte) { w.outbox.push(kind, payload) }

@@ -53,7 +53,7 @@ func (n *Node) Connect(ctx context.Context, addr string) error {
 	if err := n.connect(call, info); err != nil {
 		return ended(call, fmt.Errorf("connect to %s: %w", info.ID, err))
 	}
-	n.dialer.want(time.Now(), info.ID, info.Addrs, connected)
+	n.dialer.want(n.clock.Now(), info.ID, info.Addrs, connected)
 	return nil
 }
 

@@ -88,7 +88,7 @@ func (d *dialer) Disconnected(_ network.Network, c network.Conn) {
 // goroutines, in any order.
 func (d *dialer) sync(p peer.ID) {
 	// The state is looked up inside: the last call to look must also be the last to report.
-	d.with(func(core *redialer) { core.link(time.Now(), p, d.isUp(p)) })
+	d.with(func(core *redialer) { core.link(d.node.clock.Now(), p, d.isUp(p)) })
 }
 
 // run dials what is due until ctx ends. It does not wait for the dials under way, which are tasks
@@ -98,7 +98,7 @@ func (d *dialer) run(ctx context.Context) {
 	defer timer.Stop()
 	for {
 		d.mu.Lock()
-		start, next := d.core.due(time.Now(), d.crowded())
+		start, next := d.core.due(d.node.clock.Now(), d.crowded())
 		d.dials += uint64(len(start))
 		d.mu.Unlock()
 		for _, a := range start {
@@ -106,7 +106,7 @@ func (d *dialer) run(ctx context.Context) {
 		}
 		wait := watchEvery // crowded may change
 		if !next.IsZero() {
-			wait = min(wait, max(0, time.Until(next)))
+			wait = min(wait, max(0, d.node.clock.Until(next)))
 		}
 		timer.Reset(wait)
 		select {
@@ -138,8 +138,8 @@ func (d *dialer) attempt(ctx context.Context, a attempt) {
 		if err != nil {
 			d.failed++
 		}
-		core.dialled(time.Now(), a.peer, err == nil)
-		core.link(time.Now(), a.peer, d.isUp(a.peer))
+		core.dialled(d.node.clock.Now(), a.peer, err == nil)
+		core.link(d.node.clock.Now(), a.peer, d.isUp(a.peer))
 	})
 	switch {
 	case !d.wants(a.peer, given) || n.ctx.Err() != nil:

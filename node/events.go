@@ -8,6 +8,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/mesh"
 )
 
@@ -25,8 +26,9 @@ type Event = mesh.Event
 type Header = mesh.Header
 
 // newQueue returns the empty stream of a node.
-func newQueue(l mesh.QueueLimits) *events.Queue[Event] {
+func newQueue(l mesh.QueueLimits, clock walltime.Clock) *events.Queue[Event] {
 	return events.NewQueue(events.Kind[Event]{
+		Clock: clock,
 		Stamp: func(ev Event, seq uint64, at time.Time) {
 			h := ev.Head()
 			h.Seq, h.Time, h.Room = seq, at, ""

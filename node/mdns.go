@@ -16,6 +16,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/task"
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 const (
@@ -43,6 +44,7 @@ type lan struct {
 	host    host.Host
 	service string
 	log     *slog.Logger
+	clock   walltime.Clock
 	found   func(peer.AddrInfo)
 
 	mu    sync.Mutex
@@ -54,14 +56,14 @@ type lan struct {
 	starts int
 }
 
-func newLAN(h host.Host, app identity.AppID, log *slog.Logger, found func(peer.AddrInfo)) *lan {
-	return &lan{host: h, service: serviceName(app), log: log, found: found, poked: task.NewWake()}
+func newLAN(h host.Host, app identity.AppID, log *slog.Logger, clock walltime.Clock, found func(peer.AddrInfo)) *lan {
+	return &lan{host: h, service: serviceName(app), log: log, clock: clock, found: found, poked: task.NewWake()}
 }
 
 // again asks for a new start, at the earliest pause after the last one.
 func (l *lan) again(pause time.Duration) {
 	l.mu.Lock()
-	l.pace.ask(time.Now(), pause)
+	l.pace.ask(l.clock.Now(), pause)
 	l.mu.Unlock()
 	l.poked.Set()
 }
@@ -80,7 +82,7 @@ func (l *lan) run(ctx context.Context) {
 		case <-timer.C:
 		}
 		l.mu.Lock()
-		now := time.Now()
+		now := l.clock.Now()
 		due := l.pace.due(now)
 		wait := l.pace.wait(now)
 		l.mu.Unlock()

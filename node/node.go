@@ -18,6 +18,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
 	"github.com/starling-mesh/starling/internal/task"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/presence"
 )
@@ -42,6 +43,7 @@ type Node struct {
 	cfg      config
 	settings mesh.Settings
 	log      *slog.Logger
+	clock    walltime.Clock
 	app      identity.AppID
 	tokens   *identity.Authority // nil: open mode
 	dir      *identity.Dir       // nil: in memory
@@ -79,8 +81,8 @@ func New(opts ...Option) (*Node, error) {
 	settings, _ := mesh.Settle(cfg.mesh...) // validate has checked them
 	ctx, stop := context.WithCancel(context.Background())
 	n := &Node{
-		cfg: cfg, settings: settings, log: cfg.log,
-		queue: newQueue(settings.Queue),
+		cfg: cfg, settings: settings, log: cfg.log, clock: cfg.clock,
+		queue: newQueue(settings.Queue, cfg.clock),
 		ctx:   ctx, stop: stop,
 		retries: make(chan struct{}, connectRetries),
 		peers:   make(map[peer.ID]Peer),
@@ -123,6 +125,7 @@ func (n *Node) openKeys() (err error) {
 		if n.dir, err = identity.OpenDir(n.cfg.dataDir); err != nil {
 			return err
 		}
+		n.dir.SetClock(n.clock)
 		n.undo = append(n.undo, n.dir.Close)
 		n.keys = n.dir.Keys()
 		if h != nil && h.ID() != n.keys.PeerID() {
@@ -169,8 +172,8 @@ func (n *Node) openLayers() (err error) {
 		n.pins = n.dir.Pins()
 	}
 	if n.cfg.mdns {
-		n.lan = newLAN(n.host, n.app, n.log, func(info peer.AddrInfo) {
-			n.dialer.want(time.Now(), info.ID, info.Addrs, onLAN)
+		n.lan = newLAN(n.host, n.app, n.log, n.clock, func(info peer.AddrInfo) {
+			n.dialer.want(n.clock.Now(), info.ID, info.Addrs, onLAN)
 		})
 	}
 	n.host.Network().Notify(n.dialer)
@@ -179,7 +182,7 @@ func (n *Node) openLayers() (err error) {
 		return nil
 	})
 	opts := []presence.Option{
-		presence.WithObserver(n.observe), presence.WithLogger(n.log), presence.WithMaxMessage(n.settings.MaxMessage),
+		presence.WithObserver(n.observe), presence.WithLogger(n.log), presence.WithClock(n.clock), presence.WithMaxMessage(n.settings.MaxMessage),
 		presence.WithGrace(n.settings.Grace),
 		presence.WithAuthority(n.tokens), presence.WithPins(n.pins),
 	}
@@ -204,7 +207,7 @@ func (n *Node) openLayers() (err error) {
 		n.undo = append(n.undo, n.store.Close)
 	}
 	around := []mesh.Option{
-		mesh.WithLogger(n.log), mesh.WithInbox(n.takeDirect), mesh.WithPins(n.pins),
+		mesh.WithLogger(n.log), mesh.WithClock(n.clock), mesh.WithInbox(n.takeDirect), mesh.WithPins(n.pins),
 		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store),
 	}
 	for _, s := range n.cfg.mesh {
@@ -238,7 +241,7 @@ func (n *Node) listen() error {
 // start runs the node's loops. It cannot fail.
 func (n *Node) start() {
 	n.log.Info("node started", "peer", n.host.ID(), "app", n.cfg.app, "addrs", n.host.Addrs())
-	now := time.Now()
+	now := n.clock.Now()
 	for _, s := range n.cfg.peers {
 		info, _ := parsePeer(s) // validate has checked it
 		if info.ID == n.host.ID() {

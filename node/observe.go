@@ -57,17 +57,17 @@ func (n *Node) observe(ev presence.Event) {
 		if errors.Is(ev.Err, identity.ErrOtherApp) {
 			pause = foreignPause
 		}
-		n.dialer.with(func(core *redialer) { core.refuse(time.Now(), ev.Peer, pause) })
+		n.dialer.with(func(core *redialer) { core.refuse(n.clock.Now(), ev.Peer, pause) })
 		n.peerFailed(ev.Peer, ev.Err)
 	}
 }
 
 func (n *Node) peerUp(p peer.ID, s identity.Session) {
-	pub, addrs := public(p, s), n.addrsOf(p, s)
+	pub, addrs := public(n.clock.Now(), p, s), n.addrsOf(p, s)
 	n.mu.Lock()
 	n.peers[p] = pub
 	n.mu.Unlock()
-	n.dialer.want(time.Now(), p, addrs, connected)
+	n.dialer.want(n.clock.Now(), p, addrs, connected)
 	n.dialer.with(func(core *redialer) { core.met(p) })
 	ev := &PeerUp{Header: Header{Type: TypePeerUp}, Peer: pub}
 	if conns := n.host.Network().ConnsToPeer(p); len(conns) > 0 {
@@ -77,8 +77,8 @@ func (n *Node) peerUp(p peer.ID, s identity.Session) {
 }
 
 func (n *Node) peerChanged(p peer.ID, s identity.Session) {
-	pub, addrs := public(p, s), n.addrsOf(p, s)
-	n.dialer.want(time.Now(), p, addrs, connected) // it may have moved
+	pub, addrs := public(n.clock.Now(), p, s), n.addrsOf(p, s)
+	n.dialer.want(n.clock.Now(), p, addrs, connected) // it may have moved
 	n.mu.Lock()
 	before, known := n.peers[p]
 	if known {
@@ -109,12 +109,12 @@ func (n *Node) replaced(by identity.Login) {
 }
 
 // public returns a peer as the events show it.
-func public(p peer.ID, s identity.Session) Peer {
+func public(now time.Time, p peer.ID, s identity.Session) Peer {
 	login, ok := s.Login()
 	if !ok {
 		return Peer{Login: identity.Login{Peer: p}}
 	}
-	return Peer{Login: login, LoggedIn: s.Statement.LoggedInAt(time.Now())}
+	return Peer{Login: login, LoggedIn: s.Statement.LoggedInAt(now)}
 }
 
 // addrsOf returns the addresses to dial a connected peer at again: those at which this node reached

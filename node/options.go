@@ -12,6 +12,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/mesh"
 )
 
@@ -34,6 +35,7 @@ type config struct {
 	issuersFile string
 	leeway      time.Duration
 	log         *slog.Logger
+	clock       walltime.Clock
 	mesh        []mesh.Setting
 	keepHistory bool
 }
@@ -170,6 +172,11 @@ func WithIssuersFile(path string) Option { return func(c *config) { c.issuersFil
 // before it begins and after it expires. The default is 120 s; New rejects less than 0 and more
 // than 10 min. It is one value per app, equal on all its nodes: see [SettingDiffers].
 func WithLeeway(d time.Duration) Option { return func(c *config) { c.leeway = d } }
+
+// WithClock sets the clock from which all of the node reads the time. The default is the machine's
+// clock, to which libp2p keeps in any case. It is for tests of this module, which run nodes whose
+// clocks are wrong; no other module can make a clock.
+func WithClock(c walltime.Clock) Option { return func(cfg *config) { cfg.clock = c } }
 
 // WithLogger sets where the node logs. The default discards everything. Info is for the lifetime of
 // the node, Warn for degraded service, Debug for single messages and peers. Whatever a peer does

@@ -29,6 +29,7 @@ var fieldRules = map[string]struct {
 	"peers":       {bad: func(c *config) { c.peers = []string{"/ip4/1.2.3.4/tcp/1"} }, zeroDefault: true},
 	"mdns":        {free: "both values are good"},
 	"dht":         {free: "both values are good"},
+	"clock":       {free: "every clock is good", zeroDefault: true},
 	"wan":         {bad: func(c *config) { c.wan, c.dht = true, false }, zeroDefault: true},
 	"portMapping": {bad: func(c *config) { c.portMapping, c.host = true, anyHost{} }, zeroDefault: true},
 	"connsLow":    {bad: func(c *config) { c.connsLow = 0 }},

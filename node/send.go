@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 	"unicode/utf8"
 
 	"github.com/starling-mesh/starling/identity"
@@ -98,7 +97,7 @@ func (n *Node) resolve(ctx context.Context, user string, data []byte, opts []mes
 	}
 	self := n.presence.Self()
 	switch {
-	case self == nil || !self.LoggedInAt(time.Now()):
+	case self == nil || !self.LoggedInAt(n.clock.Now()):
 		return identity.Login{}, mesh.ErrNotLoggedIn
 	case addr.Matches(self.User, self.UserKey):
 		return identity.Login{}, mesh.ErrSelf

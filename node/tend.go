@@ -17,14 +17,14 @@ const probeTimeout = 2 * time.Second
 func (n *Node) watch(ctx context.Context) {
 	var (
 		w       watch
-		start   = time.Now()
+		start   = n.clock.Now()
 		addrs   = n.shown()
 		inRooms = make(map[peer.ID]bool)
 	)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
-		if c := w.step(lookAround(start)); c != (change{}) {
+		if c := w.step(lookAround(start, n.clock.Now())); c != (change{}) {
 			n.revive(ctx, c)
 		}
 		n.tendRooms(inRooms)
@@ -44,7 +44,7 @@ func (n *Node) revive(ctx context.Context, c change) {
 	if n.lan != nil {
 		n.lan.again(movedPause)
 	}
-	n.dialer.with(func(core *redialer) { core.wake(time.Now()) })
+	n.dialer.with(func(core *redialer) { core.wake(n.clock.Now()) })
 	n.presence.Refresh()
 	if c.busy && !c.moved {
 		// A busy peer does not answer in time, but is not dead. The transports find the dead ones.
@@ -74,7 +74,7 @@ func (n *Node) probe(ctx context.Context, conn network.Conn) {
 // even after the room has given them up. protected holds the members of the last call, and is
 // updated.
 func (n *Node) tendRooms(protected map[peer.ID]bool) {
-	now, members, wanted := time.Now(), make(map[peer.ID]bool), make(map[peer.ID]bool)
+	now, members, wanted := n.clock.Now(), make(map[peer.ID]bool), make(map[peer.ID]bool)
 	for _, r := range n.mesh.Rooms() {
 		for _, m := range r.Members() {
 			if m.Peer != n.host.ID() {

@@ -54,10 +54,10 @@ func (w *watch) step(now look) change {
 	}
 }
 
-// lookAround asks the system. It strips the monotonic reading, which time.Time prefers, from the
-// wall clock.
-func lookAround(start time.Time) look {
-	now := time.Now()
+// lookAround asks the system for the interfaces, and takes apart the two readings of now: the time
+// since start by the monotonic one, and the wall clock without the monotonic reading, which
+// time.Time would prefer.
+func lookAround(start, now time.Time) look {
 	l := look{mono: now.Sub(start), wall: now.Round(0)}
 	addrs, err := manet.InterfaceMultiaddrs() // works where net.InterfaceAddrs may not, as on Android
 	if err != nil {

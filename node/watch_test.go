@@ -38,7 +38,7 @@ func TestTheWatchTellsSleepAndMoves(t *testing.T) {
 }
 
 func TestALookReadsTheWallClockApart(t *testing.T) {
-	l := lookAround(time.Now())
+	l := lookAround(t0, time.Now())
 	require.Equal(t, l.wall, l.wall.Round(0))
 	require.NotEmpty(t, l.interfaces)
 }

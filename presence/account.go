@@ -66,7 +66,7 @@ func (o *account) loginLocked(user, token string) (sequence uint64, err error) {
 	}
 	shown := o.token
 	if a := o.cfg.authority; a != nil {
-		g, err := a.Login(token, user, o.keys.DeviceKey(), time.Now())
+		g, err := a.Login(token, user, o.keys.DeviceKey(), o.clock.Now())
 		if err != nil {
 			o.pending = user
 			return 0, err
@@ -90,7 +90,7 @@ func (o *account) loginLocked(user, token string) (sequence uint64, err error) {
 
 // newSelfLocked signs a statement with a new sequence.
 func (o *account) newSelfLocked(loggedIn bool) (uint64, error) {
-	now := time.Now()
+	now := o.clock.Now()
 	sequence := identity.NextSequence(o.highest, now)
 	if err := o.signLocked(now, sequence, loggedIn); err != nil {
 		return 0, err
@@ -103,7 +103,7 @@ func (o *account) newSelfLocked(loggedIn bool) (uint64, error) {
 // elsewhere that this node does not know of.
 func (o *account) logoutLocked() {
 	o.in = false
-	if err := o.signLocked(time.Now(), o.self.Sequence, false); err != nil {
+	if err := o.signLocked(o.clock.Now(), o.self.Sequence, false); err != nil {
 		o.cfg.log.Error("sign statement", "err", err)
 	}
 }
@@ -167,7 +167,7 @@ func (o *account) updateTokenLocked(a *identity.Authority, token string) (sequen
 	case !o.in:
 		return 0, ErrNotLoggedIn
 	}
-	now := time.Now()
+	now := o.clock.Now()
 	g, err := a.Login(token, o.user, o.keys.DeviceKey(), now)
 	if err != nil {
 		return 0, fmt.Errorf("update log-in token: %w", err)
@@ -236,7 +236,7 @@ func (o *account) ownUserLocked(st *identity.Statement) {
 	if !o.in || !st.Newer(o.self) {
 		return // if the other device has to log out, it will learn that from our hello
 	}
-	if !loggedIn(st, time.Now()) {
+	if !loggedIn(st, o.clock.Now()) {
 		o.outrankLocked(st)
 		return
 	}
@@ -253,7 +253,7 @@ func (o *account) outrankLocked(ended *identity.Statement) {
 	if o.id < ended.Peer {
 		sequence++ // with equal sequences, the higher peer ID is the newer
 	}
-	if err := o.signLocked(time.Now(), sequence, true); err != nil {
+	if err := o.signLocked(o.clock.Now(), sequence, true); err != nil {
 		o.cfg.log.Error("sign statement", "err", err)
 		return
 	}

@@ -38,7 +38,7 @@ func (f *finder) inquire(w want) (verdict, error) {
 	j := newAvailability()
 	j.inquiry = f.newInquiry(w, j, statusTimeout, maxVisits)
 	complete := j.run()
-	return j.verdict(complete, time.Now())
+	return j.verdict(complete, f.clock.Now())
 }
 
 // begin gives connected devices some time to answer, if there are any that should be able to.
@@ -51,7 +51,7 @@ func (j *availability) begin(connected []clue) (head time.Duration) {
 
 // greeted adds what is known on this node.
 func (j *availability) greeted(connected []clue) (live bool) {
-	now := time.Now()
+	now := j.f.clock.Now()
 	for _, c := range connected {
 		live = live || loggedIn(c.st, now) && j.w.means(j.w.User, c.st.UserKey)
 		c.addrs = nil // it is connected
@@ -83,7 +83,7 @@ func (j *availability) weigh(c clue) bool {
 	case c.st == nil:
 		return j.w.means(c.login.User, c.login.Key) && !j.saidGoodbye(c.login.Peer)
 	}
-	return j.hear(c) && loggedIn(c.st, time.Now()) && j.ctx.Err() == nil
+	return j.hear(c) && loggedIn(c.st, j.f.clock.Now()) && j.ctx.Err() == nil
 }
 
 // hear adds a verified statement, and reports whether it is the newest known.
@@ -159,7 +159,7 @@ func (j *availability) ask(ctx context.Context, c clue) (identity.Session, error
 
 // answer adds what a device has stated about itself.
 func (j *availability) answer(asked clue, s identity.Session, err error) {
-	now := time.Now()
+	now := j.f.clock.Now()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err != nil {
@@ -194,11 +194,11 @@ func (j *availability) answer(asked clue, s identity.Session, err error) {
 // question may still be on its way there. If it is not there by the time it would have arrived,
 // there was none.
 func (j *availability) stored() (complete bool) {
-	start := time.Now()
+	start := j.f.clock.Now()
 	if !j.look(start) || !j.nobody() {
 		return false
 	}
-	return j.pause(time.Until(start.Add(storeGrace))) && j.seek(j.ctx, j.f.statuses.recentlyLost(start))
+	return j.pause(j.f.clock.Until(start.Add(storeGrace))) && j.seek(j.ctx, j.f.statuses.recentlyLost(start))
 }
 
 // nobody reports whether nothing at all is known about the user.
@@ -220,14 +220,14 @@ func (j *availability) look(start time.Time) (complete bool) {
 		case <-ctx.Done():
 			return
 		}
-		rest := time.NewTimer(storedBudget - time.Since(start))
+		rest := time.NewTimer(storedBudget - j.f.clock.Since(start))
 		defer rest.Stop()
 		select {
 		case <-rest.C:
 		// The log-out is of a device that was a node of the directory and is usually gone: the
 		// search would wait for it.
 		case <-j.logoutFound:
-			rest.Reset(min(logoutRest, storedBudget-time.Since(start)))
+			rest.Reset(min(logoutRest, storedBudget-j.f.clock.Since(start)))
 			select {
 			case <-rest.C:
 			case <-ctx.Done():
@@ -291,7 +291,7 @@ func (f *finder) probe(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (id
 	}
 	f.mu.Lock()
 	c := f.contacts[p]
-	fresh := c != nil && c.known && time.Since(c.heard) < freshFor
+	fresh := c != nil && c.known && f.clock.Since(c.heard) < freshFor
 	f.mu.Unlock()
 	for attempt := 0; !fresh; attempt++ {
 		if f.pingAny(ctx, p) {

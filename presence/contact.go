@@ -86,14 +86,15 @@ func loggedIn(st *identity.Statement, now time.Time) bool {
 	return st != nil && st.LoggedInAt(now)
 }
 
-// failedLocked records that a hello on a connection has failed, and reports whether that counts
-// against the peer. It does not if the hello broke off before its time and there is another
-// connection on which none has failed: of two connections that crossed, one side closes one.
-func (c *contact) failedLocked(conn network.Conn, began time.Time) bool {
+// failedLocked records that a hello on a connection has failed after a time, and reports whether
+// that counts against the peer. It does not if the hello broke off before its time and there is
+// another connection on which none has failed: of two connections that crossed, one side closes
+// one.
+func (c *contact) failedLocked(conn network.Conn, took time.Duration) bool {
 	if l := c.conns[conn]; l != nil {
 		l.failed = true
 	}
-	if time.Since(began) >= helloTimeout {
+	if took >= helloTimeout {
 		return true
 	}
 	for other, l := range c.conns {
@@ -199,7 +200,7 @@ func (g *greeter) install(conn network.Conn, s identity.Session, version uint64)
 	up := !c.known
 	c.session, c.known, c.final = s, true, nil
 	c.told = max(c.told, version)
-	c.heard = time.Now()
+	c.heard = g.clock.Now()
 	c.counts = c.loggedIn(c.heard)
 	g.indexLocked(c)
 	g.shake.refusals.Remove(p)
@@ -274,7 +275,7 @@ func changed(a, b identity.Session) bool {
 
 // remember stores where the peer is. It may write to the disk.
 func (g *greeter) remember(conn network.Conn, s identity.Session) {
-	r := identity.Remembered{Seen: time.Now()}
+	r := identity.Remembered{Seen: g.clock.Now()}
 	r.Login.Peer = conn.RemotePeer()
 	if s.Statement != nil {
 		r.Login = s.Statement.Login()

@@ -63,10 +63,10 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 		return nil, fmt.Errorf("the host is %s, the device key is %s's", h.ID(), id)
 	}
 	e := &env{
-		host: h, id: h.ID(), app: app, keys: keys, userKey: keys.UserKey(), cfg: cfg,
+		host: h, id: h.ID(), app: app, keys: keys, userKey: keys.UserKey(), cfg: cfg, clock: cfg.clock,
 		verifier:    identity.NewVerifier(app, identity.WithAuthority(cfg.authority)),
 		incarnation: newIncarnation(),
-		started:     time.Now(),
+		started:     cfg.clock.Now(),
 		events:      newDispatcher(cfg.observer),
 	}
 	e.ctx, e.stop = context.WithCancel(context.Background())
@@ -109,7 +109,7 @@ func New(h host.Host, app identity.AppID, keys *identity.Keys, opts ...Option) (
 
 // newDirectory puts the parts together.
 func newDirectory(e *env) *Directory {
-	statuses := newInquiries()
+	statuses := newInquiries(e.clock)
 	d := &Directory{people: newPeople(e), own: newAccount(e)}
 	d.rivals = newRivals(d.own, d.people, statuses)
 	d.own.changed = d.changedLocked
@@ -137,7 +137,7 @@ func (d *Directory) Incarnation() uint64 { return d.incarnation }
 // Online returns the log-ins of connected peers, sorted by name, key and peer. It does not include
 // this node's own.
 func (d *Directory) Online() []identity.Login {
-	now := time.Now()
+	now := d.clock.Now()
 	d.mu.Lock()
 	var all []identity.Login
 	for _, c := range d.contacts {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/task"
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 // env is what all parts of a directory share: whose it is, on which host, and what Close ends. Its
@@ -26,6 +27,7 @@ type env struct {
 	keys        *identity.Keys
 	userKey     identity.PublicKey
 	cfg         config
+	clock       walltime.Clock
 	verifier    *identity.Verifier
 	incarnation uint64
 	started     time.Time

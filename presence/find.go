@@ -131,7 +131,7 @@ func (w want) means(user string, key identity.PublicKey) bool {
 
 func (f *finder) findConnected(addr identity.Address) (Found, error) {
 	w := f.resolve(addr)
-	now := time.Now()
+	now := f.clock.Now()
 	f.mu.Lock()
 	if f.closing {
 		f.mu.Unlock()

@@ -66,7 +66,7 @@ func (g *greeter) greet(c *contact) {
 		if conn == nil {
 			return
 		}
-		began := time.Now()
+		began := g.clock.Now()
 		if err := g.openHello(conn); !g.helloEnded(c, conn, err, began, attempt) {
 			attempt = -1
 			continue
@@ -164,7 +164,7 @@ func (g *greeter) helloEnded(c *contact, conn network.Conn, err error, began tim
 	refused, unsupported := (*HelloError)(nil), multistream.ErrNotSupported[protocol.ID]{}
 	if errors.As(err, &refused) || errors.As(err, &unsupported) && attempt+1 >= maxUnsupported {
 		c.final = err
-	} else if !c.failedLocked(conn, began) {
+	} else if !c.failedLocked(conn, g.clock.Since(began)) {
 		return false
 	}
 	c.settleLocked(err)
@@ -273,7 +273,7 @@ func (g *greeter) serveHello(ctx context.Context, s network.Stream) {
 		_ = s.Reset()
 		return
 	}
-	began := time.Now()
+	began := g.clock.Now()
 	session, version, list, err := g.shake.respond(ctx, conn, s)
 	if err == nil {
 		g.install(conn, session, version)
@@ -281,7 +281,7 @@ func (g *greeter) serveHello(ctx context.Context, s network.Stream) {
 	}
 	g.mu.Lock()
 	c.inbound--
-	if err != nil && !c.failedLocked(conn, began) {
+	if err != nil && !c.failedLocked(conn, g.clock.Since(began)) {
 		c.settleLocked(nil)
 	} else {
 		c.settleLocked(err)

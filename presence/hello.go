@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -117,7 +118,7 @@ func (x *handshake) initiate(conn network.Conn, accept func(identity.Session)) (
 // respond runs a hello that a peer has opened. It returns the same as initiate.
 func (x *handshake) respond(ctx context.Context, conn network.Conn, s network.Stream) (session identity.Session, version uint64, list *wire.RevocationsHead, err error) {
 	p := conn.RemotePeer()
-	_ = s.SetDeadline(time.Now().Add(helloTimeout))
+	_ = s.SetDeadline(walltime.In(helloTimeout))
 	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })() // for transports without deadlines
@@ -209,7 +210,7 @@ func (x *handshake) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Hel
 	if len(h.Statement) == 0 {
 		return session, nil
 	}
-	st, err := x.verifyHello(p, h.Statement, time.Now())
+	st, err := x.verifyHello(p, h.Statement, x.clock.Now())
 	if err == nil {
 		err = st.CheckPeer(p)
 	}
@@ -286,7 +287,7 @@ func deviceKey(p peer.ID) ([]byte, error) {
 // refuse sends the peer the reason, gives it a second to read that, and drops the connection.
 func (x *handshake) refuse(conn network.Conn, s network.Stream, refusal *HelloError, frame proto.Message) error {
 	x.noteRefusal(refusal)
-	_ = s.SetDeadline(time.Now().Add(refuseGrace))
+	_ = s.SetDeadline(walltime.In(refuseGrace))
 	if wire.WriteFrame(s, frame) == nil && s.CloseWrite() == nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(s, maxRefused)) // until it has read that and closes, or the deadline
 	}

@@ -105,7 +105,7 @@ func (q *inquiry) gather(head time.Duration) (complete bool) {
 	}
 	if !noWhois {
 		q.f.whois.ask(q.ctx, q.w.User, q.w.key, func(l located) {
-			q.lead(clue{login: l.st.Login(), st: l.st, addrs: l.addrs, source: Whois, known: time.Now()})
+			q.lead(clue{login: l.st.Login(), st: l.st, addrs: l.addrs, source: Whois, known: q.f.clock.Now()})
 		})
 	}
 	if q.f.dht.Empty() || q.ctx.Err() != nil {

@@ -32,7 +32,7 @@ func clueOf(st *identity.Statement, source Source) clue {
 func finderOf(keys *identity.Keys) *finder {
 	p := newPeople(envOf(keys))
 	own := newAccount(p.env)
-	return newFinder(own, newGreeter(p, own, nil, nil), nil, newInquiries(), nil)
+	return newFinder(own, newGreeter(p, own, nil, nil), nil, newInquiries(p.clock), nil)
 }
 
 // inquiryOf returns an inquiry that asks nobody.

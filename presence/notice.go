@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -51,10 +52,10 @@ func (o *notices) sendLocked(notices []notice) {
 			continue
 		}
 		key := notice{to: n.to, sum: sha256.Sum256(n.st.Sealed())}
-		if at, ok := o.told.Get(key); ok && time.Since(at) < noticePause {
+		if at, ok := o.told.Get(key); ok && o.clock.Since(at) < noticePause {
 			continue
 		}
-		o.told.Add(key, time.Now())
+		o.told.Add(key, o.clock.Now())
 		o.tasks.Go(func() { o.give(c, n.st) })
 	}
 }
@@ -108,7 +109,7 @@ func (e *env) sendNotice(conn network.Conn, st *identity.Statement) error {
 // serve accepts a statement from a peer with which a hello is complete. The statement proves
 // itself, so it does not matter who sends it.
 func (o *notices) serve(ctx context.Context, s network.Stream) {
-	_ = s.SetDeadline(time.Now().Add(noticeTimeout))
+	_ = s.SetDeadline(walltime.In(noticeTimeout))
 	ctx, cancel := context.WithTimeout(ctx, noticeTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
@@ -121,7 +122,7 @@ func (o *notices) serve(ctx context.Context, s network.Stream) {
 	err := wire.NewReader(s, maxNotice).Next(&n)
 	var st *identity.Statement
 	if err == nil {
-		st, err = o.verifier.Verify(n.Statement, time.Now())
+		st, err = o.verifier.Verify(n.Statement, o.clock.Now())
 	}
 	if err != nil {
 		o.stats.badNotice.Add(1)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 // Option is a setting of a [Directory], for its lifetime.
@@ -15,6 +16,7 @@ type Option func(*config)
 
 type config struct {
 	log        *slog.Logger
+	clock      walltime.Clock
 	pins       *identity.Pins
 	observer   func(Event)
 	store      Store
@@ -93,6 +95,11 @@ func WithAuthority(a *identity.Authority) Option { return func(c *config) { c.au
 
 // WithLogger sets the logger. The default discards. Faults of peers are logged at Debug.
 func WithLogger(l *slog.Logger) Option { return func(c *config) { c.log = l } }
+
+// WithClock sets the clock from which the directory reads the time. The default is the machine's
+// clock. It is for tests of this module, which run nodes whose clocks are wrong; no other module
+// can make a clock.
+func WithClock(c walltime.Clock) Option { return func(cfg *config) { cfg.clock = c } }
 
 // WithMaxMessage sets the largest message, in bytes, that this node says it accepts. The default is
 // 65,536; New refuses less than 1 and more than 1 MiB. All nodes of an app should use the same

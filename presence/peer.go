@@ -93,7 +93,7 @@ func (g *greeter) takeIn(p peer.ID) bool {
 }
 
 func (g *greeter) notConnected(p peer.ID) error {
-	if refusal, ok := g.shake.refusals.Get(p); ok && time.Now().Before(refusal.until) {
+	if refusal, ok := g.shake.refusals.Get(p); ok && g.clock.Now().Before(refusal.until) {
 		return refusal.err
 	}
 	return fmt.Errorf("%w: %s", ErrNotConnected, p)

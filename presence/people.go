@@ -4,7 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -103,7 +102,7 @@ func (p *people) alive(id peer.ID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c := p.contacts[id]; c != nil {
-		c.heard = time.Now()
+		c.heard = p.clock.Now()
 	}
 }
 

@@ -43,7 +43,7 @@ func (d *Directory) Foreign(p peer.ID) bool { return d.hellos.shake.foreign(p) }
 // foreign is [Directory.Foreign].
 func (x *handshake) foreign(p peer.ID) bool {
 	r, ok := x.refusals.Get(p)
-	return ok && time.Now().Before(r.until)
+	return ok && x.clock.Now().Before(r.until)
 }
 
 // noteRefusal stores a refusal, wakes callers that wait for the hello, and notifies the observer.
@@ -55,9 +55,9 @@ func (x *handshake) noteRefusal(err *HelloError) {
 		pause = foreignTime
 	}
 	was, known := x.refusals.Get(err.Peer)
-	known = known && time.Now().Before(was.until) && was.err.Remote == err.Remote &&
+	known = known && x.clock.Now().Before(was.until) && was.err.Remote == err.Remote &&
 		was.err.code == err.code && was.err.fault == err.fault
-	x.refusals.Add(err.Peer, refusal{err: err, until: time.Now().Add(pause)})
+	x.refusals.Add(err.Peer, refusal{err: err, until: x.clock.Now().Add(pause)})
 	x.mu.Lock()
 	if c := x.contacts[err.Peer]; c != nil {
 		c.final = err

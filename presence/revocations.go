@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -178,7 +179,7 @@ func (r *revocations) fetch(ctx context.Context, conn network.Conn, version uint
 
 // serve sends our list to a peer.
 func (r *revocations) serve(ctx context.Context, s network.Stream, may func(context.Context, network.Conn) bool) {
-	_ = s.SetDeadline(time.Now().Add(listTimeout))
+	_ = s.SetDeadline(walltime.In(listTimeout))
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()

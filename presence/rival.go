@@ -79,7 +79,7 @@ func (r *rivals) conflictLocked(st *identity.Statement) {
 		}
 		return
 	}
-	now := time.Now()
+	now := r.clock.Now()
 	if !loggedIn(st, now) || r.goodbyeLocked(st) {
 		return
 	}
@@ -129,7 +129,7 @@ func (r *rivals) rivalLocked(st *identity.Statement, now time.Time) (rival ident
 // one to the peer of the earlier one, if that is connected. So they find out who has to log out
 // even if they never meet.
 func (r *rivals) rivalsLocked(st *identity.Statement) []notice {
-	now := time.Now()
+	now := r.clock.Now()
 	if !loggedIn(st, now) {
 		return nil
 	}

@@ -127,7 +127,7 @@ func (d *Directory) refresh() {
 		case <-tick.C:
 		}
 		d.mu.Lock()
-		if now := time.Now(); d.own.self != nil && !d.closing && now.Sub(d.own.self.Issued) >= d.cfg.life/3 {
+		if now := d.clock.Now(); d.own.self != nil && !d.closing && now.Sub(d.own.self.Issued) >= d.cfg.life/3 {
 			if err := d.own.signLocked(now, d.own.self.Sequence, d.own.in); err != nil {
 				d.cfg.log.Error("sign statement", "err", err)
 			}

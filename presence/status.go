@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 // State is whether messages to a user will arrive.
@@ -124,7 +125,7 @@ func (f *finder) status(ctx context.Context, addr identity.Address) (Status, err
 		return Status{}, err
 	}
 	w := f.resolve(addr)
-	now := time.Now()
+	now := f.clock.Now()
 	v, ok, err := f.statusAtHand(w, now)
 	if err != nil {
 		return Status{}, err
@@ -134,7 +135,7 @@ func (f *finder) status(ctx context.Context, addr identity.Address) (Status, err
 			return Status{}, err
 		}
 	}
-	return Status{User: addr.User, State: v.state, Login: v.login, Source: v.source, Age: max(time.Since(v.known), 0)}, nil
+	return Status{User: addr.User, State: v.state, Login: v.login, Source: v.source, Age: max(f.clock.Since(v.known), 0)}, nil
 }
 
 // verdict is an answer.
@@ -188,6 +189,7 @@ func (d *Directory) Heard(p identity.Login) { d.alive(p.Peer) }
 // inquiries shares the questions under way, and remembers the latest answers and the devices that
 // have gone.
 type inquiries struct {
+	clock    walltime.Clock
 	cache    *lru.Cache[string, verdict] // by address; the field at has the time of each answer
 	at       *lru.Cache[string, time.Time]
 	touched  *lru.Cache[string, time.Time] // users about whom there was news, and when
@@ -210,8 +212,9 @@ type asked struct {
 	err  error
 }
 
-func newInquiries() *inquiries {
+func newInquiries(clock walltime.Clock) *inquiries {
 	return &inquiries{
+		clock:    clock,
 		cache:    newLRU[string, verdict](maxCached),
 		at:       newLRU[string, time.Time](maxCached),
 		touched:  newLRU[string, time.Time](maxCached),
@@ -226,7 +229,7 @@ func newInquiries() *inquiries {
 func (q *inquiries) changed(p peer.ID, st *identity.Statement) {
 	q.lost.Remove(p)
 	if st != nil {
-		q.touched.Add(st.User, time.Now())
+		q.touched.Add(st.User, q.clock.Now())
 		if was, ok := q.departed.Peek(st.Subject()); ok && st.Newer(was.st) {
 			q.departed.Remove(st.Subject())
 		}
@@ -237,12 +240,12 @@ func (q *inquiries) changed(p peer.ID, st *identity.Statement) {
 // of people held.
 func (q *inquiries) parted(p peer.ID, st *identity.Statement, heard time.Time) {
 	if st == nil || st.LoggedIn {
-		q.lost.Add(p, time.Now())
+		q.lost.Add(p, q.clock.Now())
 	}
 	if st == nil {
 		return
 	}
-	q.touched.Add(st.User, time.Now())
+	q.touched.Add(st.User, q.clock.Now())
 	if was, ok := q.departed.Peek(st.Subject()); !ok || !was.st.Newer(st) {
 		q.departed.Add(st.Subject(), departure{st, heard})
 	}
@@ -274,7 +277,7 @@ func (q *inquiries) cached(key, user string, now time.Time) (verdict, bool) {
 func (q *inquiries) share(ctx context.Context, f *finder, w want) (verdict, error) {
 	key := w.Address.String()
 	q.mu.Lock()
-	if v, ok := q.cached(key, w.User, time.Now()); ok {
+	if v, ok := q.cached(key, w.User, q.clock.Now()); ok {
 		q.mu.Unlock()
 		return v, nil
 	}
@@ -288,7 +291,7 @@ func (q *inquiries) share(ctx context.Context, f *finder, w want) (verdict, erro
 			delete(q.under, key)
 			if a.err == nil {
 				q.cache.Add(key, a.v)
-				q.at.Add(key, time.Now())
+				q.at.Add(key, q.clock.Now())
 			}
 			q.mu.Unlock()
 			close(a.done)

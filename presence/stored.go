@@ -22,7 +22,8 @@ const (
 // openDHT makes the instances of the DHT, which start to store this node's log-ins.
 func (d *Directory) openDHT() (err error) {
 	cfg := dht.Config{
-		Host: d.host, App: d.app, Keys: d.keys, Verifier: d.verifier, Vouched: d.cfg.authority != nil, Log: d.cfg.log,
+		Host: d.host, App: d.app, Keys: d.keys, Verifier: d.verifier, Vouched: d.cfg.authority != nil,
+		Clock: d.clock, Log: d.cfg.log,
 	}
 	for _, s := range d.cfg.scopes {
 		cfg.Scopes = append(cfg.Scopes, dht.Scope(s))

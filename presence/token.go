@@ -81,7 +81,7 @@ func (d *Directory) tendTokens() {
 	for {
 		changed := d.cfg.authority.Changed()
 		d.lists.tell()
-		pause := time.NewTimer(d.lookAtTokens(time.Now()))
+		pause := time.NewTimer(d.lookAtTokens(d.clock.Now()))
 		select {
 		case <-pause.C:
 		case <-changed:

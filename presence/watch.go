@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -136,13 +137,13 @@ func (w *watches) read(ctx context.Context, p peer.ID) error {
 	}
 	defer func() { _ = s.Reset() }()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
-	_ = s.SetDeadline(time.Now().Add(beatMissed))
+	_ = s.SetDeadline(walltime.In(beatMissed))
 	if err := wire.WriteFrame(s, &wire.WatchRequest{App: w.app[:]}); err != nil {
 		return err
 	}
 	r := wire.NewReader(s, maxNotice)
 	for first := true; ; first = false {
-		_ = s.SetReadDeadline(time.Now().Add(beatMissed))
+		_ = s.SetReadDeadline(walltime.In(beatMissed))
 		var f wire.WatchFrame
 		if err := r.Next(&f); err != nil {
 			switch {
@@ -157,7 +158,7 @@ func (w *watches) read(ctx context.Context, p peer.ID) error {
 		if len(f.Statement) == 0 {
 			continue
 		}
-		st, err := w.verifier.VerifyLapsed(f.Statement, time.Now())
+		st, err := w.verifier.VerifyLapsed(f.Statement, w.clock.Now())
 		if err == nil {
 			err = st.CheckPeer(p)
 		}
@@ -165,7 +166,7 @@ func (w *watches) read(ctx context.Context, p peer.ID) error {
 			w.stats.badNotice.Add(1)
 			return err
 		}
-		if !first || !loggedIn(st, time.Now()) { // it may have changed before the stream was open
+		if !first || !loggedIn(st, w.clock.Now()) { // it may have changed before the stream was open
 			w.observe(st)
 			return w.awaitNews(ctx, p, st)
 		}
@@ -183,8 +184,8 @@ func refusedWatch(err error) error {
 
 // awaitNews waits briefly for the hello with which the peer reports the same.
 func (w *watches) awaitNews(ctx context.Context, p peer.ID, st *identity.Statement) error {
-	limit := time.Now().Add(time.Second)
-	for time.Now().Before(limit) && ctx.Err() == nil {
+	limit := w.clock.Now().Add(time.Second)
+	for w.clock.Now().Before(limit) && ctx.Err() == nil {
 		w.mu.Lock()
 		c, progress := w.contacts[p], w.progress.Next()
 		known := c == nil || c.known && c.session.Statement != nil && !st.Newer(c.session.Statement)
@@ -192,7 +193,7 @@ func (w *watches) awaitNews(ctx context.Context, p peer.ID, st *identity.Stateme
 		if known {
 			return nil
 		}
-		t := time.NewTimer(time.Until(limit))
+		t := time.NewTimer(w.clock.Until(limit))
 		select {
 		case <-progress:
 		case <-t.C:
@@ -213,7 +214,7 @@ func (w *watches) serve(ctx context.Context, s network.Stream) {
 		w.stats.limited.Add(1)
 		return
 	}
-	_ = s.SetDeadline(time.Now().Add(noticeTimeout))
+	_ = s.SetDeadline(walltime.In(noticeTimeout))
 	p := s.Conn().RemotePeer()
 	c := w.hellos.connected(s.Conn(), false)
 	if c == nil || !w.may(c, 1) {
@@ -256,7 +257,7 @@ func (w *watches) serve(ctx context.Context, s network.Stream) {
 			f.Statement = st.Sealed()
 			told = st
 		}
-		_ = s.SetWriteDeadline(time.Now().Add(beatMissed))
+		_ = s.SetWriteDeadline(walltime.In(beatMissed))
 		if err := wire.WriteFrame(s, f); err != nil {
 			return
 		}

@@ -41,7 +41,7 @@ func (f *finder) search(addr identity.Address) (Found, error) {
 // begin adds to others the connected users who are not wanted. Those who are wanted may have come
 // since Find has looked: see greeted.
 func (j *whereabouts) begin(connected []clue) (head time.Duration) {
-	now := time.Now()
+	now := j.f.clock.Now()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, c := range connected {
@@ -54,7 +54,7 @@ func (j *whereabouts) begin(connected []clue) (head time.Duration) {
 
 // greeted adds matching users whose hello has just completed.
 func (j *whereabouts) greeted(connected []clue) (enough bool) {
-	now := time.Now()
+	now := j.f.clock.Now()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, c := range connected {
@@ -69,7 +69,7 @@ func (j *whereabouts) greeted(connected []clue) (enough bool) {
 func (j *whereabouts) unheard() {}
 
 func (j *whereabouts) weigh(c clue) bool {
-	if c.st != nil && (c.st.User != j.w.User || !loggedIn(c.st, time.Now())) {
+	if c.st != nil && (c.st.User != j.w.User || !loggedIn(c.st, j.f.clock.Now())) {
 		return false
 	}
 	if !c.unproved && !j.w.means(c.login.User, c.login.Key) {
@@ -101,7 +101,7 @@ func (j *whereabouts) answer(c clue, s identity.Session, err error) {
 		j.live = j.live || c.st != nil
 		return
 	}
-	if st := s.Statement; loggedIn(st, time.Now()) && j.w.means(st.User, st.UserKey) {
+	if st := s.Statement; loggedIn(st, j.f.clock.Now()) && j.w.means(st.User, st.UserKey) {
 		j.confirmLocked(clue{login: st.Login(), st: st, addrs: s.Addrs, source: c.source})
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -65,7 +66,7 @@ func (w *whois) ask(ctx context.Context, user string, key identity.PublicKey, fo
 				if i == maxLocated {
 					break
 				}
-				st, err := w.verifier.Verify(l.Statement, time.Now())
+				st, err := w.verifier.Verify(l.Statement, w.clock.Now())
 				if err != nil {
 					w.stats.badNotice.Add(1)
 					w.cfg.log.Debug("whois answer refused", "peer", p, "err", err)
@@ -109,7 +110,7 @@ func (w *whois) request(ctx context.Context, p peer.ID, req *wire.WhoisRequest) 
 // reported.
 func (w *whois) serve(ctx context.Context, s network.Stream) {
 	p := s.Conn().RemotePeer()
-	_ = s.SetDeadline(time.Now().Add(whoisTimeout))
+	_ = s.SetDeadline(walltime.In(whoisTimeout))
 	ctx, cancel := context.WithTimeout(ctx, whoisTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
@@ -140,7 +141,7 @@ func (w *whois) serve(ctx context.Context, s network.Stream) {
 
 // located lists the connected log-ins of a user, except the asker's own.
 func (w *whois) located(asker peer.ID, user string, key identity.PublicKey) *wire.WhoisReply {
-	now := time.Now()
+	now := w.clock.Now()
 	reply := new(wire.WhoisReply)
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -7,5 +7,6 @@
 // added to that table before it is used.
 //
 // Another test keeps the packages that only decide, such as mesh/internal/stay, from having locks,
-// clocks, goroutines or connections.
+// clocks, goroutines or connections. A third one makes the rest of a node read the time from the
+// node's own clock.
 package archtest

@@ -21,10 +21,12 @@ import (
 	"time"
 
 	"github.com/starling-mesh/starling/internal/task"
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 // Kind is how a queue marks the events of a stream.
 type Kind[E any] struct {
+	Clock walltime.Clock // tells when events are queued
 	// Stamp writes into an event which number of the stream it is, and when it was queued. It is
 	// called under the queue's lock.
 	Stamp func(ev E, seq uint64, at time.Time)
@@ -143,7 +145,7 @@ func (q *Queue[E]) fullLocked(size int) bool {
 
 func (q *Queue[E]) pushLocked(ev E, size int, c class) {
 	q.seq++
-	q.kind.Stamp(ev, q.seq, time.Now())
+	q.kind.Stamp(ev, q.seq, q.kind.Clock.Now())
 
 	e := q.free
 	if e == nil {
@@ -276,7 +278,7 @@ func (q *Queue[E]) take() (ev E, ok bool, err error) {
 // laggedLocked reports what was dropped, with the number of the last of it, so that numbers only
 // rise.
 func (q *Queue[E]) laggedLocked(missed *int, seq uint64) E {
-	ev := q.kind.Lagged(seq, time.Now(), *missed)
+	ev := q.kind.Lagged(seq, q.kind.Clock.Now(), *missed)
 	*missed = 0
 	return ev
 }

@@ -29,6 +29,8 @@
 // Under -race, [New] leaves the test binary on one processor (GOMAXPROCS): the race detector itself
 // crashes when two processors run the timers of one bubble.
 //
+// A bubble has one clock for all. A node whose clock is wrong reads the time from a [Clock].
+//
 // # Faults
 //
 // Faults drop packets silently, including those in flight: no host gets an error, as with a pulled

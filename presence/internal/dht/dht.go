@@ -19,9 +19,10 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/task"
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
-// Config is what a DHT is made of. All fields are required.
+// Config is what a DHT is made of. All fields but Clock are required.
 type Config struct {
 	Host     host.Host
 	App      identity.AppID
@@ -29,6 +30,7 @@ type Config struct {
 	Verifier *identity.Verifier
 	Vouched  bool    // app mode: a name is one user, and a log-in has a token
 	Scopes   []Scope // an instance for each; none: the DHT finds and stores nothing
+	Clock    walltime.Clock
 	Log      *slog.Logger
 }
 

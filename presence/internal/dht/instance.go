@@ -83,8 +83,8 @@ func newInstance(d *DHT, scope Scope) (*Instance, error) {
 	}
 	k := &Instance{
 		d: d, scope: scope,
-		Rules:  &Rules{app: d.cfg.App, verifier: d.cfg.Verifier, vouched: d.cfg.Vouched, life: life},
-		Store:  newStore(d.id, life),
+		Rules:  &Rules{app: d.cfg.App, verifier: d.cfg.Verifier, vouched: d.cfg.Vouched, life: life, clock: d.cfg.Clock},
+		Store:  newStore(d.id, life, d.cfg.Clock),
 		wake:   task.NewWake(),
 		renew:  task.NewWake(),
 		limits: limits,

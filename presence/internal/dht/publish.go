@@ -50,9 +50,9 @@ func (k *Instance) publish() {
 	defer look.Stop()
 	for {
 		st := k.d.node.Shown()
-		if st != nil && p.due(time.Now(), st, k.Kad.RoutingTable().Size()) {
+		if st != nil && p.due(k.d.cfg.Clock.Now(), st, k.Kad.RoutingTable().Size()) {
 			kept := k.publishOnce(st, p.fresh(st))
-			p.done(time.Now(), st, kept, k.Kad.RoutingTable().Size(), k.scope.life()/3)
+			p.done(k.d.cfg.Clock.Now(), st, kept, k.Kad.RoutingTable().Size(), k.scope.life()/3)
 		} else if st == nil {
 			p = publication{}
 		}
@@ -151,7 +151,7 @@ func (f *found) hear(d *DHT, ours *identity.Statement, r *Record) {
 		f.best = r
 	}
 	f.mu.Unlock()
-	if !again && ours.Newer(r.Statement) && r.Statement.LoggedInAt(time.Now()) {
+	if !again && ours.Newer(r.Statement) && r.Statement.LoggedInAt(d.cfg.Clock.Now()) {
 		d.visit(r)
 	}
 }
@@ -172,7 +172,7 @@ func (f *found) take() *Record {
 func (k *Instance) publishOnce(st *identity.Statement, fresh bool) (kept int) {
 	ctx, cancel := context.WithTimeout(k.d.ctx, publishTimeout)
 	defer cancel()
-	sealed, err := Seal(k.d.cfg.Keys, st, k.told(), time.Now(), k.scope.life())
+	sealed, err := Seal(k.d.cfg.Keys, st, k.told(), k.d.cfg.Clock.Now(), k.scope.life())
 	if err != nil {
 		k.d.cfg.Log.Error("seal record", "err", err)
 		return 0
@@ -286,7 +286,7 @@ func (k *Instance) check(ctx context.Context, key string, sealed []byte, nodes [
 		if bytes.Equal(rec.GetValue(), sealed) {
 			return true
 		}
-		if r, err := k.Rules.check(key, rec.GetValue(), time.Now()); err == nil {
+		if r, err := k.Rules.check(key, rec.GetValue(), k.d.cfg.Clock.Now()); err == nil {
 			hear(p, r)
 		}
 		return false
@@ -342,7 +342,7 @@ func (d *DHT) compare(r *Record, ours *identity.Statement) bool {
 	if !r.Statement.Newer(ours) {
 		return true // it has to log out: see visit
 	}
-	if r.Statement.LoggedInAt(time.Now()) {
+	if r.Statement.LoggedInAt(d.cfg.Clock.Now()) {
 		return false
 	}
 	// A later log-in elsewhere has ended. Observe has made ours rank above it; that statement is
@@ -392,7 +392,7 @@ func (k *Instance) retract(ctx context.Context, st *identity.Statement) {
 	if len(keepers) == 0 {
 		return
 	}
-	sealed, err := Seal(k.d.cfg.Keys, st, nil, time.Now(), k.scope.life())
+	sealed, err := Seal(k.d.cfg.Keys, st, nil, k.d.cfg.Clock.Now(), k.scope.life())
 	if err != nil {
 		k.d.cfg.Log.Error("seal record", "err", err)
 		return

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -112,6 +113,7 @@ type Rules struct {
 	verifier *identity.Verifier
 	vouched  bool          // app mode
 	life     time.Duration // the longest accepted
+	clock    walltime.Clock
 }
 
 // Open verifies everything about a record except that it is current.
@@ -181,7 +183,7 @@ func (v *Rules) Validate(key string, value []byte) error {
 	if !strings.HasPrefix(key, "/"+recordSpace+"/") {
 		return ErrKey
 	}
-	_, err := v.check(key, value, time.Now())
+	_, err := v.check(key, value, v.clock.Now())
 	return err
 }
 
@@ -191,7 +193,7 @@ func (v *Rules) Select(_ string, values [][]byte) (int, error) {
 	var best *Record
 	at := -1
 	for i, value := range values {
-		r, err := v.Open(value, time.Now())
+		r, err := v.Open(value, v.clock.Now())
 		if err != nil {
 			continue
 		}

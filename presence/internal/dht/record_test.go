@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -16,6 +17,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/meshtest"
+	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -103,6 +106,38 @@ func spoilt() []recordCase {
 		{"under nobody's key", func(d *draft) { d.key = "/starling/" + strings.Repeat("a", 52) }, ErrKey},
 		{"under no key of ours", func(d *draft) { d.key = "/pk/" + strings.Repeat("a", 52) }, anyError},
 	}
+}
+
+func TestARecordIsJudgedByTheClockOfTheNodeThatJudges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var wrong meshtest.Clock
+		keys := &identity.Keys{Device: seeded(50), User: seeded(51)}
+		d, err := New(Config{
+			Host: meshtest.New(t, meshtest.Options{Hosts: 1}).Host(0), App: testApp, Keys: keys, Verifier: identity.NewVerifier(testApp),
+			Clock: walltime.From(wrong.Now), Scopes: []Scope{LAN}, Log: slog.New(slog.DiscardHandler),
+		}, &node{keys: keys})
+		require.NoError(t, err)
+		defer d.Close()
+		rules := d.Instances()[0].Rules
+		sealed := newDraft(testApp, keys, "alice", "").seal(t)
+		for _, c := range []struct {
+			ahead time.Duration
+			want  error
+		}{
+			{0, nil},
+			{-119 * time.Second, nil},
+			{-3 * time.Hour, identity.ErrClock},
+			{4 * time.Minute, nil},
+			{6 * time.Minute, ErrTime},
+			{3 * time.Hour, identity.ErrExpired},
+		} {
+			wrong.Set(c.ahead)
+			err := rules.Validate(KeyOfKey(testApp, keys.UserKey().Fingerprint()), sealed)
+			require.ErrorIs(t, err, c.want, "%v ahead", c.ahead)
+			_, err = rules.Select("", [][]byte{sealed})
+			require.Equal(t, c.want == nil || c.want == ErrTime, err == nil, "%v ahead: %v; the record's own time is for Validate", c.ahead, err)
+		}
+	})
 }
 
 // anyError stands for an error that does not matter.

@@ -12,6 +12,8 @@ import (
 	dsq "github.com/ipfs/go-datastore/query"
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 // Bounds on what one node keeps for others. A record usually has about 600 bytes, so the number of
@@ -28,6 +30,7 @@ const (
 type Store struct {
 	self     kb.ID
 	life     time.Duration
+	clock    walltime.Clock
 	MaxCount int // entries
 	MaxBytes int
 
@@ -42,9 +45,9 @@ type stored struct {
 	at       time.Time
 }
 
-func newStore(self peer.ID, life time.Duration) *Store {
+func newStore(self peer.ID, life time.Duration, clock walltime.Clock) *Store {
 	return &Store{
-		self: kb.ConvertPeerID(self), life: life, MaxCount: maxStored, MaxBytes: maxStoredBytes, m: make(map[ds.Key]stored),
+		self: kb.ConvertPeerID(self), life: life, clock: clock, MaxCount: maxStored, MaxBytes: maxStoredBytes, m: make(map[ds.Key]stored),
 	}
 }
 
@@ -70,7 +73,7 @@ func (b *Store) distanceOf(key ds.Key) (d [32]byte) {
 }
 
 func (b *Store) Put(_ context.Context, key ds.Key, value []byte) error {
-	now := time.Now()
+	now := b.clock.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	was, again := b.m[key]

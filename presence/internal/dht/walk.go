@@ -207,7 +207,7 @@ func (k *Instance) ask(key string, found func(from peer.ID, r *Record)) asker {
 			return nil, err
 		}
 		if value := rec.GetValue(); value != nil {
-			if r, err := k.Rules.check(key, value, time.Now()); err == nil {
+			if r, err := k.Rules.check(key, value, k.d.cfg.Clock.Now()); err == nil {
 				found(p, r)
 			} else {
 				k.d.cfg.Log.Debug("DHT record refused", "peer", p, "err", err)
