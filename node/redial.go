@@ -79,6 +79,7 @@ type target struct {
 	since    time.Time // when it was last known to be there
 	lost     time.Time // when its last connection ended; zero: it has had none, or has one
 	refused  time.Time // not to be dialled before
+	denied   bool      // it was refused, and has not proved who it is since: its connections are failures
 	told     Failure   // why a given peer failed, as reported to the program; empty: not reported
 }
 
@@ -169,15 +170,27 @@ func (r *redialer) link(now time.Time, p peer.ID, up bool) {
 		t.lost = time.Time{}
 	}
 	t.up, t.since = up, now
+	if t.denied {
+		if !up {
+			r.fail(now, t)
+		}
+		return
+	}
 	t.failures = 0
 	t.next = later(now, t.refused)
+}
+
+// fail makes a target wait after a failure.
+func (r *redialer) fail(now time.Time, t *target) {
+	t.failures++
+	t.next = later(now.Add(r.pause(t)), t.refused)
 }
 
 // backWith makes those peers due whose pauses have grown since they were lost together with a peer
 // that is back.
 func (r *redialer) backWith(now, lost time.Time) {
 	for _, t := range r.targets {
-		if !t.up && t.failures > quickTries && !t.lost.IsZero() && t.lost.Sub(lost).Abs() <= lostTogether && now.After(t.refused) {
+		if !t.up && t.failures > quickTries && !t.lost.IsZero() && t.lost.Sub(lost).Abs() <= lostTogether && !t.denied {
 			t.failures, t.next = 0, now
 		}
 	}
@@ -200,15 +213,18 @@ func (r *redialer) dialled(now time.Time, p peer.ID, ok bool) {
 	}
 	t.dialling = false
 	r.dialling--
-	if ok {
+	switch {
+	case ok && t.denied:
+		t.next = later(t.next, now.Add(quickPause)) // the end of the connection is the failure
+		return
+	case ok:
 		t.failures = 0
 		t.since = now
 		// If no connection shows, or it is gone already, the next attempt waits as after a failure.
 		t.next = now.Add(quickPause)
 		return
 	}
-	t.failures++
-	t.next = now.Add(r.pause(t))
+	r.fail(now, t)
 	if t.why&(given|inRoom|kept) == 0 && now.Sub(t.since) > giveUp {
 		t.why = 0
 	}
@@ -221,7 +237,7 @@ func (r *redialer) refuse(now time.Time, p peer.ID, pause time.Duration) {
 	if t == nil {
 		return
 	}
-	t.refused = now.Add(pause)
+	t.refused, t.denied = now.Add(pause), true
 	t.next = t.refused
 	t.why &= given | onLAN
 }
@@ -239,14 +255,14 @@ func (r *redialer) failed(p peer.ID, why Failure) bool {
 // met records that a peer has proved who it is.
 func (r *redialer) met(p peer.ID) {
 	if t := r.targets[p]; t != nil {
-		t.told = ""
+		t.told, t.denied = "", false
 	}
 }
 
 // wake makes every peer due that is not connected: the node has slept, or is on another network.
 func (r *redialer) wake(now time.Time) {
 	for _, t := range r.targets {
-		if !t.up && now.After(t.refused) {
+		if !t.up && !t.denied {
 			t.failures, t.next = 0, now
 		}
 	}

@@ -162,6 +162,47 @@ func TestAPeerOfAnotherAppIsLeftAlone(t *testing.T) {
 	require.NotEmpty(t, s.failUntil(11*time.Minute), "it may be ours by then")
 }
 
+// A peer that refuses the hello closes the connection, which both sides had opened without fault.
+func TestAPeerThatRefusesAgainAndAgainIsDialledEverLess(t *testing.T) {
+	for _, early := range []bool{false, true} { // whether the end of the connection shows before the end of the dial
+		t.Run(fmt.Sprint(early), func(t *testing.T) {
+			s := newScript()
+			s.want(s.now, "given", addr(1), given)
+			s.refuse(s.now, "given", refusedPause)
+			var dials []time.Duration
+			for s.now.Sub(t0) < 10*time.Minute {
+				start, next := s.due(s.now, false)
+				for _, a := range start {
+					dials = append(dials, s.now.Sub(t0))
+					s.now = s.now.Add(5 * time.Millisecond)
+					if !early {
+						s.dialled(s.now, a.peer, true)
+					}
+					s.link(s.now, a.peer, true)
+					s.link(s.now, a.peer, false)
+					if early {
+						s.dialled(s.now, a.peer, true)
+					}
+				}
+				if len(start) == 0 {
+					s.now = next
+				}
+			}
+			require.Equal(t, refusedPause, dials[0])
+			require.Less(t, len(dials), 40)
+			last := dials[len(dials)-1] - dials[len(dials)-2]
+			require.InDelta(t, wantedPause, last, float64(time.Second))
+
+			// Once it has proved who it is, a lost connection is opened again at once.
+			s.link(s.now, "given", true)
+			s.met("given")
+			s.link(s.now, "given", false)
+			start, _ := s.due(s.now, false)
+			require.Len(t, start, 1)
+		})
+	}
+}
+
 func TestWakingMakesEveryoneDueWhoIsNotConnected(t *testing.T) {
 	s := newScript()
 	s.want(s.now, "bob", addr(1), given)
