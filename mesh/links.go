@@ -143,7 +143,7 @@ func (m *Mesh) tell(p peer.ID, frame *wire.RoomFrame) {
 	if l == nil {
 		ctx, stop := context.WithCancel(m.ctx)
 		l = &link{frames: make(chan []byte, linkQueue), stop: stop}
-		if !m.tasks.Go(func() { m.runLink(ctx, p, l) }) {
+		if !m.talk.Go(func() { m.runLink(ctx, p, l) }) {
 			stop()
 			return
 		}
@@ -180,7 +180,7 @@ func (m *Mesh) runLink(ctx context.Context, p peer.ID, l *link) {
 	}
 	defer func() { _ = s.Reset() }()
 	broken := make(chan error, 1)
-	if !m.tasks.Go(func() {
+	if !m.talk.Go(func() {
 		_, err := s.Read(make([]byte, 1)) // the other side sends nothing here: this returns when the stream has ended
 		broken <- err
 	}) {
@@ -254,11 +254,11 @@ func (m *Mesh) dropLink(p peer.ID) {
 
 // handleRoomStream reads what a neighbour sends.
 func (m *Mesh) handleRoomStream(s network.Stream) {
-	if !m.tasks.Enter() {
+	if !m.talk.Enter() {
 		_ = s.Reset()
 		return
 	}
-	defer m.tasks.Leave()
+	defer m.talk.Leave()
 	defer func() { _ = s.Reset() }()
 	p := s.Conn().RemotePeer()
 	if !m.admitRoomStream(p, s) {

@@ -57,6 +57,7 @@ type Mesh struct {
 	stop  context.CancelFunc
 	close func() error
 	tasks task.Group // every goroutine and every call that must end before Close returns
+	talk  task.Group // the same for what neighbours say and ask, until goodbye has been said
 
 	ids   atomic.Uint64 // the last send ID given
 	stats counters
@@ -157,11 +158,13 @@ func (m *Mesh) Close() error { return m.close() }
 func (m *Mesh) shutdown() error {
 	m.host.RemoveStreamHandler(DirectProtocol) // 1. take no new work
 	rooms := m.markClosed()                    //    refuse handlers already on their way in
-	m.stopRooms(rooms)                         // 2. say goodbye
-	m.stop()                                   // 3. end m.ctx: for us, and for pubsub, which has no Close
-	m.out.interrupt()                          //    streams in both directions
+	m.stopRooms(rooms)                         // 2. say goodbye; neighbours may still ask for it
+	m.talk.Close()
+	m.stop()          // 3. end m.ctx: for us, and for pubsub, which has no Close
+	m.out.interrupt() //    streams in both directions
 	m.in.resetAll()
 	m.tasks.Wait() // 4. wait, holding no lock
+	m.talk.Wait()
 	m.cfg.store.release()
 	for _, r := range rooms {
 		r.end(ErrClosed) // 5. wake readers with the reason

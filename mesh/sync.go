@@ -142,11 +142,11 @@ func (r *Room) takeReply(from peer.ID, reply *wire.SyncReply, o *stay.Outcome) e
 
 // handleSync answers one question.
 func (m *Mesh) handleSync(s network.Stream) {
-	if !m.tasks.Enter() {
+	if !m.talk.Enter() {
 		_ = s.Reset()
 		return
 	}
-	defer m.tasks.Leave()
+	defer m.talk.Leave()
 	p := s.Conn().RemotePeer()
 	if !m.repairs.enter(p) {
 		m.stats.pullsRefused.Add(1)
