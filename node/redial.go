@@ -79,9 +79,12 @@ type target struct {
 	since    time.Time // when it was last known to be there
 	lost     time.Time // when its last connection ended; zero: it has had none, or has one
 	refused  time.Time // not to be dialled before
-	denied   bool      // it was refused, and has not proved who it is since: its connections are failures
+	proven   bool      // it has proved who it is, and was not refused since
 	told     Failure   // why a given peer failed, as reported to the program; empty: not reported
 }
+
+// denied reports whether the peer was refused, and has not proved who it is since.
+func (t *target) denied() bool { return !t.proven && !t.refused.IsZero() }
 
 // attempt is a dial to be made.
 type attempt struct {
@@ -158,21 +161,19 @@ func (r *redialer) link(now time.Time, p peer.ID, up bool) {
 	if t == nil || t.up == up {
 		return
 	}
+	alone, lost := !r.anyUp(), t.lost
+	t.up, t.since, t.lost = up, now, time.Time{}
 	switch {
 	case !up:
 		t.lost = now
-	case !r.anyUp():
+	case alone:
 		r.wake(now) // the network is back
-	case !t.lost.IsZero():
-		r.backWith(now, t.lost)
+	case !lost.IsZero():
+		r.backWith(now, lost)
 	}
-	if up {
-		t.lost = time.Time{}
-	}
-	t.up, t.since = up, now
-	if t.denied {
+	if !t.proven {
 		if !up {
-			r.fail(now, t)
+			r.fail(now, t) // the other side has closed it, or this node
 		}
 		return
 	}
@@ -190,7 +191,7 @@ func (r *redialer) fail(now time.Time, t *target) {
 // that is back.
 func (r *redialer) backWith(now, lost time.Time) {
 	for _, t := range r.targets {
-		if !t.up && t.failures > quickTries && !t.lost.IsZero() && t.lost.Sub(lost).Abs() <= lostTogether && !t.denied {
+		if !t.up && t.failures > quickTries && !t.lost.IsZero() && t.lost.Sub(lost).Abs() <= lostTogether && !t.denied() {
 			t.failures, t.next = 0, now
 		}
 	}
@@ -214,7 +215,7 @@ func (r *redialer) dialled(now time.Time, p peer.ID, ok bool) {
 	t.dialling = false
 	r.dialling--
 	switch {
-	case ok && t.denied:
+	case ok && !t.proven:
 		t.next = later(t.next, now.Add(quickPause)) // the end of the connection is the failure
 		return
 	case ok:
@@ -237,7 +238,7 @@ func (r *redialer) refuse(now time.Time, p peer.ID, pause time.Duration) {
 	if t == nil {
 		return
 	}
-	t.refused, t.denied = now.Add(pause), true
+	t.refused, t.proven = now.Add(pause), false
 	t.next = t.refused
 	t.why &= given | onLAN
 }
@@ -255,14 +256,14 @@ func (r *redialer) failed(p peer.ID, why Failure) bool {
 // met records that a peer has proved who it is.
 func (r *redialer) met(p peer.ID) {
 	if t := r.targets[p]; t != nil {
-		t.told, t.denied = "", false
+		t.told, t.proven = "", true
 	}
 }
 
 // wake makes every peer due that is not connected: the node has slept, or is on another network.
 func (r *redialer) wake(now time.Time) {
 	for _, t := range r.targets {
-		if !t.up && !t.denied {
+		if !t.up && !t.denied() {
 			t.failures, t.next = 0, now
 		}
 	}

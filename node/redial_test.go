@@ -60,6 +60,7 @@ func TestALostPeerIsDialledAtOnceThenEverySecondThenLessAndNotForEver(t *testing
 	s := newScript()
 	s.want(s.now, "bob", addr(1), connected)
 	s.link(s.now, "bob", true)
+	s.met("bob")
 	require.Empty(t, s.failUntil(5*time.Second), "connected peers are not dialled")
 	s.link(s.now, "bob", false)
 	got := s.failUntil(60 * time.Second)
@@ -77,6 +78,7 @@ func TestAMemberOfARoomIsDialledAtOnceAndEverySecondWhileTheRoomWantsIt(t *testi
 	s.want(s.now, "bob", addr(1), connected)
 	s.rooms(s.now, map[peer.ID]bool{"bob": true})
 	s.link(s.now, "bob", true)
+	s.met("bob")
 	s.failUntil(5 * time.Second)
 	s.link(s.now, "bob", false)
 	got := s.failUntil(64 * time.Second)
@@ -164,23 +166,33 @@ func TestAPeerOfAnotherAppIsLeftAlone(t *testing.T) {
 
 // A peer that refuses the hello closes the connection, which both sides had opened without fault.
 func TestAPeerThatRefusesAgainAndAgainIsDialledEverLess(t *testing.T) {
-	for _, early := range []bool{false, true} { // whether the end of the connection shows before the end of the dial
-		t.Run(fmt.Sprint(early), func(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		early bool // the end of the connection shows before the end of the dial
+		told  bool // the first refusal was reported: others are not, nor is one from before it was a target
+		first time.Duration
+	}{
+		{"told", false, true, refusedPause}, {"told, early", true, true, refusedPause},
+		{"not told", false, false, 0}, {"not told, early", true, false, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			s := newScript()
 			s.want(s.now, "given", addr(1), given)
-			s.refuse(s.now, "given", refusedPause)
+			if c.told {
+				s.refuse(s.now, "given", refusedPause)
+			}
 			var dials []time.Duration
 			for s.now.Sub(t0) < 10*time.Minute {
 				start, next := s.due(s.now, false)
 				for _, a := range start {
 					dials = append(dials, s.now.Sub(t0))
 					s.now = s.now.Add(5 * time.Millisecond)
-					if !early {
+					if !c.early {
 						s.dialled(s.now, a.peer, true)
 					}
 					s.link(s.now, a.peer, true)
 					s.link(s.now, a.peer, false)
-					if early {
+					if c.early {
 						s.dialled(s.now, a.peer, true)
 					}
 				}
@@ -188,7 +200,7 @@ func TestAPeerThatRefusesAgainAndAgainIsDialledEverLess(t *testing.T) {
 					s.now = next
 				}
 			}
-			require.Equal(t, refusedPause, dials[0])
+			require.Equal(t, c.first, dials[0])
 			require.Less(t, len(dials), 40)
 			last := dials[len(dials)-1] - dials[len(dials)-2]
 			require.InDelta(t, wantedPause, last, float64(time.Second))

@@ -68,7 +68,7 @@ func (j *journal) bygone(now time.Time, f *Feed) span {
 		return span{}
 	}
 	first, last := f.held[0], f.held[len(f.held)-1]
-	if !j.closing(f) || now.Sub(j.since) >= maxUnderWay || first.First <= f.stored+1 || j.dated(last) {
+	if j.stays.old(f) || !j.closing(f) || now.Sub(j.since) >= maxUnderWay || first.First <= f.stored+1 || j.dated(last) {
 		return span{}
 	}
 	switch {

@@ -78,6 +78,13 @@ func TestWhatMayBeOfAnEndedStayIsReportedLostRatherThanDelivered(t *testing.T) {
 				require.Equal(t, []uint64{3, 5, 6}, got)
 			}
 			require.EqualValues(t, 7, f.next)
+			if lost.last > 0 {
+				a := j.claim(now, "c", f.tag, 5, 3, true)
+				require.Zero(t, a.lost)
+				require.EqualValues(t, 7, f.next, "what was reported lost does not come after all")
+				list, _, _ := j.serve(f.tag, span{3, 5}, 1000)
+				require.Len(t, list, 2, "others may know that it is for them")
+			}
 		})
 	}
 }

@@ -49,7 +49,7 @@ func TestTheTimeOfACutDoesNotCountForAGap(t *testing.T) {
 			e := chain(1, 1, 1, 1)
 			f := st.journal.open(epoch, entry("u", "author", 1, 1, true))
 			for _, i := range []int{0, 3} {
-				e[i].tag = f.tag
+				e[i].tag, e[i].came = f.tag, epoch
 				st.journal.take(epoch, "a", f, e[i])
 			}
 			require.True(t, f.proven())
@@ -90,4 +90,26 @@ func TestTheTimeOfACutDoesNotCountForAGap(t *testing.T) {
 			require.EqualValues(t, 3, w.lost[0].Last)
 		})
 	}
+}
+
+// Nobody retains what is missing any more, so it is not waited for.
+func TestAGapIsGivenUpInACutThatLastsLongerThanTheRetention(t *testing.T) {
+	w := &cutWorld{now: epoch, cut: true}
+	st, _ := begunStay(t, epoch, w)
+	st.Begin(epoch)
+	st.Subscribed(epoch, "a")
+	e := chain(1, 1, 1, 1)
+	f := st.journal.open(epoch, entry("u", "author", 1, 1, true))
+	for _, i := range []int{0, 3} {
+		e[i].tag, e[i].came = f.tag, epoch
+		st.journal.take(epoch, "a", f, e[i])
+	}
+	for len(w.lost) == 0 {
+		for st.Tick(w.now); len(w.pulls) > 0; w.pulls = w.pulls[1:] {
+			st.Answered(w.now, w.pulls[0], Outcome{Err: os.ErrDeadlineExceeded})
+		}
+		w.now = w.now.Add(time.Second)
+		require.Less(t, w.now.Sub(epoch), plenty.Age+time.Minute)
+	}
+	require.Greater(t, w.now.Sub(epoch), plenty.Age)
 }

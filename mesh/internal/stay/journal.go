@@ -32,7 +32,7 @@ type journal struct {
 	history bool               // the app wants broadcasts from before its stay
 	ring    ring
 	present func(*Feed) bool // whether a feed is the one of a member's present stay
-	closing func(*Feed) bool // the same is not so, or the member's goodbye has come
+	closing func(*Feed) bool // whether the member is known to have another stay, to have left, or to have said goodbye
 	// early reports whether an envelope is certainly from before this node's time, see unwanted.
 	early func(*Feed, *Envelope) bool
 	// dated reports whether it is known when an envelope was published.
@@ -325,7 +325,7 @@ func (f *Feed) regret(first, last uint64, sure bool) arrival {
 	if first >= skipped {
 		return arrival{}
 	}
-	f.regretted = first
+	f.regretted, f.supposed = first, time.Time{} // what is reported lost must not come after all
 	return arrival{feed: f, lost: span{first, skipped - 1}}
 }
 
@@ -362,9 +362,17 @@ func (j *journal) suppose(now time.Time, f *Feed) arrival {
 	lost := j.bygone(now, f)
 	if lost.last > 0 {
 		f.none, f.regretted = lost.last+1, lost.first
+		for _, e := range f.held {
+			if e.last() <= lost.last {
+				j.keep(f, e.First, e.Count, e.sealed, e.came) // others may know that it is for them
+			}
+		}
 	}
 	ready, v := f.suppose(now)
-	if f.supposed = now; f.proven() {
+	if f.supposed = now; lost.last > 0 {
+		f.supposed = time.Time{} // what has been reported lost must not come after all
+	}
+	if f.proven() {
 		f.gapSince = now // until now it was not known that something before it is missing
 	}
 	j.waiting.remove(f)

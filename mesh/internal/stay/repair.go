@@ -325,11 +325,18 @@ func (j *journal) left(now time.Time, id peer.ID) {
 	}
 }
 
-// renew begins the wait for what is missing in gaps again: nobody could have helped until now.
+// renew begins the wait for what is missing in gaps again, and that of later stays for it: nobody
+// could have helped until now. After the retention nobody has it any more.
 func (j *journal) renew(now time.Time) {
 	for f := range j.lacking.all() {
-		if f.proven() {
-			f.gapSince = now
+		if !f.proven() || now.Sub(f.held[0].came) >= j.ring.limits.Age {
+			continue
+		}
+		f.gapSince = now
+		for _, g := range j.stays.feeds[f.peer()] {
+			if !g.queued.IsZero() {
+				g.queued = now
+			}
 		}
 	}
 }

@@ -88,7 +88,7 @@ func newRoster(d *Door, j *journal, self peer.ID, grace time.Duration) *roster {
 	}
 	j.closing = func(f *Feed) bool {
 		s := r.devices[f.peer()]
-		return s == nil || !s.present || s.feed != f || s.goodbye != nil
+		return s != nil && (!s.present || s.feed != f || s.goodbye != nil)
 	}
 	return r
 }

@@ -298,6 +298,52 @@ func TestAGuessedBeginningOfAStayThatIsWhollyForThisNodeIsTakenBack(t *testing.T
 	}
 }
 
+// What a late beginning has made this node report as lost does not come after all, whatever becomes
+// known then.
+func TestWhatWasReportedLostIsNotTakenBackWithTheBeginning(t *testing.T) {
+	j := newJournal(FeedTag{}, plenty)
+	j.becomeReady(epoch)
+	earlier := j.open(epoch, entry("u", "author", 1, 1, true))
+	earlier.begin(1)
+	later := j.open(epoch, entry("u", "author", 2, 2, true))
+	j.claim(epoch, "other", later.tag, 8, 5, false)
+	now, _ := j.expireUntil(t, epoch, later.begun)
+	require.EqualValues(t, 5, later.floor)
+	now = now.Add(baselineDoubt)
+	require.Equal(t, span{3, 4}, j.claim(now, "b", later.tag, 4, 3, false).lost)
+	first := chain(1)[0]
+	first.tag, first.how = earlier.tag, Gossiped
+	ready, _ := j.take(now, "other", earlier, first)
+	require.Len(t, ready, 1)
+	require.True(t, j.stays.within(later))
+	require.EqualValues(t, 5, later.next)
+}
+
+func TestALaterStayWaitsAfterACutForWhatIsMissingOfTheEarlierOne(t *testing.T) {
+	j := newJournal(FeedTag{}, plenty)
+	j.becomeReady(epoch)
+	earlier := j.open(epoch, entry("u", "author", 1, 1, true))
+	e := chain(1, 1, 1)
+	for _, i := range []int{0, 2} {
+		e[i].tag, e[i].came = earlier.tag, epoch
+		j.take(epoch, "other", earlier, e[i])
+	}
+	later := j.open(epoch, entry("u", "author", 2, 2, true))
+	first := chain(1)[0]
+	first.tag, first.came = later.tag, epoch
+	ready, _ := j.take(epoch, "other", later, first)
+	require.Empty(t, ready)
+	healed := after(time.Minute)
+	for now := epoch; now.Before(healed); now = now.Add(100 * time.Millisecond) {
+		j.renew(now)
+		require.Empty(t, j.expire(now))
+	}
+	ready, _ = j.take(healed, "other", earlier, e[1])
+	require.Len(t, ready, 2)
+	_, arrived := j.expireUntil(t, healed, anything)
+	require.Same(t, later, arrived[0].feed)
+}
+
 // The later stay has begun, but nothing of it has come, when the earlier one becomes known.
 func TestAStayWaitsForAnEarlierOneThatBecomesKnownLater(t *testing.T) {
 	j := newJournal(FeedTag{}, plenty)
