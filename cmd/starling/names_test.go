@@ -30,7 +30,9 @@ func (k *talker) sees(other *talker) {
 	k.t.Helper()
 	key := other.seen("ready")[0].Key
 	require.Eventually(k.t, func() bool {
-		up := slices.ContainsFunc(k.seen("peer_up"), func(ev event) bool { return ev.Node.Key == key })
+		is := func(ev event) bool { return ev.Node.Key == key }
+		// A peer may be met before it has logged in.
+		up := slices.ContainsFunc(k.seen("peer_up"), is) || slices.ContainsFunc(k.seen("peer_changed"), is)
 		return up && slices.ContainsFunc(k.seen("member_joined"), func(ev event) bool { return ev.Member.Key == key })
 	}, patience, 5*time.Millisecond, "%s does not see the other", k)
 }

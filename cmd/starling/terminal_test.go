@@ -304,8 +304,8 @@ func TestAChatEndsWithItsKeeperAndStopsWithIt(t *testing.T) {
 	p.types("ne")
 	p.until("it", `half a line`)
 
-	p.signal(syscall.SIGKILL) // kills the keeper; the child leaves the rooms by itself
-	p.until("its shell again", `^Bye\.$`)
+	p.signal(syscall.SIGKILL)            // kills the keeper; the child leaves the rooms by itself
+	p.until("its shell again", `Bye\.$`) // behind the shell's prompt, if that was faster
 	p.press("Enter")
 	p.until("a prompt", `^ready> *$`)
 	require.Equal(t, "0 1", p.ask("#{alternate_on} #{cursor_flag}"))
@@ -334,7 +334,10 @@ func TestALineThatChangesIsAllThatIsDrawn(t *testing.T) {
 	bob.say("first")
 	p.until("it", `bob first`)
 	settled("first")
-	before, most := len(so()), 0
+	// The screen may be drawn as a whole once more after its start, when the terminal has said what
+	// it can do.
+	start := len(so())
+	before, most := start, 0
 	const lines = 20
 	for n := range lines {
 		mark := fmt.Sprintf("number-%d-in-the-lobby", n)
@@ -348,7 +351,7 @@ func TestALineThatChangesIsAllThatIsDrawn(t *testing.T) {
 	p.until("the key", `^ #lobby › x`)
 	t.Logf("a new line cost at most %d bytes, a screen has %d places", most, 200*60)
 	require.Less(t, most, 400, "more than the line that changed was drawn")
-	require.NotRegexp(t, erasing, so())
+	require.NotRegexp(t, erasing, so()[start:])
 
 	// The same when the text scrolls, which moves every line: the chat still writes no more than
 	// what is new.
@@ -364,5 +367,5 @@ func TestALineThatChangesIsAllThatIsDrawn(t *testing.T) {
 	settled("one-more-of-them")
 	t.Logf("a new line that scrolls the others cost %d bytes", len(so())-before)
 	require.Less(t, len(so())-before, 2000)
-	require.NotRegexp(t, erasing, so())
+	require.NotRegexp(t, erasing, so()[start:])
 }

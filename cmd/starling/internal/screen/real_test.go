@@ -24,6 +24,7 @@ type realDesk struct {
 	*desk
 	mu    sync.Mutex // guards the desk
 	lines chan session.Typed
+	node  *node.Node
 	addr  string
 }
 
@@ -48,7 +49,7 @@ func sitDown(t *testing.T, user string, opts ...node.Option) *realDesk {
 	r.size(120, 40)
 	n, err := node.New(append(slices.Clip(opts), node.WithoutMDNS(), node.WithListen("/ip4/127.0.0.1/tcp/0"))...)
 	require.NoError(t, err)
-	r.addr = n.Addrs()[0].String()
+	r.node, r.addr = n, n.Addrs()[0].String()
 	c := session.New(n, r, nil)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -92,6 +93,12 @@ func (r *realDesk) says(text, mark string) {
 		_, after, typed := strings.Cut(r.seen(), text)
 		return typed && strings.Contains(after, mark)
 	}, patience, 5*time.Millisecond, "%q is not marked with %s", text, mark)
+}
+
+// meets waits until the user's node knows that a visitor is there: the visitor knows it earlier.
+func (r *realDesk) meets(v *visitor) {
+	r.t.Helper()
+	require.Eventually(r.t, func() bool { return slices.Contains(r.node.Online(), v.node.Self()) }, patience, 5*time.Millisecond, "%v is not online", v.node.Self())
 }
 
 // visitor is another user in the lobby, who has a node and no screen.
@@ -167,7 +174,11 @@ func (v *visitor) leave() {
 func TestAStrangerWhoComesLeavesAndComesBackGetsNoConversation(t *testing.T) {
 	hers, his := t.TempDir(), t.TempDir()
 	bob := sitDown(t, "bob", node.WithDataDir(t.TempDir()))
-	come := func(dir string) *visitor { return visit(t, dir, bob.addr) }
+	come := func(dir string) *visitor {
+		v := visit(t, dir, bob.addr)
+		bob.meets(v)
+		return v
+	}
 	alice := come(hers)
 	alice.say("hi there")
 	bob.until("DIRECT")
