@@ -40,7 +40,8 @@ type journal struct {
 	// meeting reports whether a neighbour that may know more of a device was met less than meetWait
 	// ago.
 	meeting func(time.Time, peer.ID) bool
-	ready   bool // the node has joined: feeds that nobody knew then begin later
+	near    func(peer.ID) bool // whether a device is a neighbour
+	ready   bool               // the node has joined: feeds that nobody knew then begin later
 	readyAt time.Time
 	lacking set[*Feed]
 	moved   set[*Feed] // feeds that have got further since neighbours were told
@@ -54,6 +55,7 @@ func newJournal(self FeedTag, limits Retention) *journal {
 	return &journal{
 		jitter: none, self: self, present: func(*Feed) bool { return true }, closing: func(*Feed) bool { return false },
 		early: func(*Feed, *Envelope) bool { return false }, dated: func(*Envelope) bool { return true }, meeting: func(time.Time, peer.ID) bool { return false },
+		near:  func(peer.ID) bool { return false },
 		feeds: make(map[FeedTag]*Feed), ring: newRing(limits),
 		stays: newSuccession(),
 	}
@@ -418,7 +420,7 @@ func (j *journal) due() (due time.Time) {
 func (j *journal) expire(now time.Time) (out []arrival) {
 	for f := range j.waiting.all() {
 		if due := f.baselineDue(); j.ready && !due.IsZero() && !now.Before(due) {
-			if j.behind(now, f) {
+			if j.behind(now, f) || j.unanswered(now, f) {
 				f.notBefore = now.Add(busyWait)
 				continue
 			}
@@ -427,6 +429,15 @@ func (j *journal) expire(now time.Time) (out []arrival) {
 	}
 	j.ring.expire(now)
 	return out
+}
+
+// unanswered reports whether a feed that could only begin with a guess waits for its author, which
+// is a neighbour and knows better, but has not answered: for up to lackWait.
+func (j *journal) unanswered(now time.Time, f *Feed) bool {
+	if f.sure() != 0 || j.certain(f) || f.entry == nil || !j.present(f) || !j.near(f.peer()) {
+		return false
+	}
+	return now.Before(earlier(f.claimed, f.gapSince).Add(lackWait))
 }
 
 // sweep drops the broadcasts of feeds from which nothing has been heard for twice the retention,

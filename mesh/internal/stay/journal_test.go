@@ -163,6 +163,40 @@ func TestAGapIsNotGivenUpWhileWhoHasItIsBusy(t *testing.T) {
 	j.take(now, "busy", f, all[1])
 }
 
+// A member that joined later guesses where a feed begins. Its author is a neighbour, but a lossy
+// link has kept its answer back.
+func TestAGuessWaitsForTheAuthorThatIsANeighbour(t *testing.T) {
+	for name, c := range map[string]struct {
+		near, present bool
+		answers       time.Duration // zero: never
+		begins        uint64
+		within        time.Duration
+	}{
+		"it answers":              {true, true, 5 * time.Second, 1, 5*time.Second + busyWait},
+		"it does not answer":      {true, true, 0, 7, lackWait + busyWait},
+		"it is no neighbour":      {false, true, 0, 7, BaselineWait + sureWait + busyWait},
+		"it has another stay now": {true, false, 0, 7, BaselineWait + sureWait + busyWait},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j, f := bobs(plenty)
+			j.near = func(peer.ID) bool { return c.near }
+			j.present = func(*Feed) bool { return c.present }
+			j.claim(epoch, "late", f.tag, 9, 7, false)
+			now := epoch
+			for ; f.next == 0; now = now.Add(10 * time.Millisecond) {
+				if c.answers > 0 && !now.Before(after(c.answers)) {
+					j.claim(now, "b", f.tag, 9, 1, true)
+				}
+				j.expire(now)
+				require.Less(t, now.Sub(epoch), time.Minute)
+			}
+			require.Equal(t, c.begins, f.next)
+			require.LessOrEqual(t, now.Sub(epoch), c.within+20*time.Millisecond)
+			require.Greater(t, now.Sub(epoch), c.within-2*busyWait)
+		})
+	}
+}
+
 // An envelope has waited long for the baseline of its feed. That something before it is missing
 // shows only when the baseline is set.
 func TestAGapIsAsOldAsTheBaselineThatShowsIt(t *testing.T) {

@@ -204,6 +204,11 @@ func (st *Stay) seek(now time.Time) {
 	if !st.journal.seek(now) {
 		return
 	}
+	for f := range st.journal.waiting.all() {
+		if n := st.neighbours[f.peer()]; n != nil {
+			n.wonder() // nobody knows better than the author
+		}
+	}
 	peers := rumourPeers
 	for p := range st.shuffled() {
 		if peers--; peers < 0 {
