@@ -115,7 +115,7 @@ func New(now time.Time, cfg Config, world World) *Stay {
 	st.journal = j
 	st.roster = newRoster(cfg.Door, j, cfg.Self, cfg.Grace)
 	st.roster.jitter, st.roster.pace = st.chance, 0.75+cfg.Rand.Float64()/4
-	st.roster.linked = func(p peer.ID) bool { return st.neighbours[p] != nil }
+	st.roster.linked = j.near
 	st.roster.signs = func(p peer.ID) time.Time {
 		if st.neighbours[p] == nil {
 			return time.Time{}
