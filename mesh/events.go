@@ -57,8 +57,8 @@ type QueueLimits struct {
 // DefaultQueue is what zero [QueueLimits] stand for.
 var DefaultQueue = QueueLimits{Events: 8192, Bytes: 16 << 20}
 
-// Filled returns the limits with the defaults in place of zeros.
-func (l QueueLimits) Filled() QueueLimits {
+// filled returns the limits with the defaults in place of zeros.
+func (l QueueLimits) filled() QueueLimits {
 	return QueueLimits{cmp.Or(l.Events, DefaultQueue.Events), cmp.Or(l.Bytes, DefaultQueue.Bytes)}
 }
 

@@ -137,7 +137,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	defer m.mu.Unlock()
 	if m.rooms[name] != nil {
 		r.stop()
-		return nil, ErrJoined
+		return nil, fmt.Errorf("join %s: %w", name, ErrJoined)
 	}
 	m.rooms[name], m.tags[r.tag] = r, r
 	m.cfg.store.attach(r)

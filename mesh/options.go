@@ -66,7 +66,7 @@ func (c *config) validate() error {
 	check(c.maxMessage > 0 && c.maxMessage <= MaxMessage, "a message limit of %d bytes is not in 1 to %d", c.maxMessage, MaxMessage)
 	check(c.heartbeat >= 100*time.Millisecond, "heartbeat %v is under 100ms", c.heartbeat)
 	check(c.pins != nil, "no pins")
-	if err := c.retention.Validate(); err != nil {
+	if err := c.retention.validate(); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
@@ -167,7 +167,7 @@ func WithMeshDegree(d int) Setting { return func(c *config) { c.degree = d } }
 // Beyond that, the oldest broadcasts are dropped (see [Lagged]) and direct messages are refused to
 // their senders. See [QueueLimits] for the defaults. New rejects limits that do not hold one
 // message.
-func WithQueue(limits QueueLimits) Setting { return func(c *config) { c.queue = limits.Filled() } }
+func WithQueue(limits QueueLimits) Setting { return func(c *config) { c.queue = limits.filled() } }
 
 // WithMaxMessage sets the greatest size of a message, in bytes, sent or received. The default, and
 // the most that New accepts, is [MaxMessage]. All nodes of an app must have the same value.
@@ -176,7 +176,7 @@ func WithMaxMessage(n int) Setting { return func(c *config) { c.maxMessage = n }
 // WithRetention sets what a room keeps of its broadcasts for members that missed some. See
 // [Retention] for the defaults. New rejects one that does not hold one envelope of 256 KiB, or is
 // negative.
-func WithRetention(r Retention) Setting { return func(c *config) { c.retention = r.Filled() } }
+func WithRetention(r Retention) Setting { return func(c *config) { c.retention = r.filled() } }
 
 // WithHeartbeat sets the GossipSub heartbeat. The default is 1 s, as in the GossipSub v1.0
 // specification. A shorter one repairs the topic mesh sooner and sends more control traffic. New

@@ -20,8 +20,8 @@ type Retention struct {
 // room: enough for a train's tunnel, and little enough for a phone.
 var DefaultRetention = Retention{Messages: 1 << 17, Bytes: 32 << 20, Age: 10 * time.Minute}
 
-// Filled returns r with defaults in place of zero fields.
-func (r Retention) Filled() Retention {
+// filled returns r with defaults in place of zero fields.
+func (r Retention) filled() Retention {
 	return Retention{
 		Messages: cmp.Or(r.Messages, DefaultRetention.Messages),
 		Bytes:    cmp.Or(r.Bytes, DefaultRetention.Bytes),
@@ -29,8 +29,8 @@ func (r Retention) Filled() Retention {
 	}
 }
 
-// Validate returns an error for limits that New would reject.
-func (r Retention) Validate() error {
+// validate returns an error for limits that New would reject.
+func (r Retention) validate() error {
 	if r.Messages < 0 || r.Bytes < wire.MaxEnvelope || r.Age < 0 {
 		return fmt.Errorf("retention of %d messages, %d bytes and %v does not hold one envelope of %d bytes", r.Messages, r.Bytes, r.Age, wire.MaxEnvelope)
 	}

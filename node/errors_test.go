@@ -122,7 +122,7 @@ func TestWrongUseGivesTheDocumentedErrors(t *testing.T) {
 			}
 		}
 		check(t, []failure{
-			{"join twice", join("ops"), mesh.ErrJoined, "already joined"},
+			{"join twice", join("ops"), mesh.ErrJoined, "join ops: already joined"},
 			{"publish nothing", publish(""), mesh.ErrEmpty, ""},
 			{"publish too much", publish(over), nil, "message of 65537 bytes is over the limit of 65536"},
 			{"publish bad text", publish("\xff", mesh.AsText()), mesh.ErrNotText, ""},

@@ -204,7 +204,7 @@ func TestTheProtocolHasTheLimitsOfTheRulesOfRooms(t *testing.T) {
 	require.EqualValues(t, 131072, n("maxAsked"))
 	says("words of neighbours of one clock", "%d", n("maxClocks"))
 	says("neighbours whose positions in a feed are kept", "%d", n("maxSources"))
-	says("neighbours compared with after a change; sent the position of a quiet feed", "%d; %d", n("rumourPeers"), n("announcePeers"))
+	says("neighbours compared with after a change; sent the position of a quiet feed", "%d; %d", n("newsPeers"), n("announcePeers"))
 	says("members of a small room", "%d", n("closeRoom"))
 	says("members of a larger room that acknowledge at once", "%d", n("fastAcks"))
 	says("envelopes under way to a neighbour", "%d to %d", n("minWindow"), n("maxWindow"))
@@ -213,7 +213,7 @@ func TestTheProtocolHasTheLimitsOfTheRulesOfRooms(t *testing.T) {
 
 	says("a room stream that broke is opened again", "after %s", ms("greetAgainWait"))
 	says("rosters are compared after a change; without one; when that of heads differs", "after %d to %d ms; every %s s; after %s",
-		n("rumourDelay")/int64(time.Millisecond), 2*n("rumourDelay")/int64(time.Millisecond), half("digestEvery", time.Second), s("compareEvery"))
+		n("newsDelay")/int64(time.Millisecond), 2*n("newsDelay")/int64(time.Millisecond), half("digestEvery", time.Second), s("compareEvery"))
 	says("joining: neighbours are waited for", "%s", s("joinWait"))
 	says("a goodbye waits to be acknowledged", "%s", ms("goodbyeWait"))
 	says("a LEFT waits for the feed that it ends; while that is being fetched", "%s; %s", s("lostWait"), s("lackWait"))

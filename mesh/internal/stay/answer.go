@@ -38,8 +38,8 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*Feed
 		if n, ok := latest[f.tag]; ok {
 			first = min(first, n)
 		}
-		if f.regretted > 0 && !cutoff.After(j.since) {
-			first = min(first, f.regretted) // what is for this node is for that member as well
+		if f.lostByGuess > 0 && !cutoff.After(j.since) {
+			first = min(first, f.lostByGuess) // what is for this node is for that member as well
 		}
 		return first, first > f.floor || f.floor <= 1 || !f.guessed && !cutoff.Before(j.since)
 	}

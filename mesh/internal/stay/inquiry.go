@@ -91,8 +91,8 @@ func (q *inquiry) inquire(now time.Time, fresh bool) {
 	}
 }
 
-// wonder notes that the neighbour is to be asked for its heads as soon as allowed.
-func (q *inquiry) wonder() {
+// compareSoon notes that the neighbour is to be asked for its heads as soon as allowed.
+func (q *inquiry) compareSoon() {
 	at := q.compared
 	if q.asked.After(at) {
 		at = q.asked

@@ -72,7 +72,7 @@ func (st *Stay) Inspect() Inside {
 	for hash, s := range st.confirms.sent {
 		in.Awaited[hash] = s.last
 	}
-	for hash, n := range st.carriage.byHash {
+	for hash, n := range st.relays.byHash {
 		queued := 0
 		for _, b := range n.out {
 			queued += len(b.list)

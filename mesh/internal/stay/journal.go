@@ -296,7 +296,7 @@ func (j *journal) claim(now time.Time, from peer.ID, tag FeedTag, last, first ui
 			f.least = lowest(f.least, first)
 		}
 		j.lack(now, f)
-		return f.regret(first, last, sure)
+		return f.reportSkipped(first, last, sure)
 	}
 	if first == 0 || first > max(last, 2) && !sure || f.broken {
 		return arrival{}
@@ -314,20 +314,21 @@ func (j *journal) claim(now time.Time, from peer.ID, tag FeedTag, last, first ui
 	return arrival{}
 }
 
-// regret returns what a feed that began with a guess has skipped, once a neighbour has something
-// from before that for this node, or is sure where the feed begins. It has its say once for each
-// item. A neighbour that cannot be sure may itself learn later of a still earlier beginning.
-func (f *Feed) regret(first, last uint64, sure bool) arrival {
+// reportSkipped returns what a feed that began with a guess has skipped, once a neighbour has
+// something from before that for this node, or is sure where the feed begins. It has its say once
+// for each item. A neighbour that cannot be sure may itself learn later of a still earlier
+// beginning.
+func (f *Feed) reportSkipped(first, last uint64, sure bool) arrival {
 	if !f.guessed || first == 0 || first > last && (!sure || f.untouched()) || f.entry == nil || f.broken {
 		return arrival{} // also while another neighbour may yet correct the baseline
 	}
 	f.guessed = !sure
 	first = max(first, 2) // the first item is the author's roster entry, which is known
-	skipped := cmp.Or(f.regretted, f.floor)
+	skipped := cmp.Or(f.lostByGuess, f.floor)
 	if first >= skipped {
 		return arrival{}
 	}
-	f.regretted, f.supposed = first, time.Time{} // what is reported lost must not come after all
+	f.lostByGuess, f.supposed = first, time.Time{} // what is reported lost must not come after all
 	return arrival{feed: f, lost: span{first, skipped - 1}}
 }
 
@@ -363,7 +364,7 @@ func (j *journal) suppose(now time.Time, f *Feed) arrival {
 	}
 	lost := j.bygone(now, f)
 	if lost.last > 0 {
-		f.none, f.regretted = lost.last+1, lost.first
+		f.none, f.lostByGuess = lost.last+1, lost.first
 		for _, e := range f.held {
 			if e.last() <= lost.last {
 				j.keep(f, e.First, e.Count, e.sealed, e.came) // others may know that it is for them

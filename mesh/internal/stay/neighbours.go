@@ -33,16 +33,16 @@ const (
 	// digestEvery is how often a member compares its roster with a random neighbour's when nothing
 	// happens.
 	digestEvery = 10 * time.Second
-	// rumourDelay is how soon it compares after a change, and rumourPeers with how many: gossip
+	// newsDelay is how soon it compares after a change, and newsPeers with how many: gossip
 	// tells everybody who comes and goes, but loses what is said while the topic mesh forms. The
 	// delay is doubled at random, and gathers the changes of a whole room that joins at once: with
 	// 150 ms, two halves of 20 members need 7 % more frames to come together, and no less time.
-	rumourDelay = 250 * time.Millisecond
-	rumourPeers = 3
-	// rumourBridges is how many of these are new neighbours, for bridgeTime: a new one may be the
+	newsDelay = 250 * time.Millisecond
+	newsPeers = 3
+	// newsBridges is how many of these are new neighbours, for bridgeTime: a new one may be the
 	// only way into another part of the room.
-	rumourBridges = 2
-	bridgeTime    = 10 * time.Second
+	newsBridges = 2
+	bridgeTime  = 10 * time.Second
 	// seekEvery is how often neighbours are asked where a feed begins, until one of them is sure.
 	seekEvery = 500 * time.Millisecond
 )
@@ -193,7 +193,7 @@ func (st *Stay) subscribe(now time.Time) (due time.Time) {
 // here.
 func (st *Stay) heads(now time.Time, p peer.ID) {
 	if n := st.neighbours[p]; n != nil {
-		n.wonder()
+		n.compareSoon()
 		st.inquire(now)
 	}
 }
@@ -206,15 +206,15 @@ func (st *Stay) seek(now time.Time) {
 	}
 	for f := range st.journal.waiting.all() {
 		if n := st.neighbours[f.peer()]; n != nil {
-			n.wonder() // nobody knows better than the author
+			n.compareSoon() // nobody knows better than the author
 		}
 	}
-	peers := rumourPeers
+	peers := newsPeers
 	for p := range st.shuffled() {
 		if peers--; peers < 0 {
 			return
 		}
-		st.neighbours[p].wonder()
+		st.neighbours[p].compareSoon()
 	}
 }
 
@@ -237,9 +237,9 @@ func (st *Stay) inquiries(now time.Time) time.Time {
 // compare sends neighbours our digests when it is time to. A neighbour with other digests asks, and
 // we ask when it says that its own differ.
 func (st *Stay) compare(now time.Time) {
-	if st.rumour {
-		st.rumour = false
-		st.nextDigest = earlier(st.nextDigest, now.Add(rumourDelay+st.chance(rumourDelay)))
+	if st.untold {
+		st.untold = false
+		st.nextDigest = earlier(st.nextDigest, now.Add(newsDelay+st.chance(newsDelay)))
 		st.widen = true
 	}
 	if now.Before(st.nextDigest) {
@@ -247,7 +247,7 @@ func (st *Stay) compare(now time.Time) {
 	}
 	peers, bridges := 1, 0
 	if st.widen {
-		st.widen, peers, bridges = false, rumourPeers, rumourBridges
+		st.widen, peers, bridges = false, newsPeers, newsBridges
 	}
 	st.nextDigest = now.Add(digestEvery + st.chance(digestEvery/2))
 	var others []peer.ID
@@ -257,7 +257,7 @@ func (st *Stay) compare(now time.Time) {
 			bridges--
 			peers--
 			st.greet(now, p, compare)
-		case len(others) < rumourPeers:
+		case len(others) < newsPeers:
 			others = append(others, p)
 		}
 	}

@@ -130,22 +130,22 @@ func (st *Stay) takeEarly(hash [sha256.Size]byte) {
 	}
 }
 
-// carriage holds the receipts that a room passes on.
-type carriage struct {
+// relays holds the receipts that a room passes on.
+type relays struct {
 	byHash  map[[sha256.Size]byte]*carried
 	byFeed  map[FeedTag][]*carried // oldest first
 	waiting set[*carried]          // with something in out
 	swept   time.Time              // when old envelopes were last looked for
 }
 
-func (c *carriage) init() {
+func (c *relays) init() {
 	c.byHash = make(map[[sha256.Size]byte]*carried)
 	c.byFeed = make(map[FeedTag][]*carried)
 }
 
 // carry notes an envelope whose author wants receipts.
 func (st *Stay) carry(now time.Time, f *Feed, e *Envelope) {
-	c := &st.carriage
+	c := &st.relays
 	if c.byHash[e.hash] != nil || len(e.Receipts.Collectors) > maxCollectors || f.broken {
 		return
 	}
@@ -181,7 +181,7 @@ func hints(raw [][]byte) (out []deviceHint) {
 
 // dropCarried drops a feed's oldest envelope.
 func (st *Stay) dropCarried(tag FeedTag) {
-	c := &st.carriage
+	c := &st.relays
 	list := c.byFeed[tag]
 	n := list[0]
 	list[0] = nil
@@ -195,7 +195,7 @@ func (st *Stay) dropCarried(tag FeedTag) {
 // confirm signs this node's receipt of an envelope that has just been delivered whole, and sends it
 // off.
 func (st *Stay) confirm(now time.Time, e *Envelope) {
-	n := st.carriage.byHash[e.hash]
+	n := st.relays.byHash[e.hash]
 	if n == nil || n.own != nil {
 		return
 	}
@@ -215,7 +215,7 @@ func (st *Stay) asked(now time.Time, f *Feed, e *Envelope, payload []byte) {
 		len(ask.Missing) > MaxPolled || len(ask.Collectors) > maxCollectors {
 		return
 	}
-	n := st.carriage.byHash[[sha256.Size]byte(ask.Envelope)]
+	n := st.relays.byHash[[sha256.Size]byte(ask.Envelope)]
 	if n == nil || n.tag != f.tag || n.asks >= MaxAsks {
 		return
 	}
@@ -275,7 +275,7 @@ func (st *Stay) queue(now time.Time, n *carried, receipt *wire.Receipt, to peer.
 	}
 	if n.due.IsZero() {
 		n.due = now.Add(delay)
-		st.carriage.waiting.add(n)
+		st.relays.waiting.add(n)
 		st.world.Wake(ForTimer)
 	}
 }
@@ -291,12 +291,12 @@ func (st *Stay) pass(n *carried) {
 	clear(n.out)
 	n.out = n.out[:0]
 	n.due = time.Time{}
-	st.carriage.waiting.remove(n)
+	st.relays.waiting.remove(n)
 }
 
 // passAll sends on everything that has been gathered.
 func (st *Stay) passAll() {
-	for n := range st.carriage.waiting.all() {
+	for n := range st.relays.waiting.all() {
 		st.pass(n)
 	}
 }
@@ -304,18 +304,18 @@ func (st *Stay) passAll() {
 // passDue sends on what has been gathered long enough, forgets old envelopes, and returns when
 // there is something to do next.
 func (st *Stay) passDue(now time.Time) (due time.Time) {
-	for n := range st.carriage.waiting.all() {
+	for n := range st.relays.waiting.all() {
 		if !now.Before(n.due) {
 			st.pass(n)
 		} else {
 			due = earlier(due, n.due)
 		}
 	}
-	if now.Sub(st.carriage.swept) >= carryLife/4 {
-		st.carriage.swept = now
-		for tag, list := range st.carriage.byFeed {
+	if now.Sub(st.relays.swept) >= carryLife/4 {
+		st.relays.swept = now
+		for tag, list := range st.relays.byFeed {
 			for range list {
-				if list := st.carriage.byFeed[tag]; now.Sub(list[0].born) < carryLife {
+				if list := st.relays.byFeed[tag]; now.Sub(list[0].born) < carryLife {
 					break
 				}
 				st.dropCarried(tag)
@@ -411,7 +411,7 @@ func (st *Stay) HearReceipts(now time.Time, p peer.ID, q *wire.RoomFrame_Receipt
 	hash := [sha256.Size]byte(q.Envelope)
 	if FeedTag(q.Feed) == st.own.Tag() {
 		st.confirmed(now, hash, wanted)
-	} else if n := st.carriage.byHash[hash]; n != nil && !st.leaving {
+	} else if n := st.relays.byHash[hash]; n != nil && !st.leaving {
 		for _, receipt := range wanted {
 			st.forward(now, n, receipt, p)
 		}
@@ -431,7 +431,7 @@ func (st *Stay) Wanted(p peer.ID, q *wire.RoomFrame_Receipts) (out []*wire.Recei
 		if s := st.confirms.sent[hash]; s != nil && s.last == q.Last {
 			want = func(receipt *wire.Receipt) bool { return s.awaits(identity.PublicKey(receipt.Device)) }
 		}
-	} else if c := st.carriage.byHash[hash]; c != nil && c.tag == tag && c.last == q.Last {
+	} else if c := st.relays.byHash[hash]; c != nil && c.tag == tag && c.last == q.Last {
 		want = func(receipt *wire.Receipt) bool {
 			_, passed := c.passed[hint(receipt.Device)]
 			return !passed && len(c.passed) < MaxReceipts && st.knows(receipt.Device)

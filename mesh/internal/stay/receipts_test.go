@@ -27,21 +27,21 @@ func TestWhatAnAuthorMakesOthersCarryIsBounded(t *testing.T) {
 	}
 	envelopes(1, 0, 10)
 	envelopes(2, 0, 3*maxCarriedOfFeed)
-	require.Len(t, st.carriage.byFeed[FeedTag{2}], maxCarriedOfFeed)
-	require.Len(t, st.carriage.byFeed[FeedTag{1}], 10, "nobody pushes out the others")
+	require.Len(t, st.relays.byFeed[FeedTag{2}], maxCarriedOfFeed)
+	require.Len(t, st.relays.byFeed[FeedTag{1}], 10, "nobody pushes out the others")
 	for tag := byte(3); tag < 50; tag++ {
 		envelopes(tag, 0, maxCarriedOfFeed)
 	}
-	require.LessOrEqual(t, len(st.carriage.byHash), maxCarried)
-	require.Len(t, st.carriage.byFeed[FeedTag{1}], 10)
+	require.LessOrEqual(t, len(st.relays.byHash), maxCarried)
+	require.Len(t, st.relays.byFeed[FeedTag{1}], 10)
 	st.carry(time.Now(), &Feed{tag: FeedTag{60}}, &Envelope{
 		Envelope: &wire.Envelope{First: 1, Count: 1, Receipts: &wire.ReceiptsWanted{Collectors: make([][]byte, maxCollectors+1)}}, hash: [32]byte{1},
 	})
-	require.Nil(t, st.carriage.byHash[[32]byte{1}], "too many collectors")
+	require.Nil(t, st.relays.byHash[[32]byte{1}], "too many collectors")
 	st.passDue(time.Now().Add(carryLife))
-	require.Empty(t, st.carriage.byHash)
-	require.Empty(t, st.carriage.byFeed)
-	require.Zero(t, st.carriage.waiting.len())
+	require.Empty(t, st.relays.byHash)
+	require.Empty(t, st.relays.byFeed)
+	require.Zero(t, st.relays.waiting.len())
 }
 
 func FuzzReceiptAsk(f *testing.F) {
@@ -49,9 +49,9 @@ func FuzzReceiptAsk(f *testing.F) {
 	f.Add(append([]byte{0x0a, 0x20}, bytes.Repeat([]byte{7}, 32)...))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		st := new(Stay)
-		st.carriage.init()
+		st.relays.init()
 		n := &carried{hash: [32]byte(bytes.Repeat([]byte{7}, 32)), passed: make(map[deviceHint]struct{})}
-		st.carriage.byHash[n.hash] = n
+		st.relays.byHash[n.hash] = n
 		for range MaxAsks + 1 {
 			st.asked(time.Time{}, new(Feed), new(Envelope), in)
 		}

@@ -99,10 +99,10 @@ type change uint8
 const (
 	unchanged change = iota
 	joined           // it was not present and is
-	renewed          // it was and is present, on another feed or device
-	refreshed        // the same stay, by a newer entry
+	rejoined         // it was and is present, on another feed or device
+	renewed          // the same stay, by a newer entry
 	left             // it was present and is not
-	displaced        // this node's own user has joined from elsewhere, later
+	replaced         // this node's own user has joined from elsewhere, later
 	outdated         // what came is older than what is known
 )
 
@@ -132,7 +132,7 @@ func (r *roster) apply(now time.Time, e *Entry) (*seat, change) {
 	}
 	if s.present && s.entry.Statement.Peer == r.self && e.Statement.Peer != r.self && e.Joined {
 		r.set(now, s, e)
-		return s, displaced
+		return s, replaced
 	}
 	return s, r.set(now, s, e)
 }
@@ -207,11 +207,11 @@ func (r *roster) set(now time.Time, s *seat, e *Entry) change {
 	s.present, s.leftAt = true, time.Time{}
 	if was && !fresh {
 		r.reaffirmed(now, s)
-		return refreshed
+		return renewed
 	}
 	s.life = life{heard: now, accusing: s.accusing}
 	if was {
-		return renewed
+		return rejoined
 	}
 	s.Since = now
 	r.present++

@@ -58,7 +58,7 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 		"another device of the user takes the seat, and the first cannot give it up": {
 			[]input{
 				{entry: entry("bob", "b", 1, 1, true), want: joined},
-				{entry: entry("bob", "c", 5, 2, true), want: renewed},
+				{entry: entry("bob", "c", 5, 2, true), want: rejoined},
 				{entry: entry("bob", "b", 9, 1, false), want: outdated},
 				{entry: entry("bob", "b", 4, 1, true), want: outdated},
 			}, []string{"bob on c"},
@@ -67,14 +67,14 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 			[]input{
 				{entry: entry("bob", "c", 5, 2, true), want: joined},
 				{entry: entry("bob", "b", 5, 1, true), want: outdated},
-				{entry: entry("bob", "d", 5, 3, true), want: renewed},
+				{entry: entry("bob", "d", 5, 3, true), want: rejoined},
 			}, []string{"bob on d"},
 		},
 		"this node's own user joins elsewhere": {
 			[]input{
 				{entry: entry("me", "a", 5, 1, true), want: joined},
 				{entry: entry("me", "b", 4, 2, true), want: outdated},
-				{entry: entry("me", "b", 6, 2, true), want: displaced},
+				{entry: entry("me", "b", 6, 2, true), want: replaced},
 			}, []string{"me on b"},
 		},
 		"one name with two keys is two members": {
@@ -107,7 +107,7 @@ func TestRosterFollowsTheLatestEntryOfEachUser(t *testing.T) {
 			[]input{
 				{entry: entry("bob", "b", 1, 1, true), want: joined},
 				{at: time.Second, lost: "b"},
-				{at: grace, entry: entry("bob", "b", 2, 7, true), want: renewed},
+				{at: grace, entry: entry("bob", "b", 2, 7, true), want: rejoined},
 				{at: time.Minute},
 			}, []string{"bob on b"},
 		},

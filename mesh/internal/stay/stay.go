@@ -64,8 +64,8 @@ type Stay struct {
 	waiting    map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
 	parked     parked
 	confirms   confirms  // own broadcasts whose receipts are awaited
-	carriage   carriage  // receipts on their way to other authors
-	rumour     bool      // the roster has changed since neighbours were last told its digest
+	relays     relays    // receipts on their way to other authors
+	untold     bool      // the roster has changed since neighbours were last told its digest
 	widen      bool      // and at nextDigest several are to be told
 	readyAt    time.Time // when every feed that neighbours knew had its beginning; zero: not yet
 	nextDigest time.Time // when to compare rosters and feeds with neighbours
@@ -88,7 +88,7 @@ func New(now time.Time, cfg Config, world World) *Stay {
 	}
 	st.Asking = cmp.Or(st.Asking, MaxAsking)
 	st.confirms.init()
-	st.carriage.init()
+	st.relays.init()
 	j := newJournal(TagFeed(st.device, cfg.Feed), cfg.Retention)
 	j.since, j.jitter = now, st.chance
 	j.meeting = st.meeting

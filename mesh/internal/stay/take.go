@@ -92,7 +92,7 @@ func (st *Stay) apply(now time.Time, entry *Entry) *seat {
 
 func (st *Stay) take(now time.Time, entry *Entry, take func(time.Time, *Entry) (*seat, change)) *seat {
 	s, c := take(now, entry)
-	if c == displaced {
+	if c == replaced {
 		st.leaving = true
 		st.world.Notice(Replaced{entry.Statement.Login()})
 		return s
@@ -131,12 +131,12 @@ func (st *Stay) note(now time.Time, s *seat, c change) {
 	case left:
 		delete(st.newcomers, s.Peer)
 		st.report(Left{s.public(), s.reason})
-	case renewed:
+	case rejoined:
 		st.expect(now, s.Peer)
 	default:
 		return
 	}
-	st.rumour = true
+	st.untold = true
 	st.confirms.moved = true
 	st.world.Wake(ForTimer)
 	st.world.Wake(ForMembers)
