@@ -23,37 +23,35 @@ func main() {
 	if len(os.Args) != 2 {
 		log.Fatal("usage: hello NAME")
 	}
-	if err := hello(ctx, os.Args[1]); err != nil && ctx.Err() == nil {
-		log.Fatal(err)
-	}
+	defer func() {
+		if err := recover(); err != nil && ctx.Err() == nil { // Ctrl-C is no failure
+			log.Fatal(err)
+		}
+	}()
+	hello(ctx, os.Args[1])
 }
 
-func hello(ctx context.Context, user string) error {
+func hello(ctx context.Context, user string) {
 	n, err := node.New(node.WithApp("example.hello")) // finds others on this network by itself
-	if err != nil {
-		return err
-	}
+	check(err)
 	defer n.Close() // leaves the room, and says so
-	if err := n.Login(ctx, user); err != nil {
-		return err
-	}
+	check(n.Login(ctx, user))
 	room, err := n.Join(ctx, "ops") // a room need not be created
-	if err != nil {
-		return err
-	}
-	if err := room.WaitPeers(ctx, 1); err != nil { // until somebody else is there
-		return err
-	}
-	if _, err := room.PublishText(ctx, "hello"); err != nil { // to all in the room
-		return err
-	}
+	check(err)
+	check(room.WaitPeers(ctx, 1))           // until somebody else is there
+	_, err = room.PublishText(ctx, "hello") // to all in the room
+	check(err)
 	for ev, err := range room.Events(ctx) { // queued since Join: nothing is missed
-		if err != nil {
-			return err
-		}
+		check(err)
 		if m, ok := ev.(*mesh.Message); ok {
 			fmt.Printf("%s: %s\n", m.From, m.Data)
 		}
 	}
-	return nil
+}
+
+// check ends the program if err is not nil: as a panic, so that the node is closed.
+func check(err error) {
+	if err != nil {
+		panic(err)
+	}
 }
