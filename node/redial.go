@@ -44,6 +44,12 @@ const (
 	// others.
 	wantedPause = 30 * time.Second
 	slowPause   = 5 * time.Minute
+	// recentPause bounds the pauses for peers that were lost in the last giveUp: when a split heals,
+	// one of the other side is reached within seconds, however long the split was, and those that
+	// were lost together with it are dialled then. Of many lost peers one is dialled every
+	// recentSpread.
+	recentPause  = 10 * time.Second
+	recentSpread = 200 * time.Millisecond
 	// giveUp is how long a peer that was lost or announced is dialled without coming back.
 	giveUp = 10 * time.Minute
 	// A peer that hello refuses is left alone for a while: longer if the reason is less likely to
@@ -184,7 +190,7 @@ func (r *redialer) link(now time.Time, p peer.ID, up bool) {
 // fail makes a target wait after a failure.
 func (r *redialer) fail(now time.Time, t *target) {
 	t.failures++
-	t.next = later(now.Add(r.pause(t)), t.refused)
+	t.next = later(now.Add(r.pause(now, t)), t.refused)
 }
 
 // backWith makes those peers due whose pauses have grown since they were lost together with a peer
@@ -292,7 +298,7 @@ func (r *redialer) due(now time.Time, crowded bool) (start []attempt, next time.
 		t.dialling = true
 		r.dialling++
 		a := attempt{p, slices.Clone(t.addrs), attemptTimeout}
-		if slow := t.failures%slowEvery == slowEvery-1; t.why&inRoom != 0 && !slow {
+		if slow := t.failures%slowEvery == slowEvery-1; (t.why&inRoom != 0 || t.recent(now)) && !slow {
 			a.timeout = quickTimeout
 		}
 		start = append(start, a)
@@ -310,9 +316,14 @@ func rank(why reason) int {
 	return 8
 }
 
+// recent reports whether the peer was lost so short a time ago that it may be back soon.
+func (t *target) recent(now time.Time) bool {
+	return t.proven && !t.lost.IsZero() && now.Sub(t.lost) < giveUp
+}
+
 // pause returns how long to wait after a failure. It varies by a quarter, so that two nodes do not
 // dial in step for ever.
-func (r *redialer) pause(t *target) time.Duration {
+func (r *redialer) pause(now time.Time, t *target) time.Duration {
 	first, free, most := quickPause, quickTries, slowPause
 	switch {
 	case t.why&^kept == 0:
@@ -323,12 +334,24 @@ func (r *redialer) pause(t *target) time.Duration {
 	if t.why&(given|inRoom) != 0 {
 		most = wantedPause
 	}
+	if t.recent(now) {
+		most = min(most, max(recentPause, time.Duration(r.countRecent(now))*recentSpread))
+	}
 	d := first
 	for n := t.failures - free; n > 0 && d < most; n-- {
 		d *= 2
 	}
 	d = min(d, most)
 	return d - d/4 + time.Duration(r.jitter()*float64(d/2))
+}
+
+func (r *redialer) countRecent(now time.Time) (n int) {
+	for _, t := range r.targets {
+		if t.recent(now) {
+			n++
+		}
+	}
+	return n
 }
 
 // drop forgets a target that has no reason left, unless it must be remembered as refused.

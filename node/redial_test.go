@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -64,13 +65,37 @@ func TestALostPeerIsDialledAtOnceThenEverySecondThenLessAndNotForEver(t *testing
 	require.Empty(t, s.failUntil(5*time.Second), "connected peers are not dialled")
 	s.link(s.now, "bob", false)
 	got := s.failUntil(60 * time.Second)
-	require.Equal(t, seconds(5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 21, 29, 45), got)
+	require.Equal(t, seconds(5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 21, 29, 39, 49, 59), got)
 	got = s.failUntil(time.Hour)
 	require.NotEmpty(t, got)
 	last := got[len(got)-1]
 	require.Greater(t, last, 10*time.Minute)
 	require.Less(t, last, 16*time.Minute)
 	require.Empty(t, s.targets, "given up, and forgotten")
+}
+
+func TestOneOfThoseOnTheOtherSideOfASplitIsDialledSoon(t *testing.T) {
+	for _, c := range []struct {
+		lost  int
+		every time.Duration // on average, of any of them
+	}{{1, recentPause}, {5, recentPause / 5}, {500, recentSpread}} {
+		t.Run(fmt.Sprint(c.lost), func(t *testing.T) {
+			s := newScript()
+			s.jitter = rand.New(rand.NewPCG(1, 2)).Float64
+			for i := range c.lost {
+				p := peer.ID(fmt.Sprint("p", i))
+				s.want(s.now, p, addr(1), connected)
+				s.link(s.now, p, true)
+				s.met(p)
+			}
+			for i := range c.lost {
+				s.link(s.now, peer.ID(fmt.Sprint("p", i)), false)
+			}
+			s.failUntil(3 * time.Minute)
+			got := s.failUntil(9 * time.Minute)
+			require.InEpsilon(t, 6*time.Minute/c.every, len(got), 0.1)
+		})
+	}
 }
 
 func TestAMemberOfARoomIsDialledAtOnceAndEverySecondWhileTheRoomWantsIt(t *testing.T) {
@@ -87,9 +112,9 @@ func TestAMemberOfARoomIsDialledAtOnceAndEverySecondWhileTheRoomWantsIt(t *testi
 		require.Equal(t, time.Duration(5+i)*time.Second, at)
 	}
 	s.jitter = func() float64 { return 0 }
-	require.Equal(t, 750*time.Millisecond, s.pause(s.targets["bob"]))
+	require.Equal(t, 750*time.Millisecond, s.pause(s.now, s.targets["bob"]))
 	s.jitter = func() float64 { return 1 }
-	require.Equal(t, 1250*time.Millisecond, s.pause(s.targets["bob"]))
+	require.Equal(t, 1250*time.Millisecond, s.pause(s.now, s.targets["bob"]))
 }
 
 func TestGivenPeersAndRoomMembersAreDialledForEver(t *testing.T) {
@@ -316,7 +341,7 @@ func TestJitterSpreadsPauses(t *testing.T) {
 		want time.Duration
 	}{{0, 750 * time.Millisecond}, {0.5, time.Second}, {0.9999999999, 1250 * time.Millisecond}} {
 		s.jitter = func() float64 { return c.j }
-		require.InDelta(t, c.want, s.pause(tg), float64(time.Microsecond))
+		require.InDelta(t, c.want, s.pause(t0, tg), float64(time.Microsecond))
 	}
 }
 

@@ -178,8 +178,11 @@ func (k *Instance) admit(_ context.Context, s network.Stream, req *pb.Message) {
 	}
 }
 
+// protocol is what kad-dht makes of the prefix.
+func (k *Instance) protocol() protocol.ID { return k.prefix() + "/kad/1.0.0" }
+
 // deafen removes the DHT's handler from the host.
-func (k *Instance) deafen() { k.d.cfg.Host.RemoveStreamHandler(k.prefix() + "/kad/1.0.0") }
+func (k *Instance) deafen() { k.d.cfg.Host.RemoveStreamHandler(k.protocol()) }
 
 // publicHost is the host as the DHT of the internet sees it. In spite of its filter, the DHT passes
 // on every address of a node that is in the peerstore, and the peerstore also has those on the LAN.

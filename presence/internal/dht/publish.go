@@ -255,7 +255,7 @@ func (k *Instance) putEarly(ctx context.Context, st *identity.Statement, key str
 	k.keep(slices.Clone(nodes))
 	rec := record2.MakePutRecord(key, sealed)
 	return k.each(ctx, nodes, func(ctx context.Context, p peer.ID) bool {
-		_, err := k.askOne(ctx, p, k.ask(key, hear))
+		_, err := k.askOne(ctx, p, askTimeout, k.ask(key, hear))
 		return err == nil && k.d.stillShown(st) != nil && k.rpc.PutValue(ctx, p, rec) == nil
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	kaddht "github.com/libp2p/go-libp2p-kad-dht"
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -21,6 +22,8 @@ const (
 	walkers = 16
 	// askTimeout bounds the dialling and asking of one node.
 	askTimeout = 2 * time.Second
+	// spareTimeout bounds the asking of a spare one, which is connected.
+	spareTimeout = time.Second
 	// maxHeard bounds the nodes that a walk considers, since other nodes name them.
 	maxHeard = 256
 	// maxCloser is how many nodes are taken from an answer.
@@ -42,6 +45,9 @@ type step struct {
 	id       peer.ID
 	distance []byte
 	state    stepState
+	// spare: it is connected, but not in the routing table and named by nobody. It may be a node
+	// that did not answer during a cut, or one that is dead, so nothing hangs on its answer.
+	spare bool
 }
 
 type stepState uint8
@@ -99,16 +105,20 @@ func (w *path) next() *step {
 }
 
 // end returns the result of the walk when there is nobody left to ask. A node that failed counts
-// among the nearest: it may have what was looked for.
+// among the nearest, unless it was spare: it may have what was looked for.
 func (w *path) end() walked {
 	out := walked{complete: true, alone: len(w.steps) == 0}
-	for i, s := range w.steps {
-		if s.state == answered && len(out.nearest) < replicas {
+	i := 0
+	for _, s := range w.steps {
+		switch {
+		case s.state == answered && len(out.nearest) < replicas:
 			out.nearest = append(out.nearest, s.id)
-		}
-		if i < replicas && s.state != answered {
+		case s.state != answered && s.spare:
+			continue
+		case s.state != answered && i < replicas:
 			out.complete = false
 		}
+		i++
 	}
 	out.complete = out.complete && len(out.nearest) > 0
 	return out
@@ -127,6 +137,11 @@ func (k *Instance) walk(ctx context.Context, key string, also []peer.ID, ask ask
 	for _, p := range k.Kad.RoutingTable().NearestPeers(w.target, replicas) {
 		w.hear(p)
 	}
+	for _, p := range k.spares() {
+		if w.hear(p) {
+			w.known[p].spare = true
+		}
+	}
 	replies := make(chan reply)
 	under := 0
 	for {
@@ -137,8 +152,12 @@ func (k *Instance) walk(ctx context.Context, key string, also []peer.ID, ask ask
 			}
 			s.state = asking
 			under++
+			limit := askTimeout
+			if s.spare {
+				limit = spareTimeout
+			}
 			go func() { // walk waits for it
-				closer, err := k.askOne(ctx, s.id, ask)
+				closer, err := k.askOne(ctx, s.id, limit, ask)
 				replies <- reply{s, closer, err}
 			}()
 		}
@@ -163,6 +182,9 @@ func (k *Instance) walk(ctx context.Context, key string, also []peer.ID, ask ask
 			continue
 		}
 		r.s.state = answered
+		if r.s.spare {
+			_, _ = k.Kad.RoutingTable().TryAddPeer(r.s.id, true, false) // a full bucket: there are enough
+		}
 		for i, info := range r.closer {
 			if i == maxCloser {
 				break
@@ -177,14 +199,17 @@ func (k *Instance) hearOf(w *path, info *peer.AddrInfo) {
 	if info.ID == k.d.id || info.ID.Validate() != nil || k.d.node.Foreign(info.ID) || !k.may(*info) {
 		return
 	}
+	if s := w.known[info.ID]; s != nil {
+		s.spare = false
+	}
 	if w.hear(info.ID) && k.d.cfg.Host.Network().Connectedness(info.ID) != network.Connected {
 		addrs := info.Addrs[:min(len(info.Addrs), wire.MaxAddrs)]
 		k.d.cfg.Host.Peerstore().AddAddrs(info.ID, addrs, peerstore.TempAddrTTL)
 	}
 }
 
-func (k *Instance) askOne(ctx context.Context, p peer.ID, ask asker) ([]*peer.AddrInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+func (k *Instance) askOne(ctx context.Context, p peer.ID, limit time.Duration, ask asker) ([]*peer.AddrInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if k.d.cfg.Host.Network().Connectedness(p) != network.Connected {
 		if err := k.d.cfg.Host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
@@ -192,6 +217,26 @@ func (k *Instance) askOne(ctx context.Context, p peer.ID, ask asker) ([]*peer.Ad
 		}
 	}
 	return ask(ctx, p)
+}
+
+// spares returns connected nodes of the DHT that a routing table with few nodes lacks. During a cut
+// nobody answers, so walks empty the table; a connection that outlives the cut would fill it again
+// after up to 2 min (kad-dht's periodicBootstrapInterval).
+func (k *Instance) spares() (out []peer.ID) {
+	table := k.Kad.RoutingTable()
+	if table.Size() >= replicas {
+		return nil // they name the others
+	}
+	h := k.d.cfg.Host
+	for _, p := range h.Network().Peers() {
+		if table.Find(p) != "" || k.d.node.Foreign(p) || k.scope == WAN && !kaddht.PublicRoutingTableFilter(k.Kad, p) {
+			continue
+		}
+		if speaks, err := h.Peerstore().SupportsProtocols(p, k.protocol()); err == nil && len(speaks) > 0 {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // seek walks to a record and calls found for every valid one, from several goroutines.
