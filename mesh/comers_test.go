@@ -39,6 +39,13 @@ type stayOf struct {
 	said                         []said
 	heard                        []said // at is when it was told
 	lost                         map[FeedID]uint64
+	gone                         []gone
+}
+
+// gone is that a member was told, at a time, that another has left.
+type gone struct {
+	who int
+	at  time.Time
 }
 
 // comers are members that come and go at random, half of the time at once, and publish four times a
@@ -87,6 +94,9 @@ type faults struct {
 const (
 	// comersLatency is how long anything takes over one link.
 	comersLatency = 5 * time.Millisecond
+	// heartbeat is how soon GossipSub offers a message to the neighbours that it did not send it
+	// to.
+	heartbeat = time.Second
 	// soonTold is settle if all are connected. settleTime is settle if the neighbours of a member
 	// may wait for what they lack themselves before they give it up.
 	soonTold   = 5 * time.Second
@@ -163,6 +173,12 @@ func (c comers) stay(f *flock, i, number int, rng *rand.Rand, end time.Time) *st
 				}
 				m.at = time.Now()
 				s.heard = append(s.heard, m)
+			case *MemberLeft:
+				g := gone{at: time.Now()}
+				if _, err := fmt.Sscanf(ev.Member.User, "u%d", &g.who); err != nil {
+					f.t.Errorf("%q: %v", ev.Member.User, err)
+				}
+				s.gone = append(s.gone, g)
 			case *GapLost:
 				s.lost[ev.Feed] += ev.Last - ev.First + 1
 			}
@@ -223,6 +239,21 @@ func distances(linked [][]bool, from int) []int {
 	return far
 }
 
+// knew reports whether a neighbour of a member had been told that a stay was over when the member
+// called Join.
+func knew(all [][]*stayOf, neighbours []bool, from *stayOf, who int, called time.Time) bool {
+	for j, stays := range all {
+		if neighbours[j] && slices.ContainsFunc(stays, func(s *stayOf) bool {
+			return s.leaving.After(called) && slices.ContainsFunc(s.gone, func(g gone) bool {
+				return g.who == who && !g.at.Before(from.leaving) && g.at.Before(called)
+			})
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
 // judge compares what everybody was told with what everybody said.
 func (c comers) judge(all [][]*stayOf, linked [][]bool) (f faults) {
 	fault := func(format string, args ...any) { f.found = append(f.found, fmt.Sprintf(format, args...)) }
@@ -252,8 +283,10 @@ func (c comers) judge(all [][]*stayOf, linked [][]bool) (f faults) {
 					if before > c.early {
 						fault("%s: published %v before Join", name, before)
 					}
-					// Before that, nobody near this member could know that the stay was over.
-					if news := time.Duration(links[m.who]) * comersLatency; !from.left.IsZero() && from.left.Add(news).Before(s.called) {
+					// The news that a stay is over may itself be under way: GossipSub passes it on
+					// at once to some neighbours, and to the others at its next heartbeat.
+					news := heartbeat + time.Duration(links[m.who])*comersLatency
+					if !from.left.IsZero() && (from.left.Add(news).Before(s.called) || knew(all, linked[i], from, m.who, s.called)) {
 						fault("%s: of a stay that had ended %v before Join", name, s.called.Sub(from.left))
 					}
 				}

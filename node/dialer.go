@@ -15,9 +15,10 @@ import (
 const (
 	// attemptTimeout bounds one attempt to reach a peer over all its addresses.
 	attemptTimeout = 15 * time.Second
-	// quickTimeout bounds most attempts to reach a member of a room, or a peer that was lost lately:
-	// a dial that began before the network came back waits for its own back-off, while a new one gets through at once. Every
-	// slowEvery-th attempt has the full time, for peers that are far away.
+	// quickTimeout bounds most attempts to reach a member of a room, or a peer that was lost
+	// lately: a dial that began before the network came back waits for its own back-off, while a
+	// new one gets through at once. Every slowEvery-th attempt has the full time, for peers that
+	// are far away.
 	quickTimeout = 2 * time.Second
 	slowEvery    = 4
 )

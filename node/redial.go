@@ -44,9 +44,9 @@ const (
 	// others.
 	wantedPause = 30 * time.Second
 	slowPause   = 5 * time.Minute
-	// recentPause bounds the pauses for peers that were lost in the last giveUp: when a split heals,
-	// one of the other side is reached within seconds, however long the split was, and those that
-	// were lost together with it are dialled then. Of many lost peers one is dialled every
+	// recentPause bounds the pauses for peers that were lost in the last giveUp: when a split
+	// heals, one of the other side is reached within seconds, however long the split was, and those
+	// that were lost together with it are dialled then. Of many lost peers one is dialled every
 	// recentSpread.
 	recentPause  = 10 * time.Second
 	recentSpread = 200 * time.Millisecond

@@ -42,7 +42,7 @@ func TestAWalkIsCompleteWhenAllWhoCountHaveAnswered(t *testing.T) {
 	}
 }
 
-// Whoever asks the directory during a cut finds that nobody answers.
+// A node that asks the directory during a cut finds that nobody answers.
 func TestTheDirectoryIsThereAgainWithTheConnectionsThatOutliveACut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, 4, nil)
