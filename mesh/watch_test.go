@@ -203,6 +203,44 @@ func (f *flock) accuse(by *Room, others ...*Room) {
 	}
 }
 
+// The member's seat was taken from it, so it left without a goodbye. Its neighbour has suspected it
+// when another one joins, which hears of the member and never of the suspicion.
+func TestAMemberThatIsGoneIsMissedAlsoByOneThatHasOnlyHeardOfIt(t *testing.T) {
+	for name, links := range map[string][][2]int{"connected before": {{0, 2}, {0, 1}}, "connected after": {{0, 1}, {0, 2}}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 3, func(t *testing.T, f *flock) {
+				f.net.Connect(1, 2)
+				f.join(1, "ops")
+				f.join(2, "ops")
+				time.Sleep(5 * time.Second)
+				f.at[2].EvictAll(ErrReplaced)
+				time.Sleep(5 * time.Second)
+				f.net.Connect(links[0][0], links[0][1])
+				r := f.join(0, "ops")
+				f.net.Connect(links[1][0], links[1][1])
+				require.Equal(t, []string{"+u1", "+u2", "-u2 dropped"}, lines(told(t, r, 15*time.Second)))
+			})
+		})
+	}
+}
+
+// The last of them is connected neither to the member that is gone nor to those that miss it.
+func TestAMemberThatOthersMissIsMissedByAll(t *testing.T) {
+	inBubble(t, 4, func(t *testing.T, f *flock) {
+		f.net.Connect(1, 2)
+		f.net.Connect(1, 3)
+		for i := 1; i < 4; i++ {
+			f.join(i, "ops")
+		}
+		time.Sleep(5 * time.Second)
+		f.at[3].EvictAll(ErrReplaced)
+		time.Sleep(5 * time.Second)
+		f.net.Connect(0, 2)
+		r := f.join(0, "ops")
+		require.ElementsMatch(t, []string{"+u1", "+u2", "+u3", "-u3 dropped"}, lines(told(t, r, time.Minute)))
+	})
+}
+
 func TestAMemberBackWithinTheGraceIsMissedByNobody(t *testing.T) {
 	inBubble(t, 4, func(t *testing.T, f *flock) {
 		f.net.Chain()

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
 	"github.com/starling-mesh/starling/presence"
 )
@@ -41,8 +42,9 @@ func environ(t *testing.T, name string, otherwise int) int {
 }
 
 // A user logs in and out on three devices at random while the network is split and healed at
-// random. After each split one device is logged in at most: the one that logged in last, if it has
-// not logged out. Everybody who asks then gets the answer that is true.
+// random; it also joins a room now and then, in which the others are if the seed is odd. After each
+// split one device is logged in at most: the one that logged in last, if it has not logged out.
+// Everybody who asks then gets the answer that is true, and sees in the room who is there.
 func TestAUserOnThreeDevicesIsOneAfterEachSplit(t *testing.T) {
 	key := userKey(t)
 	seeds := deviceSeeds
@@ -67,6 +69,9 @@ func TestAUserOnThreeDevicesIsOneAfterEachSplit(t *testing.T) {
 				d.ConnectAll()
 				for i := devices; i < devices+observers; i++ {
 					d.login(i, fmt.Sprint("u", i))
+					if seed%2 == 1 {
+						d.rooms = append(d.rooms, d.join(i, "ops"))
+					}
 				}
 				d.settle()
 				for range 4 {
@@ -79,9 +84,10 @@ func TestAUserOnThreeDevicesIsOneAfterEachSplit(t *testing.T) {
 
 type deviceRun struct {
 	*sim
-	rand *rand.Rand
-	last int // the device that logged in last, if it has not logged out; -1: it has, or none did
-	log  []string
+	rand  *rand.Rand
+	rooms []*mesh.Room // of the observers
+	last  int          // the device that logged in last, if it has not logged out; -1: it has, or none did
+	log   []string
 }
 
 func (d *deviceRun) note(format string, args ...any) {
@@ -102,6 +108,10 @@ func (d *deviceRun) act() {
 		d.note("%d logs in", i)
 		d.login(i, "alice")
 		d.last = i
+		if _, in := n.Room("ops"); !in && d.rand.IntN(2) == 0 {
+			d.note("%d joins", i)
+			d.join(i, "ops")
+		}
 	}
 }
 
@@ -153,6 +163,18 @@ func (d *deviceRun) look() {
 	}
 	if d.last >= 0 && !d.nodes[d.last].LoggedIn() {
 		d.t.Errorf("%d logged in last, and is not logged in", d.last)
+	}
+	for _, r := range d.rooms {
+		var got, want []identity.Login
+		for _, m := range r.Members() {
+			got = append(got, m.Login)
+		}
+		for _, n := range d.nodes {
+			if _, ok := n.Room("ops"); ok {
+				want = append(want, n.Self())
+			}
+		}
+		require.ElementsMatch(d.t, want, got, "%v", d.log)
 	}
 	for i := devices; i < devices+observers; i++ {
 		s, err := d.nodes[i].Status(within(d.t), "alice")

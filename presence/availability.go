@@ -6,7 +6,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/starling-mesh/starling/identity"
 )
@@ -154,7 +153,7 @@ func (j *availability) saidGoodbye(p peer.ID) bool {
 }
 
 func (j *availability) ask(ctx context.Context, c clue) (identity.Session, error) {
-	return j.f.probe(ctx, c.login.Peer, c.addrs)
+	return j.f.probe(ctx, c)
 }
 
 // answer adds what a device has stated about itself.
@@ -282,19 +281,19 @@ func (j *availability) verdict(complete bool, now time.Time) (verdict, error) {
 
 // probe connects to a device, or checks that a connected one still answers, and returns what it
 // states about itself.
-func (f *finder) probe(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (identity.Session, error) {
+func (f *finder) probe(ctx context.Context, clue clue) (identity.Session, error) {
 	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, "status"), probeTimeout)
 	defer cancel()
-	to := peer.AddrInfo{ID: p, Addrs: addrs}
+	p := clue.login.Peer
 	if f.host.Network().Connectedness(p) != network.Connected {
-		return f.hellos.connect(ctx, to) // the hello proves that it is there
+		return f.state(ctx, clue) // the hello proves that it is there
 	}
 	f.mu.Lock()
 	c := f.contacts[p]
 	fresh := c != nil && c.known && f.clock.Since(c.heard) < freshFor
 	f.mu.Unlock()
 	for attempt := 0; !fresh; attempt++ {
-		if f.pingAny(ctx, p) {
+		if f.pingAny(ctx, p) != nil {
 			f.alive(p)
 			break
 		}
@@ -305,5 +304,5 @@ func (f *finder) probe(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (id
 			return identity.Session{}, errNoAnswer
 		}
 	}
-	return f.hellos.connect(ctx, to)
+	return f.state(ctx, clue)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/starling-mesh/starling/identity"
@@ -232,4 +233,19 @@ func (f *finder) share(ctx context.Context, addr identity.Address) (Found, error
 	case <-ctx.Done():
 		return Found{}, ctx.Err()
 	}
+}
+
+// state connects to a device that a clue has led to, unless it is connected, and returns what it
+// states about itself. If the clue has overtaken the device's own word, which a cut has delayed,
+// the device is asked for that word in a hello.
+func (f *finder) state(ctx context.Context, c clue) (identity.Session, error) {
+	to := peer.AddrInfo{ID: c.login.Peer, Addrs: c.addrs}
+	s, err := f.hellos.connect(ctx, to)
+	if err != nil || c.st == nil || c.st.Peer != to.ID || s.Statement != nil && !c.st.Newer(s.Statement) {
+		return s, err
+	}
+	if conn := f.pingAny(ctx, to.ID); conn != nil {
+		f.hellos.renew(ctx, conn)
+	}
+	return f.hellos.connect(ctx, to)
 }

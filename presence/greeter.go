@@ -71,7 +71,7 @@ func (g *greeter) greet(c *contact) {
 			attempt = -1
 			continue
 		}
-		pause := time.NewTimer(helloPause(attempt))
+		pause := time.NewTimer(g.pause(c, attempt))
 		select {
 		case <-pause.C:
 		case <-c.wake: // there is news, or a new connection: start again with the newest
@@ -94,6 +94,51 @@ func helloPause(n int) time.Duration {
 		p = 250 * time.Millisecond << (2 * n)
 	}
 	return p + rand.N(p/2)
+}
+
+// knownAttempts is after how many failed attempts the pause with a peer that we know stays the
+// same.
+const knownAttempts = 2
+
+// pause returns how long to wait after failed attempt n with a peer. One that we know, and that is
+// still connected, is only cut off: as soon as it can be reached again, it must learn what is new.
+func (g *greeter) pause(c *contact, n int) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c.known {
+		n = min(n, knownAttempts)
+	}
+	return helloPause(n)
+}
+
+// renew opens a hello on a connection with a peer that we know already, and returns when it has
+// ended, or with ctx: the peer's state may have changed without our having heard of it.
+func (g *greeter) renew(ctx context.Context, conn network.Conn) {
+	g.mu.Lock()
+	c := g.contacts[conn.RemotePeer()]
+	if c == nil || c.conns[conn] == nil || c.final != nil {
+		g.mu.Unlock()
+		return
+	}
+	if !slices.Contains(c.fresh, conn) {
+		c.fresh = append([]network.Conn{conn}, c.fresh...)
+	}
+	g.kickLocked(c)
+	for {
+		pending, settled := slices.Contains(c.fresh, conn) && g.contacts[c.id] == c, c.settled.Next()
+		g.mu.Unlock()
+		if !pending {
+			return
+		}
+		select {
+		case <-settled:
+		case <-c.gone:
+			return
+		case <-ctx.Done():
+			return
+		}
+		g.mu.Lock()
+	}
 }
 
 // nextHello picks the connection for the next hello. If there is nothing to send, it ends the

@@ -50,21 +50,26 @@ func (e *env) ping(ctx context.Context, conn network.Conn) error {
 	return nil
 }
 
-// pingAny reports whether a peer answers over one of its connections before ctx ends.
-func (e *env) pingAny(ctx context.Context, p peer.ID) bool {
+// pingAny returns the first connection over which a peer answers before ctx ends; nil: it answers
+// over none.
+func (e *env) pingAny(ctx context.Context, p peer.ID) (first network.Conn) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	conns := e.host.Network().ConnsToPeer(p)
-	answers := make(chan error, len(conns))
+	answers := make(chan network.Conn, len(conns))
 	for _, conn := range conns {
-		go func() { answers <- e.ping(ctx, conn) }()
+		go func() {
+			if e.ping(ctx, conn) != nil {
+				conn = nil
+			}
+			answers <- conn
+		}()
 	}
-	there := false
 	for range conns { // read all of them: no goroutine is left behind
-		if <-answers == nil {
-			there = true
+		if conn := <-answers; conn != nil && first == nil {
+			first = conn
 			cancel()
 		}
 	}
-	return there
+	return first
 }

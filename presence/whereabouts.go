@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/identity"
 )
@@ -87,7 +86,7 @@ func (j *whereabouts) weigh(c clue) bool {
 func (j *whereabouts) ask(ctx context.Context, c clue) (identity.Session, error) {
 	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, "find user"), confirmTimeout)
 	defer cancel()
-	s, err := j.f.hellos.connect(ctx, peer.AddrInfo{ID: c.login.Peer, Addrs: c.addrs})
+	s, err := j.f.state(ctx, c)
 	if err != nil {
 		j.f.cfg.log.Debug("candidate not confirmed", "peer", c.login.Peer, "err", err)
 	}

@@ -301,11 +301,16 @@ func (st *Stay) query(p peer.ID) {
 	st.world.Tell(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Query_{Query: &wire.RoomFrame_Query{}}})
 }
 
-// Absent notes that a peer is not in the room, or cannot be.
+// Absent notes that a peer is not in the room, or cannot be. A member of which others have told
+// has lost its seat since.
 func (st *Stay) Absent(now time.Time, p peer.ID) {
 	delete(st.waiting, p)
-	if n := st.neighbours[p]; n != nil && n.doubted {
+	switch n := st.neighbours[p]; {
+	case n != nil && n.doubted:
 		st.gone(now, p)
+	case n == nil:
+		st.roster.unsubscribed(now, p)
+		st.world.Wake(ForTimer)
 	}
 	st.world.Wake(ForMembers)
 }

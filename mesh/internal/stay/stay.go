@@ -212,7 +212,7 @@ func (st *Stay) Tick(now time.Time) time.Duration {
 	}
 	due = earlier(earlier(earlier(due, st.parked.due()), st.nextDigest), inquiries)
 	due = earlier(earlier(due, st.token(now)), st.payAcks(now))
-	due = earlier(due, st.subscribe(now))
+	due = earlier(earlier(due, st.subscribe(now)), st.missNewcomers(now))
 	due = earlier(earlier(due, st.journal.due()), st.remind.due())
 	due = earlier(earlier(due, st.passDue(now)), st.confirmsDue(now))
 	if len(st.unacked) > 0 {

@@ -225,6 +225,10 @@ func (r *roster) accused(now, came time.Time, by peer.ID, a accusation) (ask boo
 			s.asked(now) // by another member
 		}
 		return false
+	case a.question && !linked && s.heard.Before(came) && s.accuseAt.IsZero() && s.suspected.IsZero():
+		// Another member has given it up. If it does not answer, this node has to as well.
+		s.accuseAt = now.Add(r.grace/2 + r.spread(s.Peer))
+		return false
 	case a.question, !s.heard.Before(came), linked && (now.Sub(s.heard) < freshFor || now.Sub(came) >= freshFor):
 		return false
 	case !s.suspected.IsZero():
