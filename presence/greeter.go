@@ -96,17 +96,18 @@ func helloPause(n int) time.Duration {
 	return p + rand.N(p/2)
 }
 
-// knownAttempts is after how many failed attempts the pause with a peer that we know stays the
-// same.
-const knownAttempts = 2
+// knownTries is how often a hello with a peer that we know is tried in a row before its pauses grow
+// beyond 4 s: for as long as a connection outlives a cut.
+const knownTries = 7
 
 // pause returns how long to wait after failed attempt n with a peer. One that we know, and that is
-// still connected, is only cut off: as soon as it can be reached again, it must learn what is new.
+// still connected, may only be cut off: as soon as it can be reached again, it must learn what is
+// new.
 func (g *greeter) pause(c *contact, n int) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if c.known {
-		n = min(n, knownAttempts)
+	if c.known && n > 2 {
+		n = max(2, n-knownTries+3)
 	}
 	return helloPause(n)
 }

@@ -104,3 +104,12 @@ func TestPausesGrow(t *testing.T) {
 }
 
 func peerN(i int) peer.ID { return peer.ID(strconv.Itoa(i)) }
+
+func TestAPeerThatIsKnownIsGreetedAgainSoonForAWhile(t *testing.T) {
+	g := &greeter{people: &people{}}
+	for n, low := range []time.Duration{250 * time.Millisecond, time.Second, 4 * time.Second, 4 * time.Second, 4 * time.Second, 4 * time.Second, 4 * time.Second, 16 * time.Second, time.Minute, time.Minute} {
+		p := g.pause(&contact{known: true}, n)
+		require.GreaterOrEqual(t, p, low, "%d", n)
+		require.Less(t, p, low+low/2, "%d", n)
+	}
+}

@@ -143,8 +143,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 
 	says("hello; waiting for one", "%g s", helloTimeout.Seconds())
 	says("hello: the other side opens one", "after %d ms", helloNudge.Milliseconds())
-	says("hello: tried again", "after 250 ms, 1 s, 4 s, 16 s, and then every minute (with a peer that is known, never more than %g s); each pause up to half as long again",
-		(250 * time.Millisecond << (2 * knownAttempts)).Seconds())
+	says("hello: tried again", "after 250 ms, 1 s, 4 s (with a peer that is known, %d times), 16 s, and then every minute; each pause up to half as long again", knownTries-2)
 	for i, d := range []time.Duration{250 * time.Millisecond, time.Second, 4 * time.Second, 16 * time.Second, time.Minute, time.Minute} {
 		require.GreaterOrEqual(t, helloPause(i), d)
 		require.Less(t, helloPause(i), d*3/2)

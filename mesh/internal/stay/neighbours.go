@@ -23,7 +23,9 @@ type neighbour struct {
 	// doubted says that GossipSub no longer knows its subscription, and that it was asked whether
 	// it is still in the room.
 	doubted bool
-	early   []early // receipts of envelopes that have not come here yet
+	// missed is when it was last asked the same, because others miss it; zero: it was not.
+	missed time.Time
+	early  []early // receipts of envelopes that have not come here yet
 	// unreported is since when GossipSub has not reported the subscription of a neighbour that has
 	// greeted us; zero: it has, or was reminded.
 	unreported time.Time
@@ -306,7 +308,7 @@ func (st *Stay) query(p peer.ID) {
 func (st *Stay) Absent(now time.Time, p peer.ID) {
 	delete(st.waiting, p)
 	switch n := st.neighbours[p]; {
-	case n != nil && n.doubted:
+	case n != nil && (n.doubted || !n.missed.IsZero()):
 		st.gone(now, p)
 	case n == nil:
 		st.roster.unsubscribed(now, p)

@@ -64,6 +64,7 @@ type life struct {
 	heard     time.Time // the last sign of life, signed by it or over its own connection
 	lost      time.Time // when the connection to it ended; zero: it has not, or it was heard since
 	accuseAt  time.Time // when to accuse it; zero: there is no reason to
+	missed    time.Time // since when it is not in the room, as its connection or another member says; zero: nobody does
 	suspected time.Time // when its grace began; zero: it is under no suspicion
 	accuser   peer.ID   // the member that accused it; "": this node
 	reprieved bool      // its grace has been prolonged
@@ -100,10 +101,10 @@ func (l *life) hear(at time.Time) {
 	if at.After(l.heard) {
 		l.heard = at
 	}
-	if !l.lost.IsZero() && at.Sub(l.lost) < echoWait {
+	if !l.lost.IsZero() && at.Sub(l.lost) < echoWait || !l.missed.IsZero() && at.Sub(l.missed) < echoWait {
 		return
 	}
-	l.lost, l.accuseAt = time.Time{}, time.Time{}
+	l.lost, l.missed, l.accuseAt = time.Time{}, time.Time{}, time.Time{}
 	if !at.Before(l.suspected) {
 		l.suspected, l.accuser = time.Time{}, ""
 	}
@@ -111,7 +112,7 @@ func (l *life) hear(at time.Time) {
 
 // there notes a sign of life over the member's own connection.
 func (l *life) there(now time.Time) {
-	l.lost = time.Time{}
+	l.lost, l.missed = time.Time{}, time.Time{}
 	l.hear(now)
 }
 
@@ -170,7 +171,7 @@ func (r *roster) lost(now time.Time, p peer.ID) {
 // goodbye is on its way.
 func (r *roster) unsubscribed(now time.Time, p peer.ID) {
 	if s := r.devices[p]; s != nil && s.present && s.accuseAt.IsZero() && p != r.self {
-		s.accuseAt = now.Add(r.patience(s.Peer))
+		s.missed, s.accuseAt = now, now.Add(r.patience(s.Peer))
 	}
 }
 
@@ -227,7 +228,7 @@ func (r *roster) accused(now, came time.Time, by peer.ID, a accusation) (ask boo
 		return false
 	case a.question && !linked && s.heard.Before(came) && s.accuseAt.IsZero() && s.suspected.IsZero():
 		// Another member has given it up. If it does not answer, this node has to as well.
-		s.accuseAt = now.Add(r.grace/2 + r.spread(s.Peer))
+		s.missed, s.accuseAt = came, now.Add(r.grace/2+r.spread(s.Peer))
 		return false
 	case a.question, !s.heard.Before(came), linked && (now.Sub(s.heard) < freshFor || now.Sub(came) >= freshFor):
 		return false
@@ -368,7 +369,7 @@ func (r *roster) bridged(now time.Time) {
 // reaffirmed notes a newer entry of a member's present stay: it has answered whatever it was
 // accused of. A member that is lost may have signed the entry before, and is accused again.
 func (r *roster) reaffirmed(now time.Time, s *seat) {
-	s.suspected, s.accuser, s.accuseAt, s.heard = time.Time{}, "", time.Time{}, now
+	s.suspected, s.accuser, s.accuseAt, s.missed, s.heard = time.Time{}, "", time.Time{}, time.Time{}, now
 	if !s.lost.IsZero() {
 		s.accuseAt = now.Add(r.patience(s.Peer))
 	}

@@ -455,3 +455,31 @@ func TestRandomSchedulesDropTheDeadAndNobodyElse(t *testing.T) {
 	}
 	require.Greater(t, drops, 100)
 }
+
+func TestAMemberThatDoesNotAnswerAQuestionOfOthersIsAccused(t *testing.T) {
+	for name, c := range map[string]struct {
+		then    func(w *ward) // right after the question
+		accused []string
+	}{
+		"nothing":                  {func(*ward) {}, []string{"b"}},
+		"it answers":               {func(w *ward) { w.apply(w.now, entry("user b", "b", 101, 2, true)) }, nil},
+		"it says something later":  {func(w *ward) { w.pass(2 * time.Second); w.spoke(w.now, "b") }, nil},
+		"it had said something":    {func(w *ward) { w.showed(w.now, w.now.Add(-3*time.Second), w.devices["b"]) }, []string{"b"}},
+		"something of it comes by": {func(w *ward) { w.spoke(w.now, "b") }, []string{"b"}},
+		"it is a neighbour again":  {func(w *ward) { w.link("b") }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWard(t, "b", "c")
+			w.link("c")
+			w.pass(20 * time.Second)
+			question := w.of("b")
+			question.question = true
+			w.accused(w.now, w.now, "c", question)
+			c.then(w)
+			w.pass(5*time.Second - 1)
+			require.Empty(t, w.list)
+			w.pass(3 * time.Second)
+			require.Equal(t, c.accused, w.list)
+		})
+	}
+}

@@ -54,7 +54,19 @@ func (st *Stay) accused(now time.Time, e *Envelope, payload []byte) {
 	if st.roster.accused(now, e.came, e.Peer, a) {
 		st.greet(now, a.device, compare)
 	}
+	st.miss(now, e.came, a)
 	st.world.Wake(ForTimer)
+}
+
+// miss asks a neighbour that others miss whether it is in the room, unless it has said something
+// since. It may have left without GossipSub here having heard of it.
+func (st *Stay) miss(now, came time.Time, a accusation) {
+	n, s := st.neighbours[a.device], st.roster.devices[a.device]
+	if n == nil || s == nil || !s.present || s.entry.Feed != a.feed || !s.heard.Before(came) || now.Sub(n.missed) < refuteEvery {
+		return
+	}
+	n.missed = now
+	st.query(a.device)
 }
 
 func openSuspicion(payload []byte) (accusation, bool) {

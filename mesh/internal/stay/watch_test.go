@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
@@ -63,4 +64,42 @@ func TestWhatALaterVersionSealedIsLostOnlyAsFarAsItIsMissed(t *testing.T) {
 	sealed(6, 5, 3)
 	require.Equal(t, [][2]uint64{{2, 3}, {6, 7}}, w.lost)
 	require.Equal(t, 4, w.counts[CountMessagesLost])
+}
+
+// tellingWorld notes to whom something was said.
+type tellingWorld struct {
+	deafWorld
+	queries []peer.ID
+}
+
+func (w *tellingWorld) Tell(p peer.ID, f *wire.RoomFrame) {
+	if f.GetQuery() != nil {
+		w.queries = append(w.queries, p)
+	}
+}
+
+func TestANeighbourThatOthersMissIsAskedAndCountsAsGoneIfItSaysSo(t *testing.T) {
+	world := new(tellingWorld)
+	st, _ := begunStay(t, epoch, world)
+	for i, u := range []string{"b", "c"} {
+		st.apply(epoch, entry("user "+u, u, 100, byte(i+2), true))
+		st.Subscribed(epoch, peer.ID(u))
+	}
+	s := st.roster.devices["b"]
+	missed := accusation{device: "b", feed: s.entry.Feed, sequence: s.entry.Sequence}
+	st.Absent(epoch, "b")
+	require.NotNil(t, st.neighbours["b"], "said before it was a neighbour")
+
+	st.miss(epoch, epoch, missed)
+	require.Empty(t, world.queries, "it has just been heard")
+	now := epoch.Add(2 * time.Second)
+	st.miss(now, now, accusation{device: "b", feed: FeedID{99}})
+	require.Empty(t, world.queries, "another stay")
+	for range 3 {
+		st.miss(now, now, missed)
+	}
+	require.Equal(t, []peer.ID{"b"}, world.queries)
+	st.Absent(now, "b")
+	require.Nil(t, st.neighbours["b"])
+	require.False(t, s.accuseAt.IsZero(), "and it will be accused")
 }
