@@ -49,7 +49,7 @@ const (
 	// that were lost together with it are dialled then. Of many lost peers one is dialled every
 	// recentSpread.
 	recentPause  = 10 * time.Second
-	recentSpread = 200 * time.Millisecond
+	recentSpread = 400 * time.Millisecond
 	// giveUp is how long a peer that was lost or announced is dialled without coming back.
 	giveUp = 10 * time.Minute
 	// A peer that hello refuses is left alone for a while: longer if the reason is less likely to

@@ -31,6 +31,7 @@ type contact struct {
 	counts  bool
 	lists   lists     // of revocations, from this peer
 	heard   time.Time // when it was last known to be alive
+	renewed time.Time // when this node last asked it for its present state
 	watches int       // watches of this node that the peer has open
 
 	wake    task.Wake     // cuts greet's pause short

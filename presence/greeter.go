@@ -112,21 +112,26 @@ func (g *greeter) pause(c *contact, n int) time.Duration {
 	return helloPause(n)
 }
 
+// renewEvery is the shortest time between two of them with a peer: one that was started again, and
+// has not logged in, has no newer word.
+const renewEvery = 3 * time.Second
+
 // renew opens a hello on a connection with a peer that we know already, and returns when it has
 // ended, or with ctx: the peer's state may have changed without our having heard of it.
 func (g *greeter) renew(ctx context.Context, conn network.Conn) {
 	g.mu.Lock()
 	c := g.contacts[conn.RemotePeer()]
-	if c == nil || c.conns[conn] == nil || c.final != nil {
+	if c == nil || c.conns[conn] == nil || c.final != nil || g.clock.Since(c.renewed) < renewEvery {
 		g.mu.Unlock()
 		return
 	}
+	c.renewed = g.clock.Now()
 	if !slices.Contains(c.fresh, conn) {
 		c.fresh = append([]network.Conn{conn}, c.fresh...)
 	}
 	g.kickLocked(c)
 	for {
-		pending, settled := slices.Contains(c.fresh, conn) && g.contacts[c.id] == c, c.settled.Next()
+		pending, settled := slices.Contains(c.fresh, conn) && g.contacts[c.id] == c && c.final == nil, c.settled.Next()
 		g.mu.Unlock()
 		if !pending {
 			return
@@ -211,6 +216,7 @@ func (g *greeter) helloEnded(c *contact, conn network.Conn, err error, began tim
 	if errors.As(err, &refused) || errors.As(err, &unsupported) && attempt+1 >= maxUnsupported {
 		c.final = err
 	} else if !c.failedLocked(conn, g.clock.Since(began)) {
+		c.settleLocked(nil)
 		return false
 	}
 	c.settleLocked(err)

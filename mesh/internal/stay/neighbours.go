@@ -296,6 +296,8 @@ func (st *Stay) Again(now time.Time, p peer.ID) {
 		st.greet(now, p, ask)
 	} else if _, ok := st.waiting[p]; ok {
 		st.query(p)
+	} else if s := st.roster.devices[p]; s != nil && s.present {
+		st.unmet[p] = now // the question may have been lost with the stream
 	}
 }
 
@@ -330,6 +332,7 @@ func (st *Stay) Connected(now time.Time, p peer.ID) {
 	st.roster.reconnected(now, p)
 	if s := st.roster.devices[p]; s != nil && s.present {
 		st.greet(now, p, ask) // GossipSub reports its subscription later
+		st.unmet[p] = now
 	}
 	st.world.Wake(ForTimer)
 }
@@ -338,6 +341,7 @@ func (st *Stay) Connected(now time.Time, p peer.ID) {
 func (st *Stay) Disconnected(now time.Time, p peer.ID) {
 	delete(st.waiting, p)
 	delete(st.newcomers, p)
+	delete(st.unmet, p)
 	if st.neighbours[p] != nil {
 		st.dismiss(now, p)
 	}

@@ -22,23 +22,26 @@ const newcomerWait = 500 * time.Millisecond
 // connected member that the roster knows. What is published before would not reach that member, and
 // a program that sees a member join may expect that it does.
 func (st *Stay) AwaitNewcomers(now time.Time) (wait time.Duration) {
-	for _, since := range st.newcomers {
-		wait = max(wait, newcomerWait-now.Sub(since))
+	for p, since := range st.newcomers {
+		if left := newcomerWait - now.Sub(since); left > 0 {
+			wait = max(wait, left)
+		} else {
+			delete(st.newcomers, p)
+		}
 	}
 	return wait
 }
 
-// missNewcomers asks connected members that GossipSub has not reported in time whether they are in
-// the room, and returns when to look again. Others may have told of a member that has since lost
-// its seat, and that never was a neighbour here.
-func (st *Stay) missNewcomers(now time.Time) (due time.Time) {
-	for _, p := range slices.Sorted(maps.Keys(st.newcomers)) {
-		if at := st.newcomers[p].Add(newcomerWait); now.Before(at) {
+// missUnmet asks connected members that are not neighbours in time whether they are in the room,
+// and returns when to look again. Others may have told of a member that has since lost its seat.
+func (st *Stay) missUnmet(now time.Time) (due time.Time) {
+	for _, p := range slices.Sorted(maps.Keys(st.unmet)) {
+		if at := st.unmet[p].Add(newcomerWait); now.Before(at) {
 			due = earlier(due, at)
 			continue
 		}
-		delete(st.newcomers, p)
-		if st.world.Link(p) == Linked {
+		delete(st.unmet, p)
+		if s := st.roster.devices[p]; s != nil && s.present && st.neighbours[p] == nil && st.world.Link(p) != Apart {
 			st.query(p)
 		}
 	}

@@ -61,6 +61,7 @@ type Stay struct {
 	order      []peer.ID // the neighbours, in random order
 	parted     parted
 	newcomers  map[peer.ID]time.Time // connected members that GossipSub has not reported, and since when
+	unmet      map[peer.ID]time.Time // members that are not neighbours yet, and since when that is to show whether they are in the room
 	waiting    map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
 	parked     parked
 	confirms   confirms  // own broadcasts whose receipts are awaited
@@ -83,6 +84,7 @@ func New(now time.Time, cfg Config, world World) *Stay {
 		neighbours: make(neighbours),
 		waiting:    make(map[peer.ID]struct{}),
 		newcomers:  make(map[peer.ID]time.Time),
+		unmet:      make(map[peer.ID]time.Time),
 		parted:     make(parted),
 		nextDigest: now.Add(digestEvery),
 	}
@@ -212,7 +214,7 @@ func (st *Stay) Tick(now time.Time) time.Duration {
 	}
 	due = earlier(earlier(earlier(due, st.parked.due()), st.nextDigest), inquiries)
 	due = earlier(earlier(due, st.token(now)), st.payAcks(now))
-	due = earlier(earlier(due, st.subscribe(now)), st.missNewcomers(now))
+	due = earlier(earlier(due, st.subscribe(now)), st.missUnmet(now))
 	due = earlier(earlier(due, st.journal.due()), st.remind.due())
 	due = earlier(earlier(due, st.passDue(now)), st.confirmsDue(now))
 	if len(st.unacked) > 0 {

@@ -71,6 +71,7 @@ type life struct {
 	doubted   time.Time // when it was last asked for although it had been dropped
 	doubts    int       // how often that was, since it was dropped
 	accusing  allowance // of accusations by it
+	asking    allowance // of its questions that began a wait here
 }
 
 // allowance lets so many accusations through at once and then one every so often. The zero value is
@@ -170,8 +171,13 @@ func (r *roster) lost(now time.Time, p peer.ID) {
 // unsubscribed notes that a connected device no longer takes the room's topic. If it has left, its
 // goodbye is on its way.
 func (r *roster) unsubscribed(now time.Time, p peer.ID) {
-	if s := r.devices[p]; s != nil && s.present && s.accuseAt.IsZero() && p != r.self {
-		s.missed, s.accuseAt = now, now.Add(r.patience(s.Peer))
+	s := r.devices[p]
+	if s == nil || !s.present || p == r.self {
+		return
+	}
+	asked := !s.missed.IsZero() && s.lost.IsZero() // and it has longer for its answer
+	if at := now.Add(r.patience(s.Peer)); s.accuseAt.IsZero() || asked && at.Before(s.accuseAt) {
+		s.missed, s.accuseAt = now, at
 	}
 }
 
@@ -228,6 +234,9 @@ func (r *roster) accused(now, came time.Time, by peer.ID, a accusation) (ask boo
 		return false
 	case a.question && !linked && s.heard.Before(came) && s.accuseAt.IsZero() && s.suspected.IsZero():
 		// Another member has given it up. If it does not answer, this node has to as well.
+		if !accuser.asking.take(now, maxAccused, accuseEvery) {
+			return false
+		}
 		s.missed, s.accuseAt = came, now.Add(r.grace/2+r.spread(s.Peer))
 		return false
 	case a.question, !s.heard.Before(came), linked && (now.Sub(s.heard) < freshFor || now.Sub(came) >= freshFor):
@@ -341,7 +350,7 @@ func (r *roster) back(now time.Time, s *seat) change {
 		return unchanged
 	}
 	s.present, s.leftAt, s.Since = true, time.Time{}, now
-	s.life = life{heard: now, accusing: s.accusing}
+	s.life = life{heard: now, accusing: s.accusing, asking: s.asking}
 	r.present++
 	r.digest = nil
 	return joined

@@ -130,6 +130,7 @@ func (st *Stay) note(now time.Time, s *seat, c change) {
 		st.expect(now, s.Peer)
 	case left:
 		delete(st.newcomers, s.Peer)
+		delete(st.unmet, s.Peer)
 		st.report(Left{s.public(), s.reason})
 	case rejoined:
 		st.expect(now, s.Peer)
@@ -162,6 +163,7 @@ func (st *Stay) expect(now time.Time, p peer.ID) {
 	if st.neighbours[p] != nil || p == st.Self {
 		return
 	}
+	st.unmet[p] = now
 	if st.roster.present <= closeRoom || st.world.Link(p) == Linked {
 		st.newcomers[p] = now
 	}

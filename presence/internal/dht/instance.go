@@ -70,6 +70,7 @@ type Instance struct {
 	wake   task.Wake // makes publish check what has changed
 	renew  task.Wake // makes publish store again
 	limits *lru.Cache[peer.ID, *rate.Limiter]
+	silent *lru.Cache[peer.ID, time.Time] // spare nodes that did not answer, and when
 
 	mu      sync.Mutex
 	keepers []peer.ID // nodes that have our record
@@ -81,8 +82,12 @@ func newInstance(d *DHT, scope Scope) (*Instance, error) {
 	if err != nil {
 		return nil, err // only for a size below 1
 	}
+	silent, err := lru.New[peer.ID, time.Time](maxStorers)
+	if err != nil {
+		return nil, err
+	}
 	k := &Instance{
-		d: d, scope: scope,
+		d: d, scope: scope, silent: silent,
 		Rules:  &Rules{app: d.cfg.App, verifier: d.cfg.Verifier, vouched: d.cfg.Vouched, life: life, clock: d.cfg.Clock},
 		Store:  newStore(d.id, life, d.cfg.Clock),
 		wake:   task.NewWake(),

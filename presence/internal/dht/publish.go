@@ -50,9 +50,9 @@ func (k *Instance) publish() {
 	defer look.Stop()
 	for {
 		st := k.d.node.Shown()
-		if st != nil && p.due(k.d.cfg.Clock.Now(), st, k.Kad.RoutingTable().Size()) {
+		if st != nil && p.due(k.d.cfg.Clock.Now(), st, k.nodes()) {
 			kept := k.publishOnce(st, p.fresh(st))
-			p.done(k.d.cfg.Clock.Now(), st, kept, k.Kad.RoutingTable().Size(), k.scope.life()/3)
+			p.done(k.d.cfg.Clock.Now(), st, kept, k.nodes(), k.scope.life()/3)
 		} else if st == nil {
 			p = publication{}
 		}

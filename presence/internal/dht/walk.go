@@ -22,8 +22,10 @@ const (
 	walkers = 16
 	// askTimeout bounds the dialling and asking of one node.
 	askTimeout = 2 * time.Second
-	// spareTimeout bounds the asking of a spare one, which is connected.
+	// spareTimeout bounds the asking of a spare one, which is connected. One that was silent is
+	// left alone for spareRest.
 	spareTimeout = time.Second
+	spareRest    = 10 * time.Second
 	// maxHeard bounds the nodes that a walk considers, since other nodes name them.
 	maxHeard = 256
 	// maxCloser is how many nodes are taken from an answer.
@@ -65,6 +67,8 @@ type path struct {
 	target kb.ID
 	steps  []*step
 	known  map[peer.ID]*step
+	// bare: it began with spare nodes alone. Then one that is silent may have what nobody else has.
+	bare bool
 }
 
 func newPath(key string) *path {
@@ -91,30 +95,36 @@ func (w *path) hear(p peer.ID) bool {
 // nearer ones have answered or are being asked, or if none is left.
 func (w *path) next() *step {
 	alive := 0
+	var spare *step // last, since it may cost its whole time
 	for _, s := range w.steps {
-		if s.state == heardOf {
+		if s.state == heardOf && !s.spare {
 			return s
+		}
+		if s.state == heardOf && spare == nil {
+			spare = s
 		}
 		if s.state != failed {
 			if alive++; alive == replicas {
-				return nil
+				return spare
 			}
 		}
 	}
-	return nil
+	return spare
 }
 
 // end returns the result of the walk when there is nobody left to ask. A node that failed counts
 // among the nearest, unless it was spare: it may have what was looked for.
 func (w *path) end() walked {
-	out := walked{complete: true, alone: len(w.steps) == 0}
+	out := walked{complete: true, alone: true}
 	i := 0
 	for _, s := range w.steps {
+		if s.state != answered && s.spare && !w.bare {
+			continue
+		}
+		out.alone = out.alone && s.state != answered && s.spare
 		switch {
 		case s.state == answered && len(out.nearest) < replicas:
 			out.nearest = append(out.nearest, s.id)
-		case s.state != answered && s.spare:
-			continue
 		case s.state != answered && i < replicas:
 			out.complete = false
 		}
@@ -137,6 +147,7 @@ func (k *Instance) walk(ctx context.Context, key string, also []peer.ID, ask ask
 	for _, p := range k.Kad.RoutingTable().NearestPeers(w.target, replicas) {
 		w.hear(p)
 	}
+	w.bare = len(w.steps) == 0
 	for _, p := range k.spares() {
 		if w.hear(p) {
 			w.known[p].spare = true
@@ -175,6 +186,9 @@ func (k *Instance) walk(ctx context.Context, key string, also []peer.ID, ask ask
 		under--
 		if r.err != nil {
 			r.s.state = failed
+			if r.s.spare {
+				k.silent.Add(r.s.id, k.d.cfg.Clock.Now())
+			}
 			if ctx.Err() == nil {
 				k.d.cfg.Log.Debug("DHT node does not answer", "peer", r.s.id, "err", r.err)
 				k.Kad.RoutingTable().RemovePeer(r.s.id)
@@ -224,12 +238,20 @@ func (k *Instance) askOne(ctx context.Context, p peer.ID, limit time.Duration, a
 // after up to 2 min (kad-dht's periodicBootstrapInterval).
 func (k *Instance) spares() (out []peer.ID) {
 	table := k.Kad.RoutingTable()
-	if table.Size() >= replicas {
+	size := table.Size()
+	if size >= replicas {
 		return nil // they name the others
 	}
 	h := k.d.cfg.Host
 	for _, p := range h.Network().Peers() {
-		if table.Find(p) != "" || k.d.node.Foreign(p) || k.scope == WAN && !kaddht.PublicRoutingTableFilter(k.Kad, p) {
+		if len(out) == replicas-size {
+			break
+		}
+		if h.Network().Connectedness(p) != network.Connected || table.Find(p) != "" || k.d.node.Foreign(p) ||
+			k.scope == WAN && !kaddht.PublicRoutingTableFilter(k.Kad, p) {
+			continue
+		}
+		if at, ok := k.silent.Get(p); ok && k.d.cfg.Clock.Since(at) < spareRest {
 			continue
 		}
 		if speaks, err := h.Peerstore().SupportsProtocols(p, k.protocol()); err == nil && len(speaks) > 0 {
@@ -238,6 +260,9 @@ func (k *Instance) spares() (out []peer.ID) {
 	}
 	return out
 }
+
+// nodes returns how many nodes of the DHT there are to ask.
+func (k *Instance) nodes() int { return k.Kad.RoutingTable().Size() + len(k.spares()) }
 
 // seek walks to a record and calls found for every valid one, from several goroutines.
 func (k *Instance) seek(ctx context.Context, key string, also []peer.ID, found func(from peer.ID, r *Record)) walked {

@@ -18,18 +18,23 @@ func TestAWalkIsCompleteWhenAllWhoCountHaveAnswered(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		nodes    []node
+		bare     bool
 		complete bool
 		nearest  int
+		alone    bool
 	}{
-		"nobody":                      {nil, false, 0},
-		"all have answered":           {[]node{{answered, false}, {answered, false}}, true, 2},
-		"one has not":                 {[]node{{answered, false}, {failed, false}}, false, 1},
-		"a spare one has":             {[]node{{answered, true}}, true, 1},
-		"a spare one has not":         {[]node{{answered, false}, {failed, true}}, true, 1},
-		"only spare ones, and silent": {[]node{{failed, true}, {failed, true}}, false, 0},
+		"nobody":              {nil, true, false, 0, true},
+		"all have answered":   {[]node{{answered, false}, {answered, false}}, false, true, 2, false},
+		"one has not":         {[]node{{answered, false}, {failed, false}}, false, false, 1, false},
+		"a spare one has":     {[]node{{answered, true}}, true, true, 1, false},
+		"a spare one has not": {[]node{{answered, false}, {failed, true}}, false, true, 1, false},
+		"a spare one has not, of spare ones alone": {[]node{{answered, true}, {failed, true}}, true, false, 1, false},
+		"nobody but a dead one":                    {[]node{{failed, false}}, false, false, 0, false},
+		"only spare ones, and silent":              {[]node{{failed, true}, {failed, true}}, true, false, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newPath("key")
+			w.bare = c.bare
 			for i, n := range c.nodes {
 				p := peer.ID([]byte{byte(i)})
 				w.hear(p)
@@ -38,6 +43,7 @@ func TestAWalkIsCompleteWhenAllWhoCountHaveAnswered(t *testing.T) {
 			got := w.end()
 			require.Equal(t, c.complete, got.complete)
 			require.Len(t, got.nearest, c.nearest)
+			require.Equal(t, c.alone, got.alone)
 		})
 	}
 }
