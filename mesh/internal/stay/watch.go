@@ -65,6 +65,9 @@ func (st *Stay) miss(now, came time.Time, a accusation) {
 	if n == nil || s == nil || !s.present || s.entry.Feed != a.feed || !s.heard.Before(came) || now.Sub(n.missed) < refuteEvery {
 		return
 	}
+	if a.question && now.Sub(s.heard) < freshFor {
+		return // its answer is on its way
+	}
 	n.missed = now
 	st.query(a.device)
 }

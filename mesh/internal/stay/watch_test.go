@@ -95,6 +95,10 @@ func TestANeighbourThatOthersMissIsAskedAndCountsAsGoneIfItSaysSo(t *testing.T) 
 	now := epoch.Add(2 * time.Second)
 	st.miss(now, now, accusation{device: "b", feed: FeedID{99}})
 	require.Empty(t, world.queries, "another stay")
+	question := missed
+	question.question = true
+	st.miss(now, now, question)
+	require.Empty(t, world.queries, "it will answer that")
 	for range 3 {
 		st.miss(now, now, missed)
 	}
