@@ -333,7 +333,7 @@ func TestMembersThatComeAndGoAreToldNothingOldAndMissNothing(t *testing.T) {
 		}
 		t.Run(c.String(), func(t *testing.T) {
 			var all faults
-			first := uint64(number(t, "STARLING_FIRST", 0))
+			first := meshtest.Number[uint64](t, "STARLING_FIRST", 0)
 			for seed := first; seed < first+uint64(runs(t, 1)); seed++ {
 				f := c.run(t, seed, lasts)
 				t.Logf("seed %d: %d delivered, %d from before Join was called, at most %v", seed, f.delivered, f.early, f.earliest)

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -17,18 +16,7 @@ import (
 
 // runs returns how often a test of many schedules runs each: the number in STARLING_RUNS, or else
 // few.
-func runs(t *testing.T, few int) int { return number(t, "STARLING_RUNS", few) }
-
-// number reads a number from the environment.
-func number(t *testing.T, name string, otherwise int) int {
-	s := os.Getenv(name)
-	if s == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(s)
-	require.NoError(t, err, name)
-	return n
-}
+func runs(t *testing.T, few int) int { return meshtest.Number(t, "STARLING_RUNS", few) }
 
 // diary records everything that one member is told, and when.
 type diary struct {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -112,12 +112,7 @@ func onDisk(t *testing.T, s *Store, tag [32]byte) map[string]uint64 {
 }
 
 func TestAStoreSurvivesBeingKilledAtAnyMoment(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("STARLING_SEED"); s != "" {
-		var err error
-		seed, err = strconv.ParseUint(s, 0, 64)
-		require.NoError(t, err)
-	}
+	seed := meshtest.Number(t, "STARLING_SEED", uint64(time.Now().UnixNano()))
 	t.Logf("STARLING_SEED=%d", seed)
 	rng := rand.New(rand.NewPCG(seed, 20))
 	path := filepath.Join(t.TempDir(), "history.db")

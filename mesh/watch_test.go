@@ -401,36 +401,6 @@ func TestAWholeRoomThatIsAccusedAnswersOnce(t *testing.T) {
 	})
 }
 
-func TestALargeRoomTellsItsSizeInsteadOfItsMembers(t *testing.T) {
-	inBubble(t, 12, func(t *testing.T, f *flock) {
-		f.net.ConnectAll()
-		a := f.join(0, "ops")
-		others := make([]*Room, 12)
-		events := func() []timed { return told(t, a, 2*time.Second) }
-		for i := 1; i < 9; i++ {
-			others[i] = f.join(i, "ops")
-			require.Equal(t, []string{fmt.Sprintf("+u%d", i)}, lines(events()))
-		}
-		others[9] = f.join(9, "ops")
-		require.Equal(t, []string{"large 10"}, lines(events()))
-		others[10] = f.join(10, "ops")
-		require.Empty(t, events())
-		require.Len(t, a.Members(), 11)
-		for _, i := range []int{10, 9} { // 9 are left, and it stays large
-			require.NoError(t, others[i].Leave(t.Context()))
-			require.Empty(t, events())
-		}
-		require.Len(t, a.Members(), 9)
-		require.NoError(t, others[8].Leave(t.Context()))
-		require.Equal(t, []string{"small 8"}, lines(events()))
-		require.NoError(t, others[7].Leave(t.Context()))
-		require.Equal(t, []string{"-u7 quit"}, lines(events()))
-		others[7] = f.join(7, "ops")
-		require.Equal(t, []string{"+u7"}, lines(events()))
-		require.Equal(t, []string{"u0", "u1", "u2", "u3", "u4", "u5", "u6", "u7"}, users(a))
-	}, WithLargeRoom(10))
-}
-
 func TestTwoHalvesOfARoomComeTogetherAgain(t *testing.T) {
 	const half = 10
 	inBubble(t, 2*half, func(t *testing.T, f *flock) {

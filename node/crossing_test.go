@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -28,17 +26,6 @@ const crowdRounds = 1
 // crowdTime is how long the nodes of a crowd have to meet.
 const crowdTime = 2 * time.Minute
 
-func rounds(t *testing.T) int {
-	t.Helper()
-	text := os.Getenv("STARLING_ROUNDS")
-	if text == "" {
-		return crowdRounds
-	}
-	n, err := strconv.Atoi(text)
-	require.NoError(t, err, "STARLING_ROUNDS")
-	return n
-}
-
 // When all nodes connect to each other at once, most dials cross: both sides have one connection,
 // or two, of which one side closes one. No call may fail because of that, and no peer may seem to
 // be lost.
@@ -54,7 +41,7 @@ func TestACrowdThatConnectsAtOnceIsConnected(t *testing.T) {
 		{"quic with the directory", quicLoop, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for round := range rounds(t) {
+			for round := range meshtest.Number(t, "STARLING_ROUNDS", crowdRounds) {
 				begun := time.Now()
 				meetAtOnce(t, append(c.opts, node.WithListen(c.at)))
 				if t.Failed() {

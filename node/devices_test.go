@@ -3,8 +3,6 @@ package node_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
 	"github.com/starling-mesh/starling/presence"
@@ -30,17 +29,6 @@ const (
 // STARLING_FIRST on.
 var deviceSeeds = []int{10, 70, 178}
 
-func environ(t *testing.T, name string, otherwise int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(text)
-	require.NoError(t, err, name)
-	return n
-}
-
 // A user logs in and out on three devices at random while the network is split and healed at
 // random; it also joins a room now and then, in which the others are if the seed is odd. After each
 // split one device is logged in at most: the one that logged in last, if it has not logged out.
@@ -48,10 +36,10 @@ func environ(t *testing.T, name string, otherwise int) int {
 func TestAUserOnThreeDevicesIsOneAfterEachSplit(t *testing.T) {
 	key := userKey(t)
 	seeds := deviceSeeds
-	if runs := environ(t, "STARLING_RUNS", 0); runs > 0 {
+	if runs := meshtest.Number(t, "STARLING_RUNS", 0); runs > 0 {
 		seeds = make([]int, runs)
 		for i := range seeds {
-			seeds[i] = environ(t, "STARLING_FIRST", 0) + i
+			seeds[i] = meshtest.Number(t, "STARLING_FIRST", 0) + i
 		}
 	}
 	for _, seed := range seeds {

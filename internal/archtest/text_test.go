@@ -16,6 +16,9 @@ import (
 // columns is the width of comments and pages. A tab counts as four.
 const columns = 100
 
+// longest is how many lines a file of Go may have: a longer one has a second subject.
+const longest = 500
+
 // phrases are what a reader has to take in twice, with what to write instead.
 var phrases = []struct{ never, write string }{
 	{`\b[Tt]ell(s|ing)? of\b|\b(is|are|was|were|be|been) told of\b`, "report, say"},
@@ -62,6 +65,9 @@ func faultsOfText(path, text string) (out []string) {
 		}
 		plain(number, line)
 	})
+	if n := strings.Count(text, "\n"); filepath.Ext(path) == ".go" && n > longest {
+		out = append(out, fmt.Sprintf("%s: %d lines, of %d: move one of its subjects to another file", path, n, longest))
+	}
 	if filepath.Ext(path) == ".go" && !strings.HasSuffix(path, "_test.go") {
 		for i, line := range strings.Split(text, "\n") {
 			if !strings.HasPrefix(strings.TrimSpace(line), "//") {
@@ -107,4 +113,6 @@ func TestFaultsOfProseAreFound(t *testing.T) {
 	require.Empty(t, faultsOfText("a_test.go", "x := `asked in vain`"), "texts that only tests show")
 	require.Empty(t, faultsOfText("a.go", "//\t"+long))
 	require.Empty(t, faultsOfText("a.md", strings.Repeat("x", 120)), "a link cannot be broken")
+	require.Equal(t, []string{"a.go: 501 lines, of 500: move one of its subjects to another file"}, faultsOfText("a.go", strings.Repeat("x\n", 501)))
+	require.Empty(t, faultsOfText("a.go", strings.Repeat("x\n", 500)))
 }

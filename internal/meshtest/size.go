@@ -1,6 +1,10 @@
 package meshtest
 
-import "os"
+import (
+	"os"
+	"strconv"
+	"testing"
+)
 
 // long is whether the tests run in their long form.
 var long = os.Getenv("STARLING_LONG") != ""
@@ -13,4 +17,18 @@ func Sized[T any](usual, atLength T) T {
 		return atLength
 	}
 	return usual
+}
+
+// Number returns a number from the environment, or otherwise if name is not set or empty.
+func Number[T int | uint64](tb testing.TB, name string, otherwise T) T {
+	tb.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(text, 0, 63)
+	if err != nil {
+		tb.Fatalf("%s: %v", name, err)
+	}
+	return T(n)
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -18,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
@@ -321,21 +321,10 @@ func (p simPlan) shrink() simPlan {
 	return p
 }
 
-// simNumber reads a number from the environment.
-func simNumber(t *testing.T, name string, otherwise uint64) uint64 {
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	require.NoError(t, err, name)
-	return n
-}
-
 // The rooms of random schedules follow the rules in model_rules_test.go. A failure prints its seed
 // and the shortest schedule that still fails; STARLING_SEED repeats it with a trace.
 func TestRandomSchedulesLoseNothing(t *testing.T) {
-	if seed := simNumber(t, "STARLING_SEED", 0); seed > 0 {
+	if seed := meshtest.Number[uint64](t, "STARLING_SEED", 0); seed > 0 {
 		p := newSimPlan(seed)
 		if wrong, _ := p.run(false); wrong != "" {
 			p = p.shrink()
@@ -344,7 +333,7 @@ func TestRandomSchedulesLoseNothing(t *testing.T) {
 		}
 		return
 	}
-	count := simNumber(t, "STARLING_SCHEDULES", simSchedules)
+	count := meshtest.Number(t, "STARLING_SCHEDULES", simSchedules)
 	var next, delivered, lost atomic.Uint64
 	var mu sync.Mutex
 	var worst uint64

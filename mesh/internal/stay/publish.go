@@ -1,8 +1,6 @@
 package stay
 
 import (
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/starling-mesh/starling/internal/wire"
@@ -30,22 +28,6 @@ func (st *Stay) AwaitNewcomers(now time.Time) (wait time.Duration) {
 		}
 	}
 	return wait
-}
-
-// missUnmet asks connected members that are not neighbours in time whether they are in the room,
-// and returns when to look again. Others may have told of a member that has since lost its seat.
-func (st *Stay) missUnmet(now time.Time) (due time.Time) {
-	for _, p := range slices.Sorted(maps.Keys(st.unmet)) {
-		if at := st.unmet[p].Add(newcomerWait); now.Before(at) {
-			due = earlier(due, at)
-			continue
-		}
-		delete(st.unmet, p)
-		if s := st.roster.devices[p]; s != nil && s.present && st.neighbours[p] == nil && st.world.Link(p) != Apart {
-			st.query(p)
-		}
-	}
-	return due
 }
 
 // AwaitWindow returns how long a broadcast should still wait for neighbours to acknowledge what is

@@ -209,7 +209,7 @@ func (r *roster) set(now time.Time, s *seat, e *Entry) change {
 		r.reaffirmed(now, s)
 		return renewed
 	}
-	s.life = life{heard: now, accusing: s.accusing, asking: s.asking}
+	s.life = s.anew(now)
 	if was {
 		return rejoined
 	}
@@ -229,7 +229,7 @@ func (r *roster) leave(now time.Time, s *seat, reason LeaveReason) change {
 		return unchanged
 	}
 	s.present, s.leftAt, s.reason = false, now, reason
-	s.life = life{heard: s.heard, accusing: s.accusing, asking: s.asking}
+	s.life = s.anew(s.heard)
 	r.present--
 	r.digest = nil
 	return left

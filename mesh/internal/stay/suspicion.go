@@ -74,6 +74,12 @@ type life struct {
 	asking    allowance // of its questions that began a wait here
 }
 
+// anew returns what is known when a member comes or goes: it starts with what it may still say of
+// others.
+func (l *life) anew(heard time.Time) life {
+	return life{heard: heard, accusing: l.accusing, asking: l.asking}
+}
+
 // allowance lets so many accusations through at once and then one every so often. The zero value is
 // full.
 type allowance struct{ used time.Time }
@@ -350,7 +356,7 @@ func (r *roster) back(now time.Time, s *seat) change {
 		return unchanged
 	}
 	s.present, s.leftAt, s.Since = true, time.Time{}, now
-	s.life = life{heard: now, accusing: s.accusing, asking: s.asking}
+	s.life = s.anew(now)
 	r.present++
 	r.digest = nil
 	return joined

@@ -1,6 +1,8 @@
 package stay
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -70,6 +72,22 @@ func (st *Stay) miss(now, came time.Time, a accusation) {
 	}
 	n.missed = now
 	st.query(a.device)
+}
+
+// missUnmet asks connected members that are not neighbours in time whether they are in the room,
+// and returns when to look again. Others may have told of a member that has since lost its seat.
+func (st *Stay) missUnmet(now time.Time) (due time.Time) {
+	for _, p := range slices.Sorted(maps.Keys(st.unmet)) {
+		if at := st.unmet[p].Add(newcomerWait); now.Before(at) {
+			due = earlier(due, at)
+			continue
+		}
+		delete(st.unmet, p)
+		if s := st.roster.devices[p]; s != nil && s.present && st.neighbours[p] == nil && st.world.Link(p) != Apart {
+			st.query(p)
+		}
+	}
+	return due
 }
 
 func openSuspicion(payload []byte) (accusation, bool) {
