@@ -96,7 +96,8 @@ func (j *journal) skip(now time.Time, f *Feed, e *Envelope) ([]*Envelope, verdic
 	}
 	f.next, f.tip = j.passed(f, e.Next()), nil
 	f.floor = f.next
-	f.guessed, f.supposed = false, time.Time{} // all before it is older still: nobody can say any more that it is missed
+	f.supposed = time.Time{}
+	j.guess(now, f, false) // all before it is older still: nobody can say any more that it is missed
 	f.repair.moved(f.next)
 	ready, v := f.settle(now)
 	j.changed(f)

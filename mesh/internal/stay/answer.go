@@ -41,7 +41,7 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*Feed
 		if f.lostByGuess > 0 && !cutoff.After(j.since) {
 			first = min(first, f.lostByGuess) // what is for this node is for that member as well
 		}
-		return first, first > f.floor || f.floor <= 1 || !f.guessed && !cutoff.Before(j.since)
+		return first, first > f.floor || f.floor <= 1 || !f.guessed && f.lostByGuess == 0 && !cutoff.Before(j.since)
 	}
 }
 

@@ -79,6 +79,7 @@ type Feed struct {
 	claims      []vow     // of neighbours that are sure that something is for this node
 	lostByGuess uint64    // the lowest item reported lost because the baseline was a guess; 0: none
 	guessed     bool      // the baseline is the word of neighbours that cannot be sure, or what came first
+	guessedAt   time.Time // since when that is so
 	claimed     time.Time // when one of them first said so
 	// supposed is when the baseline was set to what neighbours said; zero: it is from what came.
 	supposed time.Time

@@ -14,12 +14,23 @@ import (
 // RosterPart is how many bytes of entries travel in one frame.
 const RosterPart = 32 << 10
 
-// greet tells a peer who we are in this room, and by digests what we know of it.
+// greet tells a peer who we are in this room, and by digests what we know of it. A question comes
+// without the digest of heads while a feed has begun with a guess: a neighbour that has got as far
+// may have begun earlier, and says so.
 func (st *Stay) greet(now time.Time, p peer.ID, why purpose) {
+	heads := st.journal.sum()
+	if why != answer && st.journal.doubts() {
+		heads = nil
+	}
+	st.greetWith(now, p, why, heads)
+}
+
+// greetWith is greet with a digest of heads.
+func (st *Stay) greetWith(now time.Time, p peer.ID, why purpose, heads []byte) {
 	if st.leaving {
 		return
 	}
-	g := &wire.RoomFrame_Greeting{Entry: st.own.Sealed, Digest: st.roster.sum(), Heads: st.journal.sum(), Reply: why != answer, Compare: why == compare}
+	g := &wire.RoomFrame_Greeting{Entry: st.own.Sealed, Digest: st.roster.sum(), Heads: heads, Reply: why != answer, Compare: why == compare}
 	g.ClockMs = uint64(max(now.UnixMilli(), 0))
 	if n := st.neighbours[p]; n != nil {
 		n.greet(now, why)
@@ -100,7 +111,7 @@ func (st *Stay) HearGreeting(now time.Time, p peer.ID, g *wire.RoomFrame_Greetin
 		case ask:
 			st.ask(now, p, false)
 		case compare:
-			st.greet(now, p, compare)
+			st.greetWith(now, p, compare, st.journal.sum()) // or two that ask without it would go on for ever
 		}
 	}
 }

@@ -152,7 +152,7 @@ func (st *Stay) HearHeads(now time.Time, p peer.ID, h *wire.RoomFrame_Heads) err
 	}
 	st.roster.subscribed(now, p) // it is there
 	late := st.late(now, n, h.AgeMs)
-	unknown := false
+	unknown, doubted := false, false
 	for _, pos := range st.journal.beginningsLast(h.Feeds) {
 		tag := FeedTag(pos.Feed)
 		if tag == st.own.Tag() {
@@ -169,6 +169,7 @@ func (st *Stay) HearHeads(now time.Time, p peer.ID, h *wire.RoomFrame_Heads) err
 		case f.peer() == p && f.position() >= pos.Last:
 			st.acknowledge(now, f, false) // it would not have said so if it had heard that we have it
 		}
+		doubted = doubted || pos.First == 0 && f != nil && st.journal.doubted(now, f)
 		if a := st.journal.claim(now, p, tag, pos.Last, pos.First, !pos.Unsure && !late); a.feed != nil {
 			st.arrived(now, a)
 		}
@@ -181,6 +182,9 @@ func (st *Stay) HearHeads(now time.Time, p peer.ID, h *wire.RoomFrame_Heads) err
 		st.greet(now, p, compare)
 	case unknown:
 		st.ask(now, p, false)
+	case doubted:
+		n.compareSoon(compareEvery)
+		st.inquire(now)
 	}
 	st.world.Wake(ForTimer)
 	return nil

@@ -91,13 +91,14 @@ func (q *inquiry) inquire(now time.Time, fresh bool) {
 	}
 }
 
-// compareSoon notes that the neighbour is to be asked for its heads as soon as allowed.
-func (q *inquiry) compareSoon() {
+// compareSoon notes that the neighbour is to be asked for its heads, at the earliest so long after
+// the last question to it.
+func (q *inquiry) compareSoon(wait time.Duration) {
 	at := q.compared
 	if q.asked.After(at) {
 		at = q.asked
 	}
-	at = at.Add(askEvery)
+	at = at.Add(wait)
 	if q.want == answer || !q.wantAt.IsZero() && at.Before(q.wantAt) {
 		q.want, q.wantAt = compare, at
 	}

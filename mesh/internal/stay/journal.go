@@ -1,7 +1,6 @@
 package stay
 
 import (
-	"cmp"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -46,6 +45,7 @@ type journal struct {
 	lacking set[*Feed]
 	moved   set[*Feed] // feeds that have got further since neighbours were told
 	waiting set[*Feed] // feeds without a baseline of which something is known
+	guesses set[*Feed] // feeds whose baseline is a guess that a neighbour may correct
 	sought  time.Time  // when neighbours were last asked where those begin
 	digest  []byte     // nil: to be computed
 	stays   succession
@@ -150,6 +150,7 @@ func (j *journal) remove(f *Feed) {
 	j.lacking.remove(f)
 	j.moved.remove(f)
 	j.waiting.remove(f)
+	j.guesses.remove(f)
 	j.stays.forget(f)
 	f.broken = true // what still comes for it from a question under way is for nobody
 	j.ring.remove(f.tag)
@@ -283,7 +284,11 @@ func (j *journal) claim(now time.Time, from peer.ID, tag FeedTag, last, first ui
 	}
 	j.anchor(now, f)
 	if f.next > 0 && first > 0 && first <= last && first < f.next && f.doubtful(now, last) {
-		f.next, f.floor, f.guessed = first, first, !sure
+		f.next, f.floor = first, first
+		if f.proven() {
+			f.gapSince = now // until now it was not known that something before it is missing
+		}
+		j.guess(now, f, !sure)
 		j.changed(f)
 	}
 	// Item 1 is the author's entry. Where that is known, only the author is asked for it: others
@@ -296,7 +301,7 @@ func (j *journal) claim(now time.Time, from peer.ID, tag FeedTag, last, first ui
 			f.least = lowest(f.least, first)
 		}
 		j.lack(now, f)
-		return f.reportSkipped(first, last, sure)
+		return j.reportSkipped(now, f, first, last, sure)
 	}
 	if first == 0 || first > max(last, 2) && !sure || f.broken {
 		return arrival{}
@@ -312,24 +317,6 @@ func (j *journal) claim(now time.Time, from peer.ID, tag FeedTag, last, first ui
 		return j.suppose(now, f) // nobody knows better than the author
 	}
 	return arrival{}
-}
-
-// reportSkipped returns what a feed that began with a guess has skipped, once a neighbour has
-// something from before that for this node, or is sure where the feed begins. It has its say once
-// for each item. A neighbour that cannot be sure may itself learn later of a still earlier
-// beginning.
-func (f *Feed) reportSkipped(first, last uint64, sure bool) arrival {
-	if !f.guessed || first == 0 || first > last && (!sure || f.untouched()) || f.entry == nil || f.broken {
-		return arrival{} // also while another neighbour may yet correct the baseline
-	}
-	f.guessed = !sure
-	first = max(first, 2) // the first item is the author's roster entry, which is known
-	skipped := cmp.Or(f.lostByGuess, f.floor)
-	if first >= skipped {
-		return arrival{}
-	}
-	f.lostByGuess, f.supposed = first, time.Time{} // what is reported lost must not come after all
-	return arrival{feed: f, lost: span{first, skipped - 1}}
 }
 
 // becomeReady begins each feed where the neighbours said that it begins; feeds unknown until now
@@ -372,6 +359,7 @@ func (j *journal) suppose(now time.Time, f *Feed) arrival {
 		}
 	}
 	ready, v := f.suppose(now)
+	j.guess(now, f, f.guessed)
 	if f.supposed = now; lost.last > 0 {
 		f.supposed = time.Time{} // what has been reported lost must not come after all
 	}
@@ -444,6 +432,7 @@ func (j *journal) unanswered(now time.Time, f *Feed) bool {
 // sweep drops the broadcasts of feeds from which nothing has been heard for twice the retention,
 // and mentions them no more: nobody has anything of them to give.
 func (j *journal) sweep(now time.Time) {
+	j.sweepGuesses(now)
 	for _, f := range j.feeds {
 		if f.tag != j.self && !f.silent && now.Sub(f.used) > 2*j.ring.limits.Age {
 			f.silent = true

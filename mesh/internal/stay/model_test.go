@@ -370,6 +370,13 @@ func TestRandomSchedulesLoseNothing(t *testing.T) {
 	require.NotZero(t, lost.Load(), "nothing tested what is lost")
 }
 
+// Two members had got equally far with a feed, and one of them, which had begun it with a guess,
+// did not ask the other where it begins.
+func TestWhatAGuessSkippedIsReported(t *testing.T) {
+	wrong, _ := newSimPlan(53869).run(false)
+	require.Empty(t, wrong)
+}
+
 func TestASeedRepeatsASchedule(t *testing.T) {
 	for seed := uint64(1); seed <= 50; seed++ {
 		_, a := newSimPlan(seed).run(true)

@@ -195,7 +195,7 @@ func (st *Stay) subscribe(now time.Time) (due time.Time) {
 // here.
 func (st *Stay) heads(now time.Time, p peer.ID) {
 	if n := st.neighbours[p]; n != nil {
-		n.compareSoon()
+		n.compareSoon(askEvery)
 		st.inquire(now)
 	}
 }
@@ -208,7 +208,7 @@ func (st *Stay) seek(now time.Time) {
 	}
 	for f := range st.journal.waiting.all() {
 		if n := st.neighbours[f.peer()]; n != nil {
-			n.compareSoon() // nobody knows better than the author
+			n.compareSoon(askEvery) // nobody knows better than the author
 		}
 	}
 	peers := newsPeers
@@ -216,7 +216,7 @@ func (st *Stay) seek(now time.Time) {
 		if peers--; peers < 0 {
 			return
 		}
-		st.neighbours[p].compareSoon()
+		st.neighbours[p].compareSoon(askEvery)
 	}
 }
 

@@ -171,6 +171,7 @@ func (j *journal) reconsider(now time.Time, f *Feed) {
 		return
 	}
 	f.next, f.floor, f.supposed = 0, 0, time.Time{}
+	j.guess(now, f, false)
 	j.changed(f)
 	if f.claimed.IsZero() {
 		f.claimed = now
