@@ -27,8 +27,8 @@ func (w *askedWorld) Tell(p peer.ID, f *wire.RoomFrame) {
 	}
 }
 
-// guessed returns a stay in which the feed of "author" has begun at item 3 with a guess, after the
-// word of "b", and has got to item 4. "c" is a neighbour as well.
+// guessed returns a stay in which the feed of "author" has begun at item 4 with a guess, after the
+// word of "b", and has got to item 5. "c" is a neighbour as well.
 func guessed(t *testing.T, world World) (*Stay, *Feed, time.Time) {
 	st, _ := begunStay(t, epoch, world)
 	st.Begin(epoch)
@@ -37,21 +37,28 @@ func guessed(t *testing.T, world World) (*Stay, *Feed, time.Time) {
 		st.Subscribed(epoch, peer.ID(u))
 	}
 	now := epoch.Add(time.Minute)
-	st.apply(now, entry("user a", "author", 100, 9, true))
-	f := st.roster.devices["author"].feed
-	require.NoError(t, st.HearHeads(now, "b", positions(&wire.Position{Feed: f.tag[:], Last: 4, First: 3, Unsure: true})))
+	who := entry("user a", "author", 100, 9, true)
+	tag := who.Tag()
+	require.NoError(t, st.HearHeads(now, "b", positions(
+		&wire.Position{Feed: tag[:], Last: 5, First: 4, Unsure: true},
+		&wire.Position{Feed: []byte("invented by b..."), Last: 5, First: 4, Unsure: true})))
 	now = now.Add(BaselineWait + 2*sureWait)
 	st.Tick(now)
-	require.EqualValues(t, 3, f.floor)
-	require.True(t, f.guessed)
-	e := chain(1, 1, 1, 1)[2:]
+	f := st.journal.feeds[tag]
+	require.EqualValues(t, 4, f.floor)
+	require.False(t, st.journal.doubts(), "nobody knows whose they are, or whether they exist")
+	st.apply(now, who)
+	require.True(t, st.journal.doubts())
+	e := chain(1, 1, 1, 1, 1)[3:]
 	for i := range e {
 		e[i].tag, e[i].how, e[i].came = f.tag, Repaired, now
 		_, v := st.journal.take(now, "b", f, e[i])
 		require.Equal(t, taken, v)
 	}
-	require.EqualValues(t, 5, f.next)
-	return st, f, now.Add(time.Second)
+	require.EqualValues(t, 6, f.next)
+	now = now.Add(time.Second)
+	st.announce(now)
+	return st, f, now
 }
 
 func positions(list ...*wire.Position) *wire.RoomFrame_Heads {
@@ -64,55 +71,71 @@ func TestANeighbourThatMentionsAFeedThatBeganWithAGuessIsAskedWhereItBegins(t *t
 	st, f, now := guessed(t, world)
 	mention := func() {
 		world.asked = nil
-		require.NoError(t, st.HearHeads(now, "c", positions(&wire.Position{Feed: f.tag[:], Last: 4})))
+		require.NoError(t, st.HearHeads(now, "c", positions(&wire.Position{Feed: f.tag[:], Last: 5})))
 		st.inquiries(now)
+	}
+	says := func(first uint64, unsure bool) {
+		require.NoError(t, st.HearHeads(now, "c", positions(&wire.Position{Feed: f.tag[:], Last: 5, First: first, Unsure: unsure})))
+	}
+	again := func(wait time.Duration) {
+		t.Helper()
+		mention()
+		require.Empty(t, world.asked, "it has just been asked")
+		now = now.Add(wait)
+		st.inquiries(now)
+		require.Equal(t, []question{{"c", false}}, world.asked, "it may have learned more since")
 	}
 	mention()
 	require.Equal(t, []question{{"c", false}}, world.asked)
-	mention()
-	require.Empty(t, world.asked, "it has just been asked")
-	now = now.Add(compareEvery)
-	st.inquiries(now)
-	require.Equal(t, []question{{"c", false}}, world.asked, "it may have learned more since")
+	again(compareEvery)
 
-	require.NoError(t, st.HearHeads(now, "c", positions(&wire.Position{Feed: f.tag[:], Last: 4, First: 2, Unsure: true})))
-	require.Equal(t, [][2]uint64{{2, 2}}, world.lost)
+	require.False(t, st.journal.moved.has(f))
+	says(3, true)
+	require.Equal(t, [][2]uint64{{3, 3}}, world.lost)
 	require.True(t, st.journal.moved.has(f), "neighbours may have made the same guess")
-	now = now.Add(compareEvery)
-	mention()
-	require.Equal(t, []question{{"c", false}}, world.asked, "nobody is sure yet")
+	again(compareEvery)
 
-	now = now.Add(compareEvery)
-	require.NoError(t, st.HearHeads(now, "c", positions(&wire.Position{Feed: f.tag[:], Last: 4, First: 2})))
-	require.Equal(t, [][2]uint64{{2, 2}}, world.lost)
+	now = now.Add(doubtTime)
 	mention()
-	require.Empty(t, world.asked, "it was sure")
-	st.greet(now, "c", compare)
-	require.Equal(t, []question{{"c", true}}, world.asked)
+	require.Equal(t, []question{{"c", false}}, world.asked)
+	again(doubtTime)
+
+	says(2, true)
+	require.Equal(t, [][2]uint64{{3, 3}, {2, 2}}, world.lost)
+	now = now.Add(doubtTime)
+	mention()
+	require.Empty(t, world.asked, "there is no earlier message")
 }
 
-func TestAGuessIsAskedAboutForAsLongAsAnybodyMayKnowBetter(t *testing.T) {
-	world := new(askedWorld)
-	st, f, now := guessed(t, world)
-	now, world.asked = now.Add(doubtTime), nil
-	require.NoError(t, st.HearHeads(now, "c", positions(&wire.Position{Feed: f.tag[:], Last: 4})))
-	st.inquiries(now)
-	require.Empty(t, world.asked, "those that were fetching have it, or have given it up")
-	asks := func(heads bool) {
-		t.Helper()
-		world.asked = nil
-		st.greet(now, "c", compare)
-		st.greet(now, "c", ask)
-		require.Equal(t, []question{{"c", heads}, {"c", heads}}, world.asked)
+func TestAGuessIsAskedAboutUntilSomebodyIsSureOrNobodyKnows(t *testing.T) {
+	for _, sure := range []bool{false, true} {
+		world := new(askedWorld)
+		st, f, now := guessed(t, world)
+		asks := func(heads bool) {
+			t.Helper()
+			world.asked = nil
+			st.greet(now, "c", compare)
+			st.greet(now, "c", ask)
+			require.Equal(t, []question{{"c", heads}, {"c", heads}}, world.asked)
+		}
+		asks(false)
+		if sure {
+			require.NoError(t, st.HearHeads(now, "c", positions(&wire.Position{Feed: f.tag[:], Last: 5, First: 4})))
+		} else {
+			now = f.guessedAt.Add(plenty.Age)
+			st.journal.sweep(now)
+			asks(false)
+			now = now.Add(1)
+			st.journal.sweep(now)
+		}
+		asks(true)
+		require.Empty(t, world.lost)
 	}
-	asks(false)
-	now = now.Add(plenty.Age)
-	st.journal.sweep(now)
-	asks(true)
 }
 
-// Both have begun a feed with a guess, so neither shows a digest when it asks.
-func TestTwoThatDoubtTheirBeginningsDoNotAskEachOtherInTurn(t *testing.T) {
+// Both have begun a feed with a guess. If neither ever showed its digest, each comparison would
+// cause another one.
+func TestWhoDoubtsABeginningComparesInTurnWithADigest(t *testing.T) {
 	world := new(askedWorld)
 	st, _, now := guessed(t, world)
 	world.asked = nil
@@ -149,21 +172,4 @@ func TestANodeThatHasSkippedItemsIsNotSureWhereAFeedBeginsForOthers(t *testing.T
 		require.EqualValues(t, 3, first)
 		require.Equal(t, !skips, sure, "what was skipped may be for who joined a second later")
 	}
-}
-
-// The gap before what is held was known; that it begins earlier is news.
-func TestAGapThatTurnsOutToBeLongerIsWaitedForAnew(t *testing.T) {
-	j := newJournal(FeedTag{}, plenty)
-	j.becomeReady(epoch)
-	f := j.open(epoch, entry("user a", "author", 100, 9, true))
-	e := chain(1, 1, 1, 1, 1)
-	e[4].tag, e[4].how, e[4].came = f.tag, Repaired, epoch
-	j.take(epoch, "b", f, e[4])
-	j.claim(epoch, "b", f.tag, 5, 4, false)
-	now, _ := j.expireUntil(t, epoch, f.begun)
-	require.True(t, f.proven())
-	now = now.Add(lostWait - time.Second)
-	require.Zero(t, j.claim(now, "c", f.tag, 5, 2, true).lost)
-	require.EqualValues(t, 2, f.next)
-	require.Equal(t, now, f.gapSince)
 }

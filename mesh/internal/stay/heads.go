@@ -152,7 +152,7 @@ func (st *Stay) HearHeads(now time.Time, p peer.ID, h *wire.RoomFrame_Heads) err
 	}
 	st.roster.subscribed(now, p) // it is there
 	late := st.late(now, n, h.AgeMs)
-	unknown, doubted := false, false
+	unknown, again := false, time.Duration(0)
 	for _, pos := range st.journal.beginningsLast(h.Feeds) {
 		tag := FeedTag(pos.Feed)
 		if tag == st.own.Tag() {
@@ -169,7 +169,9 @@ func (st *Stay) HearHeads(now time.Time, p peer.ID, h *wire.RoomFrame_Heads) err
 		case f.peer() == p && f.position() >= pos.Last:
 			st.acknowledge(now, f, false) // it would not have said so if it had heard that we have it
 		}
-		doubted = doubted || pos.First == 0 && f != nil && st.journal.doubted(now, f)
+		if every := st.journal.doubtEvery(now, f); every > 0 && pos.First == 0 && (again == 0 || every < again) {
+			again = every
+		}
 		if a := st.journal.claim(now, p, tag, pos.Last, pos.First, !pos.Unsure && !late); a.feed != nil {
 			st.arrived(now, a)
 		}
@@ -182,8 +184,8 @@ func (st *Stay) HearHeads(now time.Time, p peer.ID, h *wire.RoomFrame_Heads) err
 		st.greet(now, p, compare)
 	case unknown:
 		st.ask(now, p, false)
-	case doubted:
-		n.compareSoon(compareEvery)
+	case again > 0:
+		n.compareSoon(again)
 		st.inquire(now)
 	}
 	st.world.Wake(ForTimer)

@@ -79,6 +79,7 @@ func (j *journal) open(now time.Time, e *Entry) *Feed {
 		if f.entry == nil {
 			j.digest = nil // the feed may have got somewhere already
 			f.entry = e
+			j.guess(now, f, f.guessed)
 			j.stays.known(f)
 			j.reconsiderAll(now, f.peer())
 		}
@@ -201,6 +202,7 @@ func (j *journal) take(now time.Time, via peer.ID, f *Feed, e *Envelope) ([]*Env
 	}
 	if f.refuted(now, e) {
 		f.next, f.floor = f.least, f.least
+		j.guess(now, f, f.guessed)
 		j.changed(f)
 	}
 	ready, v := f.take(now, e)
@@ -285,9 +287,6 @@ func (j *journal) claim(now time.Time, from peer.ID, tag FeedTag, last, first ui
 	j.anchor(now, f)
 	if f.next > 0 && first > 0 && first <= last && first < f.next && f.doubtful(now, last) {
 		f.next, f.floor = first, first
-		if f.proven() {
-			f.gapSince = now // until now it was not known that something before it is missing
-		}
 		j.guess(now, f, !sure)
 		j.changed(f)
 	}

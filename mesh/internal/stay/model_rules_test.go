@@ -88,7 +88,9 @@ func (r *simStay) overtaken(from *simStay) bool {
 func (r *simStay) lost(f *Feed, lost span) {
 	from, a := r.w.feeds[f.tag], r.account(f)
 	r.w.note("%d is told that %v of feed %d are lost", r.dev.i, lost, from.number())
-	if f.floor > 0 && lost.last == f.floor-1 && lost.first < a.next && !slices.ContainsFunc(a.lost, func(l span) bool { return l.first <= lost.last && l.last >= lost.first }) {
+	further := func(l span) bool { return l.first == lost.last+1 }
+	overlaps := func(l span) bool { return l.first <= lost.last && l.last >= lost.first }
+	if (f.floor > 0 && lost.last == f.floor-1 || slices.ContainsFunc(a.lost, further)) && lost.first < a.next && !slices.ContainsFunc(a.lost, overlaps) {
 		a.lost = append(a.lost, lost) // it began too late, and learnt that: what it skipped can no longer come in order
 		return
 	}

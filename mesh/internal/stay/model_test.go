@@ -373,8 +373,12 @@ func TestRandomSchedulesLoseNothing(t *testing.T) {
 // Two members had got equally far with a feed, and one of them, which had begun it with a guess,
 // did not ask the other where it begins.
 func TestWhatAGuessSkippedIsReported(t *testing.T) {
-	wrong, _ := newSimPlan(53869).run(false)
+	wrong, w := newSimPlan(53869).run(false)
 	require.Empty(t, wrong)
+	require.True(t, slices.ContainsFunc(w.stays, func(r *simStay) bool {
+		a := r.accounts[w.stays[4].st.journal.self]
+		return a != nil && slices.Contains(a.lost, span{2, 2})
+	}))
 }
 
 func TestASeedRepeatsASchedule(t *testing.T) {

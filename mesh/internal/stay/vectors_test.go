@@ -190,7 +190,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("a feed is quiet, and neighbours are told", "after %d ms; its author again after 1 s and 4 s", quietWait.Milliseconds())
 	says(fmt.Sprintf("a neighbour is asked for its roster again; after an answer with something new; waited for, as one of %d", MaxAsking), "after %d ms to %s; %d ms at most; %d ms",
 		askEvery.Milliseconds(), s(maxGap), newsGap.Milliseconds(), askPatience.Milliseconds())
-	says("after a guess, neighbours that mention the feed are asked", "for %s", s(doubtTime))
+	says("after a guess, a neighbour that mentions the feed is asked again", "after %s; when the guess is %s old, after %s", s(compareEvery), s(doubtTime), s(doubtTime))
 	says("a baseline waits for neighbours; for one who is sure; for one who says anything; for its author; may be corrected; is refuted by gossip; from its author", "%d ms; %s; %s; %s; %s; after %s; after %s", BaselineWait.Milliseconds(), s(BaselineWait+sureWait), s(BaselineWait+2*sureWait), s(lackWait), s(baselineDoubt), s(baselineProof), s(authorProof))
 	says("broadcasts wait for a subscription", "%d ms", newcomerWait.Milliseconds())
 	says("parked envelope", "%s", s(ParkedLife))
