@@ -92,6 +92,13 @@ func (r *simStay) lost(f *Feed, lost span) {
 	overlaps := func(l span) bool { return l.first <= lost.last && l.last >= lost.first }
 	if (f.floor > 0 && lost.last == f.floor-1 || slices.ContainsFunc(a.lost, further)) && lost.first < a.next && !slices.ContainsFunc(a.lost, overlaps) {
 		a.lost = append(a.lost, lost) // it began too late, and learnt that: what it skipped can no longer come in order
+		wanted := r.st.Past != (Past{})
+		for n := lost.first; n <= lost.last; n++ {
+			wanted = wanted || r.wants(f.tag, n, from.kinds[n-1])
+		}
+		if !wanted {
+			r.w.breach("%d is told that %v of feed %d are lost, all from before its time", r.dev.i, lost, from.number())
+		}
 		return
 	}
 	if lost.first < a.next || lost.last > uint64(len(from.kinds)) || lost.last < lost.first {
