@@ -33,7 +33,7 @@ func TestWhatIsWrongIsNoticed(t *testing.T) {
 		wrong  string
 	}{
 		{"all is well", userName(0), []int{0, 1, 2}, 3, ""},
-		{"one lost", userName(0), []int{0, 2}, 2, ""},
+		{"one lost", userName(0), []int{0, 2}, 2, "1 missing without a word"},
 		{"one twice", userName(0), []int{0, 1, 1, 2}, 3, "1 duplicate"},
 		{"one late", userName(0), []int{0, 2, 1}, 3, "1 out of order"},
 		{"one twice and late", userName(0), []int{0, 1, 2, 0}, 3, "1 duplicate"},

@@ -51,6 +51,7 @@ func (r *run) count() tally {
 	for _, st := range r.stays {
 		excused[userName(st.member)] = excused[userName(st.member)] || st.killed
 	}
+	known := r.known()
 	for _, st := range r.stays {
 		for what, n := range st.wrong {
 			t.wrong[what] += n
@@ -63,13 +64,36 @@ func (r *run) count() tally {
 		if st.killed {
 			continue
 		}
+		lacking := make(map[string]int) // by user
 		for _, key := range slices.SortedFunc(maps.Keys(st.due), inOrder) {
 			if d := st.due[key]; r.counts(d.message) {
 				t.add(r, st, d)
+				if d.at == 0 && known[key] {
+					lacking[userName(r.stays[d.message.stay].member)]++
+				}
+			}
+		}
+		for user, n := range lacking {
+			if untold := n - st.lost[user]; untold > 0 {
+				t.wrong["missing without a word"] += untold
 			}
 		}
 	}
 	return t
+}
+
+// known returns which messages somebody has who is still there: what only those had who were killed
+// is missing, and nobody can say so.
+func (r *run) known() map[[2]int]bool {
+	known := make(map[[2]int]bool)
+	for _, st := range r.stays {
+		for key, d := range st.due {
+			if d.at != 0 && !st.killed || !r.stays[d.message.stay].killed {
+				known[key] = true
+			}
+		}
+	}
+	return known
 }
 
 // counts reports whether a message must arrive. A message that a member was still publishing when
