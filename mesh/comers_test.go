@@ -37,6 +37,7 @@ type stayOf struct {
 	called, ready, leaving, left time.Time
 	feed                         FeedID
 	said                         []said
+	unsent                       []bool // of each that it said: Publish reported an error
 	heard                        []said // at is when it was told
 	lost                         map[FeedID]uint64
 	gone                         []gone
@@ -184,6 +185,7 @@ func (c comers) stay(f *flock, i, number int, rng *rand.Rand, end time.Time) *st
 			}
 		}
 	})
+	var sent []Pending[Published]
 	until := time.Now().Add(time.Duration(1000+rng.IntN(40000)) * time.Millisecond)
 	if until.After(end) {
 		until = end.Add(c.settle) // the last stays see everything that comes
@@ -191,16 +193,21 @@ func (c comers) stay(f *flock, i, number int, rng *rand.Rand, end time.Time) *st
 	for time.Now().Before(until) {
 		if time.Now().Before(end) {
 			m := said{who: i, stay: number, number: len(s.said), at: time.Now()}
-			if _, err := r.PublishAsync(context.Background(), []byte(m.text()), AsText()); err != nil {
+			p, err := r.PublishAsync(context.Background(), []byte(m.text()), AsText())
+			if err != nil {
 				f.t.Errorf("u%d: %v", i, err)
 			}
-			s.said = append(s.said, m)
+			s.said, sent = append(s.said, m), append(sent, p)
 		}
 		time.Sleep(250 * time.Millisecond)
 	}
 	s.leaving = time.Now()
 	_ = r.Leave(context.Background())
 	reader.Wait()
+	for _, p := range sent {
+		_, err := p.Result()
+		s.unsent = append(s.unsent, err != nil)
+	}
 	s.left = time.Now()
 	return s
 }
@@ -295,7 +302,7 @@ func (c comers) judge(all [][]*stayOf, linked [][]bool) (f faults) {
 				for k2, from := range theirs {
 					missing, which := 0, -1
 					for n, m := range from.said {
-						if j != i && m.at.After(s.ready) && m.at.Before(s.leaving.Add(-c.settle)) && !here[[3]int{j, k2, n}] && c.reach(all, linked, j, m.at)[i] {
+						if j != i && !from.unsent[n] && m.at.After(s.ready) && m.at.Before(s.leaving.Add(-c.settle)) && !here[[3]int{j, k2, n}] && c.reach(all, linked, j, m.at)[i] {
 							if missing++; which < 0 {
 								which = n
 							}

@@ -38,8 +38,8 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*Feed
 		if n, ok := latest[f.tag]; ok {
 			first = min(first, n)
 		}
-		if f.lostByGuess > 0 && !cutoff.After(j.since) {
-			first = min(first, f.lostByGuess) // what is for this node is for that member as well
+		if f.lostByGuess > 0 && (first <= f.floor || !cutoff.After(j.since)) {
+			first = min(first, f.lostByGuess) // when that was is not known, so it may be for that member as well
 		}
 		return first, first > f.floor || f.floor <= 1 || !f.guessed && f.lostByGuess == 0 && !cutoff.Before(j.since)
 	}

@@ -113,3 +113,43 @@ func TestAGapIsGivenUpInACutThatLastsLongerThanTheRetention(t *testing.T) {
 	}
 	require.Greater(t, w.now.Sub(epoch), plenty.Age)
 }
+
+// A neighbour that comes back from a cut itself lacks for a moment what it will get.
+func TestAGapIsNotGivenUpWhileANeighbourHasJustBeenMet(t *testing.T) {
+	w := &cutWorld{now: epoch}
+	st, _ := begunStay(t, epoch, w)
+	st.Begin(epoch)
+	for i, u := range []string{"a", "b"} {
+		st.apply(epoch, entry("user "+u, u, 100, byte(i+2), true))
+		st.Subscribed(epoch, peer.ID(u))
+	}
+	st.Disconnected(epoch, "b")
+	e := chain(1, 1, 1, 1)
+	f := st.journal.open(epoch, entry("u", "author", 1, 1, true))
+	for _, i := range []int{0, 3} {
+		e[i].tag, e[i].came = f.tag, epoch
+		st.journal.take(epoch, "a", f, e[i])
+	}
+	tick := func() {
+		for st.Tick(w.now); len(w.pulls) > 0; w.pulls = w.pulls[1:] {
+			o := Outcome{gone: map[FeedTag]uint64{f.tag: 3}} // "a" has joined later
+			if w.pulls[0].From == "b" {
+				o = Outcome{}
+			}
+			st.Answered(w.now, w.pulls[0], o)
+		}
+		w.now = w.now.Add(50 * time.Millisecond)
+	}
+	for w.now.Before(epoch.Add(ApartWait - goneWait)) {
+		tick()
+		require.Empty(t, w.lost, "b may come back")
+	}
+	back := w.now
+	st.Subscribed(back, "b")
+	for len(w.lost) == 0 {
+		require.Less(t, w.now.Sub(back), time.Minute)
+		tick()
+	}
+	require.GreaterOrEqual(t, w.now.Sub(back), 2*meetWait)
+	require.Less(t, w.now.Sub(back), 2*meetWait+2*retryWait)
+}

@@ -88,6 +88,7 @@ type Feed struct {
 	used     time.Time // when something last happened
 	silent   bool      // that was so long ago that nobody has anything of it
 	ended    bool      // its author's goodbye has been delivered
+	assured  time.Time // when a neighbour that is sure last said where it begins: it knows the feed
 	tellAt   time.Time // when to tell neighbours that it has got further
 }
 

@@ -149,27 +149,40 @@ func TestWhoDoubtsABeginningComparesInTurnWithADigest(t *testing.T) {
 	require.Len(t, world.asked, 1)
 }
 
-// A feed in which the guess has skipped something begins here later than it may for others.
-func TestANodeThatHasSkippedItemsIsNotSureWhereAFeedBeginsForOthers(t *testing.T) {
+// When this node missed what the guess has skipped, it cannot say when that was published.
+func TestWhatAGuessHasSkippedMayBeForThoseWhoJoinedLaterToo(t *testing.T) {
 	for _, skips := range []bool{false, true} {
 		j := newJournal(FeedTag{}, plenty)
 		j.since = epoch
 		j.becomeReady(epoch)
 		f := j.open(epoch, entry("user a", "author", 100, 9, true))
-		j.claim(epoch, "b", f.tag, 4, 3, false)
+		j.claim(epoch, "b", f.tag, 5, 4, false)
 		now, _ := j.expireUntil(t, epoch, f.begun)
-		e := chain(1, 1, 1, 1)[2:]
+		e := chain(1, 1, 1, 1, 1)[3:]
 		for i := range e {
-			e[i].tag, e[i].how, e[i].came = f.tag, Repaired, now
-			j.take(now, "b", f, e[i])
+			e[i].tag, e[i].how, e[i].came = f.tag, Repaired, now.Add(time.Duration(i)*time.Second)
+			j.take(e[i].came, "b", f, e[i])
 		}
 		if skips {
-			require.Equal(t, span{2, 2}, j.claim(now, "c", f.tag, 4, 2, true).lost)
+			require.Equal(t, span{2, 3}, j.claim(now, "c", f.tag, 5, 2, true).lost)
 		} else {
-			j.claim(now, "c", f.tag, 4, 3, true)
+			j.claim(now, "c", f.tag, 5, 4, true)
 		}
-		first, sure := j.firsts(now, now.Sub(epoch)-time.Second, 0)(f)
-		require.EqualValues(t, 3, first)
-		require.Equal(t, !skips, sure, "what was skipped may be for who joined a second later")
+		now = now.Add(time.Second)
+		says := func(joined time.Time, first uint64, sure bool) {
+			t.Helper()
+			gotFirst, gotSure := j.firsts(now, now.Sub(joined), 0)(f)
+			require.EqualValues(t, first, gotFirst)
+			require.Equal(t, sure, gotSure)
+		}
+		if before, joined := epoch.Add(-1), epoch.Add(time.Millisecond); skips {
+			says(before, 2, false)
+			says(joined, 2, false)
+		} else {
+			says(before, 4, false)
+			says(joined, 4, true)
+		}
+		says(e[1].came, 5, true)
+		says(now.Add(time.Second), 6, true)
 	}
 }

@@ -40,22 +40,26 @@ type journal struct {
 	// ago.
 	meeting func(time.Time, peer.ID) bool
 	near    func(peer.ID) bool // whether a device is a neighbour
-	ready   bool               // the node has joined: feeds that nobody knew then begin later
-	readyAt time.Time
-	lacking set[*Feed]
-	moved   set[*Feed] // feeds that have got further since neighbours were told
-	waiting set[*Feed] // feeds without a baseline of which something is known
-	guesses set[*Feed] // feeds whose baseline is a guess that a neighbour may correct
-	sought  time.Time  // when neighbours were last asked where those begin
-	digest  []byte     // nil: to be computed
-	stays   succession
+	// away reports whether another member than a device parted from this node lately, and is not
+	// back.
+	away     func(time.Time, peer.ID) bool
+	returned time.Time // when this node last had a neighbour again, or heard one, after it had none
+	ready    bool      // the node has joined: feeds that nobody knew then begin later
+	readyAt  time.Time
+	lacking  set[*Feed]
+	moved    set[*Feed] // feeds that have got further since neighbours were told
+	waiting  set[*Feed] // feeds without a baseline of which something is known
+	guesses  set[*Feed] // feeds whose baseline is a guess that a neighbour may correct
+	sought   time.Time  // when neighbours were last asked where those begin
+	digest   []byte     // nil: to be computed
+	stays    succession
 }
 
 func newJournal(self FeedTag, limits Retention) *journal {
 	return &journal{
 		jitter: none, self: self, present: func(*Feed) bool { return true }, closing: func(*Feed) bool { return false },
 		early: func(*Feed, *Envelope) bool { return false }, dated: func(*Envelope) bool { return true }, meeting: func(time.Time, peer.ID) bool { return false },
-		near:  func(peer.ID) bool { return false },
+		near: func(peer.ID) bool { return false }, away: func(time.Time, peer.ID) bool { return false },
 		feeds: make(map[FeedTag]*Feed), ring: newRing(limits),
 		stays: newSuccession(),
 	}
@@ -280,6 +284,9 @@ func (j *journal) claim(now time.Time, from peer.ID, tag FeedTag, last, first ui
 		if f = j.create(now, tag); f == nil {
 			return arrival{}
 		}
+	}
+	if first > 0 && sure {
+		f.assured = now
 	}
 	if first > 0 && !j.history {
 		first = max(first, f.stored+1, f.handed+1) // what the store has is from before this stay

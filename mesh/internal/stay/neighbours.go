@@ -129,6 +129,12 @@ func (st *Stay) meeting(now time.Time, about peer.ID) bool {
 	return false
 }
 
+// justMet reports whether a neighbour was met so lately that it may still be getting what it lacks
+// itself.
+func (st *Stay) justMet(now time.Time) bool {
+	return slices.ContainsFunc(st.order, func(p peer.ID) bool { return now.Sub(st.neighbours[p].met) < 2*meetWait })
+}
+
 // apart reports whether a member other than that one has parted lately, and has not said goodbye.
 // It may have what nobody else here has.
 func (st *Stay) apart(now time.Time, but peer.ID) bool {

@@ -33,8 +33,8 @@ const (
 	lostWait = 2500 * time.Millisecond
 	goneWait = 5 * time.Second
 	lackWait = 10 * time.Second
-	// ApartWait is the same if a neighbour does not answer, or was lost a moment ago: it may have
-	// what is missing, and be cut off.
+	// ApartWait is the same while a neighbour does not answer, was lost a moment ago, or has just
+	// been met: it may have what is missing, and be cut off, or be about to get it.
 	ApartWait = 20 * time.Second
 	// enoughSources is how many neighbours must be unable to help before others' word that there is
 	// more is dropped. allSources is the same before a gap that an envelope proves is given up:
@@ -328,6 +328,7 @@ func (j *journal) left(now time.Time, id peer.ID) {
 // renew begins the wait for what is missing in gaps again, and that of later stays for it: nobody
 // could have helped until now. After the retention nobody has it any more.
 func (j *journal) renew(now time.Time) {
+	j.returned = now
 	for f := range j.lacking.all() {
 		if !f.proven() || now.Sub(f.held[0].came) >= j.ring.limits.Age {
 			continue

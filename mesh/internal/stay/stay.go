@@ -93,7 +93,7 @@ func New(now time.Time, cfg Config, world World) *Stay {
 	st.relays.init()
 	j := newJournal(TagFeed(st.device, cfg.Feed), cfg.Retention)
 	j.since, j.jitter = now, st.chance
-	j.meeting = st.meeting
+	j.meeting, j.away = st.meeting, st.apart
 	j.near = func(p peer.ID) bool { return st.neighbours[p] != nil }
 	j.early = func(f *Feed, e *Envelope) bool {
 		return j.unwanted(f, e, cfg.Past.since(st.since), st.roster.devices[e.Peer])

@@ -99,14 +99,20 @@ func (s *succession) over(f *Feed) bool { return f.entry != nil && s.latest[f.pe
 // found. Where members that were apart meet again, 0.3 s was measured.
 const meetWait = 600 * time.Millisecond
 
+// returnWait is how long a node that was cut off from everybody may take to meet a neighbour that
+// was there all the time: each is dialled once a second.
+const returnWait = 3 * time.Second
+
 // behind reports whether a feed has to wait for the feed of an earlier stay: for up to lackWait if
-// something of that is being fetched or may be for this node, and for up to 2*meetWait if it ended
-// without a goodbye and members that were met less than meetWait ago may have more of it.
+// something of that is being fetched or may be for this node. If it ended without a goodbye, the
+// feed also waits while members that were met less than meetWait ago may have more of it, for up to
+// 2*meetWait. While other members are still away, it waits for up to returnWait, also as long as
+// nobody who knows the earlier stay has said anything of it since this node was cut off.
 func (j *journal) behind(now time.Time, f *Feed) bool {
 	if f.entry == nil || j.history {
 		return false
 	}
-	wait, unended := time.Duration(0), false
+	wait, unended, uncertain := time.Duration(0), false, false
 	for _, g := range j.stays.feeds[f.peer()] {
 		switch {
 		case g == f || g.broken || g.entry.Sequence >= f.entry.Sequence || j.stays.old(g):
@@ -114,13 +120,19 @@ func (j *journal) behind(now time.Time, f *Feed) bool {
 			wait = lackWait
 		case !g.ended && !g.silent:
 			unended = true
+			uncertain = uncertain || g.assured.Before(j.returned)
 		}
 		if wait > 0 {
 			break
 		}
 	}
-	if wait == 0 && unended && j.meeting(now, f.peer()) {
-		wait = 2 * meetWait
+	if wait == 0 && unended {
+		switch meeting := j.meeting(now, f.peer()); {
+		case (meeting || uncertain) && j.away(now, f.peer()):
+			wait = returnWait
+		case meeting:
+			wait = 2 * meetWait
+		}
 	}
 	if wait > 0 && f.queued.IsZero() {
 		f.queued = now

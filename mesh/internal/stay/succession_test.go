@@ -62,6 +62,67 @@ func TestALaterStayWaitsForWhatNeighboursJustMetMayHaveOfTheEarlierOne(t *testin
 	}
 }
 
+// This node was cut off from everybody. The first neighbour to come back is the author, who was
+// restarted meanwhile, and the others come back one after the other.
+func TestALaterStayWaitsAfterACutForWhoKnowsHowFarTheEarlierOneGot(t *testing.T) {
+	const never = time.Hour
+	for name, c := range map[string]struct {
+		back    time.Duration // when no other member is away any more
+		sure    time.Duration // when a neighbour says where the earlier stay begins, and has no more of it
+		unsure  bool          // it has joined later
+		meets   bool          // it has just come back itself
+		ended   bool
+		history bool
+		begins  time.Duration
+	}{
+		"nobody else was there":         {sure: never},
+		"the others are away for long":  {back: never, sure: never, begins: returnWait},
+		"the others are back":           {back: time.Second, sure: never, begins: time.Second},
+		"one of them knows":             {back: never, sure: time.Second, begins: time.Second},
+		"one that is back joined later": {back: never, sure: time.Second, unsure: true, begins: returnWait},
+		"its author had said goodbye":   {back: never, sure: never, ended: true},
+		"the app wants what was before": {back: never, sure: never, history: true},
+		"one had known before the cut":  {back: never, sure: 0, begins: returnWait},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := newJournal(FeedTag{}, plenty)
+			j.history = c.history
+			j.becomeReady(epoch)
+			says := func(now time.Time, sure bool) {
+				j.claim(now, "other", entry("u", "author", 1, 1, true).Tag(), 1, 1, sure)
+			}
+			earlier := j.open(epoch, entry("u", "author", 1, 1, true))
+			earlier.begin(1)
+			e := chain(1)[0]
+			e.tag, e.how = earlier.tag, Gossiped
+			j.take(epoch, "author", earlier, e)
+			earlier.ended = c.ended
+			says(epoch, true)
+			back := after(time.Minute)
+			j.renew(back)
+			j.away = func(at time.Time, about peer.ID) bool {
+				require.Equal(t, peer.ID("author"), about)
+				return at.Before(back.Add(c.back))
+			}
+			j.meeting = func(at time.Time, _ peer.ID) bool { return c.meets && at.Before(back.Add(c.sure+meetWait)) }
+			later := j.open(back, entry("u", "author", 2, 2, true))
+			first := chain(1)[0]
+			first.tag = later.tag
+			j.take(back, "author", later, first)
+			now := back
+			for later.next == 0 {
+				require.Less(t, now.Sub(back), time.Minute)
+				if now = now.Add(10 * time.Millisecond); now.Sub(back) == c.sure {
+					says(now, !c.unsure)
+				}
+				j.expire(now)
+			}
+			require.GreaterOrEqual(t, now.Sub(back), c.begins)
+			require.Less(t, now.Sub(back), max(c.begins, BaselineWait)+2*busyWait)
+		})
+	}
+}
+
 // A device was heard in this node's own stay, and has come back while this node was cut off. The
 // first neighbour to be met again has joined later, and has only the end of the device's new stay.
 func TestAStayThatBeganDuringThisNodesOwnBeginsAtItsFirstItem(t *testing.T) {
