@@ -37,7 +37,7 @@ type stayOf struct {
 	called, ready, leaving, left time.Time
 	feed                         FeedID
 	said                         []said
-	unsent                       []bool // of each that it said: Publish reported an error
+	unsure                       []bool // of each that it said: Publish reported an error
 	heard                        []said // at is when it was told
 	lost                         map[FeedID]uint64
 	gone                         []gone
@@ -196,6 +196,7 @@ func (c comers) stay(f *flock, i, number int, rng *rand.Rand, end time.Time) *st
 			p, err := r.PublishAsync(context.Background(), []byte(m.text()), AsText())
 			if err != nil {
 				f.t.Errorf("u%d: %v", i, err)
+				break
 			}
 			s.said, sent = append(s.said, m), append(sent, p)
 		}
@@ -206,7 +207,7 @@ func (c comers) stay(f *flock, i, number int, rng *rand.Rand, end time.Time) *st
 	reader.Wait()
 	for _, p := range sent {
 		_, err := p.Result()
-		s.unsent = append(s.unsent, err != nil)
+		s.unsure = append(s.unsure, err != nil)
 	}
 	s.left = time.Now()
 	return s
@@ -264,6 +265,14 @@ func knew(all [][]*stayOf, neighbours []bool, from *stayOf, who int, called time
 // judge compares what everybody was told with what everybody said.
 func (c comers) judge(all [][]*stayOf, linked [][]bool) (f faults) {
 	fault := func(format string, args ...any) { f.found = append(f.found, fmt.Sprintf(format, args...)) }
+	known := make(map[[3]int]bool) // what anybody was told
+	for _, stays := range all {
+		for _, s := range stays {
+			for _, m := range s.heard {
+				known[[3]int{m.who, m.stay, m.number}] = true
+			}
+		}
+	}
 	for i, mine := range all {
 		had := make(map[[3]int]bool)
 		last := make(map[int]said)
@@ -302,7 +311,7 @@ func (c comers) judge(all [][]*stayOf, linked [][]bool) (f faults) {
 				for k2, from := range theirs {
 					missing, which := 0, -1
 					for n, m := range from.said {
-						if j != i && !from.unsent[n] && m.at.After(s.ready) && m.at.Before(s.leaving.Add(-c.settle)) && !here[[3]int{j, k2, n}] && c.reach(all, linked, j, m.at)[i] {
+						if j != i && (!from.unsure[n] || known[[3]int{j, k2, n}]) && m.at.After(s.ready) && m.at.Before(s.leaving.Add(-c.settle)) && !here[[3]int{j, k2, n}] && c.reach(all, linked, j, m.at)[i] {
 							if missing++; which < 0 {
 								which = n
 							}

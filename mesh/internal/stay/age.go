@@ -95,7 +95,7 @@ func (j *journal) skip(now time.Time, f *Feed, e *Envelope) ([]*Envelope, verdic
 		return nil, stale
 	}
 	f.next, f.tip = j.passed(f, e.Next()), nil
-	f.floor = f.next
+	f.floor, f.lostByGuess = f.next, 0
 	f.supposed = time.Time{}
 	j.guess(now, f, false) // all before it is older still: nobody can say any more that it is missed
 	f.repair.moved(f.next)

@@ -35,11 +35,11 @@ func (j *journal) firsts(now time.Time, age time.Duration, count int) func(*Feed
 		if first > f.position() {
 			first = f.heldSince(cutoff)
 		}
+		if f.lostByGuess > 0 && (first <= f.floor || !cutoff.After(j.since)) {
+			first = min(first, f.lostByGuess) // nobody here knows when that was published
+		}
 		if n, ok := latest[f.tag]; ok {
 			first = min(first, n)
-		}
-		if f.lostByGuess > 0 && (first <= f.floor || !cutoff.After(j.since)) {
-			first = min(first, f.lostByGuess) // when that was is not known, so it may be for that member as well
 		}
 		return first, first > f.floor || f.floor <= 1 || !f.guessed && f.lostByGuess == 0 && !cutoff.Before(j.since)
 	}

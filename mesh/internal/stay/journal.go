@@ -40,7 +40,7 @@ type journal struct {
 	// ago.
 	meeting func(time.Time, peer.ID) bool
 	near    func(peer.ID) bool // whether a device is a neighbour
-	// away reports whether another member than a device parted from this node lately, and is not
+	// away reports whether a member other than a device parted from this node lately, and is not
 	// back.
 	away     func(time.Time, peer.ID) bool
 	returned time.Time // when this node last had a neighbour again, or heard one, after it had none

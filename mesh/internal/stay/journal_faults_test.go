@@ -66,7 +66,7 @@ func TestWhoDoesNotAnswerIsAskedAgain(t *testing.T) {
 			break
 		}
 		now = due
-		pulls, lost := j.plan(now, near, near, false)
+		pulls, lost := j.plan(now, near, near, false, false)
 		require.Empty(t, lost)
 		for _, p := range pulls {
 			asked++
@@ -76,7 +76,7 @@ func TestWhoDoesNotAnswerIsAskedAgain(t *testing.T) {
 	require.Equal(t, 1+maxAgain, asked, "and then it has to say again that it has something")
 	require.Less(t, now.Sub(epoch), digestEvery)
 	j.claim(now, "c", f.tag, 5, 0, true)
-	pulls, _ := j.plan(after(time.Hour), near, near, false)
+	pulls, _ := j.plan(after(time.Hour), near, near, false, false)
 	require.Len(t, pulls, 1)
 }
 

@@ -29,7 +29,7 @@ func desk(t *testing.T) (*journal, *Feed, []*Envelope) {
 
 // ask plans, and returns whom to ask.
 func (j *journal) ask(now time.Time, neighbours ...peer.ID) (asked []Pull, lost []arrival) {
-	return j.plan(now, neighbours, neighbours, false)
+	return j.plan(now, neighbours, neighbours, false, false)
 }
 
 // givenUp asks neighbours, who answer as they say, until a gap is given up. It returns when that
@@ -150,7 +150,7 @@ func TestAGapIsNotGivenUpWhileWhoHasItIsBusy(t *testing.T) {
 	everybody := []peer.ID{"a", "b", "busy"}
 	now := epoch
 	for ; now.Sub(epoch) < ApartWait; now = now.Add(50 * time.Millisecond) {
-		pulls, lost := j.plan(now, everybody[:2], everybody, false)
+		pulls, lost := j.plan(now, everybody[:2], everybody, false, false)
 		require.Empty(t, lost)
 		for _, p := range pulls {
 			j.answered(now, p, Outcome{gone: map[FeedTag]uint64{f.tag: 3}})
@@ -158,7 +158,7 @@ func TestAGapIsNotGivenUpWhileWhoHasItIsBusy(t *testing.T) {
 			f.repair.try(p.From, failed)
 		}
 	}
-	pulls, _ := j.plan(now.Add(busyWait), everybody, everybody, false)
+	pulls, _ := j.plan(now.Add(busyWait), everybody, everybody, false, false)
 	require.Equal(t, peer.ID("busy"), pulls[0].From)
 	j.take(now, "busy", f, all[1])
 }
@@ -374,7 +374,7 @@ func TestAJournalWithOneHonestNeighbourLosesNothing(t *testing.T) {
 					}
 				}
 				r.Shuffle(len(idle), func(a, b int) { idle[a], idle[b] = idle[b], idle[a] })
-				pulls, lost := j.plan(now, idle, neighbours, false)
+				pulls, lost := j.plan(now, idle, neighbours, false, false)
 				for _, a := range lost {
 					t.Fatalf("lost %v after %v", a.lost, now.Sub(epoch))
 				}

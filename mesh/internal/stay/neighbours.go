@@ -15,6 +15,7 @@ import (
 type neighbour struct {
 	inquiry
 	met    time.Time     // since when it has been a neighbour
+	parted bool          // it was one before, as a member, and its connection had ended
 	agreed bool          // it has answered our greeting with its roster
 	acked  uint64        // how much of this node's own feed it has
 	news   bool          // the roster that it is sending has something new
@@ -81,9 +82,8 @@ func (st *Stay) adopt(now time.Time, p peer.ID) {
 		if len(st.neighbours) == 0 {
 			st.journal.renew(now)
 		}
-		st.neighbours[p] = &neighbour{met: now}
+		st.neighbours[p] = &neighbour{met: now, parted: st.parted.back(now, p)}
 		st.order = append(st.order, p)
-		st.parted.back(now, p)
 		st.roster.bridged(now)
 		st.journal.retry(now)
 		st.world.Wake(ForTimer)
@@ -122,17 +122,22 @@ func (st *Stay) meeting(now time.Time, about peer.ID) bool {
 		if now.Sub(n.met) >= meetWait || p == about && !st.apart(now, about) {
 			continue
 		}
-		if s := st.roster.devices[p]; s != nil && s.present {
+		if s := st.roster.devices[p]; s != nil && (s.present || s.reason == Dropped) {
 			return true
 		}
 	}
 	return false
 }
 
-// justMet reports whether a neighbour was met so lately that it may still be getting what it lacks
-// itself.
-func (st *Stay) justMet(now time.Time) bool {
-	return slices.ContainsFunc(st.order, func(p peer.ID) bool { return now.Sub(st.neighbours[p].met) < 2*meetWait })
+// backWait is how long a neighbour that has come back may lack what it is about to get.
+const backWait = 2 * meetWait
+
+// back reports whether a neighbour came back less than backWait ago.
+func (st *Stay) back(now time.Time) bool {
+	return slices.ContainsFunc(st.order, func(p peer.ID) bool {
+		n := st.neighbours[p]
+		return n.parted && now.Sub(n.met) < backWait
+	})
 }
 
 // apart reports whether a member other than that one has parted lately, and has not said goodbye.

@@ -38,16 +38,17 @@ func (ps parted) left(now time.Time, p peer.ID) {
 	ps[p] = absence{now, now}
 }
 
-// back notes a new neighbour.
-func (ps parted) back(now time.Time, p peer.ID) {
+// back notes a new neighbour, and reports whether it had parted.
+func (ps parted) back(now time.Time, p peer.ID) bool {
 	ps.forget(now)
 	if _, ok := ps[p]; !ok {
-		return
+		return false
 	}
 	delete(ps, p)
 	for other, at := range ps {
 		ps[other] = absence{at.ended, now}
 	}
+	return true
 }
 
 func (ps parted) forget(now time.Time) {

@@ -34,7 +34,7 @@ const (
 	goneWait = 5 * time.Second
 	lackWait = 10 * time.Second
 	// ApartWait is the same while a neighbour does not answer, was lost a moment ago, or has just
-	// been met: it may have what is missing, and be cut off, or be about to get it.
+	// come back: it may have what is missing, and be cut off, or be about to get it.
 	ApartWait = 20 * time.Second
 	// enoughSources is how many neighbours must be unable to help before others' word that there is
 	// more is dropped. allSources is the same before a gap that an envelope proves is given up:
@@ -154,8 +154,8 @@ type want struct {
 
 // plan returns which neighbours to ask for what, and what is lost. neighbours are those that may be
 // asked now, in order of preference, all are those and the others. apart says that one was lost and
-// may come back.
-func (j *journal) plan(now time.Time, neighbours, all []peer.ID, apart bool) (pulls []Pull, lost []arrival) {
+// may come back, back that one has just come back.
+func (j *journal) plan(now time.Time, neighbours, all []peer.ID, apart, back bool) (pulls []Pull, lost []arrival) {
 	wants := make(map[peer.ID][]want)
 	for f := range j.lacking.all() {
 		p := &f.repair
@@ -185,7 +185,7 @@ func (j *journal) plan(now time.Time, neighbours, all []peer.ID, apart bool) (pu
 		case len(all) == 0:
 			p.askAt = now.Add(lackWait) // or when there is a neighbour
 		default:
-			if a, ok := j.exhausted(now, f, apart); ok {
+			if a, ok := j.exhausted(now, f, apart, back); ok {
 				lost = append(lost, a)
 			}
 		}
@@ -233,7 +233,7 @@ func (j *journal) choose(f *Feed, neighbours, all []peer.ID) (from peer.ID, busy
 }
 
 // exhausted decides what to do if nobody can help.
-func (j *journal) exhausted(now time.Time, f *Feed, apart bool) (arrival, bool) {
+func (j *journal) exhausted(now time.Time, f *Feed, apart, back bool) (arrival, bool) {
 	p := &f.repair
 	lost := p.count(gone)
 	never := lost == len(p.tried) // all that were asked: the word of one may be a lie
@@ -264,7 +264,7 @@ func (j *journal) exhausted(now time.Time, f *Feed, apart bool) (arrival, bool) 
 			due = soon
 		}
 	}
-	if apart || pending {
+	if apart || pending || back && !never {
 		due = f.gapSince.Add(ApartWait) // a neighbour that does not answer may have it
 	}
 	switch {
@@ -328,7 +328,9 @@ func (j *journal) left(now time.Time, id peer.ID) {
 // renew begins the wait for what is missing in gaps again, and that of later stays for it: nobody
 // could have helped until now. After the retention nobody has it any more.
 func (j *journal) renew(now time.Time) {
-	j.returned = now
+	if j.ready {
+		j.returned = now
+	}
 	for f := range j.lacking.all() {
 		if !f.proven() || now.Sub(f.held[0].came) >= j.ring.limits.Age {
 			continue

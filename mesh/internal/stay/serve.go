@@ -37,7 +37,7 @@ func (st *Stay) repair(now time.Time) {
 	}
 	all := slices.Collect(st.shuffled())
 	idle := slices.DeleteFunc(slices.Clone(all), func(p peer.ID) bool { return st.neighbours[p].pulled })
-	pulls, lost := st.journal.plan(now, idle, all, st.roster.apart() || st.apart(now, "") || st.justMet(now))
+	pulls, lost := st.journal.plan(now, idle, all, st.roster.apart() || st.apart(now, ""), st.back(now))
 	for _, a := range lost {
 		st.arrived(now, a)
 	}

@@ -106,8 +106,8 @@ const returnWait = 3 * time.Second
 // behind reports whether a feed has to wait for the feed of an earlier stay: for up to lackWait if
 // something of that is being fetched or may be for this node. If it ended without a goodbye, the
 // feed also waits while members that were met less than meetWait ago may have more of it, for up to
-// 2*meetWait. While other members are still away, it waits for up to returnWait, also as long as
-// nobody who knows the earlier stay has said anything of it since this node was cut off.
+// 2*meetWait. It waits for up to returnWait if other members are still away, or nothing has been
+// heard of the earlier stay, from anybody who knows it, since this node was cut off.
 func (j *journal) behind(now time.Time, f *Feed) bool {
 	if f.entry == nil || j.history {
 		return false
@@ -115,20 +115,21 @@ func (j *journal) behind(now time.Time, f *Feed) bool {
 	wait, unended, uncertain := time.Duration(0), false, false
 	for _, g := range j.stays.feeds[f.peer()] {
 		switch {
-		case g == f || g.broken || g.entry.Sequence >= f.entry.Sequence || j.stays.old(g):
+		case g == f || g.broken || g.entry.Sequence >= f.entry.Sequence || j.stays.old(g) || j.stays.over(g):
 		case j.unsettled(g):
 			wait = lackWait
 		case !g.ended && !g.silent:
 			unended = true
-			uncertain = uncertain || g.assured.Before(j.returned)
+			uncertain = uncertain || g.assured.Before(j.returned) && g.used.Before(j.returned)
 		}
 		if wait > 0 {
 			break
 		}
 	}
 	if wait == 0 && unended {
-		switch meeting := j.meeting(now, f.peer()); {
-		case (meeting || uncertain) && j.away(now, f.peer()):
+		meeting, away := j.meeting(now, f.peer()), j.away(now, f.peer())
+		switch {
+		case away && (meeting || uncertain), uncertain && meeting:
 			wait = returnWait
 		case meeting:
 			wait = 2 * meetWait

@@ -70,19 +70,23 @@ func TestALaterStayWaitsAfterACutForWhoKnowsHowFarTheEarlierOneGot(t *testing.T)
 		back    time.Duration // when no other member is away any more
 		sure    time.Duration // when a neighbour says where the earlier stay begins, and has no more of it
 		unsure  bool          // it has joined later
-		meets   bool          // it has just come back itself
+		meets   bool          // until meetWait after that, somebody has just been met
+		stayed  bool          // this node was not cut off
 		ended   bool
 		history bool
 		begins  time.Duration
 	}{
-		"nobody else was there":         {sure: never},
-		"the others are away for long":  {back: never, sure: never, begins: returnWait},
-		"the others are back":           {back: time.Second, sure: never, begins: time.Second},
-		"one of them knows":             {back: never, sure: time.Second, begins: time.Second},
-		"one that is back joined later": {back: never, sure: time.Second, unsure: true, begins: returnWait},
-		"its author had said goodbye":   {back: never, sure: never, ended: true},
-		"the app wants what was before": {back: never, sure: never, history: true},
-		"one had known before the cut":  {back: never, sure: 0, begins: returnWait},
+		"nobody else was there":          {sure: never},
+		"the others are away for long":   {back: never, sure: never, begins: returnWait},
+		"the others are back":            {back: time.Second, sure: never, begins: time.Second},
+		"one of them knows":              {back: never, sure: time.Second, begins: time.Second},
+		"one of them was away as well":   {back: never, sure: time.Second, meets: true, begins: time.Second + meetWait},
+		"all are back, and have no more": {back: time.Second, sure: time.Second, meets: true, begins: 2 * meetWait},
+		"the last has said nothing yet":  {back: time.Second, sure: 4 * meetWait, meets: true, begins: 4 * meetWait},
+		"this node was not cut off":      {back: never, sure: never, stayed: true},
+		"one that is back joined later":  {back: never, sure: time.Second, unsure: true, begins: returnWait},
+		"its author had said goodbye":    {back: never, sure: never, ended: true},
+		"the app wants what was before":  {back: never, sure: never, history: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j := newJournal(FeedTag{}, plenty)
@@ -99,7 +103,9 @@ func TestALaterStayWaitsAfterACutForWhoKnowsHowFarTheEarlierOneGot(t *testing.T)
 			earlier.ended = c.ended
 			says(epoch, true)
 			back := after(time.Minute)
-			j.renew(back)
+			if !c.stayed {
+				j.renew(back)
+			}
 			j.away = func(at time.Time, about peer.ID) bool {
 				require.Equal(t, peer.ID("author"), about)
 				return at.Before(back.Add(c.back))

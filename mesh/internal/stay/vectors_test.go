@@ -179,13 +179,13 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("a dropped member is asked for, by the word of a new neighbour; of another", "within %d ms; after %d ms to %s", doubtSpread.Milliseconds(), doubtWait.Milliseconds(), s(2*doubtWait))
 	says("a dropped member is asked for again", "after %s, doubled each time up to %s", s(doubtAgain), minutes(doubtEvery))
 	says("beat of a member that not all see; silence", "%s, or %s for each member; %d beats", minutes(BeatEvery), s(memberBeat), SilentBeats)
-	says("a later stay waits for what is being fetched of an earlier one; for neighbours just met; while others are away; for each of them", "%s; %s; %s; %d ms", s(lackWait), s(2*meetWait), s(returnWait), meetWait.Milliseconds())
-	says("a neighbour counts as just met for a gap", "for %s", s(2*meetWait))
+	says("a later stay waits for what is being fetched of an earlier one; for neighbours just met; for each of them; after a cut", "%s; %s; %d ms; %s", s(lackWait), s(2*meetWait), meetWait.Milliseconds(), s(returnWait))
+	says("a gap waits for a member that has come back", "%s", s(backWait))
 	says("a node counts as cut off", "after %s in which no neighbour has said anything", s(hearWait))
 	says("a member counts as parted; is remembered for that", "%s; %s", s(ApartWait), minutes(partedFor))
 	says("clocks: a neighbour's word of one replaces its last", "when it gives an earlier time, or one more than %s later", s(clockSet))
 	says("an envelope that came by gossip is no older than; a member tells a clock by envelopes alone", "%s; after %s", s(maxUnderWay), s(2*maxUnderWay))
-	says("gap given up", "%s, or %s while a neighbour may yet come to have it (%s at the earliest, see 9.8), or %s while a neighbour does not answer, was just lost or was just met",
+	says("gap given up", "%s, or %s while a neighbour may yet come to have it (%s at the earliest, see 9.8), or %s while a neighbour does not answer, was just lost or has just come back",
 		s(lostWait), s(lackWait), s(goneWait), s(ApartWait))
 	says("what is missing is asked for", "after %d to %d ms", pullWait.Milliseconds(), pullWait.Milliseconds()*3/2)
 	says("a feed is quiet, and neighbours are told", "after %d ms; its author again after 1 s and 4 s", quietWait.Milliseconds())
