@@ -329,8 +329,7 @@ func (c comers) judge(all [][]*stayOf, linked [][]bool) (f faults) {
 	return f
 }
 
-// With STARLING_LONG all shapes run. STARLING_LASTS is how long each run lasts, STARLING_RUNS how
-// many seeds each shape has, and STARLING_FIRST the first of them.
+// With STARLING_LONG all shapes run. STARLING_LASTS is how long each run lasts.
 func TestMembersThatComeAndGoAreToldNothingOldAndMissNothing(t *testing.T) {
 	lasts := comersLast
 	if s := os.Getenv("STARLING_LASTS"); s != "" {
@@ -349,8 +348,7 @@ func TestMembersThatComeAndGoAreToldNothingOldAndMissNothing(t *testing.T) {
 		}
 		t.Run(c.String(), func(t *testing.T) {
 			var all faults
-			first := meshtest.Number[uint64](t, "STARLING_FIRST", 0)
-			for seed := first; seed < first+uint64(runs(t, 1)); seed++ {
+			for _, seed := range meshtest.Seeds(t, 0) {
 				f := c.run(t, seed, lasts)
 				t.Logf("seed %d: %d delivered, %d from before Join was called, at most %v", seed, f.delivered, f.early, f.earliest)
 				for _, l := range f.found[:min(len(f.found), 20)] {

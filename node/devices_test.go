@@ -25,9 +25,8 @@ const (
 
 // deviceSeeds are the schedules of [TestAUserOnThreeDevicesIsOneAfterEachSplit]. In each something
 // was wrong once: a status of the other side of a split, two log-ins at once for minutes, and a
-// directory that was empty after a short cut. STARLING_RUNS runs so many others, from
-// STARLING_FIRST on.
-var deviceSeeds = []int{10, 70, 178}
+// directory that was empty after a short cut.
+var deviceSeeds = []uint64{10, 70, 178}
 
 // A user logs in and out on three devices at random while the network is split and healed at
 // random; it also joins a room now and then, in which the others are if the seed is odd. After each
@@ -35,14 +34,7 @@ var deviceSeeds = []int{10, 70, 178}
 // Everybody who asks then gets the answer that is true, and sees in the room who is there.
 func TestAUserOnThreeDevicesIsOneAfterEachSplit(t *testing.T) {
 	key := userKey(t)
-	seeds := deviceSeeds
-	if runs := meshtest.Number(t, "STARLING_RUNS", 0); runs > 0 {
-		seeds = make([]int, runs)
-		for i := range seeds {
-			seeds[i] = meshtest.Number(t, "STARLING_FIRST", 0) + i
-		}
-	}
-	for _, seed := range seeds {
+	for _, seed := range meshtest.Seeds(t, deviceSeeds...) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := &deviceRun{
@@ -52,7 +44,7 @@ func TestAUserOnThreeDevicesIsOneAfterEachSplit(t *testing.T) {
 						}
 						return nil
 					}),
-					rand: rand.New(rand.NewPCG(uint64(seed), 0)), last: -1,
+					rand: rand.New(rand.NewPCG(seed, 0)), last: -1,
 				}
 				d.ConnectAll()
 				for i := devices; i < devices+observers; i++ {

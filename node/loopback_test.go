@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
@@ -274,13 +272,11 @@ func TestAUserKeyMakesTheSameUserOnAnotherDevice(t *testing.T) {
 func TestTheConnectionIsFoundDeadWhenAPeerDoesNotAnswerItsHello(t *testing.T) {
 	// A libp2p host that is not a Starling node: it sends no hello and causes no event, but may
 	// stay connected.
-	h, err := libp2p.New(libp2p.ListenAddrStrings(tcpLoop), libp2p.ResourceManager(&network.NullResourceManager{}))
-	require.NoError(t, err)
-	defer h.Close()
+	h := stranger(t)
 	n := start(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err = n.Connect(ctx, h.Addrs()[0].String()+"/p2p/"+h.ID().String())
+	err := n.Connect(ctx, h.Addrs()[0].String()+"/p2p/"+h.ID().String())
 	require.ErrorContains(t, err, "connect to "+h.ID().String()+": ")
 	none[*node.PeerUp](t, drained(n))
 	agent, err := h.Peerstore().Get(n.ID(), "AgentVersion")

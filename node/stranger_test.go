@@ -54,6 +54,7 @@ func recordless(puts *atomic.Int64) network.StreamHandler {
 
 // stranger returns a libp2p host that is no node.
 func stranger(t *testing.T) host.Host {
+	t.Helper()
 	h, err := libp2p.New(libp2p.ListenAddrStrings(tcpLoop), libp2p.ResourceManager(&network.NullResourceManager{}))
 	require.NoError(t, err)
 	t.Cleanup(func() { h.Close() })
@@ -61,6 +62,7 @@ func stranger(t *testing.T) host.Host {
 }
 
 func connectTo(t *testing.T, h host.Host, n *node.Node) {
+	t.Helper()
 	addr, err := ma.NewMultiaddr(at(t, n, "tcp"))
 	require.NoError(t, err)
 	info, err := peer.AddrInfoFromP2pAddr(addr)
@@ -70,6 +72,7 @@ func connectTo(t *testing.T, h host.Host, n *node.Node) {
 
 // directoryOf returns the protocol by which a node's directory is asked.
 func directoryOf(t *testing.T, n *node.Node) (kad protocol.ID) {
+	t.Helper()
 	h := stranger(t)
 	connectTo(t, h, n)
 	require.Eventually(t, func() bool {

@@ -32,3 +32,19 @@ func Number[T int | uint64](tb testing.TB, name string, otherwise T) T {
 	}
 	return T(n)
 }
+
+// Seeds returns the seeds of a test that draws what happens: the usual ones, or, if the environment
+// has STARLING_RUNS, so many others from STARLING_FIRST on.
+func Seeds(tb testing.TB, usual ...uint64) []uint64 {
+	tb.Helper()
+	runs := Number[uint64](tb, "STARLING_RUNS", 0)
+	if runs == 0 {
+		return usual
+	}
+	first := Number[uint64](tb, "STARLING_FIRST", 0)
+	seeds := make([]uint64, runs)
+	for i := range seeds {
+		seeds[i] = first + uint64(i)
+	}
+	return seeds
+}

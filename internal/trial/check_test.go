@@ -58,6 +58,12 @@ func TestAKilledSenderIsHeldToWhatItReported(t *testing.T) {
 		sent[k].outcome = func() error { return err }
 		close(sent[k].done)
 	}
+	require.Empty(t, r.count().wrong, "nobody who is left has it, or can say so")
+	other := r.newStay(2)
+	other.expect(&due{message: sent[0]})
+	other.message(userName(0), sent[0].data())
+	require.Equal(t, "1 missing without a word", r.count().faults())
+	other.killed = true
 	to.gap(userName(0), 3)
 	out := r.count()
 	require.Equal(t, share{due: 1}, out.share, "the first was reported as sent, the second failed, the third had not ended")

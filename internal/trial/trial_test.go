@@ -168,17 +168,9 @@ func TestFaults(t *testing.T) {
 // TestNothingIsLostInSmallStorms runs short storms among few members. With these seeds, members
 // that had been cut off have lost messages in some runs: they met an author that had been
 // restarted, or others that lacked the same, before those that had what was missing. The rules are
-// tested by themselves in mesh/internal/stay/succession_test.go. STARLING_RUNS runs so many other
-// seeds, from STARLING_FIRST on.
+// tested by themselves in mesh/internal/stay/succession_test.go.
 func TestNothingIsLostInSmallStorms(t *testing.T) {
-	seeds := smallStorms
-	if runs := meshtest.Number[uint64](t, "STARLING_RUNS", 0); runs > 0 {
-		seeds = nil
-		for first := meshtest.Number[uint64](t, "STARLING_FIRST", 0); uint64(len(seeds)) < runs; {
-			seeds = append(seeds, first+uint64(len(seeds)))
-		}
-	}
-	for _, seed := range seeds {
+	for _, seed := range meshtest.Seeds(t, smallStorms...) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {

@@ -34,6 +34,19 @@ func (w *cutWorld) Notice(n Notice) {
 	}
 }
 
+// lacks2and3 returns a feed of which a stay has the items 1 and 4 from "a".
+func lacks2and3(t *testing.T, st *Stay) *Feed {
+	t.Helper()
+	e := chain(1, 1, 1, 1)
+	f := st.journal.open(epoch, entry("u", "author", 1, 1, true))
+	for _, i := range []int{0, 3} {
+		e[i].tag, e[i].came = f.tag, epoch
+		st.journal.take(epoch, "a", f, e[i])
+	}
+	require.True(t, f.proven())
+	return f
+}
+
 // A member that is cut off hears nothing of those that have what is missing. Its connections may
 // seem to last, or end.
 func TestTheTimeOfACutDoesNotCountForAGap(t *testing.T) {
@@ -46,13 +59,7 @@ func TestTheTimeOfACutDoesNotCountForAGap(t *testing.T) {
 			for _, p := range near {
 				st.Subscribed(epoch, p)
 			}
-			e := chain(1, 1, 1, 1)
-			f := st.journal.open(epoch, entry("u", "author", 1, 1, true))
-			for _, i := range []int{0, 3} {
-				e[i].tag, e[i].came = f.tag, epoch
-				st.journal.take(epoch, "a", f, e[i])
-			}
-			require.True(t, f.proven())
+			f := lacks2and3(t, st)
 			tick := func() {
 				for st.Tick(w.now); len(w.pulls) > 0; w.pulls = w.pulls[1:] {
 					o := Outcome{Err: os.ErrDeadlineExceeded}
@@ -98,12 +105,7 @@ func TestAGapIsGivenUpInACutThatLastsLongerThanTheRetention(t *testing.T) {
 	st, _ := begunStay(t, epoch, w)
 	st.Begin(epoch)
 	st.Subscribed(epoch, "a")
-	e := chain(1, 1, 1, 1)
-	f := st.journal.open(epoch, entry("u", "author", 1, 1, true))
-	for _, i := range []int{0, 3} {
-		e[i].tag, e[i].came = f.tag, epoch
-		st.journal.take(epoch, "a", f, e[i])
-	}
+	lacks2and3(t, st)
 	for len(w.lost) == 0 {
 		for st.Tick(w.now); len(w.pulls) > 0; w.pulls = w.pulls[1:] {
 			st.Answered(w.now, w.pulls[0], Outcome{Err: os.ErrDeadlineExceeded})
@@ -124,12 +126,7 @@ func TestAGapIsNotGivenUpWhileANeighbourHasJustComeBack(t *testing.T) {
 		st.Subscribed(epoch, peer.ID(u))
 	}
 	st.Disconnected(epoch, "b")
-	e := chain(1, 1, 1, 1)
-	f := st.journal.open(epoch, entry("u", "author", 1, 1, true))
-	for _, i := range []int{0, 3} {
-		e[i].tag, e[i].came = f.tag, epoch
-		st.journal.take(epoch, "a", f, e[i])
-	}
+	f := lacks2and3(t, st)
 	tick := func() {
 		for st.Tick(w.now); len(w.pulls) > 0; w.pulls = w.pulls[1:] {
 			o := Outcome{gone: map[FeedTag]uint64{f.tag: 3}} // "a" has joined later
