@@ -71,7 +71,7 @@ type seat struct {
 }
 
 func (s *seat) publish(ctx context.Context, data []byte) (err error) {
-	s.last, err = s.PublishAsync(ctx, data)
+	s.last, err = s.PublishAsync(ctx, data, mesh.WithWaiting())
 	return err
 }
 

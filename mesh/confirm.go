@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
@@ -79,7 +80,7 @@ func (p *confirmation) cut(_ uint64, cause error) (Confirmation, error) {
 // is known and [ErrUnconfirmed]. It does so too if the message still waits to be sent at the
 // deadline.
 func (r *Room) PublishConfirmed(ctx context.Context, data []byte, opts ...PublishOption) (Confirmation, error) {
-	p, err := r.confirm(ctx, data, opts)
+	p, err := r.confirm(ctx, data, append(slices.Clip(opts), WithWaiting()))
 	if err != nil {
 		return Confirmation{}, err
 	}
@@ -94,8 +95,8 @@ func (r *Room) PublishConfirmed(ctx context.Context, data []byte, opts ...Publis
 	return p.result, p.err
 }
 
-// PublishConfirmedAsync is [Room.PublishConfirmed] for callers that pipeline: it returns when the
-// message has been queued. Ctx bounds this call; only its deadline bounds the wait for receipts. A
+// PublishConfirmedAsync is [Room.PublishConfirmed] for callers that pipeline: it returns at once, as
+// [Room.PublishAsync] does. Ctx bounds this call; only its deadline bounds the wait for receipts. A
 // broadcast that has not ended takes some 100 bytes for each member. If ctx ends [Pending.Wait], it
 // returns what is known so far, and the error is also [ErrUnconfirmed].
 func (r *Room) PublishConfirmedAsync(ctx context.Context, data []byte, opts ...PublishOption) (Pending[Confirmation], error) {
@@ -124,7 +125,7 @@ func (r *Room) confirm(ctx context.Context, data []byte, opts []PublishOption) (
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.outbox.add(ctx, kindToWire(cfg.kind), data, r.mesh.nextID, accept{confirm: p}); err != nil {
+	if _, err := r.outbox.add(ctx, kindToWire(cfg.kind), data, r.mesh.nextID, accept{wait: cfg.wait, confirm: p}); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()

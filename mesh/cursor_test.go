@@ -115,21 +115,26 @@ func TestACursorIsReadAsItWasWritten(t *testing.T) {
 	require.ErrorIs(t, d.UnmarshalText([]byte("AA")), errCursor, "another version")
 }
 
-func TestAPublisherThatOutrunsTheRoomIsRefusedIfItWantsToBe(t *testing.T) {
+func TestAPublisherThatOutrunsTheRoomIsToldSoUnlessItWaits(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
 		rooms := f.joinAll("ops")
 		var refused, accepted int
 		for range 200 {
-			_, err := rooms[0].PublishAsync(t.Context(), make([]byte, MaxMessage), WithoutWaiting())
+			_, err := rooms[0].PublishAsync(t.Context(), make([]byte, MaxMessage))
 			if err == nil {
 				accepted++
 				continue
 			}
-			require.ErrorIs(t, err, ErrRate)
+			require.ErrorIs(t, err, ErrQueueFull)
 			refused++
 		}
 		require.Positive(t, refused)
 		require.Len(t, messages(t, rooms[1], accepted), accepted)
+		for range 200 {
+			_, err := rooms[0].PublishAsync(t.Context(), make([]byte, MaxMessage), WithWaiting())
+			require.NoError(t, err)
+		}
+		require.Len(t, messages(t, rooms[1], 200), 200)
 	})
 }

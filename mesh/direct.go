@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/starling-mesh/starling/identity"
@@ -64,22 +63,24 @@ func (m *Mesh) Send(ctx context.Context, to identity.Login, data []byte, opts ..
 	return p.await(ctx)
 }
 
-// SendAsync is Send for callers that pipeline: it copies data, assigns the send its ID, and
-// returns. ctx still bounds the whole send. SendAsync blocks only while the queue to that peer is
-// full (4096 messages or 8 MiB). If ctx ends meanwhile, the send was not accepted, and has no ID
-// and no result but this error.
+// SendAsync is Send for callers that pipeline: it copies data, assigns the send its ID, and returns
+// at once. ctx still bounds the whole send. If too much waits for that peer already (4096 messages
+// or 8 MiB), SendAsync returns [ErrQueueFull], and the send has no ID; [WithWaiting] makes it wait
+// for space.
 func (m *Mesh) SendAsync(ctx context.Context, to identity.Login, data []byte, opts ...SendOption) (Pending[Receipt], error) {
 	return pending(m.sendOutside(ctx, to, data, opts, watched))
 }
 
 func (m *Mesh) sendOutside(ctx context.Context, to identity.Login, data []byte, opts []SendOption, w watching) (*sending, error) {
-	var c sendConfig
-	for _, o := range opts {
-		o.applySend(&c)
+	out := message{to: to.User, payload: data, sendConfig: sendSettings(opts), watching: w}
+	if to.Peer == m.host.ID() {
+		return nil, ErrSelf
 	}
-	out := outgoing{to: to.User, login: to, kind: c.kind, payload: data, mode: c.mode, watching: w}
-	if err := m.checkOutgoing(to.Peer, out); err != nil {
+	if err := m.check(out); err != nil {
 		return nil, err
+	}
+	if err := to.Peer.Validate(); err != nil {
+		return nil, fmt.Errorf("receiver: %w", err)
 	}
 	self := m.who.Self()
 	if self == nil || !self.LoggedInAt(m.clock.Now()) {
@@ -88,20 +89,23 @@ func (m *Mesh) sendOutside(ctx context.Context, to identity.Login, data []byte, 
 	if self.SameUser(to) {
 		return nil, ErrSelf
 	}
-	return m.enqueue(ctx, to.Peer, out)
+	return m.enqueue(ctx, to, out)
 }
 
-// outgoing is one message to one user.
-type outgoing struct {
-	room     *[32]byte // nil: outside rooms
-	to       string    // the user
-	login    identity.Login
-	byName   bool // login is what the name alone meant
-	kind     Kind
-	payload  []byte // copied
-	mode     Mode
+// message is one message to one user.
+type message struct {
+	room    *[32]byte // nil: outside rooms
+	to      string    // the user
+	payload []byte    // copied
+	sendConfig
 	watching watching
-	id       uint64 // of the send that this repeats; 0: it is the first
+}
+
+func sendSettings(opts []SendOption) (c sendConfig) {
+	for _, o := range opts {
+		o.applySend(&c)
+	}
+	return c
 }
 
 // watching says which side ends a send when its context ends.
@@ -112,35 +116,25 @@ const (
 	waits                   // the caller, in sending.await
 )
 
-// sendDirect checks d and passes it to the stream of that peer and mode. The caller checks whether
-// the two users may talk.
-func (m *Mesh) sendDirect(ctx context.Context, to peer.ID, d outgoing) (*sending, error) {
-	if err := m.checkOutgoing(to, d); err != nil {
-		return nil, err
-	}
-	return m.enqueue(ctx, to, d)
-}
+// waitsForSpace reports whether the caller waits if too much is queued already.
+func (d message) waitsForSpace() bool { return d.wait || d.watching == waits }
 
-func (m *Mesh) checkOutgoing(to peer.ID, d outgoing) error {
+// check returns why a message is refused here, or nil.
+func (m *Mesh) check(d message) error {
 	switch {
 	case m.ctx.Err() != nil:
 		return ErrClosed
 	case d.mode > UnreliableUnordered:
 		return fmt.Errorf("unknown %v", d.mode)
-	case to == m.host.ID():
-		return ErrSelf
 	}
 	if err := checkPayload(d.kind, d.payload, m.cfg.maxMessage); err != nil {
 		return err
 	}
-	if err := to.Validate(); err != nil {
-		return fmt.Errorf("receiver: %w", err)
-	}
 	return identity.CheckUser(d.to)
 }
 
-// enqueue passes a checked message to its lane, once there is space.
-func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*sending, error) {
+// newSending returns a checked message that no queue has accepted yet.
+func (m *Mesh) newSending(ctx context.Context, d message) (*sending, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &sendError{ErrUnreachable, err}
 	}
@@ -149,53 +143,79 @@ func (m *Mesh) enqueue(ctx context.Context, to peer.ID, d outgoing) (*sending, e
 	if d.room != nil {
 		content.Room = d.room[:]
 	}
-	p := &sending{id: d.id, pin: m.pinningFor(d.login, d.byName), done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
+	p := &sending{done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
 	if len(d.payload) >= pooledBody {
 		p.pooled = bodies.Get().(*[]byte)
 		p.body = content.AppendContent((*p.pooled)[:0])
 	} else {
 		p.body = content.AppendContent(nil)
 	}
+	p.size = len(p.body)
 	if t, ok := m.clock.Deadline(ctx); ok {
 		p.deadline, p.ctxErr = t, context.DeadlineExceeded
 	}
 	if d.mode != Reliable {
 		p.late = now.Add(LateAfter)
 	}
+	return p, nil
+}
+
+// enqueue passes a checked message to the lane of a known device.
+func (m *Mesh) enqueue(ctx context.Context, to identity.Login, d message) (*sending, error) {
+	p, err := m.newSending(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	p.pin = m.pinningFor(to, false)
 	for {
-		l := m.lane(laneKey{to, d.mode})
-		if l == nil {
-			return nil, ErrClosed
-		}
-		space, err := l.accept(p, d.login, now)
-		if err == errRetired {
-			continue // it ended just now; the next one takes over
-		}
+		space, err := m.toLane(to, d.mode, p)
 		if err != nil {
 			return nil, err
 		}
 		if space == nil {
 			break
 		}
-		select {
-		case <-space:
-		case <-ctx.Done():
-			return nil, &sendError{ErrUnreachable, fmt.Errorf("queue to the peer is full: %w", ctx.Err())}
-		case <-m.ctx.Done():
-			return nil, ErrClosed
+		if err := m.awaitSpace(ctx, d, space); err != nil {
+			return nil, err
 		}
-		now = m.clock.Now()
 	}
 	if d.watching == watched && ctx.Done() != nil {
-		p.lane.watch(ctx, p)
+		p.watch(ctx)
 	}
 	if d.watching == watched && p.pin != nil {
-		m.tasks.Go(func() {
-			<-p.done
-			_, _ = p.result() // the caller need not ask for it
-		})
+		m.tasks.Go(p.settlePin)
 	}
 	return p, nil
+}
+
+// toLane passes a message to the lane of a device. If the lane is full, it returns a channel that is
+// closed when there may be space.
+func (m *Mesh) toLane(to identity.Login, mode Mode, p *sending) (space <-chan struct{}, err error) {
+	for {
+		l := m.lane(laneKey{to.Peer, mode})
+		if l == nil {
+			return nil, ErrClosed
+		}
+		space, err := l.accept(p, to, m.clock.Now())
+		if err != errRetired { // it ended just now, and the next one takes over
+			return space, err
+		}
+	}
+}
+
+// awaitSpace waits for space in a queue that is full, if the caller of this send waits.
+func (m *Mesh) awaitSpace(ctx context.Context, d message, space <-chan struct{}) error {
+	if !d.waitsForSpace() {
+		return ErrQueueFull
+	}
+	select {
+	case <-space:
+		return nil
+	case <-ctx.Done():
+		return &sendError{ErrUnreachable, fmt.Errorf("%w: %w", ErrQueueFull, ctx.Err())}
+	case <-m.ctx.Done():
+		return ErrClosed
+	}
 }
 
 // pinningFor returns what to do once a message has arrived. That is nothing in app mode, if the
@@ -229,7 +249,7 @@ func (p *sending) await(ctx context.Context) (Receipt, error) {
 	select {
 	case <-p.done:
 	case <-ctx.Done():
-		p.lane.abandon(p, ctx.Err())
+		p.abandon(ctx.Err())
 		<-p.done
 	}
 	return p.result()

@@ -34,7 +34,7 @@ func TestOrderAndOnceHoldWhileTheConnectionBreaksUnderAPipeline(t *testing.T) {
 	}()
 	sends := make([]Pending[Receipt], messages)
 	for i := range sends {
-		p, err := alice.SendAsync(t.Context(), bob.login(), fmt.Append(nil, i))
+		p, err := alice.SendAsync(t.Context(), bob.login(), fmt.Append(nil, i), WithWaiting())
 		if err != nil {
 			t.Fatal(err)
 		}

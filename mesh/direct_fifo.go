@@ -10,6 +10,8 @@ func (f *fifo) len() int          { return len(f.items) - f.head }
 func (f *fifo) at(i int) *sending { return f.items[f.head+i] }
 func (f *fifo) push(p *sending)   { f.items = append(f.items, p) }
 
+func (f *fifo) set(i int, p *sending) { f.items[f.head+i] = p }
+
 func (f *fifo) pop() *sending {
 	p := f.items[f.head]
 	f.items[f.head] = nil

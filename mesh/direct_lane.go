@@ -106,25 +106,22 @@ func (l *lane) accept(p *sending, to identity.Login, now time.Time) (space <-cha
 		}
 		return nil, errRetired
 	}
-	if l.book.full(len(p.body)) {
+	if l.book.full(p.size) {
 		return l.space.Next(), nil
 	}
 	if l.to == nil || *l.to != to {
 		l.to = new(identity.Login) // not &to, which would cost each send an allocation
 		*l.to = to
 	}
-	p.lane, p.size, p.to = l, len(p.body), l.to
+	p.lane.Store(l)
+	p.to.Store(l.to)
 	if p.id == 0 {
 		p.id = l.m.nextID()
+		l.m.stats.directSent.Add(1)
 	}
-	l.m.stats.directSent.Add(1)
 	l.used = now
 	l.book.add(p)
-	due := p.deadline
-	if !p.late.IsZero() && p.late.Before(due) {
-		due = p.late
-	}
-	l.armLocked(due)
+	l.armLocked(p.limit())
 	l.signal()
 	return nil, nil
 }
@@ -134,24 +131,16 @@ func (l *lane) signal() {
 	l.wake.Set()
 }
 
-// watch ends p when ctx ends. It is separate from accept, and only for contexts that can end.
-func (l *lane) watch(ctx context.Context, p *sending) {
-	unwatch := context.AfterFunc(ctx, func() { l.abandon(p, ctx.Err()) })
+// abandon ends p because its context has ended. It reports false if p is no longer with this lane.
+func (l *lane) abandon(p *sending, cause error) bool {
 	l.mu.Lock()
-	ended := p.ended
-	p.unwatch = unwatch
-	l.mu.Unlock()
-	if ended {
-		unwatch()
+	defer l.mu.Unlock()
+	if p.lane.Load() != l {
+		return false
 	}
-}
-
-// abandon ends p because its context has ended.
-func (l *lane) abandon(p *sending, cause error) {
-	l.mu.Lock()
 	l.book.abandon(p, cause)
 	l.easeLocked()
-	l.mu.Unlock()
+	return true
 }
 
 // easeLocked is called after every end of a message: it lets in callers that wait for space, and

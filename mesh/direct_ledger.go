@@ -152,8 +152,10 @@ func (l *ledger) refuse(seq uint64, reason Reason) error {
 	p := l.sent.at(i)
 	p.answered = true
 	if !p.ended {
-		l.stats.directRefused.Add(1)
-		l.finish(p, &RefusedError{Reason: reason})
+		record := &sending{seq: p.seq, size: p.size, ended: true, answered: true}
+		if l.finish(p, &RefusedError{Reason: reason}, true) {
+			l.sent.set(i, record) // p goes on elsewhere
+		}
 	}
 	for l.next > 0 && l.sent.at(0).answered {
 		l.popSent()
@@ -291,7 +293,7 @@ func (l *ledger) failQueue(cause error) {
 		p := l.queue.pop()
 		l.queueBytes -= p.size
 		if !p.ended {
-			l.end(p, ErrUnreachable, cause)
+			l.finish(p, &sendError{ErrUnreachable, cause}, true)
 		}
 	}
 }
@@ -307,28 +309,23 @@ func (l *ledger) failAll(cause error) {
 }
 
 func (l *ledger) deliver(p *sending, now time.Time, relayed bool) {
-	l.stats.directDelivered.Add(1)
 	p.rtt, p.relayed = now.Sub(p.wrote), relayed
-	l.finish(p, nil)
+	l.finish(p, nil, false)
 }
 
 func (l *ledger) end(p *sending, outcome, cause error) {
-	l.stats.directFailed.Add(1)
-	l.finish(p, &sendError{outcome, cause})
+	l.finish(p, &sendError{outcome, cause}, false)
 }
 
-func (l *ledger) finish(p *sending, err error) {
-	p.ended, p.err = true, err
-	p.body = nil // the caller may keep the handle for long
-	if p.pooled != nil {
-		bodies.Put(p.pooled)
-		p.pooled = nil
-	}
+// finish ends a message. If nothing of it can have been delivered, it may go back to its
+// destination instead, which finish reports.
+func (l *ledger) finish(p *sending, err error, mayGoBack bool) (back bool) {
 	l.live--
-	if p.unwatch != nil {
-		p.unwatch()
+	if mayGoBack && p.home != nil && p.home.takeBack(p, err) {
+		return true
 	}
-	close(p.done)
+	p.end(l.stats, err)
+	return false
 }
 
 // outcome returns the outcome of a message that ends now without an answer.

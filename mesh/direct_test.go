@@ -153,8 +153,8 @@ func TestAReceiverSaysWhyItRefuses(t *testing.T) {
 	carol := to
 	carol.User = "carol"
 	room := [32]byte{1}
-	send := func(d outgoing) error {
-		p, err := pending(alice.sendDirect(t.Context(), to.Peer, d))
+	send := func(d message) error {
+		p, err := pending(alice.enqueue(t.Context(), to, d))
 		if err != nil {
 			return err
 		}
@@ -167,17 +167,17 @@ func TestAReceiverSaysWhyItRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		setup func()
-		d     outgoing
+		d     message
 		want  Reason
 	}{
-		{"full", func() { bob.inbox.full.Store(true) }, outgoing{to: "bob"}, QueueFull},
-		{"another user", func() { bob.inbox.full.Store(false) }, outgoing{to: "carol"}, WrongUser},
-		{"not logged in", func() { bob.who.be(t, "bob", false) }, outgoing{to: "bob"}, NotLoggedIn},
-		{"no user", func() { bob.who.be(t, "", false) }, outgoing{to: "bob"}, NotLoggedIn},
-		{"no user, in a room", func() {}, outgoing{to: "bob", room: &room}, NotMember},
-		{"not in that room", func() { bob.who.be(t, "bob", true) }, outgoing{to: "bob", room: &room}, NotMember},
-		{"sender not logged in", func() { alice.who.be(t, "alice", false) }, outgoing{to: "bob"}, NotLoggedIn},
-		{"sender without identity", func() { alice.who.be(t, "", false) }, outgoing{to: "bob"}, NoIdentity},
+		{"full", func() { bob.inbox.full.Store(true) }, message{to: "bob"}, QueueFull},
+		{"another user", func() { bob.inbox.full.Store(false) }, message{to: "carol"}, WrongUser},
+		{"not logged in", func() { bob.who.be(t, "bob", false) }, message{to: "bob"}, NotLoggedIn},
+		{"no user", func() { bob.who.be(t, "", false) }, message{to: "bob"}, NotLoggedIn},
+		{"no user, in a room", func() {}, message{to: "bob", room: &room}, NotMember},
+		{"not in that room", func() { bob.who.be(t, "bob", true) }, message{to: "bob", room: &room}, NotMember},
+		{"sender not logged in", func() { alice.who.be(t, "alice", false) }, message{to: "bob"}, NotLoggedIn},
+		{"sender without identity", func() { alice.who.be(t, "", false) }, message{to: "bob"}, NoIdentity},
 	} {
 		c.setup()
 		c.d.payload = []byte(c.name)
@@ -191,7 +191,7 @@ func TestAReceiverSaysWhyItRefuses(t *testing.T) {
 		}
 	}
 	alice.who.be(t, "alice", true)
-	if err := send(outgoing{to: "bob", payload: []byte("at last")}); err != nil {
+	if err := send(message{to: "bob", payload: []byte("at last")}); err != nil {
 		t.Errorf("when all is well: %v", err)
 	}
 	if got := bob.inbox.texts(); len(got) != 1 || got[0] != "at last" {

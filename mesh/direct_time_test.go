@@ -470,7 +470,7 @@ func TestALogOutOfTheSenderCountsFromTheNextMessage(t *testing.T) {
 		if !errors.Is(err, ErrNotLoggedIn) {
 			t.Errorf("here: got %v", err)
 		}
-		s, err := pending(p.alice.sendDirect(t.Context(), bob.Peer, outgoing{to: "bob", payload: []byte("x")})) // as a node that does not obey
+		s, err := pending(p.alice.enqueue(t.Context(), bob, message{to: "bob", payload: []byte("x")})) // as a node that does not obey
 		if err != nil {
 			t.Fatal(err)
 		}

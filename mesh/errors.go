@@ -30,7 +30,7 @@ var (
 	ErrRefused = errors.New("refused by the receiver")
 
 	ErrEmpty      = errors.New("empty message")
-	ErrRate       = errors.New("faster than the room takes it")
+	ErrQueueFull  = errors.New("too much waits to be sent already")
 	ErrSelf       = errors.New("message to oneself")
 	ErrNotText    = errors.New("text is not valid UTF-8")
 	ErrNotMember  = errors.New("no such member in the room")

@@ -269,7 +269,7 @@ func TestWhoAsksEndlesslyAndReadsNothingKeepsNobodyElseWaiting(t *testing.T) {
 		rooms := f.joinAll("ops")
 		tag := rooms[0].stay.Own().Tag()
 		for range 100 {
-			_, err := rooms[0].PublishAsync(t.Context(), make([]byte, 60<<10))
+			_, err := rooms[0].PublishAsync(t.Context(), make([]byte, 60<<10), WithWaiting())
 			require.NoError(t, err)
 		}
 		time.Sleep(5 * time.Second)

@@ -45,13 +45,14 @@ type Observer interface {
 // Mesh sends broadcasts in rooms and direct messages over one libp2p host. Make one with [New]. Its
 // methods are safe for concurrent use.
 type Mesh struct {
-	host  host.Host
-	who   Identity
-	log   *slog.Logger
-	clock walltime.Clock
-	cfg   config
-	app   identity.AppID
-	key   ed25519.PrivateKey // the device key: the host's own
+	host   host.Host
+	who    Identity
+	finder Finder // nil: who is none
+	log    *slog.Logger
+	clock  walltime.Clock
+	cfg    config
+	app    identity.AppID
+	key    ed25519.PrivateKey // the device key: the host's own
 
 	ctx   context.Context // ends when Close has begun
 	stop  context.CancelFunc
@@ -62,6 +63,7 @@ type Mesh struct {
 	ids   atomic.Uint64 // the last send ID given
 	stats counters
 	out   outbound
+	to    destinations
 	in    inbound
 
 	pubsub   *pubsub.PubSub
@@ -110,6 +112,8 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 		rooms: make(map[string]*Room), tags: make(map[[32]byte]*Room),
 		in: inbound{clock: cfg.clock}, flow: flow{clock: cfg.clock},
 	}
+	m.finder, _ = who.(Finder)
+	m.to.all = make(map[destinationKey]*destination)
 	m.out.lanes = make(map[laneKey]*lane)
 	m.in.init()
 	m.close = sync.OnceValue(m.shutdown)

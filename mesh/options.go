@@ -206,11 +206,12 @@ type PublishOption interface{ applyPublish(*publishConfig) }
 type sendConfig struct {
 	kind Kind
 	mode Mode
+	wait bool
 }
 
 type publishConfig struct {
-	kind   Kind
-	refuse bool
+	kind Kind
+	wait bool
 }
 
 // TextOption is what [AsText] returns. It is an option of both sends and broadcasts.
@@ -222,13 +223,16 @@ func (TextOption) applyPublish(c *publishConfig) { c.kind = Text }
 // AsText marks a message as text. It must be valid UTF-8, or the call returns [ErrNotText].
 func AsText() TextOption { return TextOption{} }
 
-// WithoutWaiting makes a broadcast fail at once with [ErrRate], instead of waiting, if the room's
-// queue is full: the publisher is faster than the room.
-func WithoutWaiting() PublishOption { return refuseOption{} }
+// WaitOption is what [WithWaiting] returns. It is an option of both sends and broadcasts.
+type WaitOption struct{}
 
-type refuseOption struct{}
+func (WaitOption) applySend(c *sendConfig)       { c.wait = true }
+func (WaitOption) applyPublish(c *publishConfig) { c.wait = true }
 
-func (refuseOption) applyPublish(c *publishConfig) { c.refuse = true }
+// WithWaiting makes a call that would fail with [ErrQueueFull] wait for space instead, until its
+// context ends: for programs that send as fast as the network takes it. The calls that wait for the
+// result ([Mesh.Send], [Room.Send], [Room.Publish]) do so anyway.
+func WithWaiting() WaitOption { return WaitOption{} }
 
 // WithMode sets how hard a send to one user tries. The default is [Reliable].
 func WithMode(m Mode) SendOption { return modeOption(m) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
@@ -84,20 +85,23 @@ func (b *batch) cut(id uint64, cause error) (Published, error) {
 // sending is a message to one user, ended or not: what its [Pending] is about.
 type sending struct {
 	id   uint64
-	to   *identity.Login // the receiver; shared by many sends, not to be changed
-	pin  *pinning        // what to do once the message has arrived; nil: nothing
+	home *destination // where the message comes back to; nil: nowhere
 	done chan struct{}
 
-	// Written before done is closed, read after.
+	to      atomic.Pointer[identity.Login] // the receiver; shared by many sends, not to be changed
+	lane    atomic.Pointer[lane]           // nil: with none
+	unwatch atomic.Pointer[func() bool]
+
+	// Written before done is closed, read after. Before, err is the refusal with which the message
+	// has come back to its home.
 	rtt     time.Duration
 	relayed bool
 	err     error
+	pin     *pinning // what to do once the message has arrived; nil: nothing
 
-	// Owned by the lane, guarded by its mutex.
-	lane     *lane
+	// Guarded by the mutex of the lane, or of home while the message is with no lane.
 	body     []byte  // the frame without what is known only when it is written
 	pooled   *[]byte // where body's memory goes back to
-	size     int     // of body
 	deadline time.Time
 	ctxErr   error     // what the deadline gives, when it is a context's
 	late     time.Time // unreliable: not to be written after this
@@ -106,7 +110,7 @@ type sending struct {
 	wrote    time.Time // when first written; zero: certainly not sent
 	ended    bool      // done is closed, or about to be
 	answered bool      // the receiver acknowledged or refused it
-	unwatch  func() bool
+	size     int       // of body; never changed
 }
 
 // pending returns the caller's handle, or passes the error on.
@@ -126,18 +130,72 @@ func (p *sending) cut(_ uint64, cause error) (Receipt, error) { return p.sent(),
 // result returns how a send has ended. It may write a pin to disk, so the caller must hold no lock.
 func (p *sending) result() (Receipt, error) {
 	if p.pin != nil && (p.err == nil || errors.Is(p.err, ErrUnconfirmed)) { // it has arrived, or may have
-		p.pin.once.Do(func() { p.pin.of(*p.to) })
+		p.pin.once.Do(func() { p.pin.of(*p.to.Load()) })
 	}
 	r := p.sent()
 	r.RTT, r.Relayed = p.rtt, p.relayed
+	if p.err != nil && p.home != nil && p.home.key.room == nil {
+		return r, fmt.Errorf("send to %s: %w", p.home.key.to, p.err)
+	}
 	return r, p.err
+}
+
+// limit is when a message that is not yet written is overdue.
+func (p *sending) limit() time.Time {
+	if !p.late.IsZero() && p.late.Before(p.deadline) {
+		return p.late
+	}
+	return p.deadline
+}
+
+// watch ends p when ctx ends.
+func (p *sending) watch(ctx context.Context) {
+	unwatch := context.AfterFunc(ctx, func() { p.abandon(ctx.Err()) })
+	p.unwatch.Store(&unwatch)
+	select {
+	case <-p.done:
+		unwatch()
+	default:
+	}
+}
+
+// end ends p, with nil if it was delivered.
+func (p *sending) end(stats *counters, err error) {
+	p.ended, p.err = true, err
+	p.body = nil // the caller may keep the handle for long
+	if p.pooled != nil {
+		bodies.Put(p.pooled)
+		p.pooled = nil
+	}
+	switch {
+	case err == nil:
+		stats.directDelivered.Add(1)
+	case errors.Is(err, ErrRefused):
+		stats.directRefused.Add(1)
+	default:
+		stats.directFailed.Add(1)
+	}
+	if p.home != nil {
+		p.home.ended(p, err == nil)
+	}
+	close(p.done)
+	if unwatch := p.unwatch.Load(); unwatch != nil {
+		(*unwatch)()
+	}
+}
+
+// settlePin waits for the end of a send and pins what is to be pinned, since the caller need not ask
+// for the result.
+func (p *sending) settlePin() {
+	<-p.done
+	_, _ = p.result()
 }
 
 // sent returns the receipt as far as it is known before the send has ended.
 func (p *sending) sent() Receipt {
 	r := Receipt{ID: p.id}
-	if p.to != nil {
-		r.To = *p.to
+	if to := p.to.Load(); to != nil {
+		r.To = *to
 	}
 	return r
 }

@@ -151,7 +151,10 @@ func TestAFullLaneHoldsCallersBackUntilThereIsRoom(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if p, err := alice.SendAsync(ctx, who.login(), []byte("x")); p != (Pending[Receipt]{}) || !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrUnreachable) {
+	if p, err := alice.SendAsync(ctx, who.login(), []byte("x")); p != (Pending[Receipt]{}) || !errors.Is(err, ErrQueueFull) {
+		t.Errorf("full: got %v, %v, want the queue to be full", p, err)
+	}
+	if p, err := alice.SendAsync(ctx, who.login(), []byte("x"), WithWaiting()); p != (Pending[Receipt]{}) || !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrUnreachable) {
 		t.Errorf("full: got %v, %v, want to be held back until the deadline", p, err)
 	}
 	if n := alice.Stats().DirectSent; n != laneMessages {

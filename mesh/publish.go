@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -93,11 +94,11 @@ func newOutbox() *outbox {
 
 // accept says how an item is to be taken in.
 type accept struct {
-	refuse  bool          // fail with ErrRate instead of waiting
+	wait    bool          // for space, instead of failing with ErrQueueFull
 	confirm *confirmation // wants receipts of the item's envelope
 }
 
-// add appends an item, once there is space for it. The payload is copied. number returns the send's
+// add appends an item. The payload is copied. number returns the send's
 // ID, and is called when the item has been accepted.
 func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number func() uint64, how accept) (publication, error) {
 	size := wire.ItemSize(kind, len(payload))
@@ -106,8 +107,8 @@ func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number
 		if space == nil {
 			return p, err
 		}
-		if how.refuse {
-			return publication{}, ErrRate
+		if !how.wait {
+			return publication{}, ErrQueueFull
 		}
 		select {
 		case <-space:
@@ -218,7 +219,7 @@ func (o *outbox) end(err error) []*batch {
 // If ctx ends while the message waits to be accepted, it returns [ErrUnreachable]. In a room that
 // was left it returns [ErrLeft].
 func (r *Room) Publish(ctx context.Context, data []byte, opts ...PublishOption) (Published, error) {
-	p, err := r.PublishAsync(ctx, data, opts...)
+	p, err := r.PublishAsync(ctx, data, append(slices.Clip(opts), WithWaiting())...)
 	if err != nil {
 		return Published{}, err
 	}
@@ -230,9 +231,9 @@ func (r *Room) PublishText(ctx context.Context, text string) (Published, error) 
 	return r.Publish(ctx, []byte(text), AsText())
 }
 
-// PublishAsync is [Room.Publish] for callers that pipeline: it returns when the message has been
-// queued, and waits only while the queue of 2 MiB is full. Messages that queue up share an
-// envelope. If ctx ends [Pending.Wait], the error is also [ErrUnconfirmed].
+// PublishAsync is [Room.Publish] for callers that pipeline: it returns at once. If the queue of
+// 2 MiB is full, it returns [ErrQueueFull], or waits for space if [WithWaiting] is given. Messages
+// that queue up share an envelope. If ctx ends [Pending.Wait], the error is also [ErrUnconfirmed].
 func (r *Room) PublishAsync(ctx context.Context, data []byte, opts ...PublishOption) (Pending[Published], error) {
 	var cfg publishConfig
 	for _, o := range opts {
@@ -241,7 +242,7 @@ func (r *Room) PublishAsync(ctx context.Context, data []byte, opts ...PublishOpt
 	if err := checkPayload(cfg.kind, data, r.mesh.cfg.maxMessage); err != nil {
 		return Pending[Published]{}, err
 	}
-	p, err := r.outbox.add(ctx, kindToWire(cfg.kind), data, r.mesh.nextID, accept{refuse: cfg.refuse})
+	p, err := r.outbox.add(ctx, kindToWire(cfg.kind), data, r.mesh.nextID, accept{wait: cfg.wait})
 	if err != nil {
 		return Pending[Published]{}, err
 	}

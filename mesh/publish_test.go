@@ -24,21 +24,23 @@ func TestOutboxPacksWhatWaitsAndBlocksWhenFull(t *testing.T) {
 		perBatch := wire.MaxContent / wire.ItemSize(wire.Kind_KIND_BINARY, MaxMessage)
 		require.Equal(t, 3, perBatch)
 		for i := range maxWaiting * perBatch {
-			p, err := o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, accept{})
+			p, err := o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, accept{wait: true})
 			require.NoError(t, err)
 			require.EqualValues(t, i+1, p.id)
 			require.EqualValues(t, i%perBatch, p.index)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err := o.add(ctx, wire.Kind_KIND_BINARY, big, number, accept{})
+		_, err := o.add(ctx, wire.Kind_KIND_BINARY, big, number, accept{wait: true})
 		require.ErrorIs(t, err, ErrUnreachable, "certainly not sent")
 		require.ErrorIs(t, err, context.DeadlineExceeded)
+		_, err = o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, accept{})
+		require.ErrorIs(t, err, ErrQueueFull)
 		require.EqualValues(t, maxWaiting*perBatch, id, "it took no ID")
 
 		added := make(chan error)
 		go func() {
-			_, err := o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, accept{})
+			_, err := o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, accept{wait: true})
 			added <- err
 		}()
 		synctest.Wait()
@@ -48,7 +50,7 @@ func TestOutboxPacksWhatWaitsAndBlocksWhenFull(t *testing.T) {
 		reason := errors.New("over")
 		go func() {
 			for err == nil || !errors.Is(err, reason) {
-				_, err = o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, accept{})
+				_, err = o.add(t.Context(), wire.Kind_KIND_BINARY, big, number, accept{wait: true})
 			}
 			added <- err
 		}()
@@ -96,7 +98,7 @@ func TestEveryPublishHasOneResultWhateverEndsIt(t *testing.T) {
 		for range 4 {
 			wg.Go(func() {
 				for {
-					p, err := rooms[0].PublishAsync(t.Context(), make([]byte, 10_000))
+					p, err := rooms[0].PublishAsync(t.Context(), make([]byte, 10_000), WithWaiting())
 					if err != nil {
 						require.ErrorIs(t, err, ErrLeft)
 						return
@@ -154,7 +156,7 @@ func TestARoomThatEndsEndsTheWaitsOfItsPublisher(t *testing.T) {
 				r.mu.Lock()
 				hold(r)
 				r.mu.Unlock()
-				p, err := r.PublishAsync(t.Context(), []byte("held"))
+				p, err := r.PublishAsync(t.Context(), []byte("held"), WithWaiting())
 				require.NoError(t, err)
 				synctest.Wait()
 				r.end(ErrReplaced)
@@ -197,7 +199,7 @@ func TestAPausedMemberDoesNotHoldUpTheOthers(t *testing.T) {
 		const messages = 200
 		go func() {
 			for range messages {
-				_, _ = rooms[0].PublishAsync(t.Context(), make([]byte, MaxMessage))
+				_, _ = rooms[0].PublishAsync(t.Context(), make([]byte, MaxMessage), WithWaiting())
 			}
 		}()
 		for n := 0; n < messages; {
@@ -232,7 +234,7 @@ func TestBatchesAdaptToTheLoad(t *testing.T) {
 		var last Pending[Published]
 		for range 2000 {
 			var err error
-			last, err = rooms[0].PublishAsync(t.Context(), make([]byte, 200))
+			last, err = rooms[0].PublishAsync(t.Context(), make([]byte, 200), WithWaiting())
 			require.NoError(t, err)
 		}
 		_, err := last.Result()

@@ -3,66 +3,69 @@ package mesh
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
-	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // Send sends a message to one member, named by user name or as name#fingerprint, and returns when
-// the member's node has put it into its app's queue. See [Mesh.Send] for how it can fail. It
-// returns [ErrNotMember] at once if nobody of that name is in the room.
+// the member's node has put it into its app's queue. See [Mesh.Send] for how it can fail. If nobody
+// of that name is in the room, it ends at once with [ErrNotMember]. To a member that does not know
+// this node yet, it tries again for some 750 ms.
 //
 // In open mode a pinned name (see [WithPins]) means the pinned key and no other. A name that is not
 // pinned is pinned to the member that got the message. If the name does not say which key is meant,
-// Send returns an [*identity.ConflictError] at once. That is also an ErrNotMember if the name is
+// Send ends at once with an [*identity.ConflictError]. That is also an ErrNotMember if the name is
 // pinned and only others of that name are in the room. It is also an [ErrAmbiguous] if the name is
 // not pinned and several members have it, or another key has written to this node under it.
 func (r *Room) Send(ctx context.Context, user string, data []byte, opts ...SendOption) (Receipt, error) {
-	var to whom
-	var id uint64 // the same for all attempts
-	for attempt := 0; ; attempt++ {
-		p, err := r.send(ctx, user, &to, data, opts, waits, id)
-		if err != nil {
-			return Receipt{ID: id, To: to.Login}, err
-		}
-		id = p.id
-		receipt, err := p.await(ctx)
-		// A member that does not know us yet, or does not know that we are logged in, refuses with
-		// one of these reasons. Our greeting and hello are on their way to it.
-		var refused *RefusedError
-		if attempt >= introductions || !errors.As(err, &refused) || refused.Reason != NotMember && refused.Reason != NoIdentity {
-			return receipt, err
-		}
-		select {
-		case <-time.After(introductionWait << attempt):
-		case <-ctx.Done():
-			return receipt, err
-		}
+	p, err := r.send(ctx, user, data, opts, waits)
+	if err != nil {
+		return Receipt{}, err
 	}
+	return p.await(ctx)
 }
-
-const (
-	// introductions and introductionWait are how often and how long Send waits for a member that it
-	// has just met to take in its greeting: 50, 100, 200 and 400 ms.
-	introductions    = 4
-	introductionWait = 50 * time.Millisecond
-)
 
 // SendText is [Room.Send] of a text.
 func (r *Room) SendText(ctx context.Context, user, text string, opts ...SendOption) (Receipt, error) {
 	return r.Send(ctx, user, []byte(text), append(slices.Clip(opts), AsText())...)
 }
 
-// SendAsync is [Room.Send] for callers that pipeline: it returns when the message has been queued.
-// See [Mesh.SendAsync]. It does not try again where Send does: a member to which there was no
-// connection before this call may refuse the first messages as [NotMember].
+// SendAsync is [Room.Send] for callers that pipeline: it returns at once. See [Mesh.SendAsync].
+// Messages to one address and of one mode arrive in the order of the calls.
 func (r *Room) SendAsync(ctx context.Context, user string, data []byte, opts ...SendOption) (Pending[Receipt], error) {
-	return pending(r.send(ctx, user, new(whom), data, opts, watched, 0))
+	return pending(r.send(ctx, user, data, opts, watched))
+}
+
+func (r *Room) send(ctx context.Context, user string, data []byte, opts []SendOption, w watching) (*sending, error) {
+	to, err := identity.ParseAddress(user)
+	if err != nil {
+		return nil, err
+	}
+	d := message{room: &r.tag, to: to.User, payload: data, sendConfig: sendSettings(opts), watching: w}
+	if err := r.mesh.check(d); err != nil {
+		return nil, err
+	}
+	if err := r.mayTalk(to); err != nil {
+		return nil, err
+	}
+	return r.mesh.post(ctx, destinationKey{r, to, d.mode}, d)
+}
+
+// mayTalk returns why this node may not send to a user in this room, or nil.
+func (r *Room) mayTalk(to identity.Address) error {
+	self := r.mesh.who.Self()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.stay.Leaving():
+		return r.reasonLocked()
+	case self != nil && to.Matches(self.User, self.UserKey):
+		return ErrSelf
+	}
+	return nil
 }
 
 // whom is the user that an address has turned out to mean.
@@ -71,54 +74,25 @@ type whom struct {
 	byName bool // the name alone was given
 }
 
-// send sends to the user that the address means. In open mode that is always the same key, if it is
-// called again with the same to.
-func (r *Room) send(ctx context.Context, user string, to *whom, data []byte, opts []SendOption, w watching, id uint64) (*sending, error) {
-	var cfg sendConfig
-	for _, o := range opts {
-		o.applySend(&cfg)
-	}
-	if err := checkPayload(cfg.kind, data, r.mesh.cfg.maxMessage); err != nil {
-		return nil, err
-	}
-	if err := r.member(user, to); err != nil {
-		return nil, err
-	}
-	r.do(func(st *stay.Stay, now time.Time) { st.Introduce(now, to.Peer) })
-	return r.mesh.sendDirect(ctx, to.Peer, outgoing{
-		room: &r.tag, to: to.User, login: to.Login, byName: to.byName, kind: cfg.kind, payload: data, mode: cfg.mode, watching: w, id: id,
-	})
-}
-
-// member resolves an address to the one member it means. If to already has a login, only that user
-// is meant.
-func (r *Room) member(address string, to *whom) error {
-	addr, err := identity.ParseAddress(address)
-	if err != nil {
-		return err
-	}
+// member returns the one member that an address means. In open mode, a message whose receiver was
+// known before, as was, is for the same user.
+func (r *Room) member(addr identity.Address, was *identity.Login) (whom, error) {
 	open := r.mesh.cfg.authority == nil
-	again := open && to.User != ""
+	again := open && was != nil
 	byName := open && addr.Fingerprint == ""
 	var key identity.PublicKey // the key that the name means; zero: any
-	var own bool
 	if byName && !again {
-		self := r.mesh.who.Self()
-		own = self != nil && self.User == addr.User
 		key, _ = r.mesh.cfg.pins.Lookup(addr.User)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stay.Leaving() {
-		return r.reasonLocked()
-	}
-	if own {
-		return ErrSelf
+		return whom{}, r.reasonLocked()
 	}
 	var found, others []identity.Login
 	for m := range r.stay.Logins() {
 		switch {
-		case !addr.Matches(m.User, m.Key) || again && m.Key != to.Key:
+		case !addr.Matches(m.User, m.Key) || again && m.Key != was.Key:
 		case !key.IsZero() && m.Key != key:
 			others = append(others, m)
 		default:
@@ -127,21 +101,20 @@ func (r *Room) member(address string, to *whom) error {
 	}
 	switch {
 	case len(found) == 0 && len(others) > 0:
-		return fmt.Errorf("%w %s: %w", ErrNotMember, r.name, conflict(addr.User, key, others))
+		return whom{}, fmt.Errorf("%w %s: %w", ErrNotMember, r.name, conflict(addr.User, key, others))
 	case len(found) == 0:
-		return fmt.Errorf("%w %s: %s", ErrNotMember, r.name, addr)
+		return whom{}, fmt.Errorf("%w %s: %s", ErrNotMember, r.name, addr)
 	case found[0].Peer == r.mesh.host.ID():
-		return ErrSelf
+		return whom{}, ErrSelf
 	}
 	all := found
 	if byName && !again {
 		all = append(all, r.mesh.cfg.pins.Others(found[0])...)
 	}
 	if len(all) > 1 {
-		return fmt.Errorf("%w: %w", ErrAmbiguous, conflict(addr.User, key, all))
+		return whom{}, fmt.Errorf("%w: %w", ErrAmbiguous, conflict(addr.User, key, all))
 	}
-	*to = whom{all[0], byName}
-	return nil
+	return whom{all[0], byName}, nil
 }
 
 // conflict returns the error for a name that several users have.

@@ -49,7 +49,7 @@ func BenchmarkPublish(b *testing.B) {
 				b.SetBytes(int64(size))
 				b.ReportAllocs()
 				for b.Loop() {
-					p, err := rooms[0].PublishAsync(ctx, payload)
+					p, err := rooms[0].PublishAsync(ctx, payload, WithWaiting())
 					if err != nil {
 						b.Fatal(err)
 					}

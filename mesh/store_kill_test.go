@@ -63,7 +63,7 @@ func victim(path string) error {
 	for {
 		var last Pending[Published]
 		for range 1 + rand.N(50) {
-			if last, err = r.PublishAsync(ctx, make([]byte, 1+rand.N(2048))); err != nil {
+			if last, err = r.PublishAsync(ctx, make([]byte, 1+rand.N(2048)), WithWaiting()); err != nil {
 				return err
 			}
 		}

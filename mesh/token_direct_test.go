@@ -29,7 +29,7 @@ func (g *guild) logIn(i int, life time.Duration) identity.Login {
 // disobey sends outside rooms without checking whether its own user is logged in.
 func (g *guild) disobey(from int, to identity.Login) error {
 	g.t.Helper()
-	p, err := pending(g.flock.at[from].sendDirect(g.t.Context(), to.Peer, outgoing{to: to.User, payload: []byte("x")}))
+	p, err := pending(g.flock.at[from].enqueue(g.t.Context(), to, message{to: to.User, payload: []byte("x")}))
 	require.NoError(g.t, err)
 	_, err = p.Result()
 	return err

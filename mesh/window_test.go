@@ -57,7 +57,7 @@ func TestAPublisherIsNotFasterThanItsReceivers(t *testing.T) {
 	go func() {
 		data := make([]byte, MaxMessage)
 		for range 500 {
-			if _, err := rooms[0].PublishAsync(t.Context(), data); err != nil {
+			if _, err := rooms[0].PublishAsync(t.Context(), data, WithWaiting()); err != nil {
 				return
 			}
 		}

@@ -73,7 +73,7 @@ func TestThirtyMembersHearEachOtherOnceAndInOrder(t *testing.T) {
 			})
 			wg.Go(func() {
 				for k := range each {
-					if _, err := rooms[i].PublishAsync(within(t), fmt.Appendf(nil, "%02d/%02d", i, k)); err != nil {
+					if _, err := rooms[i].PublishAsync(within(t), fmt.Appendf(nil, "%02d/%02d", i, k), mesh.WithWaiting()); err != nil {
 						t.Error(err)
 					}
 					if k%5 == 4 { // a few signatures each: they are expensive under -race
@@ -132,7 +132,7 @@ func TestABurstPassesThroughAChain(t *testing.T) {
 		for k := range burst {
 			text := fmt.Sprintf("%0*d", size, k)
 			want = append(want, text)
-			_, err := rooms[0].PublishAsync(within(t), []byte(text))
+			_, err := rooms[0].PublishAsync(within(t), []byte(text), mesh.WithWaiting())
 			require.NoError(t, err)
 		}
 		wg.Wait()

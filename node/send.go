@@ -2,10 +2,7 @@ package node
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"slices"
-	"unicode/utf8"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
@@ -34,28 +31,8 @@ func (n *Node) Send(ctx context.Context, user string, data []byte, opts ...mesh.
 		return mesh.Receipt{}, err
 	}
 	defer done()
-	if _, ok := call.Deadline(); !ok {
-		var cancel context.CancelFunc
-		call, cancel = context.WithTimeout(call, n.settings.SendTimeout)
-		defer cancel()
-	}
-	to, err := n.resolve(call, user, data, opts)
-	if err != nil {
-		return mesh.Receipt{}, err
-	}
-	receipt, err := n.mesh.Send(call, to, data, opts...)
-	if err != nil && movedOn(err) && call.Err() == nil {
-		// The log-in that we knew is gone, and may be on another device now. Nothing was delivered,
-		// so it is safe to repeat the send.
-		if again, e := n.find(call, user); e == nil && again.Peer != to.Peer {
-			to = again
-			receipt, err = n.mesh.Send(call, to, data, opts...)
-		}
-	}
-	if err != nil {
-		err = ended(call, fmt.Errorf("send to %s: %w", user, err))
-	}
-	return receipt, err
+	receipt, err := n.mesh.SendTo(call, user, data, opts...)
+	return receipt, ended(call, err)
 }
 
 // SendText is [Node.Send] of a text, which must be valid UTF-8.
@@ -63,88 +40,14 @@ func (n *Node) SendText(ctx context.Context, user, text string, opts ...mesh.Sen
 	return n.Send(ctx, user, []byte(text), append(slices.Clip(opts), mesh.AsText())...)
 }
 
-// SendAsync is [Node.Send] for callers that pipeline: it finds the user, which takes no time while
-// the user is connected, queues the message and returns. Messages of one caller to one user keep
-// their order. The handle reports the result later, once. ctx bounds all of it. If something fails
-// before the message is queued, SendAsync returns that error itself.
+// SendAsync is [Node.Send] for callers that do not wait: it assigns the send its ID and returns at
+// once, before the user is found. The handle reports the result later, once. Messages to one user
+// and of one mode arrive in the order of the calls. ctx bounds all of it.
+//
+// Only what is refused here fails at once: with the errors that Send returns with no traffic, and
+// with [mesh.ErrQueueFull] if 4096 messages or 8 MiB wait for that user already.
 func (n *Node) SendAsync(ctx context.Context, user string, data []byte, opts ...mesh.SendOption) (mesh.Pending[mesh.Receipt], error) {
-	call, done, err := n.enter(ctx)
-	if err != nil {
-		return mesh.Pending[mesh.Receipt]{}, err
-	}
-	defer done()
-	finding, cancel := context.WithTimeout(call, n.settings.SendTimeout)
-	defer cancel()
-	to, err := n.resolve(finding, user, data, opts)
-	if err != nil {
-		return mesh.Pending[mesh.Receipt]{}, err
-	}
-	p, err := n.mesh.SendAsync(ctx, to, data, opts...)
-	if err != nil {
-		return mesh.Pending[mesh.Receipt]{}, ended(call, fmt.Errorf("send to %s: %w", user, err))
-	}
-	return p, nil
-}
-
-// resolve checks what can be checked here, and finds the user.
-func (n *Node) resolve(ctx context.Context, user string, data []byte, opts []mesh.SendOption) (identity.Login, error) {
-	addr, err := identity.ParseAddress(user)
-	if err != nil {
-		return identity.Login{}, err
-	}
-	if err := n.checkPayload(data, opts); err != nil {
-		return identity.Login{}, err
-	}
-	self := n.presence.Self()
-	switch {
-	case self == nil || !self.LoggedInAt(n.clock.Now()):
-		return identity.Login{}, mesh.ErrNotLoggedIn
-	case addr.Matches(self.User, self.UserKey):
-		return identity.Login{}, mesh.ErrSelf
-	}
-	to, err := n.find(ctx, user)
-	if err != nil {
-		err = ended(ctx, fmt.Errorf("send to %s: %w", user, err))
-	}
-	return to, err
-}
-
-// checkPayload refuses, before any traffic, payloads that the mesh would refuse only after the user
-// was found.
-func (n *Node) checkPayload(data []byte, opts []mesh.SendOption) error {
-	switch {
-	case len(data) == 0:
-		return mesh.ErrEmpty
-	case len(data) > n.settings.MaxMessage:
-		return &mesh.SizeError{Size: len(data), Limit: n.settings.MaxMessage}
-	}
-	for _, o := range opts {
-		if _, text := o.(mesh.TextOption); text && !utf8.Valid(data) {
-			return mesh.ErrNotText
-		}
-	}
-	return nil
-}
-
-// movedOn reports whether err is one that a user may cause by having moved to another device, and
-// after which nothing was delivered.
-func movedOn(err error) bool {
-	if refused, ok := errors.AsType[*mesh.RefusedError](err); ok {
-		return refused.Reason == mesh.NotLoggedIn || refused.Reason == mesh.WrongUser
-	}
-	return errors.Is(err, mesh.ErrUnreachable)
-}
-
-func (n *Node) find(ctx context.Context, user string) (identity.Login, error) {
-	addr, err := identity.ParseAddress(user)
-	if err != nil {
-		return identity.Login{}, err
-	}
-	found, err := n.presence.Find(ctx, addr)
-	if err != nil {
-		return identity.Login{}, err
-	}
-	return found.Login, nil
+	return n.mesh.SendToAsync(ctx, user, data, opts...)
 }
 
 // Pinned returns the key that a user's name means here, and whether the name is pinned to a key.

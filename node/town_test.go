@@ -87,6 +87,14 @@ func (s *town) got(i int) (texts []string) {
 	return texts
 }
 
+// result returns how a send ended that did not wait.
+func result(p mesh.Pending[mesh.Receipt], err error) error {
+	if err == nil {
+		_, err = p.Result()
+	}
+	return err
+}
+
 // refuses checks that bob's send to the bare name fails, in the room and outside it, and that the
 // error names how to write to each of them.
 func (s *town) refuses(pinned identity.PublicKey, to ...identity.Login) {
@@ -95,8 +103,7 @@ func (s *town) refuses(pinned identity.PublicKey, to ...identity.Login) {
 		_, err := s.bob.SendText(within(s.t), "alice", "secret")
 		return err
 	}, "outside, pipelined": func() error {
-		_, err := s.bob.SendAsync(within(s.t), "alice", []byte("secret"))
-		return err
+		return result(s.bob.SendAsync(within(s.t), "alice", []byte("secret")))
 	}}
 	if room := s.in[bobs]; room != nil {
 		sends["in the room"] = func() error {
@@ -104,8 +111,7 @@ func (s *town) refuses(pinned identity.PublicKey, to ...identity.Login) {
 			return err
 		}
 		sends["in the room, pipelined"] = func() error {
-			_, err := room.SendAsync(within(s.t), "alice", []byte("secret"))
-			return err
+			return result(room.SendAsync(within(s.t), "alice", []byte("secret")))
 		}
 	}
 	for where, send := range sends {

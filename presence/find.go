@@ -83,6 +83,22 @@ func (d *Directory) Find(ctx context.Context, addr identity.Address) (Found, err
 	return d.finder.find(ctx, addr)
 }
 
+// Known returns the log-in that an address means if that can be told at once: from the connected
+// peers. known is false if it takes a search. Otherwise it is as [Directory.Find].
+func (d *Directory) Known(addr identity.Address) (login identity.Login, known bool, err error) {
+	found, err := d.finder.findConnected(addr)
+	if errors.Is(err, errSearch) {
+		return identity.Login{}, false, nil
+	}
+	return found.Login, err == nil, err
+}
+
+// Locate is [Directory.Find] without the addresses, for package mesh.
+func (d *Directory) Locate(ctx context.Context, addr identity.Address) (identity.Login, error) {
+	found, err := d.finder.find(ctx, addr)
+	return found.Login, err
+}
+
 // find is [Directory.Find].
 func (f *finder) find(ctx context.Context, addr identity.Address) (Found, error) {
 	if err := identity.CheckUser(addr.User); err != nil {

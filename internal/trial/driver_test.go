@@ -76,7 +76,7 @@ func oursDriver(t *testing.T, net *meshtest.Net, i int, links []int, ear listene
 }
 
 func (o *ours) publish(data []byte) func() error {
-	p, err := o.room.PublishAsync(context.Background(), data)
+	p, err := o.room.PublishAsync(context.Background(), data, mesh.WithWaiting())
 	if err != nil {
 		return func() error { return err }
 	}

@@ -26,7 +26,7 @@ func (c *Session) say(ctx context.Context, in Input) bool {
 	case "say":
 		target, s.Room = "room "+room.Name(), room.Name()
 		start = func() func() {
-			p, err := room.PublishAsync(c.ctx, text, mesh.AsText())
+			p, err := room.PublishAsync(c.ctx, text, mesh.AsText(), mesh.WithWaiting())
 			if err != nil {
 				c.tell(s, mesh.Receipt{}, err)
 				return nil

@@ -1,0 +1,178 @@
+package mesh
+
+import (
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/internal/task"
+)
+
+// load is what a [destination] has on its way, as its lanes report it: with their locks held, so
+// that load takes no other lock but that of the group of goroutines.
+type load struct {
+	mu     sync.Mutex
+	live   int     // accepted and not ended
+	bytes  int     // of these
+	flying int     // with a lane
+	to     peer.ID // the device that they are for
+	space  task.Changes
+
+	// A message that comes back puts the destination on hold: until one is delivered, one message at
+	// a time is with a lane. So those that were under way with it come back first, and all keep their
+	// order. A message for another device than those under way does the same.
+	hold    bool
+	back    []*sending // came back, and nobody has looked at them yet
+	last    uint64     // the ID of the latest message that was delivered
+	flight  uint64     // numbers the times that something was handed over while nothing was under way
+	strikes int        // flights since then from which something came back
+	missed  uint64     // the last of these flights
+	struck  time.Time  // when something came back last
+	spent   bool       // no further attempt: a refusal is final
+}
+
+const (
+	// introductions is how often a destination tries again after a refusal that another attempt may
+	// change, and introductionWait is the first pause before that in a room, in which the receiver
+	// takes in this node's greeting. It doubles: 50, 100, 200 and 400 ms.
+	introductions    = 4
+	introductionWait = 50 * time.Millisecond
+	// introductionRest is how long after the last of these attempts a refusal is final at once.
+	introductionRest = 2 * time.Second
+)
+
+// reserve takes space for a message. If there is none, it returns a channel that is closed when
+// there may be some.
+func (l *load) reserve(size int) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.live >= laneMessages || l.live > 0 && l.bytes+size > laneBytes {
+		return l.space.Next()
+	}
+	l.live++
+	l.bytes += size
+	return nil
+}
+
+// release gives the space of a message back.
+func (l *load) release(size int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.releaseLocked(size)
+}
+
+func (l *load) releaseLocked(size int) {
+	l.live--
+	l.bytes -= size
+	// At half full, so that a caller that pipelines is woken once for many messages.
+	if l.live <= laneMessages/2 && l.bytes <= laneBytes/2 {
+		l.space.Tell()
+	}
+}
+
+func (l *load) idle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.live == 0
+}
+
+// held reports whether a message must wait for others, or for a pause.
+func (l *load) held() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.hold
+}
+
+// fly notes that a message is handed to the lane of a device. It reports false, and holds up what
+// waits, if others are still under way to another device, which may be where the user was.
+func (l *load) fly(to peer.ID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.flying > 0 && to != l.to {
+		l.hold = true
+		return false
+	}
+	if l.flying == 0 {
+		l.flight++
+		l.to = to
+	}
+	l.flying++
+	return true
+}
+
+// grounded notes that the lane did not take it.
+func (l *load) grounded() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flying--
+}
+
+// ended notes the end of a message that was with a lane. It reports whether what waits may go on.
+func (l *load) ended(p *sending, delivered bool) (goesOn bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flying--
+	l.releaseLocked(p.size)
+	goesOn = l.hold && (delivered || l.flying == 0)
+	if delivered {
+		l.last = max(l.last, p.id)
+		l.hold, l.strikes, l.spent = false, 0, false
+	}
+	return goesOn
+}
+
+// takeBack notes that a message comes back from its lane with err, for another attempt. It reports
+// false if that is not worth it. resume is called if nobody looks after what came back.
+func (l *load) takeBack(p *sending, err error, now time.Time, resume func() bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.struck) > introductionRest {
+		l.strikes, l.spent = 0, false
+	}
+	if l.missed != l.flight {
+		if l.strikes == introductions {
+			l.spent = true
+		} else {
+			l.strikes++
+		}
+	}
+	if l.spent || len(l.back) == 0 && !resume() {
+		return false
+	}
+	l.missed, l.struck = l.flight, now
+	l.hold = true
+	l.flying--
+	p.err, p.seq, p.wrote = err, 0, time.Time{}
+	p.lane.Store(nil)
+	l.back = append(l.back, p)
+	return true
+}
+
+// landed returns what came back since the last call.
+func (l *load) landed() []*sending {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	back := l.back
+	l.back = nil
+	return back
+}
+
+// next says what to do with p, the first message that waits: hand it over, or pause before that, or
+// end it with the refusal that it came back with. pause is the first pause between two attempts.
+func (l *load) next(p *sending, now time.Time, pause time.Duration) (wait time.Duration, hopeless bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case p.err != nil && (l.spent || p.id < l.last):
+		return 0, true
+	case !l.hold || l.spent:
+		return 0, false
+	case l.flying > 0:
+		return untilWoken, false
+	}
+	if l.strikes == 0 {
+		return 0, false
+	}
+	return max(0, l.struck.Add(pause<<(l.strikes-1)).Sub(now)), false
+}
