@@ -79,13 +79,17 @@
 // if the context has none ([WithSendTimeout]). If a context or [Mesh.Close] ended the send,
 // errors.Is matches that too, beside what is known of the message. An invalid call (too long,
 // empty, to oneself, not logged in) fails at once, and costs neither traffic nor an ID.
-// [Mesh.SendAsync] returns the ID at once and the result later, for callers that pipeline: a few
-// hundred thousand small messages a second and core.
+//
+// [Mesh.SendAsync], [Mesh.SendToAsync] and [Room.SendAsync] return the ID at once, before a user is
+// searched for, and the result later: for callers that do not wait, and for those that pipeline, at
+// a few hundred thousand small messages a second and core. If too much waits to be sent already,
+// they return [ErrQueueFull].
 //
 // # Order
 //
-// Messages of one [Mode] from one node to another arrive in the order of the calls, once each; text
-// and binary messages share one order. If the connection breaks, reliable messages are written
+// Messages of one [Mode] to one address, in a room or outside, arrive in the order of the calls,
+// once each; text and binary messages share one order. That holds while the receiver is searched
+// for, and when the user moves to another device. If the connection breaks, reliable messages are written
 // again for as long as their deadline allows, at most 5 minutes; the receiver recognises repeats. A
 // receiver whose process has been restarted in between cannot, so what was written to the former
 // process ends as unconfirmed and is not written again. The two unreliable modes drop what waited
@@ -95,7 +99,8 @@
 // # Limits
 //
 // A message has at most 65,536 bytes ([WithMaxMessage]). Up to 4096 messages or 8 MiB wait for one
-// peer and mode; a call that finds this queue full waits. A receiver whose program does not read
+// user and mode: more fail with [ErrQueueFull], and calls that wait for the result wait. A receiver
+// whose program does not read
 // refuses direct messages ([QueueFull]), and never acknowledges what it could not queue. Everything
 // that a peer can make grow here has a bound.
 //
