@@ -247,10 +247,10 @@ func distances(linked [][]bool, from int) []int {
 	return far
 }
 
-// knew reports whether the neighbours of a member had been told that a stay was over when the member
-// called Join. One that knows is enough, since its answer is there before the member is in the
-// room. If packets are lost, the answer of one that does not know may come first and that of the
-// other be repeated later: then all must know.
+// knew reports whether the neighbours of a member had been told that a stay was over when the
+// member called Join. One that knows is enough, since its answer is there before the member is in
+// the room. If packets are lost, the answer of one that does not know may come first, and that of
+// the other be repeated later: then all must know.
 func (c comers) knew(all [][]*stayOf, neighbours []bool, from *stayOf, who int, called time.Time) bool {
 	there, told := 0, 0
 	for j, stays := range all {
