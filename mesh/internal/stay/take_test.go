@@ -31,3 +31,83 @@ func TestAReaderThatGoesOnIsToldWhatIsTooOld(t *testing.T) {
 	st.Receive(now, "p", old(7), Repaired)
 	require.Len(t, w.lost, 1)
 }
+
+// readings records what a stay hands up, and what else it tells.
+type readings struct {
+	deafWorld
+	numbers []uint64
+	notices []Notice
+}
+
+func (w *readings) Deliver(_ identity.Login, _ *Envelope, items []Item) bool {
+	for _, i := range items {
+		w.numbers = append(w.numbers, i.Number)
+	}
+	return true
+}
+
+func (w *readings) Notice(n Notice) { w.notices = append(w.notices, n) }
+
+// A neighbour says that the last messages of a member are for the newcomer. The member's goodbye
+// has come as well before Join returns, in another neighbour's answer or by gossip; the messages
+// come only after that.
+func TestNothingOfAStayThatIsOverBeforeThisOneIsReadyIsHandedUp(t *testing.T) {
+	app := identity.NewAppID("test")
+	for name, c := range map[string]struct {
+		way     string
+		history bool
+		handed  []uint64
+	}{
+		"a neighbour's answer":           {way: "roster"},
+		"gossip":                         {way: "gossip"},
+		"the app wants what was before":  {way: "roster", history: true, handed: []uint64{4, 5}},
+		"the same, by gossip":            {way: "gossip", history: true, handed: []uint64{4, 5}},
+		"the goodbye comes after Join":   {way: "late", handed: []uint64{4, 5}},
+		"the goodbye comes in its place": {handed: []uint64{4, 5}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now, w := time.Now(), new(readings)
+			st, _ := begunStayOf(t, app, now, w)
+			st.journal.history = c.history
+			keys, author := user(t, app, "u1", 1)
+			sign := func(after time.Duration, joined bool) *Entry {
+				e, err := SignEntry(keys.Device, st.Tag, Entry{Statement: author, Feed: FeedID{7}, Sequence: uint64(now.Add(after).UnixMilli()), Joined: joined})
+				require.NoError(t, err)
+				return e
+			}
+			entry, goodbye := sign(-time.Minute, true), sign(0, false)
+			item := chain(1, 1, 1, 1, 1, 1)
+			for i, e := range item {
+				e.device, e.Peer, e.Feed, e.tag, e.came, e.SentMs = author.Device, author.Peer, entry.Feed, entry.Tag(), now, now.UnixMilli()
+				e.Content = wire.AppendItem(nil, wire.Kind_KIND_TEXT, []byte("x"))
+				if i == len(item)-1 {
+					e.Content = wire.AppendItem(nil, wire.Kind_KIND_ROSTER, goodbye.Sealed)
+				}
+			}
+			st.adopt(now, "p")
+			st.adopt(now, "q")
+			st.HearRoster(now, "p", []*Entry{entry}, true)
+			st.journal.claim(now, "p", entry.Tag(), 5, 4, true)
+			// Something of the feed is held, so the goodbye waits for it.
+			st.Receive(now, "q", item[4], Gossiped)
+			switch c.way {
+			case "roster":
+				st.HearRoster(now, "q", []*Entry{goodbye}, true)
+			case "gossip":
+				st.Receive(now, "q", item[5], Gossiped)
+			}
+			st.Begin(now)
+			if c.way == "late" {
+				st.HearRoster(now, "q", []*Entry{goodbye}, true)
+			}
+			for _, e := range item[3:] {
+				st.Receive(now, "q", e, Repaired)
+			}
+			require.Equal(t, c.handed, w.numbers)
+			require.Len(t, w.notices, 2, "nothing is lost")
+			require.Equal(t, Quit, w.notices[1].(Left).Reason)
+			st.Tick(now.Add(time.Minute))
+			require.Len(t, w.notices, 2)
+		})
+	}
+}
