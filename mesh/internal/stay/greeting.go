@@ -11,8 +11,13 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// RosterPart is how many bytes of entries travel in one frame.
-const RosterPart = 32 << 10
+const (
+	// RosterPart is how many bytes of entries travel in one frame.
+	RosterPart = 32 << 10
+	// firstAnswer is for how long after it began to join a node takes a LEFT in the first answer of
+	// a neighbour for one from before: round trips, and the repair of a lost packet.
+	firstAnswer = time.Second
+)
 
 // greet tells a peer who we are in this room, and by digests what we know of it. A question comes
 // without the digest of heads while a feed has begun with a guess: a neighbour that has got as far
@@ -182,11 +187,15 @@ func (st *Stay) HearRoster(now time.Time, p peer.ID, entries []*Entry, last bool
 		return // not asked for
 	}
 	before := st.roster.sum()
+	first := !st.neighbours[p].agreed && st.readyAt.IsZero() && now.Sub(st.since) < firstAnswer
 	for _, entry := range entries {
 		if st.leaving {
 			return
 		}
 		s := st.hearsay(now, p, entry)
+		if first && s != nil && s.goodbye != nil && s.feed.next == 0 && !entry.Joined && !st.journal.history {
+			s = st.apply(now, entry) // when that neighbour heard of this node, the stay was over
+		}
 		if s == nil || st.leaving || s.entry.Feed != entry.Feed {
 			continue
 		}

@@ -107,7 +107,7 @@ func New(now time.Time, cfg Config, world World) *Stay {
 		return ok
 	}
 	j.resume = cfg.Resume
-	j.history = cfg.Past != Past{}
+	j.history = cfg.Past != Past{} || len(cfg.Resume) > 0
 	if cfg.Latest != nil {
 		j.stays.handed, j.stays.latest = cfg.Handed, cfg.Latest
 	}
@@ -149,7 +149,7 @@ func (st *Stay) Begin(now time.Time) {
 		st.arrived(now, a)
 	}
 	st.readyAt = now
-	st.succeed(now)
+	st.succeed()
 	for _, a := range st.journal.becomeReady(now) {
 		st.arrived(now, a)
 	}
@@ -157,13 +157,8 @@ func (st *Stay) Begin(now time.Time) {
 }
 
 // succeed notes which members are there now that this stay is ready: any stays that they had before
-// have ended, and so have those whose goodbyes have overtaken their last messages.
-func (st *Stay) succeed(now time.Time) {
-	for s := range st.roster.order.all() {
-		if s.Peer != st.Self && s.goodbye != nil && !st.journal.history {
-			st.apply(now, s.goodbye)
-		}
-	}
+// have ended.
+func (st *Stay) succeed() {
 	for p, s := range st.roster.devices {
 		switch {
 		case p == st.Self:
