@@ -162,7 +162,7 @@ func (t *tui) direct(ev *mesh.DirectMessage) {
 	if k == nil {
 		k = cmp.Or(t.titled(t.called(ev.From)), t.titled(ev.From.Address().String()))
 	}
-	if k == nil {
+	if k == nil || !t.takes(k, ev.From) {
 		k = t.open(&talk{user: name})
 	}
 	t.add(t.hold(k, ev.From), e)

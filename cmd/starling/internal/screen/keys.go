@@ -190,7 +190,7 @@ func (t *tui) obey(k *talk, in session.Input, line string) error {
 		if k.direct() {
 			return fmt.Errorf("/to is for rooms, and this is none: /msg %s TEXT", in.Name)
 		}
-		return t.message(k, k, in.Name, in.Text, "/to "+t.meant(in.Name)+" "+in.Text)
+		return t.message(k, k, in.Name, in.Text, "/to "+t.meant(in.Name, t.inside(k, in.Name))+" "+in.Text)
 	case "msg":
 		to := t.user(in.Name)
 		if strings.TrimSpace(in.Text) != "" {

@@ -11,7 +11,9 @@ import (
 
 // A direct conversation is with one key, for ever: the key of its messages or, if it was opened by
 // a name, the key of the one user of the name who was there. If nobody was, what is typed goes to
-// the name, and the node decides what that means, until a message has shown which key it is.
+// the name, and the node decides what that means, until a message has shown which key it is. A
+// message from a user of the name shows it only if nothing has been said or typed there before:
+// what has may be meant for another user.
 
 // user returns the conversation with a user by the name typed, and makes one if there is none.
 func (t *tui) user(name string) *talk {
@@ -78,21 +80,31 @@ func (t *tui) addressOf(k *talk) string {
 	byName := k.login.User == "" && !k.named && t.same(k.seen, t.there(k.user))
 	switch {
 	case l.User == "" || byName:
-		return t.meant(k.user)
+		return t.meant(k.user, t.there(k.user))
 	case t.me.Vouched:
 		return l.User
 	}
 	return l.Address().String()
 }
 
-// meant returns what to send to for a name. A name alone means the user that it is shown for: if
-// nobody is there under it, the key goes with it, so that it cannot reach another key.
-func (t *tui) meant(name string) string {
+// meant returns what to send to for a name, under which there may be a user there. A name alone
+// means the user that it is shown for: if nobody is there under it, the key goes with it, so that
+// it cannot reach another key.
+func (t *tui) meant(name string, there identity.Login) string {
 	shown, ok := t.words.Shown(name)
-	if !ok || t.me.Vouched || t.there(name).User != "" {
+	if !ok || t.me.Vouched || there.User != "" {
 		return name
 	}
 	return shown.Address().String()
+}
+
+// takes reports whether a message from a user shows whom a conversation is with that has the user's
+// name.
+func (t *tui) takes(k *talk, from identity.Login) bool {
+	if k.login.User != "" || exactly(k.user, from) || t.same(k.seen, from) {
+		return true
+	}
+	return !k.named && k.line.text == ""
 }
 
 // hold notes that a conversation is with a user, or where that user is now. If it was opened by the
@@ -102,7 +114,11 @@ func (t *tui) hold(k *talk, l identity.Login) *talk {
 		t.merge(k, o)
 		k = o
 	}
-	k.login, k.user, k.seen = l, t.called(l), identity.Login{}
+	name := t.called(l)
+	if o := t.titled(name); o != nil && o != k {
+		name = l.Address().String() // another one was opened by that name
+	}
+	k.login, k.user, k.seen = l, name, identity.Login{}
 	return k
 }
 
@@ -198,18 +214,30 @@ func (t *tui) whom(k *talk) identity.Login {
 // there returns the user who is there and is shown by a name, or has the key of an address; zero:
 // nobody.
 func (t *tui) there(name string) identity.Login {
-	fits := func(l identity.Login) bool { return l.User != "" && (t.called(l) == name || exactly(name, l)) }
 	for _, p := range t.peers {
-		if fits(p.Login) {
+		if p.LoggedIn && t.fits(name, p.Login) {
 			return p.Login
 		}
 	}
 	for _, room := range t.talks {
-		for _, s := range room.members {
-			if fits(s.Login) {
-				return s.Login
-			}
+		if l := t.inside(room, name); l.User != "" {
+			return l
 		}
 	}
 	return identity.Login{}
+}
+
+// inside is there for the members of one room.
+func (t *tui) inside(room *talk, name string) identity.Login {
+	for _, s := range room.members {
+		if t.fits(name, s.Login) {
+			return s.Login
+		}
+	}
+	return identity.Login{}
+}
+
+// fits reports whether a user is shown by a name, or has the key of an address.
+func (t *tui) fits(name string, l identity.Login) bool {
+	return l.User != "" && (t.called(l) == name || exactly(name, l))
 }
