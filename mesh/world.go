@@ -67,6 +67,8 @@ func (w *world) Notice(n stay.Notice) {
 		w.endSoon(ErrReplaced)
 	case stay.Lapsed:
 		w.endSoon(n.Err)
+	default:
+		panic(fmt.Sprintf("mesh: notice %T", n))
 	}
 }
 
