@@ -47,9 +47,7 @@ func chat(t *testing.T, rooms []*Room, name string, n int) {
 func honest(t *testing.T, r *Room, n int) (got []string) {
 	t.Helper()
 	for len(got) < n {
-		ev, err := r.Recv(t.Context())
-		require.NoError(t, err)
-		switch ev := ev.(type) {
+		switch ev := next(t, r).(type) {
 		case *Message:
 			if ev.From.User != "mallory" {
 				got = append(got, line(ev))
@@ -67,7 +65,7 @@ func honest(t *testing.T, r *Room, n int) (got []string) {
 func until(t *testing.T, r *Room, want string) {
 	t.Helper()
 	for {
-		ev, err := r.Recv(t.Context())
+		ev, err := recv(t, r)
 		require.NoError(t, err, "waiting for %q", want)
 		if line(ev) == want {
 			return

@@ -177,7 +177,7 @@ func TestTheSameUserJoiningElsewhereLaterTakesTheSeat(t *testing.T) {
 		time.Sleep(time.Second)
 		second := f.join(2, "ops")
 		for {
-			_, err := first.Recv(t.Context())
+			_, err := recv(t, first)
 			if err != nil {
 				require.ErrorIs(t, err, ErrReplaced)
 				break
@@ -214,7 +214,12 @@ func TestTwoDevicesThatJoinAtOnceEndAsOne(t *testing.T) {
 						}
 					}()
 				}
-				loser := <-ended
+				var loser int
+				select {
+				case loser = <-ended:
+				case <-time.After(time.Minute):
+					t.Fatal("neither stay has ended")
+				}
 				time.Sleep(30 * time.Second)
 				require.Empty(t, ended, "only one has lost")
 				require.Len(t, witness.Members(), 2)
