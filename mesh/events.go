@@ -177,7 +177,9 @@ func split(k Kind, data []byte) ([]byte, *string) {
 	return data, nil
 }
 
-// Member is a user in a room.
+// Member is a user in a room. With this library, Info stays the same during one stay. After the
+// user continues on another device, or restarts, it can be another one. If no event comes in
+// between, only [Room.Members] shows the new one.
 type Member struct {
 	identity.Login
 	Role  string    // what its room token says; empty in open mode
