@@ -82,7 +82,7 @@ func TestEveryTypeOfEventHasASample(t *testing.T) {
 		types := regexp.MustCompile(`(?m)^\tType(\w+)\s+= "(\w+)"$`).FindAllStringSubmatch(string(source), -1)
 		require.Greater(t, len(types), 7, file)
 		for _, m := range types {
-			require.True(t, has[m[2]], m[2])
+			require.True(t, has[m[2]], "%s has no sample in samples() and none in docs/EVENTS.md", m[2])
 			require.Contains(t, list[1], "["+m[1]+"]", "%s: the comment of Event does not name it", file)
 		}
 	}
