@@ -60,7 +60,7 @@ const (
 // most 2 s for neighbours that do not answer.
 //
 // It returns [ErrNoIdentity] before the node has a user, [ErrJoined] while the node is in the room,
-// an *identity.IDError for a bad name, an *identity.InfoSizeError for too much user information,
+// an *identity.IDError for a bad name, an *identity.InfoSizeError for too much info,
 // and in app mode an *identity.TokenError for a token that does not admit this user on this device
 // to the room.
 func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room, error) {
