@@ -59,12 +59,12 @@ func (n *Node) Connect(ctx context.Context, addr string) error {
 }
 
 // connect tries until it succeeds, cannot succeed, or ctx ends. If the peer connects to this node
-// meanwhile, connect goes on at once. If ctx ends, the error includes that of the last attempt that
-// ctx did not cut short.
+// while connect waits for the next attempt, connect goes on at once. If ctx ends, the error
+// includes that of the last attempt that ctx did not cut short.
 func (n *Node) connect(ctx context.Context, info peer.AddrInfo) error {
 	up := make(chan struct{}, 1)
 	arrivals := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
-		if c.RemotePeer() == info.ID {
+		if c.RemotePeer() == info.ID && c.Stat().Direction == network.DirInbound {
 			select {
 			case up <- struct{}{}:
 			default: // it has not been seen yet

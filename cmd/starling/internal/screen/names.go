@@ -1,7 +1,6 @@
 package screen
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/session"
@@ -26,7 +25,9 @@ func (t *tui) user(name string) *talk {
 		}
 	}
 	k := &talk{user: name, typed: name}
-	k.seen = t.whom(k)
+	if k.seen = t.whom(k); k.seen.User == "" && !t.me.Vouched {
+		k.seen, _ = t.words.Shown(name)
+	}
 	return t.open(k)
 }
 
@@ -70,38 +71,39 @@ func (t *tui) called(l identity.Login) string {
 }
 
 // addressOf returns the address that reaches the user of a conversation and no other user of that
-// name. The first message to a user whose name was typed goes to the name while only one user has
-// it, which pins it.
-func (t *tui) addressOf(k *talk) string {
+// name, and that user, as far as is known. The first message to a user whose name was typed goes to
+// the name while only one user has it, which pins it.
+func (t *tui) addressOf(k *talk) (string, identity.Login) {
 	l := k.login
 	if l.User == "" {
 		l = k.seen
 	}
 	byName := k.login.User == "" && !k.named && t.same(k.seen, t.there(k.user))
 	switch {
-	case l.User == "" || byName:
+	case l.User == "":
 		return t.meant(k.user, t.there(k.user))
+	case byName:
+		return k.user, l
 	case t.me.Vouched:
-		return l.User
+		return l.User, identity.Login{}
 	}
-	return l.Address().String()
+	return l.Address().String(), l
 }
 
-// meant returns what to send to for a name, under which there may be a user there. A name alone
-// means the user that it is shown for: if nobody is there under it, the key goes with it, so that
-// it cannot reach another key.
-func (t *tui) meant(name string, there identity.Login) string {
-	shown, ok := t.words.Shown(name)
-	if !ok || t.me.Vouched || there.User != "" {
-		return name
+// meant returns the address for a name, and whom it means, as far as is known. there is the user
+// who is there and is shown by the name. A name alone means the user that it is shown for: if that
+// user is not there, the key goes with it, so that it cannot reach another key.
+func (t *tui) meant(name string, there identity.Login) (string, identity.Login) {
+	if shown, ok := t.words.Shown(name); ok && !t.me.Vouched && there.User == "" {
+		return shown.Address().String(), shown
 	}
-	return shown.Address().String()
+	return name, there
 }
 
 // takes reports whether a message from a user shows whom a conversation is with that has the user's
 // name.
 func (t *tui) takes(k *talk, from identity.Login) bool {
-	if k.login.User != "" || exactly(k.user, from) || t.same(k.seen, from) {
+	if t.me.Vouched || k.login.User != "" || exactly(k.user, from) || t.same(k.seen, from) {
 		return true
 	}
 	return !k.named && k.line.text == ""
@@ -114,11 +116,7 @@ func (t *tui) hold(k *talk, l identity.Login) *talk {
 		t.merge(k, o)
 		k = o
 	}
-	name := t.called(l)
-	if o := t.titled(name); o != nil && o != k {
-		name = l.Address().String() // another one was opened by that name
-	}
-	k.login, k.user, k.seen = l, name, identity.Login{}
+	k.login, k.user, k.seen = l, t.called(l), identity.Login{}
 	return k
 }
 
@@ -138,7 +136,13 @@ func (t *tui) merge(k, into *talk) {
 	into.unread += k.unread
 	into.failed = into.failed || k.failed
 	into.active = max(into.active, k.active)
-	into.line = cmp.Or(k.line, into.line)
+	typed, other := into.line, k.line
+	if t.here == k && other.text != "" || typed.text == "" {
+		typed, other = other, typed
+	}
+	if into.line = typed; other.text != "" {
+		t.remember(other.text)
+	}
 	if t.here == k {
 		t.show(into)
 	}
@@ -168,7 +172,11 @@ func (t *tui) means(user string, key identity.PublicKey) {
 	for _, k := range slices.Clone(t.talks) {
 		switch {
 		case k.login.User == "" && k.typed == user && !key.IsZero() && user != t.me.User:
-			t.hold(k, identity.Login{User: user, Key: key})
+			l := identity.Login{User: user, Key: key}
+			if exactly(k.user, k.seen) {
+				l = k.seen // it was shown as the conversation with that key
+			}
+			t.hold(k, l)
 			continue
 		case known && was == key:
 			continue

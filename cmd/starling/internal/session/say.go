@@ -42,16 +42,17 @@ func (c *Session) say(ctx context.Context, in Input) bool {
 		}
 	case "to":
 		target, s.Room, s.To = "room "+room.Name()+" "+NameAlone(in.Name), room.Name(), in.Name
-		there := func() (all []identity.Login) {
+		there := func() []identity.Login {
+			all := c.node.Online() // a name that one of these has is not a member's alone
 			for _, m := range room.Members() {
 				all = append(all, m.Login)
 			}
 			return all
 		}
-		start = c.direct(s, there, func(to string) (mesh.Receipt, error) { return room.Send(c.ctx, to, text, mesh.AsText()) })
+		start = c.direct(s, in, there, func(to string) (mesh.Receipt, error) { return room.Send(c.ctx, to, text, mesh.AsText()) })
 	case "msg":
 		target, s.To = "user "+NameAlone(in.Name), in.Name
-		start = c.direct(s, c.node.Online, func(to string) (mesh.Receipt, error) { return c.node.Send(c.ctx, to, text, mesh.AsText()) })
+		start = c.direct(s, in, c.node.Online, func(to string) (mesh.Receipt, error) { return c.node.Send(c.ctx, to, text, mesh.AsText()) })
 	}
 	return c.sends.send(ctx, target, start)
 }
@@ -59,22 +60,28 @@ func (c *Session) say(ctx context.Context, in Input) bool {
 // meaning is whom a typed name means. That is settled when it is typed: the message may have to
 // wait for others, and meanwhile another user may come who has the name.
 type meaning struct {
-	name string
-	user identity.Login   // who is meant; zero: whom the node takes it for
-	all  []identity.Login // several users have the name, so it means none of them
+	name  string
+	user  identity.Login   // who is meant; zero: whom the node takes it for
+	shown bool             // the person who typed it saw that
+	all   []identity.Login // several users have the name, so it means none of them
 }
 
-// meant returns what a typed name means. It means the user that it is shown for, or else the only
-// one there who has it.
-func (c *Session) meant(name string, there []identity.Login) meaning {
-	self := c.node.Self().User
-	if shown, ok := c.view.Shown(name); ok && name != self {
-		return meaning{name: name, user: shown}
+// meant returns what a typed name means. It means the pinned key, or the user that it is shown for,
+// or else the only one there who has it.
+func (c *Session) meant(in Input, there []identity.Login) meaning {
+	m := meaning{name: in.Name}
+	if _, pinned := c.node.Pinned(in.Name); pinned || c.pass != nil || in.Name == c.node.Self().User {
+		return m // the node knows
 	}
-	if _, pinned := c.node.Pinned(name); pinned || c.pass != nil || name == self {
-		return meaning{name: name} // the node knows
+	if m.user = in.user; m.user.User == "" {
+		m.user, m.shown = c.view.Shown(in.Name)
+	} else {
+		m.shown = true
 	}
-	return among(name, there)
+	if m.shown {
+		return m
+	}
+	return among(in.Name, there)
 }
 
 // among returns what a name means that is shown for nobody and pinned to no key.
@@ -91,18 +98,25 @@ func among(name string, there []identity.Login) meaning {
 	return m
 }
 
-// address returns what to send to, when the message's turn has come. While the user who is meant is
-// the only one there who has the name, that is the name, which the message pins. Otherwise the key
-// goes with it, so that it cannot reach another key.
+// address returns what to send to when the message's turn has come. While the user who is meant is
+// the only one there who has the name, that is the name: the node checks it, and pins it. Otherwise
+// the key goes with the name, so that it cannot reach another key. If another user is there, that
+// is so only for a name that was shown for its user: the node may have refused any other.
 func (m meaning) address(there []identity.Login) (string, error) {
-	switch {
-	case len(m.all) > 0:
+	if len(m.all) > 0 {
 		return "", &identity.ConflictError{User: m.name, Found: m.all}
-	case m.user.User == "":
+	}
+	if m.user.User == "" {
 		return m.name, nil
 	}
-	if now := among(m.name, there); now.user.User != "" && now.user.Key == m.user.Key {
+	now := among(m.name, there)
+	switch {
+	case now.user.User != "" && now.user.Key == m.user.Key:
 		return m.name, nil
+	case now.user.User != "" && !m.shown:
+		return "", &identity.ConflictError{User: m.name, Found: []identity.Login{m.user, now.user}}
+	case len(now.all) > 0 && !m.shown:
+		return "", &identity.ConflictError{User: m.name, Found: now.all}
 	}
 	return m.user.Address().String(), nil
 }
@@ -117,11 +131,14 @@ func NameAlone(address string) string {
 // direct sends to one user, and waits for the answer before it sends the next message to that user.
 // A chat has no need to pipeline, and so a repeat of one message cannot overtake the next. there
 // returns the users who may be meant.
-func (c *Session) direct(s Sent, there func() []identity.Login, send func(to string) (mesh.Receipt, error)) func() func() {
-	m := c.meant(s.To, there())
+func (c *Session) direct(s Sent, in Input, there func() []identity.Login, send func(to string) (mesh.Receipt, error)) func() func() {
+	m := c.meant(in, there())
 	return func() func() {
 		var receipt mesh.Receipt
 		to, err := m.address(there())
+		if pin, pinned := c.node.Pinned(m.name); pinned && m.user.User != "" && pin != m.user.Key {
+			err = &identity.ConflictError{User: m.name, Pinned: pin, Found: []identity.Login{m.user}}
+		}
 		switch {
 		case err == nil:
 			receipt, err = send(to)

@@ -43,14 +43,14 @@ func TestANameMeansWhoHadItWhenItWasTyped(t *testing.T) {
 	type there = []identity.Login
 	for name, c := range map[string]struct {
 		typed, sent there
-		shown       bool // as bob's
+		shown       bool // for bob
 		to          string
 	}{
 		"he is there":                              {typed: there{carol, bob}, sent: there{bob, carol}, to: "bob"},
 		"on two devices":                           {typed: there{bob, phone}, sent: there{phone, bob}, to: "bob"},
 		"he has gone":                              {typed: there{bob}, to: bob.Address().String()},
-		"another one has come instead":             {typed: there{bob}, sent: there{imposter}, to: bob.Address().String()},
-		"another one has come too":                 {typed: there{bob}, sent: there{imposter, bob}, to: bob.Address().String()},
+		"another one has come instead":             {typed: there{bob}, sent: there{imposter}},
+		"another one has come too":                 {typed: there{bob}, sent: there{imposter, bob}},
 		"both were there":                          {typed: there{bob, imposter}, sent: there{bob, imposter}},
 		"both were there, and one has gone":        {typed: there{bob, imposter}, sent: there{imposter}},
 		"nobody was there":                         {sent: there{imposter}, to: "bob"},
@@ -61,7 +61,7 @@ func TestANameMeansWhoHadItWhenItWasTyped(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := among("bob", c.typed)
 			if c.shown {
-				m = meaning{name: "bob", user: bob}
+				m = meaning{name: "bob", user: bob, shown: true}
 			}
 			to, err := m.address(c.sent)
 			if c.to == "" {
@@ -129,7 +129,7 @@ func TestALineThatWaitsGoesToNobodyElse(t *testing.T) {
 	strangers := enters(stranger)
 	await(2)
 	close(gate)
-	require.Equal(t, "not_member", (<-v.sent).Error)
+	require.Equal(t, CodeAmbiguous, (<-v.sent).Error)
 	_, pinned := alice.Pinned("bob")
 	require.False(t, pinned)
 
