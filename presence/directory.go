@@ -158,13 +158,7 @@ func (d *Directory) OnlineAs(user string) []identity.Login {
 	now := d.clock.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var all []identity.Login
-	for _, c := range d.names[user] {
-		if c.loggedIn(now) {
-			all = append(all, c.session.Statement.Login())
-		}
-	}
-	return all
+	return logins(d.finder.connectedLocked(want{Address: identity.Address{User: user}}, now))
 }
 
 // Close says good-bye to the connected peers if the node is logged in, which takes at most half a

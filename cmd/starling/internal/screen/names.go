@@ -85,7 +85,7 @@ func (t *tui) addressOf(k *talk) (string, identity.Login) {
 	case byName:
 		return k.user, l
 	case t.me.Vouched:
-		return l.User, identity.Login{}
+		return l.User, l
 	}
 	return l.Address().String(), l
 }

@@ -73,15 +73,13 @@ func (c *Session) meant(in Input, there []identity.Login) meaning {
 	if _, pinned := c.node.Pinned(in.Name); pinned || c.pass != nil || in.Name == c.node.Self().User {
 		return m // the node knows
 	}
-	if m.user = in.user; m.user.User == "" {
+	if m.user, m.shown = in.user, true; m.user.User == "" {
 		m.user, m.shown = c.view.Shown(in.Name)
-	} else {
-		m.shown = true
 	}
-	if m.shown {
-		return m
+	if !m.shown {
+		return among(in.Name, there)
 	}
-	return among(in.Name, there)
+	return m
 }
 
 // among returns what a name means that is shown for nobody and pinned to no key.
