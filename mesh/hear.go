@@ -80,7 +80,7 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stay.HearRoster(r.mesh.clock.Now(), p, entries, part.Last)
+	r.stay.HearRoster(r.mesh.clock.Now(), p, part, entries)
 	return nil
 }
 

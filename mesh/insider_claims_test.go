@@ -164,7 +164,7 @@ func TestAFalseBeginningKeepsNothingFromANewcomer(t *testing.T) {
 				newcomer := f.join(2, "ops") // it hears about the others' feeds from mallory alone, and a second later from member 1
 				m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{Entry: m.entry}}})
 				m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Roster_{
-					Roster: &wire.RoomFrame_Roster{Entries: [][]byte{rooms[0].stay.Own().Sealed}, Last: true},
+					Roster: &wire.RoomFrame_Roster{Entries: [][]byte{rooms[0].stay.Own().Sealed}, Last: true, Answers: m.asker(f.at[2].host.ID())},
 				}})
 				m.claim(f.at[2].host.ID(), rooms[0].stay.Own().Tag(), first, first)
 				time.Sleep(time.Second)
@@ -193,7 +193,7 @@ func TestAFalseClockKeepsNothingFromANewcomerWithAnotherNeighbour(t *testing.T) 
 				newcomer := f.join(2, "ops")
 				tag := rooms[0].stay.Own().Tag()
 				lie := func() {
-					m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: []*wire.Position{
+					m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Answers: m.asker(f.at[2].host.ID()), Feeds: []*wire.Position{
 						{Feed: tag[:], Last: 4, First: 5, ClockMs: uint64(time.Now().Add(ahead).UnixMilli())},
 					}}}})
 				}

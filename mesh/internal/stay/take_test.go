@@ -89,10 +89,11 @@ func TestNothingOfAStayThatWasOverWhenANeighbourHeardOfThisOneIsHandedUp(t *test
 					e.Content = wire.AppendItem(nil, wire.Kind_KIND_ROSTER, goodbye.Sealed)
 				}
 			}
-			answer := func(at time.Time) { st.HearRoster(at, "q", []*Entry{goodbye}, true) }
+			all := &wire.RoomFrame_Roster{Last: true, Answers: st.journal.self[:]}
+			answer := func(at time.Time) { st.HearRoster(at, "q", all, []*Entry{goodbye}) }
 			st.adopt(now, "p")
 			st.adopt(now, "q")
-			st.HearRoster(now, "p", []*Entry{entry}, true)
+			st.HearRoster(now, "p", all, []*Entry{entry})
 			st.journal.claim(now, "p", entry.Tag(), 5, 4, true)
 			if c.begun {
 				st.journal.claim(now, author.Peer, entry.Tag(), 5, 4, true)
@@ -103,7 +104,7 @@ func TestNothingOfAStayThatWasOverWhenANeighbourHeardOfThisOneIsHandedUp(t *test
 			case "answer":
 				answer(now)
 			case "later answer":
-				st.HearRoster(now, "q", nil, true)
+				st.HearRoster(now, "q", all, nil)
 				answer(now)
 			case "late answer":
 				now = now.Add(firstAnswer)
