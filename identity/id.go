@@ -8,7 +8,7 @@ import (
 const (
 	// MaxID is the most characters that a user, room or app ID may have.
 	MaxID = 128
-	// MaxInfo is the most bytes of user info that a member may show in a room.
+	// MaxInfo is the most bytes of info that a member may show in a room.
 	MaxInfo = 200
 )
 
@@ -34,7 +34,7 @@ func (e *IDError) Error() string {
 // Unwrap returns Err, so that errors.Is(err, ErrEmptyID) is true for an empty ID.
 func (e *IDError) Unwrap() error { return e.Err }
 
-// InfoSizeError reports user info of more than [MaxInfo] bytes.
+// InfoSizeError reports info of more than [MaxInfo] bytes.
 type InfoSizeError struct{ Size int }
 
 func (e *InfoSizeError) Error() string {

@@ -247,29 +247,19 @@ func distances(linked [][]bool, from int) []int {
 	return far
 }
 
-// knew reports whether the neighbours of a member had been told that a stay was over when the member
-// called Join. One that knows is enough, since its answer is there before the member is in the
-// room. If packets are lost, the answer of one that does not know may come first and that of the
-// other be repeated later: then all must know.
-func (c comers) knew(all [][]*stayOf, neighbours []bool, from *stayOf, who int, called time.Time) bool {
-	there, told := 0, 0
+// knew reports whether a neighbour of a member had been told that a stay was over when the member
+// called Join.
+func knew(all [][]*stayOf, neighbours []bool, from *stayOf, who int, called time.Time) bool {
 	for j, stays := range all {
-		for _, s := range stays {
-			if !neighbours[j] || s.ready.After(called) || !s.leaving.After(called) {
-				continue
-			}
-			there++
-			if slices.ContainsFunc(s.gone, func(g gone) bool {
+		if neighbours[j] && slices.ContainsFunc(stays, func(s *stayOf) bool {
+			return s.leaving.After(called) && slices.ContainsFunc(s.gone, func(g gone) bool {
 				return g.who == who && !g.at.Before(from.leaving) && g.at.Before(called)
-			}) {
-				told++
-			}
+			})
+		}) {
+			return true
 		}
 	}
-	if c.loss > 0 {
-		return told > 0 && told == there
-	}
-	return told > 0
+	return false
 }
 
 // judge compares what everybody was told with what everybody said.
@@ -312,7 +302,7 @@ func (c comers) judge(all [][]*stayOf, linked [][]bool) (f faults) {
 					// The news that a stay is over may itself be under way: GossipSub passes it on
 					// at once to some neighbours, and to the others at its next heartbeat.
 					news := heartbeat + time.Duration(links[m.who])*comersLatency
-					if !from.left.IsZero() && (from.left.Add(news).Before(s.called) || c.knew(all, linked[i], from, m.who, s.called)) {
+					if !from.left.IsZero() && (from.left.Add(news).Before(s.called) || knew(all, linked[i], from, m.who, s.called)) {
 						fault("%s: of a stay that had ended %v before Join", name, s.called.Sub(from.left))
 					}
 				}

@@ -185,10 +185,9 @@ const replayPart = 1 << 20
 // broadcasts are left out.
 func (r *Room) Replay(c *Cursor) iter.Seq[Event] {
 	return func(yield func(Event) bool) {
-		for _, f := range r.replayed() {
-			first := r.unread(f, c)
-			for {
-				events, next := r.replayFrom(f, first)
+		for _, u := range r.unread(c) {
+			for first := u.first; ; {
+				events, next := r.replayFrom(u.feed, first)
 				for _, ev := range events {
 					if c.Add(ev) && !yield(ev) {
 						return
@@ -203,19 +202,20 @@ func (r *Room) Replay(c *Cursor) iter.Seq[Event] {
 	}
 }
 
-// replayed returns the feeds whose messages the app gets.
-func (r *Room) replayed() []*stay.Feed {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.stay.Unread()
+// unread is a feed whose messages the app gets, and its first item behind a cursor.
+type unread struct {
+	feed  *stay.Feed
+	first uint64
 }
 
-// unread returns the first item of a feed behind a cursor.
-func (r *Room) unread(f *stay.Feed, c *Cursor) uint64 {
+func (r *Room) unread(c *Cursor) (out []unread) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	from, id := f.Author()
-	return f.First(c.places[cursorKey{from.Peer, FeedID(id)}].last)
+	for _, f := range r.stay.Unread() {
+		from, id := f.Author()
+		out = append(out, unread{f, f.First(c.places[cursorKey{from.Peer, FeedID(id)}].last)})
+	}
+	return out
 }
 
 // replayFrom returns the next events of a feed from item first on, and the item that follows them:

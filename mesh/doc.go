@@ -62,8 +62,7 @@
 // during which it can answer, and is then dropped by all. If it is back in time, there is no event;
 // neither is there one if two members that others still reach lose the connection between them. A
 // member that nobody was connected to is missed after six minutes, or twelve seconds for each
-// member if that is longer. In large rooms ([WithLargeRoom]) one event reports the size, instead of
-// one for each member that comes or goes.
+// member if that is longer. In large rooms members cause no events ([RoomSize]).
 //
 // What a room retains for others is in memory, and with [WithStore] also on disk, so that it is
 // served again after a restart. [Store] says what the node's own program gets of it, and what a

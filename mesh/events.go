@@ -177,7 +177,9 @@ func split(k Kind, data []byte) ([]byte, *string) {
 	return data, nil
 }
 
-// Member is a user in a room.
+// Member is a user in a room. With this library, Info stays the same during one stay. After the
+// user continues on another device, or restarts, it can be another one. If no event comes in
+// between, only [Room.Members] shows the new one.
 type Member struct {
 	identity.Login
 	Role  string    // what its room token says; empty in open mode
@@ -220,13 +222,14 @@ type MemberLeft struct {
 	Reason LeaveReason `json:"reason"`
 }
 
-// RoomSize says that a room has become large, or small again ([WithLargeRoom]): whether members
-// still cause events. [Room.Members] always lists the members. When a room is small again, call it
-// once, since some may have come and gone without an event.
+// RoomSize says that a room has become large, or small again. In a large room, members cause no
+// events. A room is large from as many members on as [WithLargeRoom] sets, until fewer than nine
+// tenths as many are left. [Room.Members] always lists the members. When a room is small again,
+// call it once, since some may have come and gone without an event.
 type RoomSize struct {
 	Header
 	Members int  `json:"members"` // now, this node included
-	Large   bool `json:"large"`   // no MemberJoined and MemberLeft from now on
+	Large   bool `json:"large"`   // members cause no events from now on
 }
 
 // TokenExpiring says that this node's room token expires soon: 30 s from now, or less if it came

@@ -90,6 +90,22 @@ func line(ev Event) string {
 	return fmt.Sprintf("%T", ev)
 }
 
+// recv reads an event, or the end of the stay. It waits for a minute: the beats of a room go on, so
+// in a bubble a wait without a limit never ends.
+func recv(t *testing.T, r *Room) (Event, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	return r.Recv(ctx)
+}
+
+// next reads one event, as recv does.
+func next(t *testing.T, r *Room) Event {
+	t.Helper()
+	ev, err := recv(t, r)
+	require.NoError(t, err)
+	return ev
+}
+
 // read reads n events.
 func read(t *testing.T, r *Room, n int) (got []string) {
 	t.Helper()

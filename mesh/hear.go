@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"errors"
-	"slices"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -31,14 +30,6 @@ func (r *Room) peerLoop() {
 		}
 		r.mu.Unlock()
 	}
-}
-
-// askAround asks every connected peer whether it is in the room.
-func (r *Room) askAround() {
-	peers := r.mesh.host.Network().Peers()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stay.AskAround(slices.DeleteFunc(peers, r.mesh.isMute))
 }
 
 // do calls f with the stay, under the room's lock.
@@ -89,7 +80,7 @@ func (r *Room) hearRoster(p peer.ID, part *wire.RoomFrame_Roster) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stay.HearRoster(r.mesh.clock.Now(), p, entries, part.Last)
+	r.stay.HearRoster(r.mesh.clock.Now(), p, part, entries)
 	return nil
 }
 

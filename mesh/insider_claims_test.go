@@ -47,9 +47,7 @@ func chat(t *testing.T, rooms []*Room, name string, n int) {
 func honest(t *testing.T, r *Room, n int) (got []string) {
 	t.Helper()
 	for len(got) < n {
-		ev, err := r.Recv(t.Context())
-		require.NoError(t, err)
-		switch ev := ev.(type) {
+		switch ev := next(t, r).(type) {
 		case *Message:
 			if ev.From.User != "mallory" {
 				got = append(got, line(ev))
@@ -67,7 +65,7 @@ func honest(t *testing.T, r *Room, n int) (got []string) {
 func until(t *testing.T, r *Room, want string) {
 	t.Helper()
 	for {
-		ev, err := r.Recv(t.Context())
+		ev, err := recv(t, r)
 		require.NoError(t, err, "waiting for %q", want)
 		if line(ev) == want {
 			return
@@ -166,7 +164,7 @@ func TestAFalseBeginningKeepsNothingFromANewcomer(t *testing.T) {
 				newcomer := f.join(2, "ops") // it hears about the others' feeds from mallory alone, and a second later from member 1
 				m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{Entry: m.entry}}})
 				m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Roster_{
-					Roster: &wire.RoomFrame_Roster{Entries: [][]byte{rooms[0].stay.Own().Sealed}, Last: true},
+					Roster: &wire.RoomFrame_Roster{Entries: [][]byte{rooms[0].stay.Own().Sealed}, Last: true, Answers: m.asker(f.at[2].host.ID())},
 				}})
 				m.claim(f.at[2].host.ID(), rooms[0].stay.Own().Tag(), first, first)
 				time.Sleep(time.Second)
@@ -195,7 +193,7 @@ func TestAFalseClockKeepsNothingFromANewcomerWithAnotherNeighbour(t *testing.T) 
 				newcomer := f.join(2, "ops")
 				tag := rooms[0].stay.Own().Tag()
 				lie := func() {
-					m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: []*wire.Position{
+					m.tell(f.at[2].host.ID(), &wire.RoomFrame{Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Answers: m.asker(f.at[2].host.ID()), Feeds: []*wire.Position{
 						{Feed: tag[:], Last: 4, First: 5, ClockMs: uint64(time.Now().Add(ahead).UnixMilli())},
 					}}}})
 				}

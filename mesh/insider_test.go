@@ -72,11 +72,26 @@ func (m *insider) tell(p peer.ID, frame *wire.RoomFrame) {
 	require.NoError(m.t, err)
 }
 
-// claim tells a member a position.
+// asker returns the feed of a member's stay, which an answer to the member names.
+func (m *insider) asker(p peer.ID) []byte {
+	for _, s := range m.f.at {
+		for _, r := range s.rooms {
+			if s.host.ID() == p && r.tag == m.tag {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				tag := r.stay.Own().Tag()
+				return tag[:]
+			}
+		}
+	}
+	return nil
+}
+
+// claim tells a member a position, as the answer to a question.
 func (m *insider) claim(p peer.ID, tag stay.FeedTag, last, first uint64) {
 	m.t.Helper()
 	m.tell(p, &wire.RoomFrame{Body: &wire.RoomFrame_Heads_{
-		Heads: &wire.RoomFrame_Heads{Feeds: []*wire.Position{{Feed: tag[:], Last: last, First: first}}},
+		Heads: &wire.RoomFrame_Heads{Feeds: []*wire.Position{{Feed: tag[:], Last: last, First: first}}, Answers: m.asker(p)},
 	}})
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
+	"slices"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -59,7 +60,7 @@ const (
 // most 2 s for neighbours that do not answer.
 //
 // It returns [ErrNoIdentity] before the node has a user, [ErrJoined] while the node is in the room,
-// an *identity.IDError for a bad name, an *identity.InfoSizeError for too much user information,
+// an *identity.IDError for a bad name, an *identity.InfoSizeError for too much info,
 // and in app mode an *identity.TokenError for a token that does not admit this user on this device
 // to the room.
 func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room, error) {
@@ -198,14 +199,16 @@ func (r *Room) start() error {
 			return ErrClosed
 		}
 	}
-	r.askAround()
+	connected := slices.DeleteFunc(m.host.Network().Peers(), m.isMute)
+	r.do(func(st *stay.Stay, _ time.Time) { st.AskAround(connected) })
 	return nil
 }
 
 // noID is the number function for items that are not sends of the app.
 func noID() uint64 { return 0 }
 
-// awaitReady waits until every neighbour in the room has sent what it knows.
+// awaitReady waits until every connected peer has either sent what it knows or said that it is not
+// in the room.
 func (r *Room) awaitReady(ctx context.Context) error {
 	deadline := time.NewTimer(joinWait)
 	defer deadline.Stop()
@@ -213,7 +216,8 @@ func (r *Room) awaitReady(ctx context.Context) error {
 		r.mu.Lock()
 		changed := r.changed.Next()
 		r.mu.Unlock()
-		if r.agreed() {
+		peers, agreed := r.topic.ListPeers(), false
+		if r.do(func(st *stay.Stay, _ time.Time) { agreed = st.Agreed(peers) }); agreed {
 			return nil
 		}
 		select {
@@ -227,13 +231,4 @@ func (r *Room) awaitReady(ctx context.Context) error {
 			return r.reason()
 		}
 	}
-}
-
-// agreed reports whether every connected peer has either sent its roster or said that it is not in
-// the room.
-func (r *Room) agreed() bool {
-	peers := r.topic.ListPeers()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.stay.Agreed(peers)
 }

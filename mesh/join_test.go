@@ -130,6 +130,41 @@ func TestWhatIsPublishedOnSeeingAMemberReachesIt(t *testing.T) {
 	}
 }
 
+// The member that is seen is two links away, and its Join waits for a peer that never answers.
+// Before it returns, the one that has welcomed it has left.
+func TestAWelcomeReachesWhoIsStillJoining(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, f *flock) {
+		f.net.Connect(0, 1)
+		f.net.Connect(1, 2)
+		a := f.join(0, "ops")
+		f.join(1, "ops")
+		require.NoError(t, a.WaitPeers(t.Context(), 1))
+		silent := f.net.NewHost(nil)
+		f.net.Host(silent).SetStreamHandler(RoomProtocol, func(s network.Stream) { _, _ = io.Copy(io.Discard, s) })
+		f.net.Connect(2, silent)
+		joined := make(chan *Room)
+		go func() {
+			b, err := f.at[2].Join(context.Background(), "ops")
+			if err != nil {
+				t.Error(err)
+			}
+			joined <- b
+		}()
+		require.NoError(t, a.WaitPeers(t.Context(), 2))
+		_, err := a.PublishText(t.Context(), "welcome")
+		require.NoError(t, err)
+		require.NoError(t, a.Leave(t.Context()))
+		select {
+		case <-joined:
+			t.Fatal("its Join has returned before")
+		default:
+		}
+		b := <-joined
+		require.Equal(t, []string{"+u0", "+u1"}, sorted(read(t, b, 2)))
+		require.Equal(t, []string{"u0:welcome", "-u0 quit"}, read(t, b, 2))
+	})
+}
+
 func TestTheSameUserJoiningElsewhereLaterTakesTheSeat(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()
@@ -142,7 +177,7 @@ func TestTheSameUserJoiningElsewhereLaterTakesTheSeat(t *testing.T) {
 		time.Sleep(time.Second)
 		second := f.join(2, "ops")
 		for {
-			_, err := first.Recv(t.Context())
+			_, err := recv(t, first)
 			if err != nil {
 				require.ErrorIs(t, err, ErrReplaced)
 				break
@@ -179,7 +214,12 @@ func TestTwoDevicesThatJoinAtOnceEndAsOne(t *testing.T) {
 						}
 					}()
 				}
-				loser := <-ended
+				var loser int
+				select {
+				case loser = <-ended:
+				case <-time.After(time.Minute):
+					t.Fatal("neither stay has ended")
+				}
 				time.Sleep(30 * time.Second)
 				require.Empty(t, ended, "only one has lost")
 				require.Len(t, witness.Members(), 2)

@@ -123,7 +123,7 @@ func (r *Room) end(reason error) {
 		r.stop()
 		r.unsubscribe()
 		for _, p := range neighbours {
-			m.host.ConnManager().Unprotect(p, r.protection())
+			m.host.ConnManager().Unprotect(p, protection(r.tag))
 		}
 	})
 }

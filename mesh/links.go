@@ -118,6 +118,15 @@ func (m *Mesh) observe(st *identity.Statement) {
 	}
 }
 
+// named returns the users of a name whom the mesh's Identity knows outside the rooms, if it is an
+// [Observer].
+func (m *Mesh) named(user string) []identity.Login {
+	if o, ok := m.who.(Observer); ok {
+		return o.OnlineAs(user)
+	}
+	return nil
+}
+
 func (m *Mesh) stopLinks() {
 	m.host.RemoveStreamHandler(RoomProtocol)
 	m.host.Network().StopNotify((*watcher)(m))

@@ -34,12 +34,16 @@ type Identity interface {
 	Peer(ctx context.Context, p peer.ID) (identity.Session, error)
 }
 
-// Observer is an [Identity] that wants to know who is in the rooms: a member's statement may show a
-// later log-in, or a second user of a name, before any hello does. presence.Directory is one.
+// Observer is an [Identity] that knows of users outside the rooms, and wants to know who is in
+// them: a member's statement may show a later log-in, or a second user of a name, before any hello
+// does. presence.Directory is one.
 type Observer interface {
 	// Observe takes the verified statement of a member. The mesh calls it from goroutines of its
 	// own.
 	Observe(*identity.Statement)
+
+	// OnlineAs returns the users of a name who are logged in on connected peers. It does not wait.
+	OnlineAs(user string) []identity.Login
 }
 
 // Mesh sends broadcasts in rooms and direct messages over one libp2p host. Make one with [New]. Its

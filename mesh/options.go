@@ -143,10 +143,8 @@ func WithSendTimeout(d time.Duration) Setting { return func(c *config) { c.sendT
 // that loses its connection to it. New rejects a negative value.
 func WithGrace(d time.Duration) Setting { return func(c *config) { c.grace = d } }
 
-// WithLargeRoom sets from how many members on, this node included, a room has no more
-// [MemberJoined] and [MemberLeft] events; one [RoomSize] event says so. They come again when fewer
-// than nine tenths as many members are left. The default is 500, as users of such services know.
-// New rejects less than 2.
+// WithLargeRoom sets from how many members on, this node included, a room is large: see [RoomSize].
+// The default is 500, as users of such services know. New rejects less than 2.
 func WithLargeRoom(members int) Setting { return func(c *config) { c.large = members } }
 
 // MinMeshDegree and MaxMeshDegree bound [WithMeshDegree]. MaxMeshDegree is GossipSub's own default.

@@ -203,9 +203,7 @@ func TestAPausedMemberDoesNotHoldUpTheOthers(t *testing.T) {
 			}
 		}()
 		for n := 0; n < messages; {
-			ev, err := rooms[1].Recv(t.Context())
-			require.NoError(t, err)
-			switch ev := ev.(type) {
+			switch ev := next(t, rooms[1]).(type) {
 			case *Message:
 				n++
 			case *Lagged, *GapLost:

@@ -18,8 +18,8 @@ import (
 var (
 	// ErrReplaced ends the stay in a room that the same user has joined later from another device.
 	ErrReplaced = errors.New("the same user joined this room from another device")
-	// ErrAmbiguous reports a user name that several members with different keys have.
-	ErrAmbiguous = errors.New("several members have this name")
+	// ErrAmbiguous reports a user name that several users with different keys have.
+	ErrAmbiguous = errors.New("several users have this name")
 )
 
 // Room is one stay in a room, from [Mesh.Join] to [Room.Leave]. Its methods are safe for concurrent

@@ -19,7 +19,8 @@ import (
 // pinned is pinned to the member that got the message. If the name does not say which key is meant,
 // Send ends at once with an [*identity.ConflictError]. That is also an ErrNotMember if the name is
 // pinned and only others of that name are in the room. It is also an [ErrAmbiguous] if the name is
-// not pinned and several members have it, or another key has written to this node under it.
+// not pinned and several members have it, or a user with another key has it who is connected and
+// logged in, or has written to this node under it.
 func (r *Room) Send(ctx context.Context, user string, data []byte, opts ...SendOption) (Receipt, error) {
 	p, err := r.send(ctx, user, data, opts, waits)
 	if err != nil {
@@ -81,8 +82,12 @@ func (r *Room) member(addr identity.Address, was *identity.Login) (whom, error) 
 	again := open && was != nil
 	byName := open && addr.Fingerprint == ""
 	var key identity.PublicKey // the key that the name means; zero: any
+	var elsewhere []identity.Login // who has the name, in the room or not
 	if byName && !again {
-		key, _ = r.mesh.cfg.pins.Lookup(addr.User)
+		var pinned bool
+		if key, pinned = r.mesh.cfg.pins.Lookup(addr.User); !pinned {
+			elsewhere = r.mesh.named(addr.User)
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -110,6 +115,11 @@ func (r *Room) member(addr identity.Address, was *identity.Login) (whom, error) 
 	all := found
 	if byName && !again {
 		all = append(all, r.mesh.cfg.pins.Others(found[0])...)
+		for _, l := range elsewhere {
+			if l.Key != found[0].Key {
+				all = append(all, l)
+			}
+		}
 	}
 	if len(all) > 1 {
 		return whom{}, fmt.Errorf("%w: %w", ErrAmbiguous, conflict(addr.User, key, all))

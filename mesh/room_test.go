@@ -74,9 +74,7 @@ func TestEveryMemberOfARandomGraphGetsEverythingOnceInOrder(t *testing.T) {
 		for i, r := range rooms {
 			got := make(map[string][]string)
 			for n := 0; n < (members-1)*each; {
-				ev, err := r.Recv(t.Context())
-				require.NoError(t, err)
-				switch ev := ev.(type) {
+				switch ev := next(t, r).(type) {
 				case *Message:
 					got[ev.From.User] = append(got[ev.From.User], string(ev.Data))
 					n++
@@ -109,13 +107,10 @@ func TestABurstThroughAChainArrivesWhole(t *testing.T) {
 			require.NoError(t, err)
 		}
 		for _, r := range rooms[1:] {
-			next := 0
-			for next < burst {
-				ev, err := r.Recv(t.Context())
-				require.NoError(t, err)
-				if m, ok := ev.(*Message); ok {
-					require.Equal(t, fmt.Sprint(next), strings.TrimRight(string(m.Data), "\x00"))
-					next++
+			for n := 0; n < burst; {
+				if m, ok := next(t, r).(*Message); ok {
+					require.Equal(t, fmt.Sprint(n), strings.TrimRight(string(m.Data), "\x00"))
+					n++
 				}
 			}
 		}
@@ -127,17 +122,13 @@ func TestMembersSeeEachOtherComeAndGoWithTheirInfo(t *testing.T) {
 		f.net.ConnectAll()
 		a := f.join(0, "ops", WithInfo([]byte("on call")))
 		b := f.join(1, "ops", WithInfo(make([]byte, 200)))
-		ev, err := a.Recv(t.Context())
-		require.NoError(t, err)
-		require.Len(t, ev.(*MemberJoined).Member.Info, 200)
-		ev, err = b.Recv(t.Context())
-		require.NoError(t, err)
-		joined := ev.(*MemberJoined)
+		require.Len(t, next(t, a).(*MemberJoined).Member.Info, 200)
+		joined := next(t, b).(*MemberJoined)
 		require.Equal(t, "on call", string(joined.Member.Info))
 		require.Equal(t, f.at[0].login(), joined.Member.Login)
 		require.Equal(t, Header{Type: "member_joined", Seq: 1, Time: joined.Time, Room: "ops"}, joined.Header)
 
-		_, err = b.PublishText(t.Context(), "bye")
+		_, err := b.PublishText(t.Context(), "bye")
 		require.NoError(t, err)
 		start := time.Now()
 		require.NoError(t, b.Leave(t.Context()))
@@ -152,7 +143,7 @@ func TestMembersSeeEachOtherComeAndGoWithTheirInfo(t *testing.T) {
 		for _, err := range b.Events(t.Context()) {
 			require.NoError(t, err, "a room that was left ends silently")
 		}
-		_, err = b.Recv(t.Context())
+		_, err = recv(t, b)
 		require.ErrorIs(t, err, ErrLeft)
 		require.Equal(t, []string{"u0"}, users(a))
 	})

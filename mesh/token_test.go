@@ -82,11 +82,9 @@ func TestRoomsOfAnIssuerAdmitWhomItSays(t *testing.T) {
 		a := g.flock.join(0, "ops", WithToken(g.token(0, time.Hour, func(c *identity.Claims) { c.Rooms["ops"] = "moderator" })))
 		b := g.join(1, time.Hour)
 		require.Equal(t, []string{"+u1"}, read(t, a, 1))
-		ev, err := b.Recv(t.Context())
-		require.NoError(t, err)
-		require.Equal(t, "moderator", ev.(*MemberJoined).Member.Role)
+		require.Equal(t, "moderator", next(t, b).(*MemberJoined).Member.Role)
 		require.Equal(t, "member", a.Members()[1].Role)
-		_, err = a.SendText(t.Context(), "u1", "psst")
+		_, err := a.SendText(t.Context(), "u1", "psst")
 		require.NoError(t, err)
 		require.Equal(t, []string{"u0>psst"}, read(t, b, 1))
 
@@ -143,9 +141,7 @@ func TestAMemberIsWarnedOfItsTokensEndAndOneThatUpdatesNeverNotices(t *testing.T
 		require.Equal(t, []string{"+u0"}, read(t, b, 1))
 		require.Equal(t, []string{"+u1"}, read(t, a, 1))
 		for range 3 {
-			ev, err := b.Recv(t.Context())
-			require.NoError(t, err)
-			expiring := ev.(*TokenExpiring)
+			expiring := next(t, b).(*TokenExpiring)
 			require.Equal(t, 30*time.Second, expiring.Expires.Sub(expiring.Time).Round(time.Second))
 
 			require.ErrorIs(t, b.UpdateToken(g.token(0, time.Hour, nil)), identity.ErrTokenUser, "a bad one changes nothing")
@@ -168,7 +164,7 @@ func TestAMemberWhoseTokenEndsIsOutAndTheOthersAreToldAfterTheGrace(t *testing.T
 		expires := time.Now().Add(time.Minute)
 		read(t, a, 1)
 		for {
-			_, err := b.Recv(t.Context())
+			_, err := recv(t, b)
 			if err != nil {
 				require.ErrorIs(t, err, identity.ErrTokenExpired)
 				break
@@ -224,7 +220,7 @@ func TestARevokedMemberIsOutAtOnce(t *testing.T) {
 		}
 		require.Equal(t, []string{"-u1 dropped"}, read(t, a, 1))
 		for err == nil {
-			_, err = b.Recv(t.Context())
+			_, err = recv(t, b)
 		}
 		require.ErrorIs(t, err, identity.ErrTokenRevoked)
 		_, err = g.flock.at[1].Join(t.Context(), "ops", WithToken(g.token(1, time.Hour, func(c *identity.Claims) { c.Issued = time.Now().Add(-time.Hour) })))
@@ -250,7 +246,7 @@ func TestOneUserOfAnIssuerHasOneSeatWhateverTheDevice(t *testing.T) {
 		who.tell()
 		g.flock.join(2, "ops", WithToken(g.token(2, time.Hour, func(c *identity.Claims) { c.User = "u1" })))
 		for err == nil {
-			_, err = first.Recv(t.Context())
+			_, err = recv(t, first)
 		}
 		require.ErrorIs(t, err, ErrReplaced)
 		quiet(t, witness, 20*time.Second)

@@ -64,16 +64,18 @@ func (w *world) Notice(n stay.Notice) {
 		r.queue.PushNotice(&TokenExpiring{Header{Type: TypeTokenExpiring}, n.At})
 	case stay.Replaced:
 		r.mesh.log.Info("replaced in a room", "room", r.name, "peer", n.By.Peer)
-		r.overLocked(ErrReplaced)
+		w.endSoon(ErrReplaced)
 	case stay.Lapsed:
-		r.overLocked(n.Err)
+		w.endSoon(n.Err)
+	default:
+		panic(fmt.Sprintf("mesh: notice %T", n))
 	}
 }
 
-// overLocked ends the stay soon.
-func (r *Room) overLocked(why error) {
-	r.why = why
-	if end := func() { r.end(why) }; !r.mesh.tasks.Go(end) {
+// endSoon ends the stay, when its lock is free.
+func (w *world) endSoon(why error) {
+	w.why = why
+	if end := func() { (*Room)(w).end(why) }; !w.mesh.tasks.Go(end) {
 		go end() // the mesh closes, and waits for it
 	}
 }
@@ -103,15 +105,15 @@ func (w *world) Link(p peer.ID) stay.Link {
 func (w *world) Spoke(p peer.ID) time.Time { return w.mesh.pulses.spokeAt(p) }
 
 func (w *world) Keep(p peer.ID, keep bool) {
-	if tag := (*Room)(w).protection(); keep {
+	if tag := protection(w.tag); keep {
 		w.mesh.host.ConnManager().Protect(p, tag)
 	} else {
 		w.mesh.host.ConnManager().Unprotect(p, tag)
 	}
 }
 
-// protection returns the tag under which the connection manager keeps neighbours of this room.
-func (r *Room) protection() string { return "starling/room/" + hex.EncodeToString(r.tag[:8]) }
+// protection returns the tag under which the connection manager keeps the neighbours in a room.
+func protection(room [32]byte) string { return "starling/room/" + hex.EncodeToString(room[:8]) }
 
 func (w *world) Unreported(p peer.ID) { w.mesh.topics.lose(p, topicName(w.tag)) }
 

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/sec"
@@ -57,12 +58,24 @@ func (n *Node) Connect(ctx context.Context, addr string) error {
 	return nil
 }
 
-// connect tries until it succeeds, cannot succeed, or ctx ends. If ctx ends, the error includes
-// that of the last attempt that ctx did not cut short.
+// connect tries until it succeeds, cannot succeed, or ctx ends. If the peer connects to this node
+// while connect waits for the next attempt, connect goes on at once. If ctx ends, the error
+// includes that of the last attempt that ctx did not cut short.
 func (n *Node) connect(ctx context.Context, info peer.AddrInfo) error {
+	up := make(chan struct{}, 1)
+	arrivals := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
+		if c.RemotePeer() == info.ID && c.Stat().Direction == network.DirInbound {
+			select {
+			case up <- struct{}{}:
+			default: // it has not been seen yet
+			}
+		}
+	}}
+	n.host.Network().Notify(arrivals)
+	defer n.host.Network().StopNotify(arrivals)
 	var last error
 	for attempt := 0; ; attempt++ {
-		err := n.connectOnce(ctx, info, attempt > 0)
+		err := n.connectOnce(ctx, info, attempt > 0, up)
 		switch {
 		case err == nil:
 			return nil
@@ -80,20 +93,23 @@ func (n *Node) connect(ctx context.Context, info peer.AddrInfo) error {
 		t := time.NewTimer(pause/2 + rand.N(pause))
 		select {
 		case <-t.C:
+		case <-up:
 		case <-ctx.Done():
 		}
 		t.Stop()
 	}
 }
 
-// connectOnce makes one attempt. If again is set, it is not the first one and waits for its turn.
-func (n *Node) connectOnce(ctx context.Context, info peer.AddrInfo, again bool) error {
+// connectOnce makes one attempt. If again is set, it is not the first one, and waits for its turn
+// unless the peer is up. It looks at the peer also if ctx ends meanwhile: the peer may have
+// connected.
+func (n *Node) connectOnce(ctx context.Context, info peer.AddrInfo, again bool, up <-chan struct{}) error {
 	if again && !n.dialer.isUp(info.ID) {
 		select {
 		case n.retries <- struct{}{}:
 			defer func() { <-n.retries }()
+		case <-up:
 		case <-ctx.Done():
-			return ctx.Err()
 		}
 	}
 	clearBackoff(n.host, info.ID)

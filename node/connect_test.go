@@ -2,6 +2,8 @@ package node_test
 
 import (
 	"context"
+	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,6 +64,36 @@ func TestConnectTriesUntilItsContextEnds(t *testing.T) {
 		require.Error(t, s.nodes[0].Connect(context.Background(), s.PeerAddr(1)))
 		require.Equal(t, 30*time.Second, time.Since(start))
 	})
+}
+
+// A call waits for its next attempt, in turn with others. Meanwhile the peer connects by itself.
+func TestConnectSucceedsWhenThePeerConnects(t *testing.T) {
+	for _, others := range []int{0, 40} { // so many calls are repeated at once, to peers that do not answer
+		t.Run(strconv.Itoa(others), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSim(t, 3+others, nil)
+				for i := 2; i < 3+others; i++ {
+					s.Isolate(i)
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+				defer cancel()
+				var calls sync.WaitGroup
+				for i := 3; i < 3+others; i++ {
+					calls.Go(func() { _ = s.nodes[0].Connect(ctx, s.PeerAddr(i)) })
+				}
+				time.Sleep(20 * time.Second)
+				done := make(chan error, 1)
+				go func() { done <- s.nodes[0].Connect(ctx, s.Addr(2).String()+"/p2p/"+s.ID(1).String()) }()
+				time.Sleep(20 * time.Second)
+				start := time.Now()
+				require.NoError(t, s.nodes[1].Connect(ctx, s.PeerAddr(0)))
+				require.NoError(t, <-done)
+				require.Less(t, time.Since(start), time.Second)
+				cancel()
+				calls.Wait()
+			})
+		})
+	}
 }
 
 // A call that cannot succeed fails at once.

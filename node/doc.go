@@ -79,7 +79,7 @@
 //
 // # Limits
 //
-// 65,536 bytes a message, 128 characters an ID, 200 bytes of user info, 1024 connections, 128
+// 65,536 bytes a message, 128 characters an ID, 200 bytes of info, 1024 connections, 128
 // streams a peer, and a few of each protocol. Everything that a peer can make the node keep is
 // bounded.
 package node

@@ -67,7 +67,8 @@ func TestEventsHaveTheDocumentedJSON(t *testing.T) {
 	require.Equal(t, strings.Join(want, "\n"), strings.Join(got, "\n"), "docs/EVENTS.md and the code differ")
 }
 
-// A new type of event needs a sample here, and with it a place in docs/EVENTS.md.
+// A new type of event needs a sample here, and with it a place in docs/EVENTS.md. The comment of
+// Event names it.
 func TestEveryTypeOfEventHasASample(t *testing.T) {
 	has := make(map[string]bool)
 	for _, ev := range samples(t) {
@@ -76,10 +77,13 @@ func TestEveryTypeOfEventHasASample(t *testing.T) {
 	for _, file := range []string{"events.go", "../mesh/events.go"} {
 		source, err := os.ReadFile(file)
 		require.NoError(t, err)
-		types := regexp.MustCompile(`(?m)^\tType\w+\s+= "(\w+)"$`).FindAllStringSubmatch(string(source), -1)
+		list := regexp.MustCompile(`(?m)((?:^//.*\n)+)^type Event `).FindStringSubmatch(string(source))
+		require.NotNil(t, list, file)
+		types := regexp.MustCompile(`(?m)^\tType(\w+)\s+= "(\w+)"$`).FindAllStringSubmatch(string(source), -1)
 		require.Greater(t, len(types), 7, file)
 		for _, m := range types {
-			require.True(t, has[m[1]], m[1])
+			require.True(t, has[m[2]], "%s has no sample in samples() and none in docs/EVENTS.md", m[2])
+			require.Contains(t, list[1], "["+m[1]+"]", "%s: the comment of Event does not name it", file)
 		}
 	}
 }

@@ -369,6 +369,32 @@ func TestAnAnswerByTheOtherWayPinsTheNameToo(t *testing.T) {
 	})
 }
 
+// Both are there, but only the stranger is in the room.
+func TestANameThatTwoHaveMeansNeitherInARoomWithOneOfThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 3, nil)
+		bob, her, stranger := s.login(0, "bob"), s.login(1, "alice"), s.login(2, "alice")
+		for i := 1; i < 3; i++ {
+			require.NoError(t, bob.Connect(within(t), s.PeerAddr(i)))
+		}
+		room := s.join(0, "ops")
+		s.join(2, "ops")
+		s.settle()
+		_, err := room.SendText(within(t), "alice", "a secret")
+		require.ErrorIs(t, err, mesh.ErrAmbiguous)
+		conflict, ok := errors.AsType[*identity.ConflictError](err)
+		require.True(t, ok)
+		require.ElementsMatch(t, []identity.Login{her.Self(), stranger.Self()}, conflict.Found)
+		_, pinned := bob.Pinned("alice")
+		require.False(t, pinned)
+		require.NoError(t, her.Logout(within(t)))
+		s.settle()
+		receipt, err := room.SendText(within(t), "alice", "not for her")
+		require.NoError(t, err, "nobody else is there any more")
+		require.Equal(t, stranger.Self(), receipt.To)
+	})
+}
+
 // A message that may have arrived pins the name as one that has: the next must not go to another
 // user who takes the name.
 func TestAMessageThatMayHaveArrivedPinsTheName(t *testing.T) {

@@ -14,19 +14,15 @@ import (
 
 	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/mesh"
-	"github.com/starling-mesh/starling/node"
 )
 
 // A node sends in all ways that there are while it joins and leaves, while others do and die, and is
 // closed at a random moment. Every call that was accepted has an ID, the IDs are 1, 2, 3 and so on,
 // and each ends once, at Close at the latest.
 func TestEverySendHasExactlyOneResult(t *testing.T) {
-	usual := []uint64{0, 1, 2}
-	if meshtest.Long() {
-		usual = nil
-		for seed := range uint64(100) {
-			usual = append(usual, seed)
-		}
+	usual := make([]uint64, meshtest.Sized(3, 100))
+	for i := range usual {
+		usual[i] = uint64(i)
 	}
 	for _, seed := range meshtest.Seeds(t, usual...) {
 		synctest.Test(t, func(t *testing.T) { sendInAllWays(t, seed) })
@@ -206,5 +202,3 @@ func disturb(t *testing.T, s *sim, rooms []*mesh.Room, rnd *rand.Rand) {
 		s.Loss(float64(rnd.IntN(2) * rnd.IntN(10)))
 	}
 }
-
-var _ = node.ErrClosed

@@ -152,6 +152,15 @@ func (d *Directory) Online() []identity.Login {
 	return all
 }
 
+// OnlineAs returns the users of a name who are logged in on connected peers, in no order. It does
+// not wait.
+func (d *Directory) OnlineAs(user string) []identity.Login {
+	now := d.clock.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return logins(d.finder.connectedLocked(want{Address: identity.Address{User: user}}, now))
+}
+
 // Close says good-bye to the connected peers if the node is logged in, which takes at most half a
 // second. It ends everything that the directory does, and returns when all its goroutines have
 // ended. The host stays open. The observer must not call it. It may be called again; every call

@@ -3,11 +3,13 @@ package presence_test
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,6 +22,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -310,5 +313,52 @@ func TestNoAnswerInTheDirectoryHarmsANode(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// Each of a few strangers names 40 dead nodes in every answer. That must not take all the time in
+// which a log-in is stored with those that are alive.
+func TestStrangersThatNameDeadNodesDoNotKeepALogInFromBeingStored(t *testing.T) {
+	for _, strangers := range []int{1, 4, 8} {
+		t.Run(strconv.Itoa(strangers), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := bare(t, 3)
+				defer r.close()
+				for i := range 3 {
+					r.nodes[i] = r.start(i, keysOf(t, r.net.HostKey(i)), testApp, presence.WithDHT(presence.LAN))
+				}
+				victim, friend := r.nodes[0], r.nodes[1]
+				r.meet(0, 1)
+				r.meet(1, 2)
+				closed := make(chan struct{})
+				defer close(closed)
+				dead := ma.StringCast("/ip4/10.0.200.1/udp/4001/quic-v1").Bytes()
+				names := with(func(m, _ *pb.Message, _, _ peer.ID) {
+					for range 40 {
+						var id [38]byte
+						copy(id[:], []byte{0, 36, 8, 1, 18, 32}) // of an Ed25519 key
+						_, _ = rand.Read(id[6:])
+						m.CloserPeers = append(m.CloserPeers, &pb.Message_Peer{Id: id[:], Addrs: [][]byte{dead}})
+					}
+				})
+				for range strangers {
+					i := r.net.NewHost(nil)
+					s := &stranger{host: r.net.Host(i), victim: victim.id, reply: reply{"dead nodes", names, true}, closed: closed,
+						types: []pb.Message_MessageType{pb.Message_GET_VALUE, pb.Message_GET_PROVIDERS, pb.Message_FIND_NODE}}
+					r.net.Connect(i, 0)
+					s.offer(t)
+				}
+				time.Sleep(10 * time.Second)
+				require.NoError(t, victim.Login(t.Context(), "alice"))
+				require.NoError(t, friend.Login(t.Context(), "bob"))
+				key := dht.KeyOfKey(testApp, victim.keys.UserKey().Fingerprint())
+				for at := range 60 {
+					time.Sleep(10 * time.Second)
+					stored := friend.Stored(key)
+					require.NotNil(t, stored, "after %d s", 10*at)
+					require.Equal(t, victim.id, stored.Statement.Peer)
+				}
+			})
+		})
 	}
 }

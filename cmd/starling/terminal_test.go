@@ -322,6 +322,7 @@ func TestALineThatChangesIsAllThatIsDrawn(t *testing.T) {
 	bob.expect("member_joined", member("alice"))
 	p.until("bob", `● bob`)
 	written := filepath.Join(ts.home, "written")
+	require.NoError(t, os.WriteFile(written, nil, 0o600)) // the shell of the pipe starts in its own time
 	ts.do("pipe-pane", "-t", "alice", "exec cat >>"+written)
 	so := func() string { // everything that the chat has written to its terminal
 		text, err := os.ReadFile(written)

@@ -251,6 +251,7 @@ func TestRostersFollowFromTheDocumentAlone(t *testing.T) {
 	p, ok := parse(m.bytes(3))
 	require.True(t, ok)
 	require.Equal(t, v.Part.Last, p.varint(3) == 1)
+	require.Equal(t, []byte(v.Part.Answers), p.bytes(4))
 	require.Len(t, p.all(1), len(v.Part.Entries))
 	for i, e := range p.all(1) {
 		require.Equal(t, []byte(v.Part.Entries[i]), e)
@@ -285,6 +286,7 @@ func TestHeadsAndSyncFollowFromTheDocumentAlone(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, v.Heads.Positions, positionsOf(t, h.all(1)))
 	require.Equal(t, v.Heads.AgeMS, h.varint(2))
+	require.Equal(t, []byte(v.Heads.Answers), h.bytes(3))
 	require.True(t, plainHeads(h))
 	for _, c := range v.BadHeads {
 		m, ok := unframe(c.Bytes, 57344)

@@ -339,9 +339,9 @@ func makeRoster(t *testing.T) Roster {
 	}}})
 	out.Query = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Query_{Query: &wire.RoomFrame_Query{}}})
 	out.Absent = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Absent_{Absent: &wire.RoomFrame_Absent{}}})
-	out.Part = RosterFrame{Entries: []Hex{alices, carolsSealed}, Last: true}
+	out.Part = RosterFrame{Entries: []Hex{alices, carolsSealed}, Last: true, Answers: tagOf(public(bob.Device), feedB)}
 	out.Part.Frame = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Roster_{Roster: &wire.RoomFrame_Roster{
-		Entries: [][]byte{alices, carolsSealed}, Last: true,
+		Entries: [][]byte{alices, carolsSealed}, Last: true, Answers: out.Part.Answers,
 	}}})
 	return out
 }

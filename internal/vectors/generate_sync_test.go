@@ -55,12 +55,12 @@ func makeSync(t *testing.T) Sync {
 		}
 		return made
 	}
-	heads := func(list []*wire.Position) Hex {
-		return frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: list, AgeMs: out.Heads.AgeMS}}})
-	}
-	out.Heads.AgeMS = 61_250
-	out.Frame = heads(positions(out.Heads.Positions))
 	tag := tagOf(public(alice.Device), feedA)
+	heads := func(list []*wire.Position, answers Hex) Hex {
+		return frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: list, AgeMs: out.Heads.AgeMS, Answers: answers}}})
+	}
+	out.Heads.AgeMS, out.Heads.Answers = 61_250, tag
+	out.Frame = heads(positions(out.Heads.Positions), tag)
 	for _, c := range []struct {
 		name string
 		list []*wire.Position
@@ -70,8 +70,9 @@ func makeSync(t *testing.T) Sync {
 		{"a beginning beyond the next item", []*wire.Position{{Feed: tag, Last: 3, First: 5}}},
 		{"1025 positions", slices.Repeat([]*wire.Position{{Feed: tag}}, 1025)},
 	} {
-		out.BadHeads = append(out.BadHeads, BadFrame{c.name, heads(c.list)})
+		out.BadHeads = append(out.BadHeads, BadFrame{c.name, heads(c.list, tag)})
 	}
+	out.BadHeads = append(out.BadHeads, BadFrame{"an asker of 15 bytes", heads(nil, tag[:15])})
 
 	var feed []Hex // has two envelopes
 	for _, e := range makeEnvelopes(t).Feed {

@@ -312,7 +312,7 @@ func plainHeads(h message) bool {
 			return false
 		}
 	}
-	return len(all) <= 1024
+	return len(all) <= 1024 && (len(h.bytes(3)) == 0 || len(h.bytes(3)) == 16)
 }
 
 // varints returns the numbers of a repeated field, packed or not.

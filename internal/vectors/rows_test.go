@@ -217,6 +217,7 @@ func TestTheProtocolHasTheLimitsOfTheRulesOfRooms(t *testing.T) {
 	says("joining: neighbours are waited for", "%s", s("joinWait"))
 	says("a goodbye waits to be acknowledged", "%s", ms("goodbyeWait"))
 	says("a LEFT waits for the feed that it ends; while that is being fetched", "%s; %s", s("lostWait"), s("lackWait"))
+	says("a LEFT in a neighbour's first answer ends a stay at once", "up to %s after joining began", s("firstAnswer"))
 	says("direct: a stream without messages is closed; without answers is reset", "after %s; after %s", minutes("idleStream"), s("silentAfter"))
 	says("a turn to accuse, for each member; an answer to it, for each member; at most", "%s; %d ms; %s",
 		ms("memberSpread"), n("memberSpread")/2/int64(time.Millisecond), s("lostFor"))

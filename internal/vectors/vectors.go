@@ -300,6 +300,7 @@ type RosterFrame struct {
 	Frame   Hex   `json:"frame"`
 	Entries []Hex `json:"entries"`
 	Last    bool  `json:"last"`
+	Answers Hex   `json:"answers"` // the feed tag of the stay that asked
 }
 
 // Sync is how members tell each other how far they have got, and how they fetch what they miss.
@@ -311,6 +312,7 @@ type Sync struct {
 		// All positions that a member has, in any order.
 		Positions []Position `json:"positions"`
 		AgeMS     uint64     `json:"age_ms,string"` // of the Past that the frame answers
+		Answers   Hex        `json:"answers"`       // the feed tag of the stay that asked
 		Hashed    Hex        `json:"hashed"`
 		Digest    Hex        `json:"digest"`
 	} `json:"heads_digest"`

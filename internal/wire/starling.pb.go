@@ -2855,6 +2855,7 @@ type RoomFrame_Roster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entries       [][]byte               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"` // sealed RosterEntries, of members present and of those that left lately
 	Last          bool                   `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
+	Answers       []byte                 `protobuf:"bytes,4,opt,name=answers,proto3" json:"answers,omitempty"` // 16 bytes, as in Position: the feed of the stay whose Greeting this answers
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2901,6 +2902,13 @@ func (x *RoomFrame_Roster) GetLast() bool {
 		return x.Last
 	}
 	return false
+}
+
+func (x *RoomFrame_Roster) GetAnswers() []byte {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
 }
 
 // Query asks a connected peer whether it is in the room. One that is greets, as it does every
@@ -3020,6 +3028,7 @@ type RoomFrame_Heads struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Feeds         []*Position            `protobuf:"bytes,1,rep,name=feeds,proto3" json:"feeds,omitempty"`               // at most 1024
 	AgeMs         uint64                 `protobuf:"varint,2,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"` // answers a Past: the age that it gave
+	Answers       []byte                 `protobuf:"bytes,3,opt,name=answers,proto3" json:"answers,omitempty"`           // answers a Past: 16 bytes, the feed of the stay that asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3066,6 +3075,13 @@ func (x *RoomFrame_Heads) GetAgeMs() uint64 {
 		return x.AgeMs
 	}
 	return 0
+}
+
+func (x *RoomFrame_Heads) GetAnswers() []byte {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
 }
 
 // Receipts are on their way to the author of an envelope that wants them.
@@ -3321,7 +3337,7 @@ const file_starling_proto_rawDesc = "" +
 	"\tMALFORMED\x10\x06\x12\x0f\n" +
 	"\vINCARNATION\x10\a\x12\x0f\n" +
 	"\vNO_IDENTITY\x10\b\x12\b\n" +
-	"\x04RATE\x10\t\"\xb5\a\n" +
+	"\x04RATE\x10\t\"\xe9\a\n" +
 	"\tRoomFrame\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\fR\x04room\x12=\n" +
 	"\bgreeting\x18\x02 \x01(\v2\x1f.starling.v1.RoomFrame.GreetingH\x00R\bgreeting\x127\n" +
@@ -3339,16 +3355,18 @@ const file_starling_proto_rawDesc = "" +
 	"\x04past\x18\x06 \x01(\v2\x11.starling.v1.PastR\x04past\x12\x14\n" +
 	"\x05known\x18\a \x01(\fR\x05known\x12\x18\n" +
 	"\acompare\x18\b \x01(\bR\acompare\x12\x19\n" +
-	"\bclock_ms\x18\t \x01(\x04R\aclockMsJ\x04\b\x03\x10\x04\x1a<\n" +
+	"\bclock_ms\x18\t \x01(\x04R\aclockMsJ\x04\b\x03\x10\x04\x1aV\n" +
 	"\x06Roster\x12\x18\n" +
 	"\aentries\x18\x01 \x03(\fR\aentries\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\bR\x04lastJ\x04\b\x02\x10\x03\x1a\a\n" +
+	"\x04last\x18\x03 \x01(\bR\x04last\x12\x18\n" +
+	"\aanswers\x18\x04 \x01(\fR\aanswersJ\x04\b\x02\x10\x03\x1a\a\n" +
 	"\x05Query\x1a\x06\n" +
 	"\x04Beat\x1a\b\n" +
-	"\x06Absent\x1aK\n" +
+	"\x06Absent\x1ae\n" +
 	"\x05Heads\x12+\n" +
 	"\x05feeds\x18\x01 \x03(\v2\x15.starling.v1.PositionR\x05feeds\x12\x15\n" +
-	"\x06age_ms\x18\x02 \x01(\x04R\x05ageMs\x1ax\n" +
+	"\x06age_ms\x18\x02 \x01(\x04R\x05ageMs\x12\x18\n" +
+	"\aanswers\x18\x03 \x01(\fR\aanswers\x1ax\n" +
 	"\bReceipts\x12\x12\n" +
 	"\x04feed\x18\x01 \x01(\fR\x04feed\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x1a\n" +

@@ -19,10 +19,10 @@ import (
 )
 
 const (
-	// maxInfo is the most user information of a member, in bytes.
+	// maxInfo is the most info of a member, in bytes.
 	maxInfo = 200
-	// MaxEntry bounds a sealed roster entry in bytes: a statement with a token, user information, a
-	// room token and addresses.
+	// MaxEntry bounds a sealed roster entry in bytes: a statement with a token, info, a room token
+	// and addresses.
 	MaxEntry = 20 << 10
 	// maxAddrs is how many of a member's addresses are kept.
 	maxAddrs    = 16

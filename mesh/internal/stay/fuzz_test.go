@@ -85,13 +85,13 @@ func FuzzHeads(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(raw, true, uint8(3))
+	f.Add(raw, true, true, uint8(3))
 	unsure, err := proto.Marshal(&wire.RoomFrame_Heads{Feeds: []*wire.Position{{Feed: bytes.Repeat([]byte{7}, len(FeedTag{})), Last: 5, First: 3, Unsure: true}}})
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(unsure, true, uint8(0))
-	f.Fuzz(func(t *testing.T, raw []byte, ready bool, known uint8) {
+	f.Add(unsure, true, true, uint8(0))
+	f.Fuzz(func(t *testing.T, raw []byte, ready, answers bool, known uint8) {
 		var h wire.RoomFrame_Heads
 		if proto.Unmarshal(raw, &h) != nil || checkHeads(&h) != nil {
 			return
@@ -115,7 +115,10 @@ func FuzzHeads(f *testing.F) {
 					j.take(now, "", fd, env)
 				}
 			}
-			one := &wire.RoomFrame_Heads{Feeds: []*wire.Position{pos}, AgeMs: h.AgeMs}
+			one := &wire.RoomFrame_Heads{Feeds: []*wire.Position{pos}, AgeMs: h.AgeMs, Answers: h.Answers}
+			if answers {
+				one.Answers = j.self[:]
+			}
 			if err := st.HearHeads(now, peer.ID(fmt.Sprint("p", i%9)), one); err != nil {
 				t.Fatal(err)
 			}

@@ -11,8 +11,15 @@ import (
 	"github.com/starling-mesh/starling/internal/wire"
 )
 
-// RosterPart is how many bytes of entries travel in one frame.
-const RosterPart = 32 << 10
+var errBadRoster = errors.New("malformed roster")
+
+const (
+	// RosterPart is how many bytes of entries travel in one frame.
+	RosterPart = 32 << 10
+	// firstAnswer is for how long after it began to join a node takes a LEFT in the first answer of
+	// a neighbour for one from before: round trips, and the repair of a lost packet.
+	firstAnswer = time.Second
+)
 
 // greet tells a peer who we are in this room, and by digests what we know of it. A question comes
 // without the digest of heads while a feed has begun with a guess: a neighbour that has got as far
@@ -104,7 +111,7 @@ func (st *Stay) HearGreeting(now time.Time, p peer.ID, g *wire.RoomFrame_Greetin
 		st.claim(now, s)
 	}
 	if g.Reply {
-		st.answer(now, p, g)
+		st.answer(now, p, g, entry.Tag())
 	}
 	if n := st.neighbours[p]; n != nil {
 		switch n.hear(now, g.Reply, string(g.Digest) == string(st.roster.sum()), string(g.Heads) == string(st.journal.sum())) {
@@ -116,18 +123,19 @@ func (st *Stay) HearGreeting(now time.Time, p peer.ID, g *wire.RoomFrame_Greetin
 	}
 }
 
-// answer sends a peer our greeting and, unless it knows the same, our heads and our roster.
-func (st *Stay) answer(now time.Time, p peer.ID, g *wire.RoomFrame_Greeting) {
+// answer sends a peer our greeting and, unless it knows the same, our heads and our roster. asker
+// is the feed of the stay that asked.
+func (st *Stay) answer(now time.Time, p peer.ID, g *wire.RoomFrame_Greeting, asker FeedTag) {
 	st.greet(now, p, answer)
 	if string(g.Heads) != string(st.journal.sum()) {
 		age, count := pastAsked(g.Past)
-		st.tellHeads(now, p, st.journal.positions(), g.Past.GetAgeMs(), st.journal.firsts(now, age, count))
+		st.tellHeads(now, p, st.journal.positions(), &pastAnswer{asker, g.Past.GetAgeMs(), st.journal.firsts(now, age, count)})
 	}
 	same := string(g.Digest) == string(st.roster.sum())
 	if g.Compare && !same {
 		return // it will ask when it has read our digest
 	}
-	part := new(wire.RoomFrame_Roster)
+	part := &wire.RoomFrame_Roster{Answers: asker[:]}
 	size := 0
 	if !same {
 		unknown := st.roster.unknown(p, g.Known)
@@ -142,7 +150,7 @@ func (st *Stay) answer(now time.Time, p peer.ID, g *wire.RoomFrame_Greeting) {
 		for _, s := range unknown {
 			if size > 0 && size+len(s.entry.Sealed) > RosterPart {
 				st.tellRoster(p, part)
-				part, size = new(wire.RoomFrame_Roster), 0
+				part, size = &wire.RoomFrame_Roster{Answers: asker[:]}, 0
 			}
 			part.Entries = append(part.Entries, s.entry.Sealed)
 			size += len(s.entry.Sealed)
@@ -159,6 +167,9 @@ func (st *Stay) tellRoster(p peer.ID, part *wire.RoomFrame_Roster) {
 // OpenRoster verifies the entries that a neighbour passes on, and leaves out those that do not
 // count. An error is a breach of the protocol.
 func (d *Door) OpenRoster(now time.Time, p peer.ID, part *wire.RoomFrame_Roster) ([]*Entry, error) {
+	if !isAsker(part.Answers) {
+		return nil, errBadRoster
+	}
 	entries := make([]*Entry, 0, len(part.Entries))
 	for _, sealed := range part.Entries {
 		entry, err := d.open(sealed, now)
@@ -175,18 +186,22 @@ func (d *Door) OpenRoster(now time.Time, p peer.ID, part *wire.RoomFrame_Roster)
 	return entries, nil
 }
 
-// HearRoster takes what a neighbour knows of other members; last says that this was all. Entries
-// prove themselves; that a neighbour repeats one does not prove that the member is still there.
-func (st *Stay) HearRoster(now time.Time, p peer.ID, entries []*Entry, last bool) {
+// HearRoster takes a part of what a neighbour knows of other members, and its entries. They prove
+// themselves; that a neighbour repeats one does not prove that the member is still there.
+func (st *Stay) HearRoster(now time.Time, p peer.ID, part *wire.RoomFrame_Roster, entries []*Entry) {
 	if st.neighbours[p] == nil {
 		return // not asked for
 	}
 	before := st.roster.sum()
+	first := !st.neighbours[p].agreed && st.readyAt.IsZero() && now.Sub(st.since) < firstAnswer
 	for _, entry := range entries {
 		if st.leaving {
 			return
 		}
 		s := st.hearsay(now, p, entry)
+		if first && s != nil && s.goodbye != nil && s.feed.next == 0 && !entry.Joined && !st.journal.history {
+			s = st.apply(now, entry) // when that neighbour heard of this node, the stay was over
+		}
 		if s == nil || st.leaving || s.entry.Feed != entry.Feed {
 			continue
 		}
@@ -198,7 +213,7 @@ func (st *Stay) HearRoster(now time.Time, p peer.ID, entries []*Entry, last bool
 		return
 	}
 	n.news = n.news || !bytes.Equal(before, st.roster.sum())
-	if last {
+	if part.Last && st.answersThis(part.Answers) {
 		n.agreed = true
 		n.told(n.news)
 		n.news = false

@@ -39,7 +39,7 @@ func guessed(t *testing.T, world World) (*Stay, *Feed, time.Time) {
 	now := epoch.Add(time.Minute)
 	who := entry("user a", "author", 100, 9, true)
 	tag := who.Tag()
-	require.NoError(t, st.HearHeads(now, "b", positions(
+	require.NoError(t, st.HearHeads(now, "b", positions(st,
 		&wire.Position{Feed: tag[:], Last: 5, First: 4, Unsure: true},
 		&wire.Position{Feed: []byte("invented by b..."), Last: 5, First: 4, Unsure: true})))
 	now = now.Add(BaselineWait + 2*sureWait)
@@ -61,8 +61,9 @@ func guessed(t *testing.T, world World) (*Stay, *Feed, time.Time) {
 	return st, f, now
 }
 
-func positions(list ...*wire.Position) *wire.RoomFrame_Heads {
-	return &wire.RoomFrame_Heads{Feeds: list}
+// positions returns heads that answer a question of a stay.
+func positions(st *Stay, list ...*wire.Position) *wire.RoomFrame_Heads {
+	return &wire.RoomFrame_Heads{Feeds: list, Answers: st.journal.self[:]}
 }
 
 // A neighbour that has got as far may have begun earlier. Its digest of heads does not show it.
@@ -71,11 +72,11 @@ func TestANeighbourThatMentionsAFeedThatBeganWithAGuessIsAskedWhereItBegins(t *t
 	st, f, now := guessed(t, world)
 	mention := func() {
 		world.asked = nil
-		require.NoError(t, st.HearHeads(now, "c", positions(&wire.Position{Feed: f.tag[:], Last: 5})))
+		require.NoError(t, st.HearHeads(now, "c", positions(st, &wire.Position{Feed: f.tag[:], Last: 5})))
 		st.inquiries(now)
 	}
 	says := func(first uint64, unsure bool) {
-		require.NoError(t, st.HearHeads(now, "c", positions(&wire.Position{Feed: f.tag[:], Last: 5, First: first, Unsure: unsure})))
+		require.NoError(t, st.HearHeads(now, "c", positions(st, &wire.Position{Feed: f.tag[:], Last: 5, First: first, Unsure: unsure})))
 	}
 	again := func(wait time.Duration) {
 		t.Helper()
@@ -120,7 +121,7 @@ func TestAGuessIsAskedAboutUntilSomebodyIsSureOrNobodyKnows(t *testing.T) {
 		}
 		asks(false)
 		if sure {
-			require.NoError(t, st.HearHeads(now, "c", positions(&wire.Position{Feed: f.tag[:], Last: 5, First: 4})))
+			require.NoError(t, st.HearHeads(now, "c", positions(st, &wire.Position{Feed: f.tag[:], Last: 5, First: 4})))
 		} else {
 			now = f.guessedAt.Add(plenty.Age)
 			st.journal.sweep(now)

@@ -83,24 +83,35 @@ func (st *Stay) acknowledge(now time.Time, f *Feed, single bool) {
 func (st *Stay) tellAck(now time.Time, f *Feed) {
 	f.ack = ack{last: now}
 	st.owing.remove(f)
-	st.tellHeads(now, f.entry.Statement.Peer, []*Feed{f}, 0, nil)
+	st.tellHeads(now, f.entry.Statement.Peer, []*Feed{f}, nil)
 }
 
-// tellHeads tells a neighbour how far this node has got with feeds and, if firsts is not nil, where
-// they begin for that neighbour: the answer to a Past with that age.
-func (st *Stay) tellHeads(now time.Time, p peer.ID, feeds []*Feed, ageMs uint64, firsts func(*Feed) (uint64, bool)) {
+// pastAnswer is what Heads answer to a Past.
+type pastAnswer struct {
+	asker  FeedTag // the feed of the stay that asked
+	ageMs  uint64  // the age that it gave
+	firsts func(*Feed) (first uint64, sure bool)
+}
+
+// tellHeads tells a neighbour how far this node has got with feeds and, if it has asked, where they
+// begin for it.
+func (st *Stay) tellHeads(now time.Time, p peer.ID, feeds []*Feed, past *pastAnswer) {
 	for len(feeds) > 0 {
 		n := min(len(feeds), MaxPositions)
-		list := make([]*wire.Position, n)
+		h := &wire.RoomFrame_Heads{Feeds: make([]*wire.Position, n)}
+		if past != nil {
+			h.AgeMs, h.Answers = past.ageMs, past.asker[:]
+		}
 		for i, f := range feeds[:n] {
-			list[i] = &wire.Position{Feed: f.tag[:], Last: f.reach(p)}
-			if firsts != nil {
-				first, sure := firsts(f)
-				list[i].First, list[i].Unsure, list[i].ClockMs = min(first, list[i].Last+1), !sure, st.clock(now, p, f)
+			pos := &wire.Position{Feed: f.tag[:], Last: f.reach(p)}
+			if past != nil {
+				first, sure := past.firsts(f)
+				pos.First, pos.Unsure, pos.ClockMs = min(first, pos.Last+1), !sure, st.clock(now, p, f)
 			}
+			h.Feeds[i] = pos
 		}
 		feeds = feeds[n:]
-		st.world.Tell(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{Feeds: list, AgeMs: ageMs}}})
+		st.world.Tell(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Heads_{Heads: h}})
 	}
 }
 
@@ -130,7 +141,7 @@ func (st *Stay) hearClock(now time.Time, from peer.ID, f *Feed, ms uint64) {
 }
 
 func checkHeads(h *wire.RoomFrame_Heads) error {
-	if len(h.Feeds) > MaxPositions {
+	if len(h.Feeds) > MaxPositions || !isAsker(h.Answers) {
 		return errBadHeads
 	}
 	for _, pos := range h.Feeds {
@@ -141,7 +152,15 @@ func checkHeads(h *wire.RoomFrame_Heads) error {
 	return nil
 }
 
-// HearHeads takes a neighbour's positions. They are hints: only signed envelopes count.
+// isAsker reports whether an answer names a stay that asked, or none.
+func isAsker(tag []byte) bool { return len(tag) == 0 || len(tag) == len(FeedTag{}) }
+
+// answersThis reports whether an answer is to a question of this stay, and not to one of an earlier
+// stay of this node, which wanted more of the past and knew more of the roster.
+func (st *Stay) answersThis(asker []byte) bool { return string(asker) == string(st.journal.self[:]) }
+
+// HearHeads takes a neighbour's positions. They are hints: only signed envelopes count. Where feeds
+// begin counts only in an answer to this stay.
 func (st *Stay) HearHeads(now time.Time, p peer.ID, h *wire.RoomFrame_Heads) error {
 	if err := checkHeads(h); err != nil {
 		return err
@@ -151,7 +170,8 @@ func (st *Stay) HearHeads(now time.Time, p peer.ID, h *wire.RoomFrame_Heads) err
 		return nil
 	}
 	st.roster.subscribed(now, p) // it is there
-	late := st.late(now, n, h.AgeMs)
+	answers := st.answersThis(h.Answers)
+	late := answers && st.late(now, n, h.AgeMs)
 	unknown, again := false, time.Duration(0)
 	for _, pos := range st.journal.beginningsLast(h.Feeds) {
 		tag := FeedTag(pos.Feed)
@@ -159,20 +179,24 @@ func (st *Stay) HearHeads(now time.Time, p peer.ID, h *wire.RoomFrame_Heads) err
 			st.acked(now, p, n, pos.Last)
 			continue
 		}
+		first := uint64(0)
+		if answers {
+			first = pos.First
+		}
 		f := st.journal.feeds[tag]
 		st.hearClock(now, p, f, pos.ClockMs)
 		switch {
 		case f == nil:
-			unknown = unknown || pos.First == 0
+			unknown = unknown || first == 0
 		case f.next == 0:
 			unknown = unknown || pos.Last > f.stored
 		case f.peer() == p && f.position() >= pos.Last:
 			st.acknowledge(now, f, false) // it would not have said so if it had heard that we have it
 		}
-		if every := st.journal.doubtEvery(now, f); every > 0 && pos.First == 0 && (again == 0 || every < again) {
+		if every := st.journal.doubtEvery(now, f); every > 0 && first == 0 && (again == 0 || every < again) {
 			again = every
 		}
-		if a := st.journal.claim(now, p, tag, pos.Last, pos.First, !pos.Unsure && !late); a.feed != nil {
+		if a := st.journal.claim(now, p, tag, pos.Last, first, !pos.Unsure && !late); a.feed != nil {
 			st.arrived(now, a)
 		}
 		if f == nil {
@@ -252,7 +276,7 @@ func (st *Stay) announce(now time.Time) {
 		for _, p := range st.order {
 			if st.neighbours[p].acked < st.head.Last {
 				behind++
-				st.tellHeads(now, p, own, 0, nil)
+				st.tellHeads(now, p, own, nil)
 			}
 		}
 		if behind == 0 {
@@ -267,7 +291,7 @@ func (st *Stay) announce(now time.Time) {
 		if peers--; peers < 0 {
 			return
 		}
-		st.tellHeads(now, p, others, 0, nil)
+		st.tellHeads(now, p, others, nil)
 	}
 }
 

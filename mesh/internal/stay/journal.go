@@ -332,6 +332,9 @@ func (j *journal) becomeReady(now time.Time) (out []arrival) {
 	for f := range j.waiting.all() {
 		if j.stays.old(f) && !j.history {
 			f.beginning = beginning{none: f.told() + 1} // it has ended
+			for _, e := range f.held {
+				j.keep(f, e.First, e.Count, e.sealed, e.came) // it may be for others
+			}
 		}
 		out = append(out, j.suppose(now, f))
 	}

@@ -163,6 +163,29 @@ func TestAGapIsNotGivenUpWhileWhoHasItIsBusy(t *testing.T) {
 	j.take(now, "busy", f, all[1])
 }
 
+// One neighbour lacks what is missing, but gets it a moment later. Another one does not answer,
+// since it is cut off and nobody knows yet.
+func TestWhoLackedItIsAskedAgainWhileAnotherOneIsBusy(t *testing.T) {
+	j, f, all := desk(t)
+	now := epoch
+	asked := 0
+	for ; now.Sub(epoch) < 2*time.Second; now = now.Add(50 * time.Millisecond) {
+		pulls, lost := j.plan(now, []peer.ID{"a"}, []peer.ID{"a", "dead"}, false, false)
+		require.Empty(t, lost)
+		for _, p := range pulls {
+			require.Equal(t, peer.ID("a"), p.From)
+			if asked++; asked > 1 {
+				j.take(now, "a", f, all[1])
+				require.GreaterOrEqual(t, now.Sub(epoch), retryWait, "not at once")
+				require.Less(t, now.Sub(epoch), retryWait+pullWait+2*busyWait+pullWait/2)
+				return
+			}
+			j.answered(now, p, Outcome{})
+		}
+	}
+	t.Fatal("it is not asked again")
+}
+
 // A member that joined later guesses where a feed begins. Its author is a neighbour, but a lossy
 // link has kept its answer back.
 func TestAGuessWaitsForTheAuthorThatIsANeighbour(t *testing.T) {

@@ -378,7 +378,7 @@ func (r *simStay) hear(from int, frame *wire.RoomFrame) {
 	case *wire.RoomFrame_Roster_:
 		var list []*Entry
 		if list, err = r.w.door.OpenRoster(now, p, body.Roster); err == nil {
-			st.HearRoster(now, p, list, body.Roster.Last)
+			st.HearRoster(now, p, body.Roster, list)
 		}
 	case *wire.RoomFrame_Heads_:
 		r.noteHeads(from, body.Heads)

@@ -1,6 +1,7 @@
 package stay
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -134,6 +135,11 @@ func (p *repair) count(why help) (n int) {
 	return n
 }
 
+// forget lets those that could not help for a reason be asked again.
+func (p *repair) forget(why help) {
+	maps.DeleteFunc(p.tried, func(_ peer.ID, h help) bool { return h == why })
+}
+
 func (p *repair) try(from peer.ID, h help) {
 	if p.tried == nil {
 		p.tried = make(map[peer.ID]help)
@@ -182,6 +188,9 @@ func (j *journal) plan(now time.Time, neighbours, all []peer.ID, apart, back boo
 			}
 		case busy:
 			p.askAt = now.Add(busyWait)
+			if now.Sub(p.asked) >= retryWait {
+				p.forget(lacks) // the busy one may be cut off, and they may have got it meanwhile
+			}
 		case len(all) == 0:
 			p.askAt = now.Add(lackWait) // or when there is a neighbour
 		default:

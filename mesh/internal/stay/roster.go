@@ -100,7 +100,7 @@ const (
 	unchanged change = iota
 	joined           // it was not present and is
 	rejoined         // it was and is present, on another feed or device
-	renewed          // the same stay, by a newer entry
+	renewed          // the same stay, by a newer entry: nothing is reported, though info and role may differ
 	left             // it was present and is not
 	replaced         // this node's own user has joined from elsewhere, later
 	outdated         // what came is older than what is known

@@ -107,7 +107,7 @@ func New(now time.Time, cfg Config, world World) *Stay {
 		return ok
 	}
 	j.resume = cfg.Resume
-	j.history = cfg.Past != Past{}
+	j.history = cfg.Past != Past{} || len(cfg.Resume) > 0
 	if cfg.Latest != nil {
 		j.stays.handed, j.stays.latest = cfg.Handed, cfg.Latest
 	}

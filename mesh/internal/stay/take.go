@@ -134,8 +134,12 @@ func (st *Stay) note(now time.Time, s *seat, c change) {
 		st.report(Left{s.public(), s.reason})
 	case rejoined:
 		st.expect(now, s.Peer)
-	default:
-		return
+	case unchanged, outdated:
+		return // nobody has come or gone
+	case renewed:
+		return // it has stayed a member, on the same device: nobody waits for what else is new
+	case replaced:
+		return // take has ended the stay
 	}
 	st.untold = true
 	st.confirms.moved = true

@@ -72,15 +72,22 @@ func begunStay(tb testing.TB, now time.Time, world World) (*Stay, *Door) {
 
 func begunStayOf(tb testing.TB, app identity.AppID, now time.Time, world World) (*Stay, *Door) {
 	tb.Helper()
-	keys, st := user(tb, app, "u0", 0)
+	return enter(tb, app, "u0", FeedID{1}, now, world)
+}
+
+// enter returns a stay of a user in a room, with its world and its door. Two stays of the same user
+// are of the same node.
+func enter(tb testing.TB, app identity.AppID, name string, feed FeedID, now time.Time, world World) (*Stay, *Door) {
+	tb.Helper()
+	keys, st := user(tb, app, name, name[len(name)-1]-'0')
 	log := slog.New(slog.DiscardHandler)
 	tag := app.RoomTag("ops", "")
 	door := NewDoor("ops", app, tag, log, identity.NewVerifier(app), nil)
 	s := New(now, Config{
-		Room: "ops", Tag: tag, Self: keys.PeerID(), Key: keys.Device, Feed: FeedID{1}, Door: door, Grace: 10 * time.Second, Large: 500,
+		Room: "ops", Tag: tag, Self: keys.PeerID(), Key: keys.Device, Feed: feed, Door: door, Grace: 10 * time.Second, Large: 500,
 		Retention: plenty, Rand: rand.New(rand.NewPCG(1, 1)), Log: log,
 	}, world)
-	own, err := SignEntry(keys.Device, tag, Entry{Statement: st, Feed: FeedID{1}, Sequence: uint64(now.UnixMilli()), Joined: true})
+	own, err := SignEntry(keys.Device, tag, Entry{Statement: st, Feed: feed, Sequence: uint64(now.UnixMilli()), Joined: true})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -24,8 +24,10 @@ const (
 	// it has connected, without reporting it.
 	publishLook  = 3 * time.Second
 	publishHaste = 250 * time.Millisecond
-	// publishTimeout bounds the walk to the nodes that are to keep the record.
+	// publishTimeout bounds the storing of a record, and seekTimeout the walk to the nodes that are
+	// to keep it: a few peers that name dead nodes can make the walk as long as they like.
 	publishTimeout = 15 * time.Second
+	seekTimeout    = 10 * time.Second
 	// storeTimeout bounds storing at one node.
 	storeTimeout = 3 * time.Second
 	// recheckAfter is when a fresh log-in is compared with the directory again: another one may
@@ -192,7 +194,9 @@ func (k *Instance) publishOnce(st *identity.Statement, fresh bool) (kept int) {
 			})
 		}
 	}
-	where := k.seek(ctx, key, nil, hear)
+	seeking, enough := context.WithTimeout(ctx, seekTimeout)
+	where := k.seek(seeking, key, nil, hear)
+	enough()
 	early.Wait()
 	if best := others.take(); best != nil && !k.d.compare(best, st) {
 		return 0

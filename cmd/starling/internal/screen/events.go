@@ -7,6 +7,7 @@ import (
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/prose"
 	"github.com/starling-mesh/starling/cmd/starling/internal/session"
+	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/mesh"
 	"github.com/starling-mesh/starling/node"
 )
@@ -162,6 +163,14 @@ func (t *tui) direct(ev *mesh.DirectMessage) {
 	if k == nil {
 		k = cmp.Or(t.titled(t.called(ev.From)), t.titled(ev.From.Address().String()))
 	}
+	if k != nil && !t.takes(k, ev.From) {
+		// The two may be different users, so the name alone means neither from now on.
+		if key, known := t.words.Stands(ev.From.User); !known || key == ev.From.Key {
+			t.means(ev.From.User, identity.PublicKey{})
+		}
+		name = t.words.Name(ev.From)
+		e.from, k = name, nil
+	}
 	if k == nil {
 		k = t.open(&talk{user: name})
 	}
@@ -200,9 +209,22 @@ func (t *tui) result(ev session.Sent) {
 		e.mark, e.note = markFailed, ev.Detail
 	}
 	e.note = prose.SafeAside(e.note)
+	if !ev.OK && ev.Error != session.CodeUnknown && !t.pending(k) {
+		k.named = false // nobody of the name has anything of it
+	}
 	if !ev.OK && k != t.here {
 		k.failed = true
 	}
+}
+
+// pending reports whether messages of a conversation have no result yet.
+func (t *tui) pending(k *talk) bool {
+	for _, s := range t.sent {
+		if s.talk == k {
+			return true
+		}
+	}
+	return false
 }
 
 // trouble shows what went wrong. A room that has ended by itself can still be read. It has no

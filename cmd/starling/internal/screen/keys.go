@@ -185,12 +185,13 @@ func (t *tui) obey(k *talk, in session.Input, line string) error {
 		if k.direct() {
 			return t.whisper(k, k, in.Text)
 		}
-		return t.message(k, k, "", in.Text, line)
+		return t.message(k, k, "", in.Text, session.Typed{Text: line})
 	case "to":
 		if k.direct() {
 			return fmt.Errorf("/to is for rooms, and this is none: /msg %s TEXT", in.Name)
 		}
-		return t.message(k, k, in.Name, in.Text, "/to "+t.meant(in.Name)+" "+in.Text)
+		to, user := t.meant(in.Name, t.inside(k, in.Name))
+		return t.message(k, k, in.Name, in.Text, session.Typed{Text: "/to " + to + " " + in.Text, User: user})
 	case "msg":
 		to := t.user(in.Name)
 		if strings.TrimSpace(in.Text) != "" {
@@ -219,13 +220,14 @@ func (t *tui) obey(k *talk, in session.Input, line string) error {
 	case "quit":
 		t.closing = true
 	}
-	return t.give(k, line)
+	return t.give(k, session.Typed{Text: line})
 }
 
 // whisper sends a message to the user of the conversation to, and shows it there, wherever it was
 // typed.
 func (t *tui) whisper(from, to *talk, text string) error {
-	err := t.message(from, to, "", text, "/msg "+t.addressOf(to)+" "+text)
+	address, user := t.addressOf(to)
+	err := t.message(from, to, "", text, session.Typed{Text: "/msg " + address + " " + text, User: user})
 	if err == nil {
 		to.named = true
 	}
@@ -233,8 +235,8 @@ func (t *tui) whisper(from, to *talk, text string) error {
 }
 
 // give hands a line to the session.
-func (t *tui) give(k *talk, line string) error {
-	if !t.send(session.Typed{Text: line, Room: k.room}) {
+func (t *tui) give(k *talk, line session.Typed) error {
+	if line.Room = k.room; !t.send(line) {
 		return errBusy
 	}
 	t.lines++
@@ -242,7 +244,7 @@ func (t *tui) give(k *talk, line string) error {
 }
 
 // message hands a message to the session, and shows it without a result in its conversation.
-func (t *tui) message(from, in *talk, aside, text, line string) error {
+func (t *tui) message(from, in *talk, aside, text string, line session.Typed) error {
 	if err := t.give(from, line); err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package screen
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/session"
@@ -11,7 +10,9 @@ import (
 
 // A direct conversation is with one key, for ever: the key of its messages or, if it was opened by
 // a name, the key of the one user of the name who was there. If nobody was, what is typed goes to
-// the name, and the node decides what that means, until a message has shown which key it is.
+// the name, and the node decides what that means, until a message has shown which key it is. A
+// message from a user of the name shows it only if nothing has been said or typed there before:
+// what has may be meant for another user.
 
 // user returns the conversation with a user by the name typed, and makes one if there is none.
 func (t *tui) user(name string) *talk {
@@ -24,7 +25,9 @@ func (t *tui) user(name string) *talk {
 		}
 	}
 	k := &talk{user: name, typed: name}
-	k.seen = t.whom(k)
+	if k.seen = t.whom(k); k.seen.User == "" && !t.me.Vouched {
+		k.seen, _ = t.words.Shown(name)
+	}
 	return t.open(k)
 }
 
@@ -68,31 +71,42 @@ func (t *tui) called(l identity.Login) string {
 }
 
 // addressOf returns the address that reaches the user of a conversation and no other user of that
-// name. The first message to a user whose name was typed goes to the name while only one user has
-// it, which pins it.
-func (t *tui) addressOf(k *talk) string {
+// name, and that user, as far as is known. The first message to a user whose name was typed goes to
+// the name while only one user has it, which pins it.
+func (t *tui) addressOf(k *talk) (string, identity.Login) {
 	l := k.login
 	if l.User == "" {
 		l = k.seen
 	}
 	byName := k.login.User == "" && !k.named && t.same(k.seen, t.there(k.user))
 	switch {
-	case l.User == "" || byName:
-		return t.meant(k.user)
+	case l.User == "":
+		return t.meant(k.user, t.there(k.user))
+	case byName:
+		return k.user, l
 	case t.me.Vouched:
-		return l.User
+		return l.User, l
 	}
-	return l.Address().String()
+	return l.Address().String(), l
 }
 
-// meant returns what to send to for a name. A name alone means the user that it is shown for: if
-// nobody is there under it, the key goes with it, so that it cannot reach another key.
-func (t *tui) meant(name string) string {
-	shown, ok := t.words.Shown(name)
-	if !ok || t.me.Vouched || t.there(name).User != "" {
-		return name
+// meant returns the address for a name, and whom it means, as far as is known. there is the user
+// who is there and is shown by the name. A name alone means the user that it is shown for: if that
+// user is not there, the key goes with it, so that it cannot reach another key.
+func (t *tui) meant(name string, there identity.Login) (string, identity.Login) {
+	if shown, ok := t.words.Shown(name); ok && !t.me.Vouched && there.User == "" {
+		return shown.Address().String(), shown
 	}
-	return shown.Address().String()
+	return name, there
+}
+
+// takes reports whether a message from a user shows whom a conversation is with that has the user's
+// name.
+func (t *tui) takes(k *talk, from identity.Login) bool {
+	if t.me.Vouched || k.login.User != "" || exactly(k.user, from) || t.same(k.seen, from) {
+		return true
+	}
+	return !k.named && k.line.text == ""
 }
 
 // hold notes that a conversation is with a user, or where that user is now. If it was opened by the
@@ -122,7 +136,13 @@ func (t *tui) merge(k, into *talk) {
 	into.unread += k.unread
 	into.failed = into.failed || k.failed
 	into.active = max(into.active, k.active)
-	into.line = cmp.Or(k.line, into.line)
+	typed, other := into.line, k.line
+	if t.here == k && other.text != "" || typed.text == "" {
+		typed, other = other, typed
+	}
+	if into.line = typed; other.text != "" {
+		t.remember(other.text)
+	}
 	if t.here == k {
 		t.show(into)
 	}
@@ -152,7 +172,11 @@ func (t *tui) means(user string, key identity.PublicKey) {
 	for _, k := range slices.Clone(t.talks) {
 		switch {
 		case k.login.User == "" && k.typed == user && !key.IsZero() && user != t.me.User:
-			t.hold(k, identity.Login{User: user, Key: key})
+			l := identity.Login{User: user, Key: key}
+			if exactly(k.user, k.seen) {
+				l = k.seen // it was shown as the conversation with that key
+			}
+			t.hold(k, l)
 			continue
 		case known && was == key:
 			continue
@@ -198,18 +222,30 @@ func (t *tui) whom(k *talk) identity.Login {
 // there returns the user who is there and is shown by a name, or has the key of an address; zero:
 // nobody.
 func (t *tui) there(name string) identity.Login {
-	fits := func(l identity.Login) bool { return l.User != "" && (t.called(l) == name || exactly(name, l)) }
 	for _, p := range t.peers {
-		if fits(p.Login) {
+		if p.LoggedIn && t.fits(name, p.Login) {
 			return p.Login
 		}
 	}
 	for _, room := range t.talks {
-		for _, s := range room.members {
-			if fits(s.Login) {
-				return s.Login
-			}
+		if l := t.inside(room, name); l.User != "" {
+			return l
 		}
 	}
 	return identity.Login{}
+}
+
+// inside is there for the members of one room.
+func (t *tui) inside(room *talk, name string) identity.Login {
+	for _, s := range room.members {
+		if t.fits(name, s.Login) {
+			return s.Login
+		}
+	}
+	return identity.Login{}
+}
+
+// fits reports whether a user is shown by a name, or has the key of an address.
+func (t *tui) fits(name string, l identity.Login) bool {
+	return l.User != "" && (t.called(l) == name || exactly(name, l))
 }

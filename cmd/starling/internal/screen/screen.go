@@ -38,6 +38,7 @@ type Screen struct {
 	in, out *os.File
 	gate    *gate // to out, for the program
 	model   *tui
+	guarded *guarded // the model, for the program
 	program *tea.Program
 	before  *term.State // the terminal's, to be restored
 
@@ -62,7 +63,8 @@ func New(in, out *os.File, interrupt func()) *Screen {
 	if width, height, err := term.GetSize(out.Fd()); err == nil && width > 0 && height > 0 {
 		s.model.width, s.model.height = width, height
 	}
-	s.program = tea.NewProgram(s.model, tea.WithInput(in), tea.WithOutput(s.gate), tea.WithoutSignalHandler())
+	s.guarded = &guarded{tui: s.model, quit: func() { s.tasks.Go(s.program.Quit) }}
+	s.program = tea.NewProgram(s.guarded, tea.WithInput(in), tea.WithOutput(s.gate), tea.WithoutSignalHandler())
 	return s
 }
 
@@ -117,6 +119,10 @@ func (s *Screen) start() {
 	s.setLive(true)
 	s.tasks.Go(func() {
 		_, s.err = s.program.Run()
+		if trace := s.guarded.trace; trace != "" && s.err == nil {
+			s.err = errPanic
+			_, _ = io.WriteString(os.Stderr, trace)
+		}
 		s.setLive(false)
 		close(s.ended)
 		select {

@@ -265,8 +265,8 @@ func TestWhatIsTypedGoesWhereTheScreenSays(t *testing.T) {
 		{Text: "to ops", Room: "ops"},
 		{Text: "//slash", Room: "ops"},
 		{Text: "/who", Room: "ops"},
-		{Text: "/msg bob hello", Room: "ops"},
-		{Text: "/msg " + bob.Address().String() + " again"}, // the key that is shown, whoever is called bob by then
+		{Text: "/msg bob hello", Room: "ops", User: bob},
+		{Text: "/msg " + bob.Address().String() + " again", User: bob}, // the key that is shown, whoever is called bob by then
 		{Text: "/leave", Room: "lobby"},
 	}, d.given)
 	require.Contains(t, d.screen(), "! there is no /nonsense")

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/starling-mesh/starling/cmd/starling/internal/cli"
+	"github.com/starling-mesh/starling/identity"
 )
 
 // Input is one typed line, parsed.
@@ -17,6 +18,7 @@ type Input struct {
 	Verb string // "say", "to", "msg", "who", "status", "join", "leave", "token", "help", "quit"; "" for an empty line
 	Name string // of a user, a room or a file
 	Text string
+	user identity.Login // whom Name means; zero: that is not known yet
 }
 
 // Argument is what the first argument of a command is.
@@ -156,8 +158,11 @@ func (l *lineReader) next() (string, error) {
 type Typed struct {
 	Text string
 	Room string // the room that it was typed in; "": the current one
-	err  error  // of this line
-	End  error  // of the input: io.EOF, or a failure to read
+	// User is whom the name in the line means, as was shown when it was typed; zero: the session
+	// finds that out.
+	User identity.Login
+	err  error // of this line
+	End  error // of the input: io.EOF, or a failure to read
 }
 
 // ReadLines reads in until it ends, or until ctx has ended and one more line has come.

@@ -29,7 +29,10 @@ func (w *Wording) Stands(user string) (key identity.PublicKey, known bool) {
 // Shown returns the user that a name alone is shown for, if that is one key.
 func (w *Wording) Shown(name string) (l identity.Login, ok bool) {
 	key := w.keys[name]
-	return identity.Login{User: name, Key: key}, !w.vouched && !key.IsZero()
+	if w.vouched || key.IsZero() {
+		return identity.Login{}, false
+	}
+	return identity.Login{User: name, Key: key}, true
 }
 
 // Name is how a user is shown: by name, and with the key if another user had that name

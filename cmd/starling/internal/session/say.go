@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -41,28 +42,81 @@ func (c *Session) say(ctx context.Context, in Input) bool {
 		}
 	case "to":
 		target, s.Room, s.To = "room "+room.Name()+" "+NameAlone(in.Name), room.Name(), in.Name
-		var there []identity.Login
-		for _, m := range room.Members() {
-			there = append(there, m.Login)
+		there := func() []identity.Login {
+			all := c.node.Online() // a name that one of these has is not a member's alone
+			for _, m := range room.Members() {
+				all = append(all, m.Login)
+			}
+			return all
 		}
-		to := c.meant(in.Name, there)
-		start = c.direct(s, func() (mesh.Receipt, error) { return room.Send(c.ctx, to, text, mesh.AsText()) })
+		start = c.direct(s, in, there, func(to string) (mesh.Receipt, error) { return room.Send(c.ctx, to, text, mesh.AsText()) })
 	case "msg":
 		target, s.To = "user "+NameAlone(in.Name), in.Name
-		to := c.meant(in.Name, c.node.Online())
-		start = c.direct(s, func() (mesh.Receipt, error) { return c.node.Send(c.ctx, to, text, mesh.AsText()) })
+		start = c.direct(s, in, c.node.Online, func(to string) (mesh.Receipt, error) { return c.node.Send(c.ctx, to, text, mesh.AsText()) })
 	}
 	return c.sends.send(ctx, target, start)
 }
 
-// meant returns what to send to for a name that was typed. A name alone means the user that it is
-// shown for: unless that user is there, the key goes with it, so that it cannot reach another key.
-func (c *Session) meant(name string, there []identity.Login) string {
-	shown, ok := c.view.Shown(name)
-	if !ok || slices.ContainsFunc(there, func(l identity.Login) bool { return l.User == name && l.Key == shown.Key }) {
-		return name
+// meaning is whom a typed name means. That is settled when it is typed: the message may have to
+// wait for others, and meanwhile another user may come who has the name.
+type meaning struct {
+	name  string
+	user  identity.Login   // who is meant; zero: whom the node takes it for
+	shown bool             // the person who typed it saw that
+	all   []identity.Login // several users have the name, so it means none of them
+}
+
+// meant returns what a typed name means. It means the pinned key, or the user that it is shown for,
+// or else the only one there who has it.
+func (c *Session) meant(in Input, there []identity.Login) meaning {
+	m := meaning{name: in.Name}
+	if _, pinned := c.node.Pinned(in.Name); pinned || c.pass != nil || in.Name == c.node.Self().User {
+		return m // the node knows
 	}
-	return shown.Address().String()
+	if m.user, m.shown = in.user, true; m.user.User == "" {
+		m.user, m.shown = c.view.Shown(in.Name)
+	}
+	if !m.shown {
+		return among(in.Name, there)
+	}
+	return m
+}
+
+// among returns what a name means that is shown for nobody and pinned to no key.
+func among(name string, there []identity.Login) meaning {
+	m := meaning{name: name}
+	for _, l := range there {
+		if l.User == name && !slices.ContainsFunc(m.all, func(o identity.Login) bool { return o.Key == l.Key }) {
+			m.all = append(m.all, l)
+		}
+	}
+	if len(m.all) == 1 {
+		m.user, m.all = m.all[0], nil
+	}
+	return m
+}
+
+// address returns what to send to when the message's turn has come. While the user who is meant is
+// the only one there who has the name, that is the name: the node checks it, and pins it. Otherwise
+// the key goes with the name, so that it cannot reach another key. If another user is there, that
+// is so only for a name that was shown for its user: the node may have refused any other.
+func (m meaning) address(there []identity.Login) (string, error) {
+	if len(m.all) > 0 {
+		return "", &identity.ConflictError{User: m.name, Found: m.all}
+	}
+	if m.user.User == "" {
+		return m.name, nil
+	}
+	now := among(m.name, there)
+	switch {
+	case now.user.User != "" && now.user.Key == m.user.Key:
+		return m.name, nil
+	case now.user.User != "" && !m.shown:
+		return "", &identity.ConflictError{User: m.name, Found: []identity.Login{m.user, now.user}}
+	case len(now.all) > 0 && !m.shown:
+		return "", &identity.ConflictError{User: m.name, Found: now.all}
+	}
+	return m.user.Address().String(), nil
 }
 
 // NameAlone returns an address without its key. Messages typed for a name keep their order, with
@@ -73,10 +127,22 @@ func NameAlone(address string) string {
 }
 
 // direct sends to one user, and waits for the answer before it sends the next message to that user.
-// A chat has no need to pipeline, and so a repeat of one message cannot overtake the next.
-func (c *Session) direct(s Sent, send func() (mesh.Receipt, error)) func() func() {
+// A chat has no need to pipeline, and so a repeat of one message cannot overtake the next. there
+// returns the users who may be meant.
+func (c *Session) direct(s Sent, in Input, there func() []identity.Login, send func(to string) (mesh.Receipt, error)) func() func() {
+	m := c.meant(in, there())
 	return func() func() {
-		receipt, err := send()
+		var receipt mesh.Receipt
+		to, err := m.address(there())
+		if pin, pinned := c.node.Pinned(m.name); pinned && m.user.User != "" && pin != m.user.Key {
+			err = &identity.ConflictError{User: m.name, Pinned: pin, Found: []identity.Login{m.user}}
+		}
+		switch {
+		case err == nil:
+			receipt, err = send(to)
+		case s.Room != "":
+			err = fmt.Errorf("%w: %w", mesh.ErrAmbiguous, err) // as a room says it
+		}
 		c.tell(s, receipt, err)
 		return nil
 	}

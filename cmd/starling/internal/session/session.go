@@ -152,7 +152,7 @@ func (c *Session) obey(ctx context.Context, l Typed, n int) error {
 		wrong(err)
 		return nil
 	}
-	in.line = n
+	in.line, in.user = n, l.User
 	if l.Room != "" {
 		c.goTo(l.Room)
 	}

@@ -1,0 +1,107 @@
+package stay
+
+import (
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/stretchr/testify/require"
+
+	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
+)
+
+// mailbox keeps the frames that a stay sends, and what it hands up.
+type mailbox struct {
+	readings
+	frames []*wire.RoomFrame
+}
+
+func (w *mailbox) Tell(_ peer.ID, f *wire.RoomFrame) { w.frames = append(w.frames, f) }
+
+// carry gives a stay what another one has sent.
+func (w *mailbox) carry(t *testing.T, now time.Time, from peer.ID, to *Stay) {
+	t.Helper()
+	frames := w.frames
+	w.frames = nil
+	for _, f := range frames {
+		switch body := f.Body.(type) {
+		case *wire.RoomFrame_Greeting_:
+			e, err := to.Door.OpenGreeting(now, from, body.Greeting)
+			require.NoError(t, err)
+			to.HearGreeting(now, from, body.Greeting, e)
+		case *wire.RoomFrame_Roster_:
+			list, err := to.Door.OpenRoster(now, from, body.Roster)
+			require.NoError(t, err)
+			to.HearRoster(now, from, body.Roster, list)
+		case *wire.RoomFrame_Heads_:
+			require.NoError(t, to.HearHeads(now, from, body.Heads))
+		}
+	}
+}
+
+// publishes makes a stay publish a text, and returns the envelope as others open it.
+func publishes(t *testing.T, st *Stay, now time.Time) *Envelope {
+	t.Helper()
+	h, _, _ := st.Next(false)
+	own := st.Own()
+	sealed, err := wire.SealEnvelope(st.Key, &wire.Envelope{
+		App: own.Statement.App[:], Room: st.Tag[:], Device: own.Statement.Device[:], Feed: own.Feed[:], First: h.Last + 1, Count: 1,
+		Previous: h.Previous(), SentMs: now.UnixMilli(), Content: wire.AppendItem(nil, wire.Kind_KIND_TEXT, []byte("x")),
+	})
+	require.NoError(t, err)
+	st.Published(now, h.Next(1, sealed), 1, sealed, now.Add(time.Minute), nil)
+	e, err := st.Door.OpenEnvelope(now, sealed)
+	require.NoError(t, err)
+	e.came = now
+	return e
+}
+
+// A member leaves and joins again while a neighbour's answer to its stay before is under way. That
+// stay wanted more of the past, and had named what it knew of the roster.
+func TestAnAnswerToAnEarlierStayDoesNotCountAsOneToThis(t *testing.T) {
+	for name, already := range map[string]bool{"it knew nothing": false, "it knew all": true} {
+		t.Run(name, func(t *testing.T) {
+			app := identity.NewAppID("test")
+			now, theirs, former, w := time.Now(), new(mailbox), new(mailbox), new(mailbox)
+			neighbour, _ := enter(t, app, "u1", FeedID{1}, now.Add(-time.Second), theirs)
+			third, _ := enter(t, app, "u2", FeedID{1}, now, new(mailbox))
+			neighbour.Begin(now)
+			neighbour.apply(now, third.Own())
+			neighbour.Subscribed(now, third.Self)
+			theirs.frames = nil
+			before, _ := enter(t, app, "u0", FeedID{1}, now, former)
+			self, p := before.Self, neighbour.Self
+			neighbour.Subscribed(now, self)
+			before.Subscribed(now, p)
+			if already {
+				former.carry(t, now, self, neighbour)
+				theirs.carry(t, now, p, before)
+				require.True(t, before.Agreed([]peer.ID{p}))
+			}
+			now = now.Add(100 * ms)
+			old := publishes(t, third, now)
+			neighbour.Receive(now, third.Self, old, Gossiped)
+			require.Len(t, theirs.numbers, 1)
+			theirs.frames = nil
+			now = now.Add(time.Second)
+			before.Again(now, p)
+			former.carry(t, now, self, neighbour)
+
+			st, _ := enter(t, app, "u0", FeedID{2}, now, w)
+			st.Subscribed(now, p)
+			theirs.carry(t, now, p, st) // what the stay before has asked for
+			require.False(t, st.Agreed([]peer.ID{p}), "this stay has not been answered")
+			w.carry(t, now, self, neighbour)
+			theirs.carry(t, now, p, st)
+			require.True(t, st.Agreed([]peer.ID{p}))
+			require.NotNil(t, st.roster.devices[third.Self], "the whole roster has come")
+			st.Begin(now)
+			st.Receive(now, p, old, Repaired)
+			require.Empty(t, w.numbers, "published before this stay")
+			news := publishes(t, third, now.Add(100*ms))
+			st.Receive(now.Add(100*ms), p, news, Gossiped)
+			require.Equal(t, []uint64{news.First}, w.numbers)
+		})
+	}
+}
