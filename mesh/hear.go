@@ -21,6 +21,10 @@ func (r *Room) peerLoop() {
 			return
 		}
 		r.mu.Lock()
+		if r.over {
+			r.mu.Unlock()
+			return // a peer that is adopted now would stay protected
+		}
 		switch ev.Type {
 		case pubsub.PeerJoin:
 			r.mesh.topics.found(ev.Peer, topicName(r.tag))

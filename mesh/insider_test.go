@@ -72,8 +72,9 @@ func (m *insider) tell(p peer.ID, frame *wire.RoomFrame) {
 	require.NoError(m.t, err)
 }
 
-// asker returns the feed of a member's stay, which an answer to the member names.
+// asker returns the tag of the feed of a member's stay, which an answer to the member names.
 func (m *insider) asker(p peer.ID) []byte {
+	m.t.Helper()
 	for _, s := range m.f.at {
 		for _, r := range s.rooms {
 			if s.host.ID() == p && r.tag == m.tag {
@@ -84,6 +85,7 @@ func (m *insider) asker(p peer.ID) []byte {
 			}
 		}
 	}
+	require.FailNow(m.t, "nobody to answer")
 	return nil
 }
 

@@ -78,11 +78,15 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 		return nil, ErrClosed
 	}
 	defer m.tasks.Leave()
+	if err := m.reserve(ctx, room); err != nil {
+		return nil, fmt.Errorf("join %s: %w", room, err)
+	}
 	kept, done := m.cfg.store.load(ctx, m, m.app.RoomTag(room, cfg.secret))
 	defer done()
 	cfg.kept = kept
 	r, err := m.newRoom(room, cfg)
 	if err != nil {
+		m.release(room)
 		return nil, err
 	}
 	if err := r.start(); err != nil {
@@ -95,6 +99,38 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 	}
 	r.do(func(st *stay.Stay, now time.Time) { st.Begin(now) })
 	return r, nil
+}
+
+// reserve takes the name of a room for one stay: from before it looks at what earlier stays have
+// handed up or stored, until its subscription has ended. If a stay is just ending, reserve waits
+// for that.
+func (m *Mesh) reserve(ctx context.Context, name string) error {
+	for {
+		m.mu.Lock()
+		ended, taken := m.names[name]
+		if !taken {
+			m.names[name] = nil
+		}
+		m.mu.Unlock()
+		switch {
+		case !taken:
+			return nil
+		case ended == nil:
+			return ErrJoined
+		}
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// release lets the room of that name be joined.
+func (m *Mesh) release(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.names, name)
 }
 
 func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
@@ -134,12 +170,10 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	r.stay.Enter(now, own)
 	r.ctx, r.stop = context.WithCancel(m.ctx)
 
+	r.ended = make(chan struct{})
+
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.rooms[name] != nil {
-		r.stop()
-		return nil, fmt.Errorf("join %s: %w", name, ErrJoined)
-	}
 	m.rooms[name], m.tags[r.tag] = r, r
 	m.cfg.store.attach(r)
 	return r, nil

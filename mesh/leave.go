@@ -21,7 +21,7 @@ func (r *Room) depart(ctx context.Context, reason error) error {
 	own := r.stay.Own()
 	r.mu.Unlock()
 	if !first {
-		<-r.ctx.Done()
+		<-r.ended
 		return nil
 	}
 	if entry, err := r.signEntry(own.Statement, false, own.Sequence+1, ""); err == nil {
@@ -111,6 +111,7 @@ func (r *Room) end(reason error) {
 		m.mu.Lock()
 		delete(m.rooms, r.name)
 		delete(m.tags, r.tag)
+		m.names[r.name] = r.ended
 		m.mu.Unlock()
 
 		r.queue.End(reason)
@@ -125,6 +126,8 @@ func (r *Room) end(reason error) {
 		for _, p := range neighbours {
 			m.host.ConnManager().Unprotect(p, protection(r.tag))
 		}
+		m.release(r.name)
+		close(r.ended)
 	})
 }
 

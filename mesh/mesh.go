@@ -84,6 +84,7 @@ type Mesh struct {
 	mu    sync.Mutex
 	rooms map[string]*Room // by name
 	tags  map[[32]byte]*Room
+	names map[string]chan struct{} // that are taken; not nil if the stay is over: closed when the name is free
 }
 
 // New makes a mesh on h. The caller closes h, after the mesh. The host's key must be Ed25519 and in
@@ -113,7 +114,7 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	m := &Mesh{
 		host: h, who: who, log: cfg.log, clock: cfg.clock, cfg: cfg, app: who.App(), key: key,
 		ctx: ctx, stop: stop, verifier: identity.NewVerifier(who.App(), identity.WithAuthority(cfg.authority)),
-		rooms: make(map[string]*Room), tags: make(map[[32]byte]*Room),
+		rooms: make(map[string]*Room), tags: make(map[[32]byte]*Room), names: make(map[string]chan struct{}),
 		in: inbound{clock: cfg.clock}, flow: flow{clock: cfg.clock},
 	}
 	m.finder, _ = who.(Finder)

@@ -43,6 +43,7 @@ type Room struct {
 	rearm        task.Wake // the timer loop must look again
 	acknowledged task.Wake // the window may have opened
 	finish       sync.Once
+	ended        chan struct{} // closed once nothing is left of the stay
 
 	mu      sync.Mutex
 	stay    *stay.Stay

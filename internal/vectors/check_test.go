@@ -252,6 +252,13 @@ func TestRostersFollowFromTheDocumentAlone(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, v.Part.Last, p.varint(3) == 1)
 	require.Equal(t, []byte(v.Part.Answers), p.bytes(4))
+	for _, c := range v.BadParts {
+		m, ok := unframe(c.Bytes, limit)
+		require.True(t, ok, c.Name)
+		p, ok := parse(m.bytes(3))
+		require.True(t, ok, c.Name)
+		require.False(t, plainAnswers(p.bytes(4)), c.Name)
+	}
 	require.Len(t, p.all(1), len(v.Part.Entries))
 	for i, e := range p.all(1) {
 		require.Equal(t, []byte(v.Part.Entries[i]), e)
@@ -288,6 +295,14 @@ func TestHeadsAndSyncFollowFromTheDocumentAlone(t *testing.T) {
 	require.Equal(t, v.Heads.AgeMS, h.varint(2))
 	require.Equal(t, []byte(v.Heads.Answers), h.bytes(3))
 	require.True(t, plainHeads(h))
+	m, ok = unframe(v.Unasked, 57344)
+	require.True(t, ok)
+	h, ok = parse(m.bytes(6))
+	require.True(t, ok)
+	require.True(t, plainHeads(h))
+	require.Empty(t, h[2])
+	require.Empty(t, h[3])
+	require.Equal(t, []Position{{Tag: v.Heads.Positions[0].Tag, Last: v.Heads.Positions[0].Last}}, positionsOf(t, h.all(1)))
 	for _, c := range v.BadHeads {
 		m, ok := unframe(c.Bytes, 57344)
 		require.True(t, ok, c.Name)

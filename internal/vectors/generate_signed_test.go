@@ -343,5 +343,8 @@ func makeRoster(t *testing.T) Roster {
 	out.Part.Frame = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Roster_{Roster: &wire.RoomFrame_Roster{
 		Entries: [][]byte{alices, carolsSealed}, Last: true, Answers: out.Part.Answers,
 	}}})
+	out.BadParts = []BadFrame{{"an asker of 15 bytes", frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Roster_{
+		Roster: &wire.RoomFrame_Roster{Last: true, Answers: out.Part.Answers[:15]},
+	}})}}
 	return out
 }

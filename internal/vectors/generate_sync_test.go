@@ -61,6 +61,9 @@ func makeSync(t *testing.T) Sync {
 	}
 	out.Heads.AgeMS, out.Heads.Answers = 61_250, tag
 	out.Frame = heads(positions(out.Heads.Positions), tag)
+	out.Unasked = frame(t, &wire.RoomFrame{Room: ops[:], Body: &wire.RoomFrame_Heads_{Heads: &wire.RoomFrame_Heads{
+		Feeds: []*wire.Position{{Feed: out.Heads.Positions[0].Tag, Last: out.Heads.Positions[0].Last}},
+	}}})
 	for _, c := range []struct {
 		name string
 		list []*wire.Position

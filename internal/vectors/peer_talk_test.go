@@ -128,7 +128,9 @@ func TestAPeerFromTheDocumentTakesPartInARoom(t *testing.T) {
 		require.Equal(t, "at home", alices.text(6))
 		hers := feedTag(peerKey(n.ID()), alices.bytes(3))
 		require.Equal(t, Position{Tag: hers, Last: 2, First: 3}, clocked(t, s.position(hers)), "her entry and a text, before zoe's time")
-		require.EqualValues(t, 1, s.hear(3).varint(3), "all entries but the two members' own")
+		r := s.hear(3)
+		require.EqualValues(t, 1, r.varint(3), "all entries but the two members' own")
+		require.Equal(t, s.own(), r.bytes(4), "it says whose question it answers")
 
 		mine, _ := parse(s.entry[64:])
 		_, digest := rosterDigest([]message{alices, mine})
@@ -287,14 +289,67 @@ func TestAPeerFromTheDocumentPassesOnARoster(t *testing.T) {
 		yan.sign(false)
 		his := &seat{z: yan, tag: s.tag, feed: bytes.Repeat([]byte{0x99}, 16), order: s.order}
 		his.sign(1)
-		s.roster(his.entry)
+		s.roster(nil, his.entry)
 		require.Equal(t, "yan", await[*mesh.MemberJoined](t, room).Member.User)
 
 		his.order++ // a good-bye that zoe has heard
 		his.sign(2)
-		s.roster(his.entry)
+		s.roster(nil, his.entry)
 		require.Equal(t, mesh.Quit, await[*mesh.MemberLeft](t, room).Reason)
 	})
+}
+
+func TestAPeerFromTheDocumentAnswersWhoJoins(t *testing.T) {
+	for name, right := range map[string]bool{"the stay that asks": true, "another stay of the same node": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				net, n, z := world(t)
+				require.NoError(t, n.SetUser("alice"))
+				net.Connect(1, 0)
+				z.greet(n.ID())
+				type outcome struct {
+					room *mesh.Room
+					err  error
+					took time.Duration
+				}
+				joined := make(chan outcome, 1)
+				go func() {
+					time.Sleep(time.Second)
+					start := time.Now()
+					room, err := n.Join(t.Context(), "ops")
+					joined <- outcome{room, err, time.Since(start)}
+				}()
+				s := z.enter("ops", n.ID()) // and its topic knows the node
+				yan := &stranger{t: t, host: z.host, device: key(7), user: key(7), name: "yan", app: z.app}
+				yan.sign(false)
+				his := &seat{z: yan, tag: s.tag, feed: bytes.Repeat([]byte{0x99}, 16), order: s.order}
+				his.sign(1)
+				var g message
+				for g == nil || g.varint(4) == 0 {
+					g = s.hear(2)
+				}
+				alices, why := plainEntry(g.bytes(1), z.app, s.tag[:], time.Now().UnixMilli())
+				require.Empty(t, why)
+				asker := feedTag(peerKey(n.ID()), alices.bytes(3))
+				if !right {
+					asker = feedTag(peerKey(n.ID()), bytes.Repeat([]byte{0x55}, 16))
+				}
+				s.answer(asker, his.entry)
+				got := <-joined
+				require.NoError(t, got.err)
+				if right {
+					require.Less(t, got.took, time.Second)
+				} else {
+					require.Equal(t, 2*time.Second, got.took, "it has waited for an answer")
+				}
+				var users []string
+				for _, m := range got.room.Members() {
+					users = append(users, m.User)
+				}
+				require.Equal(t, []string{"alice", "yan", "zoe"}, users, "entries count in any case")
+			})
+		})
+	}
 }
 
 func TestAPeerFromTheDocumentAsksAndSaysWhoIsInARoom(t *testing.T) {

@@ -336,8 +336,20 @@ func (s *seat) greeting(digest, heads []byte, age time.Duration) {
 	s.z.write(s.out, put(put(nil, 1, s.tag[:]), 2, g))
 }
 
+// answer answers the node's question, for the stay with the feed of that tag, and passes on
+// entries.
+func (s *seat) answer(asker []byte, entries ...[]byte) {
+	digest := make([]byte, 32)
+	s.z.write(s.out, put(put(nil, 1, s.tag[:]), 2, put(put(put(nil, 1, s.entry), 2, digest), 5, digest)))
+	s.positions(asker, Position{Tag: s.own(), Last: s.next - 1, First: s.next})
+	s.roster(asker, entries...)
+}
+
 // heads sends the node how far this member has got.
-func (s *seat) heads(list ...Position) {
+func (s *seat) heads(list ...Position) { s.positions(nil, list...) }
+
+// positions is heads, or the answer to a question of the stay with the feed of that tag.
+func (s *seat) positions(asker []byte, list ...Position) {
 	var h []byte
 	for _, p := range list {
 		raw := putInt(put(nil, 1, p.Tag), 2, p.Last)
@@ -346,14 +358,18 @@ func (s *seat) heads(list ...Position) {
 		}
 		h = put(h, 1, raw)
 	}
-	s.z.write(s.out, put(put(nil, 1, s.tag[:]), 6, h))
+	s.z.write(s.out, put(put(nil, 1, s.tag[:]), 6, put(h, 3, asker)))
 }
 
 // position returns the next position that the node sends for a feed.
 func (s *seat) position(tag []byte) Position {
 	s.z.t.Helper()
 	for {
-		for _, p := range positionsOf(s.z.t, s.hear(6).all(1)) {
+		h := s.hear(6)
+		for _, p := range positionsOf(s.z.t, h.all(1)) {
+			if p.First > 0 {
+				require.Equal(s.z.t, s.own(), h.bytes(3), "it says whose question it answers")
+			}
 			if bytes.Equal(p.Tag, tag) {
 				return p
 			}
@@ -406,13 +422,14 @@ func (s *seat) serve(asked chan<- message, envelopes ...[]byte) {
 	})
 }
 
-// roster sends entries, with no more to come.
-func (s *seat) roster(entries ...[]byte) {
+// roster sends entries, with no more to come: the answer to a question of the stay with the feed of
+// that tag, or of none.
+func (s *seat) roster(asker []byte, entries ...[]byte) {
 	var r []byte
 	for _, e := range entries {
 		r = put(r, 1, e)
 	}
-	s.z.write(s.out, put(put(nil, 1, s.tag[:]), 3, putInt(r, 3, 1)))
+	s.z.write(s.out, put(put(nil, 1, s.tag[:]), 3, put(putInt(r, 3, 1), 4, asker)))
 }
 
 // hear returns the next frame of the room protocol whose body is in field num.

@@ -312,8 +312,11 @@ func plainHeads(h message) bool {
 			return false
 		}
 	}
-	return len(all) <= 1024 && (len(h.bytes(3)) == 0 || len(h.bytes(3)) == 16)
+	return len(all) <= 1024 && plainAnswers(h.bytes(3))
 }
+
+// plainAnswers judges what says whose question a frame answers.
+func plainAnswers(tag []byte) bool { return len(tag) == 0 || len(tag) == 16 }
 
 // varints returns the numbers of a repeated field, packed or not.
 func (m message) varints(num protowire.Number) (list []uint64, ok bool) {

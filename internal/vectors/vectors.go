@@ -266,8 +266,9 @@ type Roster struct {
 	} `json:"digest"`
 	Greeting Greeting    `json:"greeting"`
 	Part     RosterFrame `json:"roster"`
-	Query    Hex         `json:"query"`  // a frame
-	Absent   Hex         `json:"absent"` // a frame
+	BadParts []BadFrame  `json:"bad_rosters"` // frames of the room protocol that break its rules
+	Query    Hex         `json:"query"`       // a frame
+	Absent   Hex         `json:"absent"`      // a frame
 }
 
 // Entry is a valid roster entry.
@@ -316,9 +317,10 @@ type Sync struct {
 		Hashed    Hex        `json:"hashed"`
 		Digest    Hex        `json:"digest"`
 	} `json:"heads_digest"`
-	// A frame of the room protocol with these positions.
+	// A frame of the room protocol with these positions, and one that nobody has asked for.
 	Frame      Hex        `json:"heads"`
-	BadHeads   []BadFrame `json:"bad_heads"` // frames of the room protocol that break its rules
+	Unasked    Hex        `json:"unasked_heads"` // with the first position alone
+	BadHeads   []BadFrame `json:"bad_heads"`     // frames of the room protocol that break its rules
 	Request    SyncFrame  `json:"request"`
 	Reply      SyncAnswer `json:"reply"`
 	BadReplies []BadFrame `json:"bad_replies"` // to that request

@@ -186,7 +186,7 @@ func (d *Door) OpenRoster(now time.Time, p peer.ID, part *wire.RoomFrame_Roster)
 	return entries, nil
 }
 
-// HearRoster takes a part of what a neighbour knows of other members, and its entries. They prove
+// HearRoster takes a part of a neighbour's Roster, with the entries in it that count. They prove
 // themselves; that a neighbour repeats one does not prove that the member is still there.
 func (st *Stay) HearRoster(now time.Time, p peer.ID, part *wire.RoomFrame_Roster, entries []*Entry) {
 	if st.neighbours[p] == nil {

@@ -1,6 +1,8 @@
 package stay
 
 import (
+	"bytes"
+	"fmt"
 	"testing"
 	"time"
 
@@ -60,7 +62,15 @@ func publishes(t *testing.T, st *Stay, now time.Time) *Envelope {
 // A member leaves and joins again while a neighbour's answer to its stay before is under way. That
 // stay wanted more of the past, and had named what it knew of the roster.
 func TestAnAnswerToAnEarlierStayDoesNotCountAsOneToThis(t *testing.T) {
-	for name, already := range map[string]bool{"it knew nothing": false, "it knew all": true} {
+	for name, c := range map[string]struct {
+		already bool // the stay before had been answered before
+		known   bool // the neighbour waits for the rest of that stay's feed
+	}{
+		"it knew nothing":            {},
+		"it knew all":                {already: true},
+		"the neighbour has its feed": {known: true},
+		"and it knew all":            {already: true, known: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			app := identity.NewAppID("test")
 			now, theirs, former, w := time.Now(), new(mailbox), new(mailbox), new(mailbox)
@@ -74,7 +84,7 @@ func TestAnAnswerToAnEarlierStayDoesNotCountAsOneToThis(t *testing.T) {
 			self, p := before.Self, neighbour.Self
 			neighbour.Subscribed(now, self)
 			before.Subscribed(now, p)
-			if already {
+			if c.already {
 				former.carry(t, now, self, neighbour)
 				theirs.carry(t, now, p, before)
 				require.True(t, before.Agreed([]peer.ID{p}))
@@ -84,6 +94,11 @@ func TestAnAnswerToAnEarlierStayDoesNotCountAsOneToThis(t *testing.T) {
 			neighbour.Receive(now, third.Self, old, Gossiped)
 			require.Len(t, theirs.numbers, 1)
 			theirs.frames = nil
+			if c.known {
+				neighbour.apply(now, before.Own())
+				neighbour.Receive(now, self, publishes(t, before, now), Gossiped)
+				theirs.frames = nil
+			}
 			now = now.Add(time.Second)
 			before.Again(now, p)
 			former.carry(t, now, self, neighbour)
@@ -104,4 +119,63 @@ func TestAnAnswerToAnEarlierStayDoesNotCountAsOneToThis(t *testing.T) {
 			require.Equal(t, []uint64{news.First}, w.numbers)
 		})
 	}
+}
+
+// Every part of a roster says whose question it answers, and so do heads.
+func TestAllFramesOfAnAnswerNameTheAsker(t *testing.T) {
+	app := identity.NewAppID("test")
+	now, w, asked := time.Now(), new(mailbox), new(mailbox)
+	st, _ := enter(t, app, "u1", FeedID{1}, now, w)
+	st.Begin(now)
+	publishes(t, st, now)
+	for seed := range byte(100) {
+		keys, login := user(t, app, fmt.Sprint("member", seed), 100+seed)
+		e, err := SignEntry(keys.Device, st.Tag, Entry{Statement: login, Feed: FeedID{9}, Sequence: uint64(now.UnixMilli()), Joined: true, Info: make([]byte, identity.MaxInfo)})
+		require.NoError(t, err)
+		st.apply(now, e)
+	}
+	asker, _ := enter(t, app, "u0", FeedID{2}, now, asked)
+	asker.Subscribed(now, st.Self)
+	asked.carry(t, now, asker.Self, st)
+	tag, rosters, heads := asker.own.Tag(), 0, 0
+	for _, f := range w.frames {
+		switch body := f.Body.(type) {
+		case *wire.RoomFrame_Roster_:
+			require.Equal(t, tag[:], body.Roster.Answers)
+			rosters++
+		case *wire.RoomFrame_Heads_:
+			require.Equal(t, tag[:], body.Heads.Answers)
+			heads++
+		}
+	}
+	require.Greater(t, rosters, 1)
+	require.Positive(t, heads)
+}
+
+// What answers another stay is no more than what a neighbour says of its own accord.
+func TestHeadsThatAnswerAnotherStayAreHints(t *testing.T) {
+	world := new(askedWorld)
+	st, f, now := guessed(t, world)
+	asks := func(pos *wire.Position, own bool) int {
+		now = now.Add(time.Minute)
+		world.asked = nil
+		h := positions(st, pos)
+		if !own {
+			h.Answers = bytes.Repeat([]byte{7}, len(FeedTag{}))
+		}
+		h.AgeMs = 1 // long under way
+		require.NoError(t, st.HearHeads(now, "c", h))
+		st.inquiries(now)
+		return len(world.asked)
+	}
+	guess := &wire.Position{Feed: f.tag[:], Last: 5, First: 4, Unsure: true}
+	unknown := &wire.Position{Feed: bytes.Repeat([]byte{8}, len(FeedTag{})), Last: 5, First: 4}
+	require.Equal(t, 1, asks(guess, false), "it does not say where the feed begins")
+	require.Equal(t, 1, asks(unknown, false))
+	require.Zero(t, st.neighbours["c"].slack)
+	require.Nil(t, st.journal.feeds[FeedTag(unknown.Feed)])
+	require.Zero(t, asks(guess, true))
+	require.Positive(t, st.neighbours["c"].slack)
+	require.Zero(t, asks(unknown, true))
+	require.NotNil(t, st.journal.feeds[FeedTag(unknown.Feed)])
 }

@@ -102,6 +102,12 @@ func TestRostersAreThoseOfTheVectors(t *testing.T) {
 		known.apply(now, e)
 	}
 	require.Equal(t, []byte(v.Digest.Digest), known.sum())
+	for _, c := range v.BadParts {
+		var f wire.RoomFrame
+		require.NoError(t, wire.NewReader(bytes.NewReader(c.Bytes), MaxSyncReply).Next(&f))
+		_, err := new(Door).OpenRoster(now, "p", f.GetRoster())
+		require.ErrorIs(t, err, errBadRoster, c.Name)
+	}
 }
 
 func TestHeadsAreThoseOfTheVectors(t *testing.T) {
@@ -130,6 +136,7 @@ func TestHeadsAndAnswersAreJudgedAsInTheVectors(t *testing.T) {
 		return f.GetHeads()
 	}
 	require.NoError(t, st.HearHeads(time.Now(), "p", heads(v.Frame)))
+	require.NoError(t, st.HearHeads(time.Now(), "p", heads(v.Unasked)))
 	for _, c := range v.BadHeads {
 		require.Error(t, st.HearHeads(time.Now(), "p", heads(c.Bytes)), c.Name)
 	}
