@@ -78,7 +78,7 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 		return nil, ErrClosed
 	}
 	defer m.tasks.Leave()
-	if err := m.reserve(ctx, room); err != nil {
+	if err := m.takeName(ctx, room); err != nil {
 		return nil, fmt.Errorf("join %s: %w", room, err)
 	}
 	kept, done := m.cfg.store.load(ctx, m, m.app.RoomTag(room, cfg.secret))
@@ -86,7 +86,7 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 	cfg.kept = kept
 	r, err := m.newRoom(room, cfg)
 	if err != nil {
-		m.release(room)
+		m.freeName(room)
 		return nil, err
 	}
 	if err := r.start(); err != nil {
@@ -101,10 +101,10 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 	return r, nil
 }
 
-// reserve takes the name of a room for one stay: from before it looks at what earlier stays have
-// handed up or stored, until its subscription has ended. If a stay is just ending, reserve waits
-// for that.
-func (m *Mesh) reserve(ctx context.Context, name string) error {
+// takeName takes the name of a room for one stay: from before it looks at what earlier stays have
+// handed up or stored, until its subscription has ended. If a stay is just ending, it waits for
+// that.
+func (m *Mesh) takeName(ctx context.Context, name string) error {
 	for {
 		m.mu.Lock()
 		ended, taken := m.names[name]
@@ -126,8 +126,8 @@ func (m *Mesh) reserve(ctx context.Context, name string) error {
 	}
 }
 
-// release lets the room of that name be joined.
-func (m *Mesh) release(name string) {
+// freeName lets the room of that name be joined.
+func (m *Mesh) freeName(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.names, name)

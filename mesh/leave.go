@@ -126,7 +126,7 @@ func (r *Room) end(reason error) {
 		for _, p := range neighbours {
 			m.host.ConnManager().Unprotect(p, protection(r.tag))
 		}
-		m.release(r.name)
+		m.freeName(r.name)
 		close(r.ended)
 	})
 }
