@@ -95,10 +95,10 @@ func (r *Room) PublishConfirmed(ctx context.Context, data []byte, opts ...Publis
 	return p.result, p.err
 }
 
-// PublishConfirmedAsync is [Room.PublishConfirmed] for callers that pipeline: it returns at once, as
-// [Room.PublishAsync] does. Ctx bounds this call; only its deadline bounds the wait for receipts. A
-// broadcast that has not ended takes some 100 bytes for each member. If ctx ends [Pending.Wait], it
-// returns what is known so far, and the error is also [ErrUnconfirmed].
+// PublishConfirmedAsync is [Room.PublishConfirmed] for callers that pipeline: it returns at once,
+// as [Room.PublishAsync] does. Ctx bounds this call; only its deadline bounds the wait for
+// receipts. A broadcast that has not ended takes some 100 bytes for each member. If ctx ends
+// [Pending.Wait], it returns what is known so far, and the error is also [ErrUnconfirmed].
 func (r *Room) PublishConfirmedAsync(ctx context.Context, data []byte, opts ...PublishOption) (Pending[Confirmation], error) {
 	p, err := r.confirm(ctx, data, opts)
 	if err != nil {

@@ -32,7 +32,13 @@ type destinations struct {
 	// sweepAt is how many there are when the idle ones are forgotten: twice as many as the last
 	// sweep left, so that a sweep costs each send next to nothing.
 	sweepAt int
+	// searches has an element for each search under way.
+	searches chan struct{}
 }
+
+// maxSearches is how many users are searched for at a time, in behalf of sends: each search asks
+// many nodes. Others wait, within their deadline.
+const maxSearches = 256
 
 // destination is what is on its way to one user in one mode. A message waits here until its sender
 // knows the receiver's device and the lane to that device takes it. A message comes back from the
@@ -44,10 +50,11 @@ type destination struct {
 	wake task.Wake // for carry: see load.tight
 
 	mu      sync.Mutex
-	waiting fifo // by rising ID
-	carried bool // carry runs
-	search  context.CancelFunc
-	due     time.Time // when timer fires
+	waiting fifo               // by rising ID
+	carried bool               // carry runs
+	search  context.CancelFunc // ends the search under way; nil: there is none
+	sought  *sending           // on behalf of which it runs
+	due     time.Time          // when timer fires
 	timer   *time.Timer
 
 	load load
@@ -55,12 +62,15 @@ type destination struct {
 
 // reserve takes space for a message of so many bytes in the destination of a key. If there is none,
 // it returns a channel that is closed when there may be some.
-func (m *Mesh) reserve(key destinationKey, size int) (d *destination, space <-chan struct{}) {
+func (m *Mesh) reserve(key destinationKey, size int) (d *destination, space <-chan struct{}, err error) {
 	ds := &m.to
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
 	d = ds.all[key]
 	if d == nil {
+		if r := key.room; r != nil && r.ctx.Err() != nil {
+			return nil, nil, r.reason() // forget has been here, or is about to
+		}
 		if len(ds.all) >= ds.sweepAt {
 			maps.DeleteFunc(ds.all, func(_ destinationKey, d *destination) bool { return d.load.idle() })
 			ds.sweepAt = max(minSweep, 2*len(ds.all))
@@ -68,7 +78,15 @@ func (m *Mesh) reserve(key destinationKey, size int) (d *destination, space <-ch
 		d = &destination{m: m, key: key, wake: task.NewWake()}
 		ds.all[key] = d
 	}
-	return d, d.load.reserve(size)
+	return d, d.load.reserve(size), nil
+}
+
+// forget drops the destinations in a room whose stay has ended. What still waits there ends by
+// itself.
+func (m *Mesh) forget(r *Room) {
+	m.to.mu.Lock()
+	defer m.to.mu.Unlock()
+	maps.DeleteFunc(m.to.all, func(key destinationKey, _ *destination) bool { return key.room == r })
 }
 
 // accept assigns p its ID. Its space has been reserved.
@@ -126,20 +144,28 @@ func (d *destination) lookUp(was *identity.Login) (whom, error) {
 	return whom{login, d.key.to.Fingerprint == ""}, err
 }
 
-// find is lookUp, and searches if need be, on behalf of p.
-func (d *destination) find(p *sending) (whom, error) {
-	to, err := d.lookUp(p.to.Load())
+// find is lookUp, and searches if need be, on behalf of p, which was for a user before.
+func (d *destination) find(p *sending, was *identity.Login) (whom, error) {
+	to, err := d.lookUp(was)
 	if err != errUnknown {
 		return to, err
 	}
 	ctx, cancel := context.WithTimeout(d.m.ctx, d.m.clock.Until(p.deadline))
 	defer cancel()
+	select {
+	case d.m.to.searches <- struct{}{}:
+		defer func() { <-d.m.to.searches }()
+	case <-p.done:
+		return to, errInterrupted
+	case <-ctx.Done():
+		return to, errInterrupted
+	}
 	d.mu.Lock()
-	d.search = cancel
+	d.search, d.sought = cancel, p
 	d.mu.Unlock()
 	defer func() {
 		d.mu.Lock()
-		d.search = nil
+		d.search, d.sought = nil, nil
 		d.mu.Unlock()
 	}()
 	to.Login, err = d.m.finder.Locate(ctx, d.key.to)
@@ -166,14 +192,15 @@ func (d *destination) carry() {
 			d.sleep(pause)
 			continue
 		}
-		to, err := d.find(p)
+		was := p.to.Load()
+		to, err := d.find(p, was)
 		switch {
 		case err == errInterrupted:
 			d.sweep()
 		case err != nil:
-			d.refuse(err)
+			d.refuse(was, err)
 		default:
-			d.handAll(to)
+			d.handAll(to, was)
 		}
 	}
 }
@@ -187,8 +214,8 @@ func (d *destination) front() (p *sending, pause time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.takeLocked()
-	if d.m.ctx.Err() != nil {
-		d.failLocked(func(*sending) error { return &sendError{ErrUnreachable, ErrClosed} })
+	for d.m.ctx.Err() != nil && d.waiting.len() > 0 {
+		d.endLocked(d.waiting.pop(), ErrClosed)
 	}
 	for d.waiting.len() > 0 {
 		p = d.waiting.at(0)
@@ -226,83 +253,92 @@ func (d *destination) sleep(pause time.Duration) {
 	}
 }
 
-// handAll hands over what waits, to the device that was just found, until it has to wait.
-func (d *destination) handAll(to whom) {
-	for {
-		d.mu.Lock()
-		var space <-chan struct{}
-		var p *sending
-		for d.waiting.len() > 0 && space == nil {
-			if p = d.waiting.at(0); p.ended {
-				d.waiting.pop()
-				continue
-			}
-			if pause, hopeless := d.nextLocked(p); pause != 0 || hopeless {
-				break
-			}
-			_, space = d.handLocked(p, to)
-		}
-		d.mu.Unlock()
-		if space == nil {
-			return
-		}
-		select {
-		case <-space:
-		case <-p.done:
-		case <-d.m.ctx.Done():
-			return
-		}
+// handAll hands over what waits to the device that was just found, for what was for a user before,
+// until something has to wait or is to be searched for in another way.
+func (d *destination) handAll(to whom, was *identity.Login) {
+	p, space := d.handSome(to, was)
+	if space == nil {
+		return
+	}
+	select {
+	case <-space:
+	case <-p.done:
+	case <-d.m.ctx.Done():
 	}
 }
 
-// handLocked hands the first waiting message to the lane of its device, or ends it. It reports false
-// if the message must wait; if that is because the lane is full, it returns a channel that is closed
-// when there may be space.
+// handSome is handAll up to where the lane is full: then it returns the message that waits, and a
+// channel that is closed when there may be space.
+func (d *destination) handSome(to whom, was *identity.Login) (p *sending, space <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.waiting.len() > 0 {
+		p = d.waiting.at(0)
+		if p.ended {
+			d.waiting.pop()
+			continue
+		}
+		if pause, hopeless := d.nextLocked(p); pause != 0 || hopeless || !sameBefore(p.to.Load(), was) {
+			return nil, nil
+		}
+		if done, space := d.handLocked(p, to); !done {
+			return p, space
+		}
+	}
+	return nil, nil
+}
+
+// sameBefore reports whether two messages were for the same user before, or both for none: then an
+// address means the same for both.
+func sameBefore(a, b *identity.Login) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.User == b.User && a.Key == b.Key
+}
+
+// handLocked hands the first waiting message to the lane of its device, or ends it. It reports
+// false if the message must wait; if that is because the lane is full, it returns a channel that is
+// closed when there may be space.
 func (d *destination) handLocked(p *sending, to whom) (done bool, space <-chan struct{}) {
 	if d.key.room == nil && p.err != nil && p.to.Load().Peer == to.Peer {
 		d.waiting.pop() // it has not moved
 		p.end(&d.m.stats, p.err)
 		return true, nil
 	}
-	if !d.load.fly(to.Peer) {
+	if !d.load.fly(p, to.Peer, d.m.clock.Now()) {
 		return false, nil
 	}
 	p.pin = d.m.pinningFor(to.Login, to.byName)
 	space, err := d.m.toLane(to.Login, d.key.mode, p)
 	switch {
 	case space != nil:
-		d.load.grounded()
+		d.load.grounded(p)
 		return false, space
 	case err != nil:
-		d.load.grounded()
+		d.load.grounded(p)
 		d.waiting.pop()
 		p.end(&d.m.stats, &sendError{ErrUnreachable, err})
 		return true, nil
 	}
 	d.waiting.pop()
-	if p.pin != nil {
-		d.m.tasks.Spawn(p.settlePin)
-	}
 	return true, nil
 }
 
-// refuse ends everything that waits. Its receiver was not found.
-func (d *destination) refuse(err error) {
+// refuse ends everything that waits and was for that user before. Its receiver was not found.
+func (d *destination) refuse(was *identity.Login, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.takeLocked()
-	d.failLocked(func(p *sending) error {
-		if p.err != nil {
-			return p.err // the refusal for which its receiver was searched again
-		}
-		return err
-	})
-}
-
-func (d *destination) failLocked(why func(*sending) error) {
-	for d.waiting.len() > 0 {
-		if p := d.waiting.pop(); !p.ended {
-			p.end(&d.m.stats, why(p))
+	for range d.waiting.len() {
+		switch p := d.waiting.pop(); {
+		case p.ended:
+		case !sameBefore(p.to.Load(), was):
+			d.waiting.push(p)
+		case p.err != nil:
+			p.end(&d.m.stats, p.err) // the refusal for which its receiver was searched again
+		default:
+			p.end(&d.m.stats, err)
 		}
 	}
 }
@@ -316,8 +352,8 @@ func (d *destination) ended(p *sending, delivered bool) {
 	}
 }
 
-// takeBack keeps a message that a lane could not deliver if it is worth another attempt. The lock of
-// the lane is held.
+// takeBack keeps a message that a lane could not deliver if it is worth another attempt. The lock
+// of the lane is held.
 func (d *destination) takeBack(p *sending, err error) bool {
 	switch refused, _ := errors.AsType[*RefusedError](err); {
 	case d.key.room == nil:
@@ -395,25 +431,32 @@ func (d *destination) abandon(p *sending, cause error) bool {
 	return true
 }
 
-// endLocked ends a message that is with no lane, unless it has ended: with the refusal that it came
-// back with, or else because of cause.
+// endLocked ends a message that is with no lane, unless it has ended: because of cause, beside the
+// refusal that it may have come back with.
 func (d *destination) endLocked(p *sending, cause error) {
 	if p.ended {
 		return
 	}
-	err := p.err
-	if err == nil {
-		err = &sendError{ErrUnreachable, cause}
+	if p.err != nil {
+		p.end(&d.m.stats, errors.Join(p.err, cause))
+	} else {
+		p.end(&d.m.stats, &sendError{ErrUnreachable, cause})
 	}
-	p.end(&d.m.stats, err)
-	if d.search != nil && d.waiting.len() > 0 && d.waiting.at(0) == p {
+	if d.search != nil && d.sought == p {
 		d.search()
 	}
 }
 
+// armWithin is how soon the timer fires at the latest, so that it does not keep what it belongs to
+// for as long as a distant deadline.
+const armWithin = time.Minute
+
 // armLocked makes the timer fire when p is overdue, at the latest.
 func (d *destination) armLocked(p *sending) {
 	t := p.limit()
+	if soon := d.m.clock.Now().Add(armWithin); soon.Before(t) {
+		t = soon
+	}
 	if !d.due.IsZero() && !t.Before(d.due) {
 		return
 	}

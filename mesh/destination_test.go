@@ -4,20 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/meshtest"
-	"github.com/starling-mesh/starling/internal/wire"
 )
 
 // fakeFinder finds everybody where a test says.
@@ -203,177 +198,37 @@ func TestADestinationTakesNoMoreThanItsBound(t *testing.T) {
 	})
 }
 
-func TestManyMessagesToAMemberThatDoesNotKnowThisOneYetKeepTheirOrder(t *testing.T) {
-	inBubble(t, 3, func(t *testing.T, f *flock) {
-		f.net.Chain() // u0 and u2 are not connected
-		rooms := f.joinAll("ops")
-		read(t, rooms[2], 2)
-		var sends []Pending[Receipt]
-		var want []string
-		for i := range 200 {
-			s, err := rooms[0].SendAsync(t.Context(), "u2", fmt.Append(nil, i))
-			require.NoError(t, err)
-			sends, want = append(sends, s), append(want, fmt.Sprint("u0>", i))
+func TestAWaitForSpaceEndsWithTheSendTimeout(t *testing.T) {
+	inPair(t, meshtest.Options{}, func(t *testing.T, p *pair) {
+		p.searches(time.Hour)
+		long, done := context.WithTimeout(t.Context(), time.Minute)
+		defer done()
+		for i := range laneMessages {
+			p.sendTo(t, long, "bob", i)
 		}
+		begun := time.Now()
+		r, err := p.alice.SendTo(context.Background(), "bob", []byte("x"))
+		ended(t, "the wait", err, ErrUnreachable, ErrQueueFull)
+		took(t, "the wait", begun, 12*time.Second)
+		require.Zero(t, r.ID)
+	})
+}
+
+func TestOnlySoManyUsersAreSearchedForAtOnce(t *testing.T) {
+	inPair(t, meshtest.Options{}, func(t *testing.T, p *pair) {
+		finder := p.searches(2 * time.Second)
+		finder.find = func() (identity.Login, error) { return identity.Login{}, errors.New("nobody") }
+		var sends []Pending[Receipt]
+		for i := range 3 * maxSearches {
+			sends = append(sends, p.sendTo(t, t.Context(), fmt.Sprint("user", i), i))
+		}
+		synctest.Wait()
+		require.Equal(t, maxSearches, finder.asked)
+		begun := time.Now()
 		for _, s := range sends {
 			_, err := s.Result()
-			require.NoError(t, err)
+			require.ErrorContains(t, err, "nobody")
 		}
-		require.Equal(t, want, read(t, rooms[2], 200))
+		took(t, "all", begun, 6*time.Second)
 	})
-}
-
-// twoDevices are two devices of bob that answer as a test decides: they take or refuse each message.
-func twoDevices(t *testing.T, all *hellos, hosts []host.Host, takes func(device int) bool) (logins []identity.Login, taken func() []string) {
-	var mu sync.Mutex
-	var texts []string
-	for i, h := range hosts {
-		who := all.identityOf(t, h).be(t, "bob", true)
-		logins = append(logins, who.login())
-		h.SetStreamHandler(DirectProtocol, func(s network.Stream) {
-			defer s.Reset()
-			r := newRaw(t, s)
-			for {
-				m, ok := r.next()
-				if !ok {
-					return
-				}
-				if m.Type != wire.DirectFrame_MESSAGE {
-					continue
-				}
-				if !takes(i) {
-					r.Write((&wire.Direct{Type: wire.DirectFrame_REFUSE, Sequence: m.Sequence, Reason: wire.DirectFrame_NOT_LOGGED_IN}).AppendFrame(nil))
-					continue
-				}
-				mu.Lock()
-				texts = append(texts, string(m.Payload))
-				mu.Unlock()
-				r.ack(m.Sequence)
-			}
-		})
-	}
-	return logins, func() []string {
-		mu.Lock()
-		defer mu.Unlock()
-		return texts
-	}
-}
-
-// moving is alice on host 0, and bob on the devices 1 and 2 of a simulated network.
-func moving(t *testing.T, seed uint64, takes func(device int) bool) (alice *station, bobs []identity.Login, taken func() []string) {
-	net, all := meshtest.New(t, meshtest.Options{Hosts: 3, Latency: 5 * time.Millisecond, Seed: seed}), newHellos()
-	net.ConnectAll()
-	alice = all.station(t, net.Host(0), "alice")
-	bobs, taken = twoDevices(t, all, []host.Host{net.Host(1), net.Host(2)}, takes)
-	return alice, bobs, taken
-}
-
-func TestMessagesFollowAUserWhoMovesToAnotherDeviceInTheirOrder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
-		at := 0
-		where := func() int {
-			mu.Lock()
-			defer mu.Unlock()
-			return at
-		}
-		alice, bobs, taken := moving(t, 1, func(device int) bool { return device == where() })
-		alice.finder = &fakeFinder{find: func() (identity.Login, error) { return bobs[where()], nil }}
-		var sends []Pending[Receipt]
-		var want []string
-		for i := range 500 {
-			if i == 250 {
-				mu.Lock()
-				at = 1
-				mu.Unlock()
-			}
-			s, err := alice.SendToAsync(t.Context(), "bob", fmt.Append(nil, i))
-			require.NoError(t, err)
-			sends, want = append(sends, s), append(want, fmt.Sprint(i))
-			if i%10 == 0 {
-				time.Sleep(time.Millisecond)
-			}
-		}
-		for i, s := range sends {
-			_, err := s.Result()
-			require.NoError(t, err, i)
-		}
-		require.Equal(t, want, taken())
-	})
-}
-
-func TestARefusalBySomebodyWhoHasNotMovedIsFinal(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		alice, bobs, _ := moving(t, 1, func(int) bool { return false })
-		alice.finder = &fakeFinder{find: func() (identity.Login, error) { return bobs[0], nil }}
-		begun := time.Now()
-		r, err := alice.SendTo(t.Context(), "bob", []byte("x"))
-		require.ErrorIs(t, err, ErrRefused)
-		require.EqualValues(t, 1, r.ID)
-		require.Less(t, time.Since(begun), time.Second)
-		s := alice.Stats()
-		require.EqualValues(t, 1, s.DirectSent)
-		require.EqualValues(t, 1, s.DirectRefused)
-	})
-}
-
-// Whatever two devices of a user take and refuse, in turns at random: what is taken is in order and
-// has no other result, what is refused has that result, and each message has exactly one.
-func TestOrderAndResultsHoldWhateverIsRefused(t *testing.T) {
-	for seed := range uint64(runs(t, 20)) {
-		synctest.Test(t, func(t *testing.T) {
-			rnd := rand.New(rand.NewPCG(seed, 5))
-			var mu sync.Mutex
-			dice := func(n int) int {
-				mu.Lock()
-				defer mu.Unlock()
-				return rnd.IntN(n)
-			}
-			alice, bobs, taken := moving(t, seed+1, func(int) bool { return dice(8) > 0 })
-			alice.finder = &fakeFinder{find: func() (identity.Login, error) { return bobs[dice(2)], nil }}
-			var sends []Pending[Receipt]
-			for i := range 300 {
-				ctx := t.Context()
-				if dice(10) == 0 {
-					var done context.CancelFunc
-					ctx, done = context.WithTimeout(ctx, time.Duration(dice(50))*time.Millisecond)
-					defer done()
-				}
-				s, err := alice.SendToAsync(ctx, "bob", fmt.Append(nil, i))
-				if err != nil {
-					require.Error(t, ctx.Err())
-					s = Pending[Receipt]{}
-				}
-				sends = append(sends, s)
-				if dice(4) == 0 {
-					time.Sleep(time.Duration(dice(5000)) * time.Microsecond)
-				}
-			}
-			var want, may []string
-			for i, s := range sends {
-				if s == (Pending[Receipt]{}) {
-					continue
-				}
-				_, err := s.Result()
-				switch {
-				case err == nil:
-					want = append(want, fmt.Sprint(i))
-				case errors.Is(err, ErrUnconfirmed):
-					may = append(may, fmt.Sprint(i))
-				}
-			}
-			time.Sleep(time.Second)
-			sure := slices.DeleteFunc(taken(), func(text string) bool { return slices.Contains(may, text) })
-			require.Equal(t, want, sure, "seed %d", seed)
-			require.Greater(t, len(want), 100, "seed %d", seed)
-			s := alice.Stats()
-			require.Equal(t, s.DirectSent, s.DirectDelivered+s.DirectRefused+s.DirectFailed, "seed %d", seed)
-			synctest.Wait()
-			for _, d := range alice.to.all {
-				require.True(t, d.load.idle())
-				require.Zero(t, d.load.flying)
-				require.Zero(t, d.load.bytes)
-			}
-		})
-	}
 }

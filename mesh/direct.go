@@ -175,21 +175,18 @@ func (m *Mesh) enqueue(ctx context.Context, to identity.Login, d message) (*send
 		if space == nil {
 			break
 		}
-		if err := m.awaitSpace(ctx, d, space); err != nil {
+		if err := m.awaitSpace(ctx, p, d, space); err != nil {
 			return nil, err
 		}
 	}
 	if d.watching == watched && ctx.Done() != nil {
 		p.watch(ctx)
 	}
-	if d.watching == watched && p.pin != nil {
-		m.tasks.Go(p.settlePin)
-	}
 	return p, nil
 }
 
-// toLane passes a message to the lane of a device. If the lane is full, it returns a channel that is
-// closed when there may be space.
+// toLane passes a message to the lane of a device. If the lane is full, it returns a channel that
+// is closed when there may be space.
 func (m *Mesh) toLane(to identity.Login, mode Mode, p *sending) (space <-chan struct{}, err error) {
 	for {
 		l := m.lane(laneKey{to.Peer, mode})
@@ -203,14 +200,19 @@ func (m *Mesh) toLane(to identity.Login, mode Mode, p *sending) (space <-chan st
 	}
 }
 
-// awaitSpace waits for space in a queue that is full, if the caller of this send waits.
-func (m *Mesh) awaitSpace(ctx context.Context, d message, space <-chan struct{}) error {
+// awaitSpace waits for space in a queue that is full, if the caller of this send waits: until the
+// deadline of the send.
+func (m *Mesh) awaitSpace(ctx context.Context, p *sending, d message, space <-chan struct{}) error {
 	if !d.waitsForSpace() {
 		return ErrQueueFull
 	}
+	over := time.NewTimer(m.clock.Until(p.deadline))
+	defer over.Stop()
 	select {
 	case <-space:
 		return nil
+	case <-over.C:
+		return &sendError{ErrUnreachable, p.timeout(ErrQueueFull)}
 	case <-ctx.Done():
 		return &sendError{ErrUnreachable, fmt.Errorf("%w: %w", ErrQueueFull, ctx.Err())}
 	case <-m.ctx.Done():
@@ -232,7 +234,7 @@ func (m *Mesh) pinningFor(to identity.Login, byName bool) *pinning {
 	} else if !pins.Answers(to) {
 		return nil
 	}
-	return &pinning{pins: pins, byName: byName}
+	return &pinning{pins: pins, byName: byName, tasks: &m.tasks}
 }
 
 // pooledBody is the payload in bytes from which a message's copy is kept for reuse: with the

@@ -88,20 +88,22 @@
 //
 // Messages of one [Mode] to one address, in a room or outside, arrive in the order of the calls,
 // once each; text and binary messages share one order. That holds while the receiver is searched
-// for, and when the user moves to another device. If the connection breaks, reliable messages are written
-// again for as long as their deadline allows, at most 5 minutes; the receiver recognises repeats. A
-// receiver whose process has been restarted in between cannot, so what was written to the former
-// process ends as unconfirmed and is not written again. The two unreliable modes drop what waited
-// too long, and lose what was under way when a connection broke. Each mode has a stream of its own,
-// so that neither waits behind large reliable messages.
+// for, and when the user moves to another device; the new device gets the next message at the
+// latest 2 s after the move is known, even if the former one has not answered the last. If the
+// connection breaks, reliable messages are written again for as long as their deadline allows, at
+// most 5 minutes; the receiver recognises repeats. A receiver whose process has been restarted in
+// between cannot, so what was written to the former process ends as unconfirmed and is not written
+// again. The two unreliable modes drop what waited too long, and lose what was under way when a
+// connection broke. Each mode has a stream of its own, so that neither waits behind large reliable
+// messages.
 //
 // # Limits
 //
 // A message has at most 65,536 bytes ([WithMaxMessage]). Up to 4096 messages or 8 MiB wait for one
-// user and mode: more fail with [ErrQueueFull], and calls that wait for the result wait. A receiver
-// whose program does not read
-// refuses direct messages ([QueueFull]), and never acknowledges what it could not queue. Everything
-// that a peer can make grow here has a bound.
+// address and mode, in a room or outside: more fail with [ErrQueueFull], and calls that wait for
+// the result wait. Up to 256 users are searched for at a time. A receiver whose program does not
+// read refuses direct messages ([QueueFull]), and never acknowledges what it could not queue.
+// Everything that a peer can make grow here has a bound.
 //
 // Broadcasts cannot be refused by a receiver: a program that reads too slowly loses the oldest ones
 // and is told how many ([Lagged]), and a publisher that outruns the network waits. Membership

@@ -30,7 +30,7 @@ var (
 	ErrRefused = errors.New("refused by the receiver")
 
 	ErrEmpty      = errors.New("empty message")
-	ErrQueueFull  = errors.New("too much waits to be sent already")
+	ErrQueueFull  = errors.New("too much waits to be sent already") // here; a receiver refuses with QueueFull
 	ErrSelf       = errors.New("message to oneself")
 	ErrNotText    = errors.New("text is not valid UTF-8")
 	ErrNotMember  = errors.New("no such member in the room")

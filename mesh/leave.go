@@ -122,6 +122,7 @@ func (r *Room) end(reason error) {
 			b.end(&sendError{outcome: ErrUnconfirmed, cause: reason})
 		}
 		r.stop()
+		m.forget(r)
 		r.unsubscribe()
 		for _, p := range neighbours {
 			m.host.ConnManager().Unprotect(p, protection(r.tag))

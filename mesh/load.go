@@ -15,13 +15,18 @@ type load struct {
 	mu     sync.Mutex
 	live   int     // accepted and not ended
 	bytes  int     // of these
-	flying int     // with a lane
-	to     peer.ID // the device that they are for
+	flying int     // with the lane of a device
+	to     peer.ID // which that is
 	space  task.Changes
+	// moving is since when what is under way to that device holds up a message for another one;
+	// zero: it does not. leg numbers the devices that were not waited for any longer, and the
+	// present one: flying counts only what was handed over in this leg.
+	moving time.Time
+	leg    uint64
 
-	// A message that comes back puts the destination on hold: until one is delivered, one message at
-	// a time is with a lane. So those that were under way with it come back first, and all keep their
-	// order. A message for another device than those under way does the same.
+	// A message that comes back puts the destination on hold: until one is delivered, one message
+	// at a time is with a lane. So those that were under way with it come back first, and all keep
+	// their order. A message for another device than those under way does the same.
 	hold    bool
 	back    []*sending // came back, and nobody has looked at them yet
 	last    uint64     // the ID of the latest message that was delivered
@@ -40,6 +45,9 @@ const (
 	introductionWait = 50 * time.Millisecond
 	// introductionRest is how long after the last of these attempts a refusal is final at once.
 	introductionRest = 2 * time.Second
+	// moveWait is how long messages for another device of the user wait for the answers of the one
+	// before. A device that is gone answers no more.
+	moveWait = 2 * time.Second
 )
 
 // reserve takes space for a message. If there is none, it returns a channel that is closed when
@@ -85,34 +93,56 @@ func (l *load) held() bool {
 }
 
 // fly notes that a message is handed to the lane of a device. It reports false, and holds up what
-// waits, if others are still under way to another device, which may be where the user was.
-func (l *load) fly(to peer.ID) bool {
+// waits, if others are still under way to another device, where the user may have been until now:
+// for up to moveWait.
+func (l *load) fly(p *sending, to peer.ID, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.flying > 0 && to != l.to {
-		l.hold = true
-		return false
-	}
-	if l.flying == 0 {
+	switch {
+	case l.flying == 0:
 		l.flight++
-		l.to = to
+	case to == l.to:
+		l.moving = time.Time{}
+		if l.hold && !l.spent {
+			return false
+		}
+	default:
+		if l.moving.IsZero() {
+			l.moving = now
+		}
+		if now.Sub(l.moving) < moveWait {
+			l.hold, l.spent = true, false
+			return false
+		}
+		l.leg++
+		l.flight++
+		l.flying = 0
 	}
+	l.to, l.moving = to, time.Time{}
+	p.leg = l.leg
 	l.flying++
 	return true
 }
 
 // grounded notes that the lane did not take it.
-func (l *load) grounded() {
+func (l *load) grounded(p *sending) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.flying--
+	l.landedLocked(p)
+}
+
+// landedLocked notes that a message is with no lane any more.
+func (l *load) landedLocked(p *sending) {
+	if p.leg == l.leg {
+		l.flying--
+	}
 }
 
 // ended notes the end of a message that was with a lane. It reports whether what waits may go on.
 func (l *load) ended(p *sending, delivered bool) (goesOn bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.flying--
+	l.landedLocked(p)
 	l.releaseLocked(p.size)
 	goesOn = l.hold && (delivered || l.flying == 0)
 	if delivered {
@@ -142,8 +172,8 @@ func (l *load) takeBack(p *sending, err error, now time.Time, resume func() bool
 	}
 	l.missed, l.struck = l.flight, now
 	l.hold = true
-	l.flying--
-	p.err, p.seq, p.wrote = err, 0, time.Time{}
+	l.landedLocked(p)
+	p.err, p.seq, p.wrote, p.answered = err, 0, time.Time{}, false
 	p.lane.Store(nil)
 	l.back = append(l.back, p)
 	return true
@@ -168,8 +198,10 @@ func (l *load) next(p *sending, now time.Time, pause time.Duration) (wait time.D
 		return 0, true
 	case !l.hold || l.spent:
 		return 0, false
-	case l.flying > 0:
+	case l.flying > 0 && l.moving.IsZero():
 		return untilWoken, false
+	case l.flying > 0:
+		return max(0, l.moving.Add(moveWait).Sub(now)), false
 	}
 	if l.strikes == 0 {
 		return 0, false

@@ -118,7 +118,7 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 		in: inbound{clock: cfg.clock}, flow: flow{clock: cfg.clock},
 	}
 	m.finder, _ = who.(Finder)
-	m.to.all = make(map[destinationKey]*destination)
+	m.to.all, m.to.searches = make(map[destinationKey]*destination), make(chan struct{}, maxSearches)
 	m.out.lanes = make(map[laneKey]*lane)
 	m.in.init()
 	m.close = sync.OnceValue(m.shutdown)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/task"
 )
 
 // Receipt says that the receiver's node put the message into its program's event queue; it does not
@@ -17,8 +18,8 @@ type Receipt struct {
 	ID      uint64        // of the send: one count over all sends of this node, from 1
 	RTT     time.Duration // from first byte out to receipt in
 	Relayed bool          // the receipt came over a circuit relay
-	// To is the receiver: the one key that the name of the send meant. A failed send has it too,
-	// once it had an ID.
+	// To is the receiver: the one key that the name of the send meant. A failed send has it too, if
+	// its receiver was found.
 	To identity.Login
 }
 
@@ -111,6 +112,7 @@ type sending struct {
 	ended    bool      // done is closed, or about to be
 	answered bool      // the receiver acknowledged or refused it
 	size     int       // of body; never changed
+	leg      uint64    // of home's load, when the message was handed to a lane; guarded by the load's mutex
 }
 
 // pending returns the caller's handle, or passes the error on.
@@ -129,7 +131,7 @@ func (p *sending) cut(_ uint64, cause error) (Receipt, error) { return p.sent(),
 
 // result returns how a send has ended. It may write a pin to disk, so the caller must hold no lock.
 func (p *sending) result() (Receipt, error) {
-	if p.pin != nil && (p.err == nil || errors.Is(p.err, ErrUnconfirmed)) { // it has arrived, or may have
+	if p.pin != nil && p.mayHaveArrived() {
 		p.pin.once.Do(func() { p.pin.of(*p.to.Load()) })
 	}
 	r := p.sent()
@@ -179,17 +181,16 @@ func (p *sending) end(stats *counters, err error) {
 		p.home.ended(p, err == nil)
 	}
 	close(p.done)
+	if p.pin != nil && p.mayHaveArrived() {
+		p.pin.tasks.Go(func() { _, _ = p.result() }) // the caller need not ask for the result
+	}
 	if unwatch := p.unwatch.Load(); unwatch != nil {
 		(*unwatch)()
 	}
 }
 
-// settlePin waits for the end of a send and pins what is to be pinned, since the caller need not ask
-// for the result.
-func (p *sending) settlePin() {
-	<-p.done
-	_, _ = p.result()
-}
+// mayHaveArrived reports whether a message that has ended has arrived, or may have.
+func (p *sending) mayHaveArrived() bool { return p.err == nil || errors.Is(p.err, ErrUnconfirmed) }
 
 // sent returns the receipt as far as it is known before the send has ended.
 func (p *sending) sent() Receipt {
@@ -205,6 +206,7 @@ func (p *sending) sent() Receipt {
 type pinning struct {
 	pins   *identity.Pins
 	byName bool
+	tasks  *task.Group
 	once   sync.Once
 }
 

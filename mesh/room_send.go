@@ -81,7 +81,7 @@ func (r *Room) member(addr identity.Address, was *identity.Login) (whom, error) 
 	open := r.mesh.cfg.authority == nil
 	again := open && was != nil
 	byName := open && addr.Fingerprint == ""
-	var key identity.PublicKey // the key that the name means; zero: any
+	var key identity.PublicKey     // the key that the name means; zero: any
 	var elsewhere []identity.Login // who has the name, in the room or not
 	if byName && !again {
 		var pinned bool

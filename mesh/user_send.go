@@ -11,7 +11,7 @@ import (
 // methods are safe for concurrent use.
 type Finder interface {
 	// Known returns the log-in that an address means if that can be told at once. known is false if
-	// it takes a search. It does not block.
+	// it takes a search. It waits for no peer.
 	Known(to identity.Address) (login identity.Login, known bool, err error)
 	// Locate returns the log-in that an address means, and searches for it until ctx ends.
 	Locate(ctx context.Context, to identity.Address) (identity.Login, error)
@@ -20,11 +20,12 @@ type Finder interface {
 var errNoFinder = errors.New("the mesh's identity finds no users")
 
 // SendTo is [Mesh.Send] to a user that is given as "alice", or as "alice#fingerprint" to name one
-// user key exactly. The mesh's Identity finds the user: it must be a [Finder]. If the user turns out
-// to have moved to another device, the message follows.
+// user key exactly. The mesh's Identity finds the user: it must be a [Finder]. If the user turns
+// out to have moved to another device, the message follows.
 //
 // A bad address ([*identity.IDError], [*identity.AddressError]) fails at once, with no ID. If the
-// user is not found, that is a result: the receipt has an ID, and the error is the Finder's.
+// user is not found, that is a result: the receipt has an ID, and the error is the Finder's. So it
+// is if this node logs out before the message is sent ([ErrNotLoggedIn]).
 func (m *Mesh) SendTo(ctx context.Context, user string, data []byte, opts ...SendOption) (Receipt, error) {
 	p, err := m.sendTo(ctx, user, data, opts, waits)
 	if err != nil {
@@ -33,8 +34,8 @@ func (m *Mesh) SendTo(ctx context.Context, user string, data []byte, opts ...Sen
 	return p.await(ctx)
 }
 
-// SendToAsync is SendTo for callers that pipeline: it returns at once, before the user is found. See
-// [Mesh.SendAsync]. Messages to one address and of one mode arrive in the order of the calls.
+// SendToAsync is SendTo for callers that pipeline: it returns at once, before the user is found.
+// See [Mesh.SendAsync]. Messages to one address and of one mode arrive in the order of the calls.
 func (m *Mesh) SendToAsync(ctx context.Context, user string, data []byte, opts ...SendOption) (Pending[Receipt], error) {
 	return pending(m.sendTo(ctx, user, data, opts, watched))
 }
@@ -75,15 +76,18 @@ func (m *Mesh) post(ctx context.Context, key destinationKey, msg message) (*send
 		return nil, err
 	}
 	for {
-		d, space := m.reserve(key, p.size)
-		if space == nil {
-			if err := d.accept(p); err != nil {
-				return nil, err
-			}
-			break
+		d, space, err := m.reserve(key, p.size)
+		if err == nil && space == nil {
+			err = d.accept(p)
 		}
-		if err := m.awaitSpace(ctx, msg, space); err != nil {
+		if err == nil && space != nil {
+			err = m.awaitSpace(ctx, p, msg, space)
+		}
+		if err != nil {
 			return nil, err
+		}
+		if space == nil {
+			break
 		}
 	}
 	if msg.watching == watched && ctx.Done() != nil {

@@ -16,9 +16,9 @@ import (
 	"github.com/starling-mesh/starling/mesh"
 )
 
-// A node sends in all ways that there are while it joins and leaves, while others do and die, and is
-// closed at a random moment. Every call that was accepted has an ID, the IDs are 1, 2, 3 and so on,
-// and each ends once, at Close at the latest.
+// A node sends in all ways that there are while it joins and leaves, while others do and die, and
+// is closed at a random moment. Every call that was accepted has an ID, the IDs are 1, 2, 3 and so
+// on, and each ends once, at Close at the latest.
 func TestEverySendHasExactlyOneResult(t *testing.T) {
 	usual := make([]uint64, meshtest.Sized(3, 100))
 	for i := range usual {

@@ -45,7 +45,7 @@ func (n *Node) SendText(ctx context.Context, user, text string, opts ...mesh.Sen
 // and of one mode arrive in the order of the calls. ctx bounds all of it.
 //
 // Only what is refused here fails at once: with the errors that Send returns with no traffic, and
-// with [mesh.ErrQueueFull] if 4096 messages or 8 MiB wait for that user already.
+// with [mesh.ErrQueueFull] if 4096 messages or 8 MiB of that mode wait for that address already.
 func (n *Node) SendAsync(ctx context.Context, user string, data []byte, opts ...mesh.SendOption) (mesh.Pending[mesh.Receipt], error) {
 	return n.mesh.SendToAsync(ctx, user, data, opts...)
 }
