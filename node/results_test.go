@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,149 +16,283 @@ import (
 
 	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/mesh"
+	"github.com/starling-mesh/starling/node"
 )
 
 // A node sends in all ways that there are while it joins and leaves, while others do and die, and
 // is closed at a random moment. Every call that was accepted has an ID, the IDs are 1, 2, 3 and so
-// on, and each ends once, at Close at the latest.
+// on, and each ends once, at Close at the latest. What others have taken agrees with the results.
 func TestEverySendHasExactlyOneResult(t *testing.T) {
 	usual := make([]uint64, meshtest.Sized(3, 100))
 	for i := range usual {
 		usual[i] = uint64(i)
 	}
 	for _, seed := range meshtest.Seeds(t, usual...) {
-		synctest.Test(t, func(t *testing.T) { sendInAllWays(t, seed) })
+		synctest.Test(t, func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 19))
+			c := &crowdOfSends{t: t, sim: newSim(t, 4, nil), rnd: rnd, sends: make(map[uint64]*resultOf), taken: make(map[int][]taking), rooms: make([]*mesh.Room, 4)}
+			c.run(meshtest.Number(t, "STARLING_SENDS", 10_000))
+			c.judge(seed)
+		})
 	}
 }
 
-// outcomes collects what came of the sends of one node.
-type outcomes struct {
-	mu      sync.Mutex
-	ids     map[uint64]string // the kind of each send
-	results map[uint64]error
-	waits   []func()
+// resultOf is a send that was accepted.
+type resultOf struct {
+	call  int
+	how   string // the kind of call
+	lane  string // calls of one lane arrive in their order; "": in any
+	to    string // the user; "": the room
+	ended int
+	err   error
 }
 
-// accepted notes a send that was accepted, with what waits for its result.
-func (o *outcomes) accepted(t *testing.T, kind string, id uint64, result func() error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	require.NotZero(t, id, kind)
-	require.Empty(t, o.ids[id], "ID %d: %s", id, kind)
-	o.ids[id] = kind
-	o.waits = append(o.waits, func() {
-		err := result()
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		o.results[id] = err
+// taking is a message that a program has been given.
+type taking struct {
+	call int
+	who  string // the process
+}
+
+type crowdOfSends struct {
+	t   *testing.T
+	sim *sim
+	rnd *rand.Rand
+
+	rooms   []*mesh.Room
+	calls   sync.WaitGroup
+	readers sync.WaitGroup
+	lives   int // counts processes
+
+	mu    sync.Mutex
+	sends map[uint64]*resultOf
+	taken map[int][]taking // by call
+	order []taking
+	waits []func()
+}
+
+var crowdUsers = []string{"alice", "bob", "carol", "dave"}
+
+// reads notes what a program is given of alice's messages.
+func (c *crowdOfSends) reads(from recver, who string) {
+	c.readers.Go(func() {
+		for {
+			ev, err := from.Recv(context.Background())
+			if err != nil {
+				return
+			}
+			var data []byte
+			switch ev := ev.(type) {
+			case *mesh.DirectMessage:
+				data = ev.Data
+			case *mesh.Message:
+				data = ev.Data
+			default:
+				continue
+			}
+			number, _, _ := strings.Cut(string(data), " ")
+			call, err := strconv.Atoi(number)
+			if err != nil {
+				c.t.Errorf("%s was given %q", who, data)
+				continue
+			}
+			c.mu.Lock()
+			c.taken[call] = append(c.taken[call], taking{call, who})
+			c.order = append(c.order, taking{call, who})
+			c.mu.Unlock()
+		}
 	})
 }
 
-func sendInAllWays(t *testing.T, seed uint64) {
-	rnd := rand.New(rand.NewPCG(seed, 19))
-	s := newSim(t, 4, nil)
-	s.Random(2)
-	users := []string{"alice", "bob", "carol", "dave"}
-	for i, user := range users {
-		s.login(i, user)
-	}
-	alice := s.nodes[0]
-	rooms := make([]*mesh.Room, len(s.nodes))
-	rooms[0] = s.join(0, "ops")
-	sends := meshtest.Number(t, "STARLING_SENDS", 10_000)
-	closeAt := rnd.IntN(sends)
-	names := append(users, "nobody", "carol")
-
-	o := &outcomes{ids: make(map[uint64]string), results: make(map[uint64]error)}
-	var calls sync.WaitGroup
-	sent := 0
-	for n := range sends {
-		if n == closeAt {
-			calls.Go(func() { require.NoError(t, alice.Close()) })
-		}
-		ctx := context.Background()
-		if rnd.IntN(5) == 0 {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, time.Duration(rnd.IntN(3000))*time.Millisecond)
-			calls.Go(func() { <-ctx.Done(); cancel() })
-		}
-		if n%20 == 0 {
-			disturb(t, s, rooms, rnd)
-			time.Sleep(time.Duration(rnd.IntN(200)) * time.Millisecond)
-		}
-		to, data := names[rnd.IntN(len(names))], make([]byte, 1+rnd.IntN(100)*rnd.IntN(20))
-		mode := mesh.WithMode(mesh.Mode(rnd.IntN(3)))
-		room := rooms[0]
-		accepted, err := false, error(nil)
-		switch rnd.IntN(20) {
-		case 0:
-			calls.Go(func() {
-				r, err := alice.Send(ctx, to, data, mode)
-				if r.ID != 0 {
-					o.accepted(t, "Send", r.ID, func() error { return err })
-				} else if err == nil {
-					t.Error("Send: no ID and no error")
-				}
-			})
-		case 1:
-			calls.Go(func() {
-				r, err := room.Publish(ctx, data)
-				if r.ID != 0 {
-					o.accepted(t, "Publish", r.ID, func() error { return err })
-				} else if err == nil {
-					t.Error("Publish: no ID and no error")
-				}
-			})
-		case 2, 3, 4, 5, 6, 7:
-			var p mesh.Pending[mesh.Receipt]
-			if p, err = alice.SendAsync(ctx, to, data, mode); err == nil {
-				accepted = true
-				o.accepted(t, "SendAsync", p.ID(), func() error { r, err := p.Result(); return sameID(r.ID, p.ID(), err) })
-			}
-		case 8, 9, 10, 11, 12:
-			var p mesh.Pending[mesh.Receipt]
-			if p, err = room.SendAsync(ctx, to, data, mode); err == nil {
-				accepted = true
-				o.accepted(t, "Room.SendAsync", p.ID(), func() error { r, err := p.Result(); return sameID(r.ID, p.ID(), err) })
-			}
-		case 13:
-			var p mesh.Pending[mesh.Confirmation]
-			if p, err = room.PublishConfirmedAsync(ctx, data); err == nil {
-				accepted = true
-				o.accepted(t, "PublishConfirmedAsync", p.ID(), func() error { r, err := p.Result(); return sameID(r.ID, p.ID(), err) })
-			}
-		default:
-			var p mesh.Pending[mesh.Published]
-			if p, err = room.PublishAsync(ctx, data); err == nil {
-				accepted = true
-				o.accepted(t, "PublishAsync", p.ID(), func() error { r, err := p.Result(); return sameID(r.ID, p.ID(), err) })
-			}
-		}
-		if accepted {
-			sent++
-		}
-	}
-	calls.Wait()
-	for _, wait := range o.waits {
-		wait() // an end that does not come is a deadlock, which the bubble reports
-	}
-	require.Greater(t, len(o.ids), sent-1)
-	kinds := make(map[string]int)
-	for id := range uint64(len(o.ids)) {
-		kind := o.ids[id+1]
-		require.NotEmpty(t, kind, "seed %d: no call has ID %d of %d", seed, id+1, len(o.ids))
-		_, ended := o.results[id+1]
-		require.True(t, ended, "seed %d: %s %d", seed, kind, id+1)
-		kinds[kind+" "+outcome(o.results[id+1])]++
-	}
-	t.Logf("seed %d: closed after %d of %d calls, %d accepted: %v", seed, closeAt, sends, len(o.ids), kinds)
+func (c *crowdOfSends) login(i int) {
+	c.lives++
+	c.sim.login(i, crowdUsers[i])
+	c.reads(c.sim.nodes[i], fmt.Sprint(crowdUsers[i], " ", c.lives))
 }
 
-func sameID(got, want uint64, err error) error {
-	if got != want {
-		return fmt.Errorf("a result with ID %d of send %d: %w", got, want, err)
+func (c *crowdOfSends) join(i int) {
+	if r, err := c.sim.nodes[i].Join(within(c.t), "ops"); err == nil {
+		c.rooms[i] = r
+		c.lives++
+		c.reads(r, fmt.Sprint(crowdUsers[i], " in the room ", c.lives))
 	}
-	return err
+}
+
+// accepted notes a send that was accepted, with what waits for its result.
+func (c *crowdOfSends) accepted(id uint64, s *resultOf, result func() (uint64, error)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id == 0 || c.sends[id] != nil {
+		c.t.Errorf("%s: ID %d, which is also that of %+v", s.how, id, c.sends[id])
+		return
+	}
+	c.sends[id] = s
+	c.waits = append(c.waits, func() {
+		got, err := result()
+		if got != id {
+			c.t.Errorf("%s %d has a result with ID %d: %v", s.how, id, got, err)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		s.ended++
+		s.err = err
+	})
+}
+
+func (c *crowdOfSends) run(calls int) {
+	c.sim.Random(2)
+	for i := range crowdUsers {
+		c.login(i)
+	}
+	alice := c.sim.nodes[0]
+	c.join(0)
+	closeAt := c.rnd.IntN(calls)
+	names := append(crowdUsers, "nobody", "carol")
+	for n := range calls {
+		if n == closeAt {
+			c.calls.Go(func() {
+				if err := alice.Close(); err != nil {
+					c.t.Error(err)
+				}
+			})
+		}
+		if n%20 == 0 {
+			c.disturb()
+			time.Sleep(time.Duration(c.rnd.IntN(200)) * time.Millisecond)
+		}
+		ctx := context.Background()
+		switch c.rnd.IntN(10) {
+		case 0, 1:
+			timed, cancel := context.WithTimeout(ctx, time.Duration(c.rnd.IntN(3000))*time.Millisecond)
+			ctx = timed
+			c.calls.Go(func() { <-timed.Done(); cancel() })
+		case 2:
+			given, cancel := context.WithCancel(ctx)
+			ctx = given
+			time.AfterFunc(time.Duration(c.rnd.IntN(50))*time.Millisecond, cancel)
+		}
+		c.send(ctx, alice, n, names[c.rnd.IntN(len(names))])
+	}
+	c.calls.Wait()
+	for _, wait := range c.waits {
+		wait() // an end that does not come is a deadlock, which the bubble reports
+	}
+	time.Sleep(time.Minute)
+	for _, n := range c.sim.nodes {
+		if n != nil {
+			_ = n.Close()
+		}
+	}
+	c.readers.Wait()
+}
+
+// send makes one of alice's calls.
+func (c *crowdOfSends) send(ctx context.Context, alice *node.Node, n int, to string) {
+	data := fmt.Appendf(nil, "%d %s", n, strings.Repeat("x", c.rnd.IntN(100)*c.rnd.IntN(20)))
+	kind := mesh.Mode(c.rnd.IntN(3))
+	mode, room := mesh.WithMode(kind), c.rooms[0]
+	if to == "carol" && c.rnd.IntN(4) == 0 {
+		if f, ok := alice.Pinned("carol"); ok {
+			to = "carol#" + f.Fingerprint()
+		}
+	}
+	s := &resultOf{call: n, to: strings.Split(to, "#")[0]}
+	if kind != mesh.UnreliableUnordered {
+		s.lane = fmt.Sprint(to, " ", kind)
+	}
+	now := func(how string, call func() (uint64, error)) {
+		s.how, s.lane = how, ""
+		c.calls.Go(func() {
+			id, err := call()
+			if id == 0 && err == nil {
+				c.t.Errorf("%s: no ID and no error", how)
+			}
+			if id != 0 {
+				c.accepted(id, s, func() (uint64, error) { return id, err })
+			}
+		})
+	}
+	switch c.rnd.IntN(20) {
+	case 0:
+		now("Send", func() (uint64, error) { r, err := alice.Send(ctx, to, data, mode); return r.ID, err })
+	case 1:
+		s.to = ""
+		now("Publish", func() (uint64, error) { r, err := room.Publish(ctx, data); return r.ID, err })
+	case 2:
+		now("Room.Send", func() (uint64, error) { r, err := room.Send(ctx, to, data, mode); return r.ID, err })
+	case 3, 4, 5, 6, 7:
+		if p, err := alice.SendAsync(ctx, to, data, mode); err == nil {
+			s.how = "SendAsync"
+			c.accepted(p.ID(), s, func() (uint64, error) { r, err := p.Result(); return r.ID, err })
+		}
+	case 8, 9, 10, 11, 12:
+		if p, err := room.SendAsync(ctx, to, data, mode); err == nil {
+			s.how, s.lane = "Room.SendAsync", inRoom(s.lane, room)
+			c.accepted(p.ID(), s, func() (uint64, error) { r, err := p.Result(); return r.ID, err })
+		}
+	case 13:
+		s.to, s.lane = "", ""
+		if p, err := room.PublishConfirmedAsync(ctx, data); err == nil {
+			s.how, s.lane = "PublishConfirmedAsync", fmt.Sprintf("%p", room)
+			c.accepted(p.ID(), s, func() (uint64, error) { r, err := p.Result(); return r.ID, err })
+		}
+	default:
+		s.to = ""
+		if p, err := room.PublishAsync(ctx, data); err == nil {
+			s.how, s.lane = "PublishAsync", fmt.Sprintf("%p", room)
+			c.accepted(p.ID(), s, func() (uint64, error) { r, err := p.Result(); return r.ID, err })
+		}
+	}
+}
+
+func inRoom(lane string, r *mesh.Room) string {
+	if lane == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s in %p", lane, r)
+}
+
+// judge compares the results with what was taken.
+func (c *crowdOfSends) judge(seed uint64) {
+	t := c.t
+	kinds := make(map[string]int)
+	byCall := make(map[int]*resultOf)
+	for id := range uint64(len(c.sends)) {
+		s := c.sends[id+1]
+		require.NotNil(t, s, "seed %d: no call has ID %d of %d", seed, id+1, len(c.sends))
+		require.Equal(t, 1, s.ended, "seed %d: %s %d", seed, s.how, id+1)
+		byCall[s.call] = s
+		kinds[s.how+" "+outcome(s.err)]++
+		if s.to == "" {
+			continue
+		}
+		taken := c.taken[s.call]
+		require.LessOrEqual(t, len(taken), 1, "seed %d: %s %d: %v", seed, s.how, id+1, taken)
+		switch outcome(s.err) {
+		case "unknown":
+		case "ok":
+			if s.to == "bob" { // who does not die before his program has read it
+				require.Len(t, taken, 1, "seed %d: %s %d", seed, s.how, id+1)
+			}
+		default:
+			require.Empty(t, taken, "seed %d: %s %d: %v", seed, s.how, id+1, s.err)
+		}
+	}
+	last := make(map[string]int)
+	twice := make(map[taking]bool)
+	for _, took := range c.order {
+		s := byCall[took.call]
+		require.NotNil(t, s, "seed %d: %s was given what was refused here: %d", seed, took.who, took.call)
+		require.False(t, twice[took], "seed %d: %s was given %d twice", seed, took.who, took.call)
+		twice[took] = true
+		if s.lane == "" {
+			continue
+		}
+		lane := took.who + " " + s.lane
+		before, ok := last[lane]
+		require.True(t, !ok || before < took.call, "seed %d: %s: %d after %d", seed, lane, took.call, before)
+		last[lane] = took.call
+	}
+	t.Logf("seed %d: %d accepted, %d taken: %v", seed, len(c.sends), len(c.order), kinds)
 }
 
 // outcome is a word for the result of a send.
@@ -175,30 +311,28 @@ func outcome(err error) string {
 }
 
 // disturb lets somebody join, leave, log out, die or come back.
-func disturb(t *testing.T, s *sim, rooms []*mesh.Room, rnd *rand.Rand) {
-	i := rnd.IntN(len(s.nodes))
-	switch what := rnd.IntN(8); {
-	case what == 0 && i != 0 && s.nodes[i] != nil:
+func (c *crowdOfSends) disturb() {
+	s, i := c.sim, c.rnd.IntN(len(c.sim.nodes))
+	switch what := c.rnd.IntN(8); {
+	case what == 0 && i > 1 && s.nodes[i] != nil:
 		s.Kill(i)
-		s.nodes[i].Close()
-		s.nodes[i], rooms[i] = nil, nil
+		_ = s.nodes[i].Close()
+		s.nodes[i], c.rooms[i] = nil, nil
 	case what <= 2 && s.nodes[i] == nil:
 		s.Restart(i)
 		s.run(i)
-		s.login(i, []string{"alice", "bob", "carol", "dave"}[i])
+		c.login(i)
 		s.Connect(i, 0)
 	case what <= 4 && s.nodes[i] != nil:
-		if rooms[i] != nil {
-			rooms[i].Leave(within(t))
+		if c.rooms[i] != nil {
+			_ = c.rooms[i].Leave(within(c.t))
 		}
-		if r, err := s.nodes[i].Join(within(t), "ops"); err == nil {
-			rooms[i] = r
-		}
+		c.join(i)
 	case what == 5 && i != 0 && s.nodes[i] != nil:
-		s.nodes[i].Logout(within(t))
+		_ = s.nodes[i].Logout(within(c.t))
 	case what == 6 && i != 0 && s.nodes[i] != nil:
-		s.nodes[i].Login(within(t), s.nodes[i].Self().User)
+		_ = s.nodes[i].Login(within(c.t), crowdUsers[i])
 	case what == 7:
-		s.Loss(float64(rnd.IntN(2) * rnd.IntN(10)))
+		s.Loss(float64(c.rnd.IntN(2) * c.rnd.IntN(10)))
 	}
 }
