@@ -208,18 +208,7 @@ func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, t
 // start subscribes and announces.
 func (r *Room) start() error {
 	m := r.mesh
-	name := topicName(r.tag)
-	if err := m.pubsub.RegisterTopicValidator(name, r.forward, pubsub.WithValidatorConcurrency(gossipQueue)); err != nil {
-		return err
-	}
-	var err error
-	if r.topic, err = m.pubsub.Join(name); err != nil {
-		return err
-	}
-	if r.peers, err = r.topic.EventHandler(); err != nil {
-		return err
-	}
-	if r.sub, err = r.topic.Subscribe(pubsub.WithBufferSize(gossipQueue)); err != nil {
+	if err := r.subscribe(); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -236,6 +225,28 @@ func (r *Room) start() error {
 	connected := slices.DeleteFunc(m.host.Network().Peers(), m.isMute)
 	r.do(func(st *stay.Stay, _ time.Time) { st.AskAround(connected) })
 	return nil
+}
+
+// subscribe takes the room's topic, unless the stay has ended already: then nobody would give the
+// topic back.
+func (r *Room) subscribe() (err error) {
+	r.gossip.Lock()
+	defer r.gossip.Unlock()
+	if r.ctx.Err() != nil {
+		return r.reason()
+	}
+	name := topicName(r.tag)
+	if err = r.mesh.pubsub.RegisterTopicValidator(name, r.forward, pubsub.WithValidatorConcurrency(gossipQueue)); err != nil {
+		return err
+	}
+	if r.topic, err = r.mesh.pubsub.Join(name); err != nil {
+		return err
+	}
+	if r.peers, err = r.topic.EventHandler(); err != nil {
+		return err
+	}
+	r.sub, err = r.topic.Subscribe(pubsub.WithBufferSize(gossipQueue))
+	return err
 }
 
 // noID is the number function for items that are not sends of the app.

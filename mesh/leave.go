@@ -132,8 +132,10 @@ func (r *Room) end(reason error) {
 	})
 }
 
-// unsubscribe is safe after any part of start.
+// unsubscribe is safe after any part of subscribe.
 func (r *Room) unsubscribe() {
+	r.gossip.Lock()
+	defer r.gossip.Unlock()
 	if r.sub != nil {
 		r.sub.Cancel()
 	}

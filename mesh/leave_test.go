@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -102,4 +103,36 @@ func TestARoomCanBeJoinedAgainWhateverHasEndedTheStay(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An eviction may find a room between two steps of Join. Then nothing of the topic is left behind.
+func TestARoomThatIsEvictedWhileItIsJoinedCanBeJoinedAgain(t *testing.T) {
+	inBubble(t, 1, func(t *testing.T, f *flock) {
+		for i := range meshtest.Sized(20, 200) {
+			var evictor sync.WaitGroup
+			over := make(chan struct{})
+			evictor.Go(func() {
+				for {
+					select {
+					case <-over:
+						return
+					default:
+						f.at[0].EvictAll(ErrReplaced)
+						runtime.Gosched()
+					}
+				}
+			})
+			var wrong error
+			for range 5 {
+				if _, err := f.at[0].Join(t.Context(), "ops"); err != nil && !errors.Is(err, ErrJoined) && !errors.Is(err, ErrReplaced) {
+					wrong = err
+				}
+			}
+			close(over)
+			evictor.Wait()
+			require.NoError(t, wrong, "round %d", i)
+			f.at[0].EvictAll(ErrReplaced)
+			require.NoError(t, f.join(0, "ops").Leave(t.Context()), "round %d", i)
+		}
+	})
 }

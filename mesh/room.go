@@ -31,9 +31,10 @@ type Room struct {
 	device identity.PublicKey
 	id     FeedID // of this node's own broadcasts
 
-	topic *pubsub.Topic
-	sub   *pubsub.Subscription
-	peers *pubsub.TopicEventHandler
+	gossip sync.Mutex // held while the three that follow are taken, or given back
+	topic  *pubsub.Topic
+	sub    *pubsub.Subscription
+	peers  *pubsub.TopicEventHandler
 
 	outbox       *outbox
 	queue        *events.Queue[Event]
