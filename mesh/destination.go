@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -205,9 +206,6 @@ func (d *destination) carry() {
 	}
 }
 
-// untilWoken is a pause that only a wake-up ends.
-const untilWoken time.Duration = -1
-
 // front returns the next message to hand over. If it must wait, front returns for how long at most;
 // if nothing waits, it returns neither, and carry has ended.
 func (d *destination) front() (p *sending, pause time.Duration) {
@@ -260,8 +258,11 @@ func (d *destination) handAll(to whom, was *identity.Login) {
 	if space == nil {
 		return
 	}
+	again := time.NewTimer(moveWait) // the user may have moved
+	defer again.Stop()
 	select {
 	case <-space:
+	case <-again.C:
 	case <-p.done:
 	case <-d.m.ctx.Done():
 	}
@@ -438,7 +439,7 @@ func (d *destination) endLocked(p *sending, cause error) {
 		return
 	}
 	if p.err != nil {
-		p.end(&d.m.stats, errors.Join(p.err, cause))
+		p.end(&d.m.stats, fmt.Errorf("%w: %w", p.err, cause))
 	} else {
 		p.end(&d.m.stats, &sendError{ErrUnreachable, cause})
 	}

@@ -325,3 +325,92 @@ func TestOrderAndResultsHoldWhateverIsRefused(t *testing.T) {
 		})
 	}
 }
+
+// Both devices that bob has left leave a message without an answer.
+func TestAUserWhoMovesAgainAndAgainIsFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := moving(t, 1, func(device int, text string) answer {
+			if device == 1 || text == "0" {
+				return mute
+			}
+			return takes
+		})
+		long, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		b.send(t, long, 0) // a later acknowledgement of device 0 includes it
+		time.Sleep(time.Second)
+		b.move(1)
+		former := b.send(t, long, 1) // it goes to device 1 after moveWait
+		time.Sleep(5 * time.Second)
+		b.move(0)
+		begun := time.Now()
+		_, err := b.send(t, t.Context(), 2).Result()
+		require.NoError(t, err)
+		require.Less(t, time.Since(begun), moveWait+100*time.Millisecond)
+		begun = time.Now()
+		_, err = b.send(t, t.Context(), 3).Result()
+		require.NoError(t, err)
+		require.Less(t, time.Since(begun), 100*time.Millisecond)
+		require.Equal(t, []string{"2", "3"}, b.taken())
+		_, err = former.Result()
+		ended(t, "the former one", err, ErrUnconfirmed, nil)
+		b.idle(t)
+	})
+}
+
+// Device 0 leaves a message without an answer and ends its mesh: what is queued behind comes back.
+func TestWhatComesBackFollowsAlthoughAnEarlierMessageHasNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := moving(t, 1, func(device int, _ string) answer {
+			if device == 0 {
+				return mute
+			}
+			return takes
+		})
+		long, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		former := b.send(t, long, 0)
+		time.Sleep(100 * time.Millisecond)
+		b.net.Host(1).RemoveStreamHandler(DirectProtocol)
+		for _, c := range b.net.Host(1).Network().Conns() {
+			require.NoError(t, c.Close())
+		}
+		time.Sleep(10 * time.Millisecond)
+		next := b.send(t, t.Context(), 1)
+		b.move(1)
+		_, err := next.Result()
+		require.NoError(t, err)
+		require.Equal(t, []string{"1"}, b.taken())
+		_, err = former.Result()
+		ended(t, "the former one", err, ErrUnconfirmed, nil)
+		b.idle(t)
+	})
+}
+
+// The lane to the former device is full, and nothing on it is answered.
+func TestAFullLaneToTheFormerDeviceHoldsNothingUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := moving(t, 1, func(device int, _ string) answer {
+			if device == 0 {
+				return mute
+			}
+			return takes
+		})
+		long, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		for range laneMessages {
+			_, err := b.alice.SendAsync(long, b.bobs[0], []byte("x"))
+			require.NoError(t, err)
+		}
+		first := b.send(t, long, 0)
+		time.Sleep(time.Second)
+		b.move(1)
+		begun := time.Now()
+		for _, s := range []Pending[Receipt]{first, b.send(t, t.Context(), 1)} {
+			_, err := s.Result()
+			require.NoError(t, err)
+		}
+		require.Less(t, time.Since(begun), 2*moveWait)
+		require.Equal(t, []string{"0", "1"}, b.taken())
+	})
+}

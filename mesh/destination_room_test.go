@@ -8,9 +8,11 @@ import (
 	"time"
 	"weak"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
 )
 
 // hide makes the others not know that a station is logged in. What it returns tells them.
@@ -130,5 +132,65 @@ func TestManyMessagesToAMemberThatDoesNotKnowThisOneYetKeepTheirOrder(t *testing
 		}
 		require.Equal(t, want, read(t, rooms[2], 200))
 		require.Positive(t, f.at[2].Stats().DirectTurned)
+	})
+}
+
+// A member refuses a message between two that it takes, as one that leaves and joins again does.
+// The acknowledgement of the first must not let the refused one go after the third.
+func TestARefusedMessageDoesNotArriveAfterALaterOne(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		f.net.ConnectAll()
+		rooms := f.joinAll("ops")
+		var mu sync.Mutex
+		var got []string
+		refused := false
+		f.at[1].host.SetStreamHandler(DirectProtocol, func(s network.Stream) {
+			defer s.Reset()
+			r := newRaw(t, s)
+			for owed := uint64(0); ; {
+				if owed > 0 && !r.r.Ready() {
+					r.ack(owed)
+					owed = 0
+				}
+				m, ok := r.next()
+				if !ok {
+					return
+				}
+				if m.Type != wire.DirectFrame_MESSAGE {
+					continue
+				}
+				mu.Lock()
+				again := refused
+				refused = refused || string(m.Payload) == "1"
+				if takes := string(m.Payload) != "1" || again; takes {
+					got = append(got, string(m.Payload))
+					owed = m.Sequence
+				} else {
+					_, _ = r.Write((&wire.Direct{Type: wire.DirectFrame_REFUSE, Sequence: m.Sequence, Reason: wire.DirectFrame_NOT_MEMBER}).AppendFrame(nil))
+				}
+				mu.Unlock()
+			}
+		})
+		_, err := rooms[0].Send(t.Context(), "u1", []byte("first")) // there is a stream
+		require.NoError(t, err)
+		sends := make([]Pending[Receipt], 3)
+		for i := range sends {
+			if i == 2 {
+				time.Sleep(3 * time.Millisecond)
+			}
+			sends[i], err = rooms[0].SendAsync(t.Context(), "u1", fmt.Append(nil, i))
+			require.NoError(t, err)
+		}
+		want := []string{"first"}
+		for i, s := range sends {
+			if _, err := s.Result(); err == nil {
+				want = append(want, fmt.Sprint(i))
+			} else {
+				require.ErrorIs(t, err, ErrRefused)
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		require.Equal(t, want, got)
 	})
 }

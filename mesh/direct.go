@@ -175,7 +175,7 @@ func (m *Mesh) enqueue(ctx context.Context, to identity.Login, d message) (*send
 		if space == nil {
 			break
 		}
-		if err := m.awaitSpace(ctx, p, d, space); err != nil {
+		if err := m.awaitSpace(ctx, p, d, nil, space); err != nil {
 			return nil, err
 		}
 	}
@@ -201,16 +201,22 @@ func (m *Mesh) toLane(to identity.Login, mode Mode, p *sending) (space <-chan st
 }
 
 // awaitSpace waits for space in a queue that is full, if the caller of this send waits: until the
-// deadline of the send.
-func (m *Mesh) awaitSpace(ctx context.Context, p *sending, d message, space <-chan struct{}) error {
+// deadline of the send, or the end of the stay if it is in a room.
+func (m *Mesh) awaitSpace(ctx context.Context, p *sending, d message, r *Room, space <-chan struct{}) error {
 	if !d.waitsForSpace() {
 		return ErrQueueFull
+	}
+	var left <-chan struct{}
+	if r != nil {
+		left = r.ctx.Done()
 	}
 	over := time.NewTimer(m.clock.Until(p.deadline))
 	defer over.Stop()
 	select {
 	case <-space:
 		return nil
+	case <-left:
+		return r.reason()
 	case <-over.C:
 		return &sendError{ErrUnreachable, p.timeout(ErrQueueFull)}
 	case <-ctx.Done():

@@ -18,11 +18,11 @@ type load struct {
 	flying int     // with the lane of a device
 	to     peer.ID // which that is
 	space  task.Changes
-	// moving is since when what is under way to that device holds up a message for another one;
-	// zero: it does not. leg numbers the devices that were not waited for any longer, and the
-	// present one: flying counts only what was handed over in this leg.
-	moving time.Time
-	leg    uint64
+	// stuck is since when a message waits for what is under way to that device; zero: none does.
+	// leg numbers the devices that were not waited for any longer, and the present one: flying
+	// counts only what was handed over in this leg.
+	stuck time.Time
+	leg   uint64
 
 	// A message that comes back puts the destination on hold: until one is delivered, one message
 	// at a time is with a lane. So those that were under way with it come back first, and all keep
@@ -92,25 +92,27 @@ func (l *load) held() bool {
 	return l.hold
 }
 
-// fly notes that a message is handed to the lane of a device. It reports false, and holds up what
-// waits, if others are still under way to another device, where the user may have been until now:
-// for up to moveWait.
+// fly notes that a message is handed to the lane of a device. It reports false if it must wait: for
+// what came back, or for what is under way while the destination is on hold or to another device.
+// There the user may have been until now, so others wait for its answers, for up to moveWait.
 func (l *load) fly(p *sending, to peer.ID, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
+	case len(l.back) > 0:
+		return false
 	case l.flying == 0:
 		l.flight++
 	case to == l.to:
-		l.moving = time.Time{}
 		if l.hold && !l.spent {
+			l.stuck = now // it is looked up again after another moveWait
 			return false
 		}
 	default:
-		if l.moving.IsZero() {
-			l.moving = now
+		if l.stuck.IsZero() {
+			l.stuck = now
 		}
-		if now.Sub(l.moving) < moveWait {
+		if now.Sub(l.stuck) < moveWait {
 			l.hold, l.spent = true, false
 			return false
 		}
@@ -118,8 +120,8 @@ func (l *load) fly(p *sending, to peer.ID, now time.Time) bool {
 		l.flight++
 		l.flying = 0
 	}
-	l.to, l.moving = to, time.Time{}
-	p.leg = l.leg
+	l.to, l.stuck = to, time.Time{}
+	p.leg, p.flight = l.leg, l.flight
 	l.flying++
 	return true
 }
@@ -133,8 +135,11 @@ func (l *load) grounded(p *sending) {
 
 // landedLocked notes that a message is with no lane any more.
 func (l *load) landedLocked(p *sending) {
-	if p.leg == l.leg {
-		l.flying--
+	if p.leg != l.leg {
+		return
+	}
+	if l.flying--; l.flying == 0 {
+		l.stuck = time.Time{}
 	}
 }
 
@@ -147,6 +152,9 @@ func (l *load) ended(p *sending, delivered bool) (goesOn bool) {
 	goesOn = l.hold && (delivered || l.flying == 0)
 	if delivered {
 		l.last = max(l.last, p.id)
+	}
+	// Others of a flight from which something came back may still be under way.
+	if delivered && p.leg == l.leg && (p.flight != l.missed || l.flying == 0) {
 		l.hold, l.strikes, l.spent = false, 0, false
 	}
 	return goesOn
@@ -167,7 +175,7 @@ func (l *load) takeBack(p *sending, err error, now time.Time, resume func() bool
 			l.strikes++
 		}
 	}
-	if l.spent || len(l.back) == 0 && !resume() {
+	if l.spent || p.leg != l.leg && p.id < l.last || len(l.back) == 0 && !resume() {
 		return false
 	}
 	l.missed, l.struck = l.flight, now
@@ -198,10 +206,11 @@ func (l *load) next(p *sending, now time.Time, pause time.Duration) (wait time.D
 		return 0, true
 	case !l.hold || l.spent:
 		return 0, false
-	case l.flying > 0 && l.moving.IsZero():
-		return untilWoken, false
 	case l.flying > 0:
-		return max(0, l.moving.Add(moveWait).Sub(now)), false
+		if l.stuck.IsZero() {
+			l.stuck = now
+		}
+		return max(0, l.stuck.Add(moveWait).Sub(now)), false
 	}
 	if l.strikes == 0 {
 		return 0, false

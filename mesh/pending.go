@@ -112,7 +112,8 @@ type sending struct {
 	ended    bool      // done is closed, or about to be
 	answered bool      // the receiver acknowledged or refused it
 	size     int       // of body; never changed
-	leg      uint64    // of home's load, when the message was handed to a lane; guarded by the load's mutex
+	leg      uint64    // of home's load, when the message was handed to a lane
+	flight   uint64    // the same; the mutex of the load guards both
 }
 
 // pending returns the caller's handle, or passes the error on.

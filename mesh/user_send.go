@@ -81,7 +81,7 @@ func (m *Mesh) post(ctx context.Context, key destinationKey, msg message) (*send
 			err = d.accept(p)
 		}
 		if err == nil && space != nil {
-			err = m.awaitSpace(ctx, p, msg, space)
+			err = m.awaitSpace(ctx, p, msg, key.room, space)
 		}
 		if err != nil {
 			return nil, err
