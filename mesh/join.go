@@ -145,6 +145,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		queue:        newQueue(name, m.cfg.queue, m.clock),
 		rearm:        task.NewWake(),
 		acknowledged: task.NewWake(),
+		ended:        make(chan struct{}),
 	}
 	r.door = stay.NewDoor(name, m.app, r.tag, m.log, m.verifier, m.cfg.authority)
 	_, _ = rand.Read(r.id[:])
@@ -169,8 +170,6 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	}
 	r.stay.Enter(now, own)
 	r.ctx, r.stop = context.WithCancel(m.ctx)
-
-	r.ended = make(chan struct{})
 
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -27,18 +27,7 @@ func (w *mailbox) carry(t *testing.T, now time.Time, from peer.ID, to *Stay) {
 	frames := w.frames
 	w.frames = nil
 	for _, f := range frames {
-		switch body := f.Body.(type) {
-		case *wire.RoomFrame_Greeting_:
-			e, err := to.Door.OpenGreeting(now, from, body.Greeting)
-			require.NoError(t, err)
-			to.HearGreeting(now, from, body.Greeting, e)
-		case *wire.RoomFrame_Roster_:
-			list, err := to.Door.OpenRoster(now, from, body.Roster)
-			require.NoError(t, err)
-			to.HearRoster(now, from, body.Roster, list)
-		case *wire.RoomFrame_Heads_:
-			require.NoError(t, to.HearHeads(now, from, body.Heads))
-		}
+		require.NoError(t, hearFrame(now, from, to, f))
 	}
 }
 

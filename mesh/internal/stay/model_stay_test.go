@@ -367,32 +367,41 @@ func (r *simStay) heard(from int) {
 // hear takes a frame as the method of that name of a room does.
 func (r *simStay) hear(from int, frame *wire.RoomFrame) {
 	r.heard(from)
-	now, p, st := r.dev.now(), simID(from), r.st
 	var err error
-	switch body := frame.Body.(type) {
-	case *wire.RoomFrame_Greeting_:
-		var e *Entry
-		if e, err = r.w.door.OpenGreeting(now, p, body.Greeting); err == nil {
-			st.HearGreeting(now, p, body.Greeting, e)
-		}
-	case *wire.RoomFrame_Roster_:
-		var list []*Entry
-		if list, err = r.w.door.OpenRoster(now, p, body.Roster); err == nil {
-			st.HearRoster(now, p, body.Roster, list)
-		}
-	case *wire.RoomFrame_Heads_:
-		r.noteHeads(from, body.Heads)
-		err = st.HearHeads(now, p, body.Heads)
-	case *wire.RoomFrame_Query_:
-		st.HearQuery(now, p)
-	case *wire.RoomFrame_Receipts_:
-		err = r.hearReceipts(p, body.Receipts)
-	case *wire.RoomFrame_Absent_:
-		st.Absent(now, p)
+	if q := frame.GetReceipts(); q != nil {
+		err = r.hearReceipts(simID(from), q)
+	} else {
+		r.noteHeads(from, frame.GetHeads())
+		err = hearFrame(r.dev.now(), simID(from), r.st, frame)
 	}
 	if err != nil {
 		r.w.breach("%d breaks the protocol: %v", from, err)
 	}
+}
+
+// hearFrame gives a stay a frame of the room protocol other than receipts.
+func hearFrame(now time.Time, p peer.ID, st *Stay, frame *wire.RoomFrame) error {
+	switch body := frame.Body.(type) {
+	case *wire.RoomFrame_Greeting_:
+		e, err := st.Door.OpenGreeting(now, p, body.Greeting)
+		if err != nil {
+			return err
+		}
+		st.HearGreeting(now, p, body.Greeting, e)
+	case *wire.RoomFrame_Roster_:
+		list, err := st.Door.OpenRoster(now, p, body.Roster)
+		if err != nil {
+			return err
+		}
+		st.HearRoster(now, p, body.Roster, list)
+	case *wire.RoomFrame_Heads_:
+		return st.HearHeads(now, p, body.Heads)
+	case *wire.RoomFrame_Query_:
+		st.HearQuery(now, p)
+	case *wire.RoomFrame_Absent_:
+		st.Absent(now, p)
+	}
+	return nil
 }
 
 func (r *simStay) hearReceipts(p peer.ID, q *wire.RoomFrame_Receipts) error {
@@ -413,7 +422,7 @@ func (r *simStay) noteHeads(from int, h *wire.RoomFrame_Heads) {
 	if r.w.trace == nil {
 		return
 	}
-	for _, pos := range h.Feeds {
+	for _, pos := range h.GetFeeds() {
 		next := uint64(0)
 		if f := r.st.journal.feeds[FeedTag(pos.Feed)]; f != nil {
 			next = f.next
