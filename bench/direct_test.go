@@ -113,7 +113,7 @@ func sendMany(alice, bob *node, data []byte, n int) error {
 		if i >= n {
 			continue
 		}
-		p, err := alice.SendAsync(ctx, bob.login, data)
+		p, err := alice.SendAsync(ctx, bob.login, data, mesh.WithWaiting())
 		if err != nil {
 			return err
 		}

@@ -152,7 +152,7 @@ func (m *Mesh) newSending(ctx context.Context, d message) (*sending, error) {
 	}
 	p.size = len(p.body)
 	if t, ok := m.clock.Deadline(ctx); ok {
-		p.deadline, p.ctxErr = t, context.DeadlineExceeded
+		p.deadline, p.byCtx = t, true
 	}
 	if d.mode != Reliable {
 		p.late = now.Add(LateAfter)

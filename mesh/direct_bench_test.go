@@ -95,10 +95,10 @@ func BenchmarkSendAsync(b *testing.B) {
 			}
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
-			i := 0
+			i, waiting := 0, []SendOption{WithWaiting()}
 			for b.Loop() {
 				end(window[i%len(window)])
-				p, err := alice.SendAsync(ctx, bob.login(), data)
+				p, err := alice.SendAsync(ctx, bob.login(), data, waiting...)
 				if err != nil {
 					b.Fatal(err)
 				}

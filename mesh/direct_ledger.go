@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"context"
 	"errors"
 	"sort"
 	"time"
@@ -339,11 +340,11 @@ func (p *sending) outcome() error {
 // timeout returns the cause of an end by deadline: the context's error if it was a context's
 // deadline, otherwise why.
 func (p *sending) timeout(why error) error {
-	if p.ctxErr == nil {
+	switch {
+	case !p.byCtx:
 		return why
+	case why == nil:
+		return context.DeadlineExceeded
 	}
-	if why == nil {
-		return p.ctxErr
-	}
-	return errors.Join(p.ctxErr, why)
+	return errors.Join(context.DeadlineExceeded, why)
 }

@@ -22,7 +22,7 @@ type load struct {
 	// leg numbers the devices that were not waited for any longer, and the present one: flying
 	// counts only what was handed over in this leg.
 	stuck time.Time
-	leg   uint64
+	leg   uint32
 
 	// A message that comes back puts the destination on hold: until one is delivered, one message
 	// at a time is with a lane. So those that were under way with it come back first, and all keep
@@ -30,9 +30,9 @@ type load struct {
 	hold    bool
 	back    []*sending // came back, and nobody has looked at them yet
 	last    uint64     // the ID of the latest message that was delivered
-	flight  uint64     // numbers the times that something was handed over while nothing was under way
+	flight  uint32     // numbers the times that something was handed over while nothing was under way
 	strikes int        // flights since then from which something came back
-	missed  uint64     // the last of these flights
+	missed  uint32     // the last of these flights
 	struck  time.Time  // when something came back last
 	spent   bool       // no further attempt: a refusal is final
 }

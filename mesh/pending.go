@@ -95,25 +95,25 @@ type sending struct {
 
 	// Written before done is closed, read after. Before, err is the refusal with which the message
 	// has come back to its home.
-	rtt     time.Duration
-	relayed bool
-	err     error
-	pin     *pinning // what to do once the message has arrived; nil: nothing
+	rtt time.Duration
+	err error
+	pin *pinning // what to do once the message has arrived; nil: nothing
 
 	// Guarded by the mutex of the lane, or of home while the message is with no lane.
 	body     []byte  // the frame without what is known only when it is written
 	pooled   *[]byte // where body's memory goes back to
 	deadline time.Time
-	ctxErr   error     // what the deadline gives, when it is a context's
 	late     time.Time // unreliable: not to be written after this
+	wrote    time.Time // when first written; zero: certainly not sent
 	seq      uint64    // 0 until written
 	epoch    uint64    // of the stream it was first written on
-	wrote    time.Time // when first written; zero: certainly not sent
+	leg      uint32    // of home's load, when the message was handed to a lane
+	flight   uint32    // the same; the mutex of the load guards both
+	size     int       // of body; never changed
+	byCtx    bool      // the deadline is a context's
 	ended    bool      // done is closed, or about to be
 	answered bool      // the receiver acknowledged or refused it
-	size     int       // of body; never changed
-	leg      uint64    // of home's load, when the message was handed to a lane
-	flight   uint64    // the same; the mutex of the load guards both
+	relayed  bool      // so was its answer; written with rtt
 }
 
 // pending returns the caller's handle, or passes the error on.
