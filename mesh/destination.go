@@ -12,7 +12,6 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/task"
-	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 // destinationKey is where a message is to go: to a user, as its sender has named it, in a room or
@@ -90,19 +89,18 @@ func (m *Mesh) forget(r *Room) {
 	maps.DeleteFunc(m.to.all, func(key destinationKey, _ *destination) bool { return key.room == r })
 }
 
-// accept assigns p its ID. Its space has been reserved.
-func (d *destination) accept(p *sending) error {
-	to, err := d.lookUp(nil)
+// accept assigns p its ID, unless the room has been left. Its space has been reserved.
+func (d *destination) accept(p *sending, now time.Time) error {
+	to, err := d.lookUp(now, nil)
+	if err == errGone {
+		d.load.release(p.size)
+		return d.key.room.reason()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.m.tasks.Enter() {
-		d.load.release(p.size)
-		return ErrClosed
-	}
-	defer d.m.tasks.Leave()
 	p.home, p.id = d, d.m.nextID()
 	d.m.stats.directSent.Add(1)
-	inTurn := !d.carried && d.waiting.len() == 0 && !d.load.held()
+	inTurn := !d.carried && d.waiting.len() == 0
 	d.waiting.push(p)
 	if inTurn && err != errUnknown {
 		if err != nil {
@@ -110,14 +108,17 @@ func (d *destination) accept(p *sending) error {
 			p.end(&d.m.stats, err)
 			return nil
 		}
-		if done, _ := d.handLocked(p, to); done {
+		if done, _ := d.handLocked(p, to, now, true); done {
 			return nil
 		}
 	}
 	d.armLocked(p)
-	if !d.carried {
-		d.carried = true
-		d.m.tasks.Spawn(d.carry)
+	if d.carried {
+		return nil
+	}
+	if d.carried = d.m.tasks.Go(d.carry); !d.carried {
+		d.waiting.pop()
+		d.endLocked(p, ErrClosed)
 	}
 	return nil
 }
@@ -125,15 +126,14 @@ func (d *destination) accept(p *sending) error {
 // errUnknown says that the receiver has to be searched for.
 var errUnknown = errors.New("not among the connected")
 
+// errGone says that this node has left the room of a destination.
+var errGone = errors.New("left")
+
 // lookUp returns whom the address means, or errUnknown if that takes a search. In a room, only the
-// user of the login was is meant, if was is not nil.
-func (d *destination) lookUp(was *identity.Login) (whom, error) {
+// user of the login was is meant, if was is not nil; errGone says that the room has been left.
+func (d *destination) lookUp(now time.Time, was *identity.Login) (whom, error) {
 	if r := d.key.room; r != nil {
-		to, err := r.member(d.key.to, was)
-		if err == nil {
-			r.do(func(st *stay.Stay, now time.Time) { st.Introduce(now, to.Peer) })
-		}
-		return to, err
+		return r.receiver(now, d.key.to, was)
 	}
 	if err := d.m.mayTalk(d.key.to); err != nil {
 		return whom{}, err
@@ -147,7 +147,7 @@ func (d *destination) lookUp(was *identity.Login) (whom, error) {
 
 // find is lookUp, and searches if need be, on behalf of p, which was for a user before.
 func (d *destination) find(p *sending, was *identity.Login) (whom, error) {
-	to, err := d.lookUp(was)
+	to, err := d.lookUp(d.m.clock.Now(), was)
 	if err != errUnknown {
 		return to, err
 	}
@@ -198,6 +198,8 @@ func (d *destination) carry() {
 		switch {
 		case err == errInterrupted:
 			d.sweep()
+		case err == errGone:
+			d.refuse(was, d.key.room.reason())
 		case err != nil:
 			d.refuse(was, err)
 		default:
@@ -282,7 +284,7 @@ func (d *destination) handSome(to whom, was *identity.Login) (p *sending, space 
 		if pause, hopeless := d.nextLocked(p); pause != 0 || hopeless || !sameBefore(p.to.Load(), was) {
 			return nil, nil
 		}
-		if done, space := d.handLocked(p, to); !done {
+		if done, space := d.handLocked(p, to, d.m.clock.Now(), false); !done {
 			return p, space
 		}
 	}
@@ -299,19 +301,19 @@ func sameBefore(a, b *identity.Login) bool {
 }
 
 // handLocked hands the first waiting message to the lane of its device, or ends it. It reports
-// false if the message must wait; if that is because the lane is full, it returns a channel that is
-// closed when there may be space.
-func (d *destination) handLocked(p *sending, to whom) (done bool, space <-chan struct{}) {
+// false if the message must wait, as one that is fresh does while the destination is on hold. If
+// the lane is full, it returns a channel that is closed when there may be space.
+func (d *destination) handLocked(p *sending, to whom, now time.Time, fresh bool) (done bool, space <-chan struct{}) {
 	if d.key.room == nil && p.err != nil && p.to.Load().Peer == to.Peer {
 		d.waiting.pop() // it has not moved
 		p.end(&d.m.stats, p.err)
 		return true, nil
 	}
-	if !d.load.fly(p, to.Peer, d.m.clock.Now()) {
+	if !d.load.fly(p, to.Peer, now, fresh) {
 		return false, nil
 	}
 	p.pin = d.m.pinningFor(to.Login, to.byName)
-	space, err := d.m.toLane(to.Login, d.key.mode, p)
+	space, err := d.m.toLane(to.Login, d.key.mode, p, now)
 	switch {
 	case space != nil:
 		d.load.grounded(p)

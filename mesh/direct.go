@@ -134,11 +134,10 @@ func (m *Mesh) check(d message) error {
 }
 
 // newSending returns a checked message that no queue has accepted yet.
-func (m *Mesh) newSending(ctx context.Context, d message) (*sending, error) {
+func (m *Mesh) newSending(ctx context.Context, d message, now time.Time) (*sending, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &sendError{ErrUnreachable, err}
 	}
-	now := m.clock.Now()
 	content := wire.Direct{Kind: kindToWire(d.kind), To: []byte(d.to), Payload: d.payload, SentMS: now.UnixMilli()}
 	if d.room != nil {
 		content.Room = d.room[:]
@@ -162,13 +161,14 @@ func (m *Mesh) newSending(ctx context.Context, d message) (*sending, error) {
 
 // enqueue passes a checked message to the lane of a known device.
 func (m *Mesh) enqueue(ctx context.Context, to identity.Login, d message) (*sending, error) {
-	p, err := m.newSending(ctx, d)
+	now := m.clock.Now()
+	p, err := m.newSending(ctx, d, now)
 	if err != nil {
 		return nil, err
 	}
 	p.pin = m.pinningFor(to, false)
 	for {
-		space, err := m.toLane(to, d.mode, p)
+		space, err := m.toLane(to, d.mode, p, now)
 		if err != nil {
 			return nil, err
 		}
@@ -178,6 +178,7 @@ func (m *Mesh) enqueue(ctx context.Context, to identity.Login, d message) (*send
 		if err := m.awaitSpace(ctx, p, d, nil, space); err != nil {
 			return nil, err
 		}
+		now = m.clock.Now()
 	}
 	if d.watching == watched && ctx.Done() != nil {
 		p.watch(ctx)
@@ -187,13 +188,13 @@ func (m *Mesh) enqueue(ctx context.Context, to identity.Login, d message) (*send
 
 // toLane passes a message to the lane of a device. If the lane is full, it returns a channel that
 // is closed when there may be space.
-func (m *Mesh) toLane(to identity.Login, mode Mode, p *sending) (space <-chan struct{}, err error) {
+func (m *Mesh) toLane(to identity.Login, mode Mode, p *sending, now time.Time) (space <-chan struct{}, err error) {
 	for {
 		l := m.lane(laneKey{to.Peer, mode})
 		if l == nil {
 			return nil, ErrClosed
 		}
-		space, err := l.accept(p, to, m.clock.Now())
+		space, err := l.accept(p, to, now)
 		if err != errRetired { // it ended just now, and the next one takes over
 			return space, err
 		}

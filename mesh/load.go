@@ -85,21 +85,15 @@ func (l *load) idle() bool {
 	return l.live == 0
 }
 
-// held reports whether a message must wait for others, or for a pause.
-func (l *load) held() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.hold
-}
-
 // fly notes that a message is handed to the lane of a device. It reports false if it must wait: for
-// what came back, or for what is under way while the destination is on hold or to another device.
-// There the user may have been until now, so others wait for its answers, for up to moveWait.
-func (l *load) fly(p *sending, to peer.ID, now time.Time) bool {
+// what came back, for a pause if it is fresh, or for what is under way while the destination is on
+// hold or to another device. There the user may have been until now, so others wait for its
+// answers, for up to moveWait.
+func (l *load) fly(p *sending, to peer.ID, now time.Time, fresh bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case len(l.back) > 0:
+	case len(l.back) > 0 || fresh && l.hold:
 		return false
 	case l.flying == 0:
 		l.flight++

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/wire"
@@ -49,24 +50,10 @@ func (r *Room) send(ctx context.Context, user string, data []byte, opts []SendOp
 	if err := r.mesh.check(d); err != nil {
 		return nil, err
 	}
-	if err := r.mayTalk(to); err != nil {
-		return nil, err
+	if self := r.mesh.who.Self(); self != nil && to.Matches(self.User, self.UserKey) {
+		return nil, ErrSelf
 	}
 	return r.mesh.post(ctx, destinationKey{r, to, d.mode}, d)
-}
-
-// mayTalk returns why this node may not send to a user in this room, or nil.
-func (r *Room) mayTalk(to identity.Address) error {
-	self := r.mesh.who.Self()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case r.stay.Leaving():
-		return r.reasonLocked()
-	case self != nil && to.Matches(self.User, self.UserKey):
-		return ErrSelf
-	}
-	return nil
 }
 
 // whom is the user that an address has turned out to mean.
@@ -75,9 +62,9 @@ type whom struct {
 	byName bool // the name alone was given
 }
 
-// member returns the one member that an address means. In open mode, a message whose receiver was
-// known before, as was, is for the same user.
-func (r *Room) member(addr identity.Address, was *identity.Login) (whom, error) {
+// receiver returns the one member that an address means, and introduces this node to it. In open
+// mode, a message whose receiver was known before, as was, is for the same user.
+func (r *Room) receiver(now time.Time, addr identity.Address, was *identity.Login) (whom, error) {
 	open := r.mesh.cfg.authority == nil
 	again := open && was != nil
 	byName := open && addr.Fingerprint == ""
@@ -92,7 +79,7 @@ func (r *Room) member(addr identity.Address, was *identity.Login) (whom, error) 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stay.Leaving() {
-		return whom{}, r.reasonLocked()
+		return whom{}, errGone
 	}
 	var found, others []identity.Login
 	for m := range r.stay.Logins() {
@@ -124,6 +111,7 @@ func (r *Room) member(addr identity.Address, was *identity.Login) (whom, error) 
 	if len(all) > 1 {
 		return whom{}, fmt.Errorf("%w: %w", ErrAmbiguous, conflict(addr.User, key, all))
 	}
+	r.stay.Introduce(now, all[0].Peer)
 	return whom{all[0], byName}, nil
 }
 

@@ -71,24 +71,26 @@ func (m *Mesh) mayTalk(to identity.Address) error {
 
 // post passes a checked message to its destination.
 func (m *Mesh) post(ctx context.Context, key destinationKey, msg message) (*sending, error) {
-	p, err := m.newSending(ctx, msg)
+	now := m.clock.Now()
+	p, err := m.newSending(ctx, msg, now)
 	if err != nil {
 		return nil, err
 	}
 	for {
 		d, space, err := m.reserve(key, p.size)
-		if err == nil && space == nil {
-			err = d.accept(p)
-		}
-		if err == nil && space != nil {
-			err = m.awaitSpace(ctx, p, msg, key.room, space)
-		}
 		if err != nil {
 			return nil, err
 		}
 		if space == nil {
+			if err := d.accept(p, now); err != nil {
+				return nil, err
+			}
 			break
 		}
+		if err := m.awaitSpace(ctx, p, msg, key.room, space); err != nil {
+			return nil, err
+		}
+		now = m.clock.Now()
 	}
 	if msg.watching == watched && ctx.Done() != nil {
 		p.watch(ctx)
