@@ -64,7 +64,7 @@ func has(r *Room, text string) (found bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	for {
-		ev, err := r.Recv(ctx)
+		ev, err := passing(ctx, r)
 		if err != nil {
 			return found
 		}

@@ -20,7 +20,7 @@ func TestAReaderThatLaggedHasWhatItMissedFromTheRing(t *testing.T) {
 		lagged := 0
 		for len(got) < len(want) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			ev, err := rooms[1].Recv(ctx)
+			ev, err := passing(ctx, rooms[1])
 			cancel()
 			require.NoError(t, err, "%d of %d", len(got), len(want))
 			switch ev := ev.(type) {

@@ -13,9 +13,9 @@ import (
 )
 
 // Event is one thing that happened, in a room or outside rooms: a pointer to one of [Message],
-// [DirectMessage], [MemberJoined], [MemberLeft], [RoomSize], [GapLost], [TokenExpiring] and
-// [Lagged]. The events of one room form one ordered stream, numbered in [Header].Seq. [Lagged]
-// counts a hole in these numbers.
+// [DirectMessage], [JoinDelayed], [RoomReady], [MemberJoined], [MemberLeft], [MemberSilent],
+// [MemberHeard], [RoomSize], [GapLost], [TokenExpiring] and [Lagged]. The events of one room form
+// one ordered stream, numbered in [Header].Seq. [Lagged] counts a hole in these numbers.
 //
 // As JSON every event is one object that starts with the header's fields. 64-bit numbers are
 // strings, times are RFC 3339 with nanoseconds, binary data is base64 (standard, padded) under
@@ -80,8 +80,12 @@ func newQueue(room string, l QueueLimits, clock walltime.Clock) *events.Queue[Ev
 const (
 	TypeMessage       = "message"
 	TypeDirectMessage = "direct_message"
+	TypeJoinDelayed   = "join_delayed"
+	TypeRoomReady     = "room_ready"
 	TypeMemberJoined  = "member_joined"
 	TypeMemberLeft    = "member_left"
+	TypeMemberSilent  = "member_silent"
+	TypeMemberHeard   = "member_heard"
 	TypeRoomSize      = "room_size"
 	TypeGapLost       = "gap_lost"
 	TypeLagged        = "lagged"
@@ -197,6 +201,63 @@ func (m Member) MarshalJSON() ([]byte, error) {
 		Info  []byte    `json:"info,omitempty"`
 		Since time.Time `json:"since"`
 	}{m.User, m.Key.Fingerprint(), m.Peer.String(), m.Role, m.Info, m.Since.UTC()})
+}
+
+// JoinDelayed says that joining takes longer than 5 s: other members are connected, and none of them
+// has answered. It goes on by itself, for up to 15 s; [RoomReady] follows.
+type JoinDelayed struct {
+	Header
+	Members int `json:"members"` // that are connected and have not answered
+}
+
+// JoinType says why a room is ready.
+type JoinType string
+
+const (
+	FirstJoin JoinType = "first"  // the program has joined
+	Rejoin    JoinType = "rejoin" // the node was cut off from all other members, and is no more
+)
+
+// RoomReady says that this node is in the room and agrees with the members that it is connected to
+// about who else is there. It comes before all events about members and messages.
+//
+// It comes again, with [Rejoin], when a node is back that had lost its connections to all other
+// members. What has changed meanwhile follows: first the members that are gone, then those that are
+// new, then messages. While the node is cut off, it reports as gone only members whose grace is over.
+type RoomReady struct {
+	Header
+	Join JoinType
+	// Elapsed is how long it took: since [Mesh.Join] was called, or since the node was cut off.
+	Elapsed time.Duration
+}
+
+// MarshalJSON returns {header…, "join":"first", "elapsed_ms":12}.
+func (r RoomReady) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Header
+		Join    JoinType `json:"join"`
+		Elapsed int64    `json:"elapsed_ms"`
+	}{r.Header, r.Join, r.Elapsed.Milliseconds()})
+}
+
+// MemberSilent says that a member seems to be gone: the connection to it has ended or says nothing,
+// and it has not answered. It stays a member for the grace ([WithGrace]), in which it may be heard
+// again ([MemberHeard]); then it leaves ([MemberLeft], [Dropped]).
+//
+// The event comes about 1.5 s after a connection has ended without a goodbye, as when a process is
+// killed, later in rooms with hundreds of members (4.5 s at most), and 7 s after a connected member
+// has last said anything. Members that this node is not connected to are noticed by others, and
+// after those have lost their connections.
+type MemberSilent struct {
+	Header
+	Member Member `json:"member"`
+}
+
+// MemberHeard says that a member that had fallen silent is heard again. It has been a member all the
+// time.
+type MemberHeard struct {
+	Header
+	Member Member `json:"member"`
 }
 
 // MemberJoined says that a member is in the room. There is one for each member that was there

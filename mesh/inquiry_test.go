@@ -57,7 +57,7 @@ func TestManyWhoJoinEachOtherOverLongLinksAgree(t *testing.T) {
 			joins.Go(func() {
 				start := time.Now()
 				r := f.join(i, "ops")
-				require.Less(t, time.Since(start), joinWait, "station %d", i)
+				require.Less(t, time.Since(start), stay.JoinWait, "station %d", i)
 				for p, n := range r.inside().Near {
 					require.True(t, n.Agreed, "station %d with %s", i, p)
 				}

@@ -224,8 +224,7 @@ func TestABeginningToldBeforeTheFeedBeginsKeepsNothingBack(t *testing.T) {
 		m.claim(f.at[2].host.ID(), again.stay.Own().Tag(), 1<<40, 1<<40) // by a guess at what cannot be guessed
 		time.Sleep(2 * stay.BaselineWait)
 		require.NoError(t, again.start())
-		require.NoError(t, again.awaitReady(t.Context()))
-		again.do(func(st *stay.Stay, now time.Time) { st.Begin(now) })
+		require.NoError(t, again.Ready(t.Context()))
 		want := published(t, again, "u0", "news", 10)
 		require.Equal(t, want, honest(t, third, len(want)))
 	})
@@ -304,7 +303,7 @@ func quietOf(t *testing.T, r *Room, d time.Duration) {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
 	for {
-		ev, err := r.Recv(ctx)
+		ev, err := passing(ctx, r)
 		if err != nil {
 			require.ErrorIs(t, err, context.DeadlineExceeded)
 			return

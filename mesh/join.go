@@ -46,24 +46,36 @@ func WithSecret(secret string) JoinOption { return func(c *joinConfig) { c.secre
 // this device and the room. In open mode it has no effect.
 func WithToken(token string) JoinOption { return func(c *joinConfig) { c.token = token } }
 
-const (
-	// joinWait bounds how long Join waits for neighbours that are there and do not answer.
-	joinWait = 2 * time.Second
-	// leaveWait bounds how long Leave waits for its goodbye to be sent.
-	leaveWait = time.Second
-)
+// leaveWait bounds how long Leave waits for its goodbye to be sent.
+const leaveWait = time.Second
 
 // Join enters a room. A room need not be created before. Join returns when the room is ready:
 // subscribed, and in agreement with every neighbour in the room about who else is there, and how
 // far everybody's broadcasts have got. What anybody publishes from then on arrives. With no
-// neighbour in the room it returns at once, alone; nodes that come later merge with it. It waits at
-// most 2 s for neighbours that do not answer.
+// neighbour in the room it returns at once, alone; nodes that come later merge with it. It waits up
+// to 2 s for all neighbours that are there, and up to 15 s for the answer of one. If ctx ends
+// before, it leaves the room again.
 //
 // It returns [ErrNoIdentity] before the node has a user, [ErrJoined] while the node is in the room,
 // an *identity.IDError for a bad name, an *identity.InfoSizeError for too much info,
 // and in app mode an *identity.TokenError for a token that does not admit this user on this device
 // to the room.
 func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room, error) {
+	r, err := m.Enter(ctx, room, opts...)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Ready(ctx); err != nil {
+		_ = r.Leave(context.WithoutCancel(ctx))
+		return nil, fmt.Errorf("join %s: %w", room, err)
+	}
+	return r, nil
+}
+
+// Enter is [Mesh.Join] for programs that do not wait: it returns the room before it is ready, with
+// the same errors. [RoomReady] says when it is, and [JoinDelayed] that this takes long. Enter waits
+// only while an earlier stay in the room is just ending, at most until ctx ends.
+func (m *Mesh) Enter(ctx context.Context, room string, opts ...JoinOption) (*Room, error) {
 	var cfg joinConfig
 	for _, o := range opts {
 		o(&cfg)
@@ -93,12 +105,20 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 		r.end(err)
 		return nil, fmt.Errorf("join %s: %w", room, err)
 	}
-	if err := r.awaitReady(ctx); err != nil {
-		_ = r.Leave(context.WithoutCancel(ctx))
-		return nil, fmt.Errorf("join %s: %w", room, err)
-	}
-	r.do(func(st *stay.Stay, now time.Time) { st.Begin(now) })
 	return r, nil
+}
+
+// Ready waits until the room is ready, as it is once [Mesh.Join] has returned. It returns ctx's
+// error, or why the stay ended before.
+func (r *Room) Ready(ctx context.Context) error {
+	select {
+	case <-r.begun:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.ctx.Done():
+		return r.reason()
+	}
 }
 
 // takeName takes the name of a room for one stay: from before it looks at what earlier stays have
@@ -145,6 +165,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		queue:        newQueue(name, m.cfg.queue, m.clock),
 		rearm:        task.NewWake(),
 		acknowledged: task.NewWake(),
+		begun:        make(chan struct{}),
 		ended:        make(chan struct{}),
 	}
 	r.door = stay.NewDoor(name, m.app, r.tag, m.log, m.verifier, m.cfg.authority)
@@ -223,6 +244,9 @@ func (r *Room) start() error {
 	}
 	connected := slices.DeleteFunc(m.host.Network().Peers(), m.isMute)
 	r.do(func(st *stay.Stay, _ time.Time) { st.AskAround(connected) })
+	if !m.tasks.Go(r.begin) {
+		return ErrClosed
+	}
 	return nil
 }
 
@@ -251,28 +275,32 @@ func (r *Room) subscribe() (err error) {
 // noID is the number function for items that are not sends of the app.
 func noID() uint64 { return 0 }
 
-// awaitReady waits until every connected peer has either sent what it knows or said that it is not
-// in the room.
-func (r *Room) awaitReady(ctx context.Context) error {
-	deadline := time.NewTimer(joinWait)
-	defer deadline.Stop()
+// begin waits until the room is ready, and lets the stay begin.
+func (r *Room) begin() {
+	over := time.NewTimer(time.Hour)
+	defer over.Stop()
 	for {
 		r.mu.Lock()
 		changed := r.changed.Next()
 		r.mu.Unlock()
-		peers, agreed := r.topic.ListPeers(), false
-		if r.do(func(st *stay.Stay, _ time.Time) { agreed = st.Agreed(peers) }); agreed {
-			return nil
+		peers, ready, wait := r.topic.ListPeers(), false, time.Duration(0)
+		r.do(func(st *stay.Stay, now time.Time) {
+			var due time.Time
+			if ready, due = st.Ready(now, peers); ready && !r.over {
+				st.Begin(now)
+			}
+			wait = due.Sub(now)
+		})
+		if ready {
+			close(r.begun)
+			return
 		}
+		over.Reset(wait)
 		select {
 		case <-changed:
-		case <-deadline.C:
-			r.mesh.log.Info("joined before all neighbours answered", "room", r.name)
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
+		case <-over.C:
 		case <-r.ctx.Done():
-			return r.reason()
+			return
 		}
 	}
 }

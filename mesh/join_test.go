@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 func TestLeavingAndJoiningAgainWorksAtOnce(t *testing.T) {
@@ -97,7 +98,7 @@ func TestJoinTakesAFewRoundTripsAndWaitsForNobodyWhoIsNotThere(t *testing.T) {
 		require.LessOrEqual(t, timed(2, "ops"), 6*roundTrip)
 		f.net.Host(bare).SetStreamHandler(RoomProtocol, func(s network.Stream) { _, _ = io.Copy(io.Discard, s) })
 		f.net.Connect(0, bare)
-		require.Equal(t, joinWait, timed(0, "other"))
+		require.Equal(t, stay.JoinWait, timed(0, "other"))
 	})
 }
 
@@ -207,7 +208,7 @@ func TestTwoDevicesThatJoinAtOnceEndAsOne(t *testing.T) {
 						time.Sleep(time.Duration(seed*i) * time.Millisecond)
 						r, err := f.at[i].Join(t.Context(), "ops")
 						for err == nil {
-							_, err = r.Recv(t.Context())
+							_, err = passing(t.Context(), r)
 						}
 						if errors.Is(err, ErrReplaced) {
 							ended <- i

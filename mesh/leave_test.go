@@ -79,7 +79,7 @@ func TestARoomCanBeJoinedAgainWhateverHasEndedTheStay(t *testing.T) {
 		"its reader is told": func(t *testing.T, s *station, r *Room) (*Room, error) {
 			go s.EvictAll(ErrReplaced)
 			for {
-				if _, err := r.Recv(t.Context()); err != nil {
+				if _, err := passing(t.Context(), r); err != nil {
 					require.ErrorIs(t, err, ErrReplaced)
 					return s.Join(t.Context(), "ops")
 				}

@@ -298,7 +298,7 @@ func (m *Mesh) handleRoomStream(s network.Stream) {
 		if budget.wait(m.ctx, &frame) != nil {
 			return
 		}
-		m.pulses.heard(p, m.clock.Now(), frame.GetBeat() != nil)
+		m.heard(p, m.clock.Now(), frame.GetBeat() != nil)
 		if len(frame.Room) != len([32]byte{}) {
 			m.violation(p, errBadTag)
 			return

@@ -7,6 +7,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 const (
@@ -28,6 +29,9 @@ const (
 	pulseQuiet = 4500 * time.Millisecond
 	pulseAgain = 250 * time.Millisecond
 	pulseStill = time.Second
+	// pulseHush is the silence after which a neighbour that beats is shown as silent: it has missed
+	// two beats, and does not answer those that it is sent every pulseAgain.
+	pulseHush = 7 * time.Second
 )
 
 // pulses tells living neighbours from dead ones. It is a plain state machine: the caller passes the
@@ -44,6 +48,7 @@ type pulse struct {
 	spoke time.Time // when it last said something
 	beats bool      // it beats, so its silence means something
 	often time.Time // until when to send it a beat every pulseAgain
+	hush  bool      // it was reported as silent, and not heard since
 }
 
 func (ps *pulses) of(p peer.ID, now time.Time) *pulse {
@@ -63,12 +68,15 @@ func (ps *pulses) said(p peer.ID, now time.Time) {
 	ps.of(p, now).said = now
 }
 
-// heard notes that a peer has sent something, or a beat.
-func (ps *pulses) heard(p peer.ID, now time.Time, beat bool) {
+// heard notes that a peer has sent something, or a beat. It reports whether the peer had been
+// reported as silent.
+func (ps *pulses) heard(p peer.ID, now time.Time, beat bool) (again bool) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	pl := ps.of(p, now)
-	pl.heard, pl.spoke, pl.beats = now, now, pl.beats || beat
+	again = pl.hush
+	pl.heard, pl.spoke, pl.beats, pl.hush = now, now, pl.beats || beat, false
+	return again
 }
 
 // spokeAt returns when a peer last said something over its present connection; zero: it has not.
@@ -88,12 +96,18 @@ func (ps *pulses) forget(p peer.ID) {
 	delete(ps.peers, p)
 }
 
-// look returns which of the neighbours to send a beat, which to give up, and when to look again.
-func (ps *pulses) look(now time.Time, neighbours map[peer.ID][32]byte) (beat, dead []peer.ID, next time.Duration) {
+// pulseWork is what is to be done about neighbours.
+type pulseWork struct {
+	beat, hushed, dead []peer.ID     // send these a beat, report these as silent, give these up
+	next               time.Duration // when to look again
+}
+
+// look returns what is to be done now.
+func (ps *pulses) look(now time.Time, neighbours map[peer.ID][32]byte) (w pulseWork) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	late := !ps.tick.IsZero() && now.Sub(ps.tick) > pulseLate
-	ps.tick, next = now, pulseTick
+	ps.tick, w.next = now, pulseTick
 	for p := range neighbours {
 		pl := ps.of(p, now)
 		if late {
@@ -101,18 +115,22 @@ func (ps *pulses) look(now time.Time, neighbours map[peer.ID][32]byte) (beat, de
 		}
 		switch silence := now.Sub(pl.heard); {
 		case pl.beats && silence >= pulseMissed:
-			dead = append(dead, p)
+			w.dead = append(w.dead, p)
 			delete(ps.peers, p)
 			continue
+		case pl.beats && silence >= pulseHush && !pl.hush:
+			pl.hush = true
+			w.hushed = append(w.hushed, p)
+			pl.often = now.Add(pulseStill)
 		case pl.beats && silence >= pulseQuiet:
 			pl.often = now.Add(pulseStill)
 		}
 		wait := pulseEvery
 		if now.Before(pl.often) {
-			wait, next = pulseAgain, pulseAgain
+			wait, w.next = pulseAgain, pulseAgain
 		}
 		if now.Sub(pl.said) >= wait {
-			beat = append(beat, p)
+			w.beat = append(w.beat, p)
 		}
 	}
 	for p := range ps.peers {
@@ -120,10 +138,17 @@ func (ps *pulses) look(now time.Time, neighbours map[peer.ID][32]byte) (beat, de
 			delete(ps.peers, p)
 		}
 	}
-	return beat, dead, next
+	return w
 }
 
-// pulseLoop beats, and closes the connections to neighbours that no longer beat.
+// heard notes that a peer has sent something over its connection, or a beat.
+func (m *Mesh) heard(p peer.ID, now time.Time, beat bool) {
+	if m.pulses.heard(p, now, beat) {
+		m.eachRoom(func(r *Room) { r.do(func(st *stay.Stay, now time.Time) { st.Audible(now, p) }) })
+	}
+}
+
+// pulseLoop beats, shows who is silent, and closes the connections to neighbours that no longer beat.
 func (m *Mesh) pulseLoop() {
 	timer := time.NewTimer(pulseTick)
 	defer timer.Stop()
@@ -141,13 +166,16 @@ func (m *Mesh) pulseLoop() {
 				neighbours[p] = r.tag
 			}
 		})
-		beat, dead, next := m.pulses.look(m.clock.Now(), neighbours)
-		timer.Reset(next)
-		for _, p := range beat {
+		work := m.pulses.look(m.clock.Now(), neighbours)
+		timer.Reset(work.next)
+		for _, p := range work.hushed {
+			m.eachRoom(func(r *Room) { r.do(func(st *stay.Stay, now time.Time) { st.Hushed(now, p) }) })
+		}
+		for _, p := range work.beat {
 			tag := neighbours[p]
 			m.tell(p, &wire.RoomFrame{Room: tag[:], Body: &wire.RoomFrame_Beat_{Beat: &wire.RoomFrame_Beat{}}})
 		}
-		for _, p := range dead {
+		for _, p := range work.dead {
 			m.stats.neighboursSilent.Add(1)
 			m.log.Debug("closing the connection to a silent neighbour", "peer", p)
 			m.tasks.Go(func() {

@@ -27,7 +27,7 @@ func (m *Mesh) validate(_ context.Context, from peer.ID, msg *pubsub.Message) pu
 		m.log.Debug("envelope refused", "room", r.name, "peer", from, "err", err)
 		return pubsub.ValidationReject
 	}
-	m.pulses.heard(from, now, false)
+	m.heard(from, now, false)
 	late := r.receive(now, from, e, stay.Gossiped)
 	if e.Peer == from && e.Size >= pubsub.GossipSubIDontWantMessageThreshold {
 		msg.ValidatorData = holdBack(min(forwardDelay+2*late, maxForwardDelay))

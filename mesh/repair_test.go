@@ -26,7 +26,7 @@ func messages(t *testing.T, r *Room, n int) (got []string) {
 	t.Helper()
 	for len(got) < n {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		ev, err := r.Recv(ctx)
+		ev, err := passing(ctx, r)
 		cancel()
 		require.NoError(t, err, "got %d of %d: %v", len(got), n, got)
 		switch ev := ev.(type) {
@@ -183,7 +183,7 @@ func TestWhatNobodyRetainsIsReportedLostAndTheRestArrives(t *testing.T) {
 		var got []string
 		for lost == nil || len(got) < int(20-(lost.Last-lost.First+1)) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			ev, err := rooms[1].Recv(ctx)
+			ev, err := passing(ctx, rooms[1])
 			cancel()
 			require.NoError(t, err)
 			switch ev := ev.(type) {

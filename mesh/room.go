@@ -44,11 +44,13 @@ type Room struct {
 	rearm        task.Wake // the timer loop must look again
 	acknowledged task.Wake // the window may have opened
 	finish       sync.Once
+	begun        chan struct{} // closed once the room is ready
 	ended        chan struct{} // closed once nothing is left of the stay
 
 	mu      sync.Mutex
 	stay    *stay.Stay
 	info    []byte
+	early   early
 	unacked []*batch     // sealed, and no neighbour has acknowledged them
 	echoed  uint64       // the last item of this node's own feed that GossipSub's loop has taken
 	why     error        // the stay ended, or ends soon; nil: neither

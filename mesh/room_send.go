@@ -132,8 +132,42 @@ func (r *Room) takeDirect(from identity.Login, msg *DirectMessage, size int, fir
 	if first {
 		r.mesh.cfg.pins.Heard(from)
 	}
-	if !r.queue.PushDirect(msg, size) {
+	if r.stay.Holding() {
+		if !r.early.add(msg, size) {
+			return wire.DirectFrame_QUEUE_FULL
+		}
+	} else if !r.queue.PushDirect(msg, size) {
 		return wire.DirectFrame_QUEUE_FULL
 	}
 	return wire.DirectFrame_REASON_UNSPECIFIED
+}
+
+// early are messages to this node alone that came while the room was not ready, or not ready again:
+// nothing comes before the event that it is.
+type early struct {
+	list  []*DirectMessage
+	sizes []int
+	bytes int
+}
+
+// maxEarly and maxEarlyBytes bound them. Others are refused, as if the program did not read.
+const (
+	maxEarly      = 1024
+	maxEarlyBytes = 1 << 20
+)
+
+func (e *early) add(msg *DirectMessage, size int) bool {
+	if len(e.list) >= maxEarly || e.bytes+size > maxEarlyBytes {
+		return false
+	}
+	e.list, e.sizes, e.bytes = append(e.list, msg), append(e.sizes, size), e.bytes+size
+	return true
+}
+
+// handUp queues what came early. The room's lock is held.
+func (r *Room) handUp() {
+	for i, msg := range r.early.list {
+		r.queue.PushDirect(msg, r.early.sizes[i])
+	}
+	r.early = early{}
 }

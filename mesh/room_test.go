@@ -245,7 +245,7 @@ func TestWrongInputIsRefusedAtOnceWithItsReason(t *testing.T) {
 		require.ErrorIs(t, err, net.ErrClosed)
 		_, err = f.at[0].Join(ctx, "ops")
 		require.ErrorIs(t, err, ErrClosed)
-		_, err = r.Recv(ctx)
+		_, err = passing(ctx, r)
 		require.ErrorIs(t, err, ErrClosed)
 	})
 }

@@ -310,7 +310,7 @@ func TestBroadcastsThatTheDiskHasChangedAreNotServed(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		for len(got) < 10 {
-			ev, err := b.Recv(ctx)
+			ev, err := passing(ctx, b)
 			require.NoError(t, err, got)
 			if _, ok := ev.(*MemberJoined); !ok {
 				got = append(got, line(ev))

@@ -177,7 +177,7 @@ func served(t *testing.T, s *Store, acked map[string]uint64) {
 	defer cancel()
 	got := make(map[string]uint64)
 	for missing := len(acked); missing > 0; {
-		ev, err := r.Recv(ctx)
+		ev, err := passing(ctx, r)
 		require.NoError(t, err, "%d feeds are not complete: have %v, want %v", missing, got, acked)
 		switch ev := ev.(type) {
 		case *GapLost, *Lagged:

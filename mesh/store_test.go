@@ -85,7 +85,7 @@ func unsaid(t *testing.T, r *Room, d time.Duration) {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
 	for {
-		ev, err := r.Recv(ctx)
+		ev, err := passing(ctx, r)
 		if err != nil {
 			require.ErrorIs(t, err, context.DeadlineExceeded)
 			return
@@ -361,7 +361,7 @@ func TestAHoleInTheFileIsToldAsLost(t *testing.T) {
 		defer cancel()
 		var got []string
 		for len(got) < 4 {
-			ev, err := again.Recv(ctx)
+			ev, err := passing(ctx, again)
 			require.NoError(t, err, got)
 			if _, ok := ev.(*MemberJoined); !ok {
 				got = append(got, line(ev))

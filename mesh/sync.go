@@ -112,10 +112,10 @@ func (r *Room) exchange(p stay.Pull) (o stay.Outcome) {
 				o.Err = err
 				return o
 			}
-			r.mesh.pulses.heard(p.From, r.mesh.clock.Now(), false)
+			r.mesh.heard(p.From, r.mesh.clock.Now(), false)
 			return o
 		}
-		r.mesh.pulses.heard(p.From, r.mesh.clock.Now(), false)
+		r.mesh.heard(p.From, r.mesh.clock.Now(), false)
 		size += 64 + proto.Size(&reply) // empty frames count as well
 		if size > 2*stay.SyncAnswer {
 			o.Err = fmt.Errorf("answer of more than %d bytes", 2*stay.SyncAnswer)

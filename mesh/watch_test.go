@@ -28,7 +28,7 @@ func told(t *testing.T, r *Room, d time.Duration) (got []timed) {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
 	for {
-		ev, err := r.Recv(ctx)
+		ev, err := passing(ctx, r)
 		if errors.Is(err, context.DeadlineExceeded) {
 			return got
 		}

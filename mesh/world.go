@@ -52,6 +52,18 @@ func (w *world) Deliver(from identity.Login, e *stay.Envelope, list []stay.Item)
 func (w *world) Notice(n stay.Notice) {
 	r := (*Room)(w)
 	switch n := n.(type) {
+	case stay.Delayed:
+		r.queue.PushNotice(&JoinDelayed{Header{Type: TypeJoinDelayed}, n.Neighbours})
+	case stay.Ready:
+		ev := &RoomReady{Header{Type: TypeRoomReady}, FirstJoin, n.Elapsed}
+		if n.Again {
+			ev.Join = Rejoin
+		}
+		r.queue.PushNotice(ev)
+	case stay.Silent:
+		r.queue.PushNotice(&MemberSilent{Header{Type: TypeMemberSilent}, Member(n.Member)})
+	case stay.Heard:
+		r.queue.PushNotice(&MemberHeard{Header{Type: TypeMemberHeard}, Member(n.Member)})
 	case stay.Joined:
 		r.queue.PushNotice(&MemberJoined{Header{Type: TypeMemberJoined}, Member(n.Member)})
 	case stay.Left:
@@ -159,6 +171,8 @@ func (w *world) Wake(who stay.Waiter) {
 		w.changed.Tell()
 	case stay.ForStore:
 		w.mesh.cfg.store.again()
+	case stay.ForProgram:
+		(*Room)(w).handUp()
 	}
 }
 

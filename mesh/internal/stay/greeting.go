@@ -91,6 +91,7 @@ func (st *Stay) HearGreeting(now time.Time, p peer.ID, g *wire.RoomFrame_Greetin
 	if st.leaving {
 		return
 	}
+	st.contact(now)
 	s := st.apply(now, entry)
 	if st.leaving || s == nil {
 		return
@@ -217,6 +218,9 @@ func (st *Stay) HearRoster(now time.Time, p peer.ID, part *wire.RoomFrame_Roster
 		n.agreed = true
 		n.told(n.news)
 		n.news = false
+		if !st.cut.heard.IsZero() {
+			st.world.Wake(ForTimer)
+		}
 		st.inquiries(now)
 		delete(st.waiting, p)
 		st.world.Wake(ForMembers)

@@ -52,6 +52,7 @@ const (
 
 // Subscribed notes that GossipSub has reported the subscription of a connected peer.
 func (st *Stay) Subscribed(now time.Time, p peer.ID) {
+	st.contact(now)
 	st.roster.subscribed(now, p)
 	delete(st.newcomers, p)
 	st.adopt(now, p)
@@ -358,6 +359,7 @@ func (st *Stay) Disconnected(now time.Time, p peer.ID) {
 	}
 	st.world.Wake(ForMembers)
 	st.roster.lost(now, p)
+	st.alone(now)
 	st.world.Wake(ForTimer)
 }
 

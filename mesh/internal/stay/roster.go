@@ -45,6 +45,8 @@ type seat struct {
 	coming   *Entry
 	comingAt time.Time
 	spoken   bool // it has been heard itself, not only through others
+	told     bool // the program has been told that it is present
+	muted    bool // and that it has fallen silent
 
 	life
 }

@@ -69,6 +69,8 @@ type Stay struct {
 	untold     bool      // the roster has changed since neighbours were last told its digest
 	widen      bool      // and at nextDigest several are to be told
 	readyAt    time.Time // when every feed that neighbours knew had its beginning; zero: not yet
+	delayed    bool      // the program has been told that this takes long
+	cut        cutoff
 	nextDigest time.Time // when to compare rosters and feeds with neighbours
 	nextSweep  time.Time // when to forget past feeds
 	minded     time.Time // when all members were last looked at
@@ -130,7 +132,8 @@ func New(now time.Time, cfg Config, world World) *Stay {
 // Enter makes this node a member, by its own entry. It is called once, after Restore.
 func (st *Stay) Enter(now time.Time, own *Entry) {
 	st.own = own
-	st.roster.apply(now, own)
+	s, _ := st.roster.apply(now, own)
+	s.told = true
 }
 
 // Renew replaces this node's entry by a newer one. The feed goes on.
@@ -142,19 +145,6 @@ func (st *Stay) Renew(now time.Time, own *Entry) {
 
 // Own returns this node's entry.
 func (st *Stay) Own() *Entry { return st.own }
-
-// Begin settles where every feed begins for this node: the neighbours have said what they have.
-func (st *Stay) Begin(now time.Time) {
-	for _, a := range st.journal.recall(now, st.Past.Count, len(st.neighbours) == 0) {
-		st.arrived(now, a)
-	}
-	st.readyAt = now
-	st.succeed()
-	for _, a := range st.journal.becomeReady(now) {
-		st.arrived(now, a)
-	}
-	st.world.Wake(ForTimer)
-}
 
 // succeed notes which members are there now that this stay is ready: any stays that they had before
 // have ended.
@@ -197,11 +187,14 @@ const (
 
 // Tick does what is due, and returns how long nothing else will be due.
 func (st *Stay) Tick(now time.Time) time.Duration {
-	for _, a := range st.journal.expire(now) {
-		st.arrived(now, a)
+	due := st.rejoin(now)
+	if st.cut.heard.IsZero() {
+		for _, a := range st.journal.expire(now) {
+			st.arrived(now, a)
+		}
+		st.repair(now)
 	}
-	st.repair(now)
-	due := st.mind(now)
+	due = earlier(due, st.mind(now))
 	st.world.Count(CountEnvelopesUnclaimed, st.parked.expire(now))
 	st.compare(now)
 	st.seek(now)
@@ -215,7 +208,9 @@ func (st *Stay) Tick(now time.Time) time.Duration {
 	due = earlier(earlier(earlier(due, st.parked.due()), st.nextDigest), inquiries)
 	due = earlier(earlier(due, st.token(now)), st.payAcks(now))
 	due = earlier(earlier(due, st.subscribe(now)), st.missUnmet(now))
-	due = earlier(earlier(due, st.journal.due()), st.remind.due())
+	if due = earlier(due, st.remind.due()); st.cut.heard.IsZero() {
+		due = earlier(due, st.journal.due())
+	}
 	due = earlier(earlier(due, st.passDue(now)), st.confirmsDue(now))
 	if len(st.unacked) > 0 {
 		due = earlier(due, st.unacked[0].deadline)
@@ -239,6 +234,7 @@ func (st *Stay) mind(now time.Time) time.Time {
 		if s.coming != nil && !now.Before(s.ends(s.comingAt)) {
 			st.come(now, s) // its goodbye was lost
 		}
+		due = earlier(due, st.listen(now, s))
 	}
 	if !st.leaving { // a node that leaves answers no accusation and makes none
 		due = earlier(due, st.roster.due())

@@ -42,6 +42,9 @@ const (
 	// Each answers with an envelope to all.
 	maxDoubted   = 128
 	doubtedEvery = time.Second / 16
+	// answerTransit is how long an accusation and its answer may be on their way before the accused
+	// counts as silent: some round trips, and the repair of a lost packet.
+	answerTransit = 500 * time.Millisecond
 	// reprieve is how much of the grace of a suspected member is left, at least, when the room
 	// gains a neighbour through which the answer may come. A suspicion is prolonged only once this
 	// way.
@@ -66,6 +69,8 @@ type life struct {
 	accuseAt  time.Time // when to accuse it; zero: there is no reason to
 	missed    time.Time // since when it is not in the room, as its connection or another member says; zero: nobody does
 	suspected time.Time // when its grace began; zero: it is under no suspicion
+	accusedAt time.Time // when that suspicion came
+	hushed    time.Time // since when its connection counts as silent, while it stands or since; zero: it does not
 	accuser   peer.ID   // the member that accused it; "": this node
 	reprieved bool      // its grace has been prolonged
 	doubted   time.Time // when it was last asked for although it had been dropped
@@ -111,7 +116,7 @@ func (l *life) hear(at time.Time) {
 	if !l.lost.IsZero() && at.Sub(l.lost) < echoWait || !l.missed.IsZero() && at.Sub(l.missed) < echoWait {
 		return
 	}
-	l.lost, l.missed, l.accuseAt = time.Time{}, time.Time{}, time.Time{}
+	l.lost, l.missed, l.accuseAt, l.hushed = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	if !at.Before(l.suspected) {
 		l.suspected, l.accuser = time.Time{}, ""
 	}
@@ -269,7 +274,7 @@ func (r *roster) accusedBy(p peer.ID) (n int) {
 // suspect begins the grace of a member: at the time it was lost, but so that half of the grace is
 // left for its answer.
 func (r *roster) suspect(now time.Time, s *seat, by peer.ID) {
-	s.accuseAt, s.accuser, s.suspected, s.reprieved = time.Time{}, by, now, false
+	s.accuseAt, s.accuser, s.suspected, s.accusedAt, s.reprieved = time.Time{}, by, now, now, false
 	if !s.lost.IsZero() {
 		s.suspected = now.Add(max(s.lost.Sub(now), -r.grace/2))
 	}
@@ -278,12 +283,29 @@ func (r *roster) suspect(now time.Time, s *seat, by peer.ID) {
 // answer makes the node refute the accusations against it: all that are against one entry at once.
 func (r *roster) answer(now time.Time) {
 	if r.refuteAt.IsZero() {
-		r.refuteAt = now.Add(r.jitter(min(time.Duration(r.present)*memberSpread/2, LostFor, r.grace/8)))
+		r.refuteAt = now.Add(r.jitter(r.answerSpread()))
 		if next := r.refuted.Add(min(refuteEvery, r.grace/3)); next.After(r.refuteAt) {
 			r.refuteAt = next
 		}
 		r.against = r.devices[r.self].entry.Sequence
 	}
+}
+
+// answerSpread is the time within which an accused member answers, after the accusation has come.
+func (r *roster) answerSpread() time.Duration {
+	return min(time.Duration(r.present)*memberSpread/2, LostFor, r.grace/8)
+}
+
+// replyWait is how long an accused member is given to answer before it counts as silent.
+func (r *roster) replyWait() time.Duration { return r.answerSpread() + answerTransit }
+
+// muteAt returns from when on a member counts as silent: its connection does, or it has not answered
+// a suspicion within wait; zero: it does not.
+func (l *life) muteAt(wait time.Duration) time.Time {
+	if l.hushed.IsZero() && !l.suspected.IsZero() {
+		return l.accusedAt.Add(wait)
+	}
+	return l.hushed
 }
 
 // refutes reports whether the node has to publish a newer entry now.
@@ -384,7 +406,7 @@ func (r *roster) bridged(now time.Time) {
 // reaffirmed notes a newer entry of a member's present stay: it has answered whatever it was
 // accused of. A member that is lost may have signed the entry before, and is accused again.
 func (r *roster) reaffirmed(now time.Time, s *seat) {
-	s.suspected, s.accuser, s.accuseAt, s.missed, s.heard = time.Time{}, "", time.Time{}, time.Time{}, now
+	s.suspected, s.accuser, s.accuseAt, s.missed, s.hushed, s.heard = time.Time{}, "", time.Time{}, time.Time{}, time.Time{}, now
 	if !s.lost.IsZero() {
 		s.accuseAt = now.Add(r.patience(s.Peer))
 	}

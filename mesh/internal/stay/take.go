@@ -31,6 +31,19 @@ func (st *Stay) Receive(now time.Time, via peer.ID, e *Envelope, how Way) {
 	if how == Gossiped {
 		st.world.Count(CountEnvelopesTaken, 1)
 	}
+	if st.contact(now); !st.cut.heard.IsZero() {
+		st.world.Count(CountEnvelopesUnclaimed, st.cut.held.add(now, e)) // what is dropped is fetched
+		return
+	}
+	st.receive(now, now, e)
+}
+
+// receive takes an envelope that came at a time.
+func (st *Stay) receive(now, came time.Time, e *Envelope) {
+	if st.leaving {
+		return
+	}
+	via, how := e.via, e.how
 	if e.First == 1 && e.Scheme == 0 {
 		st.introduced(now, e)
 	}
@@ -46,7 +59,7 @@ func (st *Stay) Receive(now time.Time, via peer.ID, e *Envelope, how Way) {
 	switch s := st.roster.devices[e.Peer]; {
 	case s == nil:
 	case how == Gossiped:
-		s.arrived(e, now, e.Next() > f.next)
+		s.arrived(e, came, e.Next() > f.next)
 	default:
 		s.transit.fetched(time.UnixMilli(e.SentMs), e.came)
 	}
@@ -126,17 +139,21 @@ func (st *Stay) come(now time.Time, s *seat) {
 func (st *Stay) note(now time.Time, s *seat, c change) {
 	switch c {
 	case joined:
-		st.report(Joined{s.public()})
+		st.report(s)
 		st.expect(now, s.Peer)
 	case left:
 		delete(st.newcomers, s.Peer)
 		delete(st.unmet, s.Peer)
-		st.report(Left{s.public(), s.reason})
+		st.report(s)
 	case rejoined:
 		st.expect(now, s.Peer)
 	case unchanged, outdated:
+		if s != nil && s.muted {
+			st.listen(now, s) // it may be heard again
+		}
 		return // nobody has come or gone
 	case renewed:
+		st.listen(now, s)
 		return // it has stayed a member, on the same device: nobody waits for what else is new
 	case replaced:
 		return // take has ended the stay

@@ -102,20 +102,3 @@ func openSuspicion(payload []byte) (accusation, bool) {
 	id, err := peer.IDFromPublicKey(pub)
 	return accusation{id, FeedID(s.Feed), s.Sequence, s.Question}, err == nil
 }
-
-// report reports a member that came or left, unless the room is large.
-func (st *Stay) report(n Notice) {
-	was := st.large
-	switch present := st.roster.present; {
-	case present >= st.Large:
-		st.large = true
-	case present < st.Large-st.Large/10:
-		st.large = false
-	}
-	if st.large != was {
-		st.world.Notice(Size{st.roster.present, st.large})
-	}
-	if !st.large && !was {
-		st.world.Notice(n)
-	}
-}

@@ -68,6 +68,7 @@ const (
 	ForPublisher               // the window of this node's own feed may have opened
 	ForMembers                 // members or neighbours have changed
 	ForStore                   // there is something to store
+	ForProgram                 // the program may be told of messages again
 )
 
 // Counter is something that a stay counts.
@@ -98,11 +99,19 @@ type Item struct {
 	Data   []byte
 }
 
-// Notice is what a stay reports beside messages: one of [Joined], [Left], [Size], [Lost],
-// [Expiring], [Replaced] and [Lapsed].
+// Notice is what a stay reports beside messages: one of [Delayed], [Ready], [Joined], [Left],
+// [Silent], [Heard], [Size], [Lost], [Expiring], [Replaced] and [Lapsed].
 type Notice interface{ notice() }
 
 type (
+	// Delayed says that none of the neighbours that are there has answered yet.
+	Delayed struct{ Neighbours int }
+	// Ready says that the stay is ready, or again after it was cut off: so long after it began to
+	// join, or was cut off. Members and messages are reported after that.
+	Ready struct {
+		Again   bool
+		Elapsed time.Duration
+	}
 	// Joined says that a member is in the room.
 	Joined struct{ Member Member }
 	// Left says that a member is no longer in the room.
@@ -110,6 +119,9 @@ type (
 		Member Member
 		Reason LeaveReason
 	}
+	// Silent says that a member has fallen silent, and Heard that it is heard again.
+	Silent struct{ Member Member }
+	Heard  struct{ Member Member }
 	// Size says that members cause no notices any more, or again.
 	Size struct {
 		Members int
@@ -129,6 +141,10 @@ type (
 	Lapsed struct{ Err error }
 )
 
+func (Delayed) notice()  {}
+func (Ready) notice()    {}
+func (Silent) notice()   {}
+func (Heard) notice()    {}
 func (Joined) notice()   {}
 func (Left) notice()     {}
 func (Size) notice()     {}
