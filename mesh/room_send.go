@@ -51,6 +51,11 @@ func (r *Room) send(ctx context.Context, user string, data []byte, opts []SendOp
 		return nil, err
 	}
 	if self := r.mesh.who.Self(); self != nil && to.Matches(self.User, self.UserKey) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.stay.Leaving() {
+			return nil, r.reasonLocked()
+		}
 		return nil, ErrSelf
 	}
 	return r.mesh.post(ctx, destinationKey{r, to, d.mode}, d)
