@@ -185,12 +185,15 @@ func ExampleMesh_Join() {
 		}
 	}
 	ev, _ := here.Recv(ctx)
+	fmt.Println("alice is in the room:", ev.(*mesh.RoomReady).Join)
+	ev, _ = here.Recv(ctx)
 	fmt.Printf("alice sees %s (%s)\n", ev.(*mesh.MemberJoined).Member.User, ev.(*mesh.MemberJoined).Member.Info)
 	ev, _ = here.Recv(ctx)
 	fmt.Println("alice sees him leave:", ev.(*mesh.MemberLeft).Reason)
 	// Unordered output:
 	// handed to 1 neighbour <nil>
 	// sent to bob alone: <nil>
+	// alice is in the room: first
 	// bob sees alice
 	// bob hears alice say "good morning" to all
 	// alice sees bob (on call)

@@ -66,7 +66,8 @@ func (f *flock) joinAll(room string) []*Room {
 }
 
 // line is an event in short: "u1:hello", "u1>hello" for one to this member alone, "+u1", "-u1
-// quit", "lagged 3", "lost u1 2-3".
+// quit", "?u1" and "!u1" when it is silent and heard again, "ready first", "delayed 1", "lagged 3",
+// "lost u1 2-3".
 func line(ev Event) string {
 	switch ev := ev.(type) {
 	case *Message:
@@ -82,6 +83,14 @@ func line(ev Event) string {
 			return fmt.Sprintf("large %d", ev.Members)
 		}
 		return fmt.Sprintf("small %d", ev.Members)
+	case *JoinDelayed:
+		return fmt.Sprintf("delayed %d", ev.Members)
+	case *RoomReady:
+		return fmt.Sprintf("ready %s", ev.Join)
+	case *MemberSilent:
+		return "?" + ev.Member.User
+	case *MemberHeard:
+		return "!" + ev.Member.User
 	case *Lagged:
 		return fmt.Sprintf("lagged %d", ev.Missed)
 	case *GapLost:
@@ -125,7 +134,7 @@ func passing(ctx context.Context, r *Room) (Event, error) {
 	for {
 		ev, err := r.Recv(ctx)
 		switch ev.(type) {
-		case *RoomReady, *MemberSilent, *MemberHeard:
+		case *JoinDelayed, *RoomReady, *MemberSilent, *MemberHeard:
 			continue
 		}
 		return ev, err

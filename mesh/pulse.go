@@ -148,7 +148,8 @@ func (m *Mesh) heard(p peer.ID, now time.Time, beat bool) {
 	}
 }
 
-// pulseLoop beats, shows who is silent, and closes the connections to neighbours that no longer beat.
+// pulseLoop beats, reports neighbours that are silent, and closes the connections to those that stay
+// so.
 func (m *Mesh) pulseLoop() {
 	timer := time.NewTimer(pulseTick)
 	defer timer.Stop()

@@ -126,7 +126,7 @@ func TestMembersSeeEachOtherComeAndGoWithTheirInfo(t *testing.T) {
 		joined := next(t, b).(*MemberJoined)
 		require.Equal(t, "on call", string(joined.Member.Info))
 		require.Equal(t, f.at[0].login(), joined.Member.Login)
-		require.Equal(t, Header{Type: "member_joined", Seq: 1, Time: joined.Time, Room: "ops"}, joined.Header)
+		require.Equal(t, Header{Type: "member_joined", Seq: 2, Time: joined.Time, Room: "ops"}, joined.Header)
 
 		_, err := b.PublishText(t.Context(), "bye")
 		require.NoError(t, err)

@@ -4,32 +4,45 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/identity"
 )
 
 const (
-	// JoinWait is how long a stay that joins waits for all neighbours that are there. After that one
-	// answer is enough.
+	// JoinWait is how long a stay that joins waits for all neighbours that are there. After that,
+	// one answer is enough.
 	JoinWait = 2 * time.Second
 	// JoinDelay is when the program is told that no neighbour has answered.
 	JoinDelay = 5 * time.Second
 	// JoinEnd is how long a stay waits for an answer at all. A neighbour that stands still is no
 	// longer connected by then.
 	JoinEnd = 15 * time.Second
-	// rejoinWait is how long a stay that was cut off waits for the answers of the neighbours that it
-	// meets. It is less than a reprieve: until then it takes no envelope for a sign of life.
-	rejoinWait = 2 * time.Second
+	// rejoinWait is how long a stay that was cut off waits for the answers of the neighbours that
+	// it meets: as long as for the end of a feed whose member has left.
+	rejoinWait = lostWait + 500*time.Millisecond
 )
 
 // cutoff is what a stay knows of its being cut off. The zero value means that it is not.
 type cutoff struct {
 	since time.Time // when it lost its last neighbour while others were in the room
 	heard time.Time // when it first heard of the room again; zero: it has not
-	held  parked    // envelopes that have come since
 }
 
+// heldUp is what the program is to get once the stay is ready: messages, or a notice.
+type heldUp struct {
+	from   identity.Login
+	of     *Envelope
+	items  []Item
+	notice Notice
+}
+
+// maxHeldUp bounds the messages and notices that are held up. Beyond it they are handed over before
+// the stay is ready.
+const maxHeldUp = 4096
+
 // Ready reports whether a stay that joins may begin: every connected peer has answered, or enough
-// of them. These peers are those in the room, as GossipSub knows. due is when the stay may begin, or
-// has something to report, without anything else happening.
+// of them. These peers are those in the room, as GossipSub knows. due is when the stay may begin,
+// or has something to report, without anything else happening.
 func (st *Stay) Ready(now time.Time, peers []peer.ID) (ready bool, due time.Time) {
 	if st.Agreed(peers) {
 		return true, time.Time{}
@@ -75,12 +88,12 @@ func (st *Stay) Begin(now time.Time) {
 	for _, a := range st.journal.becomeReady(now) {
 		st.arrived(now, a)
 	}
-	st.world.Wake(ForProgram)
+	st.handUp()
 	st.world.Wake(ForTimer)
 }
 
-// Holding reports whether the program is not to be told of members and messages yet: the stay is
-// not ready, or not ready again. Once it may be told, the stay wakes [ForProgram].
+// Holding reports whether members and messages are not reported to the program yet: the stay is not
+// ready, or not ready again. Once they are, the stay wakes [ForProgram].
 func (st *Stay) Holding() bool { return st.readyAt.IsZero() || !st.cut.heard.IsZero() }
 
 // alone notes that the last connection to a neighbour has ended. If no other neighbour is left
@@ -100,29 +113,70 @@ func (st *Stay) contact(now time.Time) {
 	}
 }
 
-// rejoin makes a stay that was cut off ready again, when all neighbours have answered or the time
-// for that is over. It returns when to look again.
+// rejoin makes a stay that was cut off ready again, when all neighbours have answered, and the feeds
+// of those that have left have come to their end, or when the time for that is over. It returns
+// when to look again.
 func (st *Stay) rejoin(now time.Time) (due time.Time) {
 	if st.cut.heard.IsZero() || st.leaving {
 		return time.Time{}
 	}
 	over := st.cut.heard.Add(rejoinWait)
-	if now.Before(over) && (len(st.neighbours) == 0 || !st.agreed()) {
+	if now.Before(over) && (len(st.neighbours) == 0 || !st.agreed() || st.ending()) {
 		return over
 	}
-	cut := st.cut
-	st.cut = cutoff{}
-	if len(st.neighbours) > 0 {
-		st.world.Notice(Ready{Again: true, Elapsed: now.Sub(cut.since)})
-	} else {
-		st.cut.since = cut.since // whoever it heard is gone
+	st.cut.heard = time.Time{}
+	if len(st.neighbours) > 0 { // otherwise the peer that it heard is gone
+		st.world.Notice(Ready{Again: true, Elapsed: now.Sub(st.cut.since)})
+		st.cut.since = time.Time{}
 	}
+	var rest []heldUp
+	for _, h := range st.held {
+		if s := st.roster.devices[h.from.Peer]; s != nil && s.told && !s.present {
+			st.handOver(h) // nothing of a stay comes after its end
+		} else {
+			rest = append(rest, h)
+		}
+	}
+	st.held = rest
 	st.tell(now)
-	for _, e := range cut.held.list {
-		st.receive(now, e.parked, e)
-	}
-	st.world.Wake(ForProgram)
+	st.handUp()
 	return time.Time{}
+}
+
+// ending reports whether a member has said goodbye and the feed that ends with it has not ended
+// here.
+func (st *Stay) ending() bool {
+	for s := range st.roster.order.all() {
+		if s.present && s.goodbye != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// handUp hands the program what was held up.
+func (st *Stay) handUp() {
+	for _, h := range st.held {
+		st.handOver(h)
+	}
+	st.held, st.heldItems = nil, 0
+	st.world.Wake(ForProgram)
+}
+
+func (st *Stay) handOver(h heldUp) {
+	if h.notice != nil {
+		st.world.Notice(h.notice)
+	} else {
+		st.world.Deliver(h.from, h.of, h.items)
+	}
+}
+
+// hold keeps something for the program until the stay is ready.
+func (st *Stay) hold(h heldUp) {
+	st.held = append(st.held, h)
+	if st.heldItems += 1 + len(h.items); st.heldItems > maxHeldUp {
+		st.handUp()
+	}
 }
 
 // agreed reports whether every neighbour has answered.

@@ -71,6 +71,8 @@ type Stay struct {
 	readyAt    time.Time // when every feed that neighbours knew had its beginning; zero: not yet
 	delayed    bool      // the program has been told that this takes long
 	cut        cutoff
+	held       []heldUp  // what the program gets when the stay is ready
+	heldItems  int       // how many messages and notices that is
 	nextDigest time.Time // when to compare rosters and feeds with neighbours
 	nextSweep  time.Time // when to forget past feeds
 	minded     time.Time // when all members were last looked at
@@ -187,14 +189,11 @@ const (
 
 // Tick does what is due, and returns how long nothing else will be due.
 func (st *Stay) Tick(now time.Time) time.Duration {
-	due := st.rejoin(now)
-	if st.cut.heard.IsZero() {
-		for _, a := range st.journal.expire(now) {
-			st.arrived(now, a)
-		}
-		st.repair(now)
+	for _, a := range st.journal.expire(now) {
+		st.arrived(now, a)
 	}
-	due = earlier(due, st.mind(now))
+	st.repair(now)
+	due := earlier(st.mind(now), st.rejoin(now))
 	st.world.Count(CountEnvelopesUnclaimed, st.parked.expire(now))
 	st.compare(now)
 	st.seek(now)
@@ -208,9 +207,7 @@ func (st *Stay) Tick(now time.Time) time.Duration {
 	due = earlier(earlier(earlier(due, st.parked.due()), st.nextDigest), inquiries)
 	due = earlier(earlier(due, st.token(now)), st.payAcks(now))
 	due = earlier(earlier(due, st.subscribe(now)), st.missUnmet(now))
-	if due = earlier(due, st.remind.due()); st.cut.heard.IsZero() {
-		due = earlier(due, st.journal.due())
-	}
+	due = earlier(earlier(due, st.journal.due()), st.remind.due())
 	due = earlier(earlier(due, st.passDue(now)), st.confirmsDue(now))
 	if len(st.unacked) > 0 {
 		due = earlier(due, st.unacked[0].deadline)

@@ -299,8 +299,8 @@ func (r *roster) answerSpread() time.Duration {
 // replyWait is how long an accused member is given to answer before it counts as silent.
 func (r *roster) replyWait() time.Duration { return r.answerSpread() + answerTransit }
 
-// muteAt returns from when on a member counts as silent: its connection does, or it has not answered
-// a suspicion within wait; zero: it does not.
+// muteAt returns since when a member counts as silent, or will: its connection is silent, or it has
+// not answered a suspicion within wait. Zero: it does not.
 func (l *life) muteAt(wait time.Duration) time.Time {
 	if l.hushed.IsZero() && !l.suspected.IsZero() {
 		return l.accusedAt.Add(wait)
@@ -406,7 +406,8 @@ func (r *roster) bridged(now time.Time) {
 // reaffirmed notes a newer entry of a member's present stay: it has answered whatever it was
 // accused of. A member that is lost may have signed the entry before, and is accused again.
 func (r *roster) reaffirmed(now time.Time, s *seat) {
-	s.suspected, s.accuser, s.accuseAt, s.missed, s.hushed, s.heard = time.Time{}, "", time.Time{}, time.Time{}, time.Time{}, now
+	s.suspected, s.accuser, s.accuseAt, s.missed, s.hushed = time.Time{}, "", time.Time{}, time.Time{}, time.Time{}
+	s.heard = now
 	if !s.lost.IsZero() {
 		s.accuseAt = now.Add(r.patience(s.Peer))
 	}

@@ -2,6 +2,7 @@ package stay
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -31,19 +32,7 @@ func (st *Stay) Receive(now time.Time, via peer.ID, e *Envelope, how Way) {
 	if how == Gossiped {
 		st.world.Count(CountEnvelopesTaken, 1)
 	}
-	if st.contact(now); !st.cut.heard.IsZero() {
-		st.world.Count(CountEnvelopesUnclaimed, st.cut.held.add(now, e)) // what is dropped is fetched
-		return
-	}
-	st.receive(now, now, e)
-}
-
-// receive takes an envelope that came at a time.
-func (st *Stay) receive(now, came time.Time, e *Envelope) {
-	if st.leaving {
-		return
-	}
-	via, how := e.via, e.how
+	st.contact(now)
 	if e.First == 1 && e.Scheme == 0 {
 		st.introduced(now, e)
 	}
@@ -59,7 +48,7 @@ func (st *Stay) receive(now, came time.Time, e *Envelope) {
 	switch s := st.roster.devices[e.Peer]; {
 	case s == nil:
 	case how == Gossiped:
-		s.arrived(e, came, e.Next() > f.next)
+		s.arrived(e, now, e.Next() > f.next)
 	default:
 		s.transit.fetched(time.UnixMilli(e.SentMs), e.came)
 	}
@@ -397,7 +386,11 @@ func (st *Stay) flush(from identity.Login, e *Envelope) (whole bool) {
 	if len(st.items) == 0 {
 		return true
 	}
-	whole = st.world.Deliver(from, e, st.items)
+	if whole = true; st.Holding() {
+		st.hold(heldUp{from: from, of: e, items: slices.Clone(st.items)})
+	} else {
+		whole = st.world.Deliver(from, e, st.items)
+	}
 	st.world.Count(CountMessagesTaken, len(st.items))
 	clear(st.items)
 	st.items = st.items[:0]
@@ -409,7 +402,12 @@ func (st *Stay) lost(f *Feed, lost span) {
 		return
 	}
 	st.world.Count(CountMessagesLost, int(lost.last-lost.first+1))
-	st.world.Notice(Lost{f.entry.Statement.Login(), f.entry.Feed, lost.first, lost.last})
+	n := Lost{f.entry.Statement.Login(), f.entry.Feed, lost.first, lost.last}
+	if st.Holding() {
+		st.hold(heldUp{from: n.From, notice: n})
+	} else {
+		st.world.Notice(n)
+	}
 }
 
 // evict evicts a member that has signed two different continuations of its feed: it said different

@@ -52,6 +52,7 @@ func (w *losses) Notice(n Notice) {
 func TestWhatALaterVersionSealedIsLostOnlyAsFarAsItIsMissed(t *testing.T) {
 	w := new(losses)
 	st, _ := begunStay(t, time.Now(), w)
+	st.Begin(time.Now())
 	_, author := user(t, identity.NewAppID("test"), "u1", 1)
 	sealed := func(floor, first uint64, count uint32) {
 		of := &Feed{entry: &Entry{Statement: author}, next: floor, floor: floor}

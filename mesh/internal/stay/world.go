@@ -68,7 +68,7 @@ const (
 	ForPublisher               // the window of this node's own feed may have opened
 	ForMembers                 // members or neighbours have changed
 	ForStore                   // there is something to store
-	ForProgram                 // the program may be told of messages again
+	ForProgram                 // what was held up is reported to the program now
 )
 
 // Counter is something that a stay counts.
