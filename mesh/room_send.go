@@ -155,14 +155,14 @@ type early struct {
 	bytes int
 }
 
-// maxEarly and maxEarlyBytes bound them. Others are refused, as if the program did not read.
+// maxAwait and maxAwaitBytes bound them. Others are refused, as if the program did not read.
 const (
-	maxEarly      = 1024
-	maxEarlyBytes = 1 << 20
+	maxAwait      = 1024
+	maxAwaitBytes = 1 << 20
 )
 
 func (e *early) add(msg *DirectMessage, size int) bool {
-	if len(e.list) >= maxEarly || e.bytes+size > maxEarlyBytes {
+	if len(e.list) >= maxAwait || e.bytes+size > maxAwaitBytes {
 		return false
 	}
 	e.list, e.sizes, e.bytes = append(e.list, msg), append(e.sizes, size), e.bytes+size

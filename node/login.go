@@ -116,6 +116,17 @@ func (n *Node) Join(ctx context.Context, room string, opts ...mesh.JoinOption) (
 	return r, ended(call, err)
 }
 
+// Enter is [Node.Join] for programs that do not wait: see [mesh.Mesh.Enter].
+func (n *Node) Enter(ctx context.Context, room string, opts ...mesh.JoinOption) (*mesh.Room, error) {
+	call, done, err := n.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	r, err := n.mesh.Enter(call, room, opts...)
+	return r, ended(call, err)
+}
+
 // Room returns the room of that name if this node is in it.
 func (n *Node) Room(name string) (*mesh.Room, bool) { return n.mesh.Room(name) }
 

@@ -114,7 +114,7 @@ func (d *simDevice) join(past Past, resume *simStay) {
 		ids[k] = simID(i)
 	}
 	r.st.AskAround(ids)
-	w.after(joinWait, r.begin)
+	w.after(JoinWait, r.begin)
 	r.arm()
 	r.look()
 }

@@ -28,7 +28,8 @@ type cutoff struct {
 	heard time.Time // when it first heard of the room again; zero: it has not
 }
 
-// heldUp is what the program is to get once the stay is ready: messages, or a notice.
+// heldUp is what the program is to get once the stay is ready: messages, a notice, or neither if a
+// receipt of an envelope is to follow its messages.
 type heldUp struct {
 	from   identity.Login
 	of     *Envelope
@@ -88,7 +89,7 @@ func (st *Stay) Begin(now time.Time) {
 	for _, a := range st.journal.becomeReady(now) {
 		st.arrived(now, a)
 	}
-	st.handUp()
+	st.handUp(now)
 	st.world.Wake(ForTimer)
 }
 
@@ -132,14 +133,14 @@ func (st *Stay) rejoin(now time.Time) (due time.Time) {
 	var rest []heldUp
 	for _, h := range st.held {
 		if s := st.roster.devices[h.from.Peer]; s != nil && s.told && !s.present {
-			st.handOver(h) // nothing of a stay comes after its end
+			st.handOver(now, h) // nothing of a stay comes after its end
 		} else {
 			rest = append(rest, h)
 		}
 	}
 	st.held = rest
 	st.tell(now)
-	st.handUp()
+	st.handUp(now)
 	return time.Time{}
 }
 
@@ -155,27 +156,32 @@ func (st *Stay) ending() bool {
 }
 
 // handUp hands the program what was held up.
-func (st *Stay) handUp() {
+func (st *Stay) handUp(now time.Time) {
 	for _, h := range st.held {
-		st.handOver(h)
+		st.handOver(now, h)
 	}
 	st.held, st.heldItems = nil, 0
 	st.world.Wake(ForProgram)
 }
 
-func (st *Stay) handOver(h heldUp) {
-	if h.notice != nil {
+func (st *Stay) handOver(now time.Time, h heldUp) {
+	switch {
+	case h.notice != nil:
 		st.world.Notice(h.notice)
-	} else {
-		st.world.Deliver(h.from, h.of, h.items)
+	case h.items == nil:
+		if st.short != h.of {
+			st.confirm(now, h.of)
+		}
+	case !st.world.Deliver(h.from, h.of, h.items):
+		st.short = h.of
 	}
 }
 
 // hold keeps something for the program until the stay is ready.
-func (st *Stay) hold(h heldUp) {
+func (st *Stay) hold(now time.Time, h heldUp) {
 	st.held = append(st.held, h)
 	if st.heldItems += 1 + len(h.items); st.heldItems > maxHeldUp {
-		st.handUp()
+		st.handUp(now)
 	}
 }
 

@@ -73,6 +73,7 @@ type Stay struct {
 	cut        cutoff
 	held       []heldUp  // what the program gets when the stay is ready
 	heldItems  int       // how many messages and notices that is
+	short      *Envelope // the last of these that found no space in the program's queue
 	nextDigest time.Time // when to compare rosters and feeds with neighbours
 	nextSweep  time.Time // when to forget past feeds
 	minded     time.Time // when all members were last looked at

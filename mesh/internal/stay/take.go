@@ -253,7 +253,7 @@ func (st *Stay) passOver(now time.Time, f *Feed, e *Envelope) {
 	if _, resumed := st.journal.resume[f.tag]; resumed && f.next > from {
 		// The reader has read all before it, so the reader misses it, however old it is.
 		if from = max(from, 2); from < e.Next() {
-			st.lost(f, span{from, e.last()})
+			st.lost(now, f, span{from, e.last()})
 		}
 	}
 	st.ready(now, f, ready, v)
@@ -295,7 +295,7 @@ func (st *Stay) oldest(now time.Time) time.Time {
 // arrived takes what a feed has ready after time has passed.
 func (st *Stay) arrived(now time.Time, a arrival) {
 	if a.lost.last > 0 {
-		st.lost(a.feed, a.lost)
+		st.lost(now, a.feed, a.lost)
 	}
 	st.ready(now, a.feed, a.ready, a.verdict)
 }
@@ -325,7 +325,7 @@ func (st *Stay) deliver(now time.Time, f *Feed, ready []*Envelope) {
 		if e.Scheme != 0 {
 			// A later version sent it under a scheme that this one does not have.
 			if lost := f.unseen(span{e.First, e.last()}); lost.last > 0 {
-				st.lost(f, lost)
+				st.lost(now, f, lost)
 			}
 			continue
 		}
@@ -352,7 +352,7 @@ func (st *Stay) deliver(now time.Time, f *Feed, ready []*Envelope) {
 				st.items = append(st.items, Item{number, kind, payload})
 				continue
 			}
-			whole = st.flush(from, e) && whole
+			whole = st.flush(now, from, e) && whole
 			switch kind {
 			case wire.Kind_KIND_ROSTER:
 				if e.stored {
@@ -370,24 +370,28 @@ func (st *Stay) deliver(now time.Time, f *Feed, ready []*Envelope) {
 				st.asked(now, f, e, payload)
 			}
 		}
-		whole = st.flush(from, e) && whole
-		if whole && e.Receipts != nil {
+		whole = st.flush(now, from, e) && whole
+		switch {
+		case !whole || e.Receipts == nil:
+		case st.Holding():
+			st.hold(now, heldUp{from: from, of: e})
+		default:
 			st.confirm(now, e)
 		}
 	}
 	if passed.last > 0 && !old {
-		st.lost(f, passed)
+		st.lost(now, f, passed)
 	}
 }
 
 // flush hands up the messages of an envelope that have been gathered, and reports whether the
 // program has all of them.
-func (st *Stay) flush(from identity.Login, e *Envelope) (whole bool) {
+func (st *Stay) flush(now time.Time, from identity.Login, e *Envelope) (whole bool) {
 	if len(st.items) == 0 {
 		return true
 	}
 	if whole = true; st.Holding() {
-		st.hold(heldUp{from: from, of: e, items: slices.Clone(st.items)})
+		st.hold(now, heldUp{from: from, of: e, items: slices.Clone(st.items)})
 	} else {
 		whole = st.world.Deliver(from, e, st.items)
 	}
@@ -397,14 +401,14 @@ func (st *Stay) flush(from identity.Login, e *Envelope) (whole bool) {
 	return whole
 }
 
-func (st *Stay) lost(f *Feed, lost span) {
+func (st *Stay) lost(now time.Time, f *Feed, lost span) {
 	if f.peer() == st.Self {
 		return
 	}
 	st.world.Count(CountMessagesLost, int(lost.last-lost.first+1))
 	n := Lost{f.entry.Statement.Login(), f.entry.Feed, lost.first, lost.last}
 	if st.Holding() {
-		st.hold(heldUp{from: n.From, notice: n})
+		st.hold(now, heldUp{from: n.From, notice: n})
 	} else {
 		st.world.Notice(n)
 	}

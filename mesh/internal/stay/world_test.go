@@ -19,10 +19,9 @@ var plenty = Retention{Messages: 1 << 17, Bytes: 32 << 20, Age: 10 * time.Minute
 
 const ms = time.Millisecond
 
-// What package mesh does around a stay: how long Join waits, how long a goodbye may take, and after
-// how long a neighbour that answers a question counts as slow.
+// What package mesh does around a stay: how long a goodbye may take, and after how long a neighbour
+// that answers a question counts as slow.
 const (
-	joinWait    = 2 * time.Second
 	goodbyeWait = 500 * time.Millisecond
 	syncTimeout = 3 * time.Second
 )

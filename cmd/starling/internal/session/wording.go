@@ -128,6 +128,16 @@ func (w *Wording) heard(event mesh.Event) Line {
 		return w.member(ev)
 	case *mesh.MemberLeft:
 		return news("%s %s %s", w.Name(ev.Member.Login), leftWords(ev.Reason), ev.Room)
+	case *mesh.MemberSilent:
+		return news("%s does not answer in %s", w.Name(ev.Member.Login), ev.Room)
+	case *mesh.MemberHeard:
+		return news("%s answers again in %s", w.Name(ev.Member.Login), ev.Room)
+	case *mesh.JoinDelayed:
+		return Alarm("no member of %s has answered for 5 s", ev.Room)
+	case *mesh.RoomReady:
+		if ev.Join == mesh.Rejoin {
+			return news("you are connected to %s again, after %s", ev.Room, ev.Elapsed.Round(time.Second/10))
+		}
 	case *mesh.RoomSize:
 		if ev.Large {
 			return news("%s has %s: who joins and leaves is no longer shown", ev.Room, prose.Count(ev.Members, "member"))
