@@ -29,8 +29,9 @@ const (
 	pulseQuiet = 4500 * time.Millisecond
 	pulseAgain = 250 * time.Millisecond
 	pulseStill = time.Second
-	// pulseHush is the silence after which a neighbour that beats is shown as silent: it has missed
-	// two beats, and does not answer those that it is sent every pulseAgain.
+	// pulseHush is the silence after which a neighbour is shown as silent: it has missed two beats,
+	// and does not answer those that it is sent every pulseAgain. One that has not beaten yet is
+	// asked after pulseQuiet, and does not answer that.
 	pulseHush = 7 * time.Second
 )
 
@@ -48,6 +49,7 @@ type pulse struct {
 	spoke time.Time // when it last said something
 	beats bool      // it beats, so its silence means something
 	often time.Time // until when to send it a beat every pulseAgain
+	asked bool      // it was asked whether it is there, and not heard since
 	hush  bool      // it was reported as silent, and not heard since
 }
 
@@ -75,7 +77,8 @@ func (ps *pulses) heard(p peer.ID, now time.Time, beat bool) (again bool) {
 	defer ps.mu.Unlock()
 	pl := ps.of(p, now)
 	again = pl.hush
-	pl.heard, pl.spoke, pl.beats, pl.hush = now, now, pl.beats || beat, false
+	pl.heard, pl.spoke, pl.beats = now, now, pl.beats || beat
+	pl.asked, pl.hush = false, false
 	return again
 }
 
@@ -98,8 +101,9 @@ func (ps *pulses) forget(p peer.ID) {
 
 // pulseWork is what is to be done about neighbours.
 type pulseWork struct {
-	beat, hushed, dead []peer.ID     // send these a beat, report these as silent, give these up
-	next               time.Duration // when to look again
+	beat, ask    []peer.ID     // send these a beat, ask these whether they are there
+	hushed, dead []peer.ID     // report these as silent, give these up
+	next         time.Duration // when to look again
 }
 
 // look returns what is to be done now.
@@ -113,16 +117,20 @@ func (ps *pulses) look(now time.Time, neighbours map[peer.ID][32]byte) (w pulseW
 		if late {
 			pl.heard = now
 		}
-		switch silence := now.Sub(pl.heard); {
+		silence := now.Sub(pl.heard)
+		switch {
 		case pl.beats && silence >= pulseMissed:
 			w.dead = append(w.dead, p)
 			delete(ps.peers, p)
 			continue
-		case pl.beats && silence >= pulseHush && !pl.hush:
+		case (pl.beats || pl.asked) && silence >= pulseHush && !pl.hush:
 			pl.hush = true
 			w.hushed = append(w.hushed, p)
-			pl.often = now.Add(pulseStill)
-		case pl.beats && silence >= pulseQuiet:
+		case !pl.beats && !pl.asked && silence >= pulseQuiet:
+			pl.asked = true
+			w.ask = append(w.ask, p)
+		}
+		if pl.beats && silence >= pulseQuiet {
 			pl.often = now.Add(pulseStill)
 		}
 		wait := pulseEvery
@@ -169,6 +177,11 @@ func (m *Mesh) pulseLoop() {
 		})
 		work := m.pulses.look(m.clock.Now(), neighbours)
 		timer.Reset(work.next)
+		for _, p := range work.ask {
+			if r := m.roomByTag(neighbours[p]); r != nil {
+				r.do(func(st *stay.Stay, now time.Time) { st.Probe(now, p) })
+			}
+		}
 		for _, p := range work.hushed {
 			m.eachRoom(func(r *Room) { r.do(func(st *stay.Stay, now time.Time) { st.Hushed(now, p) }) })
 		}

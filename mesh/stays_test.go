@@ -28,7 +28,7 @@ type wanderer struct {
 // wandererStay is what happened in one stay.
 type wandererStay struct {
 	called, left time.Time // when Join and Leave were called
-	unheard      bool      // it was cut off when it left
+	unheard      bool      // when it left, it or another member was cut off
 	events       []Event
 	ends         []error
 	read         chan struct{} // closed at the end of the events
@@ -93,7 +93,7 @@ func wander(t *testing.T, seed uint64) (faults []string) {
 				w.back = append(w.back, time.Now())
 			default:
 				s := w.stays[len(w.stays)-1]
-				s.left, s.unheard = time.Now(), w.away
+				s.left, s.unheard = time.Now(), slices.ContainsFunc(all, func(o *wanderer) bool { return o.away && o.room != nil })
 				_ = w.room.Leave(t.Context())
 				w.room = nil
 			}
@@ -231,8 +231,8 @@ func goes(events []Event, user string, at time.Time) bool {
 
 func index(user string) int { return int(user[1] - '0') }
 
-// moment is how long news may take while packets are lost, and unheardFor how long a member is
-// missed that left while it was cut off: its silence is noticed, and the grace ends.
+// moment is how long news may take while packets are lost. unheardFor is how long a member counts as
+// one whose goodbye could not be heard: its silence is noticed, and the grace ends.
 const (
 	moment     = 5 * time.Second
 	unheardFor = (11+10)*time.Second + moment
@@ -265,18 +265,12 @@ func (w *wanderer) insideAt(at time.Time, all []*wanderer) bool {
 				}
 			}
 		}
-		if late = late.Add(moment); s.unheard {
-			late = later(late, s.left.Add(unheardFor))
+		wait := moment
+		if s.unheard {
+			wait = unheardFor
 		}
-		return s.left.IsZero() || !at.After(late)
+		return s.left.IsZero() || !at.After(late.Add(wait))
 	})
-}
-
-func later(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return b
-	}
-	return a
 }
 
 // Every join has one outcome and every stay one end. A stay begins with the event that it is ready,

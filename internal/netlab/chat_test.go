@@ -217,6 +217,10 @@ func isLeft(user string) func(event) bool {
 	return func(e event) bool { return e.Type == "member_left" && e.Member.User == user }
 }
 
+func isSilent(user string) func(event) bool {
+	return func(e event) bool { return e.Type == "member_silent" && e.Member.User == user }
+}
+
 // said types a line and waits for the result of sending it.
 func (c *chat) said(format string, args ...any) event {
 	c.t.Helper()

@@ -185,6 +185,9 @@ func TestKilledChatIsToldAsDroppedAfterTheGrace(t *testing.T) {
 	killed := time.Now()
 	require.NoError(t, bob.Kill())
 	for _, c := range []*chat{alice, carol} {
+		silent := c.until("bob is silent", isSilent("bob"))
+		require.LessOrEqual(t, silent.Time.Sub(killed), 3*time.Second, "shown")
+		t.Logf("%s saw the silence %v after the kill", c.user, silent.Time.Sub(killed).Round(time.Millisecond))
 		e := c.until("bob left", isLeft("bob"))
 		require.Equal(t, "dropped", e.Reason)
 		require.GreaterOrEqual(t, e.Time.Sub(killed), grace-100*time.Millisecond, "told within the grace")
@@ -192,6 +195,29 @@ func TestKilledChatIsToldAsDroppedAfterTheGrace(t *testing.T) {
 	}
 	require.True(t, alice.said("only us now").OK)
 	carol.until("the message", isMessage("alice", "only us now"))
+}
+
+func TestFrozenChatIsShownAsSilentAndHeardAgainWhenItGoesOn(t *testing.T) {
+	lab := New(t)
+	alice := startChat(t, lab.Node("alice"), "alice", "")
+	bob := startChat(t, lab.Node("bob"), "bob", "")
+	carol := startChat(t, lab.Node("carol"), "carol", "")
+	meet(t, alice, bob, carol)
+
+	frozen := time.Now()
+	require.NoError(t, bob.Pause())
+	for _, c := range []*chat{alice, carol} {
+		e := c.until("bob is silent", isSilent("bob"))
+		require.LessOrEqual(t, e.Time.Sub(frozen), 10*time.Second, "shown")
+		t.Logf("%s saw the silence %v after the process stood still", c.user, e.Time.Sub(frozen).Round(time.Millisecond))
+	}
+	require.NoError(t, bob.Resume())
+	for _, c := range []*chat{alice, carol} {
+		c.until("bob is heard", func(e event) bool { return e.Type == "member_heard" && e.Member.User == "bob" })
+		require.Empty(t, c.told(isLeft("bob")))
+	}
+	require.True(t, bob.said("here I am").OK)
+	carol.until("the message", isMessage("bob", "here I am"))
 }
 
 func TestLossyNetworkLosesNoMessage(t *testing.T) {

@@ -141,20 +141,20 @@ func (st *Stay) answer(now time.Time, p peer.ID, g *wire.RoomFrame_Greeting, ask
 	if !same {
 		unknown := st.roster.unknown(p, g.Known)
 		all := 0
-		for _, s := range unknown {
-			all += len(s.entry.Sealed)
+		for _, e := range unknown {
+			all += len(e.Sealed)
 		}
 		if !st.world.Allow(p, all) {
 			st.world.Count(CountRoomFramesDropped, 1)
 			return // it has been sent all of this many times a second
 		}
-		for _, s := range unknown {
-			if size > 0 && size+len(s.entry.Sealed) > RosterPart {
+		for _, e := range unknown {
+			if size > 0 && size+len(e.Sealed) > RosterPart {
 				st.tellRoster(p, part)
 				part, size = &wire.RoomFrame_Roster{Answers: asker[:]}, 0
 			}
-			part.Entries = append(part.Entries, s.entry.Sealed)
-			size += len(s.entry.Sealed)
+			part.Entries = append(part.Entries, e.Sealed)
+			size += len(e.Sealed)
 		}
 	}
 	part.Last = true

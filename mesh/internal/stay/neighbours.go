@@ -333,11 +333,7 @@ func (st *Stay) Absent(now time.Time, p peer.ID) {
 
 // HearQuery greets a peer that asks, unless GossipSub has yet to report its subscription: then the
 // peer is greeted at that time.
-func (st *Stay) HearQuery(now time.Time, p peer.ID) {
-	if st.neighbours[p] != nil {
-		st.greet(now, p, compare)
-	}
-}
+func (st *Stay) HearQuery(now time.Time, p peer.ID) { st.Probe(now, p) }
 
 // Connected notes that there is a connection to a peer.
 func (st *Stay) Connected(now time.Time, p peer.ID) {

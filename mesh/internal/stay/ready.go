@@ -265,7 +265,14 @@ func (st *Stay) listen(now time.Time, s *seat) (due time.Time) {
 	return time.Time{}
 }
 
-// Hushed notes that a neighbour, which beats, has said nothing for a while.
+// Probe asks a neighbour something that it must answer: it has said nothing for a while.
+func (st *Stay) Probe(now time.Time, p peer.ID) {
+	if st.neighbours[p] != nil {
+		st.greet(now, p, compare)
+	}
+}
+
+// Hushed notes that a neighbour has said nothing for a while, although it was asked, or beats.
 func (st *Stay) Hushed(now time.Time, p peer.ID) {
 	if s := st.roster.devices[p]; s != nil && s.present && st.neighbours[p] != nil {
 		s.hushed = now

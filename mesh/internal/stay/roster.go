@@ -400,13 +400,25 @@ func (r *roster) names() []byte {
 		if s.tells() {
 			out = append(out, s.entry.name[:]...)
 		}
+		if s.goodbye != nil {
+			out = append(out, s.goodbye.name[:]...)
+		}
 	}
 	return out
 }
 
+// latest returns what others learn of a seat: the goodbye if there is one, although the stay goes on
+// here until its feed has ended.
+func (s *seat) latest() *Entry {
+	if s.goodbye != nil {
+		return s.goodbye
+	}
+	return s.entry
+}
+
 // unknown returns the entries that a neighbour has not named, in no order, except its own and this
 // node's, which greetings carry. An incomplete name at the end is ignored.
-func (r *roster) unknown(p peer.ID, names []byte) (out []*seat) {
+func (r *roster) unknown(p peer.ID, names []byte) (out []*Entry) {
 	named := make(map[entryName]struct{}, len(names)/len(entryName{}))
 	for name := range slices.Chunk(names, len(entryName{})) {
 		if len(name) == len(entryName{}) {
@@ -414,8 +426,9 @@ func (r *roster) unknown(p peer.ID, names []byte) (out []*seat) {
 		}
 	}
 	for s := range r.order.all() {
-		if _, ok := named[s.entry.name]; !ok && s.tells() && s.Peer != p && s.Peer != r.self {
-			out = append(out, s)
+		e := s.latest()
+		if _, ok := named[e.name]; !ok && s.tells() && s.Peer != p && s.Peer != r.self {
+			out = append(out, e)
 		}
 	}
 	return out
