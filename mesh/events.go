@@ -203,8 +203,8 @@ func (m Member) MarshalJSON() ([]byte, error) {
 	}{m.User, m.Key.Fingerprint(), m.Peer.String(), m.Role, m.Info, m.Since.UTC()})
 }
 
-// JoinDelayed says that joining takes longer than 5 s: other members are connected, and none of them
-// has answered. It goes on by itself, for up to 15 s; [RoomReady] follows.
+// JoinDelayed says that joining takes longer than 5 s: other members are connected, and none of
+// them has answered. It goes on by itself, for up to 15 s; [RoomReady] follows.
 type JoinDelayed struct {
 	Header
 	Members int `json:"members"` // that are connected and have not answered
@@ -223,7 +223,8 @@ const (
 //
 // It comes again, with [Rejoin], when a node is back that had lost its connections to all other
 // members. What has changed meanwhile follows: first the members that are gone, then those that are
-// new, then messages. While the node is cut off, it reports as gone only members whose grace is over.
+// new, then messages. While the node is cut off, it reports as gone only members whose grace is
+// over.
 type RoomReady struct {
 	Header
 	Join JoinType

@@ -128,8 +128,8 @@ func read(t *testing.T, r *Room, n int) (got []string) {
 	return got
 }
 
-// passing returns the room's next event, but passes over those that say how this node and the members
-// can be reached, which have tests of their own.
+// passing returns the room's next event, but passes over those that say how this node and the
+// members can be reached, which have tests of their own.
 func passing(ctx context.Context, r *Room) (Event, error) {
 	for {
 		ev, err := r.Recv(ctx)

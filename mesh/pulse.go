@@ -156,8 +156,8 @@ func (m *Mesh) heard(p peer.ID, now time.Time, beat bool) {
 	}
 }
 
-// pulseLoop beats, reports neighbours that are silent, and closes the connections to those that stay
-// so.
+// pulseLoop beats, reports neighbours that are silent, and closes the connections to those that
+// stay so.
 func (m *Mesh) pulseLoop() {
 	timer := time.NewTimer(pulseTick)
 	defer timer.Stop()

@@ -231,8 +231,8 @@ func goes(events []Event, user string, at time.Time) bool {
 
 func index(user string) int { return int(user[1] - '0') }
 
-// moment is how long news may take while packets are lost. unheardFor is how long a member counts as
-// one whose goodbye could not be heard: its silence is noticed, and the grace ends.
+// moment is how long news may take while packets are lost. unheardFor is how long a member counts
+// as one whose goodbye could not be heard: its silence is noticed, and the grace ends.
 const (
 	moment     = 5 * time.Second
 	unheardFor = (11+10)*time.Second + moment

@@ -261,3 +261,58 @@ func TestTokensMeanNothingInOpenMode(t *testing.T) {
 		require.Empty(t, r.Members()[0].Role)
 	})
 }
+
+func TestEachTokenIsWarnedOfOnceAndALateOneAtOnce(t *testing.T) {
+	inGuild(t, 2, func(t *testing.T, g *guild) {
+		a, b := g.join(0, time.Hour), g.join(1, time.Minute)
+		settle()
+		during(t, a, time.Second)
+		during(t, b, time.Second)
+		var expiring []time.Time
+		tell := func(d time.Duration) {
+			for _, ev := range eventsDuring(t, b, d) {
+				expiring = append(expiring, ev.(*TokenExpiring).Expires)
+			}
+		}
+		tell(time.Minute - 20*time.Second) // the first token has some seconds left
+		require.Len(t, expiring, 1)
+		require.NoError(t, b.UpdateToken(g.token(1, 25*time.Second, nil)))
+		tell(time.Millisecond)
+		require.Len(t, expiring, 2, "at once")
+		require.NoError(t, b.UpdateToken(g.token(1, 10*time.Minute, nil)))
+		tell(9 * time.Minute)
+		require.Len(t, expiring, 2, "neither of the former ones again")
+		tell(40 * time.Second)
+		require.Len(t, expiring, 3)
+		require.Empty(t, during(t, a, time.Millisecond), "the others have noticed nothing")
+	})
+}
+
+// The token of a member ends while it is cut off: at that time it is out, and the others drop it.
+func TestATokenThatEndsDuringACutTakesEffectAtItsTime(t *testing.T) {
+	inGuild(t, 3, func(t *testing.T, g *guild) {
+		a, ends := g.join(0, time.Hour), time.Now().Add(time.Minute)
+		b, c := g.join(1, time.Minute), g.join(2, time.Hour)
+		settle()
+		for _, r := range []*Room{a, b, c} {
+			during(t, r, time.Second)
+		}
+		time.Sleep(time.Until(ends) - 5*time.Second)
+		g.net.Isolate(1)
+		disconnect(t, g.flock, 0, 1)
+		disconnect(t, g.flock, 1, 2)
+		var err error
+		for err == nil {
+			_, err = b.Recv(t.Context())
+		}
+		require.ErrorIs(t, err, identity.ErrTokenExpired)
+		require.WithinDuration(t, ends, time.Now(), 2*time.Second)
+		g.net.Heal()
+		g.net.Connect(0, 1)
+		g.net.Connect(1, 2)
+		time.Sleep(15 * time.Second)
+		for _, r := range []*Room{a, c} {
+			require.Equal(t, []string{"?u1", "-u1 dropped"}, during(t, r, time.Second))
+		}
+	})
+}

@@ -116,6 +116,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("grace of a member that fell silent", "%s", s(defaultConfig().grace))
 	says("a Beat when nothing else was sent; more often to a neighbour that is silent, and on; the silence of one that has sent Beats ends its connection", "%s; every %d ms after %s, %s longer; %s",
 		s(pulseEvery), pulseAgain.Milliseconds(), s(pulseQuiet), s(pulseStill), s(pulseMissed))
+	says("a silent neighbour that has sent no Beat is asked; any is shown as silent", "after %s; after %s", s(pulseQuiet), s(pulseHush))
 	says("sync: the next frame; serving one question; the whole answer", "%s; %s; %s", s(syncTimeout), s(serveTime), s(pullTime))
 	says("retention", "%s, unless the app says otherwise", minutes(DefaultRetention.Age))
 	says("GossipSub: heartbeat, seen messages", "%s, %s", s(defaultConfig().heartbeat), s(seenLife))

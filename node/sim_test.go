@@ -327,7 +327,7 @@ func TestAppsAreIsolated(t *testing.T) {
 			t.Errorf("the other app's node saw %+v", ev)
 		}
 		for _, ev := range drained(br) {
-			if m, ok := ev.(*mesh.MemberJoined); !ok || m.Member.Login != b.Self() {
+			if r, ok := ev.(*mesh.RoomReady); !ok || r.Join != mesh.FirstJoin {
 				t.Errorf("the other app's room saw %+v", ev)
 			}
 		}

@@ -214,7 +214,7 @@ func TestTheProtocolHasTheLimitsOfTheRulesOfRooms(t *testing.T) {
 	says("a room stream that broke is opened again", "after %s", ms("greetAgainWait"))
 	says("rosters are compared after a change; without one; when that of heads differs", "after %d to %d ms; every %s s; after %s",
 		n("newsDelay")/int64(time.Millisecond), 2*n("newsDelay")/int64(time.Millisecond), half("digestEvery", time.Second), s("compareEvery"))
-	says("joining: neighbours are waited for; if none answers", "%s; %s", s("JoinWait"), s("JoinEnd"))
+	says("joining: neighbours are waited for; if none answers", "%s; %s", s("joinWait"), s("joinEnd"))
 	says("a goodbye waits to be acknowledged", "%s", ms("goodbyeWait"))
 	says("a LEFT waits for the feed that it ends; while that is being fetched", "%s; %s", s("lostWait"), s("lackWait"))
 	says("a LEFT in a neighbour's first answer ends a stay at once", "up to %s after joining began", s("firstAnswer"))

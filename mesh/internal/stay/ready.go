@@ -114,9 +114,9 @@ func (st *Stay) contact(now time.Time) {
 	}
 }
 
-// rejoin makes a stay that was cut off ready again, when all neighbours have answered, and the feeds
-// of those that have left have come to their end, or when the time for that is over. It returns
-// when to look again.
+// rejoin makes a stay that was cut off ready again, when all neighbours have answered, and the
+// feeds of those that have left have come to their end, or when the time for that is over. It
+// returns when to look again.
 func (st *Stay) rejoin(now time.Time) (due time.Time) {
 	if st.cut.heard.IsZero() || st.leaving {
 		return time.Time{}

@@ -407,8 +407,8 @@ func (r *roster) names() []byte {
 	return out
 }
 
-// latest returns what others learn of a seat: the goodbye if there is one, although the stay goes on
-// here until its feed has ended.
+// latest returns what others learn of a seat: the goodbye if there is one, although the stay goes
+// on here until its feed has ended.
 func (s *seat) latest() *Entry {
 	if s.goodbye != nil {
 		return s.goodbye
