@@ -254,8 +254,8 @@ type MemberSilent struct {
 	Member Member `json:"member"`
 }
 
-// MemberHeard says that a member that had fallen silent is heard again. It has been a member all the
-// time.
+// MemberHeard says that a member that had fallen silent is heard again. It has been a member all
+// the time.
 type MemberHeard struct {
 	Header
 	Member Member `json:"member"`
