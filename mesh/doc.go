@@ -46,10 +46,11 @@
 // The first member to join creates the room. [Mesh.Join] returns when every connected peer that is
 // in the room has sent the members it knows and how far everybody's broadcasts have got, which
 // takes a few round trips; [Mesh.Enter] does not wait. The first event is [RoomReady]. It comes
-// again when a node is back that was cut off from all other members, before what it has missed. [Room.Publish] hands a message to the neighbours, who pass it on, and
-// returns when one of them has acknowledged it. [Room.PublishConfirmed] waits for every member.
-// Messages that are published while an envelope is under way share the next envelope, so an idle
-// room sends at once and a busy one packs.
+// again when a node is back that was cut off from all other members, before what it has missed.
+// [Room.Publish] hands a message to the neighbours, who pass it on, and returns when one of them
+// has acknowledged it. [Room.PublishConfirmed] waits for every member. Messages that are published
+// while an envelope is under way share the next envelope, so an idle room sends at once and a busy
+// one packs.
 //
 // The broadcasts of a member during one stay form a feed. They are numbered without holes and
 // arrive in order, once each. Every member retains the latest broadcasts of the room
@@ -60,10 +61,11 @@
 //
 // The event that a member has left comes after its last message. A member that falls silent is
 // suspected by those that were connected to it, and shown as silent ([MemberSilent]). It stays a
-// member for the grace ([WithGrace]), during which it can answer, and is then dropped by all. If it is back in time, there is no event;
-// neither is there one if two members that others still reach lose the connection between them. A
-// member that nobody was connected to is missed after six minutes, or twelve seconds for each
-// member if that is longer. In large rooms members cause no events ([RoomSize]).
+// member for the grace ([WithGrace]), during which it can answer, and is then dropped by all. If it
+// is back in time, there is no event; neither is there one if two members that others still reach
+// lose the connection between them. A member that nobody was connected to is missed after six
+// minutes, or twelve seconds for each member if that is longer. In large rooms members cause no
+// events ([RoomSize]).
 //
 // What a room retains for others is in memory, and with [WithStore] also on disk, so that it is
 // served again after a restart. [Store] says what the node's own program gets of it, and what a
