@@ -17,6 +17,9 @@ const (
 	// JoinEnd is how long a stay waits for an answer at all. A neighbour that stands still is no
 	// longer connected by then.
 	JoinEnd = 15 * time.Second
+	// cutShows is how long a stay must have been cut off for that to count. If two nodes dial each
+	// other at once, both connections can end before a third is there.
+	cutShows = time.Second
 	// rejoinWait is how long a stay that was cut off waits for the answers of the neighbours that
 	// it meets: as long as for the end of a feed whose member has left.
 	rejoinWait = lostWait + 500*time.Millisecond
@@ -108,7 +111,11 @@ func (st *Stay) alone(now time.Time) {
 // contact notes that something of the room has been heard. A stay that was cut off holds back from
 // now on what it would tell the program: first of all it is ready again.
 func (st *Stay) contact(now time.Time) {
-	if !st.cut.since.IsZero() && st.cut.heard.IsZero() {
+	switch {
+	case st.cut.since.IsZero() || !st.cut.heard.IsZero():
+	case now.Sub(st.cut.since) < cutShows:
+		st.cut = cutoff{}
+	default:
 		st.cut.heard = now
 		st.world.Wake(ForTimer)
 	}
