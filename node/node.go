@@ -30,9 +30,9 @@ var ErrClosed = identity.ErrClosed
 // ErrOtherDevice reports that a host and a data directory have different device keys.
 var ErrOtherDevice = errors.New("the host has another key than the data directory")
 
-// logoutTimeout bounds how long Close takes to log out. Leaving rooms runs at the same time, and
-// takes at most 1 s too.
-const logoutTimeout = time.Second
+// goodbyeTimeout bounds how long Close takes to say goodbye to peers. Leaving rooms runs at the
+// same time, and takes at most 1 s too.
+const goodbyeTimeout = time.Second
 
 // historyFile is the file of WithHistoryStore in the data directory.
 const historyFile = "history.db"
@@ -56,6 +56,7 @@ type Node struct {
 	queue    *events.Queue[Event]
 	lan      *lan // nil: no mDNS
 	dialer   *dialer
+	monitor  *monitor
 	retries  chan struct{} // holds a token for each retry of Connect under way
 
 	ctx   context.Context // ends when Close has said goodbye
@@ -167,7 +168,7 @@ func (n *Node) openHost() (err error) {
 // openLayers puts presence and mesh on the host before it listens, so that every connection finds
 // their handlers.
 func (n *Node) openLayers() (err error) {
-	n.dialer = newDialer(n)
+	n.dialer, n.monitor = newDialer(n), newMonitor(n)
 	if n.pins = identity.NewPins(); n.dir != nil {
 		n.pins = n.dir.Pins()
 	}
@@ -241,6 +242,7 @@ func (n *Node) listen() error {
 // start runs the node's loops. It cannot fail.
 func (n *Node) start() {
 	n.log.Info("node started", "peer", n.host.ID(), "app", n.cfg.app, "addrs", n.host.Addrs())
+	n.monitor.start()
 	now := n.clock.Now()
 	for _, s := range n.cfg.peers {
 		info, _ := parsePeer(s) // validate has checked it
@@ -260,6 +262,7 @@ func (n *Node) start() {
 	}
 	n.tasks.Go(func() { n.dialer.run(n.ctx) })
 	n.tasks.Go(func() { n.watch(n.ctx) })
+	n.tasks.Go(func() { n.monitor.run(n.ctx) })
 }
 
 // Close leaves all rooms, logs out, closes the node and returns within 2 s, when all its goroutines
@@ -273,14 +276,15 @@ func (n *Node) shutdown() error {
 	var polite sync.WaitGroup // 2. say goodbye: to the rooms, and to connected peers
 	polite.Go(func() { _ = n.mesh.Close() })
 	polite.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), logoutTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), goodbyeTimeout)
 		defer cancel()
-		_ = n.logout(ctx)
+		n.sayGoodbye(ctx)
 	})
 	polite.Wait()
 
 	n.stop()            // 3. end loops and waiting calls
 	err := n.closeAll() // 4. presence, host, data directory
+	n.monitor.close()
 	n.queue.End(ErrClosed)
 	n.log.Info("node closed", "peer", n.host.ID())
 	return err
