@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/events"
 	"github.com/starling-mesh/starling/internal/walltime"
 )
 
@@ -28,8 +29,9 @@ type config struct {
 	heartbeat   time.Duration
 	retention   Retention
 	pins        *identity.Pins
-	authority   *identity.Authority // nil: open mode
-	store       *Store              // nil: in memory
+	authority   *identity.Authority  // nil: open mode
+	store       *Store               // nil: in memory
+	events      *events.Queue[Event] // nil: each room has a stream of its own
 }
 
 func defaultConfig() config {
@@ -190,6 +192,11 @@ func WithPins(p *identity.Pins) Option { return tie(func(c *config) { c.pins = p
 // [Store]. One mesh at a time uses a store. The caller closes it, after the mesh. The default is
 // nil: in memory alone.
 func WithStore(s *Store) Option { return tie(func(c *config) { c.store = s }) }
+
+// WithEvents makes the events of all rooms go to one queue, in place of a stream for each room, and
+// lets [WithQueue] bound that alone. The end of a stay is an event there: see [RoomEnded]. It is
+// for node.WithAllEvents; no other module can make a queue. The default is nil.
+func WithEvents(q *events.Queue[Event]) Option { return tie(func(c *config) { c.events = q }) }
 
 // WithAuthority sets the authority that checks room tokens: app mode. It must be of the app of the
 // mesh's Identity. The default is nil, open mode, in which everybody may join every room.

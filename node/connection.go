@@ -43,7 +43,7 @@ func (s ConnectionState) down() bool { return s != Connected && s != Reconnected
 type ConnectionChanged struct {
 	Header
 	State   ConnectionState
-	From    ConnectionState // the state before
+	Before  ConnectionState // the state that has ended
 	Elapsed time.Duration   // how long that lasted
 	// LoggedIn says whether this node is logged in. A loss does not end a log-in: it counts again
 	// as soon as other nodes are connected.
@@ -51,16 +51,16 @@ type ConnectionChanged struct {
 	Reason   string // for people; may be empty
 }
 
-// MarshalJSON returns {header…, "state":…, "from":…, "elapsed_ms":…, "logged_in":…, "reason":…}.
+// MarshalJSON returns {header…, "state":…, "before":…, "elapsed_ms":…, "logged_in":…, "reason":…}.
 func (e ConnectionChanged) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Header
 		State    ConnectionState `json:"state"`
-		From     ConnectionState `json:"from"`
+		Before   ConnectionState `json:"before"`
 		Elapsed  int64           `json:"elapsed_ms"`
 		LoggedIn bool            `json:"logged_in"`
 		Reason   string          `json:"reason,omitempty"`
-	}{e.Header, e.State, e.From, e.Elapsed.Milliseconds(), e.LoggedIn, e.Reason})
+	}{e.Header, e.State, e.Before, e.Elapsed.Milliseconds(), e.LoggedIn, e.Reason})
 }
 
 // Connection returns how this node is connected to the other nodes of its app. It does not wait. A

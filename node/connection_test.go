@@ -44,11 +44,11 @@ func TestACutIsShownAndMendsByItself(t *testing.T) {
 		s.Cut(0, 1)
 		for _, n := range s.nodes {
 			down := turns(t, n, node.Disconnected)
-			require.Equal(t, node.Connected, down.From)
+			require.Equal(t, node.Connected, down.Before)
 			require.True(t, down.LoggedIn, "a cut ends no log-in")
 			turns(t, n, node.Reconnecting)
 			lost := turns(t, n, node.Lost)
-			require.Equal(t, node.Reconnecting, lost.From)
+			require.Equal(t, node.Reconnecting, lost.Before)
 			require.Equal(t, node.Lost, n.Connection())
 		}
 		require.Len(t, ar.Members(), 1, "the others have given it up by then")
@@ -75,7 +75,7 @@ func TestACutIsShownAndMendsByItself(t *testing.T) {
 		require.NoError(t, err)
 
 		s.Cut(0, 1)
-		require.Equal(t, node.Reconnected, turns(t, alice, node.Disconnected).From, "a second loss")
+		require.Equal(t, node.Reconnected, turns(t, alice, node.Disconnected).Before, "a second loss")
 	})
 }
 

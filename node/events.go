@@ -16,7 +16,7 @@ import (
 // [PeerChanged], [PeerDown], [PeerFailed], [SettingDiffers], [IdentityConflict], [LoggedOut],
 // [TokenExpiring], [TokenEnded], [DuplicateDevice], [AddrsChanged], [ConnectionChanged],
 // [mesh.DirectMessage] and [mesh.Lagged]. The events of a node form one ordered stream, numbered in
-// [Header].Seq; rooms have streams of their own.
+// [Header].Seq; rooms have streams of their own. With [WithAllEvents] there is one stream of all.
 //
 // Every event marshals to one JSON object, described in docs/EVENTS.md. Field names and values stay
 // the same from version to version; new fields and new types may be added.

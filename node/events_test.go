@@ -40,7 +40,7 @@ func samples(t *testing.T) []Event {
 		&DuplicateDevice{Header: head(TypeDuplicateDevice, ""), Peer: id},
 		&AddrsChanged{Header: head(TypeAddrsChanged, ""), Addrs: []string{"/ip4/192.168.1.7/tcp/4001/p2p/" + id.String()}},
 		&ConnectionChanged{
-			Header: head(TypeConnectionChanged, ""), State: Reconnecting, From: Disconnected, Elapsed: 1250 * time.Millisecond, LoggedIn: true,
+			Header: head(TypeConnectionChanged, ""), State: Reconnecting, Before: Disconnected, Elapsed: 1250 * time.Millisecond, LoggedIn: true,
 			Reason: whyDialling,
 		},
 		&mesh.DirectMessage{Header: head(mesh.TypeDirectMessage, ""), From: login, Kind: mesh.Text, Data: []byte("hi"), Sent: sent},
@@ -52,6 +52,10 @@ func samples(t *testing.T) []Event {
 		&mesh.TokenExpiring{Header: head(mesh.TypeTokenExpiring, "ops"), Expires: sent.Add(30 * time.Second)},
 		&mesh.GapLost{Header: head(mesh.TypeGapLost, "ops"), From: login, Feed: mesh.FeedID{0xab}, First: 4, Last: 9},
 		&mesh.Lagged{Header: head("lagged", "ops"), Missed: 12},
+		&mesh.RoomEnded{
+			Header: Header{Type: mesh.TypeRoomEnded, Seq: 17, Time: head("", "").Time, Room: "ops", Stay: 3},
+			Reason: mesh.EndReplaced, Detail: mesh.ErrReplaced.Error(), Err: mesh.ErrReplaced,
+		},
 	}
 }
 

@@ -52,14 +52,14 @@ func (m *monitor) with(f func(core *connectivity, now time.Time) []transition) {
 	all := f(m.core, n.clock.Now())
 	for _, t := range all {
 		n.queue.PushNotice(&ConnectionChanged{
-			Header: Header{Type: TypeConnectionChanged}, State: t.to, From: t.from, Elapsed: t.elapsed, LoggedIn: loggedIn, Reason: t.why,
+			Header: Header{Type: TypeConnectionChanged}, State: t.to, Before: t.from, Elapsed: t.elapsed, LoggedIn: loggedIn, Reason: t.why,
 		})
 	}
 	m.down.Store(m.core.state.down())
 	m.mu.Unlock()
 	m.wake.Set()
 	for _, t := range all {
-		n.log.Info("connection changed", "state", t.to, "from", t.from, "reason", t.why)
+		n.log.Info("connection changed", "state", t.to, "before", t.from, "reason", t.why)
 	}
 }
 

@@ -211,6 +211,9 @@ func (n *Node) openLayers() (err error) {
 		mesh.WithLogger(n.log), mesh.WithClock(n.clock), mesh.WithInbox(n.takeDirect), mesh.WithPins(n.pins),
 		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store),
 	}
+	if n.cfg.allEvents {
+		around = append(around, mesh.WithEvents(n.queue))
+	}
 	for _, s := range n.cfg.mesh {
 		around = append(around, s)
 	}
@@ -345,12 +348,47 @@ func (n *Node) Addrs() []ma.Multiaddr {
 }
 
 // Recv returns the next event of the node, and waits for one until ctx ends. Events are queued
-// since New. After the last one it returns [ErrClosed].
-func (n *Node) Recv(ctx context.Context) (Event, error) { return n.queue.Recv(ctx) }
+// since New. After the last one it returns [ErrClosed]. With [WithAllEvents] it returns
+// [mesh.ErrOtherStream] at once.
+func (n *Node) Recv(ctx context.Context) (Event, error) {
+	if n.cfg.allEvents {
+		return nil, mesh.ErrOtherStream
+	}
+	return n.queue.Recv(ctx)
+}
 
 // Events ranges over [Node.Recv]. It ends silently when the node is closed; otherwise the last pair
 // has an error. Breaking out of the loop leaves the stream open.
 func (n *Node) Events(ctx context.Context) iter.Seq2[Event, error] {
+	return n.read(ctx, !n.cfg.allEvents)
+}
+
+// RecvAny returns the next event of the node or of one of its rooms, and waits for one until ctx
+// ends. The events come in the order in which they were queued since New, once each. [Header].Room
+// and [Header].Stay say which room an event is of, and which stay there; both are zero for events
+// of the node. The last event of a stay is a [mesh.RoomEnded]. The bounds are those of a room: see
+// [mesh.WithQueue]. A [mesh.Lagged] counts what was dropped of one room.
+//
+// It needs [WithAllEvents]; without, it returns [mesh.ErrOtherStream] at once. After the last event
+// it returns [ErrClosed]. Only one goroutine at a time may read.
+func (n *Node) RecvAny(ctx context.Context) (Event, error) {
+	if !n.cfg.allEvents {
+		return nil, mesh.ErrOtherStream
+	}
+	return n.queue.Recv(ctx)
+}
+
+// AllEvents ranges over [Node.RecvAny]. It ends silently when the node is closed; otherwise the
+// last pair has an error. Breaking out of the loop leaves the stream open.
+func (n *Node) AllEvents(ctx context.Context) iter.Seq2[Event, error] {
+	return n.read(ctx, n.cfg.allEvents)
+}
+
+// read ranges over the node's queue, if that is the stream that was asked for.
+func (n *Node) read(ctx context.Context, there bool) iter.Seq2[Event, error] {
+	if !there {
+		return func(yield func(Event, error) bool) { yield(nil, mesh.ErrOtherStream) }
+	}
 	return n.queue.All(ctx, func(err error) bool { return errors.Is(err, ErrClosed) })
 }
 

@@ -205,8 +205,8 @@ func (s *Source[E]) noticeLocked(ev E) {
 	}
 }
 
-// End queues the last event of the source, which may not be dropped, and takes nothing more from it.
-// The queue stays open for its other sources. Only the first call counts.
+// End queues the last event of the source, which may not be dropped, and takes nothing more from
+// it. The queue stays open for its other sources. Only the first call counts.
 func (s *Source[E]) End(last E) {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
