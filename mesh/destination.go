@@ -104,7 +104,7 @@ func (d *destination) accept(p *sending) error {
 	d.m.stats.directSent.Add(1)
 	inTurn := !d.carried && d.waiting.len() == 0 && !d.load.held()
 	d.waiting.push(p)
-	if inTurn && err != errUnknown {
+	if inTurn && err != errUnknown && err != errCutOff {
 		if err != nil {
 			d.waiting.pop()
 			p.end(&d.m.stats, err)
@@ -130,8 +130,11 @@ var errUnknown = errors.New("not among the connected")
 func (d *destination) lookUp(was *identity.Login) (whom, error) {
 	if r := d.key.room; r != nil {
 		to, err := r.member(d.key.to, was)
-		if err == nil {
+		switch {
+		case err == nil:
 			r.do(func(st *stay.Stay, now time.Time) { st.Introduce(now, to.Peer) })
+		case errors.Is(err, ErrNotMember) && d.m.cfg.linkDown() && r.isMissing(d.key.to):
+			err = errCutOff
 		}
 		return to, err
 	}
@@ -173,6 +176,8 @@ func (d *destination) find(p *sending, was *identity.Login) (whom, error) {
 	switch {
 	case err != nil && ctx.Err() != nil:
 		err = errInterrupted
+	case err != nil && d.m.cfg.linkDown() && !isConflict(err):
+		err = errCutOff
 	case err == nil:
 		err = d.m.mayTalk(d.key.to) // it has taken time
 	}
@@ -198,6 +203,8 @@ func (d *destination) carry() {
 		switch {
 		case err == errInterrupted:
 			d.sweep()
+		case err == errCutOff:
+			d.sleep(cutPause)
 		case err != nil:
 			d.refuse(was, err)
 		default:

@@ -141,7 +141,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	r := &Room{
 		mesh: m, name: name, tag: m.app.RoomTag(name, cfg.secret), info: cfg.info,
 		device:       identity.PublicKey(m.key.Public().(ed25519.PublicKey)),
-		outbox:       newOutbox(),
+		outbox:       newOutbox(m.cfg.linkDown),
 		number:       m.stays.Add(1),
 		rearm:        task.NewWake(),
 		acknowledged: task.NewWake(),

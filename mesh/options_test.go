@@ -22,6 +22,7 @@ var wrong = map[string]func(*config){
 	"maxMessage":  func(c *config) { c.maxMessage = MaxMessage + 1 },
 	"retention":   func(c *config) { c.retention.Bytes = 1000 },
 	"pins":        func(c *config) { c.pins = nil },
+	"linkDown":    func(c *config) { c.linkDown = nil },
 	"heartbeat":   func(c *config) { c.heartbeat = 100*time.Millisecond - 1 },
 }
 

@@ -190,6 +190,10 @@ func (c *connectivity) next(now time.Time) (ConnectionState, string) {
 	return c.state, ""
 }
 
+// linkDown reports whether the node's own link is known to be down, a moment before the state shows
+// it.
+func (c *connectivity) linkDown() bool { return c.state.down() || !c.parted.IsZero() }
+
 func (c *connectivity) move(all []transition, now time.Time, to ConnectionState, why string) []transition {
 	if to == Disconnected {
 		c.dialled = false

@@ -267,6 +267,21 @@ func TestAnInterfaceThatIsBackBeforeTheConnectionsEndReconnects(t *testing.T) {
 	require.Equal(t, "connecting connected disconnected reconnected", w.path())
 }
 
+func TestTheLinkIsKnownToBeDownBeforeTheStateShowsIt(t *testing.T) {
+	w := begin(true)
+	w.meet("bob")
+	require.False(t, w.linkDown())
+	w.lose("bob")
+	require.Equal(t, Connected, w.state)
+	require.True(t, w.linkDown())
+	w.meet("bob")
+	require.False(t, w.linkDown())
+	w.part("bob")
+	require.False(t, w.linkDown())
+	w.see(false)
+	require.True(t, w.linkDown())
+}
+
 func TestNothingFollowsAfterTheClose(t *testing.T) {
 	w := begin(true)
 	w.do(w.close(w.now))

@@ -55,7 +55,7 @@ func (m *monitor) with(f func(core *connectivity, now time.Time) []transition) {
 			Header: Header{Type: TypeConnectionChanged}, State: t.to, Before: t.from, Elapsed: t.elapsed, LoggedIn: loggedIn, Reason: t.why,
 		})
 	}
-	m.down.Store(m.core.state.down())
+	m.down.Store(m.core.linkDown())
 	m.mu.Unlock()
 	m.wake.Set()
 	for _, t := range all {

@@ -209,7 +209,7 @@ func (n *Node) openLayers() (err error) {
 	}
 	around := []mesh.Option{
 		mesh.WithLogger(n.log), mesh.WithClock(n.clock), mesh.WithInbox(n.takeDirect), mesh.WithPins(n.pins),
-		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store),
+		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store), mesh.WithLink(n.monitor.linkDown),
 	}
 	if n.cfg.allEvents {
 		around = append(around, mesh.WithEvents(n.queue))
