@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/meshtest"
 )
 
 // linked runs f with n stations that are told by down whether their link is known to be down.
@@ -111,5 +113,38 @@ func TestADeviceWithoutAnAddressIsWaitedForWhileTheLinkIsDown(t *testing.T) {
 				require.NotErrorIs(t, err, ErrDisconnected)
 			}
 		}
+	})
+}
+
+func TestAUserIsSearchedForAgainWhileTheLinkIsDown(t *testing.T) {
+	inPair(t, meshtest.Options{}, func(t *testing.T, p *pair) {
+		p.net.Connect(0, 1)
+		down := new(atomic.Bool)
+		p.alice.cfg.linkDown = down.Load
+		finder := p.searches(time.Millisecond)
+		nobody := errors.New("nobody knows")
+		finder.find = func() (identity.Login, error) {
+			if down.Load() {
+				return identity.Login{}, nobody
+			}
+			return p.bob.login(), nil
+		}
+		down.Store(true)
+		s := p.sendTo(t, t.Context(), "bob", 1)
+		time.Sleep(5 * time.Second)
+		require.LessOrEqual(t, finder.asked, 6, "a search costs traffic")
+		down.Store(false)
+		begun := time.Now()
+		_, err := s.Result()
+		require.NoError(t, err)
+		require.Less(t, time.Since(begun), cutPause+100*time.Millisecond)
+
+		finder.find = func() (identity.Login, error) { return identity.Login{}, &identity.ConflictError{User: "bob"} }
+		down.Store(true)
+		begun = time.Now()
+		_, err = p.sendTo(t, t.Context(), "bob", 2).Result()
+		require.ErrorAs(t, err, new(*identity.ConflictError))
+		require.NotErrorIs(t, err, ErrDisconnected)
+		require.Less(t, time.Since(begun), cutPause, "what is known here needs no link")
 	})
 }
