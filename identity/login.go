@@ -33,6 +33,8 @@ type Session struct {
 	Grace  time.Duration
 	Leeway time.Duration
 	Addrs  []ma.Multiaddr
+	// Closing says that the peer's node closes: it has said goodbye.
+	Closing bool
 }
 
 // Login returns the login that the peer has proved, and whether it has an identity at all.

@@ -63,7 +63,7 @@ func (p *confirmation) cut(_ uint64, cause error) (Confirmation, error) {
 	if p.poll.Ended() {
 		return p.result, p.err
 	}
-	return p.snapshotLocked(p.room.stay.Ackers(p.poll.Last())), &sendError{ErrUnconfirmed, cause}
+	return p.snapshotLocked(p.room.stay.Ackers(p.poll.Last())), blame(&sendError{ErrUnconfirmed, cause}, p.room.mesh.cfg.linkDown)
 }
 
 // PublishConfirmed is [Room.Publish], but waits for the receipts of all members in the room and
@@ -154,7 +154,7 @@ func (r *Room) askMembers(deadline time.Time) (*confirmation, error) {
 func (p *confirmation) endLocked(acked int, cause error) {
 	p.result = p.snapshotLocked(acked)
 	if cause != nil {
-		p.err = &sendError{ErrUnconfirmed, cause}
+		p.err = blame(&sendError{ErrUnconfirmed, cause}, p.room.mesh.cfg.linkDown)
 	}
 	close(p.done)
 }

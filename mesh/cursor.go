@@ -225,7 +225,7 @@ func (r *Room) replayFrom(f *stay.Feed, first uint64) (out []Event, next uint64)
 	from, id := f.Author()
 	list, gone := r.stay.Retained(f, first, replayPart)
 	r.mu.Unlock()
-	head := Header{Room: r.name, Time: r.mesh.clock.Now()}
+	head := Header{Room: r.name, Stay: r.shown, Time: r.mesh.clock.Now()}
 	if gone >= first {
 		head.Type = TypeGapLost
 		return []Event{&GapLost{head, from, FeedID(id), first, gone}}, gone + 1

@@ -102,7 +102,7 @@ func (d *destination) accept(p *sending, now time.Time) error {
 	d.m.stats.directSent.Add(1)
 	inTurn := !d.carried && d.waiting.len() == 0
 	d.waiting.push(p)
-	if inTurn && err != errUnknown {
+	if inTurn && err != errUnknown && err != errCutOff {
 		if err != nil {
 			d.waiting.pop()
 			p.end(&d.m.stats, err)
@@ -133,7 +133,11 @@ var errGone = errors.New("left")
 // user of the login was is meant, if was is not nil; errGone says that the room has been left.
 func (d *destination) lookUp(now time.Time, was *identity.Login) (whom, error) {
 	if r := d.key.room; r != nil {
-		return r.receiver(now, d.key.to, was)
+		to, err := r.receiver(now, d.key.to, was)
+		if errors.Is(err, ErrNotMember) && d.m.cfg.linkDown() && r.isMissing(d.key.to) {
+			err = errCutOff
+		}
+		return to, err
 	}
 	if err := d.m.mayTalk(d.key.to); err != nil {
 		return whom{}, err
@@ -173,6 +177,8 @@ func (d *destination) find(p *sending, was *identity.Login) (whom, error) {
 	switch {
 	case err != nil && ctx.Err() != nil:
 		err = errInterrupted
+	case err != nil && d.m.cfg.linkDown() && !isConflict(err):
+		err = errCutOff
 	case err == nil:
 		err = d.m.mayTalk(d.key.to) // it has taken time
 	}
@@ -200,6 +206,8 @@ func (d *destination) carry() {
 			d.sweep()
 		case err == errGone:
 			d.refuse(was, d.key.room.reason())
+		case err == errCutOff:
+			d.sleep(cutPause)
 		case err != nil:
 			d.refuse(was, err)
 		default:

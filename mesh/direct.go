@@ -142,7 +142,7 @@ func (m *Mesh) newSending(ctx context.Context, d message, now time.Time) (*sendi
 	if d.room != nil {
 		content.Room = d.room[:]
 	}
-	p := &sending{done: make(chan struct{}), deadline: now.Add(m.cfg.sendTimeout)}
+	p := &sending{done: make(chan struct{}), link: m.cfg.linkDown, deadline: now.Add(m.cfg.sendTimeout)}
 	if len(d.payload) >= pooledBody {
 		p.pooled = bodies.Get().(*[]byte)
 		p.body = content.AppendContent((*p.pooled)[:0])
@@ -219,9 +219,9 @@ func (m *Mesh) awaitSpace(ctx context.Context, p *sending, d message, r *Room, s
 	case <-left:
 		return r.reason()
 	case <-over.C:
-		return &sendError{ErrUnreachable, p.timeout(ErrQueueFull)}
+		return blame(&sendError{ErrUnreachable, p.timeout(ErrQueueFull)}, p.link)
 	case <-ctx.Done():
-		return &sendError{ErrUnreachable, fmt.Errorf("%w: %w", ErrQueueFull, ctx.Err())}
+		return blame(&sendError{ErrUnreachable, fmt.Errorf("%w: %w", ErrQueueFull, ctx.Err())}, p.link)
 	case <-m.ctx.Done():
 		return ErrClosed
 	}

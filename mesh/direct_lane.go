@@ -273,7 +273,7 @@ func (l *lane) failed(err error) {
 	hopeless := errors.Is(err, swarm.ErrGaterDisallowedConnection)
 	if errors.Is(err, network.ErrNoRemoteAddrs) || errors.Is(err, swarm.ErrNoAddresses) {
 		_, lately := l.m.places.of(l.m.clock.Now(), l.key.peer)
-		hopeless = !lately // the peer may come back, and dial us
+		hopeless = !lately && !l.m.cfg.linkDown() // the peer may come back, and dial us
 	}
 	l.m.log.Debug("direct stream not opened", "peer", l.key.peer, "mode", l.key.mode, "err", err)
 	l.mu.Lock()

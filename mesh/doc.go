@@ -82,6 +82,22 @@
 // errors.Is matches that too, beside what is known of the message. An invalid call (too long,
 // empty, to oneself, not logged in) fails at once, and costs neither traffic nor an ID.
 //
+// errors.Is tells apart why a send to one user has failed:
+//
+//	ErrNotMember          in a room: no such member. At once
+//	presence.ErrNotFound  outside rooms: nobody who was asked knows such a user. After a search
+//	ErrRefused            the receiver's node has said no. NotMember is ErrNotMember too
+//	ErrUnreachable        nobody can reach the receiver's device; certainly not sent
+//	ErrUnconfirmed        written, and no answer came in time; it may have arrived
+//	ErrDisconnected       this node's own link is down, which says nothing about the receiver;
+//	                      also ErrUnreachable or ErrUnconfirmed
+//
+// While the link is known to be down ([WithLink]; package node says so), a send still waits until
+// its deadline, since the link may come back. So does a send to a member who was dropped because of
+// that, or to a user whom nobody can be asked for. A broadcast that no neighbour has acknowledged
+// is ErrUnconfirmed, and ErrDisconnected if the link is down. A node that is alone in a room has
+// success at once, but not while its link is down.
+//
 // [Mesh.SendAsync], [Mesh.SendToAsync] and [Room.SendAsync] return the ID at once, before a user is
 // searched for, and the result later: for callers that do not wait, and for those that pipeline, at
 // a few hundred thousand small messages a second and core. If too much waits to be sent already,

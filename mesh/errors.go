@@ -26,6 +26,11 @@ var (
 	// time, or that the peer has restarted since. It may have been delivered, and if so, only once.
 	ErrUnconfirmed = errors.New("delivery unconfirmed")
 
+	// ErrDisconnected says that a send failed while this node's own link was known to be down (see
+	// [WithLink]), so it says nothing about the receiver. The error is also ErrUnreachable or
+	// ErrUnconfirmed. A broadcast that nobody has acknowledged is ErrUnconfirmed too.
+	ErrDisconnected = errors.New("this node is disconnected")
+
 	// ErrRefused says that the receiver got the message and refused it; [RefusedError] says why.
 	ErrRefused = errors.New("refused by the receiver")
 
@@ -108,6 +113,14 @@ func (r Reason) String() string {
 		return s
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
+}
+
+// blame returns how a send has failed, and adds that this node is disconnected if that may be why.
+func blame(err error, linkDown func() bool) error {
+	if err == nil || !linkDown() || !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrUnconfirmed) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, ErrDisconnected)
 }
 
 // sendError is how an accepted send failed. outcome is ErrUnreachable or ErrUnconfirmed; cause, if

@@ -4,18 +4,19 @@ import (
 	"cmp"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/events"
-	"github.com/starling-mesh/starling/internal/walltime"
 )
 
 // Event is one thing that happened, in a room or outside rooms: a pointer to one of [Message],
 // [DirectMessage], [JoinDelayed], [RoomReady], [MemberJoined], [MemberLeft], [MemberSilent],
-// [MemberHeard], [RoomSize], [GapLost], [TokenExpiring] and [Lagged]. The events of one room form
-// one ordered stream, numbered in [Header].Seq. [Lagged] counts a hole in these numbers.
+// [MemberHeard], [RoomSize], [GapLost], [TokenExpiring], [RoomEnded] and [Lagged]. The events of
+// one room form one ordered stream, numbered in [Header].Seq. [Lagged] counts a hole in these
+// numbers. With [WithEvents], the events of all rooms form one stream instead.
 //
 // As JSON every event is one object that starts with the header's fields. 64-bit numbers are
 // strings, times are RFC 3339 with nanoseconds, binary data is base64 (standard, padded) under
@@ -32,6 +33,9 @@ type Header struct {
 	Time time.Time `json:"time"`
 	// Room is empty for events of the node.
 	Room string `json:"room,omitempty"`
+	// Stay tells the stays in one room apart: see [Room.Stay]. It is set in the stream of all
+	// events alone (node.WithAllEvents), and is 0 for events of the node.
+	Stay uint64 `json:"stay,string,omitempty"`
 }
 
 // Head returns the header itself, so that a struct that embeds a Header is an Event.
@@ -62,18 +66,35 @@ func (l QueueLimits) filled() QueueLimits {
 	return QueueLimits{cmp.Or(l.Events, DefaultQueue.Events), cmp.Or(l.Bytes, DefaultQueue.Bytes)}
 }
 
-// newQueue returns the empty stream of a room.
-func newQueue(room string, l QueueLimits, clock walltime.Clock) *events.Queue[Event] {
-	return events.NewQueue(events.Kind[Event]{
-		Clock: clock,
+// openEvents makes the stream of a stay: one of its own, or a part of the mesh's.
+func (r *Room) openEvents() {
+	c := &r.mesh.cfg
+	kind := events.Kind[Event]{
+		Clock: c.clock,
 		Stamp: func(ev Event, seq uint64, at time.Time) {
 			h := ev.Head()
-			h.Seq, h.Time, h.Room = seq, at, room
+			h.Seq, h.Time, h.Room, h.Stay = seq, at, r.name, r.shown
 		},
 		Lagged: func(seq uint64, at time.Time, missed int) Event {
-			return &Lagged{Header{TypeLagged, seq, at, room}, missed}
+			return &Lagged{Header{TypeLagged, seq, at, r.name, r.shown}, missed}
 		},
-	}, l.Events, l.Bytes)
+	}
+	if c.events == nil {
+		r.stream = events.NewQueue(kind, c.queue.Events, c.queue.Bytes)
+		r.queue = r.stream.Own()
+		return
+	}
+	r.shown = r.number
+	r.queue = c.events.NewSource(kind)
+}
+
+// endEvents ends the stream of a stay, once.
+func (r *Room) endEvents(why error) {
+	if r.stream != nil {
+		r.stream.End(why)
+		return
+	}
+	r.queue.End(newRoomEnded(why))
 }
 
 // The Type of each event of this package.
@@ -89,6 +110,7 @@ const (
 	TypeRoomSize      = "room_size"
 	TypeGapLost       = "gap_lost"
 	TypeLagged        = "lagged"
+	TypeRoomEnded     = "room_ended"
 	TypeTokenExpiring = "token_expiring"
 )
 
@@ -310,4 +332,41 @@ type GapLost struct {
 	Feed  FeedID         `json:"feed"`
 	First uint64         `json:"first,string"`
 	Last  uint64         `json:"last,string"`
+}
+
+// EndReason is why this node's stay in a room has ended.
+type EndReason string
+
+const (
+	EndLeft     EndReason = "left"     // [ErrLeft]: the program has left, or has cut its Join short
+	EndClosed   EndReason = "closed"   // [ErrClosed]
+	EndReplaced EndReason = "replaced" // [ErrReplaced]
+	EndToken    EndReason = "token"    // an [*identity.TokenError]: the room token no longer counts
+	EndOther    EndReason = "other"    // another reason, such as one given to [Mesh.EvictAll]
+)
+
+// RoomEnded says that this node's stay in a room has ended. It is the last event of that stay, and
+// comes in the stream of all events alone (node.WithAllEvents): where a room has a stream of its
+// own, [Room.Recv] returns Err.
+type RoomEnded struct {
+	Header
+	Reason EndReason `json:"reason"`
+	Detail string    `json:"detail"` // for people
+	Err    error     `json:"-"`      // as [Room.Recv] would return it
+}
+
+func newRoomEnded(why error) *RoomEnded {
+	ev := &RoomEnded{Header: Header{Type: TypeRoomEnded}, Reason: EndOther, Detail: why.Error(), Err: why}
+	_, token := errors.AsType[*identity.TokenError](why)
+	switch {
+	case token:
+		ev.Reason = EndToken
+	case errors.Is(why, ErrReplaced):
+		ev.Reason = EndReplaced
+	case errors.Is(why, ErrLeft):
+		ev.Reason = EndLeft
+	case errors.Is(why, ErrClosed):
+		ev.Reason = EndClosed
+	}
+	return ev
 }

@@ -2,6 +2,8 @@ package mesh
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -9,6 +11,25 @@ import (
 
 	"github.com/starling-mesh/starling/identity"
 )
+
+func TestTheEndOfAStayHasAReason(t *testing.T) {
+	for _, c := range []struct {
+		why  error
+		want EndReason
+	}{
+		{ErrLeft, EndLeft},
+		{ErrClosed, EndClosed},
+		{fmt.Errorf("closed: %w", ErrClosed), EndClosed},
+		{ErrReplaced, EndReplaced},
+		{&identity.TokenError{Err: identity.ErrTokenExpired}, EndToken},
+		{errors.New("the program says so"), EndOther},
+	} {
+		ev := newRoomEnded(c.why)
+		if ev.Reason != c.want || ev.Err != c.why || ev.Detail != c.why.Error() {
+			t.Errorf("%v: got %+v, want the reason %s", c.why, ev, c.want)
+		}
+	}
+}
 
 func TestEventsHaveAStableJSONForm(t *testing.T) {
 	p, err := peer.Decode("12D3KooWBEVc1SqQLLgkdyLKLtdKdtS6sKS4dzaq61jvgNCFy1zd")

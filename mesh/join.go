@@ -161,13 +161,14 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	r := &Room{
 		mesh: m, name: name, tag: m.app.RoomTag(name, cfg.secret), info: cfg.info,
 		device:       identity.PublicKey(m.key.Public().(ed25519.PublicKey)),
-		outbox:       newOutbox(),
-		queue:        newQueue(name, m.cfg.queue, m.clock),
+		outbox:       newOutbox(m.cfg.linkDown),
+		number:       m.stays.Add(1),
 		rearm:        task.NewWake(),
 		acknowledged: task.NewWake(),
 		begun:        make(chan struct{}),
 		ended:        make(chan struct{}),
 	}
+	r.openEvents()
 	r.door = stay.NewDoor(name, m.app, r.tag, m.log, m.verifier, m.cfg.authority)
 	_, _ = rand.Read(r.id[:])
 	resume, err := positions(cfg.resume)

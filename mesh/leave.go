@@ -114,7 +114,7 @@ func (r *Room) end(reason error) {
 		m.names[r.name] = r.ended
 		m.mu.Unlock()
 
-		r.queue.End(reason)
+		r.endEvents(reason)
 		for _, b := range r.outbox.end(reason) {
 			b.fail(&sendError{outcome: ErrUnreachable, cause: reason})
 		}

@@ -65,6 +65,7 @@ type Mesh struct {
 	talk  task.Group // the same for what neighbours say and ask, until goodbye has been said
 
 	ids   atomic.Uint64 // the last send ID given
+	stays atomic.Uint64 // the number of the last stay begun
 	stats counters
 	out   outbound
 	to    destinations

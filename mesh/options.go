@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/events"
 	"github.com/starling-mesh/starling/internal/walltime"
 )
 
@@ -30,6 +31,8 @@ type config struct {
 	pins        *identity.Pins
 	authority   *identity.Authority // nil: open mode
 	store       *Store              // nil: in memory
+	linkDown    func() bool
+	events      *events.Queue[Event] // nil: each room has a stream of its own
 }
 
 func defaultConfig() config {
@@ -45,6 +48,7 @@ func defaultConfig() config {
 		heartbeat:   time.Second,
 		retention:   DefaultRetention,
 		pins:        identity.NewPins(),
+		linkDown:    func() bool { return false },
 	}
 }
 
@@ -66,6 +70,7 @@ func (c *config) validate() error {
 	check(c.maxMessage > 0 && c.maxMessage <= MaxMessage, "a message limit of %d bytes is not in 1 to %d", c.maxMessage, MaxMessage)
 	check(c.heartbeat >= 100*time.Millisecond, "heartbeat %v is under 100ms", c.heartbeat)
 	check(c.pins != nil, "no pins")
+	check(c.linkDown != nil, "no function that tells the state of the link")
 	if err := c.retention.validate(); err != nil {
 		errs = append(errs, err)
 	}
@@ -190,6 +195,16 @@ func WithPins(p *identity.Pins) Option { return tie(func(c *config) { c.pins = p
 // [Store]. One mesh at a time uses a store. The caller closes it, after the mesh. The default is
 // nil: in memory alone.
 func WithStore(s *Store) Option { return tie(func(c *config) { c.store = s }) }
+
+// WithLink sets the function that reports whether this node's own link to other nodes is known to
+// be down. Sends that fail meanwhile say so: see [ErrDisconnected]. It is called with locks held,
+// so it must neither block nor call the mesh. By default the link is never known to be down.
+func WithLink(down func() bool) Option { return tie(func(c *config) { c.linkDown = down }) }
+
+// WithEvents makes the events of all rooms go to one queue, in place of a stream for each room, and
+// lets [WithQueue] bound that alone. The end of a stay is an event there: see [RoomEnded]. It is
+// for node.WithAllEvents; no other module can make a queue. The default is nil.
+func WithEvents(q *events.Queue[Event]) Option { return tie(func(c *config) { c.events = q }) }
 
 // WithAuthority sets the authority that checks room tokens: app mode. It must be of the app of the
 // mesh's Identity. The default is nil, open mode, in which everybody may join every room.

@@ -22,11 +22,12 @@ var wrong = map[string]func(*config){
 	"maxMessage":  func(c *config) { c.maxMessage = MaxMessage + 1 },
 	"retention":   func(c *config) { c.retention.Bytes = 1000 },
 	"pins":        func(c *config) { c.pins = nil },
+	"linkDown":    func(c *config) { c.linkDown = nil },
 	"heartbeat":   func(c *config) { c.heartbeat = 100*time.Millisecond - 1 },
 }
 
 // optional are settings whose zero value is a mode of its own. New checks them against the rest.
-var optional = map[string]bool{"authority": true, "store": true, "clock": true}
+var optional = map[string]bool{"authority": true, "store": true, "clock": true, "events": true}
 
 func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 	good := defaultConfig()

@@ -80,7 +80,7 @@ func (b *batch) settle(id uint64, index uint32) (Published, error) {
 }
 
 func (b *batch) cut(id uint64, cause error) (Published, error) {
-	return Published{ID: id}, fmt.Errorf("%w: %w", ErrUnconfirmed, cause)
+	return Published{ID: id}, blame(fmt.Errorf("%w: %w", ErrUnconfirmed, cause), b.link)
 }
 
 // sending is a message to one user, ended or not: what its [Pending] is about.
@@ -88,6 +88,7 @@ type sending struct {
 	id   uint64
 	home *destination // where the message comes back to; nil: nowhere
 	done chan struct{}
+	link func() bool // reports whether this node's link is down; nil: not asked
 
 	to      atomic.Pointer[identity.Login] // the receiver; shared by many sends, not to be changed
 	lane    atomic.Pointer[lane]           // nil: with none
@@ -164,6 +165,9 @@ func (p *sending) watch(ctx context.Context) {
 
 // end ends p, with nil if it was delivered.
 func (p *sending) end(stats *counters, err error) {
+	if p.link != nil {
+		err = blame(err, p.link)
+	}
 	p.ended, p.err = true, err
 	p.body = nil // the caller may keep the handle for long
 	if p.pooled != nil {

@@ -43,19 +43,23 @@ type batch struct {
 	confirm []*confirmation // whose results wait for receipts of the envelope
 	sealed  chan struct{}   // closed when it has been handed to GossipSub, or never will be
 	done    chan struct{}
+	link    func() bool // reports whether this node's link is down
 
 	// Written before sealed is closed, read after.
 	feed       FeedID
 	first      uint64
 	neighbours int
 	deadline   time.Time // for the first acknowledgement
+	alone      bool      // nobody was there, but the link was down
 
 	// Written before done is closed, read after.
 	acked int
 	err   error
 }
 
-func newBatch() *batch { return &batch{sealed: make(chan struct{}), done: make(chan struct{})} }
+func (o *outbox) newBatch() *batch {
+	return &batch{sealed: make(chan struct{}), done: make(chan struct{}), link: o.link}
+}
 
 // last is the number of the batch's last item.
 func (b *batch) last() uint64 { return b.first + uint64(b.count) - 1 }
@@ -81,6 +85,8 @@ const maxWaiting = 8
 // outbox takes items in and hands out batches: whatever came while the last batch was under way. So
 // an idle room sends at once, and a busy one packs.
 type outbox struct {
+	link func() bool // reports whether this node's link is down
+
 	mu     sync.Mutex
 	queue  []*batch // the last one still takes items
 	closed error
@@ -88,8 +94,8 @@ type outbox struct {
 	ready  task.Wake    // there is a batch
 }
 
-func newOutbox() *outbox {
-	return &outbox{ready: task.NewWake()}
+func newOutbox(link func() bool) *outbox {
+	return &outbox{link: link, ready: task.NewWake()}
 }
 
 // accept says how an item is to be taken in.
@@ -113,7 +119,7 @@ func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number
 		select {
 		case <-space:
 		case <-ctx.Done():
-			return publication{}, &sendError{outcome: ErrUnreachable, cause: ctx.Err()}
+			return publication{}, blame(&sendError{outcome: ErrUnreachable, cause: ctx.Err()}, o.link)
 		}
 	}
 }
@@ -131,7 +137,7 @@ func (o *outbox) tryAdd(kind wire.Kind, payload []byte, size int, number func() 
 	} else if n >= maxWaiting {
 		return publication{}, o.space.Next(), nil
 	} else {
-		b = newBatch()
+		b = o.newBatch()
 		o.queue = append(o.queue, b)
 	}
 	b.content = wire.AppendItem(b.content, kind, payload)
@@ -153,7 +159,7 @@ func (o *outbox) push(kind wire.Kind, payload []byte) {
 		return
 	}
 	if n := len(o.queue); n == 0 || len(o.queue[n-1].content)+wire.ItemSize(kind, len(payload)) > wire.MaxContent {
-		o.queue = append(o.queue, newBatch())
+		o.queue = append(o.queue, o.newBatch())
 	}
 	b := o.queue[len(o.queue)-1]
 	b.content = wire.AppendItem(b.content, kind, payload)
@@ -180,7 +186,7 @@ func (o *outbox) take() *batch {
 
 // last appends the feed's last item, in a batch of its own, and refuses further ones with err.
 func (o *outbox) last(kind wire.Kind, payload []byte, err error) *batch {
-	b := newBatch()
+	b := o.newBatch()
 	o.mu.Lock()
 	if closed := o.closed; closed != nil {
 		o.mu.Unlock()
@@ -214,10 +220,11 @@ func (o *outbox) end(err error) []*batch {
 // copied.
 //
 // If no neighbour acknowledges the message within the time of [WithSendTimeout], or if ctx ends
-// before, it returns [ErrUnconfirmed]: the node may be cut off. The message stays in the room's
-// ring and reaches the others when the network is whole again, if that is within the [Retention].
-// If ctx ends while the message waits to be accepted, it returns [ErrUnreachable]. In a room that
-// was left it returns [ErrLeft].
+// before, it returns [ErrUnconfirmed]: the node may be cut off. If it is known to be
+// ([ErrDisconnected]), that holds also for a node that sees nobody else in the room. The message
+// stays in the room's ring and reaches the others when the network is whole again, if that is
+// within the [Retention]. If ctx ends while the message waits to be accepted, it returns
+// [ErrUnreachable]. In a room that was left it returns [ErrLeft].
 func (r *Room) Publish(ctx context.Context, data []byte, opts ...PublishOption) (Published, error) {
 	p, err := r.PublishAsync(ctx, data, append(slices.Clip(opts), WithWaiting())...)
 	if err != nil {
@@ -406,6 +413,11 @@ func (r *Room) retain(b *batch, h stay.Head, sealed []byte) (alone bool, over er
 		return alone, r.why
 	case !alone:
 		r.unacked = append(r.unacked, b)
+	case r.mesh.cfg.linkDown(): // it sees nobody, which means nothing
+		b.alone = true
+		r.stay.AwaitAck(h.Last, b.deadline)
+		r.unacked = append(r.unacked, b)
+		return false, nil
 	}
 	return alone, nil
 }

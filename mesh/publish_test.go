@@ -17,7 +17,7 @@ import (
 
 func TestOutboxPacksWhatWaitsAndBlocksWhenFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o := newOutbox()
+		o := newOutbox(up)
 		var id uint64
 		number := func() uint64 { id++; return id }
 		big := make([]byte, MaxMessage)
@@ -175,7 +175,7 @@ func TestABatchThatIsSealedAfterTheEndOfTheStayEnds(t *testing.T) {
 		settle()
 		f.at[0].EvictAll(ErrReplaced)
 		synctest.Wait()
-		b := newBatch()
+		b := newOutbox(up).newBatch()
 		b.content, b.count = wire.AppendItem(nil, wire.Kind_KIND_TEXT, []byte("late")), 1
 		r.seal(b)
 		synctest.Wait()
@@ -240,3 +240,6 @@ func TestBatchesAdaptToTheLoad(t *testing.T) {
 		require.Less(t, f.at[0].Stats().EnvelopesPublished-before, uint64(200), "2000 messages travel packed")
 	})
 }
+
+// up is the link of a node that is not known to be down.
+func up() bool { return false }

@@ -52,7 +52,7 @@ func TestTheFirstEventOfAStayIsThatTheRoomIsReady(t *testing.T) {
 		late := f.join(2, "ops", WithHistory(AllHistory))
 		took := time.Since(start)
 		got := eventsDuring(t, late, time.Second)
-		require.Equal(t, &RoomReady{Header{TypeRoomReady, 1, got[0].Head().Time, "ops"}, FirstJoin, took}, got[0])
+		require.Equal(t, &RoomReady{Header{Type: TypeRoomReady, Seq: 1, Time: got[0].Head().Time, Room: "ops"}, FirstJoin, took}, got[0])
 		require.Equal(t, []string{"+u0", "+u1"}, slices.Sorted(slices.Values([]string{line(got[1]), line(got[2])})))
 		require.Equal(t, []string{"u0:0", "u0:1", "u0:2"}, []string{line(got[3]), line(got[4]), line(got[5])})
 		require.Len(t, got, 6)

@@ -20,6 +20,9 @@ var (
 	ErrReplaced = errors.New("the same user joined this room from another device")
 	// ErrAmbiguous reports a user name that several users with different keys have.
 	ErrAmbiguous = errors.New("several users have this name")
+	// ErrOtherStream reports that the events are in another stream than the one that was asked for:
+	// see node.WithAllEvents.
+	ErrOtherStream = errors.New("the events are in another stream")
 )
 
 // Room is one stay in a room, from [Mesh.Join] to [Room.Leave]. Its methods are safe for concurrent
@@ -30,6 +33,7 @@ type Room struct {
 	tag    [32]byte
 	device identity.PublicKey
 	id     FeedID // of this node's own broadcasts
+	number uint64 // of this stay, among all of the mesh
 
 	gossip sync.Mutex // held while the three that follow are taken, or given back
 	topic  *pubsub.Topic
@@ -37,8 +41,10 @@ type Room struct {
 	peers  *pubsub.TopicEventHandler
 
 	outbox       *outbox
-	queue        *events.Queue[Event]
-	ctx          context.Context // ends with the stay
+	queue        *events.Source[Event] // where its events go
+	stream       *events.Queue[Event]  // the room's own; nil: they go to the mesh's one stream
+	shown        uint64                // the number of the stay, if its events show it
+	ctx          context.Context       // ends with the stay
 	stop         context.CancelFunc
 	door         *stay.Door
 	rearm        task.Wake // the timer loop must look again
@@ -105,15 +111,28 @@ func (r *Room) WaitPeers(ctx context.Context, n int) error {
 	}
 }
 
+// Stay is the number of this stay. It rises from 1 over all stays of the node, in any room. In the
+// stream of all events it is [Header].Stay.
+func (r *Room) Stay() uint64 { return r.number }
+
 // Recv returns the room's next event, and waits for one until ctx ends. Events are queued from Join
 // on. After the last one it returns why the stay ended: [ErrLeft], [ErrReplaced], [ErrClosed], the
-// reason given to [Mesh.EvictAll], or why the room token no longer counts.
-func (r *Room) Recv(ctx context.Context) (Event, error) { return r.queue.Recv(ctx) }
+// reason given to [Mesh.EvictAll], or why the room token no longer counts. If the node has one
+// stream of all events, Recv returns [ErrOtherStream] at once.
+func (r *Room) Recv(ctx context.Context) (Event, error) {
+	if r.stream == nil {
+		return nil, ErrOtherStream
+	}
+	return r.stream.Recv(ctx)
+}
 
 // Events ranges over [Room.Recv]. It ends without an error when this node has left the room or
 // closed; otherwise it yields one error, last. Breaking out of the loop leaves the stream open.
 func (r *Room) Events(ctx context.Context) iter.Seq2[Event, error] {
-	return r.queue.All(ctx, func(err error) bool { return errors.Is(err, ErrLeft) || errors.Is(err, ErrClosed) })
+	if r.stream == nil {
+		return func(yield func(Event, error) bool) { yield(nil, ErrOtherStream) }
+	}
+	return r.stream.All(ctx, func(err error) bool { return errors.Is(err, ErrLeft) || errors.Is(err, ErrClosed) })
 }
 
 // Room returns the room of that name if this node is in it.

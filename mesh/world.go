@@ -153,10 +153,13 @@ func (w *world) Ended(last uint64, acked int) {
 		b := w.unacked[0]
 		w.unacked[0] = nil
 		w.unacked = w.unacked[1:]
-		if b.acked = acked; acked > 0 {
+		b.acked = acked
+		switch {
+		case acked > 0, b.alone && !b.link() && w.stay.Present() <= 1:
 			b.end(nil)
-		} else {
-			b.end(&sendError{outcome: ErrUnconfirmed, cause: fmt.Errorf("room %s: no neighbour has acknowledged it", w.name)})
+		default:
+			silence := &sendError{outcome: ErrUnconfirmed, cause: fmt.Errorf("room %s: no neighbour has acknowledged it", w.name)}
+			b.end(blame(silence, b.link))
 		}
 	}
 }

@@ -102,6 +102,9 @@ func (d *dialer) run(ctx context.Context) {
 		start, next := d.core.due(d.node.clock.Now(), d.crowded())
 		d.dials += uint64(len(start))
 		d.mu.Unlock()
+		if len(start) > 0 {
+			d.node.monitor.dialling()
+		}
 		for _, a := range start {
 			d.node.tasks.Spawn(func() { d.attempt(ctx, a) }) // run itself is a task
 		}

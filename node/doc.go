@@ -63,19 +63,29 @@
 // What happens outside rooms comes from [Node.Recv] or [Node.Events], in one order; each room has a
 // stream of its own. Readers pull, so a handler may call anything. A reader that is too slow loses
 // broadcasts, and an event reports how many. Messages to this user alone are not dropped but
-// refused to their senders, and nothing else is dropped. docs/EVENTS.md has the JSON form.
+// refused to their senders, and nothing else is dropped. docs/EVENTS.md has the JSON form. With
+// [WithAllEvents] there is one stream instead, of the node and all its rooms: [Node.AllEvents].
+//
+// # Connection
+//
+// [Node.Connection] says whether this node itself is cut off, and a [ConnectionChanged] reports
+// each change. A node counts as connected, also when it is alone, until it loses all its
+// connections to nodes of its app without a goodbye, or has no usable interface left. It then dials
+// by itself. When it is back, its log-in counts again and messages work again, with no call by the
+// program.
 //
 // # Results of a send
 //
 // A nil error means that the receiver's node has put the message into its program's queue.
 // [mesh.ErrUnreachable] means that it was certainly not sent, [mesh.ErrUnconfirmed] that this is
 // unknown, a [*mesh.RefusedError] that the receiver refused it, and [presence.ErrNotFound] that the
-// user is not logged in on any node that could be asked.
+// user is not logged in on any node that could be asked. The first two are also
+// [mesh.ErrDisconnected] if this node itself was cut off.
 //
 // # Contexts and Close
 //
-// A context bounds one call. [Node.Close] leaves the rooms, logs out, and returns within 2 s, when
-// every goroutine of the node has ended and every call has returned.
+// A context bounds one call. [Node.Close] leaves the rooms, logs out, says goodbye, and returns
+// within 2 s, when every goroutine of the node has ended and every call has returned.
 //
 // # Limits
 //

@@ -14,9 +14,9 @@ import (
 
 // Event is one thing that happened to the node, outside rooms. It is a pointer to one of [PeerUp],
 // [PeerChanged], [PeerDown], [PeerFailed], [SettingDiffers], [IdentityConflict], [LoggedOut],
-// [TokenExpiring], [TokenEnded], [DuplicateDevice], [AddrsChanged], [mesh.DirectMessage] and
-// [mesh.Lagged]. The events of a node form one ordered stream, numbered in [Header].Seq; rooms have
-// streams of their own.
+// [TokenExpiring], [TokenEnded], [DuplicateDevice], [AddrsChanged], [ConnectionChanged],
+// [mesh.DirectMessage] and [mesh.Lagged]. The events of a node form one ordered stream, numbered in
+// [Header].Seq; rooms have streams of their own. With [WithAllEvents] there is one stream of all.
 //
 // Every event marshals to one JSON object, described in docs/EVENTS.md. Field names and values stay
 // the same from version to version; new fields and new types may be added.
@@ -52,6 +52,8 @@ const (
 	TypeTokenEnded       = "token_ended"
 	TypeDuplicateDevice  = "duplicate_device"
 	TypeAddrsChanged     = "addrs_changed"
+
+	TypeConnectionChanged = "connection_changed"
 )
 
 // Peer is a connected node of the same app, as it has proved itself.

@@ -39,6 +39,10 @@ func samples(t *testing.T) []Event {
 		&TokenEnded{Header: head(TypeTokenEnded, ""), Reason: "expired 2m0s ago"},
 		&DuplicateDevice{Header: head(TypeDuplicateDevice, ""), Peer: id},
 		&AddrsChanged{Header: head(TypeAddrsChanged, ""), Addrs: []string{"/ip4/192.168.1.7/tcp/4001/p2p/" + id.String()}},
+		&ConnectionChanged{
+			Header: head(TypeConnectionChanged, ""), State: Reconnecting, Before: Disconnected, Elapsed: 1250 * time.Millisecond, LoggedIn: true,
+			Reason: whyDialling,
+		},
 		&mesh.DirectMessage{Header: head(mesh.TypeDirectMessage, ""), From: login, Kind: mesh.Text, Data: []byte("hi"), Sent: sent},
 		&mesh.DirectMessage{Header: head(mesh.TypeDirectMessage, "ops"), From: login, Data: []byte{0, 255}, Sent: sent},
 		&mesh.Message{Header: head(mesh.TypeMessage, "ops"), From: login, Kind: mesh.Text, Data: []byte("hi"), Sent: sent, Feed: mesh.FeedID{0xab}, Number: 3},
@@ -52,6 +56,10 @@ func samples(t *testing.T) []Event {
 		&mesh.TokenExpiring{Header: head(mesh.TypeTokenExpiring, "ops"), Expires: sent.Add(30 * time.Second)},
 		&mesh.GapLost{Header: head(mesh.TypeGapLost, "ops"), From: login, Feed: mesh.FeedID{0xab}, First: 4, Last: 9},
 		&mesh.Lagged{Header: head("lagged", "ops"), Missed: 12},
+		&mesh.RoomEnded{
+			Header: Header{Type: mesh.TypeRoomEnded, Seq: 17, Time: head("", "").Time, Room: "ops", Stay: 3},
+			Reason: mesh.EndReplaced, Detail: mesh.ErrReplaced.Error(), Err: mesh.ErrReplaced,
+		},
 	}
 }
 

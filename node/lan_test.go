@@ -82,6 +82,7 @@ type event struct {
 	Addr  string
 	Addrs []string
 	Text  string
+	State string
 }
 
 // until reads events until one fits, and drops the others.
@@ -118,6 +119,12 @@ func (m *machine) loses(user string) {
 	m.until(user+" is down", func(ev event) bool { return ev.Type == node.TypePeerDown && ev.Node.User == user })
 }
 
+// turns waits until the node's own connection has that state.
+func (m *machine) turns(to node.ConnectionState) {
+	m.t.Helper()
+	m.until("state "+string(to), func(ev event) bool { return ev.Type == node.TypeConnectionChanged && ev.State == string(to) })
+}
+
 // tells makes the node send text to user at to.
 func (m *machine) tells(to *machine, user, text string) {
 	m.t.Helper()
@@ -138,7 +145,10 @@ func TestNodesOnALANFindEachOtherAndComeBackFromACableBeingPulled(t *testing.T) 
 
 	bm.Unplug()
 	begun = time.Now()
+	bob.turns(node.Disconnected)
+	require.Less(t, time.Since(begun), 5*time.Second, "it has lost its carrier, which shows before any connection ends")
 	alice.loses("bob")
+	alice.turns(node.Disconnected)
 	bob.loses("alice")
 	lost := time.Since(begun)
 	t.Logf("lost after %v", lost)
@@ -146,7 +156,9 @@ func TestNodesOnALANFindEachOtherAndComeBackFromACableBeingPulled(t *testing.T) 
 	bm.Plug()
 	begun = time.Now()
 	alice.sees("bob")
+	alice.turns(node.Reconnected)
 	bob.sees("alice")
+	bob.turns(node.Reconnected)
 	t.Logf("back after %v", time.Since(begun))
 	bob.tells(alice, "alice", "back")
 }
@@ -197,14 +209,16 @@ func TestANewAddressIsToldAndANodeWithoutNetworkTakesItUp(t *testing.T) {
 	ip("addr", "flush", "dev", "eth0") // like a laptop out of reach of every network
 	alice, bob := runOn(t, am, "alice"), runOn(t, bm, "bob")
 	alice.until("the start", func(ev event) bool { return ev.Type == "started" })
+	alice.turns(node.Failed)
 	begun := time.Now()
 	ip("addr", "add", "10.77.0.99/24", "dev", "eth0")
 	ip("route", "add", "224.0.0.0/4", "dev", "eth0")
-	told, met := false, false // in either order
+	told, met, connected := false, false, false // in any order
 	alice.until("the new address, and bob at it", func(ev event) bool {
+		connected = connected || ev.State == string(node.Connected)
 		told = told || ev.Type == node.TypeAddrsChanged && strings.Contains(fmt.Sprint(ev.Addrs), "/ip4/10.77.0.99/tcp/")
 		met = met || ev.Node.User == "bob"
-		return told && met
+		return told && met && connected
 	})
 	bob.sees("alice")
 	t.Logf("told after %v", time.Since(begun))

@@ -72,9 +72,20 @@ func (n *Node) logout(ctx context.Context) error {
 	if err := n.presence.Logout(ctx); err != nil {
 		return fmt.Errorf("log out: %w", err)
 	}
+	n.loggedOut(user)
+	return nil
+}
+
+// sayGoodbye tells the connected peers that this node closes, and logs out if it is logged in.
+func (n *Node) sayGoodbye(ctx context.Context) {
+	if user := n.User(); n.presence.Goodbye(ctx) {
+		n.loggedOut(user)
+	}
+}
+
+func (n *Node) loggedOut(user string) {
 	n.queue.PushNotice(&LoggedOut{Header: Header{Type: TypeLoggedOut}, User: user, Reason: Logout})
 	n.log.Info("logged out", "user", user)
-	return nil
 }
 
 // User returns the user's name; empty before [Node.SetUser] or [Node.Login].

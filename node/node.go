@@ -30,9 +30,9 @@ var ErrClosed = identity.ErrClosed
 // ErrOtherDevice reports that a host and a data directory have different device keys.
 var ErrOtherDevice = errors.New("the host has another key than the data directory")
 
-// logoutTimeout bounds how long Close takes to log out. Leaving rooms runs at the same time, and
-// takes at most 1 s too.
-const logoutTimeout = time.Second
+// goodbyeTimeout bounds how long Close takes to say goodbye to peers. Leaving rooms runs at the
+// same time, and takes at most 1 s too.
+const goodbyeTimeout = time.Second
 
 // historyFile is the file of WithHistoryStore in the data directory.
 const historyFile = "history.db"
@@ -56,6 +56,7 @@ type Node struct {
 	queue    *events.Queue[Event]
 	lan      *lan // nil: no mDNS
 	dialer   *dialer
+	monitor  *monitor
 	retries  chan struct{} // holds a token for each retry of Connect under way
 
 	ctx   context.Context // ends when Close has said goodbye
@@ -167,7 +168,7 @@ func (n *Node) openHost() (err error) {
 // openLayers puts presence and mesh on the host before it listens, so that every connection finds
 // their handlers.
 func (n *Node) openLayers() (err error) {
-	n.dialer = newDialer(n)
+	n.dialer, n.monitor = newDialer(n), newMonitor(n)
 	if n.pins = identity.NewPins(); n.dir != nil {
 		n.pins = n.dir.Pins()
 	}
@@ -208,7 +209,10 @@ func (n *Node) openLayers() (err error) {
 	}
 	around := []mesh.Option{
 		mesh.WithLogger(n.log), mesh.WithClock(n.clock), mesh.WithInbox(n.takeDirect), mesh.WithPins(n.pins),
-		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store),
+		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store), mesh.WithLink(n.monitor.linkDown),
+	}
+	if n.cfg.allEvents {
+		around = append(around, mesh.WithEvents(n.queue))
 	}
 	for _, s := range n.cfg.mesh {
 		around = append(around, s)
@@ -241,6 +245,7 @@ func (n *Node) listen() error {
 // start runs the node's loops. It cannot fail.
 func (n *Node) start() {
 	n.log.Info("node started", "peer", n.host.ID(), "app", n.cfg.app, "addrs", n.host.Addrs())
+	n.monitor.start()
 	now := n.clock.Now()
 	for _, s := range n.cfg.peers {
 		info, _ := parsePeer(s) // validate has checked it
@@ -260,6 +265,7 @@ func (n *Node) start() {
 	}
 	n.tasks.Go(func() { n.dialer.run(n.ctx) })
 	n.tasks.Go(func() { n.watch(n.ctx) })
+	n.tasks.Go(func() { n.monitor.run(n.ctx) })
 }
 
 // Close leaves all rooms, logs out, closes the node and returns within 2 s, when all its goroutines
@@ -273,14 +279,15 @@ func (n *Node) shutdown() error {
 	var polite sync.WaitGroup // 2. say goodbye: to the rooms, and to connected peers
 	polite.Go(func() { _ = n.mesh.Close() })
 	polite.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), logoutTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), goodbyeTimeout)
 		defer cancel()
-		_ = n.logout(ctx)
+		n.sayGoodbye(ctx)
 	})
 	polite.Wait()
 
 	n.stop()            // 3. end loops and waiting calls
 	err := n.closeAll() // 4. presence, host, data directory
+	n.monitor.close()
 	n.queue.End(ErrClosed)
 	n.log.Info("node closed", "peer", n.host.ID())
 	return err
@@ -341,12 +348,47 @@ func (n *Node) Addrs() []ma.Multiaddr {
 }
 
 // Recv returns the next event of the node, and waits for one until ctx ends. Events are queued
-// since New. After the last one it returns [ErrClosed].
-func (n *Node) Recv(ctx context.Context) (Event, error) { return n.queue.Recv(ctx) }
+// since New. After the last one it returns [ErrClosed]. With [WithAllEvents] it returns
+// [mesh.ErrOtherStream] at once.
+func (n *Node) Recv(ctx context.Context) (Event, error) {
+	if n.cfg.allEvents {
+		return nil, mesh.ErrOtherStream
+	}
+	return n.queue.Recv(ctx)
+}
 
 // Events ranges over [Node.Recv]. It ends silently when the node is closed; otherwise the last pair
 // has an error. Breaking out of the loop leaves the stream open.
 func (n *Node) Events(ctx context.Context) iter.Seq2[Event, error] {
+	return n.read(ctx, !n.cfg.allEvents)
+}
+
+// RecvAny returns the next event of the node or of one of its rooms, and waits for one until ctx
+// ends. The events come in the order in which they were queued since New, once each. [Header].Room
+// and [Header].Stay say which room an event is of, and which stay there; both are zero for events
+// of the node. The last event of a stay is a [mesh.RoomEnded]. The bounds are those of a room: see
+// [mesh.WithQueue]. A [mesh.Lagged] counts what was dropped of one room.
+//
+// It needs [WithAllEvents]; without, it returns [mesh.ErrOtherStream] at once. After the last event
+// it returns [ErrClosed]. Only one goroutine at a time may read.
+func (n *Node) RecvAny(ctx context.Context) (Event, error) {
+	if !n.cfg.allEvents {
+		return nil, mesh.ErrOtherStream
+	}
+	return n.queue.Recv(ctx)
+}
+
+// AllEvents ranges over [Node.RecvAny]. It ends silently when the node is closed; otherwise the
+// last pair has an error. Breaking out of the loop leaves the stream open.
+func (n *Node) AllEvents(ctx context.Context) iter.Seq2[Event, error] {
+	return n.read(ctx, n.cfg.allEvents)
+}
+
+// read ranges over the node's queue, if that is the stream that was asked for.
+func (n *Node) read(ctx context.Context, there bool) iter.Seq2[Event, error] {
+	if !there {
+		return func(yield func(Event, error) bool) { yield(nil, mesh.ErrOtherStream) }
+	}
 	return n.queue.All(ctx, func(err error) bool { return errors.Is(err, ErrClosed) })
 }
 

@@ -25,10 +25,13 @@ func (n *Node) observe(ev presence.Event) {
 	switch ev := ev.(type) {
 	case presence.PeerUp:
 		n.peerUp(ev.Peer, ev.Session)
+		n.follow(ev.Peer, ev.Session)
 	case presence.PeerChanged:
 		n.peerChanged(ev.Peer, ev.Session)
+		n.follow(ev.Peer, ev.Session)
 	case presence.PeerDown:
 		n.peerDown(ev.Peer)
+		n.monitor.gone(ev.Peer, ev.Reason)
 	case presence.SettingDiffers:
 		n.log.Debug("a peer has another setting", "peer", ev.Peer, "setting", ev.Setting, "ours", ev.Ours, "theirs", ev.Theirs)
 		n.queue.PushNotice(&SettingDiffers{
@@ -59,6 +62,19 @@ func (n *Node) observe(ev presence.Event) {
 		}
 		n.dialer.with(func(core *redialer) { core.refuse(n.clock.Now(), ev.Peer, pause) })
 		n.peerFailed(ev.Peer, ev.Err)
+		n.monitor.refused(ev.Peer)
+	}
+}
+
+// follow notes whether a connected node is there for as long as it can be, or has said goodbye.
+func (n *Node) follow(p peer.ID, s identity.Session) {
+	if s.Closing {
+		n.monitor.gone(p, presence.SaidGoodbye)
+		return
+	}
+	n.monitor.met(p)
+	if n.monitor.linkDown() {
+		n.monitor.lookAround() // the peer may be connected over loopback
 	}
 }
 

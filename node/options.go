@@ -38,6 +38,7 @@ type config struct {
 	clock       walltime.Clock
 	mesh        []mesh.Setting
 	keepHistory bool
+	allEvents   bool
 }
 
 func defaultConfig() config {
@@ -203,6 +204,13 @@ func WithMesh(settings ...mesh.Setting) Option {
 // [*mesh.StoreError] for a file that it cannot use, such as one of another version. The default
 // keeps rooms in memory. New rejects this option without [WithDataDir].
 func WithHistoryStore() Option { return func(c *config) { c.keepHistory = true } }
+
+// WithAllEvents gives the node one stream with its own events and those of all its rooms, from the
+// first event on: [Node.AllEvents]. It takes the place of the other streams: [Node.Recv],
+// [Node.Events], and Recv and Events of a room then return [mesh.ErrOtherStream]. So no queue fills
+// up that nobody reads, and [mesh.WithQueue] bounds all that waits. The default is a stream for the
+// node and one for each room.
+func WithAllEvents() Option { return func(c *config) { c.allEvents = true } }
 
 // AddrError reports a multiaddr that cannot be used where it was given.
 type AddrError struct {

@@ -25,6 +25,8 @@ import (
 //   - Certainly not sent, since the user's device cannot be reached: [mesh.ErrUnreachable].
 //   - Refused by the receiver: [*mesh.RefusedError].
 //   - Unknown, since no answer came: [mesh.ErrUnconfirmed].
+//   - One of the last two, and also [mesh.ErrDisconnected], if this node's own link was known to be
+//     down when the send ended: see [Node.Connection]. No send fails as not found meanwhile.
 func (n *Node) Send(ctx context.Context, user string, data []byte, opts ...mesh.SendOption) (mesh.Receipt, error) {
 	call, done, err := n.enter(ctx)
 	if err != nil {

@@ -27,6 +27,7 @@ func (n *Node) watch(ctx context.Context) {
 		if c := w.step(lookAround(start, n.clock.Now())); c != (change{}) {
 			n.revive(ctx, c)
 		}
+		n.monitor.lookAround()
 		n.tendRooms(inRooms)
 		addrs = n.tellAddrs(addrs)
 		select {

@@ -25,6 +25,7 @@ type account struct {
 	token     loginToken                               // in app mode: of the last log-in
 	pending   string                                   // the user whose log-in failed for its token: see UpdateLoginToken
 	news      task.Changes                             // self has changed
+	closing   bool                                     // this node has said goodbye, or is about to
 	version   uint64                                   // counts the changes of what peers are to learn from a hello
 	highest   uint64                                   // the highest sequence seen for our user key
 	twin      bool                                     // another node with our device key was reported

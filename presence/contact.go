@@ -1,6 +1,8 @@
 package presence
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -155,6 +157,7 @@ func (g *greeter) disconnected(conn network.Conn) {
 	// The host reports connections from several goroutines: a peer that has another connection is
 	// not lost.
 	g.takeIn(p)
+	trimmed := wasTrimmed(conn)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c := g.contacts[p]
@@ -172,9 +175,31 @@ func (g *greeter) disconnected(conn network.Conn) {
 	if c.known {
 		g.unindexLocked(c)
 		g.witness.partedLocked(c)
-		g.events.push(PeerDown{Peer: p})
+		down := PeerDown{Peer: p}
+		switch {
+		case c.session.Closing:
+			down.Reason = SaidGoodbye
+		case trimmed:
+			down.Reason = Trimmed
+		}
+		g.events.push(down)
 	}
 	g.progress.Tell()
+}
+
+// wasTrimmed reports whether a connection that has ended was closed by a connection manager, here
+// or at the other end. Only an attempt to use the connection tells: it fails at once, since the
+// connection is closed.
+func wasTrimmed(conn network.Conn) bool {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	s, err := conn.NewStream(network.WithAllowLimitedConn(ctx, "starling: why it has ended"))
+	if err == nil {
+		_ = s.Reset()
+		return false
+	}
+	end, ok := errors.AsType[*network.ConnError](err)
+	return ok && end.ErrorCode == network.ConnGarbageCollected
 }
 
 // install records what a peer has stated and proved on a connection. version is the version of our
@@ -196,6 +221,9 @@ func (g *greeter) install(conn network.Conn, s identity.Session, version uint64)
 	}
 	if c.known && !restarted && supersedes(was.Statement, s.Statement) {
 		s.Statement = was.Statement // one hello overtook another
+	}
+	if c.known && !restarted {
+		s.Closing = s.Closing || was.Closing // likewise
 	}
 	g.unindexLocked(c)
 	up := !c.known
@@ -270,7 +298,7 @@ func changed(a, b identity.Session) bool {
 	if a.Statement != nil && a.Statement != b.Statement && (a.Statement.Newer(b.Statement) || b.Statement.Newer(a.Statement)) {
 		return true
 	}
-	return a.Incarnation != b.Incarnation || a.Capabilities != b.Capabilities ||
+	return a.Incarnation != b.Incarnation || a.Closing != b.Closing || a.Capabilities != b.Capabilities ||
 		a.MaxEnvelope != b.MaxEnvelope || a.MaxMessage != b.MaxMessage || a.Grace != b.Grace || a.Leeway != b.Leeway
 }
 

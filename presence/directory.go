@@ -161,10 +161,10 @@ func (d *Directory) OnlineAs(user string) []identity.Login {
 	return logins(d.finder.connectedLocked(want{Address: identity.Address{User: user}}, now))
 }
 
-// Close says good-bye to the connected peers if the node is logged in, which takes at most half a
-// second. It ends everything that the directory does, and returns when all its goroutines have
-// ended. The host stays open. The observer must not call it. It may be called again; every call
-// returns nil.
+// Close says good-bye to the connected peers, unless [Directory.Goodbye] has, which takes at most
+// half a second. It ends everything that the directory does, and returns when all its goroutines
+// have ended. The host stays open. The observer must not call it. It may be called again; every
+// call returns nil.
 func (d *Directory) Close() error { return d.close() }
 
 // changedLocked makes all who are to know this node's statement learn that it has changed.
@@ -193,16 +193,10 @@ func (d *Directory) shutdown() error {
 	}
 	d.mu.Lock()
 	d.closing = true
-	bye := d.own.in
-	if bye {
-		d.own.logoutLocked()
-	}
 	d.mu.Unlock()
-	if bye {
-		ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
-		d.sayGoodbye(ctx)
-		cancel()
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+	d.Goodbye(ctx)
+	cancel()
 
 	d.host.Network().StopNotify(d.notify)
 	d.mu.Lock()

@@ -22,7 +22,19 @@ type PeerUp struct {
 
 // PeerDown reports the end of the last connection to a peer. One follows every PeerUp, unless the
 // directory is closed first.
-type PeerDown struct{ Peer peer.ID }
+type PeerDown struct {
+	Peer   peer.ID
+	Reason DownReason
+}
+
+// DownReason is why the last connection to a peer has ended.
+type DownReason uint8
+
+const (
+	Lost        DownReason = iota // for no known reason: a crash, a cut, or the peer has just closed it
+	SaidGoodbye                   // the peer has said that its node closes
+	Trimmed                       // a connection manager, here or there, has closed it: it had too many
+)
 
 // PeerChanged reports a later hello with something new: another statement (the peer logged in or
 // out, or signed it again), or another incarnation (the peer restarted before its old connection

@@ -162,7 +162,7 @@ func (x *handshake) respond(ctx context.Context, conn network.Conn, s network.St
 // ownHello returns our current hello, and the version of the statement in it.
 func (x *handshake) ownHello() (*wire.Hello, uint64) {
 	x.mu.Lock()
-	self, version := x.own.self, x.own.version
+	self, version, closing := x.own.self, x.own.version, x.own.closing
 	x.mu.Unlock()
 	h := &wire.Hello{
 		App:         x.app[:],
@@ -170,6 +170,7 @@ func (x *handshake) ownHello() (*wire.Hello, uint64) {
 		MaxEnvelope: maxEnvelope,
 		Limits:      x.limits(),
 		Nonce:       make([]byte, nonceSize),
+		Closing:     closing,
 	}
 	_, _ = rand.Read(h.Nonce) // never fails
 	if self != nil {
@@ -203,6 +204,7 @@ func (x *handshake) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Hel
 		Grace:        unstated,
 		Leeway:       unstated,
 		Addrs:        wire.ParseAddrs(h.Addrs),
+		Closing:      h.Closing,
 	}
 	if l := h.Limits; l != nil {
 		session.Grace, session.Leeway = fromMillis(l.GraceMs), fromMillis(l.LeewayMs)

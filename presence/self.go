@@ -31,7 +31,7 @@ func (d *Directory) SetUser(user string) error {
 // change changes this node's own statement with f, which returns a sequence to keep; 0: none.
 func (d *Directory) change(f func() (sequence uint64, err error)) error {
 	d.mu.Lock()
-	if d.closing {
+	if d.closing || d.own.closing {
 		d.mu.Unlock()
 		return ErrClosed
 	}
@@ -102,13 +102,41 @@ func (d *Directory) Logout(ctx context.Context) error {
 	d.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, logoutGrace)
 	defer cancel()
-	d.sayGoodbye(ctx)
+	d.spread(ctx)
 	return nil
 }
 
-// sayGoodbye waits until connected peers and the nodes that keep the log-in have been told that it
+// Goodbye tells the connected peers that this node closes, and logs out if the node is logged in,
+// which it reports. The end of the connections is then no loss to them: see [SaidGoodbye]. Goodbye
+// returns when all of them have confirmed that, after a second at the latest, or when ctx ends. The
+// node cannot log in again: what is left is to close it. A second call does nothing.
+func (d *Directory) Goodbye(ctx context.Context) (loggedOut bool) {
+	d.mu.Lock()
+	if d.own.closing {
+		d.mu.Unlock()
+		return false
+	}
+	d.own.closing = true
+	if loggedOut = d.own.in; loggedOut {
+		d.own.logoutLocked()
+	} else {
+		d.own.version++
+		d.hellos.kickAllLocked()
+	}
+	d.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, logoutGrace)
+	defer cancel()
+	if loggedOut {
+		d.spread(ctx)
+	} else {
+		d.hellos.waitTold(ctx)
+	}
+	return loggedOut
+}
+
+// spread waits until connected peers and the nodes that keep the log-in have been told that it
 // has ended, or until ctx ends.
-func (d *Directory) sayGoodbye(ctx context.Context) {
+func (d *Directory) spread(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { d.retract(ctx) })
 	d.hellos.waitTold(ctx)

@@ -87,7 +87,12 @@ func TestANodeTakesTheHellosOfTheVectors(t *testing.T) {
 			}
 			require.Equal(t, c.want.Addrs, addrs)
 		}
-		_, refusal := d.hellos.shake.checkHello(b, &hello)
+		var bye wire.Hello
+		require.NoError(t, wire.NewReader(bytes.NewReader(v.Frames.Goodbye), maxHello).Next(&bye))
+		got, refusal := d.hellos.shake.checkHello(a, &bye)
+		require.Nil(t, refusal)
+		require.True(t, got.Closing)
+		_, refusal = d.hellos.shake.checkHello(b, &hello)
 		require.NotNil(t, refusal, "alice's statement, shown by bob")
 		require.Equal(t, wire.Refusal_BAD_STATEMENT, refusal.code)
 

@@ -11,6 +11,11 @@
 // finds what [Kind].Lagged returns in its place. A direct message is refused instead, so that its
 // sender learns of it. Notices (membership, state) are kept. Every event takes the next sequence
 // number when it is queued, so a dropped one leaves a gap.
+//
+// # Sources
+//
+// Several streams can share one queue, with one order, one count and one bound: each is a [Source]
+// of the queue. What was dropped is reported for each source.
 package events
 
 import (
@@ -56,15 +61,52 @@ type entry[E any] struct {
 	seq        uint64
 	size       int
 	class      class
-	before     int // broadcasts dropped between the previous entry and this one
+	of         *Source[E]
+	before     *missed[E] // broadcasts dropped between the previous entry and this one
 	prev, next *entry[E]
 	later      *entry[E] // the next broadcast
+}
+
+// missed counts the broadcasts of one source that were dropped at one place of the queue. It is an
+// element of a list with one for each source, by rising last.
+type missed[E any] struct {
+	of   *Source[E]
+	n    int
+	last uint64 // the number of the last of them
+	next *missed[E]
+}
+
+// add returns the list with one more broadcast, which had number seq: later than all in it.
+func (l *missed[E]) add(of *Source[E], seq uint64) *missed[E] {
+	m, at := (*missed[E])(nil), &l
+	for *at != nil {
+		if (*at).of == of {
+			m, *at = *at, (*at).next
+			continue
+		}
+		at = &(*at).next
+	}
+	if m == nil {
+		m = &missed[E]{of: of}
+	}
+	m.n, m.last, m.next = m.n+1, seq, nil
+	*at = m
+	return l
+}
+
+// Source is a stream of events that go to a queue. Its methods may be called from any goroutine.
+type Source[E any] struct {
+	queue  *Queue[E]
+	stamp  func(ev E, seq uint64, at time.Time)
+	lagged func(seq uint64, at time.Time, missed int) E
+	over   bool // the lock of the queue guards it
 }
 
 // Queue is a bounded stream of events. Its methods may be called from any goroutine, but Recv and
 // All from only one at a time.
 type Queue[E any] struct {
-	kind                Kind[E]
+	own                 Source[E]
+	clock               walltime.Clock
 	maxEvents, maxBytes int
 
 	mu               sync.Mutex
@@ -72,10 +114,10 @@ type Queue[E any] struct {
 	oldest, youngest *entry[E] // of the broadcasts, linked by later
 	free             *entry[E] // spare entries, linked by next
 	seq              uint64
-	count, bytes     int   // of the broadcasts and direct messages waiting
-	notices          int   // waiting
-	after            int   // broadcasts dropped behind tail
-	end              error // set once; Recv returns it when the list is empty
+	count, bytes     int        // of the broadcasts and direct messages waiting
+	notices          int        // waiting
+	after            *missed[E] // broadcasts dropped behind tail
+	end              error      // set once; Recv returns it when the list is empty
 
 	wake task.Wake // there may be something to read
 }
@@ -83,17 +125,39 @@ type Queue[E any] struct {
 // NewQueue returns an empty queue, in which so many broadcasts and direct messages may wait, with
 // payloads of so many bytes. Both bounds must be positive.
 func NewQueue[E any](kind Kind[E], maxEvents, maxBytes int) *Queue[E] {
-	return &Queue[E]{kind: kind, maxEvents: maxEvents, maxBytes: maxBytes, wake: task.NewWake()}
+	q := &Queue[E]{clock: kind.Clock, maxEvents: maxEvents, maxBytes: maxBytes, wake: task.NewWake()}
+	q.own = Source[E]{queue: q, stamp: kind.Stamp, lagged: kind.Lagged}
+	return q
 }
+
+// Own returns the queue's own source, which the queue's methods use.
+func (q *Queue[E]) Own() *Source[E] { return &q.own }
+
+// NewSource returns another source of the queue. Of kind, only Stamp and Lagged count.
+func (q *Queue[E]) NewSource(kind Kind[E]) *Source[E] {
+	return &Source[E]{queue: q, stamp: kind.Stamp, lagged: kind.Lagged}
+}
+
+// PushBroadcast is [Source.PushBroadcast] of the queue's own source.
+func (q *Queue[E]) PushBroadcast(ev E, size int) (dropped int, queued bool) {
+	return q.own.PushBroadcast(ev, size)
+}
+
+// PushDirect is [Source.PushDirect] of the queue's own source.
+func (q *Queue[E]) PushDirect(ev E, size int) bool { return q.own.PushDirect(ev, size) }
+
+// PushNotice is [Source.PushNotice] of the queue's own source.
+func (q *Queue[E]) PushNotice(ev E) { q.own.PushNotice(ev) }
 
 // PushBroadcast queues an event whose payload has size bytes. When the queue is full, it drops the
 // oldest broadcasts to make room. It returns how many it dropped, and whether the new one is in the
 // queue: it is dropped itself when direct messages fill the queue, and nothing is accepted after
 // the end.
-func (q *Queue[E]) PushBroadcast(ev E, size int) (dropped int, queued bool) {
+func (s *Source[E]) PushBroadcast(ev E, size int) (dropped int, queued bool) {
+	q := s.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.end != nil {
+	if q.end != nil || s.over {
 		return 0, false
 	}
 	for q.fullLocked(size) {
@@ -101,40 +165,53 @@ func (q *Queue[E]) PushBroadcast(ev E, size int) (dropped int, queued bool) {
 		if q.oldest == nil {
 			// The number it would have had, so that the gap shows.
 			q.seq++
-			q.after++
+			q.after = q.after.add(s, q.seq)
 			q.signal()
 			return dropped, false
 		}
 		q.evictLocked()
 	}
-	q.pushLocked(ev, size, broadcast)
+	q.pushLocked(s, ev, size, broadcast)
 	return dropped, true
 }
 
 // PushDirect queues an event whose payload has size bytes. It returns false when the queue is full
 // or ended.
-func (q *Queue[E]) PushDirect(ev E, size int) bool {
+func (s *Source[E]) PushDirect(ev E, size int) bool {
+	q := s.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.end != nil || q.fullLocked(size) {
+	if q.end != nil || s.over || q.fullLocked(size) {
 		return false
 	}
-	q.pushLocked(ev, size, direct)
+	q.pushLocked(s, ev, size, direct)
 	return true
 }
 
 // PushNotice queues an event that may not be dropped.
-func (q *Queue[E]) PushNotice(ev E) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.end != nil {
-		return
-	}
-	if q.notices >= maxNotices {
+func (s *Source[E]) PushNotice(ev E) {
+	s.queue.mu.Lock()
+	defer s.queue.mu.Unlock()
+	s.noticeLocked(ev)
+}
+
+func (s *Source[E]) noticeLocked(ev E) {
+	switch q := s.queue; {
+	case q.end != nil || s.over:
+	case q.notices >= maxNotices:
 		q.endLocked(ErrOverrun)
-		return
+	default:
+		q.pushLocked(s, ev, 0, notice)
 	}
-	q.pushLocked(ev, 0, notice)
+}
+
+// End queues the last event of the source, which may not be dropped, and takes nothing more from
+// it. The queue stays open for its other sources. Only the first call counts.
+func (s *Source[E]) End(last E) {
+	s.queue.mu.Lock()
+	defer s.queue.mu.Unlock()
+	s.noticeLocked(last)
+	s.over = true
 }
 
 // fullLocked admits a first message whatever its size, so that a small bound cannot block every
@@ -143,9 +220,9 @@ func (q *Queue[E]) fullLocked(size int) bool {
 	return q.count >= q.maxEvents || q.count > 0 && q.bytes+size > q.maxBytes
 }
 
-func (q *Queue[E]) pushLocked(ev E, size int, c class) {
+func (q *Queue[E]) pushLocked(s *Source[E], ev E, size int, c class) {
 	q.seq++
-	q.kind.Stamp(ev, q.seq, q.kind.Clock.Now())
+	s.stamp(ev, q.seq, q.clock.Now())
 
 	e := q.free
 	if e == nil {
@@ -153,8 +230,8 @@ func (q *Queue[E]) pushLocked(ev E, size int, c class) {
 	} else {
 		q.free = e.next
 	}
-	*e = entry[E]{ev: ev, seq: q.seq, size: size, class: c, before: q.after, prev: q.tail}
-	q.after = 0
+	*e = entry[E]{ev: ev, seq: q.seq, size: size, class: c, of: s, before: q.after, prev: q.tail}
+	q.after = nil
 	if q.tail == nil {
 		q.head = e
 	} else {
@@ -182,11 +259,11 @@ func (q *Queue[E]) pushLocked(ev E, size int, c class) {
 // evictLocked drops the oldest broadcast and adds it to the count kept with the next entry.
 func (q *Queue[E]) evictLocked() {
 	e := q.oldest
-	missed := e.before + 1
-	if e.next != nil {
-		e.next.before += missed
+	gone := e.before.add(e.of, e.seq)
+	if e.next != nil { // behind the oldest, nothing has been dropped yet
+		e.next.before = gone
 	} else {
-		q.after += missed
+		q.after = gone
 	}
 	q.removeLocked(e)
 }
@@ -259,28 +336,28 @@ func (q *Queue[E]) take() (ev E, ok bool, err error) {
 	defer q.mu.Unlock()
 	e := q.head
 	if e == nil {
-		if q.after > 0 {
-			return q.laggedLocked(&q.after, q.seq), true, nil
+		if q.after != nil {
+			return q.laggedLocked(&q.after), true, nil
 		}
 		if q.end != nil {
 			q.signal() // for the next call, which may come from another goroutine
 		}
 		return ev, false, q.end
 	}
-	if e.before > 0 {
-		return q.laggedLocked(&e.before, e.seq-1), true, nil
+	if e.before != nil {
+		return q.laggedLocked(&e.before), true, nil
 	}
 	ev = e.ev
 	q.removeLocked(e)
 	return ev, true, nil
 }
 
-// laggedLocked reports what was dropped, with the number of the last of it, so that numbers only
-// rise.
-func (q *Queue[E]) laggedLocked(missed *int, seq uint64) E {
-	ev := q.kind.Lagged(seq, q.kind.Clock.Now(), *missed)
-	*missed = 0
-	return ev
+// laggedLocked reports the first of what was dropped at one place, with the number of the last
+// broadcast that it counts, so that numbers only rise.
+func (q *Queue[E]) laggedLocked(list **missed[E]) E {
+	m := *list
+	*list = m.next
+	return m.of.lagged(m.last, q.clock.Now(), m.n)
 }
 
 // All ranges over Recv. If the stream ends with an error for which quiet returns true, the loop

@@ -238,3 +238,12 @@ func BenchmarkQueue(b *testing.B) {
 		}
 	}
 }
+
+func TestAQueueThatDropsDoesNotAllocateForIt(t *testing.T) {
+	q := newQueue(8, 0)
+	ev := n(1)
+	for range 100 {
+		q.PushBroadcast(ev, 1)
+	}
+	require.Zero(t, testing.AllocsPerRun(1000, func() { q.PushBroadcast(ev, 1) }))
+}

@@ -189,6 +189,9 @@ func makeHello(t *testing.T) Hello {
 		Reply: frame(t, &wire.HelloReply{Hello: bh, Proof: out.Responder.Proof.Signature}),
 		Proof: frame(t, &wire.HelloProof{Proof: out.Initiator.Proof.Signature}),
 	}
+	_, bye := party(alice, "alice", false, 0x33, aliceAddrs, out.Initiator.Incarnation)
+	bye.Closing = true
+	out.Frames.Goodbye = frame(t, bye)
 	out.Anonymous = prove(alice, bh.Nonce, nil)
 
 	good := out.Initiator.Proof

@@ -149,11 +149,13 @@ type BadProof struct {
 	Signature Hex    `json:"signature"`
 }
 
-// HelloFrames are the three frames, each preceded by its length.
+// HelloFrames are the three frames, each preceded by its length, and the first frame of the hello
+// with which alice says goodbye.
 type HelloFrames struct {
-	Hello Hex `json:"hello"`
-	Reply Hex `json:"reply"`
-	Proof Hex `json:"proof"`
+	Hello   Hex `json:"hello"`
+	Reply   Hex `json:"reply"`
+	Proof   Hex `json:"proof"`
+	Goodbye Hex `json:"goodbye"`
 }
 
 // Refusal is a frame with a refusal.

@@ -587,6 +587,7 @@ type Hello struct {
 	Nonce         []byte                 `protobuf:"bytes,7,opt,name=nonce,proto3" json:"nonce,omitempty"`             // 16 bytes
 	Addrs         [][]byte               `protobuf:"bytes,8,rep,name=addrs,proto3" json:"addrs,omitempty"`             // listen multiaddrs, at most 16 of at most 256 bytes
 	Revocations   *RevocationsHead       `protobuf:"bytes,9,opt,name=revocations,proto3" json:"revocations,omitempty"` // app mode: the list that the sender has; absent without one
+	Closing       bool                   `protobuf:"varint,10,opt,name=closing,proto3" json:"closing,omitempty"`       // the sender closes: the end of the connection will be no loss
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -682,6 +683,13 @@ func (x *Hello) GetRevocations() *RevocationsHead {
 		return x.Revocations
 	}
 	return nil
+}
+
+func (x *Hello) GetClosing() bool {
+	if x != nil {
+		return x.Closing
+	}
+	return false
 }
 
 type HelloReply struct {
@@ -3170,7 +3178,7 @@ const file_starling_proto_rawDesc = "" +
 	"expires_ms\x18\b \x01(\x03R\texpiresMs\x12\x1b\n" +
 	"\tlogged_in\x18\t \x01(\bR\bloggedIn\x12\x14\n" +
 	"\x05token\x18\n" +
-	" \x01(\tR\x05token\"\xb9\x02\n" +
+	" \x01(\tR\x05token\"\xd3\x02\n" +
 	"\x05Hello\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\fR\x03app\x12\x1c\n" +
 	"\tstatement\x18\x02 \x01(\fR\tstatement\x12\"\n" +
@@ -3180,7 +3188,9 @@ const file_starling_proto_rawDesc = "" +
 	"\x06limits\x18\x06 \x01(\v2\x13.starling.v1.LimitsR\x06limits\x12\x14\n" +
 	"\x05nonce\x18\a \x01(\fR\x05nonce\x12\x14\n" +
 	"\x05addrs\x18\b \x03(\fR\x05addrs\x12>\n" +
-	"\vrevocations\x18\t \x01(\v2\x1c.starling.v1.RevocationsHeadR\vrevocations\"|\n" +
+	"\vrevocations\x18\t \x01(\v2\x1c.starling.v1.RevocationsHeadR\vrevocations\x12\x18\n" +
+	"\aclosing\x18\n" +
+	" \x01(\bR\aclosing\"|\n" +
 	"\n" +
 	"HelloReply\x12.\n" +
 	"\arefusal\x18\x01 \x01(\v2\x14.starling.v1.RefusalR\arefusal\x12(\n" +

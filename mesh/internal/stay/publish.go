@@ -64,8 +64,15 @@ func (st *Stay) Published(now time.Time, h Head, count uint32, raw []byte, deadl
 	if st.roster.present <= 1 && len(st.neighbours) == 0 {
 		return true
 	}
-	st.unacked = append(st.unacked, sealed{h.Last, deadline})
+	st.AwaitAck(h.Last, deadline)
 	return false
+}
+
+// AwaitAck makes the world learn by the deadline whether a neighbour has acknowledged this node's
+// own feed through last. Published does it, unless nobody is there.
+func (st *Stay) AwaitAck(last uint64, deadline time.Time) {
+	st.unacked = append(st.unacked, sealed{last, deadline})
+	st.world.Wake(ForTimer)
 }
 
 // overdue ends broadcasts that no neighbour has acknowledged in time.

@@ -15,8 +15,8 @@ It takes the same lines on standard input as without.
 
 Every object has "type" and "time" (RFC 3339). 64-bit numbers are strings. The events of the mesh
 (message, direct_message, join_delayed, room_ready, member_joined, member_left, member_silent, member_heard,
-room_size, gap_lost, lagged, peer_up, peer_changed,
-peer_down, peer_failed, setting_differs, identity_conflict, duplicate_device, logged_out, addrs_changed, token_expiring, token_ended)
+room_size, gap_lost, lagged, peer_up, peer_changed, peer_down, peer_failed, setting_differs, identity_conflict,
+duplicate_device, logged_out, addrs_changed, connection_changed, token_expiring, token_ended)
 also have "seq". It counts per room, and for events without "room" per node. Missing numbers are events that
 were dropped because this program read too slowly. Text is in "text"; binary data is base64 in "data".
 The chat's own objects have no "seq":

@@ -176,12 +176,29 @@ func (w *Wording) heard(event mesh.Event) Line {
 		return Alarm("others no longer count your log-in. Your token: %s", prose.SafeAside(ev.Reason))
 	case *node.AddrsChanged:
 		return w.addresses(shareable(ev.Addrs))
+	case *node.ConnectionChanged:
+		return connectionWords(ev.State)
 	case *node.LoggedOut:
 		if ev.Reason == node.Replaced && ev.By != nil {
 			return Alarm("%s has logged in on another device (%s): this one is out.", ev.User, ev.By.Peer)
 		}
 	}
 	return Line{}
+}
+
+// connectionWords says what a state of the node's own connection means for who types.
+func connectionWords(s node.ConnectionState) Line {
+	switch s {
+	case node.Disconnected:
+		return Alarm("the connection to the others is lost; looking for them again")
+	case node.Lost:
+		return Alarm("still no connection: the others show you as gone by now")
+	case node.Failed:
+		return Alarm("there is no usable network; waiting for one")
+	case node.Reconnected:
+		return news("connected again")
+	}
+	return Line{} // the usual
 }
 
 // conflict says who has a name, and to which of them the name alone goes.

@@ -69,7 +69,11 @@ func TestEventsAreShownInPlainWords(t *testing.T) {
 		"! that is a node of another app: both sides need the same --app, and the same --issuers if there are any:\n  --peer /a\n":    &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.OtherApp},
 		"! the node " + bob.Peer.String() + " has the setting grace at 5s, and this one at 10s: all nodes of an app need the same.\n": &node.SettingDiffers{Peer: bob.Peer, Setting: "grace", Ours: "10s", Theirs: "5s"},
 		"! this address is your own:\n  --peer /a\n":                                                                                  &node.PeerFailed{Addrs: []string{"/a"}, Reason: node.ItIsUs},
-		"Bye.\n": Bye{Reason: ByeQuit},
+		"! the connection to the others is lost; looking for them again\n":                                                            &node.ConnectionChanged{State: node.Disconnected},
+		"! still no connection: the others show you as gone by now\n":                                                                 &node.ConnectionChanged{State: node.Lost},
+		"! there is no usable network; waiting for one\n":                                                                             &node.ConnectionChanged{State: node.Failed},
+		"* connected again\n": &node.ConnectionChanged{State: node.Reconnected},
+		"Bye.\n":              Bye{Reason: ByeQuit},
 		"Bye. The chat goes on where you logged in last.\n":                                       Bye{Reason: ByeReplaced},
 		"! alice has logged in on another device (" + bob.Peer.String() + "): this one is out.\n": &node.LoggedOut{User: "alice", Reason: node.Replaced, By: &bob},
 		"! two nodes run with one device key (" + bob.Peer.String() + "): a data directory was copied. They cut each other off; give one of them\n" +
