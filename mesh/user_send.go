@@ -71,7 +71,7 @@ func (m *Mesh) mayTalk(to identity.Address) error {
 
 // post passes a checked message to its destination.
 func (m *Mesh) post(ctx context.Context, key destinationKey, msg message) (*sending, error) {
-	p, err := m.newSending(ctx, msg)
+	p, err := m.admit(ctx, msg, key.room)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +84,7 @@ func (m *Mesh) post(ctx context.Context, key destinationKey, msg message) (*send
 			err = m.awaitSpace(ctx, p, msg, key.room, space)
 		}
 		if err != nil {
+			m.direct.untake(len(msg.payload))
 			return nil, err
 		}
 		if space == nil {

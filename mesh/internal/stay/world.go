@@ -86,6 +86,8 @@ const (
 	CountRoomFramesDropped
 	CountRoomViolations
 	CountForks
+	CountRatesIgnored
+	CountEnvelopesBarred
 	CountSuspicions
 	CountRefutations
 	Counters int = iota // how many there are
