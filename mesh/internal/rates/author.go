@@ -18,9 +18,9 @@ const (
 	ownItems = 32
 	ownBurst = 512
 	ownBytes = 4 << 10
-	// maxUnderWay is by how much less than the first envelopes of an author a later one can have
+	// maxShorter is by how much less than the first envelopes of an author a later one can have
 	// been on its way. If its clock shows that it was more, the clock was set.
-	maxUnderWay = 5 * time.Second
+	maxShorter = 5 * time.Second
 	// firstWhile is how long after the first envelope of an author others may still come that were
 	// held up together with it.
 	firstWhile = time.Second
@@ -115,7 +115,7 @@ func (a *Author) pass(l Load, c costs) {
 	}
 	here := l.At.Sub(a.base) + a.lead
 	next := a.time + step(a.shown, l.SentMs)
-	if l.SentMs < a.shown || next-here > maxUnderWay {
+	if l.SentMs < a.shown || next-here > maxShorter {
 		// Its clock was set. How much time has passed shows in when envelopes came, or in what it
 		// has sent. It is not more than that if this one was held up, and the next ones come with
 		// it.
@@ -135,8 +135,8 @@ func (a *Author) pass(l Load, c costs) {
 		// way for less time than all before.
 		a.lead = min(a.lead+next-here, maxLead)
 		here = l.At.Sub(a.base) + a.lead
-	} else if l.At.Sub(a.base) < firstWhile && a.lead < maxUnderWay {
-		a.lead = min(a.lead+next-here, maxUnderWay) // what comes with the first one was held up as well
+	} else if l.At.Sub(a.base) < firstWhile && a.lead < maxShorter {
+		a.lead = min(a.lead+next-here, maxShorter) // what comes with the first one was held up as well
 		here = l.At.Sub(a.base) + a.lead
 	} else {
 		here += jitter

@@ -189,7 +189,7 @@ func TestNothingThatAnAuthorSaysRaisesItsRate(t *testing.T) {
 			if b.Judge(Load{SentMs: said, At: epoch.Add(now), Messages: n}) {
 				a, sent = b, sent+n
 			}
-			most := (now + Tolerance + jitter + maxUnderWay).Seconds() * rate * (leeway + 1) / leeway
+			most := (now + Tolerance + jitter + maxShorter).Seconds() * rate * (leeway + 1) / leeway
 			require.LessOrEqual(t, float64(sent), most+1, "seed %d, after %v", seed, now)
 		}
 		require.Greater(t, sent, 100)
