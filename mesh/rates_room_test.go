@@ -173,6 +173,7 @@ func TestABarredDeviceIsNeitherTakenNorPassedOnAndComesBackLater(t *testing.T) {
 			ears[i] = listen(r)
 			defer ears[i].stop()
 		}
+		first := m.feed
 		m.says(time.Now(), 200)
 		for i := range 10 {
 			time.Sleep(50 * time.Millisecond)
@@ -193,12 +194,35 @@ func TestABarredDeviceIsNeitherTakenNorPassedOnAndComesBackLater(t *testing.T) {
 		time.Sleep(time.Second)
 		require.False(t, joined(), "a new stay is not taken")
 		time.Sleep(stay.BarredFor)
+		m.entry = m.entryOf("mallory", func(e *wire.RosterEntry) { e.Feed, e.Sequence = first[:], uint64(time.Now().UnixMilli()) })
+		m.tell(f.net.ID(0), &wire.RoomFrame{Body: &wire.RoomFrame_Greeting_{Greeting: &wire.RoomFrame_Greeting{Entry: m.entry}}})
+		time.Sleep(time.Second)
+		require.False(t, joined(), "its stay of then is never taken again")
 		m.rejoin(rooms[:1])
 		m.says(time.Now(), 1)
 		time.Sleep(time.Second)
 		require.True(t, joined(), "a minute later it is")
 		require.EqualValues(t, 1, ears[0].messages.Load())
 	}, WithRates(Rates{Broadcast: Rate{Messages: 65}}))
+}
+
+func TestWhatIsFetchedLongAfterItWasPublishedIsNoBurst(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, f *flock) {
+		rooms := []*Room{f.join(0, "ops"), f.join(1, "ops")} // apart
+		ear := listen(rooms[1])
+		defer ear.stop()
+		for range 60 {
+			for range 20 {
+				_, err := rooms[0].PublishAsync(t.Context(), []byte("x"))
+				require.NoError(t, err)
+			}
+			time.Sleep(time.Second)
+		}
+		f.net.Connect(0, 1)
+		time.Sleep(10 * time.Second)
+		require.EqualValues(t, 60*20, ear.messages.Load())
+		require.Zero(t, f.at[1].Stats().RatesIgnored)
+	}, WithRates(Rates{Broadcast: Rate{Messages: 20}}))
 }
 
 func TestADirectMessageOfABarredMemberIsRefused(t *testing.T) {

@@ -225,6 +225,22 @@ func TestARoomsTotalIsWhatIsHeardAndWhatIsSent(t *testing.T) {
 	}, WithRates(Rates{Room: 100}))
 }
 
+func TestWhatTheRoomsTotalRefusesCostsNothingElsewhere(t *testing.T) {
+	synced(t, func(t *testing.T, f *flock, rooms []*Room) {
+		other := f.join(0, "elsewhere")
+		for i := range 100 {
+			_, err := rooms[0].PublishAsync(t.Context(), []byte("x"))
+			if i < 10 {
+				require.NoError(t, err)
+			} else {
+				over(t, err, RoomMessages, 10)
+			}
+		}
+		_, err := other.PublishAsync(t.Context(), []byte("x"))
+		require.NoError(t, err)
+	}, WithRates(Rates{Broadcast: Rate{Messages: 20}, Room: 10}))
+}
+
 func TestALargeRoomHasAnotherTotal(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
 		f.net.ConnectAll()

@@ -121,6 +121,54 @@ func TestTheFirstThatComesOfAnAuthorMayHaveBeenHeldUp(t *testing.T) {
 	}
 }
 
+// sealed are envelopes by when they were sealed, by the author's clock, and when they came.
+type sealed struct {
+	by, came time.Duration
+	messages int
+}
+
+func TestWhatAnHonestAuthorsClockAndNetworkMayDo(t *testing.T) {
+	const second, rate = time.Second, 65
+	backlog := func(from, until, came time.Duration) (list []sealed) {
+		for at := from; at < until; at += second / rate {
+			list = append(list, sealed{at, came, 1})
+		}
+		return list
+	}
+	for name, list := range map[string][]sealed{
+		"its first envelope is late, and later the others come unevenly": {
+			{0, 3 * second, 0}, {5 * second, 5*second + 20*ms, 1}, {10 * second, 11 * second, rate}, {11 * second, 11*second + 20*ms, rate},
+		},
+		"its clock is set back while it sends": {
+			{0, 0, 0}, {9 * second, 9 * second, rate}, {-second, 9900 * ms, 58}, {0, 10900 * ms, rate},
+		},
+		"its clock is set as what was held up comes": {
+			{0, 0, 0}, {9 * second, 30 * second, rate}, {-second, 30 * second, 58}, {0, 30 * second, rate},
+		},
+		"its clock is set forward amid what was held up": append(append([]sealed{{0, 0, 0}},
+			backlog(10*second, 20*second, 30*second)...), backlog(3620*second, 3630*second, 30*second)...),
+	} {
+		a := NewAuthor(identity.Rate{Messages: rate}, 10*time.Minute)
+		for i, e := range list {
+			ok := a.Judge(Load{SentMs: epoch.Add(e.by).UnixMilli(), At: epoch.Add(e.came), Messages: e.messages})
+			require.True(t, ok, "%s: envelope %d", name, i)
+		}
+	}
+}
+
+func TestAnAuthorThatWasFetchedIsKnownOnceGossipBringsIt(t *testing.T) {
+	a := NewAuthor(identity.Rate{Messages: 65}, 10*time.Minute)
+	require.True(t, a.Judge(Load{SentMs: epoch.UnixMilli(), At: epoch, Fetched: true}))
+	at := func(d time.Duration) time.Time { return epoch.Add(time.Minute + d) }
+	require.True(t, a.Judge(Load{SentMs: at(0).UnixMilli(), At: at(0), Messages: 1}))
+	for d := time.Duration(0); d < 2*time.Second; d += time.Second / 130 {
+		if !a.Judge(Load{SentMs: at(3 * d).UnixMilli(), At: at(d), Messages: 1}) {
+			return
+		}
+	}
+	require.Fail(t, "its clock may run ahead")
+}
+
 // liars are what a sender may say of the time, by the time since it began.
 var liars = map[string]func(r *rand.Rand, since time.Duration) time.Duration{
 	"it tells the truth":           func(_ *rand.Rand, d time.Duration) time.Duration { return d },

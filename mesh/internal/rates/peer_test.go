@@ -115,6 +115,20 @@ func TestAPeerGainsOnceByWhatItSays(t *testing.T) {
 	}
 }
 
+func TestAPeerWhoseClockRunsAheadGainsLittle(t *testing.T) {
+	const rate, seconds = 100, 60
+	p := NewPeer(identity.Rate{Messages: rate})
+	took := 0
+	for i := range 10 * rate * seconds {
+		p.refused = Bucket{} // it is not given up
+		d := time.Duration(i) * ms
+		if p.Judge(epoch.Add(d), epoch.Add(10*d).UnixMilli(), 1) == Within {
+			took++
+		}
+	}
+	require.Less(t, took, rate*(seconds+int(peerAhead/time.Second)+5)*21/20+oldMessages)
+}
+
 func TestBytesOfAPeerAreJudged(t *testing.T) {
 	p := NewPeer(identity.Rate{Bytes: 1 << 20})
 	n := 0
