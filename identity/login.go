@@ -32,6 +32,7 @@ type Session struct {
 	// Grace and Leeway are those of the peer's app, in whole milliseconds; negative: not stated.
 	Grace  time.Duration
 	Leeway time.Duration
+	Rates  *Rates // those of the peer's app; nil: not stated
 	Addrs  []ma.Multiaddr
 	// Closing says that the peer's node closes: it has said goodbye.
 	Closing bool

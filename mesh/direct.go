@@ -159,13 +159,76 @@ func (m *Mesh) newSending(ctx context.Context, d message, now time.Time) (*sendi
 	return p, nil
 }
 
+// admit returns a checked message that is within the rate, and that no queue has accepted yet, and
+// the time. If the caller waits, it waits for the rate: until the deadline of the send, or the end
+// of the stay if it is in a room.
+func (m *Mesh) admit(ctx context.Context, d message, r *Room) (p *sending, now time.Time, err error) {
+	now = m.clock.Now()
+	over := m.direct.take(len(d.payload))
+	if over == nil {
+		if p, err = m.newSending(ctx, d, now); err != nil {
+			m.direct.untake(len(d.payload))
+		}
+		return p, now, err
+	}
+	if !d.waitsForSpace() {
+		return nil, now, over
+	}
+	began := now
+	for over != nil {
+		if err := m.awaitRate(ctx, over, began, r); err != nil {
+			return nil, now, err
+		}
+		over = m.direct.take(len(d.payload))
+	}
+	now = m.clock.Now()
+	if p, err = m.newSending(ctx, d, now); err != nil {
+		m.direct.untake(len(d.payload))
+		return nil, now, err
+	}
+	if !p.byCtx {
+		p.deadline = began.Add(m.cfg.sendTimeout)
+	}
+	return p, now, nil
+}
+
+// awaitRate waits until a message may be within the rate.
+func (m *Mesh) awaitRate(ctx context.Context, over *RateError, began time.Time, r *Room) error {
+	var left <-chan struct{}
+	if r != nil {
+		left = r.ctx.Done()
+	}
+	wait := over.After
+	if _, bounded := ctx.Deadline(); !bounded {
+		if rest := m.clock.Until(began.Add(m.cfg.sendTimeout)); rest < wait {
+			return &sendError{ErrUnreachable, over}
+		}
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-left:
+		return r.reason()
+	case <-ctx.Done():
+		return &sendError{ErrUnreachable, fmt.Errorf("%w: %w", over, ctx.Err())}
+	case <-m.ctx.Done():
+		return ErrClosed
+	}
+}
+
 // enqueue passes a checked message to the lane of a known device.
-func (m *Mesh) enqueue(ctx context.Context, to identity.Login, d message) (*sending, error) {
-	now := m.clock.Now()
-	p, err := m.newSending(ctx, d, now)
+func (m *Mesh) enqueue(ctx context.Context, to identity.Login, d message) (_ *sending, err error) {
+	p, now, err := m.admit(ctx, d, nil)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			m.direct.untake(len(d.payload))
+		}
+	}()
 	p.pin = m.pinningFor(to, false)
 	for {
 		space, err := m.toLane(to, d.mode, p, now)

@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/starling-mesh/starling/internal/walltime"
+	"github.com/starling-mesh/starling/mesh/internal/rates"
 )
 
 const (
@@ -34,6 +35,7 @@ const (
 // inbound is what peers send here.
 type inbound struct {
 	clock walltime.Clock
+	rate  Rate // of what one peer sends here
 
 	mu      sync.Mutex
 	closed  bool
@@ -52,7 +54,8 @@ func (in *inbound) init() {
 
 // sender is what is remembered of one peer in one mode.
 type sender struct {
-	key laneKey
+	key  laneKey
+	rate *peerRate // of this peer in all modes; nil: there is no limit
 
 	// Guarded by inbound's mutex.
 	stream *inStream     // the latest stream; nil: none
@@ -121,7 +124,7 @@ func (in *inbound) claim(s *inStream, mode Mode) (from *sender, before *inStream
 			}
 			delete(in.senders, in.idle.Remove(oldest).(*sender).key)
 		}
-		from = &sender{key: key}
+		from = &sender{key: key, rate: in.rateOf(s.peer)}
 		in.senders[key] = from
 	}
 	if from.place != nil {
@@ -130,6 +133,35 @@ func (in *inbound) claim(s *inStream, mode Mode) (from *sender, before *inStream
 	}
 	before, from.stream = from.stream, s
 	return from, before
+}
+
+// peerRate judges what one peer sends in all modes.
+type peerRate struct {
+	mu    sync.Mutex
+	judge rates.Peer
+}
+
+// rateOf returns what judges a peer that has a new mode.
+func (in *inbound) rateOf(p peer.ID) *peerRate {
+	if in.rate == (Rate{}) {
+		return nil
+	}
+	for mode := Reliable; mode <= UnreliableUnordered; mode++ {
+		if from := in.senders[laneKey{p, mode}]; from != nil {
+			return from.rate
+		}
+	}
+	return &peerRate{judge: rates.NewPeer(in.rate)}
+}
+
+// rules judges a message that has not come before.
+func (r *peerRate) rules(now time.Time, sentMs int64, bytes int) rates.Ruling {
+	if r == nil {
+		return rates.Within
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.judge.Judge(now, sentMs, bytes)
 }
 
 // resetAll ends every stream and admits no further ones.

@@ -13,6 +13,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/rates"
 )
 
 // handleDirect serves a stream. It runs on a goroutine of libp2p, one for each stream.
@@ -161,7 +162,14 @@ func (m *Mesh) takeMessages(s *inStream, r *wire.DirectReader, from *sender) err
 				}
 				stale = false
 			}
-			reason = m.takeDirect(who, &f, who.Statement != heard)
+			switch from.rate.rules(m.clock.Now(), f.SentMS, len(f.Payload)) {
+			case rates.Within:
+				reason = m.takeDirect(who, &f, who.Statement != heard)
+			case rates.Over:
+				reason = RateExceeded
+			case rates.Ignores:
+				return fmt.Errorf("%w: it ignores the rate", errViolation)
+			}
 			if reason == 0 {
 				heard = who.Statement
 			}

@@ -124,6 +124,9 @@
 // read refuses direct messages ([QueueFull]), and never acknowledges what it could not queue.
 // Everything that a peer can make grow here has a bound.
 //
+// [WithRates] limits how much a sender may send in a second. What is over a rate is refused here
+// ([ErrRateExceeded]). A member that ignores the rate is put out of the room by the others.
+//
 // Broadcasts cannot be refused by a receiver: a program that reads too slowly loses the oldest ones
 // and is told how many ([Lagged]), and a publisher that outruns the network waits. Membership
 // events are never dropped.

@@ -296,7 +296,7 @@ type LeaveReason string
 const (
 	Quit    LeaveReason = "quit"    // it said goodbye
 	Dropped LeaveReason = "dropped" // it fell silent and the grace is over, or its token has ended
-	Evicted LeaveReason = "evicted" // it signed broadcasts that contradict each other, for different members
+	Evicted LeaveReason = "evicted" // it signed broadcasts that contradict each other, or ignored the rate of broadcasts
 )
 
 // MemberLeft says that a member is no longer in the room.

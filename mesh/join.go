@@ -15,6 +15,7 @@ import (
 	"github.com/starling-mesh/starling/identity"
 	"github.com/starling-mesh/starling/internal/task"
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/rates"
 	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
@@ -169,6 +170,9 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		ended:        make(chan struct{}),
 	}
 	r.openEvents()
+	r.outbox.pace = pace{clock: m.clock, accepts: &m.broadcast, sealed: m.paces.of(r.tag, m.cfg.rates.Broadcast)}
+	r.outbox.pace.all = rates.NewBucket(Rate{}, rates.Burst)
+	r.outbox.holdRoom(m.cfg.rates.Room)
 	r.door = stay.NewDoor(name, m.app, r.tag, m.log, m.verifier, m.cfg.authority)
 	_, _ = rand.Read(r.id[:])
 	resume, err := positions(cfg.resume)
@@ -206,6 +210,7 @@ func (r *Room) config(now time.Time, cfg joinConfig, resume map[stay.FeedTag]uin
 	c := stay.Config{
 		Room: r.name, Tag: r.tag, Self: m.host.ID(), Key: m.key, Feed: stay.FeedID(r.id), Door: r.door, Past: cfg.past, Resume: resume,
 		Grace: m.cfg.grace, Large: m.cfg.large, Retention: stay.Retention(m.cfg.retention), Stored: m.cfg.store != nil,
+		Rate: m.cfg.rates.Broadcast,
 		Rand: mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64())), Log: m.log,
 	}
 	if cfg.past == (stay.Past{}) && cfg.resume == nil {

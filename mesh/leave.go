@@ -115,7 +115,9 @@ func (r *Room) end(reason error) {
 		m.mu.Unlock()
 
 		r.endEvents(reason)
-		for _, b := range r.outbox.end(reason) {
+		rest, sealed := r.outbox.end(reason)
+		m.paces.keep(m.clock.Now(), r.tag, sealed)
+		for _, b := range rest {
 			b.fail(&sendError{outcome: ErrUnreachable, cause: reason})
 		}
 		for _, b := range unacked {

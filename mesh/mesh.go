@@ -70,6 +70,9 @@ type Mesh struct {
 	out   outbound
 	to    destinations
 	in    inbound
+	// direct and broadcast hold this node to its rates, and paces remembers what was sent in rooms.
+	direct, broadcast throttle
+	paces             paces
 
 	pubsub   *pubsub.PubSub
 	flow     flow
@@ -116,12 +119,14 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 		host: h, who: who, log: cfg.log, clock: cfg.clock, cfg: cfg, app: who.App(), key: key,
 		ctx: ctx, stop: stop, verifier: identity.NewVerifier(who.App(), identity.WithAuthority(cfg.authority)),
 		rooms: make(map[string]*Room), tags: make(map[[32]byte]*Room), names: make(map[string]chan struct{}),
-		in: inbound{clock: cfg.clock}, flow: flow{clock: cfg.clock},
+		in: inbound{clock: cfg.clock, rate: cfg.rates.Direct}, flow: flow{clock: cfg.clock},
 	}
 	m.finder, _ = who.(Finder)
 	m.to.all, m.to.searches = make(map[destinationKey]*destination), make(chan struct{}, maxSearches)
 	m.out.lanes = make(map[laneKey]*lane)
 	m.in.init()
+	m.direct.init(cfg.rates.Direct, DirectMessages, cfg.clock)
+	m.broadcast.init(cfg.rates.Broadcast, BroadcastMessages, cfg.clock)
 	m.close = sync.OnceValue(m.shutdown)
 	if err := m.startGossip(); err != nil {
 		m.close()

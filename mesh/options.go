@@ -28,6 +28,7 @@ type config struct {
 	maxMessage  int
 	heartbeat   time.Duration
 	retention   Retention
+	rates       Rates
 	pins        *identity.Pins
 	authority   *identity.Authority // nil: open mode
 	store       *Store              // nil: in memory
@@ -47,6 +48,7 @@ func defaultConfig() config {
 		maxMessage:  MaxMessage,
 		heartbeat:   time.Second,
 		retention:   DefaultRetention,
+		rates:       DefaultRates,
 		pins:        identity.NewPins(),
 		linkDown:    func() bool { return false },
 	}
@@ -71,9 +73,7 @@ func (c *config) validate() error {
 	check(c.heartbeat >= 100*time.Millisecond, "heartbeat %v is under 100ms", c.heartbeat)
 	check(c.pins != nil, "no pins")
 	check(c.linkDown != nil, "no function that tells the state of the link")
-	if err := c.retention.validate(); err != nil {
-		errs = append(errs, err)
-	}
+	errs = append(errs, c.retention.validate(), checkRates(c.rates))
 	return errors.Join(errs...)
 }
 
@@ -101,6 +101,7 @@ type Settings struct {
 	MaxMessage  int
 	Heartbeat   time.Duration
 	Retention   Retention
+	Rates       Rates
 }
 
 // Settle returns the values that a mesh with these settings has: the defaults where none is given.
@@ -112,7 +113,7 @@ func Settle(given ...Setting) (Settings, error) {
 	}
 	return Settings{
 		SendTimeout: c.sendTimeout, Grace: c.grace, LargeRoom: c.large, MeshDegree: c.degree,
-		Queue: c.queue, MaxMessage: c.maxMessage, Heartbeat: c.heartbeat, Retention: c.retention,
+		Queue: c.queue, MaxMessage: c.maxMessage, Heartbeat: c.heartbeat, Retention: c.retention, Rates: c.rates,
 	}, c.validate()
 }
 
@@ -181,6 +182,22 @@ func WithMaxMessage(n int) Setting { return func(c *config) { c.maxMessage = n }
 // negative.
 func WithRetention(r Retention) Setting { return func(c *config) { c.retention = r.filled() } }
 
+// WithRates sets how much a sender may send in a second: [Rates]. A second of it may be sent at
+// once after a silence. What is over a rate is refused at once, with a [*RateError] and no ID;
+// calls that wait, and [WithWaiting], wait for the rate instead. What the library itself publishes
+// in a room, such as entries and receipts, does not count as messages.
+//
+// Others are judged by the same rates. A member whose broadcasts exceed them is put out of the room
+// here ([Evicted]), within 2 s, and its next stays are refused for a minute. Direct messages over
+// the rate are refused ([RateExceeded]); if they go on, the stream is reset. Both go by when the
+// sender says that it sent: messages that were held up, or that were fetched later, do not count as
+// a burst. The totals of rooms are not enforced on others.
+//
+// All nodes of an app must have the same rates: a node with lower ones puts out others that keep to
+// theirs. The default is [DefaultRates]. New rejects negative rates, and rates of bytes under
+// [MinRateBytes] other than 0.
+func WithRates(r Rates) Setting { return func(c *config) { c.rates = r } }
+
 // WithHeartbeat sets the GossipSub heartbeat. The default is 1 s, as in the GossipSub v1.0
 // specification. A shorter one repairs the topic mesh sooner and sends more control traffic. New
 // rejects less than 100 ms.
@@ -242,9 +259,9 @@ type WaitOption struct{}
 func (WaitOption) applySend(c *sendConfig)       { c.wait = true }
 func (WaitOption) applyPublish(c *publishConfig) { c.wait = true }
 
-// WithWaiting makes a call that would fail with [ErrQueueFull] wait for space instead, until its
-// context ends: for programs that send as fast as the network takes it. The calls that wait for the
-// result ([Mesh.Send], [Room.Send], [Room.Publish]) do so anyway.
+// WithWaiting makes a call that would fail with [ErrQueueFull] or [ErrRateExceeded] wait instead,
+// until its context ends: for programs that send as fast as the network takes it. The calls that
+// wait for the result ([Mesh.Send], [Room.Send], [Room.Publish]) do so anyway.
 func WithWaiting() WaitOption { return WaitOption{} }
 
 // WithMode sets how hard a send to one user tries. The default is [Reliable].

@@ -23,6 +23,7 @@ var wrong = map[string]func(*config){
 	"retention":   func(c *config) { c.retention.Bytes = 1000 },
 	"pins":        func(c *config) { c.pins = nil },
 	"linkDown":    func(c *config) { c.linkDown = nil },
+	"rates":       func(c *config) { c.rates.Direct.Bytes = MinRateBytes - 1 },
 	"heartbeat":   func(c *config) { c.heartbeat = 100*time.Millisecond - 1 },
 }
 
@@ -87,14 +88,16 @@ func TestOptionsRecordWhatTheySay(t *testing.T) {
 	c := defaultConfig()
 	log := slog.Default()
 	for _, o := range []Option{WithSendTimeout(time.Second), WithMaxMessage(10), WithHeartbeat(time.Minute), WithLogger(log),
-		WithInbox(func(*DirectMessage, int) bool { return true }), WithGrace(0), WithLargeRoom(7), WithMeshDegree(5), WithQueue(QueueLimits{Events: 1, Bytes: 10}), WithRetention(Retention{Age: time.Hour})} {
+		WithInbox(func(*DirectMessage, int) bool { return true }), WithGrace(0), WithLargeRoom(7), WithMeshDegree(5), WithQueue(QueueLimits{Events: 1, Bytes: 10}), WithRetention(Retention{Age: time.Hour}),
+		WithRates(Rates{Room: 3})} {
 		o.apply(&c)
 	}
 	if err := c.validate(); err != nil {
 		t.Error(err)
 	}
 	if c.sendTimeout != time.Second || c.maxMessage != 10 || c.heartbeat != time.Minute || c.log != log || !c.inbox(nil, 0) ||
-		c.grace != 0 || c.large != 7 || c.degree != 5 || c.retention != (Retention{DefaultRetention.Messages, DefaultRetention.Bytes, time.Hour}) || c.queue != (QueueLimits{Events: 1, Bytes: 10}) {
+		c.grace != 0 || c.large != 7 || c.degree != 5 || c.retention != (Retention{DefaultRetention.Messages, DefaultRetention.Bytes, time.Hour}) || c.queue != (QueueLimits{Events: 1, Bytes: 10}) ||
+		c.rates != (Rates{Room: 3}) {
 		t.Errorf("recorded: %+v", c)
 	}
 }
@@ -111,7 +114,7 @@ func TestSettleReturnsTheValuesOfSettings(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, Settings{
 		SendTimeout: time.Second, LargeRoom: 7, MeshDegree: 5, Queue: QueueLimits{Events: 1, Bytes: 10}, MaxMessage: 10,
-		Heartbeat: time.Minute, Retention: Retention{DefaultRetention.Messages, DefaultRetention.Bytes, time.Hour},
+		Heartbeat: time.Minute, Retention: Retention{DefaultRetention.Messages, DefaultRetention.Bytes, time.Hour}, Rates: DefaultRates,
 	}, got)
 	_, err = Settle(WithGrace(-1), WithHeartbeat(0))
 	require.ErrorContains(t, err, "grace -1ns")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/starling-mesh/starling/internal/task"
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/rates"
 	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
@@ -38,12 +39,14 @@ type publication struct {
 
 // batch collects the items of one envelope.
 type batch struct {
-	content []byte // serialised wire.Items
-	count   uint32
-	confirm []*confirmation // whose results wait for receipts of the envelope
-	sealed  chan struct{}   // closed when it has been handed to GossipSub, or never will be
-	done    chan struct{}
-	link    func() bool // reports whether this node's link is down
+	content  []byte // serialised wire.Items
+	count    uint32
+	messages int             // among them
+	full     bool            // takes no more items
+	confirm  []*confirmation // whose results wait for receipts of the envelope
+	sealed   chan struct{}   // closed when it has been handed to GossipSub, or never will be
+	done     chan struct{}
+	link     func() bool // reports whether this node's link is down
 
 	// Written before sealed is closed, read after.
 	feed       FeedID
@@ -55,6 +58,14 @@ type batch struct {
 	// Written before done is closed, read after.
 	acked int
 	err   error
+}
+
+// fits reports whether the batch still takes an item of so many bytes.
+func (b *batch) fits(size int) bool { return !b.full && len(b.content)+size <= wire.MaxContent }
+
+// isMessage reports whether an item is a program's own, and not the library's.
+func isMessage(kind wire.Kind) bool {
+	return kind == wire.Kind_KIND_TEXT || kind == wire.Kind_KIND_BINARY
 }
 
 func (o *outbox) newBatch() *batch {
@@ -90,6 +101,7 @@ type outbox struct {
 	mu     sync.Mutex
 	queue  []*batch // the last one still takes items
 	closed error
+	pace   pace
 	space  task.Changes // a batch was taken out
 	ready  task.Wake    // there is a batch
 }
@@ -110,11 +122,18 @@ func (o *outbox) add(ctx context.Context, kind wire.Kind, payload []byte, number
 	size := wire.ItemSize(kind, len(payload))
 	for {
 		p, space, err := o.tryAdd(kind, payload, size, number, how.confirm)
-		if space == nil {
+		over, _ := err.(*RateError)
+		if space == nil && (over == nil || !how.wait) {
 			return p, err
 		}
 		if !how.wait {
 			return publication{}, ErrQueueFull
+		}
+		if over != nil {
+			if err := sleep(ctx, over.After); err != nil {
+				return publication{}, &sendError{outcome: ErrUnreachable, cause: fmt.Errorf("%w: %w", over, err)}
+			}
+			continue
 		}
 		select {
 		case <-space:
@@ -132,17 +151,30 @@ func (o *outbox) tryAdd(kind wire.Kind, payload []byte, size int, number func() 
 		return publication{}, nil, o.closed
 	}
 	var b *batch
-	if n := len(o.queue); n > 0 && len(o.queue[n-1].content)+size <= wire.MaxContent {
+	if n := len(o.queue); n > 0 && o.queue[n-1].fits(size) {
 		b = o.queue[n-1]
 	} else if n >= maxWaiting {
 		return publication{}, o.space.Next(), nil
-	} else {
+	}
+	if isMessage(kind) {
+		if most := o.pace.most(); most > 0 && o.pace.waiting >= most {
+			return publication{}, o.space.Next(), nil
+		}
+		if err := o.pace.take(size); err != nil {
+			return publication{}, nil, err
+		}
+		o.pace.waiting++
+	}
+	if b == nil {
 		b = o.newBatch()
 		o.queue = append(o.queue, b)
 	}
 	b.content = wire.AppendItem(b.content, kind, payload)
 	p := publication{id: number(), index: b.count, batch: b}
 	b.count++
+	if isMessage(kind) {
+		b.messages++
+	}
 	if confirm != nil {
 		confirm.publication = p
 		b.confirm = append(b.confirm, confirm)
@@ -158,7 +190,7 @@ func (o *outbox) push(kind wire.Kind, payload []byte) {
 	if o.closed != nil {
 		return
 	}
-	if n := len(o.queue); n == 0 || len(o.queue[n-1].content)+wire.ItemSize(kind, len(payload)) > wire.MaxContent {
+	if n := len(o.queue); n == 0 || !o.queue[n-1].fits(wire.ItemSize(kind, len(payload))) {
 		o.queue = append(o.queue, o.newBatch())
 	}
 	b := o.queue[len(o.queue)-1]
@@ -167,21 +199,31 @@ func (o *outbox) push(kind wire.Kind, payload []byte) {
 	o.ready.Set()
 }
 
-// take removes and returns the oldest batch, or returns nil.
-func (o *outbox) take() *batch {
+// take removes and returns the oldest batch. If there is none it returns nil, and also if its
+// messages would come too soon after those before: then it returns how long to wait. Nothing is
+// added to that batch meanwhile.
+func (o *outbox) take() (*batch, time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.queue) == 0 {
-		return nil
+		return nil, 0
 	}
 	b := o.queue[0]
+	if o.pace.accepts != nil {
+		if wait, _ := o.pace.sealed.Take(o.pace.clock.Now(), b.messages, len(b.content)); wait > 0 {
+			b.full = true
+			o.ready.Set()
+			return nil, wait
+		}
+	}
+	o.pace.waiting -= b.messages
 	o.queue[0] = nil
 	o.queue = o.queue[1:]
 	if len(o.queue) > 0 {
 		o.ready.Set()
 	}
 	o.space.Tell()
-	return b
+	return b, 0
 }
 
 // last appends the feed's last item, in a batch of its own, and refuses further ones with err.
@@ -201,8 +243,9 @@ func (o *outbox) last(kind wire.Kind, payload []byte, err error) *batch {
 	return b
 }
 
-// end refuses further items with err, and returns the batches that have not been taken out.
-func (o *outbox) end(err error) []*batch {
+// end refuses further items with err, and returns the batches that have not been taken out, and how
+// much of the room's rate is left.
+func (o *outbox) end(err error) ([]*batch, rates.Bucket) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed == nil {
@@ -211,13 +254,13 @@ func (o *outbox) end(err error) []*batch {
 	rest := o.queue
 	o.queue = nil
 	o.space.Tell()
-	return rest
+	return rest, o.pace.sealed
 }
 
 // Publish sends a message to every other member. It waits while the network takes less than is
-// published, and returns when a neighbour has acknowledged the message. If the node is alone in the
-// room, it succeeds at once. Data is not empty and at most the limit of [WithMaxMessage]; it is
-// copied.
+// published, or a rate allows no more ([WithRates]), and returns when a neighbour has acknowledged
+// the message. If the node is alone in the room, it succeeds at once. Data is not empty and at most
+// the limit of [WithMaxMessage]; it is copied.
 //
 // If no neighbour acknowledges the message within the time of [WithSendTimeout], or if ctx ends
 // before, it returns [ErrUnconfirmed]: the node may be cut off. If it is known to be
@@ -239,8 +282,9 @@ func (r *Room) PublishText(ctx context.Context, text string) (Published, error) 
 }
 
 // PublishAsync is [Room.Publish] for callers that pipeline: it returns at once. If the queue of
-// 2 MiB is full, it returns [ErrQueueFull], or waits for space if [WithWaiting] is given. Messages
-// that queue up share an envelope. If ctx ends [Pending.Wait], the error is also [ErrUnconfirmed].
+// 2 MiB is full, it returns [ErrQueueFull]; if the message is over a rate ([WithRates]), a
+// [*RateError]. If [WithWaiting] is given, it waits instead. Messages that queue up share an
+// envelope. If ctx ends [Pending.Wait], the error is also [ErrUnconfirmed].
 func (r *Room) PublishAsync(ctx context.Context, data []byte, opts ...PublishOption) (Pending[Published], error) {
 	var cfg publishConfig
 	for _, o := range opts {
@@ -282,8 +326,11 @@ func (r *Room) publishLoop() {
 		if !r.awaitNewcomers() || !r.awaitFlow(r.ctx, flowWindow) || !r.awaitWindow() {
 			return
 		}
-		if b := r.outbox.take(); b != nil {
+		b, wait := r.outbox.take()
+		if b != nil {
 			r.seal(b)
+		} else if sleep(r.ctx, wait) != nil {
+			return
 		}
 	}
 }

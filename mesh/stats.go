@@ -47,6 +47,8 @@ type Stats struct {
 	RoomFramesDropped  uint64 // to a neighbour that takes nothing, or asks for too much
 	RoomViolations     uint64 // room streams reset and entries refused because a peer broke the protocol
 	Forks              uint64 // members evicted because their feeds forked
+	RatesIgnored       uint64 // members put out of a room because they ignored the rate of broadcasts
+	EnvelopesBarred    uint64 // of those, received later and neither taken nor passed on
 	Suspicions         uint64 // accusations published against members that fell silent
 	Refutations        uint64 // of accusations against this node
 }
@@ -66,6 +68,7 @@ type counters struct {
 	receiptsTaken, receiptFramesTaken, receiptFramesSent           atomic.Uint64
 	neighboursSilent                                               atomic.Uint64
 	envelopesLapsed, roomFramesDropped, roomViolations, forks      atomic.Uint64
+	ratesIgnored, envelopesBarred                                  atomic.Uint64
 	suspicions, refutations, roomFrames, roomBytes, bytesServed    atomic.Uint64
 }
 
@@ -114,6 +117,8 @@ func (m *Mesh) Stats() Stats {
 		RoomFramesDropped:   c.roomFramesDropped.Load(),
 		RoomViolations:      c.roomViolations.Load(),
 		Forks:               c.forks.Load(),
+		RatesIgnored:        c.ratesIgnored.Load(),
+		EnvelopesBarred:     c.envelopesBarred.Load(),
 		Suspicions:          c.suspicions.Load(),
 		Refutations:         c.refutations.Load(),
 	}

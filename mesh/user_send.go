@@ -70,12 +70,16 @@ func (m *Mesh) mayTalk(to identity.Address) error {
 }
 
 // post passes a checked message to its destination.
-func (m *Mesh) post(ctx context.Context, key destinationKey, msg message) (*sending, error) {
-	now := m.clock.Now()
-	p, err := m.newSending(ctx, msg, now)
+func (m *Mesh) post(ctx context.Context, key destinationKey, msg message) (_ *sending, err error) {
+	p, now, err := m.admit(ctx, msg, key.room)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			m.direct.untake(len(msg.payload))
+		}
+	}()
 	for {
 		d, space, err := m.reserve(key, p.size)
 		if err != nil {

@@ -34,6 +34,9 @@ func (w *world) AskReceipts(payload []byte) bool {
 
 func (w *world) Deliver(from identity.Login, e *stay.Envelope, list []stay.Item) (whole bool) {
 	whole = true
+	if w.mesh.cfg.rates.Room > 0 && e.Fresh(w.mesh.clock.Now()) {
+		w.outbox.heard(len(list))
+	}
 	sent := time.UnixMilli(e.SentMs)
 	messages := make([]Message, len(list))
 	for i, item := range list {
@@ -69,6 +72,11 @@ func (w *world) Notice(n stay.Notice) {
 	case stay.Left:
 		r.queue.PushNotice(&MemberLeft{Header{Type: TypeMemberLeft}, Member(n.Member), LeaveReason(n.Reason)})
 	case stay.Size:
+		if rate := w.mesh.cfg.rates; n.Large {
+			r.outbox.holdRoom(rate.LargeRoom)
+		} else {
+			r.outbox.holdRoom(rate.Room)
+		}
 		r.queue.PushNotice(&RoomSize{Header{Type: TypeRoomSize}, n.Members, n.Large})
 	case stay.Lost:
 		r.queue.PushNotice(&GapLost{Header{Type: TypeGapLost}, n.From, FeedID(n.Feed), n.First, n.Last})
@@ -208,6 +216,10 @@ func (c *counters) ofStay(of stay.Counter) *atomic.Uint64 {
 		return &c.roomViolations
 	case stay.CountForks:
 		return &c.forks
+	case stay.CountRatesIgnored:
+		return &c.ratesIgnored
+	case stay.CountEnvelopesBarred:
+		return &c.envelopesBarred
 	case stay.CountSuspicions:
 		return &c.suspicions
 	case stay.CountRefutations:

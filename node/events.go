@@ -130,14 +130,14 @@ func (c IdentityConflict) MarshalJSON() ([]byte, error) {
 }
 
 // SettingDiffers says that a connected node of the same app has another value of a setting that all
-// nodes of an app must have in common: [mesh.WithMaxMessage], [mesh.WithGrace] or [WithLeeway]. It
-// follows the node's [PeerUp], or its restart. The two go on, but may judge the same thing
-// differently.
+// nodes of an app must have in common: [mesh.WithMaxMessage], [mesh.WithGrace], [WithLeeway], or
+// one of [mesh.WithRates]. It follows the node's [PeerUp], or its restart. The two go on, but may
+// judge the same thing differently.
 type SettingDiffers struct {
 	Header
 	Peer    peer.ID `json:"peer"`
-	Setting string  `json:"setting"` // "max_message", "grace" or "leeway"
-	Ours    string  `json:"ours"`    // bytes as a decimal number, or a duration such as "10s"
+	Setting string  `json:"setting"` // "max_message", "grace", "leeway", or a rate such as "broadcast_messages"
+	Ours    string  `json:"ours"`    // a decimal number, or a duration such as "10s"
 	Theirs  string  `json:"theirs"`
 }
 

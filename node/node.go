@@ -184,7 +184,7 @@ func (n *Node) openLayers() (err error) {
 	})
 	opts := []presence.Option{
 		presence.WithObserver(n.observe), presence.WithLogger(n.log), presence.WithClock(n.clock), presence.WithMaxMessage(n.settings.MaxMessage),
-		presence.WithGrace(n.settings.Grace),
+		presence.WithGrace(n.settings.Grace), presence.WithRates(n.settings.Rates),
 		presence.WithAuthority(n.tokens), presence.WithPins(n.pins),
 	}
 	if n.cfg.dht {

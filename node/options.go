@@ -187,8 +187,8 @@ func WithLogger(log *slog.Logger) Option { return func(c *config) { c.log = log 
 // WithMesh sets how rooms and messages work on this node: [mesh.WithGrace], [mesh.WithRetention]
 // and all else that is a [mesh.Setting]. [mesh.WithQueue] also bounds the node's own stream of
 // events, and [mesh.WithSendTimeout] bounds [Node.Send]. New rejects what [mesh.New] would reject.
-// Several calls add up. The grace and the largest message must be equal on all nodes of an app: see
-// [SettingDiffers].
+// Several calls add up. The grace, the rates and the largest message must be equal on all nodes of
+// an app: see [SettingDiffers].
 func WithMesh(settings ...mesh.Setting) Option {
 	return func(c *config) { c.mesh = append(c.mesh, settings...) }
 }

@@ -299,7 +299,7 @@ func changed(a, b identity.Session) bool {
 		return true
 	}
 	return a.Incarnation != b.Incarnation || a.Closing != b.Closing || a.Capabilities != b.Capabilities ||
-		a.MaxEnvelope != b.MaxEnvelope || a.MaxMessage != b.MaxMessage || a.Grace != b.Grace || a.Leeway != b.Leeway
+		a.MaxEnvelope != b.MaxEnvelope || a.MaxMessage != b.MaxMessage || a.Grace != b.Grace || a.Leeway != b.Leeway || !sameRates(a.Rates, b.Rates)
 }
 
 // remember stores where the peer is. It may write to the disk.

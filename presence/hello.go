@@ -208,6 +208,7 @@ func (x *handshake) checkHello(p peer.ID, h *wire.Hello) (identity.Session, *Hel
 	}
 	if l := h.Limits; l != nil {
 		session.Grace, session.Leeway = fromMillis(l.GraceMs), fromMillis(l.LeewayMs)
+		session.Rates = toRates(l.Rates)
 	}
 	if len(h.Statement) == 0 {
 		return session, nil

@@ -23,6 +23,7 @@ type config struct {
 	authority  *identity.Authority // nil: open mode
 	maxMessage int                 // bytes
 	grace      time.Duration       // unstated: not stated
+	rates      *identity.Rates     // nil: not stated
 	life       time.Duration       // of a statement
 	scopes     []Scope             // of the DHT; none: no DHT
 }
@@ -60,6 +61,9 @@ func (c *config) validate() error {
 	}
 	if c.grace < 0 && c.grace != unstated {
 		errs = append(errs, fmt.Errorf("WithGrace: %v is negative", c.grace))
+	}
+	if r := c.rates; r != nil && min(r.Direct.Messages, r.Direct.Bytes, r.Broadcast.Messages, r.Broadcast.Bytes, r.Room, r.LargeRoom) < 0 {
+		errs = append(errs, fmt.Errorf("WithRates: %+v has a negative rate", *r))
 	}
 	if c.life < minLife || c.life > maxLife {
 		errs = append(errs, fmt.Errorf("WithStatementLife: %v, want %v to %v", c.life, minLife, maxLife))
@@ -109,6 +113,10 @@ func WithMaxMessage(bytes int) Option { return func(c *config) { c.maxMessage = 
 // WithGrace states the grace of rooms (mesh.WithGrace) to peers, since all nodes of an app should
 // have the same: see [SettingDiffers]. By default none is stated. New refuses a negative one.
 func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } }
+
+// WithRates states the rates of the app (mesh.WithRates) to peers, since all nodes of an app should
+// have the same: see [SettingDiffers]. By default none are stated. New refuses negative ones.
+func WithRates(r identity.Rates) Option { return func(c *config) { c.rates = &r } }
 
 // WithStatementLife sets how long a statement is valid. It is signed again when a third of that
 // time is over. The default is 24 h; New refuses less than 10 s and more than 30 days.

@@ -20,8 +20,10 @@ func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 	require.NoError(t, good.validate())
 	typ := reflect.TypeFor[config]()
 	for i := range typ.NumField() {
-		if name := typ.Field(i).Name; name == "authority" || name == "clock" {
-			continue // no authority means open mode, and New checks it against the app; the zero clock is the machine's
+		if name := typ.Field(i).Name; name == "authority" || name == "clock" || name == "rates" {
+			// No authority means open mode, and New checks it against the app; the zero clock is
+			// the machine's; and rates need not be stated.
+			continue
 		}
 		require.False(t, reflect.ValueOf(good).Field(i).IsZero(), "%s has no default", typ.Field(i).Name)
 	}
@@ -37,6 +39,7 @@ func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 		{"maxMessage", WithMaxMessage(0), "WithMaxMessage: 0 bytes, want 1 to 1048576"},
 		{"grace", WithGrace(-time.Second), "WithGrace: -1s is negative"},
 		{"the least negative grace", WithGrace(-1), "WithGrace: -1ns is negative"},
+		{"rates", WithRates(identity.Rates{Room: -1}), "WithRates: {Direct:{Messages:0 Bytes:0} Broadcast:{Messages:0 Bytes:0} Room:-1 LargeRoom:0} has a negative rate"},
 		{"life", WithStatementLife(time.Second), "WithStatementLife: 1s, want 10s to 720h0m0s"},
 		{"scopes", WithDHT("moon"), `WithDHT: "moon" twice, or not a scope`},
 	} {
@@ -44,7 +47,7 @@ func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 		wrong.option(&c)
 		require.EqualError(t, c.validate(), wrong.text)
 	}
-	require.Equal(t, 8+2, typ.NumField(), "the table above misses a field")
+	require.Equal(t, 9+2, typ.NumField(), "the table above misses a field")
 }
 
 func TestAllWrongOptionsAreReportedTogether(t *testing.T) {

@@ -26,6 +26,23 @@ func TestSettingsThatBothStateAreCompared(t *testing.T) {
 			SettingDiffers{"p", "grace", "10s", "0s"},
 			SettingDiffers{"p", "leeway", "0s", "1m0s"},
 		}},
+		"all rates": {
+			&wire.Limits{MaxMessage: 1, Rates: &wire.Rates{DirectMessages: 1, DirectBytes: 2, BroadcastMessages: 3, BroadcastBytes: 1 << 40, RoomMessages: 5}},
+			identity.Session{Grace: unstated, Leeway: unstated, Rates: &identity.Rates{Room: 50, LargeRoom: 6}},
+			[]Event{
+				SettingDiffers{"p", "direct_messages", "1", "0"},
+				SettingDiffers{"p", "direct_bytes", "2", "0"},
+				SettingDiffers{"p", "broadcast_messages", "3", "0"},
+				SettingDiffers{"p", "broadcast_bytes", "1099511627776", "0"},
+				SettingDiffers{"p", "room_messages", "5", "50"},
+				SettingDiffers{"p", "large_room_messages", "0", "6"},
+			},
+		},
+		"the same rates": {
+			&wire.Limits{MaxMessage: 1, Rates: &wire.Rates{DirectMessages: 1}},
+			identity.Session{Grace: unstated, Leeway: unstated, Rates: &identity.Rates{Direct: identity.Rate{Messages: 1}}}, nil,
+		},
+		"rates that are not stated": {&wire.Limits{MaxMessage: 1, Rates: &wire.Rates{DirectMessages: 1}}, identity.Session{Grace: unstated, Leeway: unstated}, nil},
 	} {
 		require.Equal(t, c.want, differing("p", c.ours, c.theirs), name)
 	}

@@ -81,6 +81,11 @@ func TestANodeTakesTheHellosOfTheVectors(t *testing.T) {
 			require.Equal(t, c.want.PeerID, got.Statement.Peer.String())
 			require.Equal(t, []any{c.want.Incarnation, int(c.want.MaxEnvelope), int(c.want.MaxMessage), int64(c.want.GraceMS)},
 				[]any{got.Incarnation, got.MaxEnvelope, got.MaxMessage, got.Grace.Milliseconds()})
+			require.Equal(t, identity.Rates{
+				Direct:    identity.Rate{Messages: int(c.want.Rates.DirectMessages), Bytes: int(c.want.Rates.DirectBytes)},
+				Broadcast: identity.Rate{Messages: int(c.want.Rates.BroadcastMessages), Bytes: int(c.want.Rates.BroadcastBytes)},
+				Room:      int(c.want.Rates.RoomMessages), LargeRoom: int(c.want.Rates.LargeRoomMessages),
+			}, *got.Rates)
 			var addrs []string
 			for _, addr := range got.Addrs {
 				addrs = append(addrs, addr.String())

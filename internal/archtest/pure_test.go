@@ -16,7 +16,7 @@ import (
 
 // pure lists the directories whose code decides and does nothing else: the caller passes the time
 // and chance, holds the lock, and does the I/O.
-var pure = []string{"mesh/internal/stay"}
+var pure = []string{"mesh/internal/stay", "mesh/internal/rates"}
 
 // impure lists what pure code does not import: locks, connections, and what is built on them.
 var impure = []string{

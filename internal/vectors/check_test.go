@@ -132,6 +132,11 @@ func TestHelloFollowsFromTheDocumentAlone(t *testing.T) {
 		require.EqualValues(t, p.MaxMessage, limits.varint(1))
 		require.EqualValues(t, p.GraceMS, limits.varint(2))
 		require.Zero(t, limits.varint(3), "a leeway is for app mode")
+		rates, ok := parse(limits.bytes(4))
+		require.True(t, ok)
+		require.Equal(t, p.Rates, Rates{
+			rates.varint(1), rates.varint(2), rates.varint(3), rates.varint(4), rates.varint(5), rates.varint(6),
+		})
 		require.Len(t, m.bytes(7), 16)
 		require.Equal(t, []byte(p.Nonce), m.bytes(7))
 		require.Equal(t, p.Addrs, multiaddrs(t, m.all(8)))

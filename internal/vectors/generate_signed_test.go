@@ -165,11 +165,18 @@ func makeHello(t *testing.T) Hello {
 	party := func(keys *identity.Keys, user string, loggedIn bool, nonce byte, listen []string, incarnation uint64) (Party, *wire.Hello) {
 		p := Party{
 			PeerID: keys.PeerID().String(), Statement: login(t, keys, user, at, loggedIn).Sealed(), Incarnation: incarnation,
-			MaxEnvelope: wire.MaxEnvelope, MaxMessage: wire.MaxMessage, GraceMS: 10_000, Nonce: bytes.Repeat([]byte{nonce}, 16), Addrs: listen,
+			MaxEnvelope: wire.MaxEnvelope, MaxMessage: wire.MaxMessage, GraceMS: 10_000,
+			Rates: Rates{DirectMessages: 100, BroadcastMessages: 65, BroadcastBytes: 1 << 32, RoomMessages: 100, LargeRoomMessages: 80},
+			Nonce: bytes.Repeat([]byte{nonce}, 16), Addrs: listen,
 		}
 		return p, &wire.Hello{
 			App: app[:], Statement: p.Statement, Incarnation: p.Incarnation, MaxEnvelope: p.MaxEnvelope,
-			Limits: &wire.Limits{MaxMessage: p.MaxMessage, GraceMs: &p.GraceMS}, Nonce: p.Nonce, Addrs: addrs(t, listen...),
+			Limits: &wire.Limits{MaxMessage: p.MaxMessage, GraceMs: &p.GraceMS, Rates: &wire.Rates{
+				DirectMessages: p.Rates.DirectMessages, DirectBytes: p.Rates.DirectBytes,
+				BroadcastMessages: p.Rates.BroadcastMessages, BroadcastBytes: p.Rates.BroadcastBytes,
+				RoomMessages: p.Rates.RoomMessages, LargeRoomMessages: p.Rates.LargeRoomMessages,
+			}},
+			Nonce: p.Nonce, Addrs: addrs(t, listen...),
 		}
 	}
 	var ah, bh *wire.Hello

@@ -211,6 +211,22 @@ func TestTheProtocolHasTheLimitsOfTheRulesOfRooms(t *testing.T) {
 	says("members among whom turns are taken", "%d", n("maxTurns"))
 	says("receipts of a neighbour that wait for their envelope", "%d", n("maxEarly"))
 
+	says("rates: a burst; of one feed; as others judge it", "%s of the rate; %s; %s", s("burst"), s("sealed"), s("tolerance"))
+	says("rates: allowed beyond the rate", "1/%d of it", n("leeway"))
+	says("rate of bytes, if there is one", "262,144/s at least")
+	require.EqualValues(t, 262144, n("minBytes"))
+	says("items of one member that are no messages", "%d at once, then %d/s and twice the rate of messages; each %d KiB of one count as one more",
+		n("ownBurst"), n("ownItems"), n("ownBytes")>>10)
+	says("direct: messages are counted by", "%s, for %s; %s of the rate may come together",
+		ms("binTime"), fmt.Sprintf("%g s", time.Duration(n("binTime")*n("binCount")).Seconds()), s("peerTolerance"))
+	says("direct: messages taken beyond what is counted", "%d messages, %d MiB", n("oldMessages"), n("oldBytes")>>20)
+	says("direct: messages over the rate before the stream is reset", "%d, then 1/s", n("refusals"))
+	says("devices whose rates are judged in a room", "%d", n("maxAuthors"))
+	says("a device that ignored the rate is barred", "%s", minutes("barredFor"))
+	says("rates: a device that has left is remembered", "%s", minutes("authorLife"))
+	says("rates: an envelope that was under way for less time than those before", "%s; %s within %s of the first",
+		ms("jitter"), s("maxShorter"), s("firstWhile"))
+	says("direct: the clock of a sender ahead of its first message", "%s", s("peerAhead"))
 	says("a room stream that broke is opened again", "after %s", ms("greetAgainWait"))
 	says("rosters are compared after a change; without one; when that of heads differs", "after %d to %d ms; every %s s; after %s",
 		n("newsDelay")/int64(time.Millisecond), 2*n("newsDelay")/int64(time.Millisecond), half("digestEvery", time.Second), s("compareEvery"))

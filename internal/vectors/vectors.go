@@ -131,9 +131,20 @@ type Party struct {
 	MaxEnvelope uint32   `json:"max_envelope"`
 	MaxMessage  uint32   `json:"max_message"`
 	GraceMS     uint32   `json:"grace_ms"`
+	Rates       Rates    `json:"rates"`
 	Nonce       Hex      `json:"nonce"`
 	Addrs       []string `json:"addrs"`
 	Proof       Proof    `json:"proof"`
+}
+
+// Rates are what a side of a hello states of the app's rates, in a second.
+type Rates struct {
+	DirectMessages    uint64 `json:"direct_messages,string"`
+	DirectBytes       uint64 `json:"direct_bytes,string"`
+	BroadcastMessages uint64 `json:"broadcast_messages,string"`
+	BroadcastBytes    uint64 `json:"broadcast_bytes,string"`
+	RoomMessages      uint64 `json:"room_messages,string"`
+	LargeRoomMessages uint64 `json:"large_room_messages,string"`
 }
 
 // Proof is a signature over the other side's nonce, and exactly what is signed.

@@ -231,7 +231,7 @@ func (x Refusal_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Code.Descriptor instead.
 func (Refusal_Code) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{5, 0}
+	return file_starling_proto_rawDescGZIP(), []int{6, 0}
 }
 
 type RosterEntry_State int32
@@ -280,7 +280,7 @@ func (x RosterEntry_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RosterEntry_State.Descriptor instead.
 func (RosterEntry_State) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{18, 0}
+	return file_starling_proto_rawDescGZIP(), []int{19, 0}
 }
 
 type DirectFrame_Type int32
@@ -335,7 +335,7 @@ func (x DirectFrame_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectFrame_Type.Descriptor instead.
 func (DirectFrame_Type) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{25, 0}
+	return file_starling_proto_rawDescGZIP(), []int{26, 0}
 }
 
 type DirectFrame_Class int32
@@ -384,7 +384,7 @@ func (x DirectFrame_Class) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectFrame_Class.Descriptor instead.
 func (DirectFrame_Class) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{25, 1}
+	return file_starling_proto_rawDescGZIP(), []int{26, 1}
 }
 
 type DirectFrame_Reason int32
@@ -454,7 +454,7 @@ func (x DirectFrame_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectFrame_Reason.Descriptor instead.
 func (DirectFrame_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{25, 2}
+	return file_starling_proto_rawDescGZIP(), []int{26, 2}
 }
 
 // Statement says who is logged in where. Sealed under "starling/statement/1".
@@ -811,6 +811,7 @@ type Limits struct {
 	MaxMessage    uint32                 `protobuf:"varint,1,opt,name=max_message,json=maxMessage,proto3" json:"max_message,omitempty"` // bytes
 	GraceMs       *uint32                `protobuf:"varint,2,opt,name=grace_ms,json=graceMs,proto3,oneof" json:"grace_ms,omitempty"`    // how long a member that fell silent stays in a room
 	LeewayMs      *uint32                `protobuf:"varint,3,opt,name=leeway_ms,json=leewayMs,proto3,oneof" json:"leeway_ms,omitempty"` // app mode: how far the clocks of issuers and nodes may differ
+	Rates         *Rates                 `protobuf:"bytes,4,opt,name=rates,proto3" json:"rates,omitempty"`                              // absent: the sender does not state them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -866,6 +867,98 @@ func (x *Limits) GetLeewayMs() uint32 {
 	return 0
 }
 
+func (x *Limits) GetRates() *Rates {
+	if x != nil {
+		return x.Rates
+	}
+	return nil
+}
+
+// Rates are how much one sender may send in a second. 0 is no limit.
+type Rates struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	DirectMessages    uint64                 `protobuf:"varint,1,opt,name=direct_messages,json=directMessages,proto3" json:"direct_messages,omitempty"` // to single users, in rooms and outside together
+	DirectBytes       uint64                 `protobuf:"varint,2,opt,name=direct_bytes,json=directBytes,proto3" json:"direct_bytes,omitempty"`
+	BroadcastMessages uint64                 `protobuf:"varint,3,opt,name=broadcast_messages,json=broadcastMessages,proto3" json:"broadcast_messages,omitempty"`
+	BroadcastBytes    uint64                 `protobuf:"varint,4,opt,name=broadcast_bytes,json=broadcastBytes,proto3" json:"broadcast_bytes,omitempty"`
+	RoomMessages      uint64                 `protobuf:"varint,5,opt,name=room_messages,json=roomMessages,proto3" json:"room_messages,omitempty"`                  // broadcasts of all members of a room, as each sender estimates them
+	LargeRoomMessages uint64                 `protobuf:"varint,6,opt,name=large_room_messages,json=largeRoomMessages,proto3" json:"large_room_messages,omitempty"` // the same in a large room
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Rates) Reset() {
+	*x = Rates{}
+	mi := &file_starling_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rates) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rates) ProtoMessage() {}
+
+func (x *Rates) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rates.ProtoReflect.Descriptor instead.
+func (*Rates) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Rates) GetDirectMessages() uint64 {
+	if x != nil {
+		return x.DirectMessages
+	}
+	return 0
+}
+
+func (x *Rates) GetDirectBytes() uint64 {
+	if x != nil {
+		return x.DirectBytes
+	}
+	return 0
+}
+
+func (x *Rates) GetBroadcastMessages() uint64 {
+	if x != nil {
+		return x.BroadcastMessages
+	}
+	return 0
+}
+
+func (x *Rates) GetBroadcastBytes() uint64 {
+	if x != nil {
+		return x.BroadcastBytes
+	}
+	return 0
+}
+
+func (x *Rates) GetRoomMessages() uint64 {
+	if x != nil {
+		return x.RoomMessages
+	}
+	return 0
+}
+
+func (x *Rates) GetLargeRoomMessages() uint64 {
+	if x != nil {
+		return x.LargeRoomMessages
+	}
+	return 0
+}
+
 type Refusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          Refusal_Code           `protobuf:"varint,1,opt,name=code,proto3,enum=starling.v1.Refusal_Code" json:"code,omitempty"`
@@ -877,7 +970,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_starling_proto_msgTypes[5]
+	mi := &file_starling_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +982,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[5]
+	mi := &file_starling_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +995,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{5}
+	return file_starling_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Refusal) GetCode() Refusal_Code {
@@ -943,7 +1036,7 @@ type Revocations struct {
 
 func (x *Revocations) Reset() {
 	*x = Revocations{}
-	mi := &file_starling_proto_msgTypes[6]
+	mi := &file_starling_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1048,7 @@ func (x *Revocations) String() string {
 func (*Revocations) ProtoMessage() {}
 
 func (x *Revocations) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[6]
+	mi := &file_starling_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1061,7 @@ func (x *Revocations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocations.ProtoReflect.Descriptor instead.
 func (*Revocations) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{6}
+	return file_starling_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Revocations) GetApp() []byte {
@@ -1024,7 +1117,7 @@ type RevokedUser struct {
 
 func (x *RevokedUser) Reset() {
 	*x = RevokedUser{}
-	mi := &file_starling_proto_msgTypes[7]
+	mi := &file_starling_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1129,7 @@ func (x *RevokedUser) String() string {
 func (*RevokedUser) ProtoMessage() {}
 
 func (x *RevokedUser) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[7]
+	mi := &file_starling_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1142,7 @@ func (x *RevokedUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedUser.ProtoReflect.Descriptor instead.
 func (*RevokedUser) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{7}
+	return file_starling_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RevokedUser) GetUser() string {
@@ -1077,7 +1170,7 @@ type RevokedToken struct {
 
 func (x *RevokedToken) Reset() {
 	*x = RevokedToken{}
-	mi := &file_starling_proto_msgTypes[8]
+	mi := &file_starling_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1089,7 +1182,7 @@ func (x *RevokedToken) String() string {
 func (*RevokedToken) ProtoMessage() {}
 
 func (x *RevokedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[8]
+	mi := &file_starling_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1102,7 +1195,7 @@ func (x *RevokedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedToken.ProtoReflect.Descriptor instead.
 func (*RevokedToken) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{8}
+	return file_starling_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RevokedToken) GetId() string {
@@ -1130,7 +1223,7 @@ type RevocationsHead struct {
 
 func (x *RevocationsHead) Reset() {
 	*x = RevocationsHead{}
-	mi := &file_starling_proto_msgTypes[9]
+	mi := &file_starling_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1235,7 @@ func (x *RevocationsHead) String() string {
 func (*RevocationsHead) ProtoMessage() {}
 
 func (x *RevocationsHead) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[9]
+	mi := &file_starling_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1248,7 @@ func (x *RevocationsHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationsHead.ProtoReflect.Descriptor instead.
 func (*RevocationsHead) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{9}
+	return file_starling_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RevocationsHead) GetVersion() uint64 {
@@ -1183,7 +1276,7 @@ type RevocationsReply struct {
 
 func (x *RevocationsReply) Reset() {
 	*x = RevocationsReply{}
-	mi := &file_starling_proto_msgTypes[10]
+	mi := &file_starling_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1288,7 @@ func (x *RevocationsReply) String() string {
 func (*RevocationsReply) ProtoMessage() {}
 
 func (x *RevocationsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[10]
+	mi := &file_starling_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1301,7 @@ func (x *RevocationsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationsReply.ProtoReflect.Descriptor instead.
 func (*RevocationsReply) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{10}
+	return file_starling_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RevocationsReply) GetList() []byte {
@@ -1230,7 +1323,7 @@ type WhoisRequest struct {
 
 func (x *WhoisRequest) Reset() {
 	*x = WhoisRequest{}
-	mi := &file_starling_proto_msgTypes[11]
+	mi := &file_starling_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1335,7 @@ func (x *WhoisRequest) String() string {
 func (*WhoisRequest) ProtoMessage() {}
 
 func (x *WhoisRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[11]
+	mi := &file_starling_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1348,7 @@ func (x *WhoisRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoisRequest.ProtoReflect.Descriptor instead.
 func (*WhoisRequest) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{11}
+	return file_starling_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WhoisRequest) GetApp() []byte {
@@ -1288,7 +1381,7 @@ type WhoisReply struct {
 
 func (x *WhoisReply) Reset() {
 	*x = WhoisReply{}
-	mi := &file_starling_proto_msgTypes[12]
+	mi := &file_starling_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1393,7 @@ func (x *WhoisReply) String() string {
 func (*WhoisReply) ProtoMessage() {}
 
 func (x *WhoisReply) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[12]
+	mi := &file_starling_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1406,7 @@ func (x *WhoisReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoisReply.ProtoReflect.Descriptor instead.
 func (*WhoisReply) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{12}
+	return file_starling_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WhoisReply) GetFound() []*Located {
@@ -1333,7 +1426,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_starling_proto_msgTypes[13]
+	mi := &file_starling_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1438,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[13]
+	mi := &file_starling_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1451,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{13}
+	return file_starling_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Notice) GetStatement() []byte {
@@ -1378,7 +1471,7 @@ type Located struct {
 
 func (x *Located) Reset() {
 	*x = Located{}
-	mi := &file_starling_proto_msgTypes[14]
+	mi := &file_starling_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1483,7 @@ func (x *Located) String() string {
 func (*Located) ProtoMessage() {}
 
 func (x *Located) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[14]
+	mi := &file_starling_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1496,7 @@ func (x *Located) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Located.ProtoReflect.Descriptor instead.
 func (*Located) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{14}
+	return file_starling_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Located) GetStatement() []byte {
@@ -1434,7 +1527,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_starling_proto_msgTypes[15]
+	mi := &file_starling_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +1539,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[15]
+	mi := &file_starling_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +1552,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{15}
+	return file_starling_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Record) GetStatement() []byte {
@@ -1500,7 +1593,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_starling_proto_msgTypes[16]
+	mi := &file_starling_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1605,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[16]
+	mi := &file_starling_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1618,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{16}
+	return file_starling_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchRequest) GetApp() []byte {
@@ -1544,7 +1637,7 @@ type WatchFrame struct {
 
 func (x *WatchFrame) Reset() {
 	*x = WatchFrame{}
-	mi := &file_starling_proto_msgTypes[17]
+	mi := &file_starling_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +1649,7 @@ func (x *WatchFrame) String() string {
 func (*WatchFrame) ProtoMessage() {}
 
 func (x *WatchFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[17]
+	mi := &file_starling_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +1662,7 @@ func (x *WatchFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchFrame.ProtoReflect.Descriptor instead.
 func (*WatchFrame) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{17}
+	return file_starling_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchFrame) GetStatement() []byte {
@@ -1596,7 +1689,7 @@ type RosterEntry struct {
 
 func (x *RosterEntry) Reset() {
 	*x = RosterEntry{}
-	mi := &file_starling_proto_msgTypes[18]
+	mi := &file_starling_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1608,7 +1701,7 @@ func (x *RosterEntry) String() string {
 func (*RosterEntry) ProtoMessage() {}
 
 func (x *RosterEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[18]
+	mi := &file_starling_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1621,7 +1714,7 @@ func (x *RosterEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RosterEntry.ProtoReflect.Descriptor instead.
 func (*RosterEntry) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{18}
+	return file_starling_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RosterEntry) GetStatement() []byte {
@@ -1701,7 +1794,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_starling_proto_msgTypes[19]
+	mi := &file_starling_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1713,7 +1806,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[19]
+	mi := &file_starling_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1726,7 +1819,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{19}
+	return file_starling_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Envelope) GetApp() []byte {
@@ -1823,7 +1916,7 @@ type ReceiptsWanted struct {
 
 func (x *ReceiptsWanted) Reset() {
 	*x = ReceiptsWanted{}
-	mi := &file_starling_proto_msgTypes[20]
+	mi := &file_starling_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1928,7 @@ func (x *ReceiptsWanted) String() string {
 func (*ReceiptsWanted) ProtoMessage() {}
 
 func (x *ReceiptsWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[20]
+	mi := &file_starling_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1941,7 @@ func (x *ReceiptsWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptsWanted.ProtoReflect.Descriptor instead.
 func (*ReceiptsWanted) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{20}
+	return file_starling_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReceiptsWanted) GetCollectors() [][]byte {
@@ -1870,7 +1963,7 @@ type ReceiptAsk struct {
 
 func (x *ReceiptAsk) Reset() {
 	*x = ReceiptAsk{}
-	mi := &file_starling_proto_msgTypes[21]
+	mi := &file_starling_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +1975,7 @@ func (x *ReceiptAsk) String() string {
 func (*ReceiptAsk) ProtoMessage() {}
 
 func (x *ReceiptAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[21]
+	mi := &file_starling_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +1988,7 @@ func (x *ReceiptAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptAsk.ProtoReflect.Descriptor instead.
 func (*ReceiptAsk) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{21}
+	return file_starling_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReceiptAsk) GetEnvelope() []byte {
@@ -1928,7 +2021,7 @@ type Items struct {
 
 func (x *Items) Reset() {
 	*x = Items{}
-	mi := &file_starling_proto_msgTypes[22]
+	mi := &file_starling_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1940,7 +2033,7 @@ func (x *Items) String() string {
 func (*Items) ProtoMessage() {}
 
 func (x *Items) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[22]
+	mi := &file_starling_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1953,7 +2046,7 @@ func (x *Items) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Items.ProtoReflect.Descriptor instead.
 func (*Items) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{22}
+	return file_starling_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Items) GetItems() []*Item {
@@ -1977,7 +2070,7 @@ type Suspicion struct {
 
 func (x *Suspicion) Reset() {
 	*x = Suspicion{}
-	mi := &file_starling_proto_msgTypes[23]
+	mi := &file_starling_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1989,7 +2082,7 @@ func (x *Suspicion) String() string {
 func (*Suspicion) ProtoMessage() {}
 
 func (x *Suspicion) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[23]
+	mi := &file_starling_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2002,7 +2095,7 @@ func (x *Suspicion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Suspicion.ProtoReflect.Descriptor instead.
 func (*Suspicion) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{23}
+	return file_starling_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Suspicion) GetDevice() []byte {
@@ -2043,7 +2136,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_starling_proto_msgTypes[24]
+	mi := &file_starling_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2148,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[24]
+	mi := &file_starling_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2161,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{24}
+	return file_starling_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Item) GetKind() Kind {
@@ -2106,7 +2199,7 @@ type DirectFrame struct {
 
 func (x *DirectFrame) Reset() {
 	*x = DirectFrame{}
-	mi := &file_starling_proto_msgTypes[25]
+	mi := &file_starling_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2211,7 @@ func (x *DirectFrame) String() string {
 func (*DirectFrame) ProtoMessage() {}
 
 func (x *DirectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[25]
+	mi := &file_starling_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2224,7 @@ func (x *DirectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectFrame.ProtoReflect.Descriptor instead.
 func (*DirectFrame) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{25}
+	return file_starling_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DirectFrame) GetType() DirectFrame_Type {
@@ -2232,7 +2325,7 @@ type RoomFrame struct {
 
 func (x *RoomFrame) Reset() {
 	*x = RoomFrame{}
-	mi := &file_starling_proto_msgTypes[26]
+	mi := &file_starling_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2337,7 @@ func (x *RoomFrame) String() string {
 func (*RoomFrame) ProtoMessage() {}
 
 func (x *RoomFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[26]
+	mi := &file_starling_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2350,7 @@ func (x *RoomFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame.ProtoReflect.Descriptor instead.
 func (*RoomFrame) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{26}
+	return file_starling_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RoomFrame) GetRoom() []byte {
@@ -2394,7 +2487,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_starling_proto_msgTypes[27]
+	mi := &file_starling_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +2499,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[27]
+	mi := &file_starling_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +2512,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{27}
+	return file_starling_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Receipt) GetDevice() []byte {
@@ -2450,7 +2543,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_starling_proto_msgTypes[28]
+	mi := &file_starling_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2462,7 +2555,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[28]
+	mi := &file_starling_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2475,7 +2568,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{28}
+	return file_starling_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Position) GetFeed() []byte {
@@ -2525,7 +2618,7 @@ type Past struct {
 
 func (x *Past) Reset() {
 	*x = Past{}
-	mi := &file_starling_proto_msgTypes[29]
+	mi := &file_starling_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2537,7 +2630,7 @@ func (x *Past) String() string {
 func (*Past) ProtoMessage() {}
 
 func (x *Past) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[29]
+	mi := &file_starling_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2550,7 +2643,7 @@ func (x *Past) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Past.ProtoReflect.Descriptor instead.
 func (*Past) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{29}
+	return file_starling_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Past) GetAgeMs() uint64 {
@@ -2579,7 +2672,7 @@ type SyncRequest struct {
 
 func (x *SyncRequest) Reset() {
 	*x = SyncRequest{}
-	mi := &file_starling_proto_msgTypes[30]
+	mi := &file_starling_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2591,7 +2684,7 @@ func (x *SyncRequest) String() string {
 func (*SyncRequest) ProtoMessage() {}
 
 func (x *SyncRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[30]
+	mi := &file_starling_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2604,7 +2697,7 @@ func (x *SyncRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncRequest.ProtoReflect.Descriptor instead.
 func (*SyncRequest) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{30}
+	return file_starling_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SyncRequest) GetRoom() []byte {
@@ -2632,7 +2725,7 @@ type Want struct {
 
 func (x *Want) Reset() {
 	*x = Want{}
-	mi := &file_starling_proto_msgTypes[31]
+	mi := &file_starling_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2644,7 +2737,7 @@ func (x *Want) String() string {
 func (*Want) ProtoMessage() {}
 
 func (x *Want) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[31]
+	mi := &file_starling_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2657,7 +2750,7 @@ func (x *Want) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Want.ProtoReflect.Descriptor instead.
 func (*Want) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{31}
+	return file_starling_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Want) GetFeed() []byte {
@@ -2694,7 +2787,7 @@ type SyncReply struct {
 
 func (x *SyncReply) Reset() {
 	*x = SyncReply{}
-	mi := &file_starling_proto_msgTypes[32]
+	mi := &file_starling_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2706,7 +2799,7 @@ func (x *SyncReply) String() string {
 func (*SyncReply) ProtoMessage() {}
 
 func (x *SyncReply) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[32]
+	mi := &file_starling_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2719,7 +2812,7 @@ func (x *SyncReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncReply.ProtoReflect.Descriptor instead.
 func (*SyncReply) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{32}
+	return file_starling_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SyncReply) GetEntries() [][]byte {
@@ -2774,7 +2867,7 @@ type RoomFrame_Greeting struct {
 
 func (x *RoomFrame_Greeting) Reset() {
 	*x = RoomFrame_Greeting{}
-	mi := &file_starling_proto_msgTypes[33]
+	mi := &file_starling_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +2879,7 @@ func (x *RoomFrame_Greeting) String() string {
 func (*RoomFrame_Greeting) ProtoMessage() {}
 
 func (x *RoomFrame_Greeting) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[33]
+	mi := &file_starling_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +2892,7 @@ func (x *RoomFrame_Greeting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Greeting.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Greeting) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{26, 0}
+	return file_starling_proto_rawDescGZIP(), []int{27, 0}
 }
 
 func (x *RoomFrame_Greeting) GetEntry() []byte {
@@ -2870,7 +2963,7 @@ type RoomFrame_Roster struct {
 
 func (x *RoomFrame_Roster) Reset() {
 	*x = RoomFrame_Roster{}
-	mi := &file_starling_proto_msgTypes[34]
+	mi := &file_starling_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2882,7 +2975,7 @@ func (x *RoomFrame_Roster) String() string {
 func (*RoomFrame_Roster) ProtoMessage() {}
 
 func (x *RoomFrame_Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[34]
+	mi := &file_starling_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2895,7 +2988,7 @@ func (x *RoomFrame_Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Roster.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Roster) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{26, 1}
+	return file_starling_proto_rawDescGZIP(), []int{27, 1}
 }
 
 func (x *RoomFrame_Roster) GetEntries() [][]byte {
@@ -2929,7 +3022,7 @@ type RoomFrame_Query struct {
 
 func (x *RoomFrame_Query) Reset() {
 	*x = RoomFrame_Query{}
-	mi := &file_starling_proto_msgTypes[35]
+	mi := &file_starling_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2941,7 +3034,7 @@ func (x *RoomFrame_Query) String() string {
 func (*RoomFrame_Query) ProtoMessage() {}
 
 func (x *RoomFrame_Query) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[35]
+	mi := &file_starling_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2954,7 +3047,7 @@ func (x *RoomFrame_Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Query.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Query) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{26, 2}
+	return file_starling_proto_rawDescGZIP(), []int{27, 2}
 }
 
 // Beat says that the sender is there. It means nothing else.
@@ -2966,7 +3059,7 @@ type RoomFrame_Beat struct {
 
 func (x *RoomFrame_Beat) Reset() {
 	*x = RoomFrame_Beat{}
-	mi := &file_starling_proto_msgTypes[36]
+	mi := &file_starling_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2978,7 +3071,7 @@ func (x *RoomFrame_Beat) String() string {
 func (*RoomFrame_Beat) ProtoMessage() {}
 
 func (x *RoomFrame_Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[36]
+	mi := &file_starling_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2991,7 +3084,7 @@ func (x *RoomFrame_Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Beat.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Beat) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{26, 3}
+	return file_starling_proto_rawDescGZIP(), []int{27, 3}
 }
 
 type RoomFrame_Absent struct {
@@ -3002,7 +3095,7 @@ type RoomFrame_Absent struct {
 
 func (x *RoomFrame_Absent) Reset() {
 	*x = RoomFrame_Absent{}
-	mi := &file_starling_proto_msgTypes[37]
+	mi := &file_starling_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3014,7 +3107,7 @@ func (x *RoomFrame_Absent) String() string {
 func (*RoomFrame_Absent) ProtoMessage() {}
 
 func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[37]
+	mi := &file_starling_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3027,7 +3120,7 @@ func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Absent.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Absent) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{26, 4}
+	return file_starling_proto_rawDescGZIP(), []int{27, 4}
 }
 
 // Heads says how far the sender has got with feeds. To the author of one it is the
@@ -3043,7 +3136,7 @@ type RoomFrame_Heads struct {
 
 func (x *RoomFrame_Heads) Reset() {
 	*x = RoomFrame_Heads{}
-	mi := &file_starling_proto_msgTypes[38]
+	mi := &file_starling_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3055,7 +3148,7 @@ func (x *RoomFrame_Heads) String() string {
 func (*RoomFrame_Heads) ProtoMessage() {}
 
 func (x *RoomFrame_Heads) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[38]
+	mi := &file_starling_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3068,7 +3161,7 @@ func (x *RoomFrame_Heads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Heads.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Heads) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{26, 5}
+	return file_starling_proto_rawDescGZIP(), []int{27, 5}
 }
 
 func (x *RoomFrame_Heads) GetFeeds() []*Position {
@@ -3105,7 +3198,7 @@ type RoomFrame_Receipts struct {
 
 func (x *RoomFrame_Receipts) Reset() {
 	*x = RoomFrame_Receipts{}
-	mi := &file_starling_proto_msgTypes[39]
+	mi := &file_starling_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3117,7 +3210,7 @@ func (x *RoomFrame_Receipts) String() string {
 func (*RoomFrame_Receipts) ProtoMessage() {}
 
 func (x *RoomFrame_Receipts) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[39]
+	mi := &file_starling_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3130,7 +3223,7 @@ func (x *RoomFrame_Receipts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomFrame_Receipts.ProtoReflect.Descriptor instead.
 func (*RoomFrame_Receipts) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{26, 6}
+	return file_starling_proto_rawDescGZIP(), []int{27, 6}
 }
 
 func (x *RoomFrame_Receipts) GetFeed() []byte {
@@ -3199,15 +3292,23 @@ const file_starling_proto_rawDesc = "" +
 	"\n" +
 	"HelloProof\x12.\n" +
 	"\arefusal\x18\x01 \x01(\v2\x14.starling.v1.RefusalR\arefusal\x12\x14\n" +
-	"\x05proof\x18\x02 \x01(\fR\x05proof\"\x86\x01\n" +
+	"\x05proof\x18\x02 \x01(\fR\x05proof\"\xb0\x01\n" +
 	"\x06Limits\x12\x1f\n" +
 	"\vmax_message\x18\x01 \x01(\rR\n" +
 	"maxMessage\x12\x1e\n" +
 	"\bgrace_ms\x18\x02 \x01(\rH\x00R\agraceMs\x88\x01\x01\x12 \n" +
-	"\tleeway_ms\x18\x03 \x01(\rH\x01R\bleewayMs\x88\x01\x01B\v\n" +
+	"\tleeway_ms\x18\x03 \x01(\rH\x01R\bleewayMs\x88\x01\x01\x12(\n" +
+	"\x05rates\x18\x04 \x01(\v2\x12.starling.v1.RatesR\x05ratesB\v\n" +
 	"\t_grace_msB\f\n" +
 	"\n" +
-	"_leeway_ms\"\xda\x01\n" +
+	"_leeway_ms\"\x80\x02\n" +
+	"\x05Rates\x12'\n" +
+	"\x0fdirect_messages\x18\x01 \x01(\x04R\x0edirectMessages\x12!\n" +
+	"\fdirect_bytes\x18\x02 \x01(\x04R\vdirectBytes\x12-\n" +
+	"\x12broadcast_messages\x18\x03 \x01(\x04R\x11broadcastMessages\x12'\n" +
+	"\x0fbroadcast_bytes\x18\x04 \x01(\x04R\x0ebroadcastBytes\x12#\n" +
+	"\rroom_messages\x18\x05 \x01(\x04R\froomMessages\x12.\n" +
+	"\x13large_room_messages\x18\x06 \x01(\x04R\x11largeRoomMessages\"\xda\x01\n" +
 	"\aRefusal\x12-\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x19.starling.v1.Refusal.CodeR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12-\n" +
@@ -3451,7 +3552,7 @@ func file_starling_proto_rawDescGZIP() []byte {
 }
 
 var file_starling_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_starling_proto_goTypes = []any{
 	(TokenFault)(0),            // 0: starling.v1.TokenFault
 	(Kind)(0),                  // 1: starling.v1.Kind
@@ -3465,78 +3566,80 @@ var file_starling_proto_goTypes = []any{
 	(*HelloReply)(nil),         // 9: starling.v1.HelloReply
 	(*HelloProof)(nil),         // 10: starling.v1.HelloProof
 	(*Limits)(nil),             // 11: starling.v1.Limits
-	(*Refusal)(nil),            // 12: starling.v1.Refusal
-	(*Revocations)(nil),        // 13: starling.v1.Revocations
-	(*RevokedUser)(nil),        // 14: starling.v1.RevokedUser
-	(*RevokedToken)(nil),       // 15: starling.v1.RevokedToken
-	(*RevocationsHead)(nil),    // 16: starling.v1.RevocationsHead
-	(*RevocationsReply)(nil),   // 17: starling.v1.RevocationsReply
-	(*WhoisRequest)(nil),       // 18: starling.v1.WhoisRequest
-	(*WhoisReply)(nil),         // 19: starling.v1.WhoisReply
-	(*Notice)(nil),             // 20: starling.v1.Notice
-	(*Located)(nil),            // 21: starling.v1.Located
-	(*Record)(nil),             // 22: starling.v1.Record
-	(*WatchRequest)(nil),       // 23: starling.v1.WatchRequest
-	(*WatchFrame)(nil),         // 24: starling.v1.WatchFrame
-	(*RosterEntry)(nil),        // 25: starling.v1.RosterEntry
-	(*Envelope)(nil),           // 26: starling.v1.Envelope
-	(*ReceiptsWanted)(nil),     // 27: starling.v1.ReceiptsWanted
-	(*ReceiptAsk)(nil),         // 28: starling.v1.ReceiptAsk
-	(*Items)(nil),              // 29: starling.v1.Items
-	(*Suspicion)(nil),          // 30: starling.v1.Suspicion
-	(*Item)(nil),               // 31: starling.v1.Item
-	(*DirectFrame)(nil),        // 32: starling.v1.DirectFrame
-	(*RoomFrame)(nil),          // 33: starling.v1.RoomFrame
-	(*Receipt)(nil),            // 34: starling.v1.Receipt
-	(*Position)(nil),           // 35: starling.v1.Position
-	(*Past)(nil),               // 36: starling.v1.Past
-	(*SyncRequest)(nil),        // 37: starling.v1.SyncRequest
-	(*Want)(nil),               // 38: starling.v1.Want
-	(*SyncReply)(nil),          // 39: starling.v1.SyncReply
-	(*RoomFrame_Greeting)(nil), // 40: starling.v1.RoomFrame.Greeting
-	(*RoomFrame_Roster)(nil),   // 41: starling.v1.RoomFrame.Roster
-	(*RoomFrame_Query)(nil),    // 42: starling.v1.RoomFrame.Query
-	(*RoomFrame_Beat)(nil),     // 43: starling.v1.RoomFrame.Beat
-	(*RoomFrame_Absent)(nil),   // 44: starling.v1.RoomFrame.Absent
-	(*RoomFrame_Heads)(nil),    // 45: starling.v1.RoomFrame.Heads
-	(*RoomFrame_Receipts)(nil), // 46: starling.v1.RoomFrame.Receipts
+	(*Rates)(nil),              // 12: starling.v1.Rates
+	(*Refusal)(nil),            // 13: starling.v1.Refusal
+	(*Revocations)(nil),        // 14: starling.v1.Revocations
+	(*RevokedUser)(nil),        // 15: starling.v1.RevokedUser
+	(*RevokedToken)(nil),       // 16: starling.v1.RevokedToken
+	(*RevocationsHead)(nil),    // 17: starling.v1.RevocationsHead
+	(*RevocationsReply)(nil),   // 18: starling.v1.RevocationsReply
+	(*WhoisRequest)(nil),       // 19: starling.v1.WhoisRequest
+	(*WhoisReply)(nil),         // 20: starling.v1.WhoisReply
+	(*Notice)(nil),             // 21: starling.v1.Notice
+	(*Located)(nil),            // 22: starling.v1.Located
+	(*Record)(nil),             // 23: starling.v1.Record
+	(*WatchRequest)(nil),       // 24: starling.v1.WatchRequest
+	(*WatchFrame)(nil),         // 25: starling.v1.WatchFrame
+	(*RosterEntry)(nil),        // 26: starling.v1.RosterEntry
+	(*Envelope)(nil),           // 27: starling.v1.Envelope
+	(*ReceiptsWanted)(nil),     // 28: starling.v1.ReceiptsWanted
+	(*ReceiptAsk)(nil),         // 29: starling.v1.ReceiptAsk
+	(*Items)(nil),              // 30: starling.v1.Items
+	(*Suspicion)(nil),          // 31: starling.v1.Suspicion
+	(*Item)(nil),               // 32: starling.v1.Item
+	(*DirectFrame)(nil),        // 33: starling.v1.DirectFrame
+	(*RoomFrame)(nil),          // 34: starling.v1.RoomFrame
+	(*Receipt)(nil),            // 35: starling.v1.Receipt
+	(*Position)(nil),           // 36: starling.v1.Position
+	(*Past)(nil),               // 37: starling.v1.Past
+	(*SyncRequest)(nil),        // 38: starling.v1.SyncRequest
+	(*Want)(nil),               // 39: starling.v1.Want
+	(*SyncReply)(nil),          // 40: starling.v1.SyncReply
+	(*RoomFrame_Greeting)(nil), // 41: starling.v1.RoomFrame.Greeting
+	(*RoomFrame_Roster)(nil),   // 42: starling.v1.RoomFrame.Roster
+	(*RoomFrame_Query)(nil),    // 43: starling.v1.RoomFrame.Query
+	(*RoomFrame_Beat)(nil),     // 44: starling.v1.RoomFrame.Beat
+	(*RoomFrame_Absent)(nil),   // 45: starling.v1.RoomFrame.Absent
+	(*RoomFrame_Heads)(nil),    // 46: starling.v1.RoomFrame.Heads
+	(*RoomFrame_Receipts)(nil), // 47: starling.v1.RoomFrame.Receipts
 }
 var file_starling_proto_depIdxs = []int32{
 	11, // 0: starling.v1.Hello.limits:type_name -> starling.v1.Limits
-	16, // 1: starling.v1.Hello.revocations:type_name -> starling.v1.RevocationsHead
-	12, // 2: starling.v1.HelloReply.refusal:type_name -> starling.v1.Refusal
+	17, // 1: starling.v1.Hello.revocations:type_name -> starling.v1.RevocationsHead
+	13, // 2: starling.v1.HelloReply.refusal:type_name -> starling.v1.Refusal
 	8,  // 3: starling.v1.HelloReply.hello:type_name -> starling.v1.Hello
-	12, // 4: starling.v1.HelloProof.refusal:type_name -> starling.v1.Refusal
-	2,  // 5: starling.v1.Refusal.code:type_name -> starling.v1.Refusal.Code
-	0,  // 6: starling.v1.Refusal.token:type_name -> starling.v1.TokenFault
-	14, // 7: starling.v1.Revocations.users:type_name -> starling.v1.RevokedUser
-	15, // 8: starling.v1.Revocations.tokens:type_name -> starling.v1.RevokedToken
-	21, // 9: starling.v1.WhoisReply.found:type_name -> starling.v1.Located
-	3,  // 10: starling.v1.RosterEntry.state:type_name -> starling.v1.RosterEntry.State
-	27, // 11: starling.v1.Envelope.receipts:type_name -> starling.v1.ReceiptsWanted
-	31, // 12: starling.v1.Items.items:type_name -> starling.v1.Item
-	1,  // 13: starling.v1.Item.kind:type_name -> starling.v1.Kind
-	4,  // 14: starling.v1.DirectFrame.type:type_name -> starling.v1.DirectFrame.Type
-	1,  // 15: starling.v1.DirectFrame.kind:type_name -> starling.v1.Kind
-	6,  // 16: starling.v1.DirectFrame.reason:type_name -> starling.v1.DirectFrame.Reason
-	5,  // 17: starling.v1.DirectFrame.class:type_name -> starling.v1.DirectFrame.Class
-	40, // 18: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
-	41, // 19: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
-	42, // 20: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
-	44, // 21: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
-	45, // 22: starling.v1.RoomFrame.heads:type_name -> starling.v1.RoomFrame.Heads
-	43, // 23: starling.v1.RoomFrame.beat:type_name -> starling.v1.RoomFrame.Beat
-	46, // 24: starling.v1.RoomFrame.receipts:type_name -> starling.v1.RoomFrame.Receipts
-	38, // 25: starling.v1.SyncRequest.wants:type_name -> starling.v1.Want
-	35, // 26: starling.v1.SyncReply.gone:type_name -> starling.v1.Position
-	36, // 27: starling.v1.RoomFrame.Greeting.past:type_name -> starling.v1.Past
-	35, // 28: starling.v1.RoomFrame.Heads.feeds:type_name -> starling.v1.Position
-	34, // 29: starling.v1.RoomFrame.Receipts.list:type_name -> starling.v1.Receipt
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	13, // 4: starling.v1.HelloProof.refusal:type_name -> starling.v1.Refusal
+	12, // 5: starling.v1.Limits.rates:type_name -> starling.v1.Rates
+	2,  // 6: starling.v1.Refusal.code:type_name -> starling.v1.Refusal.Code
+	0,  // 7: starling.v1.Refusal.token:type_name -> starling.v1.TokenFault
+	15, // 8: starling.v1.Revocations.users:type_name -> starling.v1.RevokedUser
+	16, // 9: starling.v1.Revocations.tokens:type_name -> starling.v1.RevokedToken
+	22, // 10: starling.v1.WhoisReply.found:type_name -> starling.v1.Located
+	3,  // 11: starling.v1.RosterEntry.state:type_name -> starling.v1.RosterEntry.State
+	28, // 12: starling.v1.Envelope.receipts:type_name -> starling.v1.ReceiptsWanted
+	32, // 13: starling.v1.Items.items:type_name -> starling.v1.Item
+	1,  // 14: starling.v1.Item.kind:type_name -> starling.v1.Kind
+	4,  // 15: starling.v1.DirectFrame.type:type_name -> starling.v1.DirectFrame.Type
+	1,  // 16: starling.v1.DirectFrame.kind:type_name -> starling.v1.Kind
+	6,  // 17: starling.v1.DirectFrame.reason:type_name -> starling.v1.DirectFrame.Reason
+	5,  // 18: starling.v1.DirectFrame.class:type_name -> starling.v1.DirectFrame.Class
+	41, // 19: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
+	42, // 20: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
+	43, // 21: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
+	45, // 22: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
+	46, // 23: starling.v1.RoomFrame.heads:type_name -> starling.v1.RoomFrame.Heads
+	44, // 24: starling.v1.RoomFrame.beat:type_name -> starling.v1.RoomFrame.Beat
+	47, // 25: starling.v1.RoomFrame.receipts:type_name -> starling.v1.RoomFrame.Receipts
+	39, // 26: starling.v1.SyncRequest.wants:type_name -> starling.v1.Want
+	36, // 27: starling.v1.SyncReply.gone:type_name -> starling.v1.Position
+	37, // 28: starling.v1.RoomFrame.Greeting.past:type_name -> starling.v1.Past
+	36, // 29: starling.v1.RoomFrame.Heads.feeds:type_name -> starling.v1.Position
+	35, // 30: starling.v1.RoomFrame.Receipts.list:type_name -> starling.v1.Receipt
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_starling_proto_init() }
@@ -3545,7 +3648,7 @@ func file_starling_proto_init() {
 		return
 	}
 	file_starling_proto_msgTypes[4].OneofWrappers = []any{}
-	file_starling_proto_msgTypes[26].OneofWrappers = []any{
+	file_starling_proto_msgTypes[27].OneofWrappers = []any{
 		(*RoomFrame_Greeting_)(nil),
 		(*RoomFrame_Roster_)(nil),
 		(*RoomFrame_Query_)(nil),
@@ -3560,7 +3663,7 @@ func file_starling_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_starling_proto_rawDesc), len(file_starling_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

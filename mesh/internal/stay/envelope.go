@@ -27,6 +27,10 @@ type Envelope struct {
 	via    peer.ID           // the neighbour that it came from; "" when it was parked
 	how    Way               // in which it came
 	stored bool              // the store gave it: its author's presence is no news
+	at     time.Time         // when it came here
+
+	counted       bool // messages and own are known
+	messages, own int  // see count
 }
 
 func newEnvelope(now time.Time, e *wire.Envelope, sealed []byte) (*Envelope, error) {
@@ -48,8 +52,12 @@ func newEnvelope(now time.Time, e *wire.Envelope, sealed []byte) (*Envelope, err
 		sealed:   sealed,
 		Size:     len(sealed),
 		came:     now,
+		at:       now,
 	}, nil
 }
+
+// Fresh reports whether an envelope was published a moment ago, as far as is known.
+func (e *Envelope) Fresh(now time.Time) bool { return now.Sub(e.came) < time.Second }
 
 // Head is how far this node's own feed has got.
 type Head struct {

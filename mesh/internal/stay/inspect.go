@@ -102,3 +102,13 @@ func (st *Stay) Meet(now time.Time, entry *Entry, last uint64) {
 	}
 	st.journal.digest = nil
 }
+
+// Bar puts a member out as one that ignores the rate, and reports whether it was one.
+func (st *Stay) Bar(now time.Time, p peer.ID) bool {
+	s := st.roster.devices[p]
+	if s == nil || !s.present {
+		return false
+	}
+	st.bar(now, s.feed)
+	return true
+}

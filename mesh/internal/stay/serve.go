@@ -139,7 +139,7 @@ func (o *Outcome) Open(now time.Time, d *Door, keep time.Duration, reply *wire.S
 // TakeEntry notes the author of a feed that an answer brings, even if the member's place in the
 // roster has changed since.
 func (st *Stay) TakeEntry(now time.Time, via peer.ID, entry *Entry) {
-	if st.leaving {
+	if st.leaving || entry.Joined && st.barred(now, entry.Statement.Peer, entry.Tag()) {
 		return
 	}
 	st.journal.open(now, entry)

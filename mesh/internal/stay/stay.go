@@ -28,6 +28,7 @@ type Config struct {
 	Handed map[FeedTag]uint64
 	Latest map[peer.ID]Mark
 
+	Rate      identity.Rate // of what one member broadcasts
 	Grace     time.Duration
 	Large     int // from how many members on they cause no notices
 	Retention Retention
@@ -77,6 +78,7 @@ type Stay struct {
 	nextDigest time.Time // when to compare rosters and feeds with neighbours
 	nextSweep  time.Time // when to forget past feeds
 	minded     time.Time // when all members were last looked at
+	authors    map[peer.ID]*author
 	leaving    bool
 	large      bool   // members cause no events
 	items      []Item // scratch space
@@ -91,6 +93,7 @@ func New(now time.Time, cfg Config, world World) *Stay {
 		newcomers:  make(map[peer.ID]time.Time),
 		unmet:      make(map[peer.ID]time.Time),
 		parted:     make(parted),
+		authors:    make(map[peer.ID]*author),
 		nextDigest: now.Add(digestEvery),
 	}
 	st.Asking = cmp.Or(st.Asking, MaxAsking)
@@ -204,6 +207,7 @@ func (st *Stay) Tick(now time.Time) time.Duration {
 	if !now.Before(st.nextSweep) {
 		st.nextSweep = now.Add(TickEvery)
 		st.journal.sweep(now)
+		st.sweepAuthors(now)
 	}
 	due = earlier(earlier(earlier(due, st.parked.due()), st.nextDigest), inquiries)
 	due = earlier(earlier(due, st.token(now)), st.payAcks(now))

@@ -29,6 +29,10 @@ func (st *Stay) Receive(now time.Time, via peer.ID, e *Envelope, how Way) {
 		return
 	}
 	e.via, e.how = via, how
+	if st.Barred(now, e) {
+		st.world.Count(CountEnvelopesBarred, 1)
+		return
+	}
 	if how == Gossiped {
 		st.world.Count(CountEnvelopesTaken, 1)
 	}
@@ -93,6 +97,9 @@ func (st *Stay) apply(now time.Time, entry *Entry) *seat {
 }
 
 func (st *Stay) take(now time.Time, entry *Entry, take func(time.Time, *Entry) (*seat, change)) *seat {
+	if entry.Joined && st.barred(now, entry.Statement.Peer, entry.Tag()) {
+		return nil
+	}
 	s, c := take(now, entry)
 	if c == replaced {
 		st.leaving = true
@@ -302,10 +309,14 @@ func (st *Stay) arrived(now time.Time, a arrival) {
 
 // ready takes what a feed delivers.
 func (st *Stay) ready(now time.Time, f *Feed, ready []*Envelope, v verdict) {
-	st.deliver(now, f, ready)
-	if v == forked {
+	within := st.judge(now, f, ready)
+	st.deliver(now, f, ready[:within])
+	switch {
+	case within < len(ready), v == taken && len(ready) == 0 && st.floods(now, f):
+		st.bar(now, f)
+	case v == forked && !f.barred:
 		st.evict(now, f)
-	} else if len(ready) > 0 || len(f.held) > 0 {
+	case len(ready) > 0 || len(f.held) > 0:
 		st.world.Wake(ForTimer)
 	}
 }

@@ -87,6 +87,8 @@ const (
 	CountRoomFramesDropped
 	CountRoomViolations
 	CountForks
+	CountRatesIgnored
+	CountEnvelopesBarred
 	CountSuspicions
 	CountRefutations
 	Counters int = iota // how many there are
