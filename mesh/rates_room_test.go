@@ -89,9 +89,6 @@ func (m *insider) rejoin(to []*Room) {
 	m.items(time.Now(), 1, wire.AppendItem(nil, wire.Kind_KIND_ROSTER, m.entry))
 }
 
-// calls are rates as a messaging service has them.
-var calls = Rates{Direct: Rate{Messages: 100}, Broadcast: Rate{Messages: 65}, Room: 100, LargeRoom: 80}
-
 func TestAMemberThatIgnoresTheRateIsPutOutByEachMemberWithinTwoSeconds(t *testing.T) {
 	const rate = 65
 	type flood func(m *insider, rooms []*Room, since time.Duration, i int)
