@@ -323,7 +323,7 @@ func TestHonestMembersAreNeverPutOut(t *testing.T) {
 		}
 		for i, s := range f.at {
 			require.Zero(t, s.Stats().RatesIgnored, "member %d", i)
-			require.EqualValues(t, all-sent[i], ears[i].messages.Load(), "what member %d has got", i)
+			require.EqualValues(t, all-sent[i], ears[i].messages.Load(), "what member %d has got: %+v", i, s.Stats())
 			require.Len(t, rooms[i].Members(), members)
 		}
 	}, rates)
