@@ -7,11 +7,9 @@ import (
 )
 
 const (
-	// jitter is by how much the first envelope of an author may have been on its way for longer
-	// than later ones, while the author has not sent little enough for that not to matter.
+	// jitter is by how much less an envelope of an author may have been on its way than all before,
+	// and still count for when it was sent.
 	jitter = 250 * time.Millisecond
-	// maxLead bounds by how much the first envelope of an author may have been late at all.
-	maxLead = 24 * time.Hour
 	// ownItems and ownBurst are how many items a second, and at once, a member may publish that are
 	// no messages: entries, suspicions, beats and questions for receipts. Two questions for each
 	// message come on top. A large item counts for several.
@@ -130,12 +128,7 @@ func (a *Author) pass(l Load, c costs) {
 		a.time = max(a.time, next)
 		return
 	}
-	if a.paid[0] <= here && a.paid[1] <= here && a.own <= here && a.lead < maxLead {
-		// It has sent no more than the time here allows, so it gains nothing if this one was on its
-		// way for less time than all before.
-		a.lead = min(a.lead+next-here, maxLead)
-		here = l.At.Sub(a.base) + a.lead
-	} else if l.At.Sub(a.base) < firstWhile && a.lead < maxShorter {
+	if l.At.Sub(a.base) < firstWhile && a.lead < maxShorter {
 		a.lead = min(a.lead+next-here, maxShorter) // what comes with the first one was held up as well
 		here = l.At.Sub(a.base) + a.lead
 	} else {

@@ -341,7 +341,7 @@ func leftWords(r mesh.LeaveReason) string {
 	case mesh.Dropped:
 		return "is gone (connection lost) from"
 	case mesh.Evicted:
-		return "told different members different things, and was removed from"
+		return "broke the rules, and was removed from"
 	}
 	return fmt.Sprintf("is out (%s) of", r)
 }

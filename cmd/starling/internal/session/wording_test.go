@@ -54,7 +54,7 @@ func TestEventsAreShownInPlainWords(t *testing.T) {
 		"* bob is gone (connection lost) from ops\n": &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Dropped},
 		"* ops has 500 members: who joins and leaves is no longer shown\n":          &mesh.RoomSize{Header: in, Members: 500, Large: true},
 		"* ops has 449 members: who joins and leaves is shown again\n":              &mesh.RoomSize{Header: in, Members: 449},
-		"* bob told different members different things, and was removed from ops\n": &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Evicted},
+		"* bob broke the rules, and was removed from ops\n": &mesh.MemberLeft{Header: in, Member: member, Reason: mesh.Evicted},
 		"! 3 messages of bob in ops could not be recovered\n":                       &mesh.GapLost{Header: in, From: bob, First: 4, Last: 6},
 		"! 1 message in ops went by unseen: this terminal was too slow\n":           &mesh.Lagged{Header: in, Missed: 1},
 		"  sent to ops\n": Sent{Head: NewHead("sent", "ops"), OK: true},
