@@ -59,6 +59,8 @@ const (
 // neighbour in the room it returns at once, alone; nodes that come later merge with it. It waits at
 // most 2 s for neighbours that do not answer.
 //
+// A user who is banned from the room gets a [*PutOutError] that says until when.
+//
 // It returns [ErrNoIdentity] before the node has a user, [ErrJoined] while the node is in the room,
 // an *identity.IDError for a bad name, an *identity.InfoSizeError for too much info,
 // and in app mode an *identity.TokenError for a token that does not admit this user on this device
@@ -98,6 +100,13 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 		return nil, fmt.Errorf("join %s: %w", room, err)
 	}
 	r.do(func(st *stay.Stay, now time.Time) { st.Begin(now) })
+	r.mu.Lock()
+	err = r.why
+	r.mu.Unlock()
+	if err != nil {
+		<-r.ended
+		return nil, fmt.Errorf("join %s: %w", room, err)
+	}
 	return r, nil
 }
 
@@ -145,6 +154,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		queue:        newQueue(name, m.cfg.queue, m.clock),
 		rearm:        task.NewWake(),
 		acknowledged: task.NewWake(),
+		keep:         task.NewWake(),
 		ended:        make(chan struct{}),
 	}
 	r.door = stay.NewDoor(name, m.app, r.tag, m.log, m.verifier, m.cfg.authority)
@@ -157,12 +167,15 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	if err != nil {
 		return nil, fmt.Errorf("join %s: %w", name, err)
 	}
-	own, err := r.signEntry(st, true, m.entries.next(now), cfg.token)
+	kept := m.keptOf(now, r.tag, r.door)
+	own, err := r.signEntry(st, true, m.entries.next(now), cfg.token, kept.Heeds(now, r.door, st.User))
 	if err != nil {
 		return nil, err
 	}
 	own.Grant = grant
-	r.stay = stay.New(now, r.config(now, cfg, resume), (*world)(r))
+	settled := r.config(now, cfg, resume)
+	settled.Kept = kept
+	r.stay = stay.New(now, settled, (*world)(r))
 	if m.cfg.store != nil {
 		if bad := r.stay.Restore(now, cfg.kept); bad > 0 {
 			m.log.Warn("damaged broadcasts in the history", "room", name, "path", m.cfg.store.path, "envelopes", bad)
@@ -183,7 +196,7 @@ func (r *Room) config(now time.Time, cfg joinConfig, resume map[stay.FeedTag]uin
 	m := r.mesh
 	c := stay.Config{
 		Room: r.name, Tag: r.tag, Self: m.host.ID(), Key: m.key, Feed: stay.FeedID(r.id), Door: r.door, Past: cfg.past, Resume: resume,
-		Grace: m.cfg.grace, Large: m.cfg.large, Retention: stay.Retention(m.cfg.retention), Stored: m.cfg.store != nil,
+		Defiant: m.defiant, Grace: m.cfg.grace, Large: m.cfg.large, Retention: stay.Retention(m.cfg.retention), Stored: m.cfg.store != nil,
 		Rand: mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64())), Log: m.log,
 	}
 	if cfg.past == (stay.Past{}) && cfg.resume == nil {
@@ -193,7 +206,7 @@ func (r *Room) config(now time.Time, cfg joinConfig, resume map[stay.FeedTag]uin
 }
 
 // signEntry signs this node's roster entry.
-func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, token string) (*stay.Entry, error) {
+func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, token string, heeded int64) (*stay.Entry, error) {
 	r.mesh.entries.signed(sequence)
 	var addrs [][]byte
 	for _, a := range r.mesh.host.Addrs() {
@@ -201,6 +214,7 @@ func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, t
 	}
 	return stay.SignEntry(r.mesh.key, r.tag, stay.Entry{
 		Statement: st, Feed: stay.FeedID(r.id), Sequence: sequence, Joined: joined, Info: r.info, Addrs: addrs, Token: token,
+		Heeded: heeded,
 	})
 }
 
@@ -216,7 +230,7 @@ func (r *Room) start() error {
 	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, own.Sealed, noID, accept{}); err != nil {
 		return err
 	}
-	for _, loop := range []func(){r.echoLoop, r.peerLoop, r.publishLoop, r.timerLoop} {
+	for _, loop := range []func(){r.echoLoop, r.peerLoop, r.publishLoop, r.timerLoop, r.keepLoop} {
 		if !m.tasks.Go(loop) {
 			return ErrClosed
 		}

@@ -30,6 +30,7 @@ type config struct {
 	pins        *identity.Pins
 	authority   *identity.Authority // nil: open mode
 	store       *Store              // nil: in memory
+	keeper      OrderKeeper         // nil: orders in memory
 }
 
 func defaultConfig() config {

@@ -28,7 +28,10 @@ func (m *Mesh) validate(_ context.Context, from peer.ID, msg *pubsub.Message) pu
 		return pubsub.ValidationReject
 	}
 	m.pulses.heard(from, now, false)
-	late := r.receive(now, from, e, stay.Gossiped)
+	late, shut := r.receive(now, from, e, stay.Gossiped)
+	if shut {
+		return pubsub.ValidationIgnore // an order has put its author out
+	}
 	if e.Peer == from && e.Size >= pubsub.GossipSubIDontWantMessageThreshold {
 		msg.ValidatorData = holdBack(min(forwardDelay+2*late, maxForwardDelay))
 	}
@@ -54,11 +57,12 @@ func (r *Room) echoLoop() {
 	}
 }
 
-// receive brings an envelope to the stay, and returns how late it is, as far as is known. While it
-// waits for its sender's entry, the stay may still change it.
-func (r *Room) receive(now time.Time, via peer.ID, e *stay.Envelope, how stay.Way) (late time.Duration) {
+// receive brings an envelope to the stay, and returns how late it is, as far as is known, and whether
+// it is of a stay that an order has ended. While it waits for its sender's entry, the stay may still
+// change it.
+func (r *Room) receive(now time.Time, via peer.ID, e *stay.Envelope, how stay.Way) (late time.Duration, shut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stay.Receive(now, via, e, how)
-	return e.Late
+	return e.Late, r.stay.Shut(e)
 }

@@ -43,6 +43,7 @@ type Room struct {
 	door         *stay.Door
 	rearm        task.Wake // the timer loop must look again
 	acknowledged task.Wake // the window may have opened
+	keep         task.Wake // what is kept of orders has changed
 	finish       sync.Once
 	ended        chan struct{} // closed once nothing is left of the stay
 
@@ -105,7 +106,7 @@ func (r *Room) WaitPeers(ctx context.Context, n int) error {
 
 // Recv returns the room's next event, and waits for one until ctx ends. Events are queued from Join
 // on. After the last one it returns why the stay ended: [ErrLeft], [ErrReplaced], [ErrClosed], the
-// reason given to [Mesh.EvictAll], or why the room token no longer counts.
+// reason given to [Mesh.EvictAll], why the room token no longer counts, or a [*PutOutError].
 func (r *Room) Recv(ctx context.Context) (Event, error) { return r.queue.Recv(ctx) }
 
 // Events ranges over [Room.Recv]. It ends without an error when this node has left the room or

@@ -49,6 +49,7 @@ type Stats struct {
 	Forks              uint64 // members evicted because their feeds forked
 	Suspicions         uint64 // accusations published against members that fell silent
 	Refutations        uint64 // of accusations against this node
+	MembersPutOut      uint64 // other members put out here by an order
 }
 
 // counters are what Stats reads.
@@ -66,6 +67,7 @@ type counters struct {
 	receiptsTaken, receiptFramesTaken, receiptFramesSent           atomic.Uint64
 	neighboursSilent                                               atomic.Uint64
 	envelopesLapsed, roomFramesDropped, roomViolations, forks      atomic.Uint64
+	membersPutOut                                                  atomic.Uint64
 	suspicions, refutations, roomFrames, roomBytes, bytesServed    atomic.Uint64
 }
 
@@ -116,5 +118,6 @@ func (m *Mesh) Stats() Stats {
 		Forks:               c.forks.Load(),
 		Suspicions:          c.suspicions.Load(),
 		Refutations:         c.refutations.Load(),
+		MembersPutOut:       c.membersPutOut.Load(),
 	}
 }

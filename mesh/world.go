@@ -67,6 +67,9 @@ func (w *world) Notice(n stay.Notice) {
 		w.endSoon(ErrReplaced)
 	case stay.Lapsed:
 		w.endSoon(n.Err)
+	case stay.PutOut:
+		r.mesh.log.Info("put out of a room", "room", r.name, "order", n.Order.Kind.String(), "by", n.Order.By)
+		w.endSoon(putOut(n.Order))
 	default:
 		panic(fmt.Sprintf("mesh: notice %T", n))
 	}
@@ -115,6 +118,24 @@ func (w *world) Keep(p peer.ID, keep bool) {
 // protection returns the tag under which the connection manager keeps the neighbours in a room.
 func protection(room [32]byte) string { return "starling/room/" + hex.EncodeToString(room[:8]) }
 
+func (w *world) Bar(p peer.ID, barred bool) {
+	w.mesh.gate.bar(p, topicName(w.tag), barred)
+	if barred {
+		w.mesh.tasks.Go(func() { w.mesh.withdraw(p, w.tag) })
+	}
+}
+
+func (w *world) Identify(p peer.ID) {
+	r := (*Room)(w)
+	w.mesh.tasks.Go(func() {
+		user := ""
+		if session, err := r.mesh.who.Peer(r.ctx, p); err == nil && session.Statement != nil {
+			user = session.Statement.User
+		}
+		r.do(func(st *stay.Stay, now time.Time) { st.Proved(now, p, user) })
+	})
+}
+
 func (w *world) Unreported(p peer.ID) { w.mesh.topics.lose(p, topicName(w.tag)) }
 
 func (w *world) Know(e *stay.Entry) {
@@ -159,6 +180,8 @@ func (w *world) Wake(who stay.Waiter) {
 		w.changed.Tell()
 	case stay.ForStore:
 		w.mesh.cfg.store.again()
+	case stay.ForOrders:
+		w.keep.Set()
 	}
 }
 
@@ -195,6 +218,8 @@ func (c *counters) ofStay(of stay.Counter) *atomic.Uint64 {
 		return &c.suspicions
 	case stay.CountRefutations:
 		return &c.refutations
+	case stay.CountPutOut:
+		return &c.membersPutOut
 	}
 	panic(fmt.Sprintf("mesh: counter %d", of))
 }

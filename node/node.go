@@ -210,6 +210,9 @@ func (n *Node) openLayers() (err error) {
 		mesh.WithLogger(n.log), mesh.WithClock(n.clock), mesh.WithInbox(n.takeDirect), mesh.WithPins(n.pins),
 		mesh.WithAuthority(n.tokens), mesh.WithStore(n.store),
 	}
+	if n.dir != nil {
+		around = append(around, mesh.WithOrderKeeper(n.dir))
+	}
 	for _, s := range n.cfg.mesh {
 		around = append(around, s)
 	}

@@ -51,6 +51,7 @@ func TagFeed(device identity.PublicKey, id FeedID) FeedTag {
 type Feed struct {
 	tag   FeedTag
 	entry *Entry    // of its author; nil: only others' word of its position is known
+	seen  time.Time // when this node first knew of it
 	began time.Time // when its first item was published, as far as is known; zero: before this node's time
 
 	next  uint64 // sequence of the next item to deliver; 0: no baseline yet

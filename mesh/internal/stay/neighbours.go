@@ -26,7 +26,10 @@ type neighbour struct {
 	doubted bool
 	// missed is when it was last asked the same, because others miss it; zero: it was not.
 	missed time.Time
-	early  []early // receipts of envelopes that have not come here yet
+	// offered is the digest of the orders that it was sent last, at offeredAt.
+	offered   string
+	offeredAt time.Time
+	early     []early // receipts of envelopes that have not come here yet
 	// unreported is since when GossipSub has not reported the subscription of a neighbour that has
 	// greeted us; zero: it has, or was reminded.
 	unreported time.Time
@@ -51,7 +54,21 @@ const (
 )
 
 // Subscribed notes that GossipSub has reported the subscription of a connected peer.
-func (st *Stay) Subscribed(now time.Time, p peer.ID) {
+func (st *Stay) Subscribed(now time.Time, p peer.ID) { st.subscribed(now, p, false) }
+
+// subscribed is Subscribed of a peer of which it may have been proved that it is not banned.
+func (st *Stay) subscribed(now time.Time, p peer.ID, proved bool) {
+	if st.orders.bans() && !st.member(p) && st.barred[p] == nil && !proved {
+		st.doubt(now, p)
+		return
+	}
+	if b := st.barred[p]; b != nil {
+		b.subscribed = true
+		if o := st.orders.against(now, b.standing); o != nil {
+			st.inform(now, p, b, o)
+		}
+		return
+	}
 	st.roster.subscribed(now, p)
 	delete(st.newcomers, p)
 	st.adopt(now, p)
@@ -62,6 +79,10 @@ func (st *Stay) Subscribed(now time.Time, p peer.ID) {
 
 // Unsubscribed notes that a peer is no longer subscribed, as far as GossipSub knows.
 func (st *Stay) Unsubscribed(now time.Time, p peer.ID) {
+	if b := st.barred[p]; b != nil {
+		b.subscribed = false
+		return
+	}
 	n, s := st.neighbours[p], st.roster.devices[p]
 	if n != nil && s != nil && s.present && st.world.Link(p) == Linked {
 		// It has not said goodbye: GossipSub has forgotten its subscription with an old connection,
@@ -294,7 +315,7 @@ func (st *Stay) AskAround(peers []peer.ID) {
 // all others have said that they are not in the room.
 func (st *Stay) Agreed(peers []peer.ID) bool {
 	for _, p := range peers {
-		if n := st.neighbours[p]; n == nil || !n.agreed {
+		if n := st.neighbours[p]; (n == nil || !n.agreed) && (st.barred[p] == nil || st.barred[p].doubted) {
 			return false
 		}
 	}
@@ -313,7 +334,7 @@ func (st *Stay) Again(now time.Time, p peer.ID) {
 }
 
 func (st *Stay) query(p peer.ID) {
-	st.world.Tell(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Query_{Query: &wire.RoomFrame_Query{}}})
+	st.tell(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Query_{Query: &wire.RoomFrame_Query{}}})
 }
 
 // Absent notes that a peer is not in the room, or cannot be. A member of which others have told
@@ -350,6 +371,9 @@ func (st *Stay) Connected(now time.Time, p peer.ID) {
 
 // Disconnected notes that the last connection to a peer has ended.
 func (st *Stay) Disconnected(now time.Time, p peer.ID) {
+	if b := st.barred[p]; b != nil {
+		b.subscribed = false
+	}
 	delete(st.waiting, p)
 	delete(st.newcomers, p)
 	delete(st.unmet, p)

@@ -28,6 +28,12 @@ type Config struct {
 	Handed map[FeedTag]uint64
 	Latest map[peer.ID]Mark
 
+	// Kept is what earlier stays and runs knew of orders.
+	Kept KeptOrders
+	// Defiant makes the stay go on when an order has ended it. It is for tests: members put out one
+	// that does not obey.
+	Defiant bool
+
 	Grace     time.Duration
 	Large     int // from how many members on they cause no notices
 	Retention Retention
@@ -64,14 +70,18 @@ type Stay struct {
 	unmet      map[peer.ID]time.Time // members that are not neighbours yet, and since when that is to show whether they are in the room
 	waiting    map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
 	parked     parked
-	confirms   confirms  // own broadcasts whose receipts are awaited
-	relays     relays    // receipts on their way to other authors
-	untold     bool      // the roster has changed since neighbours were last told its digest
-	widen      bool      // and at nextDigest several are to be told
-	readyAt    time.Time // when every feed that neighbours knew had its beginning; zero: not yet
-	nextDigest time.Time // when to compare rosters and feeds with neighbours
-	nextSweep  time.Time // when to forget past feeds
-	minded     time.Time // when all members were last looked at
+	orders     *orders
+	barred     map[peer.ID]*barred // devices that orders have put out
+	nextReview time.Time           // when to check which orders still count
+	heeding    int64               // for which orders the entry is being signed again
+	confirms   confirms            // own broadcasts whose receipts are awaited
+	relays     relays              // receipts on their way to other authors
+	untold     bool                // the roster has changed since neighbours were last told its digest
+	widen      bool                // and at nextDigest several are to be told
+	readyAt    time.Time           // when every feed that neighbours knew had its beginning; zero: not yet
+	nextDigest time.Time           // when to compare rosters and feeds with neighbours
+	nextSweep  time.Time           // when to forget past feeds
+	minded     time.Time           // when all members were last looked at
 	leaving    bool
 	large      bool   // members cause no events
 	items      []Item // scratch space
@@ -86,6 +96,8 @@ func New(now time.Time, cfg Config, world World) *Stay {
 		newcomers:  make(map[peer.ID]time.Time),
 		unmet:      make(map[peer.ID]time.Time),
 		parted:     make(parted),
+		barred:     make(map[peer.ID]*barred),
+		orders:     newOrders(cfg.Door),
 		nextDigest: now.Add(digestEvery),
 	}
 	st.Asking = cmp.Or(st.Asking, MaxAsking)
@@ -131,13 +143,20 @@ func New(now time.Time, cfg Config, world World) *Stay {
 func (st *Stay) Enter(now time.Time, own *Entry) {
 	st.own = own
 	st.roster.apply(now, own)
+	st.remember(now, st.Kept)
 }
 
 // Renew replaces this node's entry by a newer one. The feed goes on.
 func (st *Stay) Renew(now time.Time, own *Entry) {
+	heeds := own.Heeded > st.own.Heeded
 	st.own = own
 	st.roster.apply(now, own)
 	st.world.Wake(ForTimer)
+	for _, p := range st.order {
+		if heeds {
+			st.greet(now, p, ask) // it may have put this node out for what the entry has not said
+		}
+	}
 }
 
 // Own returns this node's entry.
@@ -154,6 +173,7 @@ func (st *Stay) Begin(now time.Time) {
 		st.arrived(now, a)
 	}
 	st.world.Wake(ForTimer)
+	st.judgeOwn(now, true)
 }
 
 // succeed notes which members are there now that this stay is ready: any stays that they had before
@@ -217,6 +237,7 @@ func (st *Stay) Tick(now time.Time) time.Duration {
 	due = earlier(earlier(due, st.subscribe(now)), st.missUnmet(now))
 	due = earlier(earlier(due, st.journal.due()), st.remind.due())
 	due = earlier(earlier(due, st.passDue(now)), st.confirmsDue(now))
+	due = earlier(due, st.reviews(now))
 	if len(st.unacked) > 0 {
 		due = earlier(due, st.unacked[0].deadline)
 	}

@@ -28,6 +28,10 @@ func (st *Stay) Receive(now time.Time, via peer.ID, e *Envelope, how Way) {
 		return
 	}
 	e.via, e.how = via, how
+	if st.Shut(e) && !st.readmits(now, e) {
+		st.world.Count(CountEnvelopesStale, 1)
+		return
+	}
 	if how == Gossiped {
 		st.world.Count(CountEnvelopesTaken, 1)
 	}
@@ -91,6 +95,9 @@ func (st *Stay) apply(now time.Time, entry *Entry) *seat {
 }
 
 func (st *Stay) take(now time.Time, entry *Entry, take func(time.Time, *Entry) (*seat, change)) *seat {
+	if st.refuse(now, entry) != nil {
+		return nil
+	}
 	s, c := take(now, entry)
 	if c == replaced {
 		st.leaving = true
@@ -102,7 +109,7 @@ func (st *Stay) take(now time.Time, entry *Entry, take func(time.Time, *Entry) (
 	}
 	st.roster.pushed = nil
 	st.note(now, s, c)
-	if c == left {
+	if c == left && (s.coming == nil || st.refuse(now, s.coming) == nil) {
 		st.come(now, s)
 	}
 	if c != outdated {
@@ -360,6 +367,8 @@ func (st *Stay) deliver(now time.Time, f *Feed, ready []*Envelope) {
 				if number >= f.floor {
 					st.accused(now, e, payload)
 				}
+			case wire.Kind_KIND_ORDER:
+				st.heardOrder(now, e, payload)
 			case wire.Kind_KIND_ASK:
 				st.asked(now, f, e, payload)
 			}

@@ -38,6 +38,11 @@ type World interface {
 	Spoke(p peer.ID) time.Time
 	// Keep protects the connection to a neighbour, or no longer.
 	Keep(p peer.ID, keep bool)
+	// Bar lets a peer have no broadcast of the room, and no message from this node in it, or lets it
+	// have them again.
+	Bar(p peer.ID, barred bool)
+	// Identify learns which user a connected peer has proved to be. [Stay.Proved] reports it.
+	Identify(p peer.ID)
 	// Unreported says that a neighbour is in the room although GossipSub does not know it.
 	Unreported(p peer.ID)
 	// Know takes an entry that is news: where its member listens, and as whom it is logged in.
@@ -68,6 +73,7 @@ const (
 	ForPublisher               // the window of this node's own feed may have opened
 	ForMembers                 // members or neighbours have changed
 	ForStore                   // there is something to store
+	ForOrders                  // the orders to be kept have changed
 )
 
 // Counter is something that a stay counts.
@@ -88,6 +94,7 @@ const (
 	CountForks
 	CountSuspicions
 	CountRefutations
+	CountPutOut
 	Counters int = iota // how many there are
 )
 
@@ -99,7 +106,7 @@ type Item struct {
 }
 
 // Notice is what a stay reports beside messages: one of [Joined], [Left], [Size], [Lost],
-// [Expiring], [Replaced] and [Lapsed].
+// [Expiring], [Replaced], [Lapsed] and [PutOut].
 type Notice interface{ notice() }
 
 type (
