@@ -275,7 +275,7 @@ func (r *Room) awaitReady(ctx context.Context) error {
 		changed := r.changed.Next()
 		r.mu.Unlock()
 		peers, agreed := r.topic.ListPeers(), false
-		if r.do(func(st *stay.Stay, _ time.Time) { agreed = st.Agreed(peers) }); agreed {
+		if r.do(func(st *stay.Stay, now time.Time) { agreed = st.Agreed(now, peers) }); agreed {
 			return nil
 		}
 		select {

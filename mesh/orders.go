@@ -265,10 +265,17 @@ func (r *Room) hearOrders(p peer.ID, q *wire.RoomFrame_Orders) error {
 	if err := stay.CheckOrders(q); err != nil || r.door.Authority == nil {
 		return err
 	}
+	var entry *stay.Entry
+	if len(q.Entry) > 0 {
+		var err error
+		if entry, err = r.door.OpenGreeting(r.mesh.clock.Now(), p, &wire.RoomFrame_Greeting{Entry: q.Entry}); err != nil {
+			return err
+		}
+	}
 	r.mu.Lock()
 	known := r.stay.KnownOrders(q)
 	r.mu.Unlock()
 	list, err := r.door.OpenOrders(r.mesh.clock.Now(), p, q, known)
-	r.do(func(st *stay.Stay, now time.Time) { st.HearOrders(now, p, list) })
+	r.do(func(st *stay.Stay, now time.Time) { st.HearOrders(now, p, list, entry) })
 	return err
 }

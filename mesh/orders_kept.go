@@ -73,7 +73,15 @@ func (m *Mesh) keptOf(now time.Time, room [32]byte, door *stay.Door) stay.KeptOr
 	if ok || m.cfg.keeper == nil || door.Authority == nil {
 		return r.KeptOrders
 	}
-	return decodeOrders(now, m.cfg.keeper.Orders(room), door)
+	raw := m.cfg.keeper.Orders(room)
+	kept := decodeOrders(now, raw, door)
+	if len(raw) > 0 && len(kept.Orders) == 0 {
+		m.kept.mu.Lock()
+		m.kept.dirty[room] = struct{}{} // all of it is over
+		m.kept.mu.Unlock()
+		m.kept.wake.Set()
+	}
+	return kept
 }
 
 // keepLoop notes what a room knows of orders whenever that changes.

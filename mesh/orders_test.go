@@ -230,4 +230,3 @@ func emptied(t *testing.T, r *Room) (got []string) {
 		got = append(got, line(ev))
 	}
 }
-

@@ -3368,6 +3368,7 @@ type RoomFrame_Orders struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Orders        [][]byte               `protobuf:"bytes,1,rep,name=orders,proto3" json:"orders,omitempty"`                       // sealed Orders
 	AgesMs        []uint64               `protobuf:"varint,2,rep,packed,name=ages_ms,json=agesMs,proto3" json:"ages_ms,omitempty"` // of each order: how long ago it was issued, as far as the sender knows
+	Entry         []byte                 `protobuf:"bytes,3,opt,name=entry,proto3" json:"entry,omitempty"`                         // sealed RosterEntry of the sender: two that put each other out may both have joined anew
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3412,6 +3413,13 @@ func (x *RoomFrame_Orders) GetOrders() [][]byte {
 func (x *RoomFrame_Orders) GetAgesMs() []uint64 {
 	if x != nil {
 		return x.AgesMs
+	}
+	return nil
+}
+
+func (x *RoomFrame_Orders) GetEntry() []byte {
+	if x != nil {
+		return x.Entry
 	}
 	return nil
 }
@@ -3601,7 +3609,7 @@ const file_starling_proto_rawDesc = "" +
 	"\tMALFORMED\x10\x06\x12\x0f\n" +
 	"\vINCARNATION\x10\a\x12\x0f\n" +
 	"\vNO_IDENTITY\x10\b\x12\b\n" +
-	"\x04RATE\x10\t\"\xf5\b\n" +
+	"\x04RATE\x10\t\"\x8b\t\n" +
 	"\tRoomFrame\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\fR\x04room\x12=\n" +
 	"\bgreeting\x18\x02 \x01(\v2\x1f.starling.v1.RoomFrame.GreetingH\x00R\bgreeting\x127\n" +
@@ -3638,10 +3646,11 @@ const file_starling_proto_rawDesc = "" +
 	"\x04feed\x18\x01 \x01(\fR\x04feed\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x1a\n" +
 	"\benvelope\x18\x03 \x01(\fR\benvelope\x12(\n" +
-	"\x04list\x18\x04 \x03(\v2\x14.starling.v1.ReceiptR\x04list\x1a9\n" +
+	"\x04list\x18\x04 \x03(\v2\x14.starling.v1.ReceiptR\x04list\x1aO\n" +
 	"\x06Orders\x12\x16\n" +
 	"\x06orders\x18\x01 \x03(\fR\x06orders\x12\x17\n" +
-	"\aages_ms\x18\x02 \x03(\x04R\x06agesMsB\x06\n" +
+	"\aages_ms\x18\x02 \x03(\x04R\x06agesMs\x12\x14\n" +
+	"\x05entry\x18\x03 \x01(\fR\x05entryB\x06\n" +
 	"\x04body\"?\n" +
 	"\aReceipt\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\fR\x06device\x12\x1c\n" +

@@ -61,7 +61,8 @@ type Feed struct {
 	held      []*Envelope // behind a gap, by rising first
 	heldBytes int
 	gapSince  time.Time // when the present gap showed, or what is held began to wait for a baseline; zero: nothing waits
-	broken    bool      // the sender has signed two different continuations
+	broken    bool      // the sender has signed two different continuations, or was put out
+	shut      bool      // that is so because it was put out
 
 	// stored is the last item that the store knew of when this stay began; 0: the feed is new. end
 	// is the hash of the envelope that ends with it. Until the feed has a baseline, what the store

@@ -164,12 +164,21 @@ func (j *journal) remove(f *Feed) {
 
 // quit gives up a feed whose author was put out: nothing more of it is delivered, fetched or served.
 func (j *journal) quit(f *Feed) {
+	f.shut = f.shut || !f.broken
 	f.broken, f.held, f.heldBytes = true, nil, 0
 	j.lacking.remove(f)
 	j.moved.remove(f)
 	j.waiting.remove(f)
 	j.guesses.remove(f)
 	j.changed(f)
+}
+
+// reopen undoes quit. What has been missed meanwhile is fetched.
+func (j *journal) reopen(f *Feed) {
+	if f.shut {
+		f.broken, f.shut = false, false
+		j.changed(f)
+	}
 }
 
 // changed notes that a feed has another position.

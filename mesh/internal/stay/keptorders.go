@@ -4,7 +4,13 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/starling-mesh/starling/identity"
 )
+
+// rejoinWait is how long a node that joins waits for those that it remembers as put out: they may
+// have joined anew as well.
+const rejoinWait = 500 * time.Millisecond
 
 // KeptOrders is what a node keeps of a room's orders from one stay to the next.
 type KeptOrders struct {
@@ -51,6 +57,11 @@ func (st *Stay) remember(now time.Time, k KeptOrders) {
 		s := standing{b.User, b.Role, b.Stay, b.Heeded, b.Seen}
 		if o := st.orders.against(now, s); o != nil && b.Peer != st.Self {
 			st.bar(now, b.Peer, s, o)
+			st.barred[b.Peer].kept = o.Kind != identity.Ban
 		}
 	}
+	if len(st.orders.all) < len(k.Orders) {
+		st.world.Wake(ForOrders) // some are over
+	}
+	st.nextReview = now.Add(rejoinWait)
 }

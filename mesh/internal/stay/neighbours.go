@@ -64,9 +64,7 @@ func (st *Stay) subscribed(now time.Time, p peer.ID, proved bool) {
 	}
 	if b := st.barred[p]; b != nil {
 		b.subscribed = true
-		if o := st.orders.against(now, b.standing); o != nil {
-			st.inform(now, p, b, o)
-		}
+		st.informAgain(now, p)
 		return
 	}
 	st.roster.subscribed(now, p)
@@ -313,9 +311,9 @@ func (st *Stay) AskAround(peers []peer.ID) {
 
 // Agreed reports whether every one of these peers, which are in the room, has sent its roster, and
 // all others have said that they are not in the room.
-func (st *Stay) Agreed(peers []peer.ID) bool {
+func (st *Stay) Agreed(now time.Time, peers []peer.ID) bool {
 	for _, p := range peers {
-		if n := st.neighbours[p]; (n == nil || !n.agreed) && (st.barred[p] == nil || st.barred[p].doubted) {
+		if n := st.neighbours[p]; (n == nil || !n.agreed) && !st.barred[p].silent(now, st.since) {
 			return false
 		}
 	}
@@ -357,6 +355,7 @@ func (st *Stay) HearQuery(now time.Time, p peer.ID) {
 	if st.neighbours[p] != nil {
 		st.greet(now, p, compare)
 	}
+	st.informAgain(now, p)
 }
 
 // Connected notes that there is a connection to a peer.

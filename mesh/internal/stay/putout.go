@@ -39,6 +39,7 @@ type barred struct {
 	subscribed bool // GossipSub has reported its subscription
 	told       [sha256.Size]byte
 	toldAt     time.Time
+	kept       bool // from an earlier stay: it may have joined anew since
 }
 
 // PutOut says that an order has put this node's user out: the stay is over.
@@ -138,6 +139,11 @@ func (st *Stay) unclutter() {
 func (st *Stay) unbar(now time.Time, p peer.ID) {
 	b := st.barred[p]
 	delete(st.barred, p)
+	if s := st.roster.devices[p]; s != nil && !s.present && s.reason == Kicked && s.entry.Tag() == b.tag && s.entry.Joined {
+		// The order does not count any more, and has not reached the member.
+		s.reason, s.leftAt = Dropped, now
+		st.journal.reopen(s.feed)
+	}
 	st.world.Bar(p, false)
 	st.world.Wake(ForOrders)
 	if b.subscribed {
@@ -146,12 +152,38 @@ func (st *Stay) unbar(now time.Time, p peer.ID) {
 }
 
 // inform tells a device which order puts it out. It is the one frame that it still gets.
+//
+// It may have joined anew, and keep silent because it knows of no new stay of this node either. So
+// it is told of that as well, unless it is banned.
 func (st *Stay) inform(now time.Time, p peer.ID, b *barred, o *HeldOrder) {
 	if st.world.Link(p) == Apart || b.told == o.Sum() && now.Sub(b.toldAt) < informEvery {
 		return
 	}
 	b.told, b.toldAt = o.Sum(), now
-	st.tellOrders(now, p, []*HeldOrder{o})
+	q := &wire.RoomFrame_Orders{Orders: [][]byte{o.Sealed()}, AgesMs: []uint64{o.age(now)}}
+	if o.Kind != identity.Ban && st.own != nil {
+		q.Entry = st.own.Sealed
+	}
+	st.world.Tell(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Orders_{Orders: q}})
+}
+
+// informAgain tells a device that is put out and asks which order does that.
+func (st *Stay) informAgain(now time.Time, p peer.ID) {
+	if b := st.barred[p]; b != nil && !st.leaving {
+		if o := st.orders.against(now, b.standing); o != nil {
+			st.inform(now, p, b, o)
+		}
+	}
+}
+
+// silent reports whether a device is put out and nothing more is expected of it.
+func (b *barred) silent(now, since time.Time) bool {
+	return b != nil && !b.doubted && !(b.kept && now.Sub(since) < rejoinWait)
+}
+
+// age returns how long ago an order was issued, in ms.
+func (o *HeldOrder) age(now time.Time) uint64 {
+	return uint64(max(now.Sub(o.Born), 0) / time.Millisecond)
 }
 
 // tell queues a frame for a peer, unless it is put out.
@@ -176,7 +208,7 @@ func (st *Stay) tellOrders(now time.Time, p peer.ID, list []*HeldOrder) {
 			size = len(o.Sealed())
 		}
 		part.Orders = append(part.Orders, o.Sealed())
-		part.AgesMs = append(part.AgesMs, uint64(max(now.Sub(o.Born), 0)/time.Millisecond))
+		part.AgesMs = append(part.AgesMs, o.age(now))
 	}
 	flush()
 }
@@ -267,9 +299,12 @@ func (d *Door) OpenOrder(now time.Time, sealed []byte) (*identity.Order, error) 
 
 // HearOrders takes orders that a peer has told of. What it says of this node's own ban counts even
 // if the ban is known: that is how members answer one that is banned.
-func (st *Stay) HearOrders(now time.Time, p peer.ID, list []AgedOrder) {
+func (st *Stay) HearOrders(now time.Time, p peer.ID, list []AgedOrder, entry *Entry) {
 	if st.leaving {
 		return
+	}
+	if entry != nil && st.barred[p] != nil {
+		st.apply(now, entry)
 	}
 	var news []*HeldOrder
 	told := false
@@ -386,6 +421,7 @@ func (st *Stay) reviews(now time.Time) time.Time {
 		return time.Time{}
 	}
 	if !now.Before(st.nextReview) {
+		st.world.Wake(ForMembers) // see Agreed
 		had := len(st.orders.all)
 		if st.review(now); len(st.orders.all) != had {
 			st.world.Wake(ForOrders)
