@@ -192,8 +192,9 @@ func (d *Dir) Orders(room [32]byte) []byte {
 	return bytes.Clone(d.orders[room])
 }
 
-// SetOrders saves what a mesh keeps of the orders in a room, as bytes that only the mesh reads; none:
-// nothing. Those of at most 256 rooms are kept: beyond that, those of another room are forgotten.
+// SetOrders saves what a mesh keeps of the orders in a room, as bytes that only the mesh reads;
+// none: nothing. Those of at most 256 rooms are kept: beyond that, those of another room are
+// forgotten.
 func (d *Dir) SetOrders(room [32]byte, kept []byte) error {
 	d.mu.Lock()
 	gone := room

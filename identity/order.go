@@ -19,8 +19,9 @@ const (
 	RoleModerator = "moderator"
 	// MaxOrder is the most bytes of a sealed order: a token, and 1 KiB for all else.
 	MaxOrder = MaxToken + 1<<10
-	// OrderLife is how long after it was issued a kick or a dismissal is kept, so that a member that
-	// was away hears of it, and so that an old copy of a member's entry does not bring it back.
+	// OrderLife is how long after it was issued a kick or a dismissal is kept, so that a member
+	// that was away hears of it, and so that an old copy of a member's entry does not bring it
+	// back.
 	OrderLife = 24 * time.Hour
 )
 
@@ -101,8 +102,8 @@ func (o *Order) Sealed() []byte { return o.sealed }
 // Sum returns the SHA-256 of the signed bytes.
 func (o *Order) Sum() [sha256.Size]byte { return o.sum }
 
-// Rank returns how high the signer ranks: 2 for an issuer, 1 for a moderator. A member ranks 1 if it
-// is a moderator, and otherwise 0: see [RankOf].
+// Rank returns how high the signer ranks: 2 for an issuer, 1 for a moderator. A member ranks 1 if
+// it is a moderator, and otherwise 0: see [RankOf].
 func (o *Order) Rank() int {
 	if o.Grant == nil {
 		return 2
@@ -275,8 +276,8 @@ func (a *Authority) signer(msg *wire.Order, room string) (*Grant, error) {
 	return g, nil
 }
 
-// Upholds judges again an order that was opened before: its signer's token must have been valid when
-// the order was issued, and must not have been revoked since. The error is an [*OrderError].
+// Upholds judges again an order that was opened before: its signer's token must have been valid
+// when the order was issued, and must not have been revoked since. The error is an [*OrderError].
 func (a *Authority) Upholds(o *Order) error {
 	if o.Grant == nil {
 		return nil

@@ -211,8 +211,8 @@ func (l *lane) run() {
 	}
 }
 
-// withdraw ends the messages of a room that are on their way to a peer, because the peer was put out
-// of it. No further one is accepted.
+// withdraw ends the messages of a room that are on their way to a peer, because the peer was put
+// out of it. No further one is accepted.
 func (m *Mesh) withdraw(p peer.ID, room [32]byte) {
 	m.out.mu.Lock()
 	var lanes []*lane

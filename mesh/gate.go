@@ -18,9 +18,9 @@ import (
 )
 
 // gate keeps what is said in rooms from peers that are put out of them, also from one that stays
-// subscribed. GossipSub can ban a peer only from all topics, so the gate takes the topic out of what
-// GossipSub writes to that peer. It also keeps the peer out of the topic mesh, where others need its
-// place. While nobody is put out, it costs one atomic load for each write.
+// subscribed. GossipSub can ban a peer only from all topics, so the gate takes the topic out of
+// what GossipSub writes to that peer. It also keeps the peer out of the topic mesh, where others
+// need its place. While nobody is put out, it costs one atomic load for each write.
 type gate struct {
 	count atomic.Int64 // of barred pairs
 

@@ -15,8 +15,8 @@ import (
 
 var (
 	// ErrKicked, ErrBanned and ErrDismissed end the stay of a member that an order has put out; the
-	// error is then a [*PutOutError]. After ErrKicked and ErrDismissed the room may be joined again.
-	// ErrBanned is also why a user who is banned cannot join.
+	// error is then a [*PutOutError]. After ErrKicked and ErrDismissed the room may be joined
+	// again. ErrBanned is also why a user who is banned cannot join.
 	ErrKicked    = errors.New("kicked out of the room")
 	ErrBanned    = errors.New("banned from the room")
 	ErrDismissed = errors.New("the room was dismissed")
@@ -87,9 +87,9 @@ func (r *Room) Kick(ctx context.Context, user string) error {
 	return r.command(ctx, identity.Order{Kind: identity.Kick, User: user})
 }
 
-// Ban is [Room.Kick] of a user who may also not join again until then; the zero time means for ever.
-// The user need not be in the room. A later ban of the same user, or [Room.Unban], replaces it. It
-// fails as Kick does, and with an error for a time that is not ahead.
+// Ban is [Room.Kick] of a user who may also not join again until then; the zero time means for
+// ever. The user need not be in the room. A later ban of the same user, or [Room.Unban], replaces
+// it. It fails as Kick does, and with an error for a time that is not ahead.
 //
 // A room remembers 512 orders, and 128 of each signer: beyond that the oldest ones are forgotten,
 // bans after all others.
@@ -97,17 +97,17 @@ func (r *Room) Ban(ctx context.Context, user string, until time.Time) error {
 	return r.command(ctx, identity.Order{Kind: identity.Ban, User: user, Until: until})
 }
 
-// Unban lifts the bans of a user, whoever gave them, except those by an issuer. It fails as
+// Unban lifts the bans of a user by all moderators, and not those by an issuer. It fails as
 // [Room.Kick] does. If the user is not banned, it returns [ErrNotMember], and if an issuer has
 // banned the user, [ErrOutranked].
 func (r *Room) Unban(ctx context.Context, user string) error {
 	return r.command(ctx, identity.Order{Kind: identity.Unban, User: user})
 }
 
-// Dismiss ends the stays of all members, other moderators and this node included, also of those that
-// are cut off and hear of it later. Everybody may join anew. It returns when the order has been
-// written to the neighbours; the stay then ends with [ErrDismissed]. It fails as [Room.Kick] does,
-// and with [ErrUnreachable] if ctx ends before.
+// Dismiss ends the stays of all members, other moderators and this node included, also of those
+// that are cut off and hear of it later. Everybody may join anew. It returns when the order has
+// been written to the neighbours; the stay then ends with [ErrDismissed]. It fails as [Room.Kick]
+// does, and with [ErrUnreachable] if ctx ends before.
 func (r *Room) Dismiss(ctx context.Context) error {
 	return r.command(ctx, identity.Order{Kind: identity.Dismiss})
 }

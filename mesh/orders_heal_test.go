@@ -37,8 +37,8 @@ func agree(t *testing.T, rooms ...*Room) {
 	}
 }
 
-// An order reaches the other part of a room that was parted when that is whole again: from whoever
-// knows it, not from its signer alone.
+// An order reaches the other part of a room that was parted when that is whole again: from any
+// member that knows it, not from its signer alone.
 func TestAnOrderCrossesASplitThatHeals(t *testing.T) {
 	for _, kind := range []identity.OrderKind{identity.Kick, identity.Ban, identity.Dismiss} {
 		for _, defiant := range []bool{false, true} {
@@ -131,8 +131,8 @@ func TestAMemberThatWasAwayHearsOfTheOrderThatPutItOut(t *testing.T) {
 	}
 }
 
-// Two moderators say opposite things of one user, each in a part of the room of its own, in the same
-// millisecond and one after the other.
+// Two moderators say opposite things of one user, each in a part of the room of its own, in the
+// same millisecond and one after the other.
 func TestModeratorsWhoContradictEachOtherEndAlikeEverywhere(t *testing.T) {
 	for _, after := range []time.Duration{0, time.Second} {
 		for _, banLast := range []bool{true, false} {

@@ -11,8 +11,8 @@ import (
 	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
-// OrderKeeper keeps what a node knows of the orders in rooms from one run to the next, as bytes that
-// only the mesh reads. identity.Dir is one. Its methods are safe for concurrent use.
+// OrderKeeper keeps what a node knows of the orders in rooms from one run to the next, as bytes
+// that only the mesh reads. identity.Dir is one. Its methods are safe for concurrent use.
 type OrderKeeper interface {
 	// Orders returns what was set last for a room; nil: nothing.
 	Orders(room [32]byte) []byte

@@ -57,9 +57,9 @@ func (r *Room) echoLoop() {
 	}
 }
 
-// receive brings an envelope to the stay, and returns how late it is, as far as is known, and whether
-// it is of a stay that an order has ended. While it waits for its sender's entry, the stay may still
-// change it.
+// receive brings an envelope to the stay, and returns how late it is, as far as is known, and
+// whether it is of a stay that an order has ended. While it waits for its sender's entry, the stay
+// may still change it.
 func (r *Room) receive(now time.Time, via peer.ID, e *stay.Envelope, how stay.Way) (late time.Duration, shut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -162,7 +162,8 @@ func (j *journal) remove(f *Feed) {
 	j.changed(f)
 }
 
-// quit gives up a feed whose author was put out: nothing more of it is delivered, fetched or served.
+// quit gives up a feed whose author was put out: nothing more of it is delivered, fetched or
+// served.
 func (j *journal) quit(f *Feed) {
 	f.shut = f.shut || !f.broken
 	f.broken, f.held, f.heldBytes = true, nil, 0

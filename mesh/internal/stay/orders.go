@@ -49,7 +49,7 @@ func keyOf(o *identity.Order) orderKey {
 type orders struct {
 	door   *Door
 	all    map[orderKey]*HeldOrder
-	about  map[string][]*HeldOrder // the same by user; "": dismissals
+	about  map[string][]*HeldOrder // the same by user, those that count most first; "": dismissals
 	digest []byte                  // nil: to be computed
 }
 
@@ -81,6 +81,7 @@ func (r *orders) put(now time.Time, o *HeldOrder) (news bool) {
 	}
 	r.all[key] = o
 	r.about[o.User] = append(r.about[o.User], o)
+	slices.SortFunc(r.about[o.User], (*HeldOrder).before)
 	r.digest = nil
 	r.bound(func(other *HeldOrder) bool { return other.By == o.By }, MaxOrdersOf)
 	r.bound(func(*HeldOrder) bool { return true }, MaxOrders)
@@ -106,6 +107,17 @@ func (r *orders) bound(among func(*HeldOrder) bool, most int) {
 		}
 		r.remove(least)
 	}
+}
+
+// before compares two orders by which counts more: that of the higher rank, and then the later one.
+func (o *HeldOrder) before(other *HeldOrder) int {
+	if c := cmp.Compare(other.Rank(), o.Rank()); c != 0 {
+		return c
+	}
+	if o.Later(other.Order) {
+		return -1
+	}
+	return 1
 }
 
 // yields reports whether o is forgotten before another order: kicks and dismissals, which end by
@@ -152,19 +164,15 @@ func (r *orders) holds(now time.Time, o *HeldOrder, rank int) bool {
 // banned returns the ban that keeps a user of that role out; nil: there is none. Of several orders
 // the one of the higher rank counts, then the later one.
 func (r *orders) banned(now time.Time, user, role string) *HeldOrder {
-	var best *HeldOrder
 	for _, o := range r.about[user] {
-		if o.Kind != identity.Ban && o.Kind != identity.Unban || !r.holds(now, o, identity.RankOf(role)) {
-			continue
-		}
-		if best == nil || o.Rank() > best.Rank() || o.Rank() == best.Rank() && o.Later(best.Order) {
-			best = o
+		if (o.Kind == identity.Ban || o.Kind == identity.Unban) && r.holds(now, o, identity.RankOf(role)) {
+			if o.Kind == identity.Unban {
+				return nil
+			}
+			return o
 		}
 	}
-	if best == nil || best.Kind == identity.Unban {
-		return nil
-	}
-	return best
+	return nil
 }
 
 // against returns the order that puts a stay out; nil: there is none.
@@ -188,8 +196,8 @@ func (r *orders) against(now time.Time, s standing) *HeldOrder {
 	return nil
 }
 
-// ends reports whether a kick or a dismissal ends a stay: one that it names or, if it names none, one
-// that was known when it was issued, or that does not say that it began afterwards.
+// ends reports whether a kick or a dismissal ends a stay: one that it names or, if it names none,
+// one that was known when it was issued, or that does not say that it began afterwards.
 func (o *HeldOrder) ends(s standing) bool {
 	if o.Stay != ([16]byte{}) {
 		return FeedTag(o.Stay) == s.tag
@@ -222,18 +230,11 @@ func (r *orders) bans() bool {
 
 // list returns all orders, those that count most first: what is read first is judged first.
 func (r *orders) list() []*HeldOrder {
-	return slices.SortedFunc(maps.Values(r.all), func(a, b *HeldOrder) int {
-		if c := cmp.Compare(b.Rank(), a.Rank()); c != 0 {
-			return c
-		}
-		if a.Later(b.Order) {
-			return -1
-		}
-		return 1
-	})
+	return slices.SortedFunc(maps.Values(r.all), (*HeldOrder).before)
 }
 
-// sum returns a hash by which two members see whether they know the same orders; nil: there are none.
+// sum returns a hash by which two members see whether they know the same orders; nil: there are
+// none.
 func (r *orders) sum() []byte {
 	if len(r.all) == 0 {
 		return nil

@@ -38,8 +38,8 @@ type World interface {
 	Spoke(p peer.ID) time.Time
 	// Keep protects the connection to a neighbour, or no longer.
 	Keep(p peer.ID, keep bool)
-	// Bar lets a peer have no broadcast of the room, and no message from this node in it, or lets it
-	// have them again.
+	// Bar lets a peer have no broadcast of the room, and no message from this node in it, or lets
+	// it have them again.
 	Bar(p peer.ID, barred bool)
 	// Identify learns which user a connected peer has proved to be. [Stay.Proved] reports it.
 	Identify(p peer.ID)
