@@ -339,9 +339,9 @@ func TestTabCompletesCommandsRoomsAndNames(t *testing.T) {
 
 	d.ui.here.line.set("")
 	d.types("/")
-	require.Contains(t, d.screen(), "/quit")
+	require.Contains(t, d.screen(), "/status")
 	d.press(escape)
-	require.NotContains(t, d.screen(), "/quit")
+	require.NotContains(t, d.screen(), "/status")
 }
 
 func TestEditingGoesByWhatIsShownInOnePlace(t *testing.T) {
