@@ -203,5 +203,13 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("broadcasts wait for a subscription", "%d ms", newcomerWait.Milliseconds())
 	says("parked envelope", "%s", s(ParkedLife))
 	says("memory of those who left", "%s", minutes(tombstoneLife))
+	says("sealed order", "%s", comma(identity.MaxOrder))
+	says("orders in a room; of one signer", "%d; %d", MaxOrders, MaxOrdersOf)
+	says("orders in the feed of one member that are verified", "%d at once, then %g/s", orderBurst, 1/orderEvery.Seconds())
+	says("orders that a neighbour has sent are passed on to", "%d neighbours", orderPeers)
+	says("devices that are put out", "%d", maxBarred)
+	says("a kick or a dismissal is kept", "%g h", identity.OrderLife.Hours())
+	says("a device that is put out is told again; a neighbour is sent the same orders again", "after %s; after %s", s(informEvery), s(offerEvery))
+	says("joining: devices that were put out are waited for", "%d ms", rejoinWait.Milliseconds())
 	says("receipts: gathered; asked for again; passed on", "%s; %s, %s; %s", s(gatherDelay), s(FirstAsk), s(SecondAsk), s(carryLife))
 }

@@ -339,9 +339,9 @@ func TestTabCompletesCommandsRoomsAndNames(t *testing.T) {
 
 	d.ui.here.line.set("")
 	d.types("/")
-	require.Contains(t, d.screen(), "/status")
+	require.Contains(t, d.screen(), "/quit")
 	d.press(escape)
-	require.NotContains(t, d.screen(), "/status")
+	require.NotContains(t, d.screen(), "/quit")
 }
 
 func TestEditingGoesByWhatIsShownInOnePlace(t *testing.T) {

@@ -46,13 +46,13 @@ var Commands = []Command{
 	{"status", UserArgument, "USER", "whether a user is online, and how that is known (USER may be name#key)"},
 	{"join", RoomArgument, "ROOM", "enter a room, or go to one you are in"},
 	{"leave", NoArgument, "", "leave the current room"},
+	{"token", FileArgument, "[FILE]", "use a newer token now, from FILE or from where the last one came"},
+	{"help", NoArgument, "", "this list"},
+	{"quit", NoArgument, "", "leave and end (so do Ctrl-C and the end of standard input)"},
 	{"kick", UserArgument, "USER", "put a member out of the current room, as its moderator; USER may come back"},
 	{"ban", UserArgument, "USER [TIME]", "the same, and USER may not come back: for a TIME such as 10m, 2h or 7d, or for ever"},
 	{"unban", UserArgument, "USER", "let a banned user come back"},
 	{"dismiss", NoArgument, "", "put everybody out of the current room, you too; all may come back"},
-	{"token", FileArgument, "[FILE]", "use a newer token now, from FILE or from where the last one came"},
-	{"help", NoArgument, "", "this list"},
-	{"quit", NoArgument, "", "leave and end (so do Ctrl-C and the end of standard input)"},
 }
 
 // HelpOfText says what a line that is no command does.
