@@ -471,3 +471,32 @@ func TestOtherRoomsWithTheSamePeerGoOn(t *testing.T) {
 		require.Zero(t, g.flock.at[0].Stats().Pulls, "nothing had to be repaired")
 	})
 }
+
+// A member that knows the order does not pass on what the outcast publishes: it reaches nobody who
+// is not connected to the outcast.
+func TestWhatAnOutcastPublishesIsNotPassedOn(t *testing.T) {
+	inGuild(t, 3, func(t *testing.T, g *guild) {
+		rooms := g.enterAll()
+		g.flock.at[2].defiant = true
+		g.net.Cut(0, 2)
+		require.NoError(t, g.net.Host(0).Network().ClosePeer(g.net.ID(2)))
+		time.Sleep(5 * time.Second)
+		_, err := rooms[2].PublishText(t.Context(), "by way of u1")
+		require.NoError(t, err)
+		require.Equal(t, []string{"u2:by way of u1"}, read(t, rooms[0], 1))
+		require.NoError(t, rooms[0].Kick(t.Context(), "u2"))
+		time.Sleep(time.Second)
+		count := func() uint64 {
+			s := g.flock.at[0].Stats()
+			return s.EnvelopesTaken + s.EnvelopesRejected + s.EnvelopesStale + s.EnvelopesPulled
+		}
+		before := count()
+		for n := range 10 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_, err = rooms[2].PublishText(ctx, fmt.Sprint("and again ", n))
+			require.Error(t, err)
+			cancel()
+		}
+		require.Equal(t, before, count())
+	})
+}

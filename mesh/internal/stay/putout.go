@@ -62,7 +62,7 @@ func (st *Stay) standing(e *Entry) standing {
 // lets the device in again.
 func (st *Stay) refuse(now time.Time, e *Entry) *HeldOrder {
 	p := e.Statement.Peer
-	if !e.Joined || p == st.Self {
+	if !e.Joined || p == st.Self || len(st.orders.all) == 0 && len(st.barred) == 0 {
 		return nil
 	}
 	s, b := st.standing(e), st.barred[p]
