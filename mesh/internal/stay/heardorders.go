@@ -169,12 +169,17 @@ func (st *Stay) review(now time.Time) {
 	bans := st.orders.bans()
 	for p, b := range st.barred {
 		if st.orders.against(now, b.standing) == nil && !(b.doubted && bans) {
-			st.unbar(now, p)
+			st.unbar(now, p, b.user)
 		}
 	}
 	for _, p := range slices.Clone(st.order) {
-		if bans && !st.member(p) {
+		if !bans || st.member(p) {
+			continue
+		}
+		if user := st.neighbours[p].user; user == "" {
 			st.doubt(now, p)
+		} else if o := st.orders.banned(now, user, ""); o != nil {
+			st.bar(now, p, standing{user: user}, o)
 		}
 	}
 }

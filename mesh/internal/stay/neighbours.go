@@ -15,6 +15,7 @@ import (
 type neighbour struct {
 	inquiry
 	met    time.Time     // since when it has been a neighbour
+	user   string        // that it has proved to be while it was no member and somebody was banned; empty: not known
 	parted bool          // it was one before, as a member, and its connection had ended
 	agreed bool          // it has answered our greeting with its roster
 	acked  uint64        // how much of this node's own feed it has
@@ -54,11 +55,11 @@ const (
 )
 
 // Subscribed notes that GossipSub has reported the subscription of a connected peer.
-func (st *Stay) Subscribed(now time.Time, p peer.ID) { st.subscribed(now, p, false) }
+func (st *Stay) Subscribed(now time.Time, p peer.ID) { st.subscribed(now, p, "") }
 
-// subscribed is Subscribed of a peer of which it may have been proved that it is not banned.
-func (st *Stay) subscribed(now time.Time, p peer.ID, proved bool) {
-	if st.orders.bans() && !st.member(p) && st.barred[p] == nil && !proved {
+// subscribed is Subscribed of a peer that has proved to be a user; empty: it has not yet.
+func (st *Stay) subscribed(now time.Time, p peer.ID, user string) {
+	if st.orders.bans() && !st.member(p) && st.barred[p] == nil && user == "" {
 		st.doubt(now, p)
 		return
 	}
@@ -70,7 +71,7 @@ func (st *Stay) subscribed(now time.Time, p peer.ID, proved bool) {
 	st.roster.subscribed(now, p)
 	delete(st.newcomers, p)
 	st.adopt(now, p)
-	st.neighbours[p].unreported = time.Time{}
+	st.neighbours[p].unreported, st.neighbours[p].user = time.Time{}, user
 	st.ask(now, p, true)
 	st.world.Wake(ForMembers)
 }

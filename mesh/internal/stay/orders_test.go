@@ -8,9 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
+	"github.com/starling-mesh/starling/internal/wire"
 )
 
 // court is a room of an app with an issuer, and those who give orders there.
@@ -271,4 +273,103 @@ func TestTheLoserCountsOnceTheWinnersTokenIsRevoked(t *testing.T) {
 	require.NotNil(t, r.banned(now, "u", "member"))
 	r.expire(now)
 	require.Len(t, r.all, 1)
+}
+
+// gatekeeper is a world that records who is barred, and who is asked who it is.
+type gatekeeper struct {
+	deafWorld
+	barred map[peer.ID]bool
+	asked  []peer.ID
+	told   map[peer.ID]int // frames other than orders
+}
+
+func (g *gatekeeper) Tell(p peer.ID, frame *wire.RoomFrame) {
+	if frame.GetOrders() == nil {
+		g.told[p]++
+	}
+}
+
+func (g *gatekeeper) Bar(p peer.ID, barred bool) { g.barred[p] = barred }
+func (g *gatekeeper) Identify(p peer.ID)         { g.asked = append(g.asked, p) }
+
+// member returns a stay of a user of the court who holds no role.
+func (c *court) member(user string, now time.Time, world World) *Stay {
+	c.t.Helper()
+	seed := make([]byte, ed25519.SeedSize)
+	copy(seed, "member "+user)
+	keys := &identity.Keys{Device: ed25519.NewKeyFromSeed(seed), User: ed25519.NewKeyFromSeed(seed)}
+	st, err := c.authority.Sign(keys, identity.Statement{App: c.authority.App(), User: user, Sequence: 1, Issued: now, Expires: now.Add(time.Hour)})
+	require.NoError(c.t, err)
+	token, err := c.issuer.Issue(identity.Claims{
+		User: user, Device: keys.DeviceKey(), Rooms: map[string]string{"ops": "member"}, Issued: now.Add(-time.Hour), Expires: now.Add(48 * time.Hour),
+	})
+	require.NoError(c.t, err)
+	grant, err := c.door.Admit(token, st, now)
+	require.NoError(c.t, err)
+	s := New(now, Config{
+		Room: "ops", Tag: c.door.tag, Self: keys.PeerID(), Key: keys.Device, Feed: FeedID{1}, Door: c.door, Grace: 10 * time.Second, Large: 500,
+		Retention: plenty, Rand: rand.New(rand.NewPCG(1, 1)), Log: slog.New(slog.DiscardHandler),
+	}, world)
+	own, err := SignEntry(keys.Device, c.door.tag, Entry{Statement: st, Feed: FeedID{1}, Sequence: uint64(now.UnixMilli()), Joined: true, Token: token})
+	require.NoError(c.t, err)
+	own.Grant = grant
+	s.Enter(now, own)
+	s.Begin(now)
+	return s
+}
+
+// While somebody is banned, a subscribed peer that is no member gets nothing until it has shown who
+// it is. It is asked once.
+func TestAPeerThatOnlyListensShowsOnceWhoItIs(t *testing.T) {
+	c := convene(t, "ann")
+	now := courtEpoch
+	w := &gatekeeper{barred: make(map[peer.ID]bool), told: make(map[peer.ID]int)}
+	st := c.member("u", now, w)
+	tick := func() {
+		for range 5 {
+			now = now.Add(time.Second)
+			st.Tick(now)
+		}
+	}
+	st.Subscribed(now, "early")
+	require.Empty(t, w.asked, "nobody is banned")
+	st.Order(now, c.order("ann", 0, ban("mallory")), false)
+	st.Subscribed(now, "late")
+	tick()
+	require.Equal(t, []peer.ID{"early", "late"}, w.asked)
+	require.True(t, w.barred["early"] && w.barred["late"])
+	require.Empty(t, st.neighbours)
+
+	st.Proved(now, "early", "bob")
+	st.Proved(now, "late", "mallory")
+	tick()
+	require.False(t, w.barred["early"])
+	require.NotNil(t, st.neighbours["early"])
+	require.True(t, w.barred["late"])
+	require.Len(t, w.asked, 2)
+
+	clear(w.told)
+	st.Introduce(now, "late")
+	st.Introduce(now, "early")
+	st.Connected(now, "late")
+	st.Again(now, "late")
+	st.HearQuery(now, "late")
+	require.Equal(t, map[peer.ID]int{"early": 1}, w.told)
+
+	st.Subscribed(now, "nobody")
+	st.Proved(now, "nobody", "")
+	tick()
+	require.True(t, w.barred["nobody"])
+	require.Len(t, w.asked, 3)
+
+	st.Order(now, c.order("ann", time.Second, ban("bob")), false)
+	tick()
+	require.True(t, w.barred["early"], "banned since")
+	st.Order(now, c.order("ann", 2*time.Second, unban("bob")), false)
+	st.Order(now, c.order("ann", 2*time.Second, unban("mallory")), false)
+	tick()
+	require.Equal(t, map[peer.ID]bool{"early": false, "late": false, "nobody": false}, w.barred, "nobody is banned any more")
+	require.Len(t, st.neighbours, 3)
+	st.Disconnected(now, "late")
+	require.Len(t, st.neighbours, 2)
 }

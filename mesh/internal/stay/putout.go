@@ -76,7 +76,7 @@ func (st *Stay) refuse(now time.Time, e *Entry) *HeldOrder {
 		return o
 	}
 	if b != nil {
-		st.unbar(now, p)
+		st.unbar(now, p, s.user)
 	}
 	return nil
 }
@@ -134,7 +134,8 @@ func (st *Stay) unclutter() {
 }
 
 // unbar lets a device have what is said in the room again.
-func (st *Stay) unbar(now time.Time, p peer.ID) {
+// It has proved to be a user; empty: it may have to.
+func (st *Stay) unbar(now time.Time, p peer.ID, user string) {
 	b := st.barred[p]
 	delete(st.barred, p)
 	if s := st.roster.devices[p]; s != nil && !s.present && s.reason == Kicked && s.entry.Tag() == b.tag && s.entry.Joined {
@@ -145,7 +146,7 @@ func (st *Stay) unbar(now time.Time, p peer.ID) {
 	st.world.Bar(p, false)
 	st.world.Wake(ForOrders)
 	if b.subscribed {
-		st.subscribed(now, p, true)
+		st.subscribed(now, p, user)
 	}
 }
 
@@ -263,6 +264,6 @@ func (st *Stay) Proved(now time.Time, p peer.ID, user string) {
 	if o := st.orders.banned(now, user, ""); o != nil {
 		st.bar(now, p, standing{user: user}, o)
 	} else if user != "" {
-		st.unbar(now, p)
+		st.unbar(now, p, user)
 	}
 }
