@@ -18,6 +18,7 @@ import (
 	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/stay"
 )
 
 func TestAKickedMemberIsOutAndMayJoinAgain(t *testing.T) {
@@ -201,7 +202,7 @@ func TestOnlyThoseWhoOutrankMayPutOut(t *testing.T) {
 		// One who signs all the same.
 		for _, o := range []identity.Order{{Kind: identity.Ban, User: "u1"}, {Kind: identity.Kick, User: "u1"}} {
 			o.Issued = time.Now()
-			sealed, err := identity.SignOrder(mod.mesh.key, mod.mesh.app, mod.tag, mod.stay.Own().Token, o)
+			sealed, err := identity.SignOrder(mod.mesh.key, mod.mesh.app, mod.tag, ownToken(mod), o)
 			require.NoError(t, err)
 			require.NoError(t, mod.Submit(ctx, sealed))
 		}
@@ -277,9 +278,9 @@ func TestOrdersThatDoNotHoldHaveNoEffect(t *testing.T) {
 				}
 			})
 		}
-		good := sign(mod, mod.stay.Own().Token, ban)
+		good := sign(mod, ownToken(mod), ban)
 		otherRoom := app.RoomTag("lobby", "")
-		elsewhere, err := identity.SignOrder(mod.mesh.key, app, otherRoom, mod.stay.Own().Token, identity.Order{Kind: identity.Ban, User: "u1", Issued: now})
+		elsewhere, err := identity.SignOrder(mod.mesh.key, app, otherRoom, ownToken(mod), identity.Order{Kind: identity.Ban, User: "u1", Issued: now})
 		require.NoError(t, err)
 		foreign, err := identity.NewIssuer("guild", ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, 32)), identity.WithRoot(g.issuer.Public().Key))
 		require.NoError(t, err)
@@ -291,15 +292,15 @@ func TestOrdersThatDoNotHoldHaveNoEffect(t *testing.T) {
 			sealed []byte
 			want   error
 		}{
-			"a member without the role":         {sign(crook, crook.stay.Own().Token, ban), identity.ErrOrderRole},
+			"a member without the role":         {sign(crook, ownToken(crook), ban), identity.ErrOrderRole},
 			"a moderator of another room":       {sign(crook, role(3, "lobby", "moderator", nil), ban), identity.ErrOrderRole},
-			"another one's token":               {sign(crook, mod.stay.Own().Token, ban), identity.ErrTokenDevice},
+			"another one's token":               {sign(crook, ownToken(mod), ban), identity.ErrTokenDevice},
 			"a token that had expired":          {sign(mod, role(0, "ops", "moderator", func(c *identity.Claims) { c.Issued, c.Expires = now.Add(-3*time.Hour), now.Add(-2*time.Hour) }), ban), identity.ErrTokenExpired},
-			"a token from later":                {sign(mod, mod.stay.Own().Token, identity.Order{Kind: identity.Ban, User: "u1", Issued: now.Add(-time.Hour)}), identity.ErrTokenNotYetValid},
+			"a token from later":                {sign(mod, ownToken(mod), identity.Order{Kind: identity.Ban, User: "u1", Issued: now.Add(-time.Hour)}), identity.ErrTokenNotYetValid},
 			"a foreign issuer":                  {alien, identity.ErrTokenIssuer},
 			"another room":                      {elsewhere, identity.ErrOrderRoom},
 			"an altered one":                    {later, identity.ErrSignature},
-			"one from the future":               {sign(mod, mod.stay.Own().Token, identity.Order{Kind: identity.Ban, User: "u1", Issued: now.Add(3 * time.Minute)}), identity.ErrClock},
+			"one from the future":               {sign(mod, ownToken(mod), identity.Order{Kind: identity.Ban, User: "u1", Issued: now.Add(3 * time.Minute)}), identity.ErrClock},
 			"a ban that has ended":              {sign(mod, role(0, "ops", "moderator", func(c *identity.Claims) { c.Issued = now.Add(-3 * time.Hour) }), identity.Order{Kind: identity.Ban, User: "u1", Issued: now.Add(-time.Hour), Until: now.Add(-time.Minute)}), identity.ErrOrderExpired},
 			"a dismissal of the day before":     {sign(mod, role(0, "ops", "moderator", func(c *identity.Claims) { c.Issued = now.Add(-30 * time.Hour) }), identity.Order{Kind: identity.Dismiss, Issued: now.Add(-25 * time.Hour)}), identity.ErrOrderExpired},
 			"garbage":                           {bytes.Repeat([]byte("garbage"), 30), identity.ErrOrderMalformed},
@@ -322,7 +323,7 @@ func TestOrdersThatDoNotHoldHaveNoEffect(t *testing.T) {
 		for _, r := range rooms {
 			require.Len(t, r.Members(), 4)
 			require.Empty(t, r.Bans())
-			require.Empty(t, r.stay.Orders())
+			r.do(func(st *stay.Stay, _ time.Time) { require.Empty(t, st.Orders()) })
 			quiet(t, r, time.Second)
 		}
 		require.Positive(t, g.flock.at[1].Stats().RoomViolations)
@@ -334,7 +335,7 @@ func TestOrdersThatDoNotHoldHaveNoEffect(t *testing.T) {
 // sealAs signs an order that nothing here would sign.
 func sealAs(t *testing.T, r *Room, o *wire.Order) []byte {
 	t.Helper()
-	o.App, o.Room, o.Device, o.Token = r.mesh.app[:], r.tag[:], r.device[:], r.stay.Own().Token
+	o.App, o.Room, o.Device, o.Token = r.mesh.app[:], r.tag[:], r.device[:], ownToken(r)
 	body, err := proto.Marshal(o)
 	require.NoError(t, err)
 	return wire.Seal(wire.DomainOrder, r.mesh.key, body)
@@ -346,9 +347,11 @@ func TestAReplayedOrderHasNoEffectOnWhatCameAfterIt(t *testing.T) {
 		mod := rooms[0]
 		var old [][]byte
 		keep := func() {
-			for _, o := range mod.stay.Orders() {
-				old = append(old, o.Sealed())
-			}
+			mod.do(func(st *stay.Stay, _ time.Time) {
+				for _, o := range st.Orders() {
+					old = append(old, o.Sealed())
+				}
+			})
 		}
 		require.NoError(t, mod.Kick(t.Context(), "u2"))
 		keep()
@@ -359,11 +362,8 @@ func TestAReplayedOrderHasNoEffectOnWhatCameAfterIt(t *testing.T) {
 		require.ErrorIs(t, last(t, r), ErrBanned)
 		require.NoError(t, mod.Unban(t.Context(), "u2"))
 		require.NoError(t, mod.Dismiss(t.Context()))
-		keep2 := g.flock.at[0].kept.rooms[mod.tag].Orders
-		for _, o := range keep2 {
-			old = append(old, o.Sealed())
-		}
 		require.ErrorIs(t, last(t, mod), ErrDismissed)
+		keep()
 		require.ErrorIs(t, last(t, rooms[1]), ErrDismissed)
 		require.GreaterOrEqual(t, len(old), 5)
 
@@ -413,8 +413,8 @@ func TestRevokingAModeratorsTokenVoidsItsOrders(t *testing.T) {
 // What is on its way to one who is put out is not written any more.
 func TestDirectMessagesOnTheirWayEndWithAKick(t *testing.T) {
 	inGuild(t, 3, func(t *testing.T, g *guild) {
-		rooms := g.enterAll()
 		g.flock.at[2].defiant = true
+		rooms := g.enterAll()
 		g.net.Cut(1, 2)
 		require.NoError(t, g.net.Host(1).Network().ClosePeer(g.net.ID(2)))
 		var waiting []Pending[Receipt]
@@ -476,8 +476,8 @@ func TestOtherRoomsWithTheSamePeerGoOn(t *testing.T) {
 // is not connected to the outcast.
 func TestWhatAnOutcastPublishesIsNotPassedOn(t *testing.T) {
 	inGuild(t, 3, func(t *testing.T, g *guild) {
-		rooms := g.enterAll()
 		g.flock.at[2].defiant = true
+		rooms := g.enterAll()
 		g.net.Cut(0, 2)
 		require.NoError(t, g.net.Host(0).Network().ClosePeer(g.net.ID(2)))
 		time.Sleep(5 * time.Second)

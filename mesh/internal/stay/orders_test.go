@@ -185,7 +185,7 @@ func TestTheOrdersThatARoomRemembersAreBounded(t *testing.T) {
 		}
 	}
 	var want []byte
-	for seed := range uint64(3) {
+	for seed := range uint64(2) {
 		rand.New(rand.NewPCG(seed, 1)).Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		r := newOrders(c.door)
 		for i, o := range all {
