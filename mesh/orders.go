@@ -167,7 +167,6 @@ func (r *Room) command(ctx context.Context, o identity.Order) error {
 	if err != nil {
 		return err
 	}
-	o.Issued = now
 	sealed, err := identity.SignOrder(r.mesh.key, r.mesh.app, r.tag, token, o)
 	if err != nil {
 		return err
@@ -190,6 +189,10 @@ func (r *Room) mayOrderLocked(now time.Time, o *identity.Order) (token string, e
 		return "", ErrNotModerator
 	case o.User == own.Statement.User:
 		return "", ErrSelf
+	}
+	// What is ordered later counts, also by a clock that is behind the one of the order before.
+	if o.Issued = now; !r.stay.Ordered(o.User).Before(now) {
+		o.Issued = r.stay.Ordered(o.User).Add(time.Millisecond)
 	}
 	role, of, there := r.stay.StayOf(o.User)
 	if there && o.Kind != identity.Unban && identity.RankOf(role) >= identity.RankOf(identity.RoleModerator) {

@@ -255,6 +255,17 @@ func (st *Stay) BanOf(now time.Time, user, role string) *identity.Order {
 	return nil
 }
 
+// Ordered returns when the latest order about a user was issued; "": the latest dismissal; zero:
+// there is none.
+func (st *Stay) Ordered(user string) (at time.Time) {
+	for _, o := range st.orders.about[user] {
+		if o.Issued.After(at) {
+			at = o.Issued
+		}
+	}
+	return at
+}
+
 // StayOf returns the role of a user who is in the room or was dropped, and which stay that is.
 func (st *Stay) StayOf(user string) (role string, stay FeedTag, ok bool) {
 	for s := range st.roster.order.all() {
