@@ -51,17 +51,25 @@ func (st *Stay) KnownOrders(q *wire.RoomFrame_Orders) []*identity.Order {
 
 // OpenOrders verifies the orders of a frame that are not known yet, and leaves out those that do
 // not count. An error is a breach of the protocol.
+//
+// After some that do not count it passes over the rest, since each may cost two checks of
+// signatures.
 func (d *Door) OpenOrders(now time.Time, p peer.ID, q *wire.RoomFrame_Orders, known []*identity.Order) (list []AgedOrder, err error) {
 	if d.Authority == nil {
 		return nil, nil
 	}
+	refused := 0
 	for i, o := range known {
+		if o == nil && refused >= maxRefused {
+			continue
+		}
 		if o == nil {
 			o, err = d.OpenOrder(now, q.Orders[i])
 			if errors.Is(err, identity.ErrSignature) && !errors.Is(err, identity.ErrTokenIssuer) {
 				return list, err
 			}
 			if err != nil {
+				refused++
 				d.log.Debug("order refused", "room", d.room, "peer", p, "err", err)
 				continue
 			}
@@ -193,9 +201,7 @@ func (st *Stay) putOut(now time.Time, s *seat, stand standing, o *HeldOrder) {
 	s.goodbye = nil
 	st.note(now, s, st.roster.leave(now, s, Kicked))
 	st.bar(now, p, stand, o)
-	if c := s.coming; c != nil && st.refuse(now, c) == nil {
-		st.come(now, s) // it has joined again already
-	}
+	st.come(now, s) // it may have joined again already
 }
 
 // reviews reviews the orders when that is due, and returns when to do so again; zero: there is

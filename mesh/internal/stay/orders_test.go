@@ -373,3 +373,64 @@ func TestAPeerThatOnlyListensShowsOnceWhoItIs(t *testing.T) {
 	st.Disconnected(now, "late")
 	require.Len(t, st.neighbours, 2)
 }
+
+// An order that comes while a member's next stay waits for the end of the present one holds for
+// both.
+func TestAStayThatWaitsForTheEndOfTheFormerOneIsPutOutToo(t *testing.T) {
+	c := convene(t, "ann")
+	now := courtEpoch
+	w := &gatekeeper{barred: make(map[peer.ID]bool), told: make(map[peer.ID]int)}
+	st := c.member("u", now, w)
+	other := c.member("v", now, w)
+	entry := other.Own()
+	st.Meet(now, entry, 1)
+	next, err := SignEntry(other.Key, c.door.tag, Entry{
+		Statement: entry.Statement, Feed: FeedID{2}, Sequence: entry.Sequence + 1, Joined: true, Token: entry.Token,
+	})
+	require.NoError(t, err)
+	next.Grant = entry.Grant
+	st.apply(now, next)
+	s := st.roster.devices[other.Self]
+	require.NotNil(t, s.coming)
+
+	st.Order(now, c.order("ann", 0, ban("v")), false)
+	require.Equal(t, 1, st.Present())
+	for range 60 {
+		now = now.Add(time.Second)
+		st.Tick(now)
+		require.Equal(t, 1, st.Present())
+	}
+	require.Equal(t, Kicked, s.reason)
+}
+
+func TestAFrameOfOrdersThatDoNotHoldCostsLittle(t *testing.T) {
+	c := convene(t, "ann")
+	q := new(wire.RoomFrame_Orders)
+	add := func(sealed []byte) { q.Orders, q.AgesMs = append(q.Orders, sealed), append(q.AgesMs, 0) }
+	for n := range maxRefused {
+		o := ban(fmt.Sprint("u", n))
+		o.Issued = courtEpoch.Add(-3 * time.Hour) // before the token
+		sealed, err := identity.SignOrder(c.keys["ann"], c.authority.App(), c.door.tag, c.tokens["ann"], o)
+		require.NoError(t, err)
+		add(sealed)
+	}
+	good, known := c.order("ann", 0, ban("v")), c.order("ann", 0, ban("w"))
+	list, err := c.door.OpenOrders(courtEpoch, "p", q, make([]*identity.Order, len(q.Orders)))
+	require.NoError(t, err)
+	require.Empty(t, list)
+	add(good.Sealed())
+	add(known.Sealed())
+	had := make([]*identity.Order, len(q.Orders))
+	had[len(had)-1] = known
+	list, err = c.door.OpenOrders(courtEpoch, "p", q, had)
+	require.NoError(t, err)
+	require.Len(t, list, 1, "what is known costs nothing")
+	q.Orders, q.AgesMs = q.Orders[1:], q.AgesMs[1:]
+	list, err = c.door.OpenOrders(courtEpoch, "p", q, had[1:])
+	require.NoError(t, err)
+	require.Len(t, list, 2)
+	q.Orders[0] = append([]byte(nil), q.Orders[0]...)
+	q.Orders[0][0]++
+	_, err = c.door.OpenOrders(courtEpoch, "p", q, had[1:])
+	require.ErrorIs(t, err, identity.ErrSignature, "a breach")
+}

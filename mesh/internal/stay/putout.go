@@ -18,6 +18,8 @@ const (
 	// orderPeers is to how many neighbours a member passes on at once what it has learnt from one.
 	// What gossip has brought needs no such help.
 	orderPeers = 8
+	// maxRefused is how many orders in a frame may not hold before the rest is passed over.
+	maxRefused = 16
 	// reviewEvery is how often a room with orders checks which of them still count.
 	reviewEvery = time.Second
 	// maxBarred bounds the devices that are put out and remembered.

@@ -109,7 +109,7 @@ func (st *Stay) take(now time.Time, entry *Entry, take func(time.Time, *Entry) (
 	}
 	st.roster.pushed = nil
 	st.note(now, s, c)
-	if c == left && (s.coming == nil || st.refuse(now, s.coming) == nil) {
+	if c == left {
 		st.come(now, s)
 	}
 	if c != outdated {
@@ -123,6 +123,9 @@ func (st *Stay) take(now time.Time, entry *Entry, take func(time.Time, *Entry) (
 
 // come lets a member begin its next stay, if that has been waiting.
 func (st *Stay) come(now time.Time, s *seat) {
+	if s.coming != nil && st.refuse(now, s.coming) != nil {
+		s.coming = nil // an order has come in between
+	}
 	if c, ok := st.roster.came(now, s); ok {
 		st.note(now, s, c)
 		st.claim(now, s)

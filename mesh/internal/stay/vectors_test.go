@@ -206,6 +206,7 @@ func TestTheProtocolHasTheLimitsOfThisPackage(t *testing.T) {
 	says("sealed order", "%s", comma(identity.MaxOrder))
 	says("orders in a room; of one signer", "%d; %d", MaxOrders, MaxOrdersOf)
 	says("orders in the feed of one member that are verified", "%d at once, then %g/s", orderBurst, 1/orderEvery.Seconds())
+	says("orders in a frame that may not hold before others are passed over", "%d", maxRefused)
 	says("orders that a neighbour has sent are passed on to", "%d neighbours", orderPeers)
 	says("devices that are put out", "%d", maxBarred)
 	says("a kick or a dismissal is kept", "%g h", identity.OrderLife.Hours())
