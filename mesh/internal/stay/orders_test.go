@@ -335,6 +335,8 @@ func TestAPeerThatOnlyListensShowsOnceWhoItIs(t *testing.T) {
 	require.Empty(t, w.asked, "nobody is banned")
 	st.Order(now, c.order("ann", 0, ban("mallory")), false)
 	st.Subscribed(now, "late")
+	require.True(t, w.barred["late"], "at once")
+	require.NotContains(t, st.neighbours, peer.ID("late"))
 	tick()
 	require.Equal(t, []peer.ID{"early", "late"}, w.asked)
 	require.True(t, w.barred["early"] && w.barred["late"])
