@@ -217,6 +217,7 @@ func TestOneWhoIgnoresAnOrderReceivesNothing(t *testing.T) {
 				require.Equal(t, before, spy.counted())
 				for _, r := range rooms {
 					require.Len(t, r.Members(), 4)
+					r.do(func(st *stay.Stay, _ time.Time) { require.Equal(t, 3, st.NeighbourCount()) })
 					for _, text := range emptied(t, r) {
 						require.NotContains(t, text, "u3", "whatever it says or is said of it")
 					}
