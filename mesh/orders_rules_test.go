@@ -160,6 +160,7 @@ func TestADismissedRoomMayBeJoinedAnew(t *testing.T) {
 		rooms = rooms[:0]
 		for i := range 4 {
 			rooms = append(rooms, g.enter(i, "member"))
+			require.Len(t, rooms[i].Members(), i+1, "Join returns when those agree who are there")
 		}
 		for i, r := range rooms {
 			ctx := t.Context()

@@ -281,6 +281,13 @@ type gatekeeper struct {
 	barred map[peer.ID]bool
 	asked  []peer.ID
 	told   map[peer.ID]int // frames other than orders
+	out    *identity.Order // has put this node out
+}
+
+func (g *gatekeeper) Notice(n Notice) {
+	if n, ok := n.(PutOut); ok {
+		g.out = n.Order
+	}
 }
 
 func (g *gatekeeper) Tell(p peer.ID, frame *wire.RoomFrame) {
@@ -295,6 +302,14 @@ func (g *gatekeeper) Identify(p peer.ID)         { g.asked = append(g.asked, p) 
 // member returns a stay of a user of the court who holds no role.
 func (c *court) member(user string, now time.Time, world World) *Stay {
 	c.t.Helper()
+	s := c.comer(user, now, world, KeptOrders{})
+	s.Begin(now)
+	return s
+}
+
+// comer returns a stay that has just begun, on a node that has kept orders.
+func (c *court) comer(user string, now time.Time, world World, kept KeptOrders) *Stay {
+	c.t.Helper()
 	seed := make([]byte, ed25519.SeedSize)
 	copy(seed, "member "+user)
 	keys := &identity.Keys{Device: ed25519.NewKeyFromSeed(seed), User: ed25519.NewKeyFromSeed(seed)}
@@ -308,13 +323,12 @@ func (c *court) member(user string, now time.Time, world World) *Stay {
 	require.NoError(c.t, err)
 	s := New(now, Config{
 		Room: "ops", Tag: c.door.tag, Self: keys.PeerID(), Key: keys.Device, Feed: FeedID{1}, Door: c.door, Grace: 10 * time.Second, Large: 500,
-		Retention: plenty, Rand: rand.New(rand.NewPCG(1, 1)), Log: slog.New(slog.DiscardHandler),
+		Retention: plenty, Rand: rand.New(rand.NewPCG(1, 1)), Log: slog.New(slog.DiscardHandler), Kept: kept,
 	}, world)
 	own, err := SignEntry(keys.Device, c.door.tag, Entry{Statement: st, Feed: FeedID{1}, Sequence: uint64(now.UnixMilli()), Joined: true, Token: token})
 	require.NoError(c.t, err)
 	own.Grant = grant
 	s.Enter(now, own)
-	s.Begin(now)
 	return s
 }
 
@@ -435,4 +449,36 @@ func TestAFrameOfOrdersThatDoNotHoldCostsLittle(t *testing.T) {
 	q.Orders[0][0]++
 	_, err = c.door.OpenOrders(courtEpoch, "p", q, had[1:])
 	require.ErrorIs(t, err, identity.ErrSignature, "a breach")
+}
+
+// What a node remembers of its own ban may have been lifted: members have until it is ready to say
+// so.
+func TestARememberedBanOfOneselfWaitsForTheOthers(t *testing.T) {
+	c := convene(t, "ann")
+	now := courtEpoch.Add(time.Minute)
+	own, other := c.order("ann", 0, ban("u")), c.order("ann", 0, ban("v"))
+	lift := c.order("ann", time.Second, unban("u"))
+	for name, tt := range map[string]struct {
+		told   []*identity.Order
+		before bool // it is out before it is ready
+		out    bool
+	}{
+		"nobody says anything":  {nil, false, true},
+		"something else":        {[]*identity.Order{other}, false, true},
+		"a member says so":      {[]*identity.Order{own}, true, true},
+		"it was lifted":         {[]*identity.Order{lift}, false, false},
+		"in one frame with it":  {[]*identity.Order{lift, own}, false, false},
+		"in the other sequence": {[]*identity.Order{own, lift}, false, false},
+	} {
+		w := &gatekeeper{barred: make(map[peer.ID]bool), told: make(map[peer.ID]int)}
+		st := c.comer("u", now, w, KeptOrders{Orders: []*HeldOrder{{own, courtEpoch}}})
+		var list []AgedOrder
+		for _, o := range tt.told {
+			list = append(list, AgedOrder{o, time.Minute})
+		}
+		st.HearOrders(now, "p", list, nil)
+		require.Equal(t, tt.before, w.out != nil, name)
+		st.Begin(now)
+		require.Equal(t, tt.out, w.out != nil, name)
+	}
 }
