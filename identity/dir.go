@@ -64,7 +64,8 @@ type Dir struct {
 	sequence uint64
 	peers    map[peer.ID]*remembered
 	lists    map[AppID][]byte // of revocations, sealed
-	failed   error            // the first write that failed
+	orders   map[[32]byte][]byte
+	failed   error // the first write that failed
 }
 
 // OpenDir opens the data directory at path. It creates the directory (0700) and the keys (0600) if
@@ -179,6 +180,47 @@ func (d *Dir) SetRevocations(app AppID, sealed []byte) error {
 	d.lists[app] = bytes.Clone(sealed)
 	d.mu.Unlock()
 	return d.save(func(d *Dir, tx *bolt.Tx) error { return tx.Bucket(listsBucket).Put(app[:], d.Revocations(app)) })
+}
+
+// maxOrderRooms bounds the rooms whose orders are saved.
+const maxOrderRooms = 256
+
+// Orders returns what SetOrders saved for a room, by its tag; nil: nothing.
+func (d *Dir) Orders(room [32]byte) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return bytes.Clone(d.orders[room])
+}
+
+// SetOrders saves what a mesh keeps of the orders in a room, as bytes that only the mesh reads;
+// none: nothing. Those of at most 256 rooms are kept: beyond that, those of another room are
+// forgotten.
+func (d *Dir) SetOrders(room [32]byte, kept []byte) error {
+	d.mu.Lock()
+	gone := room
+	if delete(d.orders, room); len(kept) > 0 {
+		for other := range d.orders {
+			if len(d.orders) < maxOrderRooms {
+				break
+			}
+			gone = other
+			delete(d.orders, other)
+		}
+		d.orders[room] = bytes.Clone(kept)
+	}
+	d.mu.Unlock()
+	return d.save(func(d *Dir, tx *bolt.Tx) error {
+		for _, tag := range [][32]byte{gone, room} {
+			if now := d.Orders(tag); now == nil {
+				if err := tx.Bucket(ordersBucket).Delete(tag[:]); err != nil {
+					return err
+				}
+			} else if err := tx.Bucket(ordersBucket).Put(tag[:], now); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // loadKeys reads the keys, and creates those that are missing.

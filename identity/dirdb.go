@@ -21,7 +21,9 @@ var (
 	pinsBucket  = []byte("pins")  // user → the JSON of pinRecord
 	peersBucket = []byte("peers") // peer ID as text → the JSON of peerRecord
 	listsBucket = []byte("lists") // app ID → its sealed list of revocations
-	metaKey     = []byte("v1")
+
+	ordersBucket = []byte("orders") // tag of a room → what the mesh keeps of its orders
+	metaKey      = []byte("v1")
 )
 
 type metaRecord struct {
@@ -39,13 +41,14 @@ type pinRecord struct {
 func (d *Dir) load() error {
 	d.peers = make(map[peer.ID]*remembered)
 	d.lists = make(map[AppID][]byte)
+	d.orders = make(map[[32]byte][]byte)
 	type pin struct {
 		user string
 		pinRecord
 	}
 	var pins []pin
 	err := d.db.Update(func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{metaBucket, pinsBucket, peersBucket, listsBucket} {
+		for _, name := range [][]byte{metaBucket, pinsBucket, peersBucket, listsBucket, ordersBucket} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -73,6 +76,16 @@ func (d *Dir) load() error {
 				return fmt.Errorf("%s is damaged: list of %d bytes of an app", databaseFile, len(k))
 			}
 			d.lists[AppID(k)] = bytes.Clone(v)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		err = tx.Bucket(ordersBucket).ForEach(func(k, v []byte) error {
+			if len(k) != len([32]byte{}) {
+				return fmt.Errorf("%s is damaged: orders of a room with a tag of %d bytes", databaseFile, len(k))
+			}
+			d.orders[[32]byte(k)] = bytes.Clone(v)
 			return nil
 		})
 		if err != nil {

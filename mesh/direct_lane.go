@@ -106,6 +106,9 @@ func (l *lane) accept(p *sending, to identity.Login, now time.Time) (space <-cha
 		}
 		return nil, errRetired
 	}
+	if p.home != nil && p.home.key.room != nil && !l.m.gate.admits(to.Peer, topicName(p.home.key.room.tag)) {
+		return nil, ErrNotMember // it was put out since it was found
+	}
 	if l.book.full(p.size) {
 		return l.space.Next(), nil
 	}
@@ -205,6 +208,25 @@ func (l *lane) run() {
 		}
 		l.pause(pause)
 		pause = min(2*pause, maxPause)
+	}
+}
+
+// withdraw ends the messages of a room that are on their way to a peer, because the peer was put
+// out of it. No further one is accepted.
+func (m *Mesh) withdraw(p peer.ID, room [32]byte) {
+	m.out.mu.Lock()
+	var lanes []*lane
+	for key, l := range m.out.lanes {
+		if key.peer == p {
+			lanes = append(lanes, l)
+		}
+	}
+	m.out.mu.Unlock()
+	for _, l := range lanes {
+		l.mu.Lock()
+		l.book.withdraw(room)
+		l.easeLocked()
+		l.mu.Unlock()
 	}
 }
 

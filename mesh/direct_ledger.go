@@ -288,6 +288,24 @@ func (l *ledger) abandon(p *sending, cause error) {
 	l.dropEnded()
 }
 
+// withdraw ends the messages of a room. What was written is not written again.
+func (l *ledger) withdraw(room [32]byte) {
+	of := func(p *sending) bool {
+		return !p.ended && p.home != nil && p.home.key.room != nil && p.home.key.room.tag == room
+	}
+	for i := range l.sent.len() {
+		if p := l.sent.at(i); of(p) {
+			l.end(p, ErrUnconfirmed, ErrNotMember)
+		}
+	}
+	for i := range l.queue.len() {
+		if p := l.queue.at(i); of(p) {
+			l.end(p, ErrUnreachable, ErrNotMember)
+		}
+	}
+	l.dropEnded()
+}
+
 // failQueue ends every message that was never written.
 func (l *ledger) failQueue(cause error) {
 	for l.queue.len() > 0 {

@@ -74,6 +74,26 @@
 // A user (name and key) is in a room only once: the device that joins later takes the seat, and the
 // stay of the other device ends with [ErrReplaced].
 //
+// # Who may put whom out
+//
+// In app mode, a member whose room token carries the role [identity.RoleModerator] may put others
+// out: [Room.Kick] ends the stay of a member, who may join again; [Room.Ban] also keeps the user
+// out, with an end or without, until [Room.Unban]; [Room.Dismiss] ends the stays of all, who may
+// join anew. An issuer of the app may do the same by orders that it signs elsewhere
+// ([identity.Issuer.Order]) and any member gives to the room ([Room.Submit]).
+//
+// An issuer ranks above all. A moderator ranks above members without the role, and not above
+// another moderator. An order about a user has an effect only if its signer ranks above the role in
+// the user's own token. Everybody may be dismissed. Of bans and liftings of one user that
+// contradict each other, the one of the higher rank counts, then the later one: all members come to
+// the same result, in whatever sequence they hear of them.
+//
+// The stay of a member that was put out ends with a [*PutOutError], and [Mesh.Join] fails with one
+// while a user is banned. The others see [MemberLeft] with reason [Kicked]. A member that does not
+// obey gets nothing more of the room from those that know the order: no broadcast, no answer, no
+// direct message. Orders are kept over a rejoin, and with [WithOrderKeeper] over a restart. In open
+// mode, all this fails with [ErrOpenMode].
+//
 // # Outcomes
 //
 // A send to one user that is accepted gets an ID, from one count over all sends of the node, and

@@ -297,6 +297,7 @@ const (
 	Quit    LeaveReason = "quit"    // it said goodbye
 	Dropped LeaveReason = "dropped" // it fell silent and the grace is over, or its token has ended
 	Evicted LeaveReason = "evicted" // it signed broadcasts that contradict each other, or ignored the rate of broadcasts
+	Kicked  LeaveReason = "kicked"  // an order has put it out: a kick, a ban or a dismissal
 )
 
 // MemberLeft says that a member is no longer in the room.
@@ -338,11 +339,14 @@ type GapLost struct {
 type EndReason string
 
 const (
-	EndLeft     EndReason = "left"     // [ErrLeft]: the program has left, or has cut its Join short
-	EndClosed   EndReason = "closed"   // [ErrClosed]
-	EndReplaced EndReason = "replaced" // [ErrReplaced]
-	EndToken    EndReason = "token"    // an [*identity.TokenError]: the room token no longer counts
-	EndOther    EndReason = "other"    // another reason, such as one given to [Mesh.EvictAll]
+	EndLeft      EndReason = "left"      // [ErrLeft]: the program has left, or has cut its Join short
+	EndClosed    EndReason = "closed"    // [ErrClosed]
+	EndReplaced  EndReason = "replaced"  // [ErrReplaced]
+	EndToken     EndReason = "token"     // an [*identity.TokenError]: the room token no longer counts
+	EndKicked    EndReason = "kicked"    // a [*PutOutError] with [ErrKicked]
+	EndBanned    EndReason = "banned"    // a [*PutOutError] with [ErrBanned]
+	EndDismissed EndReason = "dismissed" // a [*PutOutError] with [ErrDismissed]
+	EndOther     EndReason = "other"     // another reason, such as one given to [Mesh.EvictAll]
 )
 
 // RoomEnded says that this node's stay in a room has ended. It is the last event of that stay, and
@@ -367,6 +371,12 @@ func newRoomEnded(why error) *RoomEnded {
 		ev.Reason = EndLeft
 	case errors.Is(why, ErrClosed):
 		ev.Reason = EndClosed
+	case errors.Is(why, ErrKicked):
+		ev.Reason = EndKicked
+	case errors.Is(why, ErrBanned):
+		ev.Reason = EndBanned
+	case errors.Is(why, ErrDismissed):
+		ev.Reason = EndDismissed
 	}
 	return ev
 }

@@ -22,6 +22,9 @@ func TestTheEndOfAStayHasAReason(t *testing.T) {
 		{fmt.Errorf("closed: %w", ErrClosed), EndClosed},
 		{ErrReplaced, EndReplaced},
 		{&identity.TokenError{Err: identity.ErrTokenExpired}, EndToken},
+		{&PutOutError{Kind: ErrKicked}, EndKicked},
+		{&PutOutError{Kind: ErrBanned}, EndBanned},
+		{&PutOutError{Kind: ErrDismissed}, EndDismissed},
 		{errors.New("the program says so"), EndOther},
 	} {
 		ev := newRoomEnded(c.why)

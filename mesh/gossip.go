@@ -77,7 +77,7 @@ func (m *Mesh) startGossip() error {
 	m.flow.init()
 	m.topics.counts = make(map[peer.ID]int)
 	m.topics.lost = make(map[peer.ID]map[string]struct{})
-	ps, err := pubsub.NewGossipSub(m.ctx, m.host,
+	ps, err := pubsub.NewGossipSub(m.ctx, gatedHost{m.host, &m.gate},
 		pubsub.WithGossipSubParams(m.gossipParams()),
 		pubsub.WithFloodPublish(true),
 		// One signature, ours, inside the message. There is no author either: with one, js-libp2p
@@ -91,7 +91,8 @@ func (m *Mesh) startGossip() error {
 		pubsub.WithMaxMessageSize(maxRPC),
 		pubsub.WithSeenMessagesTTL(seenLife),
 		pubsub.WithSubscriptionFilter(&m.topics),
-		pubsub.WithAppSpecificRpcInspector(m.topics.restore),
+		pubsub.WithPeerFilter(m.gate.admits),
+		pubsub.WithAppSpecificRpcInspector(m.inspect),
 		pubsub.WithRawTracer(&tracer{m: m}),
 		pubsub.WithLogger(slog.New(debugOnly{m.log.Handler()})),
 		pubsub.WithRPCLogger(slog.New(debugOnly{m.log.Handler()})),
@@ -166,6 +167,12 @@ func (f *roomTopics) found(p peer.ID, topic string) {
 	if len(f.lost[p]) == 0 {
 		delete(f.lost, p)
 	}
+}
+
+// inspect changes what a peer has said before GossipSub reads it.
+func (m *Mesh) inspect(p peer.ID, rpc *pubsub.RPC) error {
+	m.gate.evict(p, rpc)
+	return m.topics.restore(p, rpc)
 }
 
 // restore adds what GossipSub has forgotten to the peer's message, as if the peer had said it

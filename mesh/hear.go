@@ -58,6 +58,8 @@ func (r *Room) hear(p peer.ID, frame *wire.RoomFrame) error {
 		return nil
 	case *wire.RoomFrame_Receipts_:
 		return r.hearReceipts(p, body.Receipts)
+	case *wire.RoomFrame_Orders_:
+		return r.hearOrders(p, body.Orders)
 	case *wire.RoomFrame_Absent_:
 		r.do(func(st *stay.Stay, now time.Time) { st.Absent(now, p) })
 		return nil

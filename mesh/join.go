@@ -57,6 +57,8 @@ const leaveWait = time.Second
 // to 2 s for all neighbours that are there, and up to 15 s for the answer of one. If ctx ends
 // before, it leaves the room again.
 //
+// A user who is banned from the room gets a [*PutOutError] that says until when.
+//
 // It returns [ErrNoIdentity] before the node has a user, [ErrJoined] while the node is in the room,
 // an *identity.IDError for a bad name, an *identity.InfoSizeError for too much info,
 // and in app mode an *identity.TokenError for a token that does not admit this user on this device
@@ -167,6 +169,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		rearm:        task.NewWake(),
 		acknowledged: task.NewWake(),
 		begun:        make(chan struct{}),
+		keep:         task.NewWake(),
 		ended:        make(chan struct{}),
 	}
 	r.openEvents()
@@ -183,12 +186,15 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 	if err != nil {
 		return nil, fmt.Errorf("join %s: %w", name, err)
 	}
-	own, err := r.signEntry(st, true, m.entries.next(now), cfg.token)
+	kept := m.keptOf(now, r.tag, r.door)
+	own, err := r.signEntry(st, true, m.entries.next(now), cfg.token, kept.Heeds(now, r.door, st.User))
 	if err != nil {
 		return nil, err
 	}
 	own.Grant = grant
-	r.stay = stay.New(now, r.config(now, cfg, resume), (*world)(r))
+	settled := r.config(now, cfg, resume)
+	settled.Kept = kept
+	r.stay = stay.New(now, settled, (*world)(r))
 	if m.cfg.store != nil {
 		if bad := r.stay.Restore(now, cfg.kept); bad > 0 {
 			m.log.Warn("damaged broadcasts in the history", "room", name, "path", m.cfg.store.path, "envelopes", bad)
@@ -210,7 +216,7 @@ func (r *Room) config(now time.Time, cfg joinConfig, resume map[stay.FeedTag]uin
 	c := stay.Config{
 		Room: r.name, Tag: r.tag, Self: m.host.ID(), Key: m.key, Feed: stay.FeedID(r.id), Door: r.door, Past: cfg.past, Resume: resume,
 		Grace: m.cfg.grace, Large: m.cfg.large, Retention: stay.Retention(m.cfg.retention), Stored: m.cfg.store != nil,
-		Rate: m.cfg.rates.Broadcast,
+		Defiant: m.defiant, Rate: m.cfg.rates.Broadcast,
 		Rand: mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64())), Log: m.log,
 	}
 	if cfg.past == (stay.Past{}) && cfg.resume == nil {
@@ -220,7 +226,7 @@ func (r *Room) config(now time.Time, cfg joinConfig, resume map[stay.FeedTag]uin
 }
 
 // signEntry signs this node's roster entry.
-func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, token string) (*stay.Entry, error) {
+func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, token string, heeded int64) (*stay.Entry, error) {
 	r.mesh.entries.signed(sequence)
 	var addrs [][]byte
 	for _, a := range r.mesh.host.Addrs() {
@@ -228,6 +234,7 @@ func (r *Room) signEntry(st *identity.Statement, joined bool, sequence uint64, t
 	}
 	return stay.SignEntry(r.mesh.key, r.tag, stay.Entry{
 		Statement: st, Feed: stay.FeedID(r.id), Sequence: sequence, Joined: joined, Info: r.info, Addrs: addrs, Token: token,
+		Heeded: heeded,
 	})
 }
 
@@ -243,7 +250,7 @@ func (r *Room) start() error {
 	if _, err := r.outbox.add(r.ctx, wire.Kind_KIND_ROSTER, own.Sealed, noID, accept{}); err != nil {
 		return err
 	}
-	for _, loop := range []func(){r.echoLoop, r.peerLoop, r.publishLoop, r.timerLoop} {
+	for _, loop := range []func(){r.echoLoop, r.peerLoop, r.publishLoop, r.timerLoop, r.keepLoop} {
 		if !m.tasks.Go(loop) {
 			return ErrClosed
 		}
@@ -289,16 +296,19 @@ func (r *Room) begin() {
 		r.mu.Lock()
 		changed := r.changed.Next()
 		r.mu.Unlock()
-		peers, ready, wait := r.topic.ListPeers(), false, time.Duration(0)
+		peers, ready, begun, wait := r.topic.ListPeers(), false, false, time.Duration(0)
 		r.do(func(st *stay.Stay, now time.Time) {
 			var due time.Time
 			if ready, due = st.Ready(now, peers); ready && !r.over {
 				st.Begin(now)
+				begun = !st.Leaving()
 			}
 			wait = due.Sub(now)
 		})
-		if ready {
+		if begun {
 			close(r.begun)
+		}
+		if ready {
 			return
 		}
 		over.Reset(wait)

@@ -20,7 +20,7 @@ func TestAMemberKnownByItsGoodbyeAloneHasNoVoice(t *testing.T) {
 		_, err := there.PublishText(t.Context(), "unheard")
 		require.NoError(t, err)
 		sealed := captured(t, there, "parked")
-		goodbye, err := there.signEntry(there.stay.Own().Statement, false, there.stay.Own().Sequence+1, "")
+		goodbye, err := there.signEntry(there.stay.Own().Statement, false, there.stay.Own().Sequence+1, "", 0)
 		require.NoError(t, err)
 		e, err := here.door.OpenEnvelope(time.Now(), sealed)
 		require.NoError(t, err)

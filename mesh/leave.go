@@ -24,7 +24,7 @@ func (r *Room) depart(ctx context.Context, reason error) error {
 		<-r.ended
 		return nil
 	}
-	if entry, err := r.signEntry(own.Statement, false, own.Sequence+1, ""); err == nil {
+	if entry, err := r.signEntry(own.Statement, false, own.Sequence+1, "", 0); err == nil {
 		r.sayGoodbye(ctx, entry, reason)
 	}
 	r.end(reason)
@@ -107,7 +107,10 @@ func (r *Room) end(reason error) {
 		r.unacked = nil
 		r.stay.EndPolls(reason)
 		m.handed.keep(r.mesh.clock.Now(), r.tag, r.stay)
+		kept := r.stay.KeepOrders()
 		r.mu.Unlock()
+		m.kept.set(m.clock.Now(), r.tag, kept)
+		m.gate.open(topicName(r.tag))
 		m.mu.Lock()
 		delete(m.rooms, r.name)
 		delete(m.tags, r.tag)

@@ -77,6 +77,8 @@ type Mesh struct {
 	pubsub   *pubsub.PubSub
 	flow     flow
 	topics   roomTopics
+	gate     gate
+	kept     keptOrders
 	links    links
 	places   places
 	repairs  repairs
@@ -84,6 +86,9 @@ type Mesh struct {
 	pulses   pulses
 	verifier *identity.Verifier
 	entries  entrySequence
+
+	// defiant makes this node go on when an order puts it out. It is for tests.
+	defiant bool
 
 	mu    sync.Mutex
 	rooms map[string]*Room // by name
@@ -131,6 +136,10 @@ func New(h host.Host, who Identity, opts ...Option) (*Mesh, error) {
 	if err := m.startGossip(); err != nil {
 		m.close()
 		return nil, fmt.Errorf("gossip: %w", err)
+	}
+	m.kept.init()
+	if cfg.keeper != nil {
+		m.tasks.Go(m.saveLoop)
 	}
 	if cfg.store != nil {
 		m.tasks.Go(func() { cfg.store.run(m) })

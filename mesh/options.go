@@ -34,6 +34,7 @@ type config struct {
 	store       *Store              // nil: in memory
 	linkDown    func() bool
 	events      *events.Queue[Event] // nil: each room has a stream of its own
+	keeper      OrderKeeper          // nil: orders in memory
 }
 
 func defaultConfig() config {

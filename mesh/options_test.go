@@ -28,7 +28,7 @@ var wrong = map[string]func(*config){
 }
 
 // optional are settings whose zero value is a mode of its own. New checks them against the rest.
-var optional = map[string]bool{"authority": true, "store": true, "clock": true, "events": true}
+var optional = map[string]bool{"authority": true, "store": true, "keeper": true, "clock": true, "events": true}
 
 func TestEverySettingHasADefaultAndACheck(t *testing.T) {
 	good := defaultConfig()

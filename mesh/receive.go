@@ -28,8 +28,8 @@ func (m *Mesh) validate(_ context.Context, from peer.ID, msg *pubsub.Message) pu
 		return pubsub.ValidationReject
 	}
 	m.heard(from, now, false)
-	late, barred := r.receive(now, from, e, stay.Gossiped)
-	if barred {
+	late, unwanted := r.receive(now, from, e, stay.Gossiped)
+	if unwanted {
 		return pubsub.ValidationIgnore
 	}
 	if e.Peer == from && e.Size >= pubsub.GossipSubIDontWantMessageThreshold {
@@ -58,11 +58,11 @@ func (r *Room) echoLoop() {
 }
 
 // receive brings an envelope to the stay, and returns how late it is, as far as is known, and
-// whether its author is barred from the room here. While it waits for its sender's entry, the stay
-// may still change it.
-func (r *Room) receive(now time.Time, via peer.ID, e *stay.Envelope, how stay.Way) (late time.Duration, barred bool) {
+// whether nobody is to have it: its author is barred from the room here, or an order has ended that
+// stay. While it waits for its sender's entry, the stay may still change it.
+func (r *Room) receive(now time.Time, via peer.ID, e *stay.Envelope, how stay.Way) (late time.Duration, unwanted bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stay.Receive(now, via, e, how)
-	return e.Late, r.stay.Barred(now, e)
+	return e.Late, r.stay.Barred(now, e) || r.stay.Shut(e)
 }

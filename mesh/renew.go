@@ -35,7 +35,7 @@ func (r *Room) reissue(st *identity.Statement, token string) error {
 		defer r.mu.Unlock()
 		return r.reasonLocked()
 	}
-	entry, err := r.signEntry(st, true, r.stay.Own().Sequence+1, token)
+	entry, err := r.signEntry(st, true, r.stay.Own().Sequence+1, token, r.stay.Heeds(now))
 	if err != nil {
 		r.mu.Unlock()
 		return err

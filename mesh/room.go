@@ -49,6 +49,7 @@ type Room struct {
 	door         *stay.Door
 	rearm        task.Wake // the timer loop must look again
 	acknowledged task.Wake // the window may have opened
+	keep         task.Wake // what is kept of orders has changed
 	finish       sync.Once
 	begun        chan struct{} // closed once the room is ready
 	ended        chan struct{} // closed once nothing is left of the stay
@@ -117,8 +118,8 @@ func (r *Room) Stay() uint64 { return r.number }
 
 // Recv returns the room's next event, and waits for one until ctx ends. Events are queued from Join
 // on. After the last one it returns why the stay ended: [ErrLeft], [ErrReplaced], [ErrClosed], the
-// reason given to [Mesh.EvictAll], or why the room token no longer counts. If the node has one
-// stream of all events, Recv returns [ErrOtherStream] at once.
+// reason given to [Mesh.EvictAll], why the room token no longer counts, or a [*PutOutError]. If the
+// node has one stream of all events, Recv returns [ErrOtherStream] at once.
 func (r *Room) Recv(ctx context.Context) (Event, error) {
 	if r.stream == nil {
 		return nil, ErrOtherStream

@@ -51,6 +51,7 @@ type Stats struct {
 	EnvelopesBarred    uint64 // of those, received later and neither taken nor passed on
 	Suspicions         uint64 // accusations published against members that fell silent
 	Refutations        uint64 // of accusations against this node
+	MembersPutOut      uint64 // other members put out here by an order
 }
 
 // counters are what Stats reads.
@@ -69,6 +70,7 @@ type counters struct {
 	neighboursSilent                                               atomic.Uint64
 	envelopesLapsed, roomFramesDropped, roomViolations, forks      atomic.Uint64
 	ratesIgnored, envelopesBarred                                  atomic.Uint64
+	membersPutOut                                                  atomic.Uint64
 	suspicions, refutations, roomFrames, roomBytes, bytesServed    atomic.Uint64
 }
 
@@ -121,5 +123,6 @@ func (m *Mesh) Stats() Stats {
 		EnvelopesBarred:     c.envelopesBarred.Load(),
 		Suspicions:          c.suspicions.Load(),
 		Refutations:         c.refutations.Load(),
+		MembersPutOut:       c.membersPutOut.Load(),
 	}
 }

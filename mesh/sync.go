@@ -43,6 +43,8 @@ const (
 	serveBurst = 64 << 20
 )
 
+var errNotServed = errors.New("not a member of that room")
+
 // repairs are the questions of neighbours under way.
 type repairs struct {
 	mu     sync.Mutex
@@ -138,7 +140,7 @@ func (r *Room) takeReply(from peer.ID, reply *wire.SyncReply, o *stay.Outcome) e
 	}
 	for _, e := range envelopes {
 		r.mesh.stats.envelopesPulled.Add(1)
-		r.receive(r.mesh.clock.Now(), from, e, stay.Repaired)
+		_, _ = r.receive(r.mesh.clock.Now(), from, e, stay.Repaired)
 	}
 	return err
 }
@@ -178,7 +180,7 @@ func (m *Mesh) answer(p peer.ID, s network.Stream) error {
 	}
 	r := m.roomByTag([32]byte(q.Room))
 	if r == nil || !r.serves(p) {
-		return errors.New("not a member of that room")
+		return errNotServed
 	}
 	return r.serve(s, m.links.budget(p).served, q.Wants)
 }
@@ -202,6 +204,9 @@ func (r *Room) serve(s network.Stream, served *rate.Limiter, wants []*wire.Want)
 		}
 		if len(rest) > 0 && (budget <= 0 || r.mesh.clock.Now().After(end)) {
 			part.More, rest = true, nil
+		}
+		if !r.serves(s.Conn().RemotePeer()) {
+			return errNotServed // it was put out meanwhile
 		}
 		_ = s.SetWriteDeadline(walltime.In(syncTimeout))
 		if err := wire.WriteFrame(s, part); err != nil {

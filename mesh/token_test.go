@@ -19,17 +19,24 @@ type guild struct {
 	*flock
 	issuer *identity.Issuer
 	at     []*identity.Authority // one per node, as in life
+	with   func(i int) []Option
 }
 
 // inGuild runs f with n stations in app mode, all connected. Each has an authority of its own.
 func inGuild(t *testing.T, n int, f func(*testing.T, *guild)) {
+	t.Helper()
+	inGuildWith(t, n, func(int) []Option { return nil }, f)
+}
+
+// inGuildWith is inGuild with further options for each station.
+func inGuildWith(t *testing.T, n int, with func(i int) []Option, f func(*testing.T, *guild)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		issuer, err := identity.NewIssuer("guild", testIssuerKey)
 		require.NoError(t, err)
 		issuers, err := identity.NewIssuers(issuer.Public())
 		require.NoError(t, err)
-		g := &guild{issuer: issuer}
+		g := &guild{issuer: issuer, with: with}
 		all := newHellos()
 		all.app = issuers.AppID("guild")
 		g.flock = &flock{t: t, net: meshtest.New(t, meshtest.Options{Hosts: n, Latency: 5 * time.Millisecond}), all: all}
@@ -37,22 +44,35 @@ func inGuild(t *testing.T, n int, f func(*testing.T, *guild)) {
 			authority, err := identity.NewAuthority("guild", issuers)
 			require.NoError(t, err)
 			g.at = append(g.at, authority)
-			s := &station{host: g.net.Host(i), who: all.identityOf(t, g.net.Host(i)), inbox: newInbox()}
-			now := time.Now()
-			st, err := authority.Sign(s.who.keys, identity.Statement{
-				App: all.app, User: fmt.Sprint("u", i), Sequence: uint64(now.UnixMilli()), Issued: now, Expires: now.Add(24 * time.Hour),
-			})
-			require.NoError(t, err)
-			s.who.self.Store(st)
-			s.who.tell()
-			s.Mesh, err = New(s.host, s.who, WithAuthority(authority), WithInbox(s.inbox.take))
-			require.NoError(t, err)
-			t.Cleanup(func() { s.Close() })
-			g.flock.at = append(g.flock.at, s)
+			g.flock.at = append(g.flock.at, g.open(i))
 		}
 		g.net.ConnectAll()
 		f(t, g)
 	})
+}
+
+// open starts a station as the user of its number, anew if it ran before.
+func (g *guild) open(i int) *station {
+	g.t.Helper()
+	s := &station{host: g.net.Host(i), who: g.all.identityOf(g.t, g.net.Host(i)), inbox: newInbox()}
+	now := time.Now()
+	st, err := g.at[i].Sign(s.who.keys, identity.Statement{
+		App: g.all.app, User: fmt.Sprint("u", i), Sequence: uint64(now.UnixMilli()), Issued: now, Expires: now.Add(48 * time.Hour),
+	})
+	require.NoError(g.t, err)
+	s.who.self.Store(st)
+	s.who.tell()
+	s.Mesh, err = New(s.host, s.who, append([]Option{WithAuthority(g.at[i]), WithInbox(s.inbox.take)}, g.with(i)...)...)
+	require.NoError(g.t, err)
+	g.t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// restart ends the process of a station and starts another one.
+func (g *guild) restart(i int) {
+	g.t.Helper()
+	require.NoError(g.t, g.flock.at[i].Close())
+	g.flock.at[i] = g.open(i)
 }
 
 var testIssuerKey = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))

@@ -61,7 +61,7 @@ func TestRoomsSignTheRosterEntryOfTheVectors(t *testing.T) {
 		mesh: &Mesh{host: hostAt{addrs: addrs}, key: ed25519.NewKeyFromSeed(names.Keys[0].Seed)},
 		tag:  [32]byte(v.Room), id: FeedID(want.Feed), info: want.Info,
 	}
-	got, err := room.signEntry(st, true, want.Sequence, "")
+	got, err := room.signEntry(st, true, want.Sequence, "", 0)
 	require.NoError(t, err)
 	require.Equal(t, []byte(want.Sealed.Sealed), got.Sealed)
 }

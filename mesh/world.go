@@ -87,6 +87,9 @@ func (w *world) Notice(n stay.Notice) {
 		w.endSoon(ErrReplaced)
 	case stay.Lapsed:
 		w.endSoon(n.Err)
+	case stay.PutOut:
+		r.mesh.log.Info("put out of a room", "room", r.name, "order", n.Order.Kind.String(), "by", n.Order.By)
+		w.endSoon(putOut(n.Order))
 	default:
 		panic(fmt.Sprintf("mesh: notice %T", n))
 	}
@@ -134,6 +137,24 @@ func (w *world) Keep(p peer.ID, keep bool) {
 
 // protection returns the tag under which the connection manager keeps the neighbours in a room.
 func protection(room [32]byte) string { return "starling/room/" + hex.EncodeToString(room[:8]) }
+
+func (w *world) Bar(p peer.ID, barred bool) {
+	w.mesh.gate.bar(p, topicName(w.tag), barred)
+	if barred {
+		w.mesh.tasks.Go(func() { w.mesh.withdraw(p, w.tag) })
+	}
+}
+
+func (w *world) Identify(p peer.ID) {
+	r := (*Room)(w)
+	w.mesh.tasks.Go(func() {
+		user := ""
+		if session, err := r.mesh.who.Peer(r.ctx, p); err == nil && session.Statement != nil {
+			user = session.Statement.User
+		}
+		r.do(func(st *stay.Stay, now time.Time) { st.Proved(now, p, user) })
+	})
+}
 
 func (w *world) Unreported(p peer.ID) { w.mesh.topics.lose(p, topicName(w.tag)) }
 
@@ -184,6 +205,8 @@ func (w *world) Wake(who stay.Waiter) {
 		w.mesh.cfg.store.again()
 	case stay.ForProgram:
 		(*Room)(w).handUp()
+	case stay.ForOrders:
+		w.keep.Set()
 	}
 }
 
@@ -224,6 +247,8 @@ func (c *counters) ofStay(of stay.Counter) *atomic.Uint64 {
 		return &c.suspicions
 	case stay.CountRefutations:
 		return &c.refutations
+	case stay.CountPutOut:
+		return &c.membersPutOut
 	}
 	panic(fmt.Sprintf("mesh: counter %d", of))
 }

@@ -214,6 +214,9 @@ func (n *Node) openLayers() (err error) {
 	if n.cfg.allEvents {
 		around = append(around, mesh.WithEvents(n.queue))
 	}
+	if n.dir != nil {
+		around = append(around, mesh.WithOrderKeeper(n.dir))
+	}
 	for _, s := range n.cfg.mesh {
 		around = append(around, s)
 	}

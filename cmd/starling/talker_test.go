@@ -41,6 +41,7 @@ type event struct {
 	Code                  any
 	Reason                string
 	Seq                   string
+	Until                 time.Time
 	raw                   string
 }
 

@@ -24,7 +24,13 @@ func (a *acme) chatter(user string) *chatter {
 // give writes a token into the chatter's file.
 func (a *acme) give(c *chatter, flags ...string) {
 	a.t.Helper()
-	got := runHere(append([]string{"token", "issue", "--dir", a.dir, "--user", c.user, "--device", c.peer, "--login", "--room", "lobby"}, flags...)...)
+	a.giveFor(c, "lobby", flags...)
+}
+
+// giveFor is give for a room, with a role.
+func (a *acme) giveFor(c *chatter, room string, flags ...string) {
+	a.t.Helper()
+	got := runHere(append([]string{"token", "issue", "--dir", a.dir, "--user", c.user, "--device", c.peer, "--login", "--room", room}, flags...)...)
 	require.Equal(a.t, cli.ExitOK, got.code, got.errOut)
 	require.NoError(a.t, cli.ReplaceFile(c.file, []byte(got.out), 0o600))
 }

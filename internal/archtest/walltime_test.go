@@ -21,6 +21,7 @@ var timed = []string{"node", "mesh", "presence", "identity", "internal/events", 
 // why they may.
 var readers = map[string]string{
 	"identity/issuer.go Issue":  "an issuer runs where an app gives out tokens, and is no part of a node",
+	"identity/order.go Order":   "an issuer gives it, and that is no part of a node either",
 	"mesh/cursor.go move":       "a cursor belongs to the program that reads, and may outlive its node",
 	"mesh/cursor.go WithResume": "the age of a cursor, by the same clock as its move",
 }

@@ -35,6 +35,7 @@ func TestVectorsAreWhatTheCodeMakes(t *testing.T) {
 		"envelope":  makeEnvelopes(t),
 		"direct":    makeDirect(t),
 		"token":     makeTokens(t),
+		"order":     makeOrders(t),
 		"record":    makeRecords(t),
 		"sync":      makeSync(t),
 	} {

@@ -83,7 +83,7 @@ func TestThePageHasEveryPrefix(t *testing.T) {
 	text, err := os.ReadFile(page)
 	require.NoError(t, err)
 	prefixes := regexp.MustCompile(`"(starling/\w+/1)\\x00"`).FindAllStringSubmatch(string(source), -1)
-	require.Len(t, prefixes, 8)
+	require.Len(t, prefixes, 9)
 	for _, p := range prefixes {
 		require.Contains(t, string(text), "\n| `"+p[1]+"\\0` | ")
 	}

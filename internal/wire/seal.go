@@ -18,6 +18,9 @@ const (
 	DomainRecord    = "starling/record/1\x00"
 	DomainReceipt   = "starling/receipt/1\x00"
 
+	// DomainOrder is for the device key of a user who gives an order, or for an issuer's key.
+	DomainOrder = "starling/order/1\x00"
+
 	// DomainRevocations is for an issuer's key; the others are for devices' and users' keys.
 	DomainRevocations = "starling/revocations/1\x00"
 )

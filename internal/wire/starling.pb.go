@@ -125,6 +125,7 @@ const (
 	Kind_KIND_SUSPICION   Kind = 4 // payload is a Suspicion
 	Kind_KIND_BEAT        Kind = 5 // no payload: the sender is there
 	Kind_KIND_ASK         Kind = 6 // payload is a ReceiptAsk
+	Kind_KIND_ORDER       Kind = 7 // payload is a sealed Order
 )
 
 // Enum value maps for Kind.
@@ -137,6 +138,7 @@ var (
 		4: "KIND_SUSPICION",
 		5: "KIND_BEAT",
 		6: "KIND_ASK",
+		7: "KIND_ORDER",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -146,6 +148,7 @@ var (
 		"KIND_SUSPICION":   4,
 		"KIND_BEAT":        5,
 		"KIND_ASK":         6,
+		"KIND_ORDER":       7,
 	}
 )
 
@@ -174,6 +177,61 @@ func (x Kind) Number() protoreflect.EnumNumber {
 // Deprecated: Use Kind.Descriptor instead.
 func (Kind) EnumDescriptor() ([]byte, []int) {
 	return file_starling_proto_rawDescGZIP(), []int{1}
+}
+
+type OrderKind int32
+
+const (
+	OrderKind_ORDER_UNSPECIFIED OrderKind = 0
+	OrderKind_ORDER_KICK        OrderKind = 1
+	OrderKind_ORDER_BAN         OrderKind = 2
+	OrderKind_ORDER_UNBAN       OrderKind = 3
+	OrderKind_ORDER_DISMISS     OrderKind = 4
+)
+
+// Enum value maps for OrderKind.
+var (
+	OrderKind_name = map[int32]string{
+		0: "ORDER_UNSPECIFIED",
+		1: "ORDER_KICK",
+		2: "ORDER_BAN",
+		3: "ORDER_UNBAN",
+		4: "ORDER_DISMISS",
+	}
+	OrderKind_value = map[string]int32{
+		"ORDER_UNSPECIFIED": 0,
+		"ORDER_KICK":        1,
+		"ORDER_BAN":         2,
+		"ORDER_UNBAN":       3,
+		"ORDER_DISMISS":     4,
+	}
+)
+
+func (x OrderKind) Enum() *OrderKind {
+	p := new(OrderKind)
+	*p = x
+	return p
+}
+
+func (x OrderKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OrderKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_starling_proto_enumTypes[2].Descriptor()
+}
+
+func (OrderKind) Type() protoreflect.EnumType {
+	return &file_starling_proto_enumTypes[2]
+}
+
+func (x OrderKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OrderKind.Descriptor instead.
+func (OrderKind) EnumDescriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{2}
 }
 
 type Refusal_Code int32
@@ -218,11 +276,11 @@ func (x Refusal_Code) String() string {
 }
 
 func (Refusal_Code) Descriptor() protoreflect.EnumDescriptor {
-	return file_starling_proto_enumTypes[2].Descriptor()
+	return file_starling_proto_enumTypes[3].Descriptor()
 }
 
 func (Refusal_Code) Type() protoreflect.EnumType {
-	return &file_starling_proto_enumTypes[2]
+	return &file_starling_proto_enumTypes[3]
 }
 
 func (x Refusal_Code) Number() protoreflect.EnumNumber {
@@ -267,11 +325,11 @@ func (x RosterEntry_State) String() string {
 }
 
 func (RosterEntry_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_starling_proto_enumTypes[3].Descriptor()
+	return file_starling_proto_enumTypes[4].Descriptor()
 }
 
 func (RosterEntry_State) Type() protoreflect.EnumType {
-	return &file_starling_proto_enumTypes[3]
+	return &file_starling_proto_enumTypes[4]
 }
 
 func (x RosterEntry_State) Number() protoreflect.EnumNumber {
@@ -322,11 +380,11 @@ func (x DirectFrame_Type) String() string {
 }
 
 func (DirectFrame_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_starling_proto_enumTypes[4].Descriptor()
+	return file_starling_proto_enumTypes[5].Descriptor()
 }
 
 func (DirectFrame_Type) Type() protoreflect.EnumType {
-	return &file_starling_proto_enumTypes[4]
+	return &file_starling_proto_enumTypes[5]
 }
 
 func (x DirectFrame_Type) Number() protoreflect.EnumNumber {
@@ -371,11 +429,11 @@ func (x DirectFrame_Class) String() string {
 }
 
 func (DirectFrame_Class) Descriptor() protoreflect.EnumDescriptor {
-	return file_starling_proto_enumTypes[5].Descriptor()
+	return file_starling_proto_enumTypes[6].Descriptor()
 }
 
 func (DirectFrame_Class) Type() protoreflect.EnumType {
-	return &file_starling_proto_enumTypes[5]
+	return &file_starling_proto_enumTypes[6]
 }
 
 func (x DirectFrame_Class) Number() protoreflect.EnumNumber {
@@ -441,11 +499,11 @@ func (x DirectFrame_Reason) String() string {
 }
 
 func (DirectFrame_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_starling_proto_enumTypes[6].Descriptor()
+	return file_starling_proto_enumTypes[7].Descriptor()
 }
 
 func (DirectFrame_Reason) Type() protoreflect.EnumType {
-	return &file_starling_proto_enumTypes[6]
+	return &file_starling_proto_enumTypes[7]
 }
 
 func (x DirectFrame_Reason) Number() protoreflect.EnumNumber {
@@ -1674,15 +1732,18 @@ func (x *WatchFrame) GetStatement() []byte {
 
 // RosterEntry says that a device is in a room. Sealed under "starling/roster/1".
 type RosterEntry struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Statement     []byte                 `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"` // sealed Statement
-	Room          []byte                 `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`           // 32 bytes, the room tag
-	Feed          []byte                 `protobuf:"bytes,3,opt,name=feed,proto3" json:"feed,omitempty"`           // 16 bytes, random: this stay's feed
-	Sequence      uint64                 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`  // rises with every entry of a device for a room: max(last + 1, wall clock in ms)
-	State         RosterEntry_State      `protobuf:"varint,5,opt,name=state,proto3,enum=starling.v1.RosterEntry_State" json:"state,omitempty"`
-	Info          []byte                 `protobuf:"bytes,6,opt,name=info,proto3" json:"info,omitempty"`   // at most 200 bytes, the app's
-	Addrs         [][]byte               `protobuf:"bytes,7,rep,name=addrs,proto3" json:"addrs,omitempty"` // listen multiaddrs, at most 16
-	Token         string                 `protobuf:"bytes,8,opt,name=token,proto3" json:"token,omitempty"` // room grant in app mode; empty in open mode
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Statement []byte                 `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"` // sealed Statement
+	Room      []byte                 `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`           // 32 bytes, the room tag
+	Feed      []byte                 `protobuf:"bytes,3,opt,name=feed,proto3" json:"feed,omitempty"`           // 16 bytes, random: this stay's feed
+	Sequence  uint64                 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`  // rises with every entry of a device for a room: max(last + 1, wall clock in ms)
+	State     RosterEntry_State      `protobuf:"varint,5,opt,name=state,proto3,enum=starling.v1.RosterEntry_State" json:"state,omitempty"`
+	Info      []byte                 `protobuf:"bytes,6,opt,name=info,proto3" json:"info,omitempty"`   // at most 200 bytes, the app's
+	Addrs     [][]byte               `protobuf:"bytes,7,rep,name=addrs,proto3" json:"addrs,omitempty"` // listen multiaddrs, at most 16
+	Token     string                 `protobuf:"bytes,8,opt,name=token,proto3" json:"token,omitempty"` // room grant in app mode; empty in open mode
+	// When the latest order that ends older stays was issued, as far as the signer knows one that
+	// applies to it: the stay began after it. In milliseconds since 1970; 0: it knows none.
+	HeededMs      int64 `protobuf:"varint,9,opt,name=heeded_ms,json=heededMs,proto3" json:"heeded_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1771,6 +1832,13 @@ func (x *RosterEntry) GetToken() string {
 		return x.Token
 	}
 	return ""
+}
+
+func (x *RosterEntry) GetHeededMs() int64 {
+	if x != nil {
+		return x.HeededMs
+	}
+	return 0
 }
 
 // Envelope is the body of what is published on a room's topic. Sealed under "starling/envelope/1".
@@ -2318,6 +2386,7 @@ type RoomFrame struct {
 	//	*RoomFrame_Heads_
 	//	*RoomFrame_Beat_
 	//	*RoomFrame_Receipts_
+	//	*RoomFrame_Orders_
 	Body          isRoomFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2430,6 +2499,15 @@ func (x *RoomFrame) GetReceipts() *RoomFrame_Receipts {
 	return nil
 }
 
+func (x *RoomFrame) GetOrders() *RoomFrame_Orders {
+	if x != nil {
+		if x, ok := x.Body.(*RoomFrame_Orders_); ok {
+			return x.Orders
+		}
+	}
+	return nil
+}
+
 type isRoomFrame_Body interface {
 	isRoomFrame_Body()
 }
@@ -2462,6 +2540,10 @@ type RoomFrame_Receipts_ struct {
 	Receipts *RoomFrame_Receipts `protobuf:"bytes,7,opt,name=receipts,proto3,oneof"`
 }
 
+type RoomFrame_Orders_ struct {
+	Orders *RoomFrame_Orders `protobuf:"bytes,9,opt,name=orders,proto3,oneof"`
+}
+
 func (*RoomFrame_Greeting_) isRoomFrame_Body() {}
 
 func (*RoomFrame_Roster_) isRoomFrame_Body() {}
@@ -2475,6 +2557,8 @@ func (*RoomFrame_Heads_) isRoomFrame_Body() {}
 func (*RoomFrame_Beat_) isRoomFrame_Body() {}
 
 func (*RoomFrame_Receipts_) isRoomFrame_Body() {}
+
+func (*RoomFrame_Orders_) isRoomFrame_Body() {}
 
 // Receipt is a member's word that it has put the items of an envelope into its program's queue.
 type Receipt struct {
@@ -2606,6 +2690,124 @@ func (x *Position) GetClockMs() uint64 {
 	return 0
 }
 
+// Order puts users out of a room, or lets them in again. A member whose token has the role signs it
+// with its device key, or an issuer signs it.
+type Order struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	App           []byte                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`   // 32 bytes, the app ID
+	Room          []byte                 `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"` // 32 bytes, the room tag
+	Kind          OrderKind              `protobuf:"varint,3,opt,name=kind,proto3,enum=starling.v1.OrderKind" json:"kind,omitempty"`
+	User          string                 `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"` // whom it is about; empty for DISMISS
+	Stay          []byte                 `protobuf:"bytes,5,opt,name=stay,proto3" json:"stay,omitempty"` // KICK: 16 bytes, the feed of the stay that it ends, as in Position; empty: all that began before it
+	IssuedMs      int64                  `protobuf:"varint,6,opt,name=issued_ms,json=issuedMs,proto3" json:"issued_ms,omitempty"`
+	UntilMs       int64                  `protobuf:"varint,7,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"` // BAN, UNBAN: when it ends; 0: it does not
+	Device        []byte                 `protobuf:"bytes,8,opt,name=device,proto3" json:"device,omitempty"`                   // 32 bytes, the key that signed; empty if an issuer signed
+	Token         string                 `protobuf:"bytes,9,opt,name=token,proto3" json:"token,omitempty"`                     // the signer's room token; empty if an issuer signed
+	Kid           string                 `protobuf:"bytes,10,opt,name=kid,proto3" json:"kid,omitempty"`                        // the issuer key that signed; empty if a device signed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Order) Reset() {
+	*x = Order{}
+	mi := &file_starling_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Order) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Order) ProtoMessage() {}
+
+func (x *Order) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Order.ProtoReflect.Descriptor instead.
+func (*Order) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Order) GetApp() []byte {
+	if x != nil {
+		return x.App
+	}
+	return nil
+}
+
+func (x *Order) GetRoom() []byte {
+	if x != nil {
+		return x.Room
+	}
+	return nil
+}
+
+func (x *Order) GetKind() OrderKind {
+	if x != nil {
+		return x.Kind
+	}
+	return OrderKind_ORDER_UNSPECIFIED
+}
+
+func (x *Order) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Order) GetStay() []byte {
+	if x != nil {
+		return x.Stay
+	}
+	return nil
+}
+
+func (x *Order) GetIssuedMs() int64 {
+	if x != nil {
+		return x.IssuedMs
+	}
+	return 0
+}
+
+func (x *Order) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+func (x *Order) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *Order) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *Order) GetKid() string {
+	if x != nil {
+		return x.Kid
+	}
+	return ""
+}
+
 // Past says how far back a member wants the broadcasts of a feed that is new to it. Ages, so that
 // clocks need not agree.
 type Past struct {
@@ -2618,7 +2820,7 @@ type Past struct {
 
 func (x *Past) Reset() {
 	*x = Past{}
-	mi := &file_starling_proto_msgTypes[30]
+	mi := &file_starling_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2630,7 +2832,7 @@ func (x *Past) String() string {
 func (*Past) ProtoMessage() {}
 
 func (x *Past) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[30]
+	mi := &file_starling_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2643,7 +2845,7 @@ func (x *Past) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Past.ProtoReflect.Descriptor instead.
 func (*Past) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{30}
+	return file_starling_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Past) GetAgeMs() uint64 {
@@ -2672,7 +2874,7 @@ type SyncRequest struct {
 
 func (x *SyncRequest) Reset() {
 	*x = SyncRequest{}
-	mi := &file_starling_proto_msgTypes[31]
+	mi := &file_starling_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2886,7 @@ func (x *SyncRequest) String() string {
 func (*SyncRequest) ProtoMessage() {}
 
 func (x *SyncRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[31]
+	mi := &file_starling_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2899,7 @@ func (x *SyncRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncRequest.ProtoReflect.Descriptor instead.
 func (*SyncRequest) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{31}
+	return file_starling_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SyncRequest) GetRoom() []byte {
@@ -2725,7 +2927,7 @@ type Want struct {
 
 func (x *Want) Reset() {
 	*x = Want{}
-	mi := &file_starling_proto_msgTypes[32]
+	mi := &file_starling_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2737,7 +2939,7 @@ func (x *Want) String() string {
 func (*Want) ProtoMessage() {}
 
 func (x *Want) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[32]
+	mi := &file_starling_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2750,7 +2952,7 @@ func (x *Want) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Want.ProtoReflect.Descriptor instead.
 func (*Want) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{32}
+	return file_starling_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Want) GetFeed() []byte {
@@ -2787,7 +2989,7 @@ type SyncReply struct {
 
 func (x *SyncReply) Reset() {
 	*x = SyncReply{}
-	mi := &file_starling_proto_msgTypes[33]
+	mi := &file_starling_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +3001,7 @@ func (x *SyncReply) String() string {
 func (*SyncReply) ProtoMessage() {}
 
 func (x *SyncReply) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[33]
+	mi := &file_starling_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +3014,7 @@ func (x *SyncReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncReply.ProtoReflect.Descriptor instead.
 func (*SyncReply) Descriptor() ([]byte, []int) {
-	return file_starling_proto_rawDescGZIP(), []int{33}
+	return file_starling_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SyncReply) GetEntries() [][]byte {
@@ -2861,13 +3063,14 @@ type RoomFrame_Greeting struct {
 	Known         []byte                 `protobuf:"bytes,7,opt,name=known,proto3" json:"known,omitempty"`                     // with reply: names of 8 bytes of the entries that need not be sent
 	Compare       bool                   `protobuf:"varint,8,opt,name=compare,proto3" json:"compare,omitempty"`                // with reply: no Roster where digests differ; a receiver that sees a difference asks
 	ClockMs       uint64                 `protobuf:"varint,9,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"` // what the sender's clock shows, in milliseconds since 1970
+	Orders        []byte                 `protobuf:"bytes,10,opt,name=orders,proto3" json:"orders,omitempty"`                  // 32 bytes: hash of the orders that the sender knows; empty: it knows none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RoomFrame_Greeting) Reset() {
 	*x = RoomFrame_Greeting{}
-	mi := &file_starling_proto_msgTypes[34]
+	mi := &file_starling_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +3082,7 @@ func (x *RoomFrame_Greeting) String() string {
 func (*RoomFrame_Greeting) ProtoMessage() {}
 
 func (x *RoomFrame_Greeting) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[34]
+	mi := &file_starling_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2951,6 +3154,13 @@ func (x *RoomFrame_Greeting) GetClockMs() uint64 {
 	return 0
 }
 
+func (x *RoomFrame_Greeting) GetOrders() []byte {
+	if x != nil {
+		return x.Orders
+	}
+	return nil
+}
+
 // Roster is a part of what the sender knows; last marks the end.
 type RoomFrame_Roster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2963,7 +3173,7 @@ type RoomFrame_Roster struct {
 
 func (x *RoomFrame_Roster) Reset() {
 	*x = RoomFrame_Roster{}
-	mi := &file_starling_proto_msgTypes[35]
+	mi := &file_starling_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3185,7 @@ func (x *RoomFrame_Roster) String() string {
 func (*RoomFrame_Roster) ProtoMessage() {}
 
 func (x *RoomFrame_Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[35]
+	mi := &file_starling_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3022,7 +3232,7 @@ type RoomFrame_Query struct {
 
 func (x *RoomFrame_Query) Reset() {
 	*x = RoomFrame_Query{}
-	mi := &file_starling_proto_msgTypes[36]
+	mi := &file_starling_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3034,7 +3244,7 @@ func (x *RoomFrame_Query) String() string {
 func (*RoomFrame_Query) ProtoMessage() {}
 
 func (x *RoomFrame_Query) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[36]
+	mi := &file_starling_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3269,7 @@ type RoomFrame_Beat struct {
 
 func (x *RoomFrame_Beat) Reset() {
 	*x = RoomFrame_Beat{}
-	mi := &file_starling_proto_msgTypes[37]
+	mi := &file_starling_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3071,7 +3281,7 @@ func (x *RoomFrame_Beat) String() string {
 func (*RoomFrame_Beat) ProtoMessage() {}
 
 func (x *RoomFrame_Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[37]
+	mi := &file_starling_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3095,7 +3305,7 @@ type RoomFrame_Absent struct {
 
 func (x *RoomFrame_Absent) Reset() {
 	*x = RoomFrame_Absent{}
-	mi := &file_starling_proto_msgTypes[38]
+	mi := &file_starling_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3107,7 +3317,7 @@ func (x *RoomFrame_Absent) String() string {
 func (*RoomFrame_Absent) ProtoMessage() {}
 
 func (x *RoomFrame_Absent) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[38]
+	mi := &file_starling_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3136,7 +3346,7 @@ type RoomFrame_Heads struct {
 
 func (x *RoomFrame_Heads) Reset() {
 	*x = RoomFrame_Heads{}
-	mi := &file_starling_proto_msgTypes[39]
+	mi := &file_starling_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3148,7 +3358,7 @@ func (x *RoomFrame_Heads) String() string {
 func (*RoomFrame_Heads) ProtoMessage() {}
 
 func (x *RoomFrame_Heads) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[39]
+	mi := &file_starling_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3198,7 +3408,7 @@ type RoomFrame_Receipts struct {
 
 func (x *RoomFrame_Receipts) Reset() {
 	*x = RoomFrame_Receipts{}
-	mi := &file_starling_proto_msgTypes[40]
+	mi := &file_starling_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3210,7 +3420,7 @@ func (x *RoomFrame_Receipts) String() string {
 func (*RoomFrame_Receipts) ProtoMessage() {}
 
 func (x *RoomFrame_Receipts) ProtoReflect() protoreflect.Message {
-	mi := &file_starling_proto_msgTypes[40]
+	mi := &file_starling_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3250,6 +3460,67 @@ func (x *RoomFrame_Receipts) GetEnvelope() []byte {
 func (x *RoomFrame_Receipts) GetList() []*Receipt {
 	if x != nil {
 		return x.List
+	}
+	return nil
+}
+
+// Orders are orders that the sender knows of: all of them, or the one that puts the receiver out.
+type RoomFrame_Orders struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Orders        [][]byte               `protobuf:"bytes,1,rep,name=orders,proto3" json:"orders,omitempty"`                       // sealed Orders
+	AgesMs        []uint64               `protobuf:"varint,2,rep,packed,name=ages_ms,json=agesMs,proto3" json:"ages_ms,omitempty"` // of each order: how long ago it was issued, as far as the sender knows
+	Entry         []byte                 `protobuf:"bytes,3,opt,name=entry,proto3" json:"entry,omitempty"`                         // sealed RosterEntry of the sender: two that put each other out may both have joined anew
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoomFrame_Orders) Reset() {
+	*x = RoomFrame_Orders{}
+	mi := &file_starling_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoomFrame_Orders) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoomFrame_Orders) ProtoMessage() {}
+
+func (x *RoomFrame_Orders) ProtoReflect() protoreflect.Message {
+	mi := &file_starling_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoomFrame_Orders.ProtoReflect.Descriptor instead.
+func (*RoomFrame_Orders) Descriptor() ([]byte, []int) {
+	return file_starling_proto_rawDescGZIP(), []int{27, 7}
+}
+
+func (x *RoomFrame_Orders) GetOrders() [][]byte {
+	if x != nil {
+		return x.Orders
+	}
+	return nil
+}
+
+func (x *RoomFrame_Orders) GetAgesMs() []uint64 {
+	if x != nil {
+		return x.AgesMs
+	}
+	return nil
+}
+
+func (x *RoomFrame_Orders) GetEntry() []byte {
+	if x != nil {
+		return x.Entry
 	}
 	return nil
 }
@@ -3361,7 +3632,7 @@ const file_starling_proto_rawDesc = "" +
 	"\x03app\x18\x01 \x01(\fR\x03app\"*\n" +
 	"\n" +
 	"WatchFrame\x12\x1c\n" +
-	"\tstatement\x18\x01 \x01(\fR\tstatement\"\x95\x02\n" +
+	"\tstatement\x18\x01 \x01(\fR\tstatement\"\xb2\x02\n" +
 	"\vRosterEntry\x12\x1c\n" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x12\n" +
 	"\x04room\x18\x02 \x01(\fR\x04room\x12\x12\n" +
@@ -3370,7 +3641,8 @@ const file_starling_proto_rawDesc = "" +
 	"\x05state\x18\x05 \x01(\x0e2\x1e.starling.v1.RosterEntry.StateR\x05state\x12\x12\n" +
 	"\x04info\x18\x06 \x01(\fR\x04info\x12\x14\n" +
 	"\x05addrs\x18\a \x03(\fR\x05addrs\x12\x14\n" +
-	"\x05token\x18\b \x01(\tR\x05token\".\n" +
+	"\x05token\x18\b \x01(\tR\x05token\x12\x1b\n" +
+	"\theeded_ms\x18\t \x01(\x03R\bheededMs\".\n" +
 	"\x05State\x12\x0f\n" +
 	"\vUNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
@@ -3448,7 +3720,7 @@ const file_starling_proto_rawDesc = "" +
 	"\tMALFORMED\x10\x06\x12\x0f\n" +
 	"\vINCARNATION\x10\a\x12\x0f\n" +
 	"\vNO_IDENTITY\x10\b\x12\b\n" +
-	"\x04RATE\x10\t\"\xe9\a\n" +
+	"\x04RATE\x10\t\"\x8b\t\n" +
 	"\tRoomFrame\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\fR\x04room\x12=\n" +
 	"\bgreeting\x18\x02 \x01(\v2\x1f.starling.v1.RoomFrame.GreetingH\x00R\bgreeting\x127\n" +
@@ -3457,7 +3729,8 @@ const file_starling_proto_rawDesc = "" +
 	"\x06absent\x18\x05 \x01(\v2\x1d.starling.v1.RoomFrame.AbsentH\x00R\x06absent\x124\n" +
 	"\x05heads\x18\x06 \x01(\v2\x1c.starling.v1.RoomFrame.HeadsH\x00R\x05heads\x121\n" +
 	"\x04beat\x18\b \x01(\v2\x1b.starling.v1.RoomFrame.BeatH\x00R\x04beat\x12=\n" +
-	"\breceipts\x18\a \x01(\v2\x1f.starling.v1.RoomFrame.ReceiptsH\x00R\breceipts\x1a\xdc\x01\n" +
+	"\breceipts\x18\a \x01(\v2\x1f.starling.v1.RoomFrame.ReceiptsH\x00R\breceipts\x127\n" +
+	"\x06orders\x18\t \x01(\v2\x1d.starling.v1.RoomFrame.OrdersH\x00R\x06orders\x1a\xf4\x01\n" +
 	"\bGreeting\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x14\n" +
@@ -3466,7 +3739,9 @@ const file_starling_proto_rawDesc = "" +
 	"\x04past\x18\x06 \x01(\v2\x11.starling.v1.PastR\x04past\x12\x14\n" +
 	"\x05known\x18\a \x01(\fR\x05known\x12\x18\n" +
 	"\acompare\x18\b \x01(\bR\acompare\x12\x19\n" +
-	"\bclock_ms\x18\t \x01(\x04R\aclockMsJ\x04\b\x03\x10\x04\x1aV\n" +
+	"\bclock_ms\x18\t \x01(\x04R\aclockMs\x12\x16\n" +
+	"\x06orders\x18\n" +
+	" \x01(\fR\x06ordersJ\x04\b\x03\x10\x04\x1aV\n" +
 	"\x06Roster\x12\x18\n" +
 	"\aentries\x18\x01 \x03(\fR\aentries\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04last\x12\x18\n" +
@@ -3482,7 +3757,11 @@ const file_starling_proto_rawDesc = "" +
 	"\x04feed\x18\x01 \x01(\fR\x04feed\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x1a\n" +
 	"\benvelope\x18\x03 \x01(\fR\benvelope\x12(\n" +
-	"\x04list\x18\x04 \x03(\v2\x14.starling.v1.ReceiptR\x04listB\x06\n" +
+	"\x04list\x18\x04 \x03(\v2\x14.starling.v1.ReceiptR\x04list\x1aO\n" +
+	"\x06Orders\x12\x16\n" +
+	"\x06orders\x18\x01 \x03(\fR\x06orders\x12\x17\n" +
+	"\aages_ms\x18\x02 \x03(\x04R\x06agesMs\x12\x14\n" +
+	"\x05entry\x18\x03 \x01(\fR\x05entryB\x06\n" +
 	"\x04body\"?\n" +
 	"\aReceipt\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\fR\x06device\x12\x1c\n" +
@@ -3492,7 +3771,19 @@ const file_starling_proto_rawDesc = "" +
 	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x14\n" +
 	"\x05first\x18\x03 \x01(\x04R\x05first\x12\x16\n" +
 	"\x06unsure\x18\x04 \x01(\bR\x06unsure\x12\x19\n" +
-	"\bclock_ms\x18\x05 \x01(\x04R\aclockMs\"3\n" +
+	"\bclock_ms\x18\x05 \x01(\x04R\aclockMs\"\xf9\x01\n" +
+	"\x05Order\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\fR\x03app\x12\x12\n" +
+	"\x04room\x18\x02 \x01(\fR\x04room\x12*\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x16.starling.v1.OrderKindR\x04kind\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12\x12\n" +
+	"\x04stay\x18\x05 \x01(\fR\x04stay\x12\x1b\n" +
+	"\tissued_ms\x18\x06 \x01(\x03R\bissuedMs\x12\x19\n" +
+	"\buntil_ms\x18\a \x01(\x03R\auntilMs\x12\x16\n" +
+	"\x06device\x18\b \x01(\fR\x06device\x12\x14\n" +
+	"\x05token\x18\t \x01(\tR\x05token\x12\x10\n" +
+	"\x03kid\x18\n" +
+	" \x01(\tR\x03kid\"3\n" +
 	"\x04Past\x12\x15\n" +
 	"\x06age_ms\x18\x01 \x01(\x04R\x05ageMs\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\"J\n" +
@@ -3529,7 +3820,7 @@ const file_starling_proto_rawDesc = "" +
 	"TOKEN_ROOM\x10\v\x12\x17\n" +
 	"\x13TOKEN_NOT_YET_VALID\x10\f\x12\x11\n" +
 	"\rTOKEN_EXPIRED\x10\r\x12\x11\n" +
-	"\rTOKEN_REVOKED\x10\x0e*~\n" +
+	"\rTOKEN_REVOKED\x10\x0e*\x8e\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_BINARY\x10\x01\x12\r\n" +
@@ -3537,7 +3828,16 @@ const file_starling_proto_rawDesc = "" +
 	"\vKIND_ROSTER\x10\x03\x12\x12\n" +
 	"\x0eKIND_SUSPICION\x10\x04\x12\r\n" +
 	"\tKIND_BEAT\x10\x05\x12\f\n" +
-	"\bKIND_ASK\x10\x06B1Z/github.com/starling-mesh/starling/internal/wireb\x06proto3"
+	"\bKIND_ASK\x10\x06\x12\x0e\n" +
+	"\n" +
+	"KIND_ORDER\x10\a*e\n" +
+	"\tOrderKind\x12\x15\n" +
+	"\x11ORDER_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"ORDER_KICK\x10\x01\x12\r\n" +
+	"\tORDER_BAN\x10\x02\x12\x0f\n" +
+	"\vORDER_UNBAN\x10\x03\x12\x11\n" +
+	"\rORDER_DISMISS\x10\x04B1Z/github.com/starling-mesh/starling/internal/wireb\x06proto3"
 
 var (
 	file_starling_proto_rawDescOnce sync.Once
@@ -3551,95 +3851,100 @@ func file_starling_proto_rawDescGZIP() []byte {
 	return file_starling_proto_rawDescData
 }
 
-var file_starling_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_starling_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_starling_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_starling_proto_goTypes = []any{
 	(TokenFault)(0),            // 0: starling.v1.TokenFault
 	(Kind)(0),                  // 1: starling.v1.Kind
-	(Refusal_Code)(0),          // 2: starling.v1.Refusal.Code
-	(RosterEntry_State)(0),     // 3: starling.v1.RosterEntry.State
-	(DirectFrame_Type)(0),      // 4: starling.v1.DirectFrame.Type
-	(DirectFrame_Class)(0),     // 5: starling.v1.DirectFrame.Class
-	(DirectFrame_Reason)(0),    // 6: starling.v1.DirectFrame.Reason
-	(*Statement)(nil),          // 7: starling.v1.Statement
-	(*Hello)(nil),              // 8: starling.v1.Hello
-	(*HelloReply)(nil),         // 9: starling.v1.HelloReply
-	(*HelloProof)(nil),         // 10: starling.v1.HelloProof
-	(*Limits)(nil),             // 11: starling.v1.Limits
-	(*Rates)(nil),              // 12: starling.v1.Rates
-	(*Refusal)(nil),            // 13: starling.v1.Refusal
-	(*Revocations)(nil),        // 14: starling.v1.Revocations
-	(*RevokedUser)(nil),        // 15: starling.v1.RevokedUser
-	(*RevokedToken)(nil),       // 16: starling.v1.RevokedToken
-	(*RevocationsHead)(nil),    // 17: starling.v1.RevocationsHead
-	(*RevocationsReply)(nil),   // 18: starling.v1.RevocationsReply
-	(*WhoisRequest)(nil),       // 19: starling.v1.WhoisRequest
-	(*WhoisReply)(nil),         // 20: starling.v1.WhoisReply
-	(*Notice)(nil),             // 21: starling.v1.Notice
-	(*Located)(nil),            // 22: starling.v1.Located
-	(*Record)(nil),             // 23: starling.v1.Record
-	(*WatchRequest)(nil),       // 24: starling.v1.WatchRequest
-	(*WatchFrame)(nil),         // 25: starling.v1.WatchFrame
-	(*RosterEntry)(nil),        // 26: starling.v1.RosterEntry
-	(*Envelope)(nil),           // 27: starling.v1.Envelope
-	(*ReceiptsWanted)(nil),     // 28: starling.v1.ReceiptsWanted
-	(*ReceiptAsk)(nil),         // 29: starling.v1.ReceiptAsk
-	(*Items)(nil),              // 30: starling.v1.Items
-	(*Suspicion)(nil),          // 31: starling.v1.Suspicion
-	(*Item)(nil),               // 32: starling.v1.Item
-	(*DirectFrame)(nil),        // 33: starling.v1.DirectFrame
-	(*RoomFrame)(nil),          // 34: starling.v1.RoomFrame
-	(*Receipt)(nil),            // 35: starling.v1.Receipt
-	(*Position)(nil),           // 36: starling.v1.Position
-	(*Past)(nil),               // 37: starling.v1.Past
-	(*SyncRequest)(nil),        // 38: starling.v1.SyncRequest
-	(*Want)(nil),               // 39: starling.v1.Want
-	(*SyncReply)(nil),          // 40: starling.v1.SyncReply
-	(*RoomFrame_Greeting)(nil), // 41: starling.v1.RoomFrame.Greeting
-	(*RoomFrame_Roster)(nil),   // 42: starling.v1.RoomFrame.Roster
-	(*RoomFrame_Query)(nil),    // 43: starling.v1.RoomFrame.Query
-	(*RoomFrame_Beat)(nil),     // 44: starling.v1.RoomFrame.Beat
-	(*RoomFrame_Absent)(nil),   // 45: starling.v1.RoomFrame.Absent
-	(*RoomFrame_Heads)(nil),    // 46: starling.v1.RoomFrame.Heads
-	(*RoomFrame_Receipts)(nil), // 47: starling.v1.RoomFrame.Receipts
+	(OrderKind)(0),             // 2: starling.v1.OrderKind
+	(Refusal_Code)(0),          // 3: starling.v1.Refusal.Code
+	(RosterEntry_State)(0),     // 4: starling.v1.RosterEntry.State
+	(DirectFrame_Type)(0),      // 5: starling.v1.DirectFrame.Type
+	(DirectFrame_Class)(0),     // 6: starling.v1.DirectFrame.Class
+	(DirectFrame_Reason)(0),    // 7: starling.v1.DirectFrame.Reason
+	(*Statement)(nil),          // 8: starling.v1.Statement
+	(*Hello)(nil),              // 9: starling.v1.Hello
+	(*HelloReply)(nil),         // 10: starling.v1.HelloReply
+	(*HelloProof)(nil),         // 11: starling.v1.HelloProof
+	(*Limits)(nil),             // 12: starling.v1.Limits
+	(*Rates)(nil),              // 13: starling.v1.Rates
+	(*Refusal)(nil),            // 14: starling.v1.Refusal
+	(*Revocations)(nil),        // 15: starling.v1.Revocations
+	(*RevokedUser)(nil),        // 16: starling.v1.RevokedUser
+	(*RevokedToken)(nil),       // 17: starling.v1.RevokedToken
+	(*RevocationsHead)(nil),    // 18: starling.v1.RevocationsHead
+	(*RevocationsReply)(nil),   // 19: starling.v1.RevocationsReply
+	(*WhoisRequest)(nil),       // 20: starling.v1.WhoisRequest
+	(*WhoisReply)(nil),         // 21: starling.v1.WhoisReply
+	(*Notice)(nil),             // 22: starling.v1.Notice
+	(*Located)(nil),            // 23: starling.v1.Located
+	(*Record)(nil),             // 24: starling.v1.Record
+	(*WatchRequest)(nil),       // 25: starling.v1.WatchRequest
+	(*WatchFrame)(nil),         // 26: starling.v1.WatchFrame
+	(*RosterEntry)(nil),        // 27: starling.v1.RosterEntry
+	(*Envelope)(nil),           // 28: starling.v1.Envelope
+	(*ReceiptsWanted)(nil),     // 29: starling.v1.ReceiptsWanted
+	(*ReceiptAsk)(nil),         // 30: starling.v1.ReceiptAsk
+	(*Items)(nil),              // 31: starling.v1.Items
+	(*Suspicion)(nil),          // 32: starling.v1.Suspicion
+	(*Item)(nil),               // 33: starling.v1.Item
+	(*DirectFrame)(nil),        // 34: starling.v1.DirectFrame
+	(*RoomFrame)(nil),          // 35: starling.v1.RoomFrame
+	(*Receipt)(nil),            // 36: starling.v1.Receipt
+	(*Position)(nil),           // 37: starling.v1.Position
+	(*Order)(nil),              // 38: starling.v1.Order
+	(*Past)(nil),               // 39: starling.v1.Past
+	(*SyncRequest)(nil),        // 40: starling.v1.SyncRequest
+	(*Want)(nil),               // 41: starling.v1.Want
+	(*SyncReply)(nil),          // 42: starling.v1.SyncReply
+	(*RoomFrame_Greeting)(nil), // 43: starling.v1.RoomFrame.Greeting
+	(*RoomFrame_Roster)(nil),   // 44: starling.v1.RoomFrame.Roster
+	(*RoomFrame_Query)(nil),    // 45: starling.v1.RoomFrame.Query
+	(*RoomFrame_Beat)(nil),     // 46: starling.v1.RoomFrame.Beat
+	(*RoomFrame_Absent)(nil),   // 47: starling.v1.RoomFrame.Absent
+	(*RoomFrame_Heads)(nil),    // 48: starling.v1.RoomFrame.Heads
+	(*RoomFrame_Receipts)(nil), // 49: starling.v1.RoomFrame.Receipts
+	(*RoomFrame_Orders)(nil),   // 50: starling.v1.RoomFrame.Orders
 }
 var file_starling_proto_depIdxs = []int32{
-	11, // 0: starling.v1.Hello.limits:type_name -> starling.v1.Limits
-	17, // 1: starling.v1.Hello.revocations:type_name -> starling.v1.RevocationsHead
-	13, // 2: starling.v1.HelloReply.refusal:type_name -> starling.v1.Refusal
-	8,  // 3: starling.v1.HelloReply.hello:type_name -> starling.v1.Hello
-	13, // 4: starling.v1.HelloProof.refusal:type_name -> starling.v1.Refusal
-	12, // 5: starling.v1.Limits.rates:type_name -> starling.v1.Rates
-	2,  // 6: starling.v1.Refusal.code:type_name -> starling.v1.Refusal.Code
+	12, // 0: starling.v1.Hello.limits:type_name -> starling.v1.Limits
+	18, // 1: starling.v1.Hello.revocations:type_name -> starling.v1.RevocationsHead
+	14, // 2: starling.v1.HelloReply.refusal:type_name -> starling.v1.Refusal
+	9,  // 3: starling.v1.HelloReply.hello:type_name -> starling.v1.Hello
+	14, // 4: starling.v1.HelloProof.refusal:type_name -> starling.v1.Refusal
+	13, // 5: starling.v1.Limits.rates:type_name -> starling.v1.Rates
+	3,  // 6: starling.v1.Refusal.code:type_name -> starling.v1.Refusal.Code
 	0,  // 7: starling.v1.Refusal.token:type_name -> starling.v1.TokenFault
-	15, // 8: starling.v1.Revocations.users:type_name -> starling.v1.RevokedUser
-	16, // 9: starling.v1.Revocations.tokens:type_name -> starling.v1.RevokedToken
-	22, // 10: starling.v1.WhoisReply.found:type_name -> starling.v1.Located
-	3,  // 11: starling.v1.RosterEntry.state:type_name -> starling.v1.RosterEntry.State
-	28, // 12: starling.v1.Envelope.receipts:type_name -> starling.v1.ReceiptsWanted
-	32, // 13: starling.v1.Items.items:type_name -> starling.v1.Item
+	16, // 8: starling.v1.Revocations.users:type_name -> starling.v1.RevokedUser
+	17, // 9: starling.v1.Revocations.tokens:type_name -> starling.v1.RevokedToken
+	23, // 10: starling.v1.WhoisReply.found:type_name -> starling.v1.Located
+	4,  // 11: starling.v1.RosterEntry.state:type_name -> starling.v1.RosterEntry.State
+	29, // 12: starling.v1.Envelope.receipts:type_name -> starling.v1.ReceiptsWanted
+	33, // 13: starling.v1.Items.items:type_name -> starling.v1.Item
 	1,  // 14: starling.v1.Item.kind:type_name -> starling.v1.Kind
-	4,  // 15: starling.v1.DirectFrame.type:type_name -> starling.v1.DirectFrame.Type
+	5,  // 15: starling.v1.DirectFrame.type:type_name -> starling.v1.DirectFrame.Type
 	1,  // 16: starling.v1.DirectFrame.kind:type_name -> starling.v1.Kind
-	6,  // 17: starling.v1.DirectFrame.reason:type_name -> starling.v1.DirectFrame.Reason
-	5,  // 18: starling.v1.DirectFrame.class:type_name -> starling.v1.DirectFrame.Class
-	41, // 19: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
-	42, // 20: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
-	43, // 21: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
-	45, // 22: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
-	46, // 23: starling.v1.RoomFrame.heads:type_name -> starling.v1.RoomFrame.Heads
-	44, // 24: starling.v1.RoomFrame.beat:type_name -> starling.v1.RoomFrame.Beat
-	47, // 25: starling.v1.RoomFrame.receipts:type_name -> starling.v1.RoomFrame.Receipts
-	39, // 26: starling.v1.SyncRequest.wants:type_name -> starling.v1.Want
-	36, // 27: starling.v1.SyncReply.gone:type_name -> starling.v1.Position
-	37, // 28: starling.v1.RoomFrame.Greeting.past:type_name -> starling.v1.Past
-	36, // 29: starling.v1.RoomFrame.Heads.feeds:type_name -> starling.v1.Position
-	35, // 30: starling.v1.RoomFrame.Receipts.list:type_name -> starling.v1.Receipt
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	7,  // 17: starling.v1.DirectFrame.reason:type_name -> starling.v1.DirectFrame.Reason
+	6,  // 18: starling.v1.DirectFrame.class:type_name -> starling.v1.DirectFrame.Class
+	43, // 19: starling.v1.RoomFrame.greeting:type_name -> starling.v1.RoomFrame.Greeting
+	44, // 20: starling.v1.RoomFrame.roster:type_name -> starling.v1.RoomFrame.Roster
+	45, // 21: starling.v1.RoomFrame.query:type_name -> starling.v1.RoomFrame.Query
+	47, // 22: starling.v1.RoomFrame.absent:type_name -> starling.v1.RoomFrame.Absent
+	48, // 23: starling.v1.RoomFrame.heads:type_name -> starling.v1.RoomFrame.Heads
+	46, // 24: starling.v1.RoomFrame.beat:type_name -> starling.v1.RoomFrame.Beat
+	49, // 25: starling.v1.RoomFrame.receipts:type_name -> starling.v1.RoomFrame.Receipts
+	50, // 26: starling.v1.RoomFrame.orders:type_name -> starling.v1.RoomFrame.Orders
+	2,  // 27: starling.v1.Order.kind:type_name -> starling.v1.OrderKind
+	41, // 28: starling.v1.SyncRequest.wants:type_name -> starling.v1.Want
+	37, // 29: starling.v1.SyncReply.gone:type_name -> starling.v1.Position
+	39, // 30: starling.v1.RoomFrame.Greeting.past:type_name -> starling.v1.Past
+	37, // 31: starling.v1.RoomFrame.Heads.feeds:type_name -> starling.v1.Position
+	36, // 32: starling.v1.RoomFrame.Receipts.list:type_name -> starling.v1.Receipt
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_starling_proto_init() }
@@ -3656,14 +3961,15 @@ func file_starling_proto_init() {
 		(*RoomFrame_Heads_)(nil),
 		(*RoomFrame_Beat_)(nil),
 		(*RoomFrame_Receipts_)(nil),
+		(*RoomFrame_Orders_)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_starling_proto_rawDesc), len(file_starling_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   41,
+			NumEnums:      8,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -11,8 +11,8 @@ const (
 	// and still count for when it was sent.
 	jitter = 250 * time.Millisecond
 	// ownItems and ownBurst are how many items a second, and at once, a member may publish that are
-	// no messages: entries, suspicions, beats and questions for receipts. Two questions for each
-	// message come on top. A large item counts for several.
+	// no messages: entries, suspicions, beats, orders and questions for receipts. Two questions for
+	// each message come on top. A large item counts for several.
 	ownItems = 32
 	ownBurst = 512
 	ownBytes = 4 << 10

@@ -40,7 +40,10 @@ type Entry struct {
 	Info      []byte
 	Addrs     [][]byte
 	Token     string
-	Grant     *identity.Grant // what token says; nil in open mode, and for a goodbye
+	// Heeded is when the latest order was issued that could end this stay but for its having begun
+	// afterwards, as far as the member knows; in ms since 1970, 0: it knows none.
+	Heeded int64
+	Grant  *identity.Grant // what token says; nil in open mode, and for a goodbye
 }
 
 // entryName is the name by which members compare which entries they have: the beginning of the hash
@@ -82,7 +85,7 @@ func SignEntry(key ed25519.PrivateKey, room [32]byte, e Entry) (*Entry, error) {
 	e.Addrs = checkAddrs(e.Addrs)
 	body, err := proto.Marshal(&wire.RosterEntry{
 		Statement: e.Statement.Sealed(), Room: room[:], Feed: e.Feed[:], Sequence: e.Sequence, State: state, Info: e.Info, Addrs: e.Addrs,
-		Token: e.Token,
+		Token: e.Token, HeededMs: e.Heeded,
 	})
 	if err != nil {
 		return nil, err
@@ -183,6 +186,8 @@ func (d *Door) verify(sealed []byte, now time.Time) (*Entry, error) {
 		return nil, fmt.Errorf("roster entry: sequence %d is more than %v ahead of the time", e.Sequence, identity.MaxSkew)
 	case e.State != wire.RosterEntry_JOINED && e.State != wire.RosterEntry_LEFT:
 		return nil, errors.New("roster entry without a state")
+	case e.HeededMs < 0 || e.HeededMs > now.Add(identity.MaxSkew).UnixMilli():
+		return nil, fmt.Errorf("roster entry: it heeds an order that is more than %v ahead of the time", identity.MaxSkew)
 	case len(e.Info) > maxInfo:
 		return nil, fmt.Errorf("roster entry with %d bytes of user information", len(e.Info))
 	}
@@ -202,6 +207,7 @@ func (d *Door) verify(sealed []byte, now time.Time) (*Entry, error) {
 		Info:      e.Info,
 		Addrs:     checkAddrs(e.Addrs),
 		Token:     e.Token,
+		Heeded:    e.HeededMs,
 		Grant:     grant,
 	}, nil
 }

@@ -51,6 +51,7 @@ func TagFeed(device identity.PublicKey, id FeedID) FeedTag {
 type Feed struct {
 	tag   FeedTag
 	entry *Entry    // of its author; nil: only others' word of its position is known
+	seen  time.Time // when this node first knew of it
 	began time.Time // when its first item was published, as far as is known; zero: before this node's time
 
 	next  uint64 // sequence of the next item to deliver; 0: no baseline yet
@@ -60,8 +61,9 @@ type Feed struct {
 	held      []*Envelope // behind a gap, by rising first
 	heldBytes int
 	gapSince  time.Time // when the present gap showed, or what is held began to wait for a baseline; zero: nothing waits
-	broken    bool      // the sender has signed two different continuations, or is barred
+	broken    bool      // the sender has signed two different continuations, is barred, or was put out
 	barred    bool      // the sender has ignored the rate of broadcasts
+	shut      bool      // it is broken for no other reason than that it was put out
 
 	// stored is the last item that the store knew of when this stay began; 0: the feed is new. end
 	// is the hash of the envelope that ends with it. Until the feed has a baseline, what the store

@@ -38,7 +38,7 @@ func (st *Stay) greetWith(now time.Time, p peer.ID, why purpose, heads []byte) {
 		return
 	}
 	g := &wire.RoomFrame_Greeting{Entry: st.own.Sealed, Digest: st.roster.sum(), Heads: heads, Reply: why != answer, Compare: why == compare}
-	g.ClockMs = uint64(max(now.UnixMilli(), 0))
+	g.ClockMs, g.Orders = uint64(max(now.UnixMilli(), 0)), st.orders.sum()
 	if n := st.neighbours[p]; n != nil {
 		n.greet(now, why)
 	}
@@ -48,7 +48,7 @@ func (st *Stay) greetWith(now time.Time, p peer.ID, why purpose, heads []byte) {
 	if why == ask {
 		g.Known = st.roster.names()
 	}
-	st.world.Tell(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Greeting_{Greeting: g}})
+	st.send(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Greeting_{Greeting: g}})
 }
 
 // slack returns how long a question to a neighbour may take on its way.
@@ -111,6 +111,7 @@ func (st *Stay) HearGreeting(now time.Time, p peer.ID, g *wire.RoomFrame_Greetin
 	if s.Peer == p && s.entry.Feed == entry.Feed {
 		st.claim(now, s)
 	}
+	st.offer(now, p, g.Orders)
 	if g.Reply {
 		st.answer(now, p, g, entry.Tag())
 	}
@@ -162,7 +163,7 @@ func (st *Stay) answer(now time.Time, p peer.ID, g *wire.RoomFrame_Greeting, ask
 }
 
 func (st *Stay) tellRoster(p peer.ID, part *wire.RoomFrame_Roster) {
-	st.world.Tell(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Roster_{Roster: part}})
+	st.send(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Roster_{Roster: part}})
 }
 
 // OpenRoster verifies the entries that a neighbour passes on, and leaves out those that do not

@@ -76,7 +76,7 @@ func TestAnAnswerToAnEarlierStayDoesNotCountAsOneToThis(t *testing.T) {
 			if c.already {
 				former.carry(t, now, self, neighbour)
 				theirs.carry(t, now, p, before)
-				require.True(t, before.Agreed([]peer.ID{p}))
+				require.True(t, before.Agreed(now, []peer.ID{p}))
 			}
 			now = now.Add(100 * ms)
 			old := publishes(t, third, now)
@@ -95,10 +95,10 @@ func TestAnAnswerToAnEarlierStayDoesNotCountAsOneToThis(t *testing.T) {
 			st, _ := enter(t, app, "u0", FeedID{2}, now, w)
 			st.Subscribed(now, p)
 			theirs.carry(t, now, p, st) // what the stay before has asked for
-			require.False(t, st.Agreed([]peer.ID{p}), "this stay has not been answered")
+			require.False(t, st.Agreed(now, []peer.ID{p}), "this stay has not been answered")
 			w.carry(t, now, self, neighbour)
 			theirs.carry(t, now, p, st)
-			require.True(t, st.Agreed([]peer.ID{p}))
+			require.True(t, st.Agreed(now, []peer.ID{p}))
 			require.NotNil(t, st.roster.devices[third.Self], "the whole roster has come")
 			st.Begin(now)
 			st.Receive(now, p, old, Repaired)

@@ -111,7 +111,7 @@ func (st *Stay) tellHeads(now time.Time, p peer.ID, feeds []*Feed, past *pastAns
 			h.Feeds[i] = pos
 		}
 		feeds = feeds[n:]
-		st.world.Tell(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Heads_{Heads: h}})
+		st.send(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Heads_{Heads: h}})
 	}
 }
 

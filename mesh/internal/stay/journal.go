@@ -97,7 +97,7 @@ func (j *journal) create(now time.Time, tag FeedTag) *Feed {
 	if len(j.feeds) >= MaxFeeds && !j.forget() {
 		return nil
 	}
-	f := &Feed{tag: tag, used: now, handed: j.stays.handed[tag]}
+	f := &Feed{tag: tag, seen: now, used: now, handed: j.stays.handed[tag]}
 	if last, ok := j.resume[tag]; ok {
 		f.begin(last + 1)
 	}
@@ -160,6 +160,26 @@ func (j *journal) remove(f *Feed) {
 	f.broken = true // what still comes for it from a question under way is for nobody
 	j.ring.remove(f.tag)
 	j.changed(f)
+}
+
+// quit gives up a feed whose author was put out: nothing more of it is delivered, fetched or
+// served.
+func (j *journal) quit(f *Feed) {
+	f.shut = f.shut || !f.broken
+	f.broken, f.held, f.heldBytes = true, nil, 0
+	j.lacking.remove(f)
+	j.moved.remove(f)
+	j.waiting.remove(f)
+	j.guesses.remove(f)
+	j.changed(f)
+}
+
+// reopen undoes quit. What has been missed meanwhile is fetched.
+func (j *journal) reopen(f *Feed) {
+	if f.shut {
+		f.broken, f.shut = f.barred, false
+		j.changed(f)
+	}
 }
 
 // changed notes that a feed has another position.

@@ -145,7 +145,7 @@ func (r *simStay) lookReady() {
 			peers = append(peers, simID(i))
 		}
 	}
-	if r.st.Agreed(peers) {
+	if r.st.Agreed(r.w.now, peers) {
 		r.begin()
 	}
 }

@@ -100,6 +100,9 @@ func (r *simStay) Keep(p peer.ID, keep bool) {
 	}
 }
 
+func (r *simStay) Bar(peer.ID, bool) {}
+func (r *simStay) Identify(peer.ID)  {}
+
 // Unreported makes GossipSub believe, with the next frame from that device, that it takes the
 // topic.
 func (r *simStay) Unreported(p peer.ID) {

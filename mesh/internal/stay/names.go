@@ -24,6 +24,7 @@ const (
 	Quit    LeaveReason = "quit"    // it said goodbye
 	Dropped LeaveReason = "dropped" // it fell silent and the grace is over, or its token has ended
 	Evicted LeaveReason = "evicted" // it signed broadcasts that contradict each other, or ignored the rate of broadcasts
+	Kicked  LeaveReason = "kicked"  // an order has put it out: a kick, a ban or a dismissal
 )
 
 // Retention bounds the broadcasts that a stay keeps, its own and those of others, so that members

@@ -15,6 +15,7 @@ import (
 type neighbour struct {
 	inquiry
 	met    time.Time     // since when it has been a neighbour
+	user   string        // that it has proved to be while it was no member and somebody was banned; empty: not known
 	parted bool          // it was one before, as a member, and its connection had ended
 	agreed bool          // it has answered our greeting with its roster
 	acked  uint64        // how much of this node's own feed it has
@@ -26,7 +27,10 @@ type neighbour struct {
 	doubted bool
 	// missed is when it was last asked the same, because others miss it; zero: it was not.
 	missed time.Time
-	early  []early // receipts of envelopes that have not come here yet
+	// offered is the digest of the orders that it was sent last, at offeredAt.
+	offered   string
+	offeredAt time.Time
+	early     []early // receipts of envelopes that have not come here yet
 	// unreported is since when GossipSub has not reported the subscription of a neighbour that has
 	// greeted us; zero: it has, or was reminded.
 	unreported time.Time
@@ -51,18 +55,34 @@ const (
 )
 
 // Subscribed notes that GossipSub has reported the subscription of a connected peer.
-func (st *Stay) Subscribed(now time.Time, p peer.ID) {
+func (st *Stay) Subscribed(now time.Time, p peer.ID) { st.subscribed(now, p, "") }
+
+// subscribed is Subscribed of a peer that has proved to be a user; empty: it has not yet.
+func (st *Stay) subscribed(now time.Time, p peer.ID, user string) {
+	if st.orders.bans() && !st.member(p) && st.outcasts[p] == nil && user == "" {
+		st.doubt(now, p)
+		return
+	}
+	if b := st.outcasts[p]; b != nil {
+		b.subscribed = true
+		st.informAgain(now, p)
+		return
+	}
 	st.contact(now)
 	st.roster.subscribed(now, p)
 	delete(st.newcomers, p)
 	st.adopt(now, p)
-	st.neighbours[p].unreported = time.Time{}
+	st.neighbours[p].unreported, st.neighbours[p].user = time.Time{}, user
 	st.ask(now, p, true)
 	st.world.Wake(ForMembers)
 }
 
 // Unsubscribed notes that a peer is no longer subscribed, as far as GossipSub knows.
 func (st *Stay) Unsubscribed(now time.Time, p peer.ID) {
+	if b := st.outcasts[p]; b != nil {
+		b.subscribed = false
+		return
+	}
 	n, s := st.neighbours[p], st.roster.devices[p]
 	if n != nil && s != nil && s.present && st.world.Link(p) == Linked {
 		// It has not said goodbye: GossipSub has forgotten its subscription with an old connection,
@@ -293,9 +313,9 @@ func (st *Stay) AskAround(peers []peer.ID) {
 
 // Agreed reports whether every one of these peers, which are in the room, has sent its roster, and
 // all others have said that they are not in the room.
-func (st *Stay) Agreed(peers []peer.ID) bool {
+func (st *Stay) Agreed(now time.Time, peers []peer.ID) bool {
 	for _, p := range peers {
-		if n := st.neighbours[p]; n == nil || !n.agreed {
+		if n := st.neighbours[p]; (n == nil || !n.agreed) && !st.outcasts[p].silent(now, st.since) {
 			return false
 		}
 	}
@@ -314,7 +334,7 @@ func (st *Stay) Again(now time.Time, p peer.ID) {
 }
 
 func (st *Stay) query(p peer.ID) {
-	st.world.Tell(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Query_{Query: &wire.RoomFrame_Query{}}})
+	st.send(p, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Query_{Query: &wire.RoomFrame_Query{}}})
 }
 
 // Absent notes that a peer is not in the room, or cannot be. A member of which others have told
@@ -333,7 +353,10 @@ func (st *Stay) Absent(now time.Time, p peer.ID) {
 
 // HearQuery greets a peer that asks, unless GossipSub has yet to report its subscription: then the
 // peer is greeted at that time.
-func (st *Stay) HearQuery(now time.Time, p peer.ID) { st.Probe(now, p) }
+func (st *Stay) HearQuery(now time.Time, p peer.ID) {
+	st.Probe(now, p)
+	st.informAgain(now, p)
+}
 
 // Connected notes that there is a connection to a peer.
 func (st *Stay) Connected(now time.Time, p peer.ID) {
@@ -347,6 +370,9 @@ func (st *Stay) Connected(now time.Time, p peer.ID) {
 
 // Disconnected notes that the last connection to a peer has ended.
 func (st *Stay) Disconnected(now time.Time, p peer.ID) {
+	if b := st.outcasts[p]; b != nil {
+		b.subscribed = false
+	}
 	delete(st.waiting, p)
 	delete(st.newcomers, p)
 	delete(st.unmet, p)

@@ -58,7 +58,8 @@ func count(e *Envelope) (messages, own int) {
 		}
 		content = rest
 		switch kind {
-		case wire.Kind_KIND_ROSTER, wire.Kind_KIND_SUSPICION, wire.Kind_KIND_BEAT, wire.Kind_KIND_ASK:
+		case wire.Kind_KIND_ROSTER, wire.Kind_KIND_SUSPICION, wire.Kind_KIND_BEAT, wire.Kind_KIND_ASK,
+			wire.Kind_KIND_ORDER:
 			own += rates.Weight(len(payload))
 		default:
 			messages++

@@ -48,7 +48,7 @@ const maxHeldUp = 4096
 // of them. These peers are those in the room, as GossipSub knows. due is when the stay may begin,
 // or has something to report, without anything else happening.
 func (st *Stay) Ready(now time.Time, peers []peer.ID) (ready bool, due time.Time) {
-	if st.Agreed(peers) {
+	if st.Agreed(now, peers) {
 		return true, time.Time{}
 	}
 	if at := st.since.Add(JoinWait); now.Before(at) {
@@ -56,7 +56,7 @@ func (st *Stay) Ready(now time.Time, peers []peer.ID) (ready bool, due time.Time
 	}
 	silent, answered := 0, false
 	for _, p := range peers {
-		if st.neighbours[p] == nil {
+		if st.neighbours[p] == nil && !st.outcasts[p].silent(now, st.since) {
 			silent++
 		}
 	}
@@ -81,7 +81,12 @@ func (st *Stay) Ready(now time.Time, peers []peer.ID) (ready bool, due time.Time
 }
 
 // Begin makes a stay ready: the neighbours have said who is there, and where every feed begins.
+// If this node's user is banned as far as it knows, and nobody has told it otherwise, it ends the
+// stay instead.
 func (st *Stay) Begin(now time.Time) {
+	if st.judgeOwn(now, true); st.leaving {
+		return
+	}
 	st.readyAt = now
 	st.world.Notice(Ready{Elapsed: now.Sub(st.since)})
 	st.tell(now)

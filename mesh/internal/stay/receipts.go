@@ -283,7 +283,7 @@ func (st *Stay) queue(now time.Time, n *carried, receipt *wire.Receipt, to peer.
 // pass sends on what has been gathered of an envelope's receipts.
 func (st *Stay) pass(n *carried) {
 	for _, b := range n.out {
-		st.world.Tell(b.to, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Receipts_{Receipts: &wire.RoomFrame_Receipts{
+		st.send(b.to, &wire.RoomFrame{Room: st.Tag[:], Body: &wire.RoomFrame_Receipts_{Receipts: &wire.RoomFrame_Receipts{
 			Feed: n.tag[:], Last: n.last, Envelope: n.hash[:], List: b.list,
 		}}})
 		st.world.Count(CountReceiptFramesSent, 1)

@@ -225,8 +225,8 @@ func (r *roster) leave(now time.Time, s *seat, reason LeaveReason) change {
 	if !s.present {
 		if s.leftAt.IsZero() {
 			s.leftAt, s.reason = now, reason
-		} else if s.reason == Dropped && reason == Quit {
-			s.reason = Quit // nothing that it has published before shows that it is back
+		} else if s.reason == Dropped && (reason == Quit || reason == Kicked) {
+			s.reason = reason // nothing that it has published before shows that it is back
 		}
 		return unchanged
 	}

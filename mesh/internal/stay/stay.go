@@ -28,7 +28,13 @@ type Config struct {
 	Handed map[FeedTag]uint64
 	Latest map[peer.ID]Mark
 
-	Rate      identity.Rate // of what one member broadcasts
+	Rate identity.Rate // of what one member broadcasts
+	// Kept is what earlier stays and runs knew of orders.
+	Kept KeptOrders
+	// Defiant makes the stay go on when an order has ended it. It is for tests: members put out one
+	// that does not obey.
+	Defiant bool
+
 	Grace     time.Duration
 	Large     int // from how many members on they cause no notices
 	Retention Retention
@@ -65,12 +71,16 @@ type Stay struct {
 	unmet      map[peer.ID]time.Time // members that are not neighbours yet, and since when that is to show whether they are in the room
 	waiting    map[peer.ID]struct{}  // asked whether they are in the room, and silent so far
 	parked     parked
-	confirms   confirms  // own broadcasts whose receipts are awaited
-	relays     relays    // receipts on their way to other authors
-	untold     bool      // the roster has changed since neighbours were last told its digest
-	widen      bool      // and at nextDigest several are to be told
-	readyAt    time.Time // when every feed that neighbours knew had its beginning; zero: not yet
-	delayed    bool      // the program has been told that this takes long
+	orders     *orders
+	outcasts   map[peer.ID]*outcast // devices that orders have put out
+	nextReview time.Time            // when to check which orders still count
+	heeding    int64                // for which orders the entry is being signed again
+	confirms   confirms             // own broadcasts whose receipts are awaited
+	relays     relays               // receipts on their way to other authors
+	untold     bool                 // the roster has changed since neighbours were last told its digest
+	widen      bool                 // and at nextDigest several are to be told
+	readyAt    time.Time            // when every feed that neighbours knew had its beginning; zero: not yet
+	delayed    bool                 // the program has been told that this takes long
 	cut        cutoff
 	held       []heldUp  // what the program gets when the stay is ready
 	heldItems  int       // how many messages and notices that is
@@ -94,6 +104,8 @@ func New(now time.Time, cfg Config, world World) *Stay {
 		unmet:      make(map[peer.ID]time.Time),
 		parted:     make(parted),
 		authors:    make(map[peer.ID]*author),
+		outcasts:   make(map[peer.ID]*outcast),
+		orders:     newOrders(cfg.Door),
 		nextDigest: now.Add(digestEvery),
 	}
 	st.Asking = cmp.Or(st.Asking, MaxAsking)
@@ -140,13 +152,20 @@ func (st *Stay) Enter(now time.Time, own *Entry) {
 	st.own = own
 	s, _ := st.roster.apply(now, own)
 	s.told = true
+	st.remember(now, st.Kept)
 }
 
 // Renew replaces this node's entry by a newer one. The feed goes on.
 func (st *Stay) Renew(now time.Time, own *Entry) {
+	heeds := own.Heeded > st.own.Heeded
 	st.own = own
 	st.roster.apply(now, own)
 	st.world.Wake(ForTimer)
+	for _, p := range st.order {
+		if heeds {
+			st.greet(now, p, ask) // it may have put this node out for what the entry has not said
+		}
+	}
 }
 
 // Own returns this node's entry.
@@ -214,6 +233,7 @@ func (st *Stay) Tick(now time.Time) time.Duration {
 	due = earlier(earlier(due, st.subscribe(now)), st.missUnmet(now))
 	due = earlier(earlier(due, st.journal.due()), st.remind.due())
 	due = earlier(earlier(due, st.passDue(now)), st.confirmsDue(now))
+	due = earlier(due, st.reviews(now))
 	if len(st.unacked) > 0 {
 		due = earlier(due, st.unacked[0].deadline)
 	}

@@ -76,13 +76,14 @@ type life struct {
 	doubted   time.Time // when it was last asked for although it had been dropped
 	doubts    int       // how often that was, since it was dropped
 	accusing  allowance // of accusations by it
+	ordering  allowance // of orders in its feed
 	asking    allowance // of its questions that began a wait here
 }
 
 // anew returns what is known when a member comes or goes: it starts with what it may still say of
 // others.
 func (l *life) anew(heard time.Time) life {
-	return life{heard: heard, accusing: l.accusing, asking: l.asking}
+	return life{heard: heard, accusing: l.accusing, asking: l.asking, ordering: l.ordering}
 }
 
 // allowance lets so many accusations through at once and then one every so often. The zero value is

@@ -33,6 +33,10 @@ func (st *Stay) Receive(now time.Time, via peer.ID, e *Envelope, how Way) {
 		st.world.Count(CountEnvelopesBarred, 1)
 		return
 	}
+	if st.Shut(e) && !st.readmits(now, e) {
+		st.world.Count(CountEnvelopesStale, 1)
+		return
+	}
 	if how == Gossiped {
 		st.world.Count(CountEnvelopesTaken, 1)
 	}
@@ -97,7 +101,7 @@ func (st *Stay) apply(now time.Time, entry *Entry) *seat {
 }
 
 func (st *Stay) take(now time.Time, entry *Entry, take func(time.Time, *Entry) (*seat, change)) *seat {
-	if entry.Joined && st.barred(now, entry.Statement.Peer, entry.Tag()) {
+	if entry.Joined && st.barred(now, entry.Statement.Peer, entry.Tag()) || st.refuse(now, entry) != nil {
 		return nil
 	}
 	s, c := take(now, entry)
@@ -125,6 +129,9 @@ func (st *Stay) take(now time.Time, entry *Entry, take func(time.Time, *Entry) (
 
 // come lets a member begin its next stay, if that has been waiting.
 func (st *Stay) come(now time.Time, s *seat) {
+	if s.coming != nil && st.refuse(now, s.coming) != nil {
+		s.coming = nil // an order has come in between
+	}
 	if c, ok := st.roster.came(now, s); ok {
 		st.note(now, s, c)
 		st.claim(now, s)
@@ -377,6 +384,8 @@ func (st *Stay) deliver(now time.Time, f *Feed, ready []*Envelope) {
 				if number >= f.floor {
 					st.accused(now, e, payload)
 				}
+			case wire.Kind_KIND_ORDER:
+				st.heardOrder(now, e, payload)
 			case wire.Kind_KIND_ASK:
 				st.asked(now, f, e, payload)
 			}

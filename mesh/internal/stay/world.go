@@ -38,6 +38,11 @@ type World interface {
 	Spoke(p peer.ID) time.Time
 	// Keep protects the connection to a neighbour, or no longer.
 	Keep(p peer.ID, keep bool)
+	// Bar lets a peer have no broadcast of the room, and no message from this node in it, or lets
+	// it have them again.
+	Bar(p peer.ID, barred bool)
+	// Identify learns which user a connected peer has proved to be. [Stay.Proved] reports it.
+	Identify(p peer.ID)
 	// Unreported says that a neighbour is in the room although GossipSub does not know it.
 	Unreported(p peer.ID)
 	// Know takes an entry that is news: where its member listens, and as whom it is logged in.
@@ -69,6 +74,7 @@ const (
 	ForMembers                 // members or neighbours have changed
 	ForStore                   // there is something to store
 	ForProgram                 // what was held up is reported to the program now
+	ForOrders                  // the orders to be kept have changed
 )
 
 // Counter is something that a stay counts.
@@ -91,6 +97,7 @@ const (
 	CountEnvelopesBarred
 	CountSuspicions
 	CountRefutations
+	CountPutOut
 	Counters int = iota // how many there are
 )
 
@@ -102,7 +109,7 @@ type Item struct {
 }
 
 // Notice is what a stay reports beside messages: one of [Delayed], [Ready], [Joined], [Left],
-// [Silent], [Heard], [Size], [Lost], [Expiring], [Replaced] and [Lapsed].
+// [Silent], [Heard], [Size], [Lost], [Expiring], [Replaced], [Lapsed] and [PutOut].
 type Notice interface{ notice() }
 
 type (

@@ -44,6 +44,8 @@ func (*deafWorld) Refute()                                        {}
 func (*deafWorld) Link(peer.ID) Link                              { return Linked }
 func (*deafWorld) Spoke(peer.ID) time.Time                        { return time.Time{} }
 func (*deafWorld) Keep(peer.ID, bool)                             {}
+func (*deafWorld) Bar(peer.ID, bool)                              {}
+func (*deafWorld) Identify(peer.ID)                               {}
 func (*deafWorld) Unreported(peer.ID)                             {}
 func (*deafWorld) Know(*Entry)                                    {}
 func (*deafWorld) Ended(uint64, int)                              {}

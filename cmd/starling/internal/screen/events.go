@@ -56,7 +56,7 @@ func (t *tui) event(event session.Event) {
 		t.tellRoom(ev.Room, t.words.Say(ev))
 	case session.Bye:
 		t.closing = true
-	case session.Who, session.Status, session.Waiting:
+	case session.Who, session.Status, session.Ordered, session.Waiting:
 		t.tellRoom("", t.words.Say(ev))
 	}
 }

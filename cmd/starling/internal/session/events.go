@@ -37,6 +37,8 @@ The chat's own objects have no "seq":
           means that neither can be established), login (absent if none is known), source (how it is known: self,
           connected, probe, goodbye, directory, whois, remembered, none) and age_ms (of that evidence);
           if not ok: error (a code of "sent") and detail
+  order   the result of /kick, /ban, /unban or /dismiss: line, ok, room, order (which of them), user;
+          until (of a ban that has an end); if not ok: error (a code, below) and detail
   token   a newer token is in use: expires, room (absent: of the log-in), line if /token asked for it
   help    lines
   waiting the chat is ending, and messages (how many) have no result yet
@@ -46,13 +48,15 @@ The chat's own objects have no "seq":
 Codes of "sent": not_sent (the other side has certainly seen nothing), unknown (it may have arrived),
 refused (its node said no, detail says why), not_member, not_found, ambiguous, conflict, not_joined,
 not_logged_in, too_long, empty, self, not_text, bad_id, closed, failed.
+Codes of "order": these, and not_moderator, outranked, open_mode, bad_time.
 Other codes: line, usage, data_dir_in_use, key, listen, room, token, issuers, failed.
 
 The chat ends at the end of standard input: to only listen, keep it open, as in
   sleep infinity | starling chat --json`
 
 // Event is what a session hands to its view: one of [Ready], [Entered], [Exited], [Sent], [Who],
-// [Status], [Renewed], [Help], [Waiting], [Trouble], [Bye], and [Heard] for those of the mesh.
+// [Status], [Ordered], [Renewed], [Help], [Waiting], [Trouble], [Bye], and [Heard] for those of the
+// mesh.
 type Event interface{ event() }
 
 func (Ready) event()   {}

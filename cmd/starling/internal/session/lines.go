@@ -15,7 +15,7 @@ import (
 // Input is one typed line, parsed.
 type Input struct {
 	line int    // the number of the line, from 1
-	Verb string // "say", "to", "msg", "who", "status", "join", "leave", "token", "help", "quit"; "" for an empty line
+	Verb string // "say", "to", "msg", "who", "status", "join", "leave", "kick", "ban", "unban", "dismiss", "token", "help", "quit"; "" for an empty line
 	Name string // of a user, a room or a file
 	Text string
 	user identity.Login // whom Name means; zero: that is not known yet
@@ -49,6 +49,10 @@ var Commands = []Command{
 	{"token", FileArgument, "[FILE]", "use a newer token now, from FILE or from where the last one came"},
 	{"help", NoArgument, "", "this list"},
 	{"quit", NoArgument, "", "leave and end (so do Ctrl-C and the end of standard input)"},
+	{"kick", UserArgument, "USER", "put a member out of the current room, as its moderator; USER may come back"},
+	{"ban", UserArgument, "USER [TIME]", "the same, and USER may not come back: for a TIME such as 10m, 2h or 7d, or for ever"},
+	{"unban", UserArgument, "USER", "let a banned user come back"},
+	{"dismiss", NoArgument, "", "put everybody out of the current room, you too; all may come back"},
 }
 
 // HelpOfText says what a line that is no command does.
@@ -94,9 +98,20 @@ func ParseLine(line string) (Input, error) {
 		if in.Name == "" {
 			return in, errors.New("/status needs a user: /status USER")
 		}
+	case "kick", "unban":
+		in.Name = strings.TrimRight(rest, " ")
+		if in.Name == "" || strings.Contains(in.Name, " ") {
+			return in, fmt.Errorf("/%s needs a user: /%s USER", verb, verb)
+		}
+	case "ban":
+		in.Name, in.Text, _ = strings.Cut(rest, " ")
+		in.Text = strings.TrimSpace(in.Text)
+		if in.Name == "" {
+			return in, errors.New("/ban needs a user: /ban USER or /ban USER TIME")
+		}
 	case "token":
 		in.Name = strings.TrimRight(rest, " ")
-	case "who", "leave", "help", "quit":
+	case "who", "leave", "dismiss", "help", "quit":
 		if rest != "" {
 			return in, fmt.Errorf("/%s takes no arguments", verb)
 		}

@@ -195,6 +195,9 @@ func tokenWords(err error) string {
 // endWords says to people why a stay in a room has ended.
 func endWords(room string, err error) string {
 	why := err.Error()
+	if out, ok := errors.AsType[*mesh.PutOutError](err); ok {
+		why = putOutWords(out)
+	}
 	bad, ok := errors.AsType[*identity.TokenError](err)
 	switch {
 	case errors.Is(err, identity.ErrTokenRevoked):

@@ -181,6 +181,10 @@ func (c *Session) obey(ctx context.Context, l Typed, n int) error {
 		}
 		c.sends.settle(ctx) // lines typed before show their results before this one
 		return c.leave(ctx, c.here)
+	case "kick", "ban", "unban", "dismiss":
+		if !c.order(ctx, in) {
+			return ctx.Err()
+		}
 	case "token":
 		if err := c.useToken(in.Name, n); err != nil {
 			c.show(Trouble{NewHead("error", ""), n, CodeToken, err.Error()})

@@ -93,6 +93,8 @@ func (w *Wording) Say(event Event) Line {
 		return Note("%s", ev)
 	case Who:
 		return w.who(ev)
+	case Ordered:
+		return w.ordered(ev)
 	case Status:
 		return w.status(ev)
 	case Help:
@@ -342,6 +344,8 @@ func leftWords(r mesh.LeaveReason) string {
 		return "is gone (connection lost) from"
 	case mesh.Evicted:
 		return "broke the rules, and was removed from"
+	case mesh.Kicked:
+		return "was put out of"
 	}
 	return fmt.Sprintf("is out (%s) of", r)
 }
