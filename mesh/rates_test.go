@@ -387,6 +387,7 @@ func TestAPeerThatSendsTooManyMessagesIsRefusedAndThenReset(t *testing.T) {
 			require.Less(t, time.Since(began), 2500*time.Millisecond, "at twice the rate, in two modes together")
 			_ = send(streams[seq%2])
 			time.Sleep(5 * time.Millisecond)
+			synctest.Wait() // what arrives at this time has been taken: the message, and the answer to the one before
 		}
 		refused := 0
 		for len(answers) > 0 {
