@@ -68,7 +68,7 @@ func TestOtherRoomsWithTheSamePeerGoOn(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		require.Empty(t, emptied(t, lobby))
-		require.Equal(t, []string{"+u0"}, emptied(t, out))
+		require.Equal(t, []string{"ready first", "+u0"}, emptied(t, out))
 		require.Zero(t, g.flock.at[0].Stats().Pulls, "nothing had to be repaired")
 	})
 }

@@ -241,6 +241,7 @@ func TestTheLibrarysOwnItemsAndUnknownOnesAreNoWayRoundTheRate(t *testing.T) {
 	}{
 		"beats at four times the rate":       {wire.Kind_KIND_BEAT, 0, time.Second / 260, false},
 		"beats at 20 times the rate":         {wire.Kind_KIND_BEAT, 0, time.Second / 1300, true},
+		"orders at four times the rate":      {wire.Kind_KIND_ORDER, 100, time.Second / 260, false},
 		"large suspicions at twice the rate": {wire.Kind_KIND_SUSPICION, 64 << 10, time.Second / 130, true},
 		"another kind at twice the rate":     {77, 10, time.Second / 130, true},
 	} {

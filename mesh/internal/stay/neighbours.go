@@ -304,7 +304,7 @@ func (st *Stay) compare(now time.Time) {
 // not when it has reported all.
 func (st *Stay) AskAround(peers []peer.ID) {
 	for _, p := range peers {
-		if n := st.neighbours[p]; n == nil || !n.agreed {
+		if n := st.neighbours[p]; (n == nil || !n.agreed) && st.outcasts[p] == nil {
 			st.waiting[p] = struct{}{}
 			st.query(p)
 		}

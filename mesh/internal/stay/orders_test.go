@@ -282,11 +282,15 @@ type gatekeeper struct {
 	asked  []peer.ID
 	told   map[peer.ID]int // frames other than orders
 	out    *identity.Order // has put this node out
+	ready  bool            // the program was told that the room is ready
 }
 
 func (g *gatekeeper) Notice(n Notice) {
-	if n, ok := n.(PutOut); ok {
+	switch n := n.(type) {
+	case PutOut:
 		g.out = n.Order
+	case Ready:
+		g.ready = true
 	}
 }
 
@@ -480,5 +484,46 @@ func TestARememberedBanOfOneselfWaitsForTheOthers(t *testing.T) {
 		require.Equal(t, tt.before, w.out != nil, name)
 		st.Begin(now)
 		require.Equal(t, tt.out, w.out != nil, name)
+		require.Equal(t, !tt.out, w.ready, name)
+	}
+}
+
+// A device that is put out does not answer, so a stay that joins waits no longer because of it.
+func TestNobodyWaitsForTheAnswerOfAnOutcast(t *testing.T) {
+	c := convene(t, "ann")
+	now := courtEpoch
+	kept := KeptOrders{
+		Orders: []*HeldOrder{{c.order("ann", 0, ban("v")), now}},
+		Barred: []KeptBar{{Peer: "out", User: "v", Role: "member", Stay: FeedTag{1}}},
+	}
+	st := c.comer("u", now, &gatekeeper{barred: make(map[peer.ID]bool), told: make(map[peer.ID]int)}, kept)
+	ready := func(after time.Duration, peers ...peer.ID) bool {
+		ready, _ := st.Ready(now.Add(after), peers)
+		return ready
+	}
+	st.AskAround([]peer.ID{"out"})
+	require.True(t, ready(0, "out"))
+	st.AskAround([]peer.ID{"elsewhere"})
+	require.False(t, ready(JoinWait-1, "out"))
+	require.True(t, ready(JoinWait, "out"), "nobody in the room owes an answer")
+	require.False(t, ready(JoinWait, "out", "in"))
+}
+
+// A member that has ignored the rate and was banned then is not heard because the ban is lifted.
+func TestTheEndOfABanDoesNotExcuseWhoIgnoredTheRate(t *testing.T) {
+	for _, barred := range []bool{false, true} {
+		c := convene(t, "ann")
+		now := courtEpoch
+		st := c.member("u", now, &gatekeeper{barred: make(map[peer.ID]bool), told: make(map[peer.ID]int)})
+		other := c.member("v", now, &gatekeeper{barred: make(map[peer.ID]bool), told: make(map[peer.ID]int)})
+		st.Meet(now, other.Own(), 1)
+		f := st.roster.devices[other.Self].feed
+		st.Order(now, c.order("ann", 0, ban("v")), false)
+		require.True(t, f.broken)
+		if barred {
+			st.bar(now, f)
+		}
+		st.Order(now, c.order("ann", time.Second, unban("v")), false)
+		require.Equal(t, barred, f.broken)
 	}
 }
