@@ -268,7 +268,7 @@ func (r RoomReady) MarshalJSON() ([]byte, error) {
 // again ([MemberHeard]); then it leaves ([MemberLeft], [Dropped]).
 //
 // The event comes about 1.5 s after a connection has ended without a goodbye, as when a process is
-// killed, later in rooms with hundreds of members (4.5 s at most), and 7 s after a connected member
+// killed, later in rooms with hundreds of members (5 s at most), and 7 s after a connected member
 // has last said anything. Members that this node is not connected to are noticed by others, and
 // after those have lost their connections.
 type MemberSilent struct {

@@ -29,6 +29,7 @@ type joinConfig struct {
 	past   stay.Past
 	resume map[cursorKey]place
 	kept   []stay.StoredFeed // what the store has of the room
+	called time.Time         // when Enter was called
 }
 
 // WithInfo sets what the other members see of this one in [Member].Info: at most 200 bytes, copied.
@@ -79,7 +80,7 @@ func (m *Mesh) Join(ctx context.Context, room string, opts ...JoinOption) (*Room
 // the same errors. [RoomReady] says when it is, and [JoinDelayed] that this takes long. Enter waits
 // only while an earlier stay in the room is just ending, at most until ctx ends.
 func (m *Mesh) Enter(ctx context.Context, room string, opts ...JoinOption) (*Room, error) {
-	var cfg joinConfig
+	cfg := joinConfig{called: m.clock.Now()}
 	for _, o := range opts {
 		o(&cfg)
 	}
@@ -162,7 +163,7 @@ func (m *Mesh) newRoom(name string, cfg joinConfig) (*Room, error) {
 		return nil, ErrNoIdentity
 	}
 	r := &Room{
-		mesh: m, name: name, tag: m.app.RoomTag(name, cfg.secret), info: cfg.info,
+		mesh: m, name: name, tag: m.app.RoomTag(name, cfg.secret), info: cfg.info, called: cfg.called,
 		device:       identity.PublicKey(m.key.Public().(ed25519.PublicKey)),
 		outbox:       newOutbox(m.cfg.linkDown),
 		number:       m.stays.Add(1),
@@ -290,31 +291,35 @@ func noID() uint64 { return 0 }
 
 // begin waits until the room is ready, and lets the stay begin.
 func (r *Room) begin() {
-	over := time.NewTimer(time.Hour)
-	defer over.Stop()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
 	for {
 		r.mu.Lock()
 		changed := r.changed.Next()
 		r.mu.Unlock()
-		peers, ready, begun, wait := r.topic.ListPeers(), false, false, time.Duration(0)
+		peers, ready, over, wait := r.topic.ListPeers(), false, false, time.Duration(0)
 		r.do(func(st *stay.Stay, now time.Time) {
 			var due time.Time
-			if ready, due = st.Ready(now, peers); ready && !r.over {
+			if over = st.Leaving(); over {
+				return
+			}
+			if ready, due = st.Ready(now, peers); ready {
 				st.Begin(now)
-				begun = !st.Leaving()
+				over = st.Leaving() // an order has put it out
 			}
 			wait = due.Sub(now)
 		})
-		if begun {
-			close(r.begun)
-		}
-		if ready {
+		if over {
 			return
 		}
-		over.Reset(wait)
+		if ready {
+			close(r.begun)
+			return
+		}
+		timer.Reset(wait)
 		select {
 		case <-changed:
-		case <-over.C:
+		case <-timer.C:
 		case <-r.ctx.Done():
 			return
 		}

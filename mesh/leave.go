@@ -101,6 +101,7 @@ func (r *Room) end(reason error) {
 		m := r.mesh
 		r.mu.Lock()
 		r.why, r.over = reason, true
+		r.stay.Finish(m.clock.Now())
 		r.stay.End()
 		neighbours := slices.Collect(r.stay.Neighbours())
 		unacked := r.unacked

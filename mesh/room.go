@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"sync"
+	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 
@@ -58,6 +59,7 @@ type Room struct {
 	stay    *stay.Stay
 	info    []byte
 	early   early
+	called  time.Time    // when Enter was called
 	unacked []*batch     // sealed, and no neighbour has acknowledged them
 	echoed  uint64       // the last item of this node's own feed that GossipSub's loop has taken
 	why     error        // the stay ended, or ends soon; nil: neither

@@ -148,10 +148,10 @@ func (r *Room) takeDirect(from identity.Login, msg *DirectMessage, size int, fir
 }
 
 // early are messages to this node alone that came while the room was not ready, or not ready again:
-// nothing comes before the event that it is.
+// nothing comes before the event that it is. They were acknowledged, so they are queued in any
+// case.
 type early struct {
 	list  []*DirectMessage
-	sizes []int
 	bytes int
 }
 
@@ -165,14 +165,14 @@ func (e *early) add(msg *DirectMessage, size int) bool {
 	if len(e.list) >= maxAwait || e.bytes+size > maxAwaitBytes {
 		return false
 	}
-	e.list, e.sizes, e.bytes = append(e.list, msg), append(e.sizes, size), e.bytes+size
+	e.list, e.bytes = append(e.list, msg), e.bytes+size
 	return true
 }
 
 // handUp queues what came early. The room's lock is held.
 func (r *Room) handUp() {
-	for i, msg := range r.early.list {
-		r.queue.PushDirect(msg, r.early.sizes[i])
+	for _, msg := range r.early.list {
+		r.queue.PushNotice(msg)
 	}
 	r.early = early{}
 }

@@ -58,9 +58,9 @@ func (w *world) Notice(n stay.Notice) {
 	case stay.Delayed:
 		r.queue.PushNotice(&JoinDelayed{Header{Type: TypeJoinDelayed}, n.Neighbours})
 	case stay.Ready:
-		ev := &RoomReady{Header{Type: TypeRoomReady}, FirstJoin, n.Elapsed}
+		ev := &RoomReady{Header{Type: TypeRoomReady}, FirstJoin, w.mesh.clock.Since(w.called)}
 		if n.Again {
-			ev.Join = Rejoin
+			ev.Join, ev.Elapsed = Rejoin, n.Elapsed
 		}
 		r.queue.PushNotice(ev)
 	case stay.Silent:

@@ -59,9 +59,7 @@ func (st *Stay) HearDirect(now time.Time, from identity.Login) bool {
 	if st.leaving || s == nil || s.User != from.User || s.Key != from.Key {
 		return false
 	}
-	if !s.present {
-		st.contact(now)
-	}
+	st.contact(now)
 	st.alive(now, from.Peer)
 	return s.present && st.Door.holds(s.entry, now) == nil
 }

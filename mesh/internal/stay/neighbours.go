@@ -192,6 +192,7 @@ func (st *Stay) dismiss(now time.Time, p peer.ID) {
 	st.window.forget(p)
 	st.world.Wake(ForPublisher)
 	st.world.Keep(p, false)
+	st.alone(now)
 }
 
 // gone notes that a neighbour has left the room and that no goodbye has come.
@@ -381,7 +382,6 @@ func (st *Stay) Disconnected(now time.Time, p peer.ID) {
 	}
 	st.world.Wake(ForMembers)
 	st.roster.lost(now, p)
-	st.alone(now)
 	st.world.Wake(ForTimer)
 }
 

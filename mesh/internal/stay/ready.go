@@ -1,11 +1,10 @@
 package stay
 
 import (
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-
-	"github.com/starling-mesh/starling/identity"
 )
 
 const (
@@ -28,21 +27,25 @@ const (
 // cutoff is what a stay knows of its being cut off. The zero value means that it is not.
 type cutoff struct {
 	since time.Time // when it lost its last neighbour while others were in the room
+	shown bool      // that was cutShows ago
 	heard time.Time // when it first heard of the room again; zero: it has not
 }
 
 // heldUp is what the program is to get once the stay is ready: messages, a notice, or neither if a
 // receipt of an envelope is to follow its messages.
 type heldUp struct {
-	from   identity.Login
+	by     *Entry // of the member
 	of     *Envelope
 	items  []Item
 	notice Notice
 }
 
-// maxHeldUp bounds the messages and notices that are held up. Beyond it they are handed over before
-// the stay is ready.
-const maxHeldUp = 4096
+// maxHeldUp and maxHeldUpBytes bound the messages and notices that are held up, and their payload.
+// Beyond that the stay waits no longer.
+const (
+	maxHeldUp      = 4096
+	maxHeldUpBytes = 4 << 20
+)
 
 // Ready reports whether a stay that joins may begin: every connected peer has answered, or enough
 // of them. These peers are those in the room, as GossipSub knows. due is when the stay may begin,
@@ -98,30 +101,41 @@ func (st *Stay) Begin(now time.Time) {
 		st.arrived(now, a)
 	}
 	st.handUp(now)
+	if len(st.neighbours) == 0 {
+		st.alone(now)
+	}
 	st.world.Wake(ForTimer)
 }
 
 // Holding reports whether members and messages are not reported to the program yet: the stay is not
 // ready, or not ready again. Once they are, the stay wakes [ForProgram].
-func (st *Stay) Holding() bool { return st.readyAt.IsZero() || !st.cut.heard.IsZero() }
+func (st *Stay) Holding() bool { return st.readyAt.IsZero() || st.cut.shown }
 
-// alone notes that the last connection to a neighbour has ended. If no other neighbour is left
-// though others are in the room, the stay is cut off.
+// company reports whether a neighbour is known as a member. A stranger can subscribe to the topic.
+func (st *Stay) company() bool {
+	return slices.ContainsFunc(st.order, func(p peer.ID) bool {
+		s := st.roster.devices[p]
+		return s != nil && s.present
+	})
+}
+
+// alone notes that a neighbour is gone. If no other one is left though others are in the room, the
+// stay is cut off.
 func (st *Stay) alone(now time.Time) {
-	if len(st.neighbours) == 0 && st.cut.since.IsZero() && !st.readyAt.IsZero() && st.roster.present > 1 {
+	if st.readyAt.IsZero() || st.roster.present <= 1 || st.company() {
+		return
+	}
+	if st.cut.since.IsZero() {
 		st.cut.since = now
 	}
+	st.cut.heard = time.Time{}
 }
 
 // contact notes that something of the room has been heard. A stay that was cut off holds back from
-// now on what it would tell the program: first of all it is ready again.
+// now on whatever it would tell the program: first of all it is ready again.
 func (st *Stay) contact(now time.Time) {
-	switch {
-	case st.cut.since.IsZero() || !st.cut.heard.IsZero():
-	case now.Sub(st.cut.since) < cutShows:
-		st.cut = cutoff{}
-	default:
-		st.cut.heard = now
+	if !st.cut.since.IsZero() && st.cut.heard.IsZero() && now.Sub(st.cut.since) >= cutShows {
+		st.cut.shown, st.cut.heard = true, now
 		st.world.Wake(ForTimer)
 	}
 }
@@ -130,30 +144,34 @@ func (st *Stay) contact(now time.Time) {
 // feeds of those that have left have come to their end, or when the time for that is over. It
 // returns when to look again.
 func (st *Stay) rejoin(now time.Time) (due time.Time) {
-	if st.cut.heard.IsZero() || st.leaving {
-		return time.Time{}
-	}
-	over := st.cut.heard.Add(rejoinWait)
-	if now.Before(over) && (len(st.neighbours) == 0 || !st.agreed() || st.ending()) {
-		return over
-	}
-	st.cut.heard = time.Time{}
-	if len(st.neighbours) > 0 { // otherwise the peer that it heard is gone
-		st.world.Notice(Ready{Again: true, Elapsed: now.Sub(st.cut.since)})
-		st.cut.since = time.Time{}
-	}
-	var rest []heldUp
-	for _, h := range st.held {
-		if s := st.roster.devices[h.from.Peer]; s != nil && s.told && !s.present {
-			st.handOver(now, h) // nothing of a stay comes after its end
-		} else {
-			rest = append(rest, h)
+	switch over := st.cut.heard.Add(rejoinWait); {
+	case st.cut.since.IsZero() || st.leaving:
+	case !st.cut.shown:
+		if st.company() || st.roster.present <= 1 { // the others may have said goodbye just now
+			st.cut = cutoff{}
+		} else if st.cut.shown = now.Sub(st.cut.since) >= cutShows; !st.cut.shown {
+			return st.cut.since.Add(cutShows)
 		}
+	case st.cut.heard.IsZero():
+	case now.Before(over) && (!st.company() || !st.agreed() || st.ending()):
+		return over
+	case st.company():
+		st.world.Notice(Ready{Again: true, Elapsed: now.Sub(st.cut.since)})
+		st.whole(now)
+	default: // the peer that it heard is gone
+		st.cut.heard = time.Time{}
+		st.tell(now)
+		st.world.Wake(ForProgram)
 	}
-	st.held = rest
+	return time.Time{}
+}
+
+// whole ends a cut, and tells the program what was held up.
+func (st *Stay) whole(now time.Time) {
+	st.cut = cutoff{}
 	st.tell(now)
 	st.handUp(now)
-	return time.Time{}
+	st.world.Wake(ForTimer)
 }
 
 // ending reports whether a member has said goodbye and the feed that ends with it has not ended
@@ -172,8 +190,25 @@ func (st *Stay) handUp(now time.Time) {
 	for _, h := range st.held {
 		st.handOver(now, h)
 	}
-	st.held, st.heldItems = nil, 0
+	st.held, st.heldItems, st.heldBytes = nil, 0, 0
 	st.world.Wake(ForProgram)
+}
+
+// handUpOf hands the program what was held up of a member that is gone: nothing of a stay comes
+// after its end.
+func (st *Stay) handUpOf(now time.Time, s *seat) {
+	if len(st.held) == 0 {
+		return
+	}
+	rest := st.held[:0:0]
+	for _, h := range st.held {
+		if h.by.key() == s.entry.key() {
+			st.handOver(now, h)
+		} else {
+			rest = append(rest, h)
+		}
+	}
+	st.held = rest
 }
 
 func (st *Stay) handOver(now time.Time, h heldUp) {
@@ -184,7 +219,7 @@ func (st *Stay) handOver(now time.Time, h heldUp) {
 		if st.short != h.of {
 			st.confirm(now, h.of)
 		}
-	case !st.world.Deliver(h.from, h.of, h.items):
+	case !st.world.Deliver(h.by.Statement.Login(), h.of, h.items):
 		st.short = h.of
 	}
 }
@@ -192,19 +227,27 @@ func (st *Stay) handOver(now time.Time, h heldUp) {
 // hold keeps something for the program until the stay is ready.
 func (st *Stay) hold(now time.Time, h heldUp) {
 	st.held = append(st.held, h)
-	if st.heldItems += 1 + len(h.items); st.heldItems > maxHeldUp {
+	st.heldItems++
+	for _, item := range h.items {
+		st.heldItems++
+		st.heldBytes += len(item.Data)
+	}
+	switch {
+	case st.heldItems <= maxHeldUp && st.heldBytes <= maxHeldUpBytes:
+	case st.company() && !st.readyAt.IsZero():
+		st.world.Notice(Ready{Again: true, Elapsed: now.Sub(st.cut.since)})
+		st.whole(now)
+	default:
 		st.handUp(now)
 	}
 }
 
+// Finish hands the program, before the stay ends, what was held up: it may have been acknowledged.
+func (st *Stay) Finish(now time.Time) { st.handUp(now) }
+
 // agreed reports whether every neighbour has answered.
 func (st *Stay) agreed() bool {
-	for _, n := range st.neighbours {
-		if !n.agreed {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(st.order, func(p peer.ID) bool { return !st.neighbours[p].agreed })
 }
 
 // tell tells the program what it does not know of the members yet: first who is gone, then who has
@@ -213,7 +256,7 @@ func (st *Stay) tell(now time.Time) {
 	for _, present := range []bool{false, true} {
 		for s := range st.roster.order.all() {
 			if s.present == present {
-				st.report(s)
+				st.report(now, s)
 			}
 		}
 	}
@@ -223,9 +266,9 @@ func (st *Stay) tell(now time.Time) {
 }
 
 // report tells the program that a member has come or is gone, unless the program knows, or is not
-// to be told: now, or in a large room.
-func (st *Stay) report(s *seat) {
-	if st.Holding() {
+// to be told: now, or in a large room. A stay that is cut off tells only who is gone.
+func (st *Stay) report(now time.Time, s *seat) {
+	if st.readyAt.IsZero() || !st.cut.heard.IsZero() || st.cut.shown && s.present {
 		return
 	}
 	was := st.large
@@ -244,37 +287,44 @@ func (st *Stay) report(s *seat) {
 	case s.told:
 		st.world.Notice(Joined{s.public()})
 	default:
-		s.muted = false
+		st.handUpOf(now, s)
 		st.world.Notice(Left{s.public(), s.reason})
+	}
+	if s.told != told {
+		s.muted = false
 	}
 }
 
 // listen tells the program that a member has fallen silent, or is heard again, and returns when to
 // look again.
 func (st *Stay) listen(now time.Time, s *seat) (due time.Time) {
-	if st.Holding() {
+	if st.readyAt.IsZero() || !st.cut.heard.IsZero() || st.large || !s.present || !s.told || s.Peer == st.Self || s.goodbye != nil {
 		return time.Time{}
 	}
-	at := time.Time{}
-	if s.present && s.Peer != st.Self && s.goodbye == nil {
-		at = s.muteAt(st.roster.replyWait())
-	}
-	muted := !at.IsZero() && !now.Before(at)
-	if muted == s.muted {
-		if muted {
-			return time.Time{}
-		}
+	at := s.muteAt(st.roster.replyWait())
+	switch muted := !at.IsZero() && !now.Before(at); {
+	case muted && !s.muted:
+		s.muted = true
+		st.world.Notice(Silent{s.public()})
+	case !muted && s.muted:
+		s.muted = false
+		st.world.Notice(Heard{s.public()})
+	case !muted:
 		return at
 	}
-	s.muted = muted
-	switch {
-	case st.large || !s.present:
-	case muted:
-		st.world.Notice(Silent{s.public()})
-	default:
-		st.world.Notice(Heard{s.public()})
-	}
 	return time.Time{}
+}
+
+// replyWait is how long an accused member is given to answer before it counts as silent.
+func (r *roster) replyWait() time.Duration { return r.answerSpread() + answerTransit }
+
+// muteAt returns since when a member counts as silent, or will: its connection is silent, or it has
+// not answered a suspicion within wait. Zero: it does not.
+func (l *life) muteAt(wait time.Duration) time.Time {
+	if l.hushed.IsZero() && !l.suspected.IsZero() {
+		return l.accusedAt.Add(wait)
+	}
+	return l.hushed
 }
 
 // Probe asks a neighbour something that it must answer: it has said nothing for a while.
@@ -286,7 +336,7 @@ func (st *Stay) Probe(now time.Time, p peer.ID) {
 
 // Hushed notes that a neighbour has said nothing for a while, although it was asked, or beats.
 func (st *Stay) Hushed(now time.Time, p peer.ID) {
-	if s := st.roster.devices[p]; s != nil && s.present && st.neighbours[p] != nil {
+	if s := st.roster.devices[p]; s != nil && s.present && st.neighbours[p] != nil && now.Sub(st.world.Spoke(p)) >= freshFor {
 		s.hushed = now
 		st.listen(now, s)
 	}

@@ -398,19 +398,20 @@ func (r *roster) names() []byte {
 	out := make([]byte, 0, len(entryName{})*len(r.seats))
 	for s := range r.order.all() {
 		if s.tells() {
-			out = append(out, s.entry.name[:]...)
-		}
-		if s.goodbye != nil {
-			out = append(out, s.goodbye.name[:]...)
+			name := s.latest().name
+			out = append(out, name[:]...)
 		}
 	}
 	return out
 }
 
-// latest returns what others learn of a seat: the goodbye if there is one, although the stay goes
-// on here until its feed has ended.
+// latest returns what others learn of a seat: the next stay of the member, or its goodbye, although
+// this stay goes on here until its feed has ended.
 func (s *seat) latest() *Entry {
-	if s.goodbye != nil {
+	switch {
+	case s.coming != nil:
+		return s.coming
+	case s.goodbye != nil:
 		return s.goodbye
 	}
 	return s.entry

@@ -84,6 +84,7 @@ type Stay struct {
 	cut        cutoff
 	held       []heldUp  // what the program gets when the stay is ready
 	heldItems  int       // how many messages and notices that is
+	heldBytes  int       // and their payload
 	short      *Envelope // the last of these that found no space in the program's queue
 	nextDigest time.Time // when to compare rosters and feeds with neighbours
 	nextSweep  time.Time // when to forget past feeds
@@ -216,7 +217,8 @@ func (st *Stay) Tick(now time.Time) time.Duration {
 		st.arrived(now, a)
 	}
 	st.repair(now)
-	due := earlier(st.mind(now), st.rejoin(now))
+	due := st.rejoin(now)
+	due = earlier(due, st.mind(now))
 	st.world.Count(CountEnvelopesUnclaimed, st.parked.expire(now))
 	st.compare(now)
 	st.seek(now)
@@ -281,6 +283,9 @@ func (st *Stay) token(now time.Time) time.Time {
 		return time.Time{}
 	}
 	warn := grant.Expires.Add(-identity.TokenWarning)
+	if st.readyAt.IsZero() {
+		return grant.Expires // nothing comes before the event that the stay is ready
+	}
 	if st.warned != grant && !now.Before(warn) {
 		st.warned = grant
 		st.world.Notice(Expiring{grant.Expires})

@@ -117,7 +117,10 @@ func (l *life) hear(at time.Time) {
 	if !l.lost.IsZero() && at.Sub(l.lost) < echoWait || !l.missed.IsZero() && at.Sub(l.missed) < echoWait {
 		return
 	}
-	l.lost, l.missed, l.accuseAt, l.hushed = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	l.lost, l.missed, l.accuseAt = time.Time{}, time.Time{}, time.Time{}
+	if !at.Before(l.hushed) {
+		l.hushed = time.Time{}
+	}
 	if !at.Before(l.suspected) {
 		l.suspected, l.accuser = time.Time{}, ""
 	}
@@ -295,18 +298,6 @@ func (r *roster) answer(now time.Time) {
 // answerSpread is the time within which an accused member answers, after the accusation has come.
 func (r *roster) answerSpread() time.Duration {
 	return min(time.Duration(r.present)*memberSpread/2, LostFor, r.grace/8)
-}
-
-// replyWait is how long an accused member is given to answer before it counts as silent.
-func (r *roster) replyWait() time.Duration { return r.answerSpread() + answerTransit }
-
-// muteAt returns since when a member counts as silent, or will: its connection is silent, or it has
-// not answered a suspicion within wait. Zero: it does not.
-func (l *life) muteAt(wait time.Duration) time.Time {
-	if l.hushed.IsZero() && !l.suspected.IsZero() {
-		return l.accusedAt.Add(wait)
-	}
-	return l.hushed
 }
 
 // refutes reports whether the node has to publish a newer entry now.

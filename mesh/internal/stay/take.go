@@ -112,6 +112,10 @@ func (st *Stay) take(now time.Time, entry *Entry, take func(time.Time, *Entry) (
 	}
 	for _, pushed := range st.roster.pushed {
 		st.note(now, pushed, left)
+		if pushed.told { // held up, and nobody will look at it again
+			st.handUpOf(now, pushed)
+			st.world.Notice(Left{pushed.public(), pushed.reason})
+		}
 	}
 	st.roster.pushed = nil
 	st.note(now, s, c)
@@ -142,12 +146,12 @@ func (st *Stay) come(now time.Time, s *seat) {
 func (st *Stay) note(now time.Time, s *seat, c change) {
 	switch c {
 	case joined:
-		st.report(s)
+		st.report(now, s)
 		st.expect(now, s.Peer)
 	case left:
 		delete(st.newcomers, s.Peer)
 		delete(st.unmet, s.Peer)
-		st.report(s)
+		st.report(now, s)
 	case rejoined:
 		st.expect(now, s.Peer)
 	case unchanged, outdated:
@@ -333,8 +337,7 @@ func (st *Stay) deliver(now time.Time, f *Feed, ready []*Envelope) {
 	if len(ready) == 0 {
 		return
 	}
-	from := f.entry.Statement.Login()
-	own := from.Peer == st.Self // of an earlier stay: it is kept for others
+	own := f.peer() == st.Self // of an earlier stay: it is kept for others
 	over := !st.journal.history && st.journal.stays.over(f)
 	old := !st.journal.history && st.journal.stays.old(f)
 	var passed span // messages that would come after those of a later stay
@@ -370,7 +373,7 @@ func (st *Stay) deliver(now time.Time, f *Feed, ready []*Envelope) {
 				st.items = append(st.items, Item{number, kind, payload})
 				continue
 			}
-			whole = st.flush(now, from, e) && whole
+			whole = st.flush(now, f, e) && whole
 			switch kind {
 			case wire.Kind_KIND_ROSTER:
 				if e.stored {
@@ -390,11 +393,11 @@ func (st *Stay) deliver(now time.Time, f *Feed, ready []*Envelope) {
 				st.asked(now, f, e, payload)
 			}
 		}
-		whole = st.flush(now, from, e) && whole
+		whole = st.flush(now, f, e) && whole
 		switch {
 		case !whole || e.Receipts == nil:
 		case st.Holding():
-			st.hold(now, heldUp{from: from, of: e})
+			st.hold(now, heldUp{by: f.entry, of: e})
 		default:
 			st.confirm(now, e)
 		}
@@ -406,14 +409,14 @@ func (st *Stay) deliver(now time.Time, f *Feed, ready []*Envelope) {
 
 // flush hands up the messages of an envelope that have been gathered, and reports whether the
 // program has all of them.
-func (st *Stay) flush(now time.Time, from identity.Login, e *Envelope) (whole bool) {
+func (st *Stay) flush(now time.Time, f *Feed, e *Envelope) (whole bool) {
 	if len(st.items) == 0 {
 		return true
 	}
 	if whole = true; st.Holding() {
-		st.hold(now, heldUp{from: from, of: e, items: slices.Clone(st.items)})
+		st.hold(now, heldUp{by: f.entry, of: e, items: slices.Clone(st.items)})
 	} else {
-		whole = st.world.Deliver(from, e, st.items)
+		whole = st.world.Deliver(f.entry.Statement.Login(), e, st.items)
 	}
 	st.world.Count(CountMessagesTaken, len(st.items))
 	clear(st.items)
@@ -428,7 +431,7 @@ func (st *Stay) lost(now time.Time, f *Feed, lost span) {
 	st.world.Count(CountMessagesLost, int(lost.last-lost.first+1))
 	n := Lost{f.entry.Statement.Login(), f.entry.Feed, lost.first, lost.last}
 	if st.Holding() {
-		st.hold(now, heldUp{from: n.From, notice: n})
+		st.hold(now, heldUp{by: f.entry, notice: n})
 	} else {
 		st.world.Notice(n)
 	}
