@@ -1,7 +1,6 @@
 package stay
 
 import (
-	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -9,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starling-mesh/starling/identity"
-	"github.com/starling-mesh/starling/internal/wire"
 )
 
 // What a node remembers of its own ban may have been lifted: members have until it is ready to say
