@@ -117,12 +117,12 @@ func TestTheLossOfTheLastInterfaceIsSeenSoonAndItsReturnMakesTheNodeDial(t *test
 		for a.Stats().DialsFailed == failed { // so that the next dial is some seconds off
 			time.Sleep(10 * time.Millisecond)
 		}
-		net.Heal()
 		dials := a.Stats().Dials
 		w.usable.Store(true)
 		time.Sleep(watchEvery)
 		synctest.Wait()
 		require.Greater(t, a.Stats().Dials, dials)
+		net.Heal()
 		until(t, a, Reconnected)
 	})
 }
