@@ -75,7 +75,7 @@ func TestAllEventsHasEverythingOnceAndInOrder(t *testing.T) {
 			got = append(got, told(ev))
 		}
 		require.Equal(t, []string{
-			"connection_changed", "connection_changed", "up", "ops: bob joined", "dev: bob joined",
+			"connection_changed", "connection_changed", "up", "room_ready", "room_ready", "ops: bob joined", "dev: bob joined",
 			"ops: b0", "> o0", "dev> d0", "ops: b1", "> o1", "dev> d1", "ops: b2", "> o2", "dev> d2",
 		}, got)
 		require.NotEqual(t, ops.Stay(), dev.Stay())
@@ -110,7 +110,7 @@ func TestAStayEndsInAllEventsAfterAllOfItAndTheNextIsToldApart(t *testing.T) {
 		require.Len(t, stays, 2)
 		for _, r := range rooms {
 			stay := stays[r.Stay()]
-			require.ElementsMatch(t, []string{"ops: bob joined", "ops> hi", "ops ended: left"}, stay)
+			require.ElementsMatch(t, []string{"room_ready", "ops: bob joined", "ops> hi", "ops ended: left"}, stay)
 			require.Equal(t, "ops ended: left", stay[len(stay)-1])
 		}
 	})
@@ -141,7 +141,7 @@ func TestAllEventsSaysWhyAStayHasEnded(t *testing.T) {
 			require.NoError(t, err, "it ends silently")
 			got = append(got, told(ev))
 		}
-		require.ElementsMatch(t, []string{"connection_changed", "connection_changed", "ops ended: closed", "logged_out"}, got)
+		require.ElementsMatch(t, []string{"connection_changed", "connection_changed", "room_ready", "ops ended: closed", "logged_out"}, got)
 		_, err := alice.RecvAny(within(t))
 		require.ErrorIs(t, err, node.ErrClosed)
 	})

@@ -170,3 +170,32 @@ func TestANodeOnLoopbackAloneHasAUsableInterface(t *testing.T) {
 	require.Equal(t, node.Connected, n.Connection())
 	require.NoError(t, n.Close())
 }
+
+// The host of a node that has closed may stay connected. The node is not there all the same.
+func TestANodeThatHasSaidGoodbyeIsNotThereThoughItsHostIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 3, nil)
+		s.Connect(0, 1)
+		s.Connect(0, 2)
+		s.settle()
+		require.NoError(t, s.nodes[1].Close())
+		s.Kill(2)
+		turns(t, s.nodes[0], node.Disconnected)
+		require.True(t, s.Connected(0, 1))
+	})
+}
+
+func TestALostNodeThatComesBackAsOneOfAnotherAppIsMissedNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 2, nil)
+		s.Connect(0, 1)
+		s.settle()
+		s.Kill(1)
+		turns(t, s.nodes[0], node.Disconnected)
+		s.nodes[1].Close()
+		s.Restart(1)
+		s.run(1, node.WithApp("other"))
+		turns(t, s.nodes[0], node.Reconnected)
+		require.Empty(t, s.nodes[0].Online())
+	})
+}

@@ -162,7 +162,9 @@ func TestASendThatCannotBeAnsweredIsUnknownAndOneThatCannotLeaveIsNotSent(t *tes
 		require.Equal(t, 12*time.Second, time.Since(start))
 		time.Sleep(time.Minute)
 		_, err = alice.SendText(within(t), "bob", "nobody there")
-		require.ErrorIs(t, err, presence.ErrNotFound)
+		require.ErrorIs(t, err, mesh.ErrUnreachable)
+		require.ErrorIs(t, err, mesh.ErrDisconnected)
+		require.NotErrorIs(t, err, presence.ErrNotFound, "nobody could be asked")
 		require.NotErrorIs(t, err, mesh.ErrUnconfirmed)
 	})
 }

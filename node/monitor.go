@@ -141,6 +141,9 @@ func (m *monitor) due() time.Time {
 // else, or while a node of the app is connected over it. The interfaces of a caller's host are the
 // caller's, and count as usable. known is false if the system does not say.
 func (n *Node) usable() (usable, known bool) {
+	if n.cfg.interfaces != nil {
+		return n.cfg.interfaces()
+	}
 	if n.cfg.host != nil || loopbackOnly(n.cfg.listen) {
 		return true, true
 	}

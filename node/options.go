@@ -39,6 +39,7 @@ type config struct {
 	mesh        []mesh.Setting
 	keepHistory bool
 	allEvents   bool
+	interfaces  func() (usable, known bool) // in place of the system's, in tests; nil: the system's
 }
 
 func defaultConfig() config {

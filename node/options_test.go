@@ -41,6 +41,7 @@ var fieldRules = map[string]struct {
 	"leeway":      {bad: func(c *config) { c.leeway = identity.MaxLeeway + 1 }},
 	"log":         {bad: func(c *config) { c.log = nil }},
 	"keepHistory": {bad: func(c *config) { c.keepHistory = true }, zeroDefault: true},
+	"interfaces":  {free: "tests of this package alone set it", zeroDefault: true},
 	"allEvents":   {free: "both values are good", zeroDefault: true},
 	"mesh":        {bad: func(c *config) { c.mesh = []mesh.Setting{mesh.WithGrace(-1)} }, zeroDefault: true},
 }
