@@ -54,9 +54,6 @@ func (st *Stay) Ready(now time.Time, peers []peer.ID) (ready bool, due time.Time
 	if at := st.since.Add(JoinWait); now.Before(at) {
 		return false, at
 	}
-	if st.BanOf(now, st.own.Statement.User, st.own.role(st.Room)) != nil {
-		return true, time.Time{} // members that have told it of that lately may say nothing
-	}
 	silent, answered := 0, false
 	for _, p := range peers {
 		if st.neighbours[p] == nil && !st.outcasts[p].silent(now, st.since) {
