@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -218,13 +219,19 @@ func (k *talker) eventually(typ string) event {
 // expect waits for the next event of that type that matches, and skips others.
 func (k *talker) expect(typ string, match func(event) bool) event {
 	k.t.Helper()
+	return k.expectOne(match, typ)
+}
+
+// expectOne is expect of any of several types.
+func (k *talker) expectOne(match func(event) bool, types ...string) event {
+	k.t.Helper()
 	late := time.After(patience)
 	for {
 		k.mu.Lock()
 		for k.read < len(k.events) {
 			ev := k.events[k.read]
 			k.read++
-			if ev.Type == typ && (match == nil || match(ev)) {
+			if slices.Contains(types, ev.Type) && (match == nil || match(ev)) {
 				k.mu.Unlock()
 				return ev
 			}
@@ -232,12 +239,12 @@ func (k *talker) expect(typ string, match func(event) bool) event {
 		eof, change := k.eof, k.change
 		k.mu.Unlock()
 		if eof {
-			require.FailNow(k.t, fmt.Sprintf("%s ended before %q", k, typ))
+			require.FailNow(k.t, fmt.Sprintf("%s ended before %q", k, types))
 		}
 		select {
 		case <-change:
 		case <-late:
-			require.FailNow(k.t, fmt.Sprintf("%s: no %q that matches", k, typ))
+			require.FailNow(k.t, fmt.Sprintf("%s: no %q that matches", k, types))
 		}
 	}
 }
