@@ -92,7 +92,7 @@ func (s *seat) next(ctx context.Context) ([]byte, error) {
 		switch ev := ev.(type) {
 		case *mesh.Message:
 			return ev.Data, nil
-		case *mesh.MemberJoined:
+		case *mesh.RoomReady, *mesh.MemberJoined:
 		case *mesh.Lagged:
 			return nil, fmt.Errorf("a reader missed %d messages", ev.Missed)
 		default:

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -137,6 +138,10 @@ func (in *inbound) claim(s *inStream, mode Mode) (from *sender, before *inStream
 
 // peerRate judges what one peer sends in all modes.
 type peerRate struct {
+	// If only bytes are limited, they are judged by the share, and credit is what is left of it.
+	share  int
+	credit atomic.Int64
+
 	mu    sync.Mutex
 	judge rates.Peer
 }
@@ -151,7 +156,11 @@ func (in *inbound) rateOf(p peer.ID) *peerRate {
 			return from.rate
 		}
 	}
-	return &peerRate{judge: rates.NewPeer(in.rate)}
+	r := &peerRate{judge: rates.NewPeer(in.rate)}
+	if in.rate.Messages == 0 {
+		r.share = in.rate.Bytes / creditShare
+	}
+	return r
 }
 
 // rules judges a message that has not come before.
@@ -159,9 +168,20 @@ func (r *peerRate) rules(now time.Time, sentMs int64, bytes int) rates.Ruling {
 	if r == nil {
 		return rates.Within
 	}
+	if r.share > 0 && r.credit.Add(-int64(bytes)) >= 0 {
+		return rates.Within
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.judge.Judge(now, sentMs, bytes)
+	if r.share == 0 {
+		return r.judge.Judge(now, sentMs, bytes)
+	}
+	r.credit.Add(int64(bytes))
+	ruling := r.judge.Judge(now, sentMs, bytes+r.share)
+	if ruling == rates.Within {
+		r.credit.Add(int64(r.share))
+	}
+	return ruling
 }
 
 // resetAll ends every stream and admits no further ones.

@@ -106,7 +106,7 @@ func (l *lane) accept(p *sending, to identity.Login, now time.Time) (space <-cha
 		}
 		return nil, errRetired
 	}
-	if p.home != nil && p.home.key.room != nil && !l.m.gate.admits(to.Peer, topicName(p.home.key.room.tag)) {
+	if p.home != nil && p.home.key.room != nil && l.m.gate.bars() && !l.m.gate.admits(to.Peer, topicName(p.home.key.room.tag)) {
 		return nil, ErrNotMember // it was put out since it was found
 	}
 	if l.book.full(p.size) {

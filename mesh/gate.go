@@ -89,10 +89,13 @@ func (g *gate) closed(p peer.ID) []string {
 	return out
 }
 
+// bars reports whether any peer is kept from anything.
+func (g *gate) bars() bool { return g.count.Load() > 0 }
+
 // admits is GossipSub's peer filter: a peer that it refuses is not taken into the topic mesh, and
 // gets nothing that it asks for.
 func (g *gate) admits(p peer.ID, topic string) bool {
-	if g.count.Load() == 0 {
+	if !g.bars() {
 		return true
 	}
 	g.mu.Lock()
