@@ -30,10 +30,10 @@ func eventsDuring(t *testing.T, r *Room, d time.Duration) (got []Event) {
 	defer cancel()
 	for {
 		ev, err := r.Recv(ctx)
-		if ctx.Err() != nil {
+		if err != nil {
+			require.Error(t, ctx.Err(), "after %d events: %v", len(got), err)
 			return got
 		}
-		require.NoError(t, err, "after %d events", len(got))
 		got = append(got, ev)
 	}
 }
@@ -137,7 +137,7 @@ func TestAMemberThatIsCutOffIsReadyAgainBeforeItLearnsWhatItMissed(t *testing.T)
 				if !slices.Contains(gone, "-u1 dropped") {
 					want = append([]string{"-u1 quit"}, want...)
 				}
-				require.Subset(t, have, want)
+				require.Subset(t, have, want, "before: %q", gone)
 				_ = newcomer
 				_, err = rooms[3].PublishText(t.Context(), "back")
 				require.NoError(t, err)

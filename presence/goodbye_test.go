@@ -2,6 +2,7 @@ package presence_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,6 +136,12 @@ func TestOverRealTransportsATrimmedConnectionIsNoLoss(t *testing.T) {
 			require.NoError(t, a.host.Connect(ctx, *host.InfoFromHost(b.host)))
 			next[presence.PeerUp](t, a)
 			next[presence.PeerUp](t, b)
+			quiet := func(h host.Host) bool {
+				return !slices.ContainsFunc(h.Network().Conns(), func(c network.Conn) bool { return len(c.GetStreams()) > 0 })
+			}
+			// TCP resets a connection that is closed while something is unread, and the code is
+			// lost.
+			require.Eventually(t, func() bool { return quiet(a.host) && quiet(b.host) }, 10*time.Second, 10*time.Millisecond)
 			for _, c := range b.host.Network().ConnsToPeer(a.host.ID()) {
 				require.NoError(t, c.CloseWithError(network.ConnGarbageCollected))
 			}
