@@ -267,8 +267,8 @@ func (r RoomReady) MarshalJSON() ([]byte, error) {
 // and it has not answered. It stays a member for the grace ([WithGrace]), in which it may be heard
 // again ([MemberHeard]); then it leaves ([MemberLeft], [Dropped]).
 //
-// The event comes about 1.5 s after a connection has ended without a goodbye, as when a process is
-// killed, later in rooms with hundreds of members (5 s at most), and 7 s after a connected member
+// The event comes about 2 s after a connection has ended without a goodbye, as when a process is
+// killed, later in rooms with hundreds of members (5.5 s at most), and 7 s after a connected member
 // has last said anything. Members that this node is not connected to are noticed by others, and
 // after those have lost their connections.
 type MemberSilent struct {

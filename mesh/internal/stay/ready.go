@@ -301,7 +301,7 @@ func (st *Stay) listen(now time.Time, s *seat) (due time.Time) {
 	if st.readyAt.IsZero() || !st.cut.heard.IsZero() || st.large || !s.present || !s.told || s.Peer == st.Self || s.goodbye != nil {
 		return time.Time{}
 	}
-	at := s.muteAt(st.roster.replyWait())
+	at := st.roster.muteAt(&s.life, st.roster.replyWait())
 	switch muted := !at.IsZero() && !now.Before(at); {
 	case muted && !s.muted:
 		s.muted = true
@@ -315,16 +315,23 @@ func (st *Stay) listen(now time.Time, s *seat) (due time.Time) {
 	return time.Time{}
 }
 
+// answerEvery is how often a member answers accusations at most.
+func (r *roster) answerEvery() time.Duration { return min(refuteEvery, r.grace/3) }
+
 // replyWait is how long an accused member is given to answer before it counts as silent.
 func (r *roster) replyWait() time.Duration { return r.answerSpread() + answerTransit }
 
 // muteAt returns since when a member counts as silent, or will: its connection is silent, or it has
-// not answered a suspicion within wait. Zero: it does not.
-func (l *life) muteAt(wait time.Duration) time.Time {
-	if l.hushed.IsZero() && !l.suspected.IsZero() {
-		return l.accusedAt.Add(wait)
+// not answered a suspicion within wait from when it may. Zero: it does not.
+func (r *roster) muteAt(l *life, wait time.Duration) time.Time {
+	if !l.hushed.IsZero() || l.suspected.IsZero() {
+		return l.hushed
 	}
-	return l.hushed
+	at := l.accusedAt
+	if next := l.answered.Add(r.answerEvery()); next.After(at) {
+		at = next
+	}
+	return at.Add(wait)
 }
 
 // Probe asks a neighbour something that it must answer: it has said nothing for a while.

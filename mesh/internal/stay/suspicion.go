@@ -43,8 +43,9 @@ const (
 	maxDoubted   = 128
 	doubtedEvery = time.Second / 16
 	// answerTransit is how long an accusation and its answer may be on their way before the accused
-	// counts as silent: some round trips, and the repair of a lost packet.
-	answerTransit = 500 * time.Millisecond
+	// counts as silent: some round trips, the repair of a lost packet, and that its broadcasts may
+	// just be waiting for a subscription.
+	answerTransit = newcomerWait + 500*time.Millisecond
 	// reprieve is how much of the grace of a suspected member is left, at least, when the room
 	// gains a neighbour through which the answer may come. A suspicion is prolonged only once this
 	// way.
@@ -70,6 +71,7 @@ type life struct {
 	missed    time.Time // since when it is not in the room, as its connection or another member says; zero: nobody does
 	suspected time.Time // when its grace began; zero: it is under no suspicion
 	accusedAt time.Time // when that suspicion came
+	answered  time.Time // when it last signed its entry again
 	hushed    time.Time // since when its connection counts as silent, while it stands or since; zero: it does not
 	accuser   peer.ID   // the member that accused it; "": this node
 	reprieved bool      // its grace has been prolonged
@@ -288,7 +290,7 @@ func (r *roster) suspect(now time.Time, s *seat, by peer.ID) {
 func (r *roster) answer(now time.Time) {
 	if r.refuteAt.IsZero() {
 		r.refuteAt = now.Add(r.jitter(r.answerSpread()))
-		if next := r.refuted.Add(min(refuteEvery, r.grace/3)); next.After(r.refuteAt) {
+		if next := r.refuted.Add(r.answerEvery()); next.After(r.refuteAt) {
 			r.refuteAt = next
 		}
 		r.against = r.devices[r.self].entry.Sequence
@@ -399,7 +401,7 @@ func (r *roster) bridged(now time.Time) {
 // accused of. A member that is lost may have signed the entry before, and is accused again.
 func (r *roster) reaffirmed(now time.Time, s *seat) {
 	s.suspected, s.accuser, s.accuseAt, s.missed, s.hushed = time.Time{}, "", time.Time{}, time.Time{}, time.Time{}
-	s.heard = now
+	s.heard, s.answered = now, now
 	if !s.lost.IsZero() {
 		s.accuseAt = now.Add(r.patience(s.Peer))
 	}
