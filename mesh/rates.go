@@ -21,8 +21,8 @@ var DefaultRates = Rates{Direct: Rate{Bytes: 1 << 30}, Broadcast: Rate{Bytes: 1 
 // MinRateBytes is the least rate of bytes that New accepts, other than 0.
 const MinRateBytes = rates.MinBytes
 
-// maxRate bounds each rate: more than any machine sends.
-const maxRate = 1 << 40
+// maxRate bounds each rate: 16 Gbit/s in bytes. An int of 32 bits holds it.
+const maxRate = 2_000_000_000
 
 func checkRates(r Rates) error {
 	var errs []error

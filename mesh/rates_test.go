@@ -328,13 +328,13 @@ func TestWhatTheNetworkHoldsUpIsSpaced(t *testing.T) {
 
 func TestRatesThatMakeNoSenseAreRefused(t *testing.T) {
 	for name, r := range map[string]Rates{
-		"-1 direct messages":              {Direct: Rate{Messages: -1}},
-		"262143 direct bytes":             {Direct: Rate{Bytes: MinRateBytes - 1}},
-		"-1 broadcasts":                   {Broadcast: Rate{Messages: -1}},
-		"5 bytes of broadcasts":           {Broadcast: Rate{Bytes: 5}},
-		"-2 broadcasts in a room":         {Room: -2},
-		"-2 broadcasts in a large room":   {LargeRoom: -2},
-		"1099511627777 direct messages a": {Direct: Rate{Messages: maxRate + 1}},
+		"-1 direct messages":            {Direct: Rate{Messages: -1}},
+		"262143 direct bytes":           {Direct: Rate{Bytes: MinRateBytes - 1}},
+		"-1 broadcasts":                 {Broadcast: Rate{Messages: -1}},
+		"5 bytes of broadcasts":         {Broadcast: Rate{Bytes: 5}},
+		"-2 broadcasts in a room":       {Room: -2},
+		"-2 broadcasts in a large room": {LargeRoom: -2},
+		"2000000001 direct messages a":  {Direct: Rate{Messages: maxRate + 1}},
 	} {
 		require.ErrorContains(t, checkRates(r), "a rate of "+name)
 	}
