@@ -172,6 +172,29 @@ func disconnect(t *testing.T, f *flock, i, j int) {
 	synctest.Wait()
 }
 
+// cutOff lets nothing reach or leave station i, and ends its connections.
+func (f *flock) cutOff(i int) {
+	f.t.Helper()
+	f.net.Isolate(i)
+	for j := range f.at {
+		if j != i {
+			disconnect(f.t, f, i, j)
+		}
+	}
+}
+
+// settled connects all stations, lets all enter the room, and passes over what that told them.
+func (f *flock) settled(room string) []*Room {
+	f.t.Helper()
+	f.net.ConnectAll()
+	rooms := f.joinAll(room)
+	settle()
+	for _, r := range rooms {
+		during(f.t, r, 5*time.Second)
+	}
+	return rooms
+}
+
 // inside returns what a room's stay holds.
 func (r *Room) inside() stay.Inside {
 	r.mu.Lock()

@@ -107,12 +107,7 @@ func TestATokenThatEndsSoonIsToldOfAfterTheRoomIsReady(t *testing.T) {
 // Two members lose the connection between them, and others still reach both.
 func TestALostLinkBetweenTwoIsNoSilence(t *testing.T) {
 	inBubble(t, 5, func(t *testing.T, f *flock) {
-		f.net.ConnectAll()
-		rooms := f.joinAll("ops")
-		settle()
-		for _, r := range rooms {
-			during(t, r, 5*time.Second)
-		}
+		rooms := f.settled("ops")
 		disconnect(t, f, 0, 1)
 		for i, r := range rooms {
 			require.Empty(t, during(t, r, 20*time.Second), "u%d", i)
@@ -123,12 +118,7 @@ func TestALostLinkBetweenTwoIsNoSilence(t *testing.T) {
 // A member loses its connections one after the other, and one stays.
 func TestLinksThatAreLostOneAfterTheOtherAreNoSilence(t *testing.T) {
 	inBubble(t, 5, func(t *testing.T, f *flock) {
-		f.net.ConnectAll()
-		rooms := f.joinAll("ops")
-		settle()
-		for _, r := range rooms {
-			during(t, r, 5*time.Second)
-		}
+		rooms := f.settled("ops")
 		for _, i := range []int{0, 1, 2} {
 			disconnect(t, f, i, 4)
 			time.Sleep(1500 * time.Millisecond)
@@ -201,15 +191,8 @@ func TestJoinWhoseContextEndsLeaves(t *testing.T) {
 // What was missed in a busy room comes after the event that the room is ready again.
 func TestWhatABusyRoomMissedComesAfterTheRoomIsReadyAgain(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
-		f.net.ConnectAll()
-		rooms := f.joinAll("ops")
-		settle()
-		for _, r := range rooms {
-			during(t, r, 5*time.Second)
-		}
-		f.net.Isolate(2)
-		disconnect(t, f, 0, 2)
-		disconnect(t, f, 1, 2)
+		rooms := f.settled("ops")
+		f.cutOff(2)
 		for i := range 6000 {
 			_, err := rooms[0].PublishAsync(t.Context(), []byte(fmt.Sprint(i)))
 			require.NoError(t, err)
@@ -235,8 +218,7 @@ func TestADirectAfterACutComesAfterTheRoomIsReadyAgain(t *testing.T) {
 		rooms := f.joinAll("ops")
 		settle()
 		during(t, rooms[1], 5*time.Second)
-		f.net.Isolate(1)
-		disconnect(t, f, 0, 1)
+		f.cutOff(1)
 		time.Sleep(3 * time.Second)
 		f.net.Heal()
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -256,15 +238,8 @@ func TestADirectAfterACutComesAfterTheRoomIsReadyAgain(t *testing.T) {
 // What this node has got, and has acknowledged, is handed to the program when it leaves in a hold.
 func TestWhatIsHeldUpWhenTheStayEnds(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, f *flock) {
-		f.net.ConnectAll()
-		rooms := f.joinAll("ops")
-		settle()
-		for _, r := range rooms {
-			during(t, r, 5*time.Second)
-		}
-		f.net.Isolate(2)
-		disconnect(t, f, 0, 2)
-		disconnect(t, f, 1, 2)
+		rooms := f.settled("ops")
+		f.cutOff(2)
 		time.Sleep(1500 * time.Millisecond)
 		f.net.Heal()
 		over := make(chan struct{})
@@ -317,9 +292,7 @@ func TestWhoCalledLaterStaysAfterACut(t *testing.T) {
 				f.at[2].who.be(t, "u0", true)
 				first, witness := f.join(0, "ops"), f.join(1, "ops")
 				settle()
-				f.net.Isolate(0)
-				disconnect(t, f, 0, 1)
-				disconnect(t, f, 0, 2)
+				f.cutOff(0)
 				time.Sleep(100 * time.Millisecond)
 				second := f.join(2, "ops")
 				time.Sleep(cut)

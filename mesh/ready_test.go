@@ -97,10 +97,7 @@ func TestAMemberThatIsCutOffIsReadyAgainBeforeItLearnsWhatItMissed(t *testing.T)
 				rooms := []*Room{f.join(0, "ops"), f.join(1, "ops"), f.join(2, "ops"), f.join(3, "ops")}
 				settle()
 				during(t, rooms[3], time.Second)
-				f.net.Isolate(3)
-				for i := range 3 {
-					disconnect(t, f, i, 3)
-				}
+				f.cutOff(3)
 				began := time.Now()
 				require.NoError(t, rooms[1].Leave(t.Context()))
 				newcomer := f.join(4, "ops")
@@ -197,24 +194,14 @@ func TestASilentMemberIsShownBeforeItIsDropped(t *testing.T) {
 		within time.Duration
 	}{
 		"its connections end": {func(t *testing.T, f *flock) {
-			f.net.Isolate(2)
-			for i := range 4 {
-				if i != 2 {
-					disconnect(t, f, i, 2)
-				}
-			}
+			f.cutOff(2)
 		}, 3 * time.Second},
 		"it is frozen": {func(_ *testing.T, f *flock) { f.net.Pause(2) }, 10 * time.Second},
 		"it is killed": {func(_ *testing.T, f *flock) { f.net.Kill(2) }, 10 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, 4, func(t *testing.T, f *flock) {
-				f.net.ConnectAll()
-				rooms := f.joinAll("ops")
-				settle()
-				for _, r := range rooms {
-					during(t, r, time.Second)
-				}
+				rooms := f.settled("ops")
 				start := time.Now()
 				c.fail(t, f)
 				time.Sleep(30 * time.Second)
@@ -234,12 +221,7 @@ func TestASilentMemberIsShownBeforeItIsDropped(t *testing.T) {
 
 func TestASilentMemberIsHeardAgain(t *testing.T) {
 	inBubble(t, 4, func(t *testing.T, f *flock) {
-		f.net.ConnectAll()
-		rooms := f.joinAll("ops")
-		settle()
-		for _, r := range rooms {
-			during(t, r, time.Second)
-		}
+		rooms := f.settled("ops")
 		f.net.Pause(2)
 		time.Sleep(8500 * time.Millisecond)
 		f.net.Resume(2)

@@ -75,12 +75,7 @@ func wander(t *testing.T, seed uint64) (faults []string) {
 				go s.follow(r)
 			case w.away || rng.IntN(2) == 0:
 				if w.away = !w.away; w.away {
-					f.net.Isolate(i)
-					for j := range members {
-						if j != i {
-							disconnect(t, f, i, j)
-						}
-					}
+					f.cutOff(i)
 					break
 				}
 				f.net.Heal()

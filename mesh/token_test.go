@@ -318,9 +318,7 @@ func TestATokenThatEndsDuringACutTakesEffectAtItsTime(t *testing.T) {
 			during(t, r, time.Second)
 		}
 		time.Sleep(time.Until(ends) - 5*time.Second)
-		g.net.Isolate(1)
-		disconnect(t, g.flock, 0, 1)
-		disconnect(t, g.flock, 1, 2)
+		g.cutOff(1)
 		var err error
 		for err == nil {
 			_, err = b.Recv(t.Context())

@@ -107,6 +107,13 @@ func (r *rig) meet(e *Entry, others ...*Entry) {
 	r.roster_(e.Statement.Peer, others...)
 }
 
+// settle makes the stay ready, lets a second pass, and forgets what was told until then.
+func (r *rig) settle() {
+	r.Begin(r.now)
+	r.pass(time.Second)
+	r.w.cut()
+}
+
 // pass lets time pass.
 func (r *rig) pass(d time.Duration) {
 	end := r.now.Add(d)
