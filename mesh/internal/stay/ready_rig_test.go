@@ -22,6 +22,7 @@ type tape struct {
 	lines []string
 	link  Link
 	spoke func(peer.ID) time.Time
+	full  bool // the program's queue has no space
 }
 
 func (w *tape) Link(peer.ID) Link { return w.link }
@@ -36,7 +37,7 @@ func (w *tape) Deliver(from identity.Login, _ *Envelope, items []Item) bool {
 	for _, i := range items {
 		w.lines = append(w.lines, fmt.Sprintf("%s:%s", from.User, i.Data))
 	}
-	return true
+	return !w.full
 }
 
 func (w *tape) Notice(n Notice) {

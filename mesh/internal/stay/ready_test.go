@@ -412,7 +412,61 @@ func TestADirectOfAPresentMemberBeginsTheHold(t *testing.T) {
 	r.pass(1500 * ms)
 	r.Connected(r.now, u1.Statement.Peer)
 	require.True(t, r.HearDirect(r.now, u1.Statement.Login()))
-	require.True(t, r.Holding(), "the stay is not ready again")
+	require.Equal(t, r.now, r.cut.heard, "the stay is not ready again")
+}
+
+// The reader is full when what was held up is handed over: no receipt says that it has that.
+func TestWhatIsHeldUpIsConfirmedIfTheProgramHasIt(t *testing.T) {
+	for _, full := range []bool{false, true} {
+		r := newRig(t)
+		u1 := r.entry("u1", 1, true)
+		r.meet(u1)
+		r.Receive(r.now, u1.Statement.Peer, r.envelope(u1, 1, "a"), Gossiped)
+		r.settle()
+		r.Disconnected(r.now, u1.Statement.Peer)
+		r.pass(1100 * ms)
+		r.Subscribed(r.now, u1.Statement.Peer)
+		r.greet(u1)
+		e := r.envelope(u1, 3, "b")
+		e.Receipts = &wire.ReceiptsWanted{}
+		r.Receive(r.now, u1.Statement.Peer, e, Gossiped)
+		require.Contains(t, r.relays.byHash, e.hash)
+		require.Nil(t, r.relays.byHash[e.hash].own, "the program has not got it")
+		r.w.full = full
+		r.roster_(u1.Statement.Peer)
+		r.pass(100 * ms)
+		require.Contains(t, r.w.cut(), "u1:b")
+		require.Equal(t, full, r.relays.byHash[e.hash].own == nil)
+	}
+}
+
+func TestAGoodbyeThatWaitsIsPassedOn(t *testing.T) {
+	r := newRig(t)
+	u1, u2 := r.entry("u1", 1, true), r.entry("u2", 2, true)
+	r.meet(u1)
+	r.meet(u2)
+	r.Receive(r.now, u1.Statement.Peer, r.envelope(u1, 1, "a"), Gossiped)
+	r.settle()
+	left := r.entry("u1", 1, false)
+	r.roster_(u2.Statement.Peer, left)
+	require.NotNil(t, r.roster.devices[u1.Statement.Peer].goodbye, "its last messages may be on their way")
+	require.Contains(t, r.roster.unknown("newcomer", nil), left)
+	require.NotContains(t, r.roster.unknown("newcomer", r.roster.names()), left, "one that names it has it")
+}
+
+// A member answers accusations every 3 s at most: one that has just answered is given that time.
+func TestAMemberThatHasJustAnsweredIsNotShownAsSilentSoon(t *testing.T) {
+	r := newRig(t)
+	u1, u2 := r.entry("u1", 1, true), r.entry("u2", 2, true)
+	r.meet(u1, u2)
+	r.settle()
+	s := r.roster.devices[u2.Statement.Peer]
+	r.apply(r.now, r.entry("u2", 2, true)) // its answer to another
+	r.roster.suspect(r.now, s, u1.Statement.Peer)
+	r.pass(r.roster.answerEvery() + r.roster.replyWait() - mindEvery)
+	require.Empty(t, r.w.cut())
+	r.pass(2 * mindEvery)
+	require.Equal(t, []string{"?u2"}, r.w.cut())
 }
 
 // The names of a whole roster fit into the frame that bounds them, with an entry of any size.
