@@ -13,6 +13,7 @@ import (
 	"github.com/starling-mesh/starling/internal/meshtest"
 	"github.com/starling-mesh/starling/internal/walltime"
 	"github.com/starling-mesh/starling/internal/wire"
+	"github.com/starling-mesh/starling/mesh/internal/rates"
 )
 
 // over checks that a call was refused for a rate, and returns when it would not be.
@@ -414,4 +415,28 @@ func TestAPeerThatSendsTooManyMessagesIsRefusedAndThenReset(t *testing.T) {
 		require.NoError(t, send(later))
 		later.wantAck(seq)
 	})
+}
+
+// If only bytes are limited, a peer is judged by them a share of a second's worth at a time.
+func TestAPeerIsHeldToItsRateOfBytes(t *testing.T) {
+	const rate, size = 1 << 20, 16 << 10
+	for name, c := range map[string]struct {
+		times int // the rate
+		want  rates.Ruling
+	}{"at the rate": {1, rates.Within}, "at twice the rate": {2, rates.Ignores}} {
+		t.Run(name, func(t *testing.T) {
+			in := inbound{rate: Rate{Bytes: rate}}
+			peer := in.rateOf("peer")
+			begun := time.UnixMilli(1e12)
+			worst, now := rates.Within, begun
+			for range rate / size { // the burst that a sender has
+				worst = max(worst, peer.rules(now, now.UnixMilli(), size))
+			}
+			for worst != rates.Ignores && now.Sub(begun) < 2*time.Second {
+				now = now.Add(time.Second * size / rate / time.Duration(c.times))
+				worst = max(worst, peer.rules(now, now.UnixMilli(), size))
+			}
+			require.Equal(t, c.want, worst)
+		})
+	}
 }

@@ -298,7 +298,7 @@ func TestABaselineOfWordsIsCorrectedAndOneOfEnvelopesIsNot(t *testing.T) {
 	}
 	j.claim(epoch, "liar", f.tag, 1<<40, 1<<40, true)
 	j.becomeReady(epoch)
-	require.EqualValues(t, 1<<40, f.next)
+	require.EqualValues(t, uint64(1<<40), f.next)
 	j.claim(after(time.Hour), "honest", f.tag, 5, 2, true)
 	require.EqualValues(t, 2, f.next, "it does not reach so far")
 	require.True(t, j.lacking.has(f))
