@@ -31,22 +31,6 @@ type cutoff struct {
 	heard time.Time // when it first heard of the room again; zero: it has not
 }
 
-// heldUp is what the program is to get once the stay is ready: messages, a notice, or neither if a
-// receipt of an envelope is to follow its messages.
-type heldUp struct {
-	by     *Entry // of the member
-	of     *Envelope
-	items  []Item
-	notice Notice
-}
-
-// maxHeldUp and maxHeldUpBytes bound the messages and notices that are held up, and their payload.
-// Beyond that the stay waits no longer.
-const (
-	maxHeldUp      = 4096
-	maxHeldUpBytes = 4 << 20
-)
-
 // Ready reports whether a stay that joins may begin: every connected peer has answered, or enough
 // of them. These peers are those in the room, as GossipSub knows. due is when the stay may begin,
 // or has something to report, without anything else happening.
@@ -185,66 +169,6 @@ func (st *Stay) ending() bool {
 	return false
 }
 
-// handUp hands the program what was held up.
-func (st *Stay) handUp(now time.Time) {
-	for _, h := range st.held {
-		st.handOver(now, h)
-	}
-	st.held, st.heldItems, st.heldBytes = nil, 0, 0
-	st.world.Wake(ForProgram)
-}
-
-// handUpOf hands the program what was held up of a member that is gone: nothing of a stay comes
-// after its end.
-func (st *Stay) handUpOf(now time.Time, s *seat) {
-	if len(st.held) == 0 {
-		return
-	}
-	rest := st.held[:0:0]
-	for _, h := range st.held {
-		if h.by.key() == s.entry.key() {
-			st.handOver(now, h)
-		} else {
-			rest = append(rest, h)
-		}
-	}
-	st.held = rest
-}
-
-func (st *Stay) handOver(now time.Time, h heldUp) {
-	switch {
-	case h.notice != nil:
-		st.world.Notice(h.notice)
-	case h.items == nil:
-		if st.short != h.of {
-			st.confirm(now, h.of)
-		}
-	case !st.world.Deliver(h.by.Statement.Login(), h.of, h.items):
-		st.short = h.of
-	}
-}
-
-// hold keeps something for the program until the stay is ready.
-func (st *Stay) hold(now time.Time, h heldUp) {
-	st.held = append(st.held, h)
-	st.heldItems++
-	for _, item := range h.items {
-		st.heldItems++
-		st.heldBytes += len(item.Data)
-	}
-	switch {
-	case st.heldItems <= maxHeldUp && st.heldBytes <= maxHeldUpBytes:
-	case st.company() && !st.readyAt.IsZero():
-		st.world.Notice(Ready{Again: true, Elapsed: now.Sub(st.cut.since)})
-		st.whole(now)
-	default:
-		st.handUp(now)
-	}
-}
-
-// Finish hands the program, before the stay ends, what was held up: it may have been acknowledged.
-func (st *Stay) Finish(now time.Time) { st.handUp(now) }
-
 // agreed reports whether every neighbour has answered.
 func (st *Stay) agreed() bool {
 	return !slices.ContainsFunc(st.order, func(p peer.ID) bool { return !st.neighbours[p].agreed })
@@ -292,66 +216,5 @@ func (st *Stay) report(now time.Time, s *seat) {
 	}
 	if s.told != told {
 		s.muted = false
-	}
-}
-
-// listen tells the program that a member has fallen silent, or is heard again, and returns when to
-// look again.
-func (st *Stay) listen(now time.Time, s *seat) (due time.Time) {
-	if st.readyAt.IsZero() || !st.cut.heard.IsZero() || st.large || !s.present || !s.told || s.Peer == st.Self || s.goodbye != nil {
-		return time.Time{}
-	}
-	at := st.roster.muteAt(&s.life, st.roster.replyWait())
-	switch muted := !at.IsZero() && !now.Before(at); {
-	case muted && !s.muted:
-		s.muted = true
-		st.world.Notice(Silent{s.public()})
-	case !muted && s.muted:
-		s.muted = false
-		st.world.Notice(Heard{s.public()})
-	case !muted:
-		return at
-	}
-	return time.Time{}
-}
-
-// answerEvery is how often a member answers accusations at most.
-func (r *roster) answerEvery() time.Duration { return min(refuteEvery, r.grace/3) }
-
-// replyWait is how long an accused member is given to answer before it counts as silent.
-func (r *roster) replyWait() time.Duration { return r.answerSpread() + answerTransit }
-
-// muteAt returns since when a member counts as silent, or will: its connection is silent, or it has
-// not answered a suspicion within wait from when it may. Zero: it does not.
-func (r *roster) muteAt(l *life, wait time.Duration) time.Time {
-	if !l.hushed.IsZero() || l.suspected.IsZero() {
-		return l.hushed
-	}
-	at := l.accusedAt
-	if next := l.answered.Add(r.answerEvery()); next.After(at) {
-		at = next
-	}
-	return at.Add(wait)
-}
-
-// Probe asks a neighbour something that it must answer: it has said nothing for a while.
-func (st *Stay) Probe(now time.Time, p peer.ID) {
-	if st.neighbours[p] != nil {
-		st.greet(now, p, compare)
-	}
-}
-
-// Hushed notes that a neighbour has said nothing for a while, although it was asked, or beats.
-func (st *Stay) Hushed(now time.Time, p peer.ID) {
-	if s := st.roster.devices[p]; s != nil && s.present && st.neighbours[p] != nil && now.Sub(st.world.Spoke(p)) >= freshFor {
-		s.hushed = now
-		st.listen(now, s)
-	}
-}
-
-// Audible notes that such a neighbour has said something.
-func (st *Stay) Audible(now time.Time, p peer.ID) {
-	if s := st.roster.devices[p]; s != nil && !s.hushed.IsZero() {
-		st.alive(now, p)
 	}
 }

@@ -325,7 +325,7 @@ func monkey(t *testing.T, seed uint64) {
 	}
 	r.pass(4 * time.Second)
 	check("end")
-	if r.company() && (r.Holding() || len(r.held) > 0) {
+	if r.company() && (r.Holding() || len(r.held.list) > 0) {
 		t.Fatalf("seed %d: holds for ever", seed)
 	}
 }

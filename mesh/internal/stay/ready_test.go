@@ -200,7 +200,7 @@ func TestWhatIsHeldUpIsBoundedInBytes(t *testing.T) {
 	for i := range uint64(1200) {
 		r.Receive(r.now, p, r.envelope(u1, 3+3*i, big, big, big), Gossiped)
 		bytes := 0
-		for _, h := range r.held {
+		for _, h := range r.held.list {
 			for _, it := range h.items {
 				bytes += len(it.Data)
 			}
@@ -329,6 +329,25 @@ func TestWhatIsHeldUpIsConfirmedIfTheProgramHasIt(t *testing.T) {
 		require.Contains(t, r.w.cut(), "u1:b")
 		require.Equal(t, full, r.relays.byHash[e.hash].own == nil)
 	}
+}
+
+// So much is held up that the stay waits no longer, and the program has no space for all of it.
+func TestNoReceiptSaysThatTheProgramHasWhatFoundNoSpace(t *testing.T) {
+	r := newRig(t)
+	u1 := r.entry("u1", 1, true)
+	r.meet(u1)
+	r.Receive(r.now, u1.Statement.Peer, r.envelope(u1, 1, "a"), Gossiped)
+	r.settle()
+	r.Disconnected(r.now, u1.Statement.Peer)
+	r.pass(1100 * ms)
+	r.Subscribed(r.now, u1.Statement.Peer)
+	r.greet(u1)
+	e := r.envelope(u1, 3, make([]string, maxHeldUp+1)...)
+	e.Receipts = &wire.ReceiptsWanted{}
+	r.w.full = true
+	r.Receive(r.now, u1.Statement.Peer, e, Gossiped)
+	require.False(t, r.Holding())
+	require.Nil(t, r.relays.byHash[e.hash].own)
 }
 
 func TestAGoodbyeThatWaitsIsPassedOn(t *testing.T) {

@@ -82,10 +82,7 @@ type Stay struct {
 	readyAt    time.Time            // when every feed that neighbours knew had its beginning; zero: not yet
 	delayed    bool                 // the program has been told that this takes long
 	cut        cutoff
-	held       []heldUp  // what the program gets when the stay is ready
-	heldItems  int       // how many messages and notices that is
-	heldBytes  int       // and their payload
-	short      *Envelope // the last of these that found no space in the program's queue
+	held       heldUps   // what the program gets when the stay is ready
 	nextDigest time.Time // when to compare rosters and feeds with neighbours
 	nextSweep  time.Time // when to forget past feeds
 	minded     time.Time // when all members were last looked at

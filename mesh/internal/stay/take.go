@@ -413,8 +413,8 @@ func (st *Stay) flush(now time.Time, f *Feed, e *Envelope) (whole bool) {
 	if len(st.items) == 0 {
 		return true
 	}
-	if whole = true; st.Holding() {
-		st.hold(now, heldUp{by: f.entry, of: e, items: slices.Clone(st.items)})
+	if st.Holding() {
+		whole = st.hold(now, heldUp{by: f.entry, of: e, items: slices.Clone(st.items)})
 	} else {
 		whole = st.world.Deliver(f.entry.Statement.Login(), e, st.items)
 	}
